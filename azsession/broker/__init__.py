@@ -1,0 +1,1 @@
+"""The engines that keep messages, behind one interface: `base.Broker`."""

@@ -1,0 +1,274 @@
+"""Receives and accepts: taking a session's lock, taking its messages, and waiting for either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from typing import TypeVar
+
+from ...errors import ProviderError
+from ...messages import ReceivedMessage
+from ..base import Caller, Delivery
+from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
+from .locks import SessionLock, Waiter
+from .store import ACTIVE, DEFERRED, Row, message_key
+from .turns import Turn
+
+T = TypeVar("T")
+
+
+class Receiving:
+    """The part of the embedded broker that hands out messages."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def receive(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        max_count: int,
+        timeout: float,
+        request_id: str,
+        caller: Caller,
+    ) -> Delivery:
+        """Take the lock and messages, waiting for the first."""
+        started = self._core.clock.monotonic()
+        waiter = Waiter(request_id)
+
+        def attempt(turn: Turn, last: bool) -> Delivery | None:
+            queue = self._core.queue(turn, entity)
+            lock = self._lock_for(turn, queue, session_id, lock_id)
+            was_waiting = waiter in lock.waiters
+            if was_waiting:
+                lock.waiters.remove(waiter)
+            messages: Sequence[ReceivedMessage] = []
+            if waiter.superseded or (was_waiting and caller.is_gone()):
+                last = True
+            else:
+                messages = self._receive_now(turn, queue, lock, max_count, request_id)
+            if not messages and not last:
+                lock.waiters.append(waiter)
+                turn.on_rollback(lambda: _remove(lock.waiters, waiter))
+                return None
+            self._core.extend_lock(queue, lock)
+            left = lock.expires - self._core.clock.monotonic()
+            return Delivery(session_id, messages, left, self._core.clock.monotonic() - started)
+
+        def leave(turn: Turn) -> None:
+            for lock in self._core.locks:
+                if waiter in lock.waiters:
+                    lock.waiters.remove(waiter)
+                    self._core.locks.extend(lock, lock.expires)
+
+        return self._wait_for(attempt, leave, waiter, started + timeout, caller)
+
+    def accept(
+        self, entity: str, session_id: str | None, lock_id: str, timeout: float, request_id: str, caller: Caller
+    ) -> Delivery | None:
+        """Take the lock of a session, or of the next available one."""
+        started = self._core.clock.monotonic()
+        waiter = Waiter(request_id)
+
+        def attempt(turn: Turn, last: bool) -> tuple[Delivery | None] | None:
+            queue = self._core.queue(turn, entity)
+            was_woken, waiter.woken = waiter.woken, False
+            queue.acceptors.leave(waiter)
+            if waiter.superseded or (was_woken and caller.is_gone()):
+                if was_woken:
+                    turn.after_commit(queue.acceptors.wake_next)
+                return (None,)
+            lock = self._accept_now(turn, queue, session_id, lock_id, request_id)
+            if lock is None:
+                if last:
+                    return (None,)
+                for other in queue.acceptors:
+                    if request_id and other.request_id == request_id:
+                        other.superseded = True
+                        other.wake()
+                queue.acceptors.add(waiter)
+                turn.on_rollback(lambda: queue.acceptors.leave(waiter))
+                return None
+            self._core.extend_lock(queue, lock)
+            now = self._core.clock.monotonic()
+            return (Delivery(lock.key[1], [], lock.expires - now, now - started),)
+
+        def leave(turn: Turn) -> None:
+            queue = self._core.queues.get(entity)
+            if queue is not None:
+                queue.acceptors.leave(waiter)
+                if waiter.woken:
+                    turn.after_commit(queue.acceptors.wake_next)
+
+        return self._wait_for(attempt, leave, waiter, started + timeout, caller)[0]
+
+    def _wait_for(
+        self,
+        attempt: Callable[[Turn, bool], T | None],
+        leave: Callable[[Turn], None],
+        waiter: Waiter,
+        deadline: float,
+        caller: Caller,
+    ) -> T:
+        """Attempt in turns until it gives something; wait in between to be woken. The last attempt always gives."""
+        waiting = False
+        with ExitStack() as stack:
+            try:
+                while True:
+                    last = self._core.stopping or self._core.clock.monotonic() >= deadline
+                    was_waiting, waiting = waiting, False
+                    result = self._core.perform(lambda turn, last=last: attempt(turn, last))  # type: ignore[misc]
+                    if result is not None:
+                        return result
+                    waiting = True
+                    if not was_waiting:
+                        stack.enter_context(caller.watched(waiter.wake))
+                    waiter.wait(max(0.0, deadline - self._core.clock.monotonic()))
+            finally:
+                if waiting:
+                    # Ctrl-C, or no room to wait: nobody may wait on in our place.
+                    self._core.perform(leave)
+
+    def _lock_for(self, turn: Turn, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
+        """Return the holder's lock, taking it if the session is free."""
+        key = (queue.id, session_id)
+        lock = self._core.locks.get(key)
+        if lock is not None and lock.holder == lock_id:
+            return lock
+        if self._core.locks.has_ended(key, lock_id):
+            raise lost_error()
+        if lock is not None:
+            raise self._core.locked_error(lock)
+        return self._core.take_lock(turn, queue, session_id, lock_id)
+
+    def _receive_now(
+        self, turn: Turn, queue: Queue, lock: SessionLock, max_count: int, request_id: str
+    ) -> Sequence[ReceivedMessage]:
+        lock.protect(turn)
+        if request_id:
+            if request_id in lock.answers:
+                return self._answer_again(lock, lock.answers[request_id])
+            for other in lock.waiters:
+                if other.request_id == request_id:
+                    # The caller tried again: its first attempt must not take messages that nobody reads.
+                    other.superseded = True
+                    other.wake()
+        rows = self._take(queue, lock, max_count)
+        if not rows:
+            return []
+        before = set(lock.tokens)
+        expires_at = datetime.fromtimestamp(self._core.clock.now() + queue.settings.lock_duration, timezone.utc)
+        messages = [self._core.hand_out(lock, row, deferred=False, expires_at=expires_at) for row in rows]
+        self._core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows])
+        lock.remember(request_id, tuple(token for token in lock.tokens if token not in before))
+        return messages
+
+    def _answer_again(self, lock: SessionLock, tokens: Sequence[str]) -> list[ReceivedMessage]:
+        """Return what a receive gave before, under the same tokens: those that are not settled yet."""
+        messages = []
+        for token in tokens:
+            in_hand = lock.tokens.get(token)
+            row = None if in_hand is None else self._core.store.message(in_hand.key)
+            if in_hand is not None and row is not None:
+                messages.append(self._core.received(lock, row, token, in_hand, self._core.lock_expiry(lock)))
+        return messages
+
+    def _take(self, queue: Queue, lock: SessionLock, max_count: int) -> list[Row]:
+        """Take up to `max_count` messages that can be delivered, burying those that cannot be any more."""
+        store, found = self._core.store, self._core.store.session(*lock.key)
+        if found is None:
+            return []
+        session, now = found[0], self._core.clock.now()
+        taken: list[Row] = []
+        expired: list[int] = []
+        poisonous: list[int] = []
+        while len(taken) < max_count:
+            wanted = max_count - len(taken)
+            if lock.returned:
+                keys, lock.returned = lock.returned[:wanted], lock.returned[wanted:]
+                rows = [row for row in map(store.message, keys) if row is not None and row.status == ACTIVE]
+            else:
+                rows = store.active_after(session, lock.cursor, wanted)
+                if not rows:
+                    break
+                lock.cursor = rows[-1].key
+            for row in rows:
+                if row.expires is not None and row.expires <= now:
+                    expired.append(row.key)
+                elif row.count >= queue.settings.max_delivery_count:
+                    poisonous.append(row.key)
+                else:
+                    taken.append(row)
+        if expired or poisonous:
+            self._core.bury_expired(expired)
+            why = f"The message was delivered {queue.settings.max_delivery_count} times."
+            store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in poisonous])
+            store.refresh_session(session)
+        return taken
+
+    def _accept_now(
+        self, turn: Turn, queue: Queue, session_id: str | None, lock_id: str, request_id: str
+    ) -> SessionLock | None:
+        known = queue.accepts.get(request_id) if request_id else None
+        if known is not None and self._core.locks.get(known.key) is known and known.holder == lock_id:
+            return known
+        if session_id is not None:
+            lock: SessionLock | None = self._lock_for(turn, queue, session_id, lock_id)
+        else:
+            name = self._next_session(queue, lock_id)
+            lock = None if name is None else self._core.take_lock(turn, queue, name, lock_id)
+        if lock is not None and request_id:
+            queue.accepts[request_id] = lock
+            while len(queue.accepts) > MAX_ACCEPTS:
+                queue.accepts.popitem(last=False)
+        return lock
+
+    def _next_session(self, queue: Queue, lock_id: str) -> str | None:
+        """Return the free session whose first message is oldest."""
+        locks = self._core.locks
+        ready = self._core.store.ready_sessions(queue.id)
+        try:
+            for name in ready:
+                key = (queue.id, name)
+                if locks.get(key) is None and not locks.has_ended(key, lock_id):
+                    return name
+            return None
+        finally:
+            ready.close()
+
+    def receive_deferred(
+        self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int]
+    ) -> list[ReceivedMessage]:
+        """Hand out deferred messages, all or none."""
+
+        def job(turn: Turn) -> list[ReceivedMessage]:
+            queue = self._core.queue(turn, entity)
+            lock = self._core.held_lock(queue, session_id, lock_id)
+            if lock is None:
+                lock = self._core.take_lock(turn, queue, session_id, lock_id)
+            in_hand = {message.key for message in lock.tokens.values()}
+            rows = []
+            for number in dict.fromkeys(sequence_numbers):
+                key = message_key(queue.id, number)
+                row = self._core.store.message(key)
+                home = self._core.store.session_of(key)
+                if row is None or row.status != DEFERRED or home is None or home[1] != session_id:
+                    raise ProviderError(f"the session has no deferred message {number}", code="MessageNotFound", status=404)
+                if key in in_hand:
+                    raise ProviderError(
+                        f"the deferred message {number} is in its holder's hands", code="MessageNotFound", status=404
+                    )
+                rows.append(row)
+            lock.protect(turn)
+            self._core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows])
+            expires_at = self._core.lock_expiry(lock)
+            return [self._core.hand_out(lock, row, deferred=True, expires_at=expires_at) for row in rows]
+
+        return self._core.perform(job)
+
+
+def _remove(waiters: list[Waiter], waiter: Waiter) -> None:
+    if waiter in waiters:
+        waiters.remove(waiter)

@@ -1,0 +1,424 @@
+"""The SQLite file of the embedded broker: what is in it, how it is opened, and every statement that touches it.
+
+Used by `EmbeddedBroker` alone, in its turn; nothing here knows of locks, waiting or threads.
+
+A message's key is ``queue_id << 40 | sequence_number``, so that one B-tree holds every queue in order. What a message is
+lies in ``messages``; how often it was delivered in ``deliveries``, so that a delivery does not write the body again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ...errors import ConfigurationError
+
+#: Marks a file as azsession's ("azse"), in the SQLite header.
+APPLICATION_ID = 0x617A7365
+SCHEMA_VERSION = 1
+SEQUENCE_BITS = 40
+SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
+
+ACTIVE, DEFERRED, SCHEDULED, DEAD = range(4)
+STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
+
+#: What is remembered is kept in two tables, turned over in this many seconds: each entry lives for one to two of them.
+SETTLED_SECONDS = 300.0
+REQUESTS_SECONDS = 600.0
+
+_SCHEMA = f"""
+CREATE TABLE queues (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, next_sequence INTEGER NOT NULL
+);
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, name TEXT NOT NULL, head INTEGER, state BLOB, UNIQUE (queue, name)
+);
+CREATE INDEX sessions_ready ON sessions (queue, head) WHERE head IS NOT NULL;
+CREATE TABLE messages (
+    key INTEGER PRIMARY KEY, session INTEGER NOT NULL, status INTEGER NOT NULL, enqueued REAL NOT NULL, due REAL,
+    expires REAL, reason TEXT, description TEXT, properties TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX messages_of_session ON messages (session, status, key);
+CREATE INDEX messages_expiring ON messages (expires) WHERE expires IS NOT NULL AND status < {SCHEDULED};
+CREATE INDEX messages_scheduled ON messages (due) WHERE status = {SCHEDULED};
+CREATE INDEX messages_dead ON messages (key) WHERE status = {DEAD};
+CREATE TABLE deliveries (key INTEGER PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE duplicates (
+    queue INTEGER NOT NULL, message_id TEXT NOT NULL, expires REAL NOT NULL, PRIMARY KEY (queue, message_id)
+) WITHOUT ROWID;
+CREATE INDEX duplicates_expiring ON duplicates (expires);
+CREATE TABLE settled_0 (key INTEGER, token TEXT, disposition TEXT NOT NULL, PRIMARY KEY (key, token)) WITHOUT ROWID;
+CREATE TABLE settled_1 (key INTEGER, token TEXT, disposition TEXT NOT NULL, PRIMARY KEY (key, token)) WITHOUT ROWID;
+CREATE TABLE requests_0 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
+CREATE TABLE requests_1 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
+CREATE TABLE turnover (name TEXT PRIMARY KEY, current INTEGER NOT NULL, until REAL NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+_COLUMNS = "key, status, enqueued, expires, reason, description, properties, body, coalesce(count, 0)"
+_FROM = f"SELECT {_COLUMNS} FROM messages LEFT JOIN deliveries USING (key)"
+
+
+@attrs.frozen
+class Row:
+    """A message as it is stored, with its delivery count."""
+
+    key: int
+    status: int
+    enqueued: float
+    expires: float | None
+    reason: str | None
+    description: str | None
+    properties: str
+    body: bytes
+    count: int
+
+
+def message_key(queue_id: int, sequence_number: int) -> int:
+    """Return the key of a queue's message."""
+    return queue_id << SEQUENCE_BITS | sequence_number
+
+
+def open_database(path: Path | None) -> sqlite3.Connection:
+    """Open the data file, or memory, and make its tables if it is new.
+
+    Raises:
+        ConfigurationError: The file is another process's, damaged, of a newer azsession, something else altogether, or
+            cannot be written.
+    """
+    where = ":memory:" if path is None else str(path)
+    shown = "the broker's memory" if path is None else f"the data file {path}"
+    try:
+        connection = sqlite3.connect(where, timeout=0, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"{shown} cannot be opened: {error}") from error
+    try:
+        _prepare(connection, shown)
+    except sqlite3.Error as error:
+        connection.close()
+        raise ConfigurationError(f"{shown} {_why_not(error)}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _why_not(error: sqlite3.Error) -> str:
+    text = str(error).lower()
+    if "locked" in text:
+        return "is open in another process or broker: one file has one owner, else a session could have two holders"
+    if "not a database" in text or "malformed" in text:
+        return f"is damaged, or no azsession data file ({error}); it was left as it is"
+    if "readonly" in text or "read-only" in text:
+        return "cannot be written: check its permissions and those of its folder"
+    if "full" in text:
+        return "cannot be written: the disk is full"
+    return f"cannot be opened: {error}"
+
+
+def _prepare(connection: sqlite3.Connection, shown: str) -> None:
+    run = connection.execute
+    run("PRAGMA locking_mode=EXCLUSIVE")
+    (application,) = run("PRAGMA application_id").fetchone()
+    (version,) = run("PRAGMA user_version").fetchone()
+    (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (tables or application or version):
+        raise ConfigurationError(f"{shown} is an SQLite file of another program; it was left as it is")
+    if version > SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{shown} was written by a newer azsession (schema {version}, this one knows {SCHEMA_VERSION}): "
+            "upgrade azsession; the file was left as it is"
+        )
+    # Takes the exclusive lock, which this connection then keeps, before anything else is looked at.
+    run("PRAGMA journal_mode=WAL")
+    run("BEGIN IMMEDIATE")
+    run("COMMIT")
+    damage = run("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise ConfigurationError(f"{shown} is damaged ({damage.splitlines()[-1]}); it was left as it is")
+    run("PRAGMA synchronous=FULL")
+    run("PRAGMA temp_store=MEMORY")
+    run("PRAGMA cache_size=-32768")
+    run("PRAGMA journal_size_limit=67108864")
+    if not tables:
+        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    # A write that changes nothing: a file that cannot be written is found out now, not by the first send.
+    run("BEGIN IMMEDIATE")
+    run(f"PRAGMA user_version={SCHEMA_VERSION}")
+    run("COMMIT")
+
+
+class Store:
+    """The statements, by what they are for. Every method is one or a few statements; the caller is in a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+        self._run = connection.execute
+        self._many = connection.executemany
+        self._turnover: dict[str, tuple[int, float]] = {}
+        for name, period in (("settled", SETTLED_SECONDS), ("requests", REQUESTS_SECONDS)):
+            row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
+            # A wall clock that was set back meanwhile must not make entries live for ever.
+            self._turnover[name] = (0, now + period) if row is None else (row[0], min(row[1], now + period))
+
+    # Queues
+
+    def queues(self) -> list[tuple[int, str, dict[str, Any], int]]:
+        """Return id, name, settings and next sequence number of every queue."""
+        rows = self._run("SELECT id, name, settings, next_sequence FROM queues").fetchall()
+        return [(number, name, json.loads(settings), following) for number, name, settings, following in rows]
+
+    def add_queue(self, name: str, settings: dict[str, Any]) -> int:
+        cursor = self._run(
+            "INSERT INTO queues (name, settings, next_sequence) VALUES (?, ?, 1)", (name, json.dumps(settings))
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def delete_queue(self, queue: int) -> None:
+        keys = (message_key(queue, 0), message_key(queue + 1, 0))
+        self._run("DELETE FROM messages WHERE key >= ? AND key < ?", keys)
+        self._run("DELETE FROM deliveries WHERE key >= ? AND key < ?", keys)
+        for table in ("sessions", "duplicates"):
+            self._run(f"DELETE FROM {table} WHERE queue = ?", (queue,))
+        self._run("DELETE FROM queues WHERE id = ?", (queue,))
+
+    def counts(self, queue: int) -> tuple[int, int]:
+        """Return how many messages are active, and how many dead."""
+        found = dict(
+            self._run(
+                "SELECT messages.status, count(*) FROM sessions JOIN messages ON messages.session = sessions.id "
+                "WHERE sessions.queue = ? GROUP BY messages.status",
+                (queue,),
+            ).fetchall()
+        )
+        return found.get(ACTIVE, 0), found.get(DEAD, 0)
+
+    # Sending
+
+    def set_next_sequence(self, queue: int, following: int) -> None:
+        self._run("UPDATE queues SET next_sequence = ? WHERE id = ?", (following, queue))
+
+    def add_messages(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add rows of key, session, status, enqueued, due, expires, properties, body."""
+        self._many(
+            "INSERT INTO messages (key, session, status, enqueued, due, expires, properties, body) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def saw_request(self, queue: int, request: str) -> bool:
+        """Tell whether this request was remembered."""
+        return any(
+            self._run(f"SELECT 1 FROM requests_{table} WHERE queue = ? AND request = ?", (queue, request)).fetchone()
+            for table in (0, 1)
+        )
+
+    def remember_request(self, queue: int, request: str, now: float) -> None:
+        table = self._turn_over("requests", REQUESTS_SECONDS, now)
+        self._run(f"INSERT INTO requests_{table} VALUES (?, ?)", (queue, request))
+
+    def is_duplicate(self, queue: int, message_id: str, now: float, window: float) -> bool:
+        """Tell whether this message id was seen within the window, and remember it if not."""
+        self._run("DELETE FROM duplicates WHERE expires <= ?", (now,))
+        cursor = self._run(
+            "INSERT INTO duplicates VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (queue, message_id, now + window)
+        )
+        return cursor.rowcount == 0
+
+    # Sessions
+
+    def session(self, queue: int, name: str) -> tuple[int, int | None] | None:
+        """Return a session's row id, and the key of its first active message."""
+        row: tuple[int, int | None] | None = self._run(
+            "SELECT id, head FROM sessions WHERE queue = ? AND name = ?", (queue, name)
+        ).fetchone()
+        return row
+
+    def ensure_session(self, queue: int, name: str) -> int:
+        found = self.session(queue, name)
+        if found is not None:
+            return found[0]
+        cursor = self._run("INSERT INTO sessions (queue, name) VALUES (?, ?)", (queue, name))
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def refresh_session(self, session: int) -> None:
+        """Find the session's first active message anew; forget a session that has nothing left."""
+        self._run(
+            "UPDATE sessions SET head = (SELECT min(key) FROM messages WHERE session = sessions.id AND status = 0) "
+            "WHERE id = ?",
+            (session,),
+        )
+        self._run(
+            "DELETE FROM sessions WHERE id = ? AND head IS NULL AND state IS NULL "
+            "AND NOT EXISTS (SELECT 1 FROM messages WHERE session = sessions.id)",
+            (session,),
+        )
+
+    def refresh_sessions(self, sessions: Iterable[int]) -> None:
+        for session in sessions:
+            self.refresh_session(session)
+
+    def ready_sessions(self, queue: int) -> Generator[str, None, None]:
+        """Yield the sessions with active messages, the one whose first message is oldest first."""
+        cursor = self._run("SELECT name FROM sessions WHERE queue = ? AND head IS NOT NULL ORDER BY head", (queue,))
+        try:
+            for row in cursor:
+                yield row[0]
+        finally:
+            cursor.close()
+
+    def list_sessions(self, queue: int, after: str, limit: int) -> list[tuple[str, int]]:
+        """Return ids and active counts of sessions that have messages or state, by id."""
+        return self._run(
+            "SELECT name, (SELECT count(*) FROM messages WHERE session = sessions.id AND status = 0) FROM sessions "
+            "WHERE queue = ? AND name > ? AND (head IS NOT NULL OR state IS NOT NULL "
+            "OR EXISTS (SELECT 1 FROM messages WHERE session = sessions.id AND status = 1)) ORDER BY name LIMIT ?",
+            (queue, after, limit),
+        ).fetchall()
+
+    def state(self, queue: int, name: str) -> bytes | None:
+        row = self._run("SELECT state FROM sessions WHERE queue = ? AND name = ?", (queue, name)).fetchone()
+        return None if row is None else row[0]
+
+    def set_state(self, queue: int, name: str, state: bytes | None) -> None:
+        session = self.ensure_session(queue, name)
+        self._run("UPDATE sessions SET state = ? WHERE id = ?", (state, session))
+        if state is None:
+            self.refresh_session(session)
+
+    # Receiving
+
+    def active_after(self, session: int, key: int, limit: int) -> list[Row]:
+        """Return a session's active messages behind `key`, in order."""
+        rows = self._run(f"{_FROM} WHERE session = ? AND status = 0 AND key > ? ORDER BY key LIMIT ?", (session, key, limit))
+        return [Row(*row) for row in rows]
+
+    def of_status(self, session: int, status: int, key: int, limit: int) -> list[Row]:
+        """Return a session's messages of one status from `key` on, in order."""
+        rows = self._run(
+            f"{_FROM} WHERE session = ? AND status = ? AND key >= ? ORDER BY key LIMIT ?", (session, status, key, limit)
+        )
+        return [Row(*row) for row in rows]
+
+    def message(self, key: int) -> Row | None:
+        row = self._run(f"{_FROM} WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Row(*row)
+
+    def session_of(self, key: int) -> tuple[int, str] | None:
+        """Return row id and name of the session of a message."""
+        row: tuple[int, str] | None = self._run(
+            "SELECT sessions.id, name FROM messages JOIN sessions ON sessions.id = session WHERE key = ?", (key,)
+        ).fetchone()
+        return row
+
+    def set_delivery_counts(self, counts: Iterable[tuple[int, int]]) -> None:
+        """Keep pairs of message key and delivery count."""
+        self._many("INSERT INTO deliveries VALUES (?, ?) ON CONFLICT DO UPDATE SET count = excluded.count", counts)
+
+    # Settling
+
+    def delete_messages(self, keys: Sequence[int]) -> None:
+        rows = [(key,) for key in keys]
+        self._many("DELETE FROM messages WHERE key = ?", rows)
+        self._many("DELETE FROM deliveries WHERE key = ?", rows)
+
+    def set_status(self, keys: Iterable[int], status: int) -> None:
+        self._many("UPDATE messages SET status = ? WHERE key = ?", [(status, key) for key in keys])
+
+    def dead_letter(self, rows: Iterable[tuple[str | None, str | None, int]]) -> None:
+        """Dead-letter messages given as reason, description and key."""
+        self._many(f"UPDATE messages SET status = {DEAD}, reason = ?, description = ? WHERE key = ?", rows)
+
+    def dead_letter_session(self, session: int, reason: str, description: str | None) -> int:
+        """Dead-letter a session's active and deferred messages; return how many."""
+        cursor = self._run(
+            f"UPDATE messages SET status = {DEAD}, reason = ?, description = ? WHERE session = ? AND status IN (0, 1)",
+            (reason, description, session),
+        )
+        return cursor.rowcount
+
+    def remember_settled(self, rows: Iterable[tuple[int, str, str]], now: float) -> None:
+        """Remember how tokens were settled, given as message key, token and disposition."""
+        table = self._turn_over("settled", SETTLED_SECONDS, now)
+        self._many(f"INSERT OR REPLACE INTO settled_{table} VALUES (?, ?, ?)", rows)
+
+    def how_settled(self, key: int, token: str) -> str | None:
+        """Return how this token was settled, where that is remembered."""
+        for table in (0, 1):
+            query = f"SELECT disposition FROM settled_{table} WHERE key = ? AND token = ?"
+            row = self._run(query, (key, token)).fetchone()
+            if row is not None:
+                return str(row[0])
+        return None
+
+    def _turn_over(self, name: str, period: float, now: float) -> int:
+        """Return which of the two tables takes new entries, emptying the older one when its time has come."""
+        current, until = self._turnover[name]
+        if now >= until:
+            current = 1 - current
+            self._run(f"DELETE FROM {name}_{current}")
+            until = now + period
+            self._run("INSERT OR REPLACE INTO turnover VALUES (?, ?, ?)", (name, current, until))
+            self._turnover[name] = (current, until)
+        return current
+
+    # What time brings
+
+    def next_due(self) -> float | None:
+        row = self._run(f"SELECT min(due) FROM messages WHERE status = {SCHEDULED}").fetchone()
+        due: float | None = row[0]
+        return due
+
+    def next_expiry(self, after: float) -> float | None:
+        row = self._run(
+            f"SELECT min(expires) FROM messages WHERE expires > ? AND status < {SCHEDULED}",
+            (after,),
+        ).fetchone()
+        expires: float | None = row[0]
+        return expires
+
+    def due(self, now: float, limit: int) -> list[tuple[int, int, str]]:
+        """Return key, session row id and session of scheduled messages whose time has come, in order."""
+        return self._run(
+            "SELECT key, session, name FROM messages JOIN sessions ON sessions.id = session "
+            f"WHERE status = {SCHEDULED} AND due <= ? ORDER BY due, key LIMIT ?",
+            (now, limit),
+        ).fetchall()
+
+    def activate(self, key: int, new_key: int, now: float) -> None:
+        """Make a scheduled message visible under its new sequence number."""
+        self._run("UPDATE messages SET key = ?, status = 0, enqueued = ?, due = NULL WHERE key = ?", (new_key, now, key))
+
+    def expired(self, now: float, limit: int) -> list[tuple[int, int]]:
+        """Return key and session row id of messages whose time to live ended."""
+        return self._run(
+            f"SELECT key, session FROM messages WHERE expires <= ? AND status < {SCHEDULED} ORDER BY expires LIMIT ?",
+            (now, limit),
+        ).fetchall()
+
+    # Dead letters
+
+    def dead(self, queue: int, from_sequence: int, limit: int) -> list[tuple[str, Row]]:
+        """Return dead letters of a queue with their sessions, by sequence number."""
+        rows = self._run(
+            f"SELECT name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session "
+            f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? ORDER BY key LIMIT ?",
+            (message_key(queue, from_sequence), message_key(queue + 1, 0), limit),
+        )
+        return [(row[0], Row(*row[1:])) for row in rows]
+
+    def revive(self, key: int, new_key: int, now: float, expires: float | None) -> None:
+        """Make a dead letter a new active message."""
+        self._run(
+            "UPDATE messages SET key = ?, status = 0, enqueued = ?, expires = ?, reason = NULL, description = NULL "
+            "WHERE key = ?",
+            (new_key, now, expires, key),
+        )
+        self._run("DELETE FROM deliveries WHERE key = ?", (key,))

@@ -1,0 +1,195 @@
+"""The gateway: a WSGI application that serves the session protocol on top of a broker.
+
+`create_app` is called by `azsession serve`, by the pytest plugin, and by whoever serves it otherwise. A request is read and
+authorized here, and handed to the operation of `handlers` that its route names; exceptions become answers here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import falcon
+
+from ..broker.base import Broker
+from ..errors import MessageTooLargeError, QueueError, SessionLockedError, ValidationError
+from ..protocol import (
+    ERROR_CODE_HEADER,
+    LOCK_EXPIRES_HEADER,
+    PROTOCOL_HEADER,
+    PROTOCOL_VERSION,
+)
+from ..protocol.routes import NoRouteError, Operation, Route, parse_route
+from ..protocol.status import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
+from ..protocol.wire import MalformedError
+from .handlers import Answer, Handlers, Request
+from .presence import BODY_READ_KEY, SOCKET_KEY, Presence
+from .security import AccessKey, Guard
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of a request's body, and of one message in it, unless told otherwise.
+MAX_BODY_SIZE = 16 * 1024 * 1024
+MAX_MESSAGE_SIZE = 1024 * 1024
+#: Requests that wait at once, unless told otherwise.
+MAX_WAITING = 1024
+
+
+def create_app(
+    broker: Broker,
+    *,
+    keys: Iterable[AccessKey] | None,
+    hosts: Iterable[str] = (),
+    max_body_size: int = MAX_BODY_SIZE,
+    max_message_size: int = MAX_MESSAGE_SIZE,
+    presence: Presence | None = None,
+) -> falcon.App[Any, Any]:
+    """Return the falcon WSGI application that serves `broker`.
+
+    Args:
+        broker: Where the messages are. The caller closes it.
+        keys: The keys whose tokens are accepted. `None` lets everybody in: for callers in the same process only.
+        hosts: Host names that tokens may be for, besides the one that a request was sent to.
+        max_body_size: Bytes of a request's body; a larger one is answered 413.
+        max_message_size: Bytes of one message's body; a larger one is answered 413.
+        presence: Watches the clients of those who wait, and bounds how many may; the caller stops it.
+    """
+    gateway = _Gateway(
+        Handlers(broker, max_message_size),
+        None if keys is None else Guard(keys, hosts),
+        max_body_size,
+        presence or Presence(MAX_WAITING),
+    )
+    app = _App()
+    app.add_sink(gateway.serve, "/")
+    app.add_error_handler(Exception, gateway.on_exception)
+    # An answer without a body has no type, and a message without one keeps none.
+    app.resp_options.default_media_type = None  # type: ignore[assignment]
+    return app
+
+
+#: Where the headers of an answer lie in the WSGI environment until it starts.
+_HEADERS_KEY = "azsession.answer_headers"
+
+
+class _App(falcon.App):  # type: ignore[type-arg]
+    """A falcon application whose answers keep the case of header names: they are attributes' names."""
+
+    def __call__(self, env: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, *env.get(_HEADERS_KEY, ())], *rest)
+
+        return super().__call__(env, start)
+
+
+class _Gateway:
+    def __init__(self, handlers: Handlers, guard: Guard | None, max_body_size: int, presence: Presence) -> None:
+        self._handlers = handlers
+        self._guard = guard
+        self._max_body_size = max_body_size
+        self._presence = presence
+
+    def serve(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+        """Answer one request."""
+        resp.set_header(PROTOCOL_HEADER, PROTOCOL_VERSION)
+        route = _route_of(req)
+        if self._guard is not None and route.operation is not Operation.HEALTH:
+            self._guard.check(req.get_header("Authorization"), req.host, route.resource, route.operation)
+        request = Request(
+            route=route,
+            query=_query_of(req),
+            headers=req.env,
+            body=self._body_of(req),
+            caller=self._presence.caller(req.env.get(SOCKET_KEY)),
+        )
+        _fill(req, resp, self._handlers.answer(request))
+
+    def _body_of(self, req: falcon.Request) -> bytes:
+        chunked = req.get_header("Transfer-Encoding") is not None
+        if chunked and req.get_header("Content-Length") is not None:
+            raise ValidationError("a request has a Content-Length or a Transfer-Encoding, not both (RFC 9112, 6.1)")
+        if (req.content_length or 0) > self._max_body_size:
+            raise self._too_large(req.content_length)
+        stream = req.env["wsgi.input"] if chunked else req.bounded_stream
+        body: bytes = stream.read(self._max_body_size + 1) if chunked or req.content_length else b""
+        if len(body) > self._max_body_size:
+            raise self._too_large(None)
+        if req.content_length is not None and len(body) < req.content_length:
+            raise ValidationError("the body is shorter than its Content-Length")
+        done = req.env.get(BODY_READ_KEY)
+        if done is not None:
+            done()
+        return body
+
+    def _too_large(self, size: int | None) -> MessageTooLargeError:
+        limit = self._max_body_size
+        return MessageTooLargeError(f"a request's body has at most {limit} bytes", size=size, limit=limit)
+
+    def on_exception(self, req: falcon.Request, resp: falcon.Response, error: Exception, _: Any) -> None:
+        """Turn what went wrong into an answer."""
+        resp.set_header(PROTOCOL_HEADER, PROTOCOL_VERSION)
+        if isinstance(error, MalformedError):
+            error = ValidationError(str(error))
+        if isinstance(error, QueueError):
+            status, body = answer_to(error)
+            code = code_of(error)
+            if error.retry_after is not None and status in (429, 503):
+                resp.set_header("Retry-After", str(math.ceil(error.retry_after)))
+            if isinstance(error, SessionLockedError) and error.retry_after is not None:
+                resp.set_header(LOCK_EXPIRES_HEADER, f"{error.retry_after:.3f}")
+            if status == 401:
+                resp.set_header("WWW-Authenticate", "SharedAccessSignature")
+            if status == 413:
+                # The rest of the body is not read, so nothing else can follow on this connection.
+                resp.set_header("Connection", "close")
+        elif isinstance(error, NoRouteError):
+            status, code = (405, NOT_SUPPORTED) if error.allowed else (404, INVALID_REQUEST)
+            body = {"error": {"code": code, "message": str(error)}}
+            if error.allowed:
+                resp.set_header("Allow", ", ".join(sorted(set(error.allowed))))
+        elif isinstance(error, falcon.HTTPError):
+            status = error.status_code
+            code = INVALID_REQUEST
+            body = {"error": {"code": code, "message": error.title or "the request is malformed"}}
+        else:
+            logger.error("the gateway failed at %s", req.method, exc_info=error)
+            status, code = 500, INTERNAL_ERROR
+            body = {"error": {"code": code, "message": "the gateway failed; its log says why"}}
+        resp.set_header(ERROR_CODE_HEADER, code)
+        _fill(req, resp, Answer.json(status, body))
+
+
+def _route_of(req: falcon.Request) -> Route:
+    raw = req.env.get("REQUEST_URI") or req.env.get("RAW_URI")
+    if not raw:
+        # PATH_INFO is decoded, as bytes in disguise (PEP 3333).
+        try:
+            path = req.env.get("PATH_INFO", "").encode("latin-1").decode()
+        except UnicodeError:
+            raise ValidationError("the path is not UTF-8") from None
+        return parse_route(req.method, path or "/", encoded=False)
+    path = raw.partition("?")[0].partition("#")[0]
+    if not path.startswith("/") and "://" in path:
+        path = "/" + path.split("://", 1)[1].partition("/")[2]
+    return parse_route(req.method, path, encoded=True)
+
+
+def _query_of(req: falcon.Request) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(req.query_string, keep_blank_values=True, errors="strict", max_num_fields=16)
+    except ValueError:
+        raise ValidationError("the query is malformed") from None
+    query = dict(pairs)
+    if len(query) != len(pairs):
+        raise ValidationError("a parameter of the query stands there twice")
+    return query
+
+
+def _fill(req: falcon.Request, resp: falcon.Response, answer: Answer) -> None:
+    resp.status = answer.status
+    req.env[_HEADERS_KEY] = answer.headers.items()
+    if answer.body is not None:
+        resp.data = answer.body

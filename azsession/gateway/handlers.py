@@ -1,0 +1,397 @@
+"""The operations of the protocol: each takes a request that was read and authorized, calls the broker, and answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ..broker.base import Broker, Caller, Delivery, Disposition, QueueInfo, Settlement
+from ..errors import InvalidReceiptError, MessageTooLargeError, ValidationError
+from ..messages import Message, PeekedMessage
+from ..protocol import (
+    COUNT_HEADER,
+    ENVELOPE_TYPE,
+    JSON_TYPE,
+    LOCK_EXPIRES_HEADER,
+    LOCK_ID_HEADER,
+    REQUEST_ID_HEADER,
+    WAITED_HEADER,
+)
+from ..protocol.durations import decode_queue, encode_queue
+from ..protocol.routes import Operation, Route
+from ..protocol.status import CONFLICT
+from ..protocol.wire import (
+    BROKER_PROPERTIES,
+    decode_envelope,
+    decode_single,
+    encode_envelope,
+    encode_single,
+    format_date,
+    json_object,
+    message_to_send,
+)
+from ..validation import MAX_BATCH, MAX_REASON_LENGTH, check_count, check_session_id, check_text
+
+#: Seconds that a receive or accept may ask to wait.
+MAX_TIMEOUT = 86400.0
+#: Seconds that a receive or accept waits that does not say.
+DEFAULT_TIMEOUT = 60.0
+
+
+@attrs.frozen
+class Request:
+    """A request: its route, its query, its headers (as WSGI has them), its body, and who made it."""
+
+    route: Route
+    query: Mapping[str, str]
+    headers: Mapping[str, Any]
+    body: bytes
+    caller: Caller
+
+    def header(self, name: str) -> str | None:
+        """Return a header of the request."""
+        key = name.upper().replace("-", "_")
+        value = self.headers.get(key if key == "CONTENT_TYPE" else f"HTTP_{key}")
+        return None if value is None else str(value)
+
+    def identifier(self, name: str) -> str:
+        """Return a header that holds a UUID or the like; ``""`` where it is not there."""
+        value = self.header(name) or ""
+        if not re.fullmatch(r"[A-Za-z0-9._{}-]{0,64}", value):
+            raise ValidationError(f"{name} is a UUID")
+        return value
+
+    @property
+    def lock_id(self) -> str:
+        return self.identifier(LOCK_ID_HEADER)
+
+    @property
+    def request_id(self) -> str:
+        return self.identifier(REQUEST_ID_HEADER)
+
+    @property
+    def timeout(self) -> float:
+        """The seconds to wait that the query asks for."""
+        text = self.query.get("timeout")
+        if text is None:
+            return DEFAULT_TIMEOUT
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) or float(text) > MAX_TIMEOUT:
+            raise ValidationError(f"timeout is a number of seconds, 0 to {MAX_TIMEOUT:.0f}")
+        return float(text)
+
+    def number(self, name: str, default: int, highest: int, *, lowest: int = 0) -> int:
+        """Return a whole number of the query."""
+        text = self.query.get(name)
+        if text is None:
+            return default
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not lowest <= int(text) <= highest:
+            raise ValidationError(f"{name} is a whole number from {lowest} to {highest}")
+        return int(text)
+
+
+@attrs.frozen
+class Answer:
+    """An answer: its status, its headers, its body."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    body: bytes | None = None
+
+    @classmethod
+    def json(cls, status: int, value: Any) -> Answer:
+        """Return an answer with a JSON body."""
+        return cls(status, {"Content-Type": JSON_TYPE}, json.dumps(value, separators=(",", ":")).encode())
+
+    @classmethod
+    def envelope(cls, status: int, messages: Sequence[PeekedMessage], headers: Mapping[str, str] | None = None) -> Answer:
+        """Return an answer with messages in an envelope."""
+        described = {"Content-Type": ENVELOPE_TYPE, COUNT_HEADER: str(len(messages)), **(headers or {})}
+        return cls(status, described, encode_envelope(messages))
+
+
+class Handlers:
+    """The operations, on one broker."""
+
+    def __init__(self, broker: Broker, max_message_size: int) -> None:
+        self._broker = broker
+        self._max_message_size = max_message_size
+        self._handlers: dict[Operation, Callable[[Request], Answer]] = {
+            Operation.RECEIVE: self._receive,
+            Operation.COMPLETE: self._settle_one(Disposition.COMPLETE),
+            Operation.ABANDON: self._settle_one(Disposition.ABANDON),
+            Operation.DEFER: self._settle_one(Disposition.DEFER),
+            Operation.DEAD_LETTER: self._settle_one(Disposition.DEAD_LETTER),
+            Operation.RENEW: self._renew,
+            Operation.ACCEPT: self._accept,
+            Operation.SETTLE: self._settle,
+            Operation.RECEIVE_DEFERRED: self._receive_deferred,
+            Operation.DEAD_LETTER_SESSION: self._dead_letter_session,
+            Operation.RELEASE: self._release,
+            Operation.GET_STATE: self._get_state,
+            Operation.SET_STATE: self._set_state,
+            Operation.CLEAR_STATE: self._clear_state,
+            Operation.PEEK: self._peek,
+            Operation.LIST_SESSIONS: self._list_sessions,
+            Operation.SEND: self._send,
+            Operation.PEEK_DEAD_LETTERS: self._dead_letters,
+            Operation.RESUBMIT: self._resubmit,
+            Operation.DELETE_DEAD_LETTER: self._delete_dead_letter,
+            Operation.CREATE_QUEUE: self._create_queue,
+            Operation.GET_QUEUE: self._get_queue,
+            Operation.DELETE_QUEUE: self._delete_queue,
+            Operation.LIST_QUEUES: self._list_queues,
+            Operation.HEALTH: lambda request: Answer.json(200, {"status": "ok"}),
+        }
+
+    def answer(self, request: Request) -> Answer:
+        """Do what the request asks for."""
+        return self._handlers[request.route.operation](request)
+
+    # Receiving
+
+    def _receive(self, request: Request) -> Answer:
+        route = request.route
+        many = "max" in request.query
+        delivery = self._broker.receive(
+            route.entity,
+            route.session_id,
+            request.lock_id,
+            max_count=request.number("max", 1, MAX_BATCH, lowest=1),
+            timeout=request.timeout,
+            request_id=request.request_id,
+            caller=request.caller,
+        )
+        headers = _lock_headers(delivery)
+        if not delivery.messages:
+            return Answer(204, headers)
+        if many:
+            return Answer.envelope(201, delivery.messages, headers)
+        own, body = encode_single(delivery.messages[0])
+        return Answer(201, {**own, **headers}, body)
+
+    def _accept(self, request: Request) -> Answer:
+        wanted = json_object(request.body).get("SessionId")
+        session_id = None if wanted is None else check_session_id(wanted)
+        delivery = self._broker.accept(
+            request.route.entity,
+            session_id,
+            request.lock_id,
+            timeout=request.timeout,
+            request_id=request.request_id,
+            caller=request.caller,
+        )
+        if delivery is None:
+            return Answer(204)
+        answer = Answer.json(201, {"SessionId": delivery.session_id})
+        return attrs.evolve(answer, headers={**answer.headers, **_lock_headers(delivery)})
+
+    def _receive_deferred(self, request: Request) -> Answer:
+        numbers = json_object(request.body).get("SequenceNumbers")
+        if not isinstance(numbers, list) or not 1 <= len(numbers) <= MAX_BATCH:
+            raise ValidationError(f"SequenceNumbers is a list of 1 to {MAX_BATCH} whole numbers")
+        for number in numbers:
+            check_count(number, "a sequence number", 2**40)
+        route = request.route
+        messages = self._broker.receive_deferred(route.entity, route.session_id, request.lock_id, numbers)
+        return Answer.envelope(201, messages)
+
+    # Settling
+
+    def _settle_one(self, disposition: Disposition) -> Callable[[Request], Answer]:
+        def settle(request: Request) -> Answer:
+            route = request.route
+            reason, description = (None, None)
+            if disposition is Disposition.DEAD_LETTER:
+                reason, description = _reason_of(json_object(request.body))
+            settlement = Settlement(route.lock_token, disposition, reason, description)
+            code = self._broker.settle(route.entity, route.session_id, [settlement])[0]
+            if code is not None:
+                raise InvalidReceiptError(_WHY_NOT_SETTLED[code], code=code)
+            return Answer(204)
+
+        return settle
+
+    def _settle(self, request: Request) -> Answer:
+        settlements = []
+        for name, value in json_object(request.body).items():
+            try:
+                disposition = Disposition(name)
+            except ValueError:
+                raise ValidationError(f"{name[:40]!r} is none of complete, abandon, defer and deadletter") from None
+            if not isinstance(value, list):
+                raise ValidationError(f"{name} is a list")
+            settlements += [_settlement_of(item, disposition) for item in value]
+        if not 1 <= len(settlements) <= MAX_BATCH:
+            raise ValidationError(f"1 to {MAX_BATCH} messages are settled at once, not {len(settlements)}")
+        codes = self._broker.settle(request.route.entity, request.route.session_id, settlements)
+        failed = [
+            {"LockToken": settlement.lock_token, "code": code}
+            for settlement, code in zip(settlements, codes, strict=True)
+            if code is not None
+        ]
+        return Answer.json(200, {"failed": failed})
+
+    def _dead_letter_session(self, request: Request) -> Answer:
+        reason, description = _reason_of(json_object(request.body))
+        route = request.route
+        count = self._broker.dead_letter_session(route.entity, route.session_id, request.lock_id, reason or "", description)
+        return Answer.json(200, {"count": count})
+
+    # The lock and the state
+
+    def _renew(self, request: Request) -> Answer:
+        left = self._broker.renew(request.route.entity, request.route.session_id, request.lock_id)
+        return Answer(204, {LOCK_EXPIRES_HEADER: _decimal(left)})
+
+    def _release(self, request: Request) -> Answer:
+        self._broker.release(request.route.entity, request.route.session_id, request.lock_id)
+        return Answer(204)
+
+    def _get_state(self, request: Request) -> Answer:
+        state = self._broker.get_state(request.route.entity, request.route.session_id, request.lock_id)
+        return Answer(204) if state is None else Answer(200, {"Content-Type": "application/octet-stream"}, state)
+
+    def _set_state(self, request: Request) -> Answer:
+        self._check_size(len(request.body), "a session's state")
+        self._broker.set_state(request.route.entity, request.route.session_id, request.lock_id, request.body)
+        return Answer(204)
+
+    def _clear_state(self, request: Request) -> Answer:
+        self._broker.set_state(request.route.entity, request.route.session_id, request.lock_id, None)
+        return Answer(204)
+
+    # Looking
+
+    def _peek(self, request: Request) -> Answer:
+        start, limit = request.number("from", 0, 2**40), request.number("max", 10, MAX_BATCH, lowest=1)
+        messages = self._broker.peek(request.route.entity, request.route.session_id, start, limit)
+        return Answer.envelope(200, messages)
+
+    def _list_sessions(self, request: Request) -> Answer:
+        after = request.query.get("after", "")
+        if after:
+            check_session_id(after)
+        sessions = []
+        limit = request.number("max", 100, MAX_BATCH, lowest=1)
+        for session in self._broker.list_sessions(request.route.entity, after, limit):
+            item: dict[str, Any] = {"SessionId": session.session_id, "MessageCount": session.message_count}
+            if session.locked_until is not None:
+                item["LockedUntilUtc"] = format_date(session.locked_until)
+            sessions.append(item)
+        return Answer.json(200, {"sessions": sessions})
+
+    # Sending
+
+    def _send(self, request: Request) -> Answer:
+        if (request.header("Content-Type") or "").partition(";")[0].strip().lower() == ENVELOPE_TYPE:
+            described = decode_envelope(request.body)
+            if not described:
+                raise ValidationError("an envelope to send has at least one message")
+        else:
+            described = [decode_single(_message_headers(request.headers), request.body)]
+        messages = [message_to_send(fields) for fields in described]
+        for number, message in enumerate(messages, 1):
+            self._check_message(message, number)
+        self._broker.send(request.route.entity, messages, request.request_id)
+        return Answer(201)
+
+    def _check_message(self, message: Message, number: int) -> None:
+        if message.session_id is None:
+            raise ValidationError(f"message {number} has no SessionId: every queue here is one of sessions")
+        self._check_size(len(message.body), f"message {number}")
+
+    def _check_size(self, size: int, what: str) -> None:
+        limit = self._max_message_size
+        if size > limit:
+            raise MessageTooLargeError(f"{what} has {size} bytes, the limit is {limit}", size=size, limit=limit)
+
+    # Dead letters
+
+    def _dead_letters(self, request: Request) -> Answer:
+        start, limit = request.number("from", 0, 2**40), request.number("max", 10, MAX_BATCH, lowest=1)
+        return Answer.envelope(200, self._broker.dead_letters(request.route.entity, start, limit))
+
+    def _resubmit(self, request: Request) -> Answer:
+        self._broker.resubmit(request.route.entity, request.route.sequence_number)
+        return Answer(201)
+
+    def _delete_dead_letter(self, request: Request) -> Answer:
+        self._broker.delete_dead_letter(request.route.entity, request.route.sequence_number)
+        return Answer(204)
+
+    # Queues
+
+    def _create_queue(self, request: Request) -> Answer:
+        settings = decode_queue(json_object(request.body))
+        new = self._broker.create_queue(request.route.entity, settings)
+        return Answer.json(201 if new else 200, _describe(QueueInfo(request.route.entity, settings)))
+
+    def _get_queue(self, request: Request) -> Answer:
+        return Answer.json(200, _describe(self._broker.get_queue(request.route.entity)))
+
+    def _delete_queue(self, request: Request) -> Answer:
+        self._broker.delete_queue(request.route.entity)
+        return Answer(204)
+
+    def _list_queues(self, request: Request) -> Answer:
+        return Answer.json(200, {"queues": [_describe(queue) for queue in self._broker.list_queues()]})
+
+
+_WHY_NOT_SETTLED = {
+    "MessageLockLost": "this lock token is unknown: the message was settled, or its lock was lost",
+    "SessionLockLost": "the session's lock is gone, and with it the message's",
+    CONFLICT: "the message was settled in another way before",
+}
+
+
+def _decimal(seconds: float) -> str:
+    """Return seconds rounded down, so that nobody is promised more than there is."""
+    return f"{max(0.0, int(seconds * 1000) / 1000):.3f}"
+
+
+def _lock_headers(delivery: Delivery) -> dict[str, str]:
+    return {LOCK_EXPIRES_HEADER: _decimal(delivery.lock_expires_in), WAITED_HEADER: _decimal(delivery.waited)}
+
+
+def _reason_of(data: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    reason, description = data.get("DeadLetterReason"), data.get("DeadLetterErrorDescription")
+    if reason is not None:
+        check_text(reason, "DeadLetterReason", MAX_REASON_LENGTH)
+    if description is not None:
+        check_text(description, "DeadLetterErrorDescription", MAX_REASON_LENGTH)
+    return reason, description
+
+
+def _settlement_of(item: Any, disposition: Disposition) -> Settlement:
+    if disposition is Disposition.DEAD_LETTER:
+        if not isinstance(item, dict):
+            raise ValidationError('deadletter is a list of objects with "LockToken"')
+        token = check_text(item.get("LockToken"), "LockToken", 256)
+        return Settlement(token, disposition, *_reason_of(item))
+    return Settlement(check_text(item, "a lock token", 256), disposition)
+
+
+def _message_headers(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a request's headers, with names as WSGI left them: without case, ``_`` turned into ``-``."""
+    headers = []
+    for name, value in environ.items():
+        if name == "CONTENT_TYPE":
+            headers.append(("Content-Type", value))
+        elif name == "HTTP_BROKERPROPERTIES":
+            headers.append((BROKER_PROPERTIES, value))
+        elif name.startswith("HTTP_"):
+            headers.append((name[5:].replace("_", "-").title(), value))
+    return headers
+
+
+def _describe(queue: QueueInfo) -> dict[str, Any]:
+    described = {"QueueName": queue.name, **encode_queue(queue.settings)}
+    if queue.active_count is not None:
+        described["MessageCount"] = queue.active_count
+    if queue.dead_letter_count is not None:
+        described["DeadLetterMessageCount"] = queue.dead_letter_count
+    return described

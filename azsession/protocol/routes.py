@@ -1,0 +1,202 @@
+"""Paths and queries of the protocol: the client builds them here, the gateway reads them here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+from urllib.parse import quote, unquote
+
+import attrs
+
+from ..errors import ValidationError
+from ..validation import check_queue_name, check_session_id
+
+
+class Operation(Enum):
+    """What a request asks for."""
+
+    RECEIVE = "receive"
+    COMPLETE = "complete"
+    ABANDON = "abandon"
+    DEAD_LETTER = "dead-letter"
+    RENEW = "renew"
+    ACCEPT = "accept"
+    SETTLE = "settle"
+    DEFER = "defer"
+    RECEIVE_DEFERRED = "receive-deferred"
+    DEAD_LETTER_SESSION = "dead-letter-session"
+    RELEASE = "release"
+    GET_STATE = "get-state"
+    SET_STATE = "set-state"
+    CLEAR_STATE = "clear-state"
+    PEEK = "peek"
+    LIST_SESSIONS = "list-sessions"
+    SEND = "send"
+    PEEK_DEAD_LETTERS = "peek-dead-letters"
+    RESUBMIT = "resubmit"
+    DELETE_DEAD_LETTER = "delete-dead-letter"
+    CREATE_QUEUE = "create-queue"
+    GET_QUEUE = "get-queue"
+    DELETE_QUEUE = "delete-queue"
+    LIST_QUEUES = "list-queues"
+    HEALTH = "health"
+
+
+@attrs.frozen
+class Route:
+    """A request's path, read: the operation and what it is about."""
+
+    operation: Operation
+    entity: str = ""
+    session_id: str = ""
+    lock_token: str = ""
+    sequence_number: int = 0
+
+    @property
+    def resource(self) -> tuple[str, ...]:
+        """The path's decoded segments, a session id being one: what a token's ``sr`` is compared with."""
+        segments = tuple(self.entity.split("/")) if self.entity else ()
+        return (*segments, "sessions", self.session_id) if self.session_id else segments
+
+
+_TOKEN = "{token}"
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+
+#: What follows the session id, longest first within a method.
+_SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
+    "DELETE": [
+        (("messages", "head"), Operation.RECEIVE),
+        (("messages", _TOKEN), Operation.COMPLETE),
+        (("state",), Operation.CLEAR_STATE),
+    ],
+    "PUT": [(("messages", _TOKEN), Operation.ABANDON), (("state",), Operation.SET_STATE)],
+    "GET": [(("messages",), Operation.PEEK), (("state",), Operation.GET_STATE)],
+    "POST": [
+        (("messages", _TOKEN, "$deadletter"), Operation.DEAD_LETTER),
+        (("messages", _TOKEN, "$defer"), Operation.DEFER),
+        (("messages", "$settle"), Operation.SETTLE),
+        (("messages", "$deferred"), Operation.RECEIVE_DEFERRED),
+        (("$deadletter",), Operation.DEAD_LETTER_SESSION),
+        (("renewlock",), Operation.RENEW),
+        (("release",), Operation.RELEASE),
+    ],
+}
+
+
+class NoRouteError(Exception):
+    """The path is none of the protocol's, or not with this method."""
+
+    def __init__(self, message: str, *, allowed: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
+
+
+def parse_route(method: str, path: str, *, encoded: bool) -> Route:
+    """Return what a request's path means.
+
+    Args:
+        method: The HTTP method.
+        path: The path, without query.
+        encoded: Whether `path` is percent-encoded still, as it was sent. Then every session id is told exactly. A server
+            that hands on decoded paths, or a proxy that decoded ``%2F``, makes ids with slashes span segments; these
+            are read from both ends.
+
+    Raises:
+        ValidationError: A name or id in it is malformed.
+        NoRouteError: It is none of the protocol's.
+    """
+    if not path.startswith("/"):
+        raise ValidationError("the path does not begin with '/'")
+    segments = path[1:].split("/")
+    if encoded:
+        try:
+            segments = [unquote(segment, errors="strict") for segment in segments]
+        except UnicodeDecodeError:
+            raise ValidationError("the path is not percent-encoded UTF-8") from None
+    if segments == [""]:
+        return _only(method, {"GET": Route(Operation.LIST_QUEUES)})
+    if segments == ["healthz"] and method in ("GET", "HEAD"):
+        return Route(Operation.HEALTH)
+    length = 3 if len(segments) >= 3 and segments[1].lower() == "subscriptions" else 1
+    entity, rest = check_queue_name("/".join(segments[:length])), segments[length:]
+    if not rest:
+        queue_operations = {
+            "PUT": Operation.CREATE_QUEUE,
+            "GET": Operation.GET_QUEUE,
+            "DELETE": Operation.DELETE_QUEUE,
+        }
+        return _only(method, {name: Route(operation, entity) for name, operation in queue_operations.items()})
+    if rest == ["messages"]:
+        return _only(method, {"POST": Route(Operation.SEND, entity)})
+    if rest[0] == "$deadletterqueue":
+        return _parse_dead_letters(method, entity, rest[1:])
+    if rest == ["sessions"]:
+        return _only(method, {"POST": Route(Operation.ACCEPT, entity), "GET": Route(Operation.LIST_SESSIONS, entity)})
+    if rest[0] == "sessions":
+        return _parse_session(method, entity, rest[1:])
+    raise NoRouteError("this path is none of the session protocol's")
+
+
+def _only(method: str, routes: dict[str, Route]) -> Route:
+    if method not in routes:
+        raise NoRouteError(f"{method} is not for this path", allowed=routes)
+    return routes[method]
+
+
+def _parse_dead_letters(method: str, entity: str, rest: list[str]) -> Route:
+    if rest == ["messages"]:
+        return _only(method, {"GET": Route(Operation.PEEK_DEAD_LETTERS, entity)})
+    if rest[:1] == ["messages"] and len(rest) in (2, 3):
+        if not re.fullmatch(r"[0-9]{1,18}", rest[1]):
+            raise ValidationError("a sequence number is a whole number, 0 or more")
+        number = int(rest[1])
+        if len(rest) == 2:
+            return _only(method, {"DELETE": Route(Operation.DELETE_DEAD_LETTER, entity, sequence_number=number)})
+        if rest[2] == "resubmit":
+            return _only(method, {"POST": Route(Operation.RESUBMIT, entity, sequence_number=number)})
+    raise NoRouteError("this path is none of the session protocol's")
+
+
+def _parse_session(method: str, entity: str, tail: list[str]) -> Route:
+    route = _match_session(method, entity, tail)
+    if route is not None:
+        return route
+    allowed = [name for name in _SESSION_FORMS if _match_session(name, entity, tail) is not None]
+    if allowed:
+        raise NoRouteError(f"{method} is not for this path", allowed=allowed)
+    raise NoRouteError("this path is none of the session protocol's")
+
+
+def _match_session(method: str, entity: str, tail: list[str]) -> Route | None:
+    forms = _SESSION_FORMS.get(method, [])
+    for exact in (True, False):
+        for suffix, operation in forms:
+            at = len(tail) - len(suffix)
+            if at < 1 or (exact and at != 1):
+                continue
+            token = ""
+            for part, wanted in zip(tail[at:], suffix, strict=True):
+                if wanted == _TOKEN and part and (exact or _GUID.match(part)):
+                    token = part
+                elif part != wanted:
+                    break
+            else:
+                return Route(operation, entity, check_session_id("/".join(tail[:at])), token)
+    return None
+
+
+def session_path(entity: str, session_id: str) -> str:
+    """Return the path of a session, to which the operations' own parts are added."""
+    return f"/{quote(entity)}/sessions/{quote(session_id, safe='')}"
+
+
+def message_path(lock_token: str) -> str:
+    """Return what follows a session's path for the message with this lock token."""
+    return f"/messages/{quote(lock_token, safe='')}"
+
+
+def format_timeout(timeout: float) -> str:
+    """Return seconds as the query has them: an integer when it is one, else with up to three decimals."""
+    rounded = round(timeout, 3)
+    return str(int(rounded)) if rounded == int(rounded) else f"{rounded:.3f}".rstrip("0")

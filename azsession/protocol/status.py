@@ -1,0 +1,214 @@
+"""The protocol's errors: code, HTTP status and exception, in the one table that both ends use.
+
+The gateway turns an exception into an answer with `answer_to`; the client turns an answer into an exception with
+`error_from`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from ..errors import (
+    AuthenticationFailedError,
+    ConfigurationError,
+    InvalidReceiptError,
+    MessageTooLargeError,
+    NoSessionAvailableError,
+    PermissionDeniedError,
+    ProviderError,
+    QueueError,
+    QueueNotFoundError,
+    SessionLockedError,
+    SessionNotFoundError,
+    ThrottledError,
+    UnsupportedOperationError,
+    ValidationError,
+)
+
+INVALID_REQUEST = "InvalidRequest"
+UNAUTHORIZED = "Unauthorized"
+FORBIDDEN = "Forbidden"
+ENTITY_NOT_FOUND = "EntityNotFound"
+MESSAGE_NOT_FOUND = "MessageNotFound"
+NOT_SUPPORTED = "NotSupported"
+CONFLICT = "Conflict"
+SESSION_LOCK_LOST = "SessionLockLost"
+MESSAGE_LOCK_LOST = "MessageLockLost"
+MESSAGE_TOO_LARGE = "MessageTooLarge"
+SESSION_LOCKED = "SessionLocked"
+THROTTLED = "Throttled"
+INTERNAL_ERROR = "InternalError"
+SERVER_BUSY = "ServerBusy"
+
+#: The HTTP status of each code.
+STATUS_OF = {
+    INVALID_REQUEST: 400,
+    UNAUTHORIZED: 401,
+    FORBIDDEN: 403,
+    ENTITY_NOT_FOUND: 404,
+    MESSAGE_NOT_FOUND: 404,
+    NOT_SUPPORTED: 405,
+    CONFLICT: 409,
+    SESSION_LOCK_LOST: 410,
+    MESSAGE_LOCK_LOST: 410,
+    MESSAGE_TOO_LARGE: 413,
+    SESSION_LOCKED: 423,
+    THROTTLED: 429,
+    INTERNAL_ERROR: 500,
+    SERVER_BUSY: 503,
+}
+
+#: The code of an exception that names none.
+_CODE_OF: list[tuple[type[QueueError], str]] = [
+    (ValidationError, INVALID_REQUEST),
+    (ConfigurationError, INVALID_REQUEST),
+    (AuthenticationFailedError, UNAUTHORIZED),
+    (PermissionDeniedError, FORBIDDEN),
+    (QueueNotFoundError, ENTITY_NOT_FOUND),
+    (SessionNotFoundError, SESSION_LOCK_LOST),
+    (InvalidReceiptError, MESSAGE_LOCK_LOST),
+    (MessageTooLargeError, MESSAGE_TOO_LARGE),
+    (SessionLockedError, SESSION_LOCKED),
+    (NoSessionAvailableError, SERVER_BUSY),
+    (UnsupportedOperationError, NOT_SUPPORTED),
+    (ThrottledError, THROTTLED),
+    (ProviderError, INTERNAL_ERROR),
+]
+
+#: Statuses after which the same request is worth sending again.
+RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
+#: Which errors 404 and 410 are depends on what was asked.
+ABOUT_SESSION = "session"
+ABOUT_RECEIPT = "receipt"
+ABOUT_QUEUE = "queue"
+
+
+def code_of(error: QueueError) -> str:
+    """Return the protocol's code for an exception."""
+    if error.code in STATUS_OF:
+        return error.code
+    return next((code for kind, code in _CODE_OF if isinstance(error, kind)), INTERNAL_ERROR)
+
+
+def answer_to(error: QueueError) -> tuple[int, dict[str, Any]]:
+    """Return the HTTP status and the JSON body that tell a client of `error`."""
+    code = code_of(error)
+    details: dict[str, Any] = {"code": code, "message": str(error)}
+    if isinstance(error, MessageTooLargeError):
+        details.update({name: getattr(error, name) for name in ("size", "limit") if getattr(error, name) is not None})
+    return STATUS_OF[code], {"error": details}
+
+
+def error_from(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    about: str,
+    *,
+    lock_expires_in: float | None = None,
+    retry_after: float | None = None,
+) -> QueueError:
+    """Return the exception for an answer that is not a success.
+
+    Args:
+        status: The HTTP status.
+        headers: The answer's headers, names in any case.
+        body: Its body: the protocol's JSON, Azure's XML, or anything.
+        about: `ABOUT_SESSION`, `ABOUT_RECEIPT` or `ABOUT_QUEUE`.
+        lock_expires_in: Seconds that the other holder's lock has left (423).
+        retry_after: Seconds that the server asked to wait.
+    """
+    code, text, details = _read_error(headers, body)
+    message = text or f"the server answered {status}"
+    if status == 400:
+        return ValidationError(message, code=code)
+    if status == 401:
+        return AuthenticationFailedError(message, code=code)
+    if status == 403:
+        return PermissionDeniedError(message, code=code)
+    if status in (404, 410, 409) and code != MESSAGE_NOT_FOUND:
+        error = _gone(status, code, message, about)
+        if error is not None:
+            return error
+    if status in (405, 501):
+        return UnsupportedOperationError(message, code=code, status=status)
+    if status == 413:
+        return MessageTooLargeError(message, code=code, size=_int(details, "size"), limit=_int(details, "limit"))
+    if status == 423:
+        until = None
+        if lock_expires_in is not None:
+            until = datetime.now(timezone.utc) + timedelta(seconds=lock_expires_in)
+        return SessionLockedError(message, code=code, locked_until=until, retry_after=retry_after)
+    if status == 429:
+        return ThrottledError(message, code=code, status=status, retry_after=retry_after)
+    transient = status in RETRIED_STATUSES
+    return ProviderError(message, code=code, status=status, is_transient=transient, retry_after=retry_after)
+
+
+def _gone(status: int, code: str | None, message: str, about: str) -> QueueError | None:
+    if status == 404 and (code == ENTITY_NOT_FOUND or about == ABOUT_QUEUE):
+        return QueueNotFoundError(message, code=code)
+    if about == ABOUT_RECEIPT:
+        return InvalidReceiptError(message, code=code)
+    if about == ABOUT_SESSION and status != 409:
+        return SessionNotFoundError(message, code=code)
+    return None
+
+
+def _read_error(headers: Mapping[str, str], body: bytes) -> tuple[str | None, str | None, Mapping[str, Any]]:
+    """Return code, message and further details of an error's answer, each where it is there and well-formed."""
+    code: Any = headers.get("x-ms-error-code")
+    text: Any = None
+    details: Any = {}
+    head = body[:65536].lstrip()
+    if head.startswith(b"{"):
+        try:
+            details = json.loads(body[:65536]).get("error")
+            code, text = code or details.get("code"), details.get("message")
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            details = {}
+    elif head.startswith(b"<"):
+        xml = head.decode("utf-8", "replace")
+        found = re.search(r"<Code>([^<]{1,100})</Code>", xml)
+        detail = re.search(r"<Detail>([^<]{1,2000})", xml)
+        # Azure's XML has the status as its code; the name stands in the detail.
+        code = code or (found[1] if found and not found[1].isdigit() else None)
+        text = detail[1].strip() if detail else None
+    if not isinstance(code, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", code):
+        code = None
+    if not isinstance(text, str) or not text:
+        text = None
+    return code, None if text is None else text[:2000], details if isinstance(details, dict) else {}
+
+
+def _int(details: Mapping[str, Any], name: str) -> int | None:
+    value = details.get(name)
+    return value if isinstance(value, int) else None
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Return the seconds of a ``Retry-After`` (RFC 9110, 10.2.3): a number or a date; `None` where it is neither."""
+    if not value:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError):
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=timezone.utc)
+    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
+
+
+def parse_seconds(value: str | None) -> float | None:
+    """Return a header's decimal seconds, or `None` where it has none that make sense."""
+    if value is None or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
+        return None
+    return float(value)

@@ -1,0 +1,292 @@
+"""Messages on the wire: as headers and a raw body (Azure's representation of one message), and as an envelope (its batch
+format, a JSON array). The same functions serve both ends."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from urllib.parse import quote, unquote
+
+from ..errors import ValidationError
+from ..messages import AttributeValue, Message, PeekedMessage, ReceivedMessage
+from ..validation import MAX_BATCH
+
+BROKER_PROPERTIES = "BrokerProperties"
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)}
+
+#: Text properties: the wire's name and ours.
+_TEXTS = {
+    "MessageId": "message_id",
+    "SessionId": "session_id",
+    "CorrelationId": "correlation_id",
+    "Label": "subject",
+    "ReplyTo": "reply_to",
+    "ReplyToSessionId": "reply_to_session_id",
+    "To": "to",
+    "DeadLetterReason": "dead_letter_reason",
+    "DeadLetterErrorDescription": "dead_letter_description",
+    "State": "state",
+}
+_DATES = {"EnqueuedTimeUtc": "enqueued_at", "ScheduledEnqueueTimeUtc": "scheduled_enqueue_time"}
+_NUMBERS = {"SequenceNumber": "sequence_number", "DeliveryCount": "delivery_count"}
+
+#: Headers that servers, clients and proxies add of themselves, and so never a message's attributes.
+_RESERVED = frozenset(
+    """accept accept-charset accept-encoding accept-language accept-ranges age allow alt-svc authorization cache-control
+    connection content-disposition content-encoding content-language content-length content-location content-md5
+    content-range content-security-policy content-type cookie date etag expect expires forwarded from host if-match
+    if-modified-since if-none-match if-range if-unmodified-since keep-alive last-modified link location max-forwards
+    origin pragma proxy-authenticate proxy-authorization range referer retry-after server server-timing set-cookie
+    strict-transport-security te trailer transfer-encoding upgrade user-agent vary via warning www-authenticate
+    brokerproperties""".split()
+)
+_RESERVED_PREFIXES = ("azsession-", "x-ms-", "x-forwarded-", "sec-", "access-control-", "proxy-")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
+
+
+class MalformedError(ValueError):
+    """Bytes that are no message: the gateway answers 400, the client raises `ProviderError`."""
+
+
+def format_date(instant: datetime) -> str:
+    """Return an aware datetime in RFC 1123's form, whatever the locale."""
+    at = instant.astimezone(timezone.utc)
+    return (
+        f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} "
+        f"{at.hour:02}:{at.minute:02}:{at.second:02} GMT"
+    )
+
+
+def parse_date(text: str) -> datetime:
+    """Return the instant that RFC 1123 or ISO 8601 text means; a missing zone is UTC."""
+    try:
+        if len(text) == 29 and text.endswith(" GMT"):
+            return datetime(
+                int(text[12:16]),
+                _MONTH_NUMBERS[text[8:11]],
+                int(text[5:7]),
+                int(text[17:19]),
+                int(text[20:22]),
+                int(text[23:25]),
+                tzinfo=timezone.utc,
+            )
+        # Python 3.10 reads neither "Z" nor more than six decimals.
+        iso = re.sub(r"(\.\d{6})\d+", r"\1", text.strip().replace("Z", "+00:00"))
+        iso = re.sub(r"\.(\d{1,5})(?=[+-]|$)", lambda match: "." + match[1].ljust(6, "0"), iso)
+        instant = datetime.fromisoformat(iso)
+        return instant.replace(tzinfo=timezone.utc) if instant.tzinfo is None else instant.astimezone(timezone.utc)
+    except (ValueError, KeyError, OverflowError):
+        raise MalformedError(f"{text[:40]!r} is no date in RFC 1123 or ISO 8601") from None
+
+
+def _broker_properties(message: Message | PeekedMessage) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for wire_name, name in _TEXTS.items():
+        value = getattr(message, name, None)
+        if value is not None:
+            properties[wire_name] = value
+    if message.time_to_live is not None:
+        properties["TimeToLive"] = message.time_to_live.total_seconds()
+    if message.scheduled_enqueue_time is not None:
+        # A date of RFC 1123 has no parts of a second, and a message must not become visible before its time.
+        properties["ScheduledEnqueueTimeUtc"] = message.scheduled_enqueue_time.isoformat().replace("+00:00", "Z")
+    if isinstance(message, PeekedMessage):
+        properties["SequenceNumber"] = message.sequence_number
+        properties["DeliveryCount"] = message.delivery_count
+        if message.enqueued_at is not None:
+            properties["EnqueuedTimeUtc"] = format_date(message.enqueued_at)
+        if isinstance(message, ReceivedMessage):
+            properties["LockToken"] = message.receipt.handle
+            if message.receipt.expires_at is not None:
+                properties["LockedUntilUtc"] = format_date(message.receipt.expires_at)
+    return properties
+
+
+def _attribute_name(name: str) -> str:
+    encoded = quote(name, safe="!#$&'*+-.^_`|~")
+    if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
+        encoded = f"%{ord(name[0]):02X}{encoded[1:]}"
+    return encoded
+
+
+def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body that represent one message.
+
+    An attribute whose name cannot be a header's, or is taken, has it percent-encoded.
+    """
+    headers = {BROKER_PROPERTIES: json.dumps(_broker_properties(message), separators=(",", ":"))}
+    if message.content_type is not None:
+        headers["Content-Type"] = _header_text(message.content_type)
+    for name, value in message.attributes.items():
+        headers[_attribute_name(name)] = json.dumps(value)
+    return headers, message.body
+
+
+def _header_text(text: str) -> str:
+    """Return `text` where it can stand in a header, else the default type: it must not break out of its line."""
+    return text if text.isascii() and text.isprintable() else DEFAULT_CONTENT_TYPE
+
+
+def decode_single(headers: Iterable[tuple[str, str]], body: bytes) -> dict[str, Any]:
+    """Return the fields of the message that `headers` and `body` represent, with ``lock_token`` where it has one."""
+    properties: Any = {}
+    content_type: str | None = None
+    attributes: dict[str, AttributeValue] = {}
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == "brokerproperties":
+            properties = _load_json(value, BROKER_PROPERTIES)
+        elif lowered == "content-type":
+            content_type = value
+        elif lowered not in _RESERVED and not lowered.startswith(_RESERVED_PREFIXES):
+            attribute = _parse_attribute(value)
+            if attribute is not None:
+                attributes[unquote(name)] = attribute
+    return _fields(properties, attributes, body, content_type)
+
+
+def _parse_attribute(value: str) -> AttributeValue | None:
+    """Return what an attribute's header says, or `None` where it is not one: strings are quoted, other values bare."""
+    value = value.strip()
+    if value in ("true", "false"):
+        return value == "true"
+    if (value.startswith('"') and value.endswith('"')) or _NUMBER.match(value):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            return value[1:-1] if len(value) > 1 else None
+        return parsed if isinstance(parsed, (str, int, float)) else None
+    return None
+
+
+def encode_envelope(messages: Iterable[Message | PeekedMessage]) -> bytes:
+    """Return messages in Azure's batch format."""
+    return b"[" + b",".join(encode_item(message) for message in messages) + b"]"
+
+
+def encode_item(message: Message | PeekedMessage) -> bytes:
+    """Return one message as an element of an envelope; join these with commas, in brackets."""
+    item: dict[str, Any] = {}
+    try:
+        item["Body"] = message.body.decode()
+    except UnicodeDecodeError:
+        item["Body"] = base64.b64encode(message.body).decode()
+        item["BodyEncoding"] = "base64"
+    if message.content_type is not None:
+        item["ContentType"] = message.content_type
+    item["BrokerProperties"] = _broker_properties(message)
+    if message.attributes:
+        item["UserProperties"] = message.attributes
+    return json.dumps(item, separators=(",", ":")).encode()
+
+
+def decode_envelope(data: bytes) -> list[dict[str, Any]]:
+    """Return the fields of each message of an envelope, with ``lock_token`` where it has one."""
+    items = _load_json(data, "the envelope")
+    if not isinstance(items, list):
+        raise MalformedError("an envelope is a JSON array")
+    if len(items) > MAX_BATCH:
+        raise MalformedError(f"an envelope has at most {MAX_BATCH} messages, this one has {len(items)}")
+    return [_decode_item(item) for item in items]
+
+
+def _decode_item(item: Any) -> dict[str, Any]:
+    body = item.get("Body", "") if isinstance(item, dict) else None
+    if not isinstance(body, str):
+        raise MalformedError('a message of an envelope is an object with a text "Body"')
+    try:
+        data = base64.b64decode(body, validate=True) if item.get("BodyEncoding") == "base64" else body.encode()
+    except (binascii.Error, UnicodeEncodeError):
+        raise MalformedError('a "Body" is text, or base64 where "BodyEncoding" says so') from None
+    attributes = item.get("UserProperties") or {}
+    if not isinstance(attributes, dict):
+        raise MalformedError('"UserProperties" is an object')
+    return _fields(item.get("BrokerProperties") or {}, attributes, data, item.get("ContentType"))
+
+
+def _load_json(data: str | bytes, what: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise MalformedError(f"{what} is not JSON") from None
+
+
+def _fields(properties: Any, attributes: dict[str, Any], body: bytes, content_type: Any) -> dict[str, Any]:
+    if not isinstance(properties, dict):
+        raise MalformedError("BrokerProperties is a JSON object")
+    if content_type is not None and not isinstance(content_type, str):
+        raise MalformedError("a content type is text")
+    fields: dict[str, Any] = {"body": body, "content_type": content_type, "attributes": attributes}
+    for wire_name, value in properties.items():
+        if value is None:
+            continue
+        if wire_name in _TEXTS:
+            if not isinstance(value, str):
+                raise MalformedError(f"{wire_name} is text")
+            fields[_TEXTS[wire_name]] = value
+        elif wire_name in _NUMBERS:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise MalformedError(f"{wire_name} is a whole number")
+            fields[_NUMBERS[wire_name]] = value
+        elif wire_name in _DATES:
+            if not isinstance(value, str):
+                raise MalformedError(f"{wire_name} is a date")
+            fields[_DATES[wire_name]] = parse_date(value)
+        elif wire_name == "TimeToLive":
+            fields["time_to_live"] = _time_to_live(value)
+        elif wire_name == "LockToken":
+            fields["lock_token"] = value
+    return fields
+
+
+def _time_to_live(value: Any) -> timedelta:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise MalformedError("TimeToLive is a number of seconds")
+    try:
+        return timedelta(seconds=value)
+    except (OverflowError, ValueError):
+        return timedelta.max
+
+
+#: Fields that a sender cannot set: the server's own, ignored in what is sent.
+_SERVER_FIELDS = (
+    "sequence_number",
+    "delivery_count",
+    "enqueued_at",
+    "dead_letter_reason",
+    "dead_letter_description",
+    "state",
+    "lock_token",
+)
+
+
+def message_to_send(fields: dict[str, Any]) -> Message:
+    """Return the message that a sender described.
+
+    Raises:
+        ValidationError: A property is out of its range.
+    """
+    for name in _SERVER_FIELDS:
+        fields.pop(name, None)
+    if fields.get("time_to_live") is not None and fields["time_to_live"] <= timedelta(0):
+        raise ValidationError("TimeToLive is more than 0 seconds")
+    return Message(**fields)
+
+
+def json_object(data: bytes, what: str = "the body") -> Mapping[str, Any]:
+    """Return the JSON object that a body holds; an empty body is an empty object."""
+    if not data:
+        return {}
+    value = _load_json(data, what)
+    if not isinstance(value, dict):
+        raise MalformedError(f"{what} is a JSON object")
+    return value
