@@ -1,0 +1,58 @@
+"""azsession: message sessions of Azure Service Bus, for code that runs in threads and processes.
+
+`ServiceBusProvider` is where to begin.
+"""
+
+from .client import SessionClient
+from .config import ServiceBusConfig
+from .errors import (
+    AuthenticationFailedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    InvalidReceiptError,
+    MessageTooLargeError,
+    NoSessionAvailableError,
+    PermissionDeniedError,
+    ProviderError,
+    QueueError,
+    QueueNotFoundError,
+    SessionLockedError,
+    SessionNotFoundError,
+    ThrottledError,
+    UnsupportedOperationError,
+    ValidationError,
+)
+from .messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
+from .provider import ServiceBusProvider
+from .queues import QueueInfo, QueueSettings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuthenticationFailedError",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "InvalidReceiptError",
+    "Message",
+    "MessageTooLargeError",
+    "NoSessionAvailableError",
+    "PeekedMessage",
+    "PermissionDeniedError",
+    "ProviderError",
+    "QueueError",
+    "QueueInfo",
+    "QueueNotFoundError",
+    "QueueSettings",
+    "ReceiptHandle",
+    "ReceivedMessage",
+    "ServiceBusConfig",
+    "ServiceBusProvider",
+    "SessionClient",
+    "SessionInfo",
+    "SessionLockedError",
+    "SessionNotFoundError",
+    "ThrottledError",
+    "UnsupportedOperationError",
+    "ValidationError",
+    "__version__",
+]

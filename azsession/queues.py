@@ -60,3 +60,13 @@ class QueueSettings:
     def _check_lock_duration(self, _: Any, value: Any) -> None:
         if value is None:
             raise ValidationError("lock_duration is 1 to 300 seconds, not None")
+
+
+@attrs.frozen
+class QueueInfo:
+    """A queue: its name, its settings, and how many messages it has, where that was asked for."""
+
+    name: str
+    settings: QueueSettings
+    active_count: int | None = None
+    dead_letter_count: int | None = None

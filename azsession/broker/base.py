@@ -14,7 +14,7 @@ from enum import Enum
 import attrs
 
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
-from ..queues import QueueSettings
+from ..queues import QueueInfo, QueueSettings
 
 
 class Disposition(Enum):
@@ -51,16 +51,6 @@ class Delivery:
     messages: Sequence[ReceivedMessage]
     lock_expires_in: float
     waited: float
-
-
-@attrs.frozen
-class QueueInfo:
-    """A queue: its name, its settings, and how many messages it has, where that was asked for."""
-
-    name: str
-    settings: QueueSettings
-    active_count: int | None = None
-    dead_letter_count: int | None = None
 
 
 class Caller:

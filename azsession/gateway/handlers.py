@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ..broker.base import Broker, Caller, Delivery, Disposition, QueueInfo, Settlement
+from ..broker.base import Broker, Caller, Delivery, Disposition, Settlement
 from ..errors import InvalidReceiptError, MessageTooLargeError, ValidationError
 from ..messages import Message, PeekedMessage
 from ..protocol import (
@@ -21,7 +21,7 @@ from ..protocol import (
     REQUEST_ID_HEADER,
     WAITED_HEADER,
 )
-from ..protocol.durations import decode_queue, encode_queue
+from ..protocol.durations import decode_queue, encode_queue_info
 from ..protocol.routes import Operation, Route
 from ..protocol.status import CONFLICT
 from ..protocol.wire import (
@@ -34,6 +34,7 @@ from ..protocol.wire import (
     json_object,
     message_to_send,
 )
+from ..queues import QueueInfo
 from ..validation import MAX_BATCH, MAX_REASON_LENGTH, check_count, check_session_id, check_text
 
 #: Seconds that a receive or accept may ask to wait.
@@ -328,17 +329,17 @@ class Handlers:
     def _create_queue(self, request: Request) -> Answer:
         settings = decode_queue(json_object(request.body))
         new = self._broker.create_queue(request.route.entity, settings)
-        return Answer.json(201 if new else 200, _describe(QueueInfo(request.route.entity, settings)))
+        return Answer.json(201 if new else 200, encode_queue_info(QueueInfo(request.route.entity, settings)))
 
     def _get_queue(self, request: Request) -> Answer:
-        return Answer.json(200, _describe(self._broker.get_queue(request.route.entity)))
+        return Answer.json(200, encode_queue_info(self._broker.get_queue(request.route.entity)))
 
     def _delete_queue(self, request: Request) -> Answer:
         self._broker.delete_queue(request.route.entity)
         return Answer(204)
 
     def _list_queues(self, request: Request) -> Answer:
-        return Answer.json(200, {"queues": [_describe(queue) for queue in self._broker.list_queues()]})
+        return Answer.json(200, {"queues": [encode_queue_info(queue) for queue in self._broker.list_queues()]})
 
 
 _WHY_NOT_SETTLED = {
@@ -386,12 +387,3 @@ def _message_headers(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
         elif name.startswith("HTTP_"):
             headers.append((name[5:].replace("_", "-").title(), value))
     return headers
-
-
-def _describe(queue: QueueInfo) -> dict[str, Any]:
-    described = {"QueueName": queue.name, **encode_queue(queue.settings)}
-    if queue.active_count is not None:
-        described["MessageCount"] = queue.active_count
-    if queue.dead_letter_count is not None:
-        described["DeadLetterMessageCount"] = queue.dead_letter_count
-    return described

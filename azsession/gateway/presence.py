@@ -6,6 +6,7 @@ sockets of all that wait; a client that closed its connection ends its wait, and
 
 from __future__ import annotations
 
+import select
 import selectors
 import socket
 import threading
@@ -24,11 +25,16 @@ BODY_READ_KEY = "azsession.body_read"
 def is_closed(sock: socket.socket) -> bool:
     """Tell whether the peer closed the connection, without reading from it and without waiting."""
     try:
+        # A socket with a timeout waits for something to read whatever the flags say, so that is found out first.
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        if not poll.poll(0):
+            return False
         # The base class's, since a TLS socket cannot peek; what is peeked at is not used, only whether there is an end.
-        return socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        return socket.socket.recv(sock, 1, socket.MSG_PEEK) == b""
     except (BlockingIOError, InterruptedError):
         return False
-    except OSError:
+    except (OSError, ValueError):
         return True
 
 

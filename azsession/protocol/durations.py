@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ValidationError
-from ..queues import QueueSettings
+from ..queues import QueueInfo, QueueSettings
 
 _DURATION = re.compile(
     r"P(?:(?P<days>\d+(?:\.\d+)?)D)?"
@@ -26,6 +26,7 @@ _PLAIN = {
     "DeadLetteringOnMessageExpiration": "dead_letter_on_expiration",
     "RequiresDuplicateDetection": "requires_duplicate_detection",
 }
+_NAME, _ACTIVE, _DEAD = "QueueName", "MessageCount", "DeadLetterMessageCount"
 #: True in every queue of azsession, as it is for sessions in Azure: accepted, and answered.
 _REQUIRES_SESSION = "RequiresSession"
 
@@ -67,7 +68,7 @@ def decode_queue(data: Mapping[str, Any]) -> QueueSettings:
         raise ValidationError("RequiresSession is true for every queue here: azsession is for sessions")
     values: dict[str, Any] = {}
     for wire_name, value in data.items():
-        if value is None or wire_name in (_REQUIRES_SESSION, "QueueName", "MessageCount", "DeadLetterMessageCount"):
+        if value is None or wire_name in (_REQUIRES_SESSION, _NAME, _ACTIVE, _DEAD):
             continue
         if wire_name in _DURATIONS:
             values[_DURATIONS[wire_name]] = parse_duration(value, wire_name)
@@ -77,3 +78,22 @@ def decode_queue(data: Mapping[str, Any]) -> QueueSettings:
             known = ", ".join([*_DURATIONS, *_PLAIN])
             raise ValidationError(f"{wire_name[:60]!r} is no setting of a queue; these are: {known}")
     return QueueSettings(**values)
+
+
+def encode_queue_info(queue: QueueInfo) -> dict[str, Any]:
+    """Return a queue as the protocol shows it."""
+    counts = {_ACTIVE: queue.active_count, _DEAD: queue.dead_letter_count}
+    known = {name: count for name, count in counts.items() if count is not None}
+    return {_NAME: queue.name, **encode_queue(queue.settings), **known}
+
+
+def decode_queue_info(data: Mapping[str, Any]) -> QueueInfo:
+    """Return the queue that the protocol's JSON object shows.
+
+    Raises:
+        ValidationError: It shows none.
+    """
+    name, counts = data.get(_NAME), [data.get(_ACTIVE), data.get(_DEAD)]
+    if not isinstance(name, str) or not all(count is None or isinstance(count, int) for count in counts):
+        raise ValidationError("a queue has a QueueName, and counts that are whole numbers")
+    return QueueInfo(name, decode_queue(data), *counts)

@@ -10,9 +10,9 @@ from types import TracebackType
 from ...clock import Clock
 from ...errors import ProviderError, QueueNotFoundError, ValidationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
-from ...queues import QueueSettings
+from ...queues import QueueInfo, QueueSettings
 from ...validation import check_queue_name
-from ..base import PRESENT, Broker, Caller, Delivery, QueueInfo, Settlement
+from ..base import PRESENT, Broker, Caller, Delivery, Settlement
 from .core import Core, Queue, pack_properties, peeked
 from .receiving import Receiving
 from .settling import Settling

@@ -1,0 +1,375 @@
+"""The requests of the protocol, as `Call`s: which route, which headers, and what is read from the answer.
+
+`SessionClient` and `ServiceBusProvider` make their calls here and send them with `Transport`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import attrs
+
+from .messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
+from .protocol import (
+    COUNT_HEADER,
+    ENVELOPE_TYPE,
+    JSON_TYPE,
+    LOCK_EXPIRES_HEADER,
+    LOCK_ID_HEADER,
+    REQUEST_ID_HEADER,
+    WAITED_HEADER,
+)
+from .protocol.routes import format_timeout, message_path, session_path
+from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
+from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
+from .transport import Answer, Call
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Session:
+    """Which session a call is about, as the server knows it."""
+
+    entity: str
+    session_id: str
+    lock_id: str = attrs.field(repr=False)
+
+    @property
+    def path(self) -> str:
+        return session_path(self.entity, self.session_id)
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that say who holds the session, and which call this is."""
+        return {LOCK_ID_HEADER: self.lock_id, REQUEST_ID_HEADER: str(uuid.uuid4())}
+
+
+@attrs.frozen(eq=False)
+class LockAnswer:
+    """What a receive, accept or renewal gave.
+
+    Attributes:
+        session_id: The session.
+        messages: What was received.
+        sent: When the request was sent, on the monotonic clock.
+        lasts: Seconds that the lock lasts from `sent` + `waited`, where the server told.
+        waited: Seconds that the server held the request.
+    """
+
+    session_id: str
+    messages: Sequence[ReceivedMessage]
+    sent: float
+    lasts: float | None
+    waited: float
+
+
+def _json_body(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _nothing(answer: Answer) -> None:
+    return None
+
+
+def read_object(answer: Answer) -> Mapping[str, Any]:
+    """Return the JSON object of an answer."""
+    try:
+        value = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise MalformedError("it is no JSON object")
+    return value
+
+
+def read_items(answer: Answer, name: str) -> list[Mapping[str, Any]]:
+    """Return the list of JSON objects that an answer has under `name`."""
+    items = read_object(answer).get(name)
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise MalformedError(f"it has no list of {name}")
+    return items
+
+
+def _lock_answer(answer: Answer, session_id: str, messages: Sequence[ReceivedMessage] = ()) -> LockAnswer:
+    lasts = parse_seconds(answer.headers.get(LOCK_EXPIRES_HEADER))
+    # A server cannot have held the request for longer than it took: whatever it says, the lock is not overestimated.
+    waited = min(parse_seconds(answer.headers.get(WAITED_HEADER)) or 0.0, time.monotonic() - answer.sent)
+    return LockAnswer(session_id, messages, answer.sent, lasts, waited)
+
+
+def _read_messages(answer: Answer, session: Session, lasts: float) -> list[ReceivedMessage]:
+    """Return the messages of an answer, whichever way they are represented."""
+    content_type = answer.headers.get("Content-Type", "")
+    if answer.headers.get(COUNT_HEADER) is not None or content_type.startswith(ENVELOPE_TYPE):
+        described = decode_envelope(answer.body)
+    else:
+        described = [decode_single(answer.items, answer.body)]
+    now = datetime.now(timezone.utc)
+    expires_at = now + timedelta(seconds=lasts)
+    return [_received(fields, session, now, expires_at) for fields in described]
+
+
+def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
+    token = fields.pop("lock_token", None)
+    if not isinstance(token, str) or not 0 < len(token) <= 256:
+        raise MalformedError("a message has no LockToken")
+    fields["session_id"] = session.session_id
+    receipt = ReceiptHandle(token, expires_at, queue_name=session.entity, session_id=session.session_id)
+    return ReceivedMessage(**fields, receipt=receipt, delivered_at=now)
+
+
+def receive(session: Session, max_count: int | None, timeout: float, session_timeout: float) -> Call[LockAnswer]:
+    """Return the call that receives: one message in the plain dialect, or up to `max_count`."""
+    limit = "" if max_count is None else f"&max={max_count}"
+
+    def read(answer: Answer) -> LockAnswer:
+        if answer.status == 204:
+            return _lock_answer(answer, session.session_id)
+        if answer.status not in (200, 201):
+            raise MalformedError(f"a receive is not answered {answer.status}")
+        found = _lock_answer(answer, session.session_id)
+        lasts = session_timeout if found.lasts is None else found.lasts
+        left = found.sent + found.waited + lasts - time.monotonic()
+        return attrs.evolve(found, messages=_read_messages(answer, session, left))
+
+    return Call(
+        method="DELETE",
+        path=session.path + "/messages/head",
+        entity=session.entity,
+        read=read,
+        about=ABOUT_SESSION,
+        query=lambda wait: f"timeout={format_timeout(wait)}{limit}",
+        wait=timeout,
+        headers=session.headers(),
+    )
+
+
+def accept(entity: str, session_id: str | None, lock_id: str, timeout: float) -> Call[LockAnswer | None]:
+    """Return the call that takes the lock of a session, or of the next one available; it gives `None` if none came."""
+
+    def read(answer: Answer) -> LockAnswer | None:
+        if answer.status == 204:
+            return None
+        name = read_object(answer).get("SessionId")
+        if not isinstance(name, str):
+            raise MalformedError("it names no session")
+        return _lock_answer(answer, name)
+
+    return Call(
+        method="POST",
+        path=f"/{quote(entity)}/sessions",
+        entity=entity,
+        read=read,
+        about=ABOUT_SESSION,
+        query=lambda wait: f"timeout={format_timeout(wait)}",
+        wait=timeout,
+        headers={LOCK_ID_HEADER: lock_id, REQUEST_ID_HEADER: str(uuid.uuid4()), "Content-Type": JSON_TYPE},
+        body=_json_body({} if session_id is None else {"SessionId": session_id}),
+    )
+
+
+def renew(session: Session) -> Call[LockAnswer]:
+    """Return the call that renews the session's lock."""
+    return Call(
+        method="POST",
+        path=session.path + "/renewlock",
+        entity=session.entity,
+        read=lambda answer: _lock_answer(answer, session.session_id),
+        about=ABOUT_SESSION,
+        headers={LOCK_ID_HEADER: session.lock_id},
+        repeatable=True,
+    )
+
+
+def release(session: Session) -> Call[None]:
+    """Return the call that gives the session's lock back."""
+    return _on_session(session, "POST", "/release", _nothing)
+
+
+def complete(session: Session, token: str) -> Call[None]:
+    """Return the call that completes a message."""
+    return _on_message(session, "DELETE", message_path(token), repeatable=True)
+
+
+def abandon(session: Session, token: str) -> Call[None]:
+    """Return the call that abandons a message."""
+    return _on_message(session, "PUT", message_path(token), repeatable=True)
+
+
+def defer(session: Session, token: str) -> Call[None]:
+    """Return the call that defers a message."""
+    return _on_message(session, "POST", message_path(token) + "/$defer")
+
+
+def dead_letter(session: Session, token: str, reason: str, description: str | None) -> Call[None]:
+    """Return the call that dead-letters a message."""
+    path = message_path(token) + "/$deadletter"
+    return _on_message(session, "POST", path, body=_reason(reason, description))
+
+
+def _reason(reason: str, description: str | None) -> dict[str, str]:
+    body = {"DeadLetterReason": reason}
+    if description is not None:
+        body["DeadLetterErrorDescription"] = description
+    return body
+
+
+def _on_message(session: Session, method: str, path: str, *, body: Any = None, repeatable: bool = False) -> Call[None]:
+    return Call(
+        method=method,
+        path=session.path + path,
+        entity=session.entity,
+        read=_nothing,
+        about=ABOUT_RECEIPT,
+        headers={LOCK_ID_HEADER: session.lock_id}
+        if body is None
+        else {LOCK_ID_HEADER: session.lock_id, "Content-Type": JSON_TYPE},
+        body=None if body is None else _json_body(body),
+        repeatable=repeatable,
+    )
+
+
+def settle(session: Session, dispositions: Mapping[str, Sequence[Any]]) -> Call[dict[str, str]]:
+    """Return the call that settles many messages; it gives the codes of those that could not be, by token."""
+
+    def read(answer: Answer) -> dict[str, str]:
+        failed = read_items(answer, "failed")
+        return {str(item.get("LockToken")): str(item.get("code")) for item in failed}
+
+    return _on_session(session, "POST", "/messages/$settle", read, body=dispositions, about=ABOUT_RECEIPT)
+
+
+def receive_deferred(session: Session, sequence_numbers: Sequence[int], lasts: float) -> Call[list[ReceivedMessage]]:
+    """Return the call that receives deferred messages."""
+    body = {"SequenceNumbers": list(sequence_numbers)}
+    return _on_session(
+        session, "POST", "/messages/$deferred", lambda answer: _read_messages(answer, session, lasts), body=body
+    )
+
+
+def dead_letter_session(session: Session, reason: str, description: str | None) -> Call[int]:
+    """Return the call that dead-letters what is left in a session; it gives how many messages that were."""
+
+    def read(answer: Answer) -> int:
+        count = read_object(answer).get("count")
+        if not isinstance(count, int):
+            raise MalformedError("it has no count")
+        return count
+
+    return _on_session(session, "POST", "/$deadletter", read, body=_reason(reason, description))
+
+
+def get_state(session: Session) -> Call[bytes | None]:
+    """Return the call that reads a session's state."""
+    return _on_session(session, "GET", "/state", lambda answer: None if answer.status == 204 else answer.body)
+
+
+def set_state(session: Session, state: bytes | None) -> Call[None]:
+    """Return the call that sets or clears a session's state."""
+    call = _on_session(session, "DELETE" if state is None else "PUT", "/state", _nothing)
+    if state is not None:
+        call.body = state
+        call.headers = {**call.headers, "Content-Type": "application/octet-stream"}
+    return call
+
+
+def _on_session(
+    session: Session,
+    method: str,
+    path: str,
+    read: Callable[[Answer], T],
+    *,
+    body: Any = None,
+    about: str = ABOUT_SESSION,
+) -> Call[T]:
+    headers = {LOCK_ID_HEADER: session.lock_id}
+    if body is not None:
+        headers["Content-Type"] = JSON_TYPE
+    return Call(
+        method=method,
+        path=session.path + path,
+        entity=session.entity,
+        read=read,
+        about=about,
+        headers=headers,
+        body=None if body is None else _json_body(body),
+    )
+
+
+def peek(entity: str, session_id: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
+    """Return the call that looks at messages of a session."""
+    return _looking(entity, f"{session_path(entity, session_id)}/messages", start, limit)
+
+
+def dead_letters(entity: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
+    """Return the call that looks at a queue's dead letters."""
+    return _looking(entity, f"/{quote(entity)}/$deadletterqueue/messages", start, limit)
+
+
+def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
+    def read(answer: Answer) -> list[PeekedMessage]:
+        described = decode_envelope(answer.body)
+        for fields in described:
+            fields.pop("lock_token", None)
+        return [PeekedMessage(**fields) for fields in described]
+
+    return Call(
+        method="GET", path=path, entity=entity, read=read, about=ABOUT_QUEUE, query=lambda _: f"from={start}&max={limit}"
+    )
+
+
+def list_sessions(entity: str, after: str, limit: int) -> Call[list[SessionInfo]]:
+    """Return the call that lists sessions behind `after`."""
+
+    def read(answer: Answer) -> list[SessionInfo]:
+        return [_session_info(item) for item in read_items(answer, "sessions")]
+
+    behind = f"&after={quote(after, safe='')}" if after else ""
+    return Call(
+        method="GET",
+        path=f"/{quote(entity)}/sessions",
+        entity=entity,
+        read=read,
+        query=lambda _: f"max={limit}{behind}",
+    )
+
+
+def _session_info(item: Mapping[str, Any]) -> SessionInfo:
+    name, count, until = item.get("SessionId"), item.get("MessageCount"), item.get("LockedUntilUtc")
+    if not isinstance(name, str) or not isinstance(count, int) or not isinstance(until, (str, type(None))):
+        raise MalformedError("a session has SessionId, MessageCount and maybe LockedUntilUtc")
+    return SessionInfo(name, count, None if until is None else parse_date(until))
+
+
+def send(entity: str, envelope: bytes) -> Call[None]:
+    """Return the call that sends an envelope of messages."""
+    return Call(
+        method="POST",
+        path=f"/{quote(entity)}/messages",
+        entity=entity,
+        read=_nothing,
+        headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: str(uuid.uuid4())},
+        body=envelope,
+    )
+
+
+def on_entity(method: str, entity: str, path: str = "", *, read: Callable[[Answer], T], body: Any = None) -> Call[T]:
+    """Return a call on a queue, its dead letters, or (with no entity) on the namespace."""
+    return Call(
+        method=method,
+        path=f"/{quote(entity)}{path}",
+        entity=entity,
+        read=read,
+        headers={} if body is None else {"Content-Type": JSON_TYPE},
+        body=None if body is None else _json_body(body),
+    )
+
+
+def ignore(answer: Answer) -> None:
+    """Read nothing from an answer but its success."""

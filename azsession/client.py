@@ -1,0 +1,611 @@
+"""`SessionClient`: one session, as its holder sees it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+import requests
+
+from . import calls
+from .config import ServiceBusConfig
+from .errors import (
+    InvalidReceiptError,
+    QueueError,
+    QueueNotFoundError,
+    SessionLockedError,
+    SessionNotFoundError,
+    ValidationError,
+)
+from .link import Link, UnderWay
+from .locks import ExpiredError, HeldLock
+from .messages import ReceiptHandle, ReceivedMessage
+from .protocol.status import CONFLICT, SESSION_LOCK_LOST
+from .transport import Call
+from .validation import (
+    MAX_BATCH,
+    MAX_REASON_LENGTH,
+    check_count,
+    check_queue_name,
+    check_session_id,
+    check_text,
+    seconds,
+)
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds for which the release of a session is tried again at its closing: its lock ends anyway.
+RELEASE_PATIENCE = 5.0
+#: Seconds after which a renewal that failed is tried again, at the most.
+RENEW_AGAIN = 1.0
+
+#: What settles a message: itself, its receipt, or the receipt's text.
+Receipt = ReceivedMessage | ReceiptHandle | str
+
+
+class SessionClient:
+    """One session of a queue, held by its lock: nobody else gets its messages meanwhile, and they come in order.
+
+    Usually made by `ServiceBusProvider.create_session_client`. The first receive takes the lock; it is renewed in the
+    background until the client is closed. Safe to use from many threads. After a fork the session stays the parent's; the
+    child may settle what the parent received.
+
+    Args:
+        session_id: The session, 1 to 128 characters.
+        queue_name: The queue, or ``topic/subscriptions/name``.
+        session_timeout: Seconds (or a timedelta) that the lock is expected to last where the server does not tell.
+        http: The `requests.Session` to use. It is not closed here.
+        namespace_url: The base of the session routes.
+        config: Retries, timeouts, and the key that signs tokens.
+        credential: A `TokenCredential`, instead of a key.
+        auto_renew: Renew the lock in the background.
+        max_renewal: Seconds after the lock began at which that ends; `None` is never.
+        on_lock_lost: Called with the client and the error, once, when the lock is found to be lost.
+
+    Raises:
+        ValidationError: An argument is out of its range.
+        ConfigurationError: There is nothing to authenticate with.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        queue_name: str,
+        session_timeout: float | timedelta,
+        http: requests.Session,
+        namespace_url: str,
+        config: ServiceBusConfig,
+        credential: TokenCredential | None = None,
+        *,
+        auto_renew: bool = True,
+        max_renewal: float | timedelta | None = None,
+        on_lock_lost: Callable[[SessionClient, SessionNotFoundError], object] | None = None,
+    ) -> None:
+        check_session_id(session_id)
+        check_queue_name(queue_name)
+        lasts = seconds(session_timeout, "session_timeout", positive=True)
+        link = Link(config, credential, http, namespace_url)
+        self._begin(link, session_id, queue_name, lasts, auto_renew, max_renewal, on_lock_lost)
+        self._own_link: Link | None = link
+
+    @classmethod
+    def on_link(
+        cls,
+        link: Link,
+        session_id: str,
+        queue_name: str,
+        session_timeout: float,
+        *,
+        auto_renew: bool = True,
+        max_renewal: float | timedelta | None = None,
+        on_lock_lost: Callable[[SessionClient, SessionNotFoundError], object] | None = None,
+    ) -> SessionClient:
+        """Return a client on a provider's link, which outlives it. For `ServiceBusProvider`."""
+        client = cls.__new__(cls)
+        client._own_link = None
+        client._begin(link, session_id, queue_name, session_timeout, auto_renew, max_renewal, on_lock_lost)
+        return client
+
+    def _begin(
+        self,
+        link: Link,
+        session_id: str,
+        queue_name: str,
+        session_timeout: float,
+        auto_renew: bool,
+        max_renewal: float | timedelta | None,
+        on_lock_lost: Callable[[SessionClient, SessionNotFoundError], object] | None,
+    ) -> None:
+        self._link = link
+        self._transport = link.transport
+        self._session_id = session_id
+        self._queue_name = queue_name
+        self._session_timeout = session_timeout
+        self._auto_renew = auto_renew
+        self._max_renewal = None if max_renewal is None else seconds(max_renewal, "max_renewal")
+        self._on_lock_lost = on_lock_lost
+        self._renew_until: float | None = None
+        self._held = HeldLock(f"the session {session_id!r} of {queue_name!r}", session_timeout)
+        self._under_way = UnderWay()
+        link.add_client(self)
+
+    # What it is
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self._session_id
+
+    @property
+    def queue_name(self) -> str:
+        """The queue's name."""
+        return self._queue_name
+
+    @property
+    def session_expires_at(self) -> datetime:
+        """When the lock ends unless it is renewed (aware, UTC), never later than the server ends it.
+
+        Before the first receive it is the client's creation + `session_timeout`, and passing it means nothing.
+        """
+        return self._held.expires_at
+
+    @property
+    def is_lock_lost(self) -> bool:
+        """Whether the lock began, and is known to be lost or over."""
+        try:
+            self._held.check(settling=True)
+        except ExpiredError as expired:
+            self._lose(expired.error)
+        except SessionNotFoundError:
+            pass
+        return self._held.error is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close_session` was called."""
+        return self._held.closed
+
+    def __repr__(self) -> str:
+        held = self._held
+        state = "lost" if held.error is not None else f"locked until {held.expires_at:%H:%M:%S} UTC"
+        if held.closed:
+            state = "closed"
+        elif not held.begun:
+            state = "not locked yet"
+        return f"<SessionClient {self._session_id!r} of {self._queue_name!r}, {state}>"
+
+    def __enter__(self) -> SessionClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close_session()
+
+    def __del__(self) -> None:
+        held = getattr(self, "_held", None)
+        if held is not None and held.begun and not held.closed and held.error is None and not held.inherited:
+            warnings.warn(f"{self!r} was never closed: its lock holds until it expires", ResourceWarning, 2, self)
+
+    # Receiving
+
+    def receive_message(self, timeout: float | timedelta = 30) -> ReceivedMessage | None:
+        """Return the session's next message, or `None` when none came in `timeout` seconds. Blocks.
+
+        Raises:
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            SessionLockedError: Another holder has the session.
+            QueueNotFoundError: There is no such queue.
+            ConnectionFailedError: No answer came; in the plain dialect a message may have been locked meanwhile.
+            ProviderError: The server failed.
+        """
+        messages = self._receive(1, seconds(timeout, "timeout"))
+        return messages[0] if messages else None
+
+    def receive_messages(self, max_message_count: int, timeout: float | timedelta = 30) -> list[ReceivedMessage]:
+        """Return up to `max_message_count` (1 to 1000) messages that are there, waiting only for the first. Blocks.
+
+        Raises:
+            QueueError: As `receive_message` does.
+        """
+        return self._receive(check_count(max_message_count, "max_message_count"), seconds(timeout, "timeout"))
+
+    def messages(self, timeout: float | timedelta = 30, prefetch: int = 1) -> Iterator[ReceivedMessage]:
+        """Yield the session's messages, in order, until `timeout` seconds bring none. Blocks.
+
+        Args:
+            timeout: Seconds to wait for each.
+            prefetch: How many to fetch in one request (1 to 1000). Those not handed out yet stay first in line for the
+                next receive of this client; an abandoned message gives them back, so that none overtakes it.
+
+        Raises:
+            QueueError: As `receive_message` does.
+        """
+        check_count(prefetch, "prefetch")
+        wait = seconds(timeout, "timeout")
+        return self._iterate(wait, prefetch)
+
+    def _iterate(self, wait: float, prefetch: int) -> Iterator[ReceivedMessage]:
+        while True:
+            messages = self._receive(1, wait, prefetch)
+            if not messages:
+                return
+            yield messages[0]
+
+    def _receive(self, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:
+        self._check()
+        ahead = self._held.take_ahead(count)
+        if ahead:
+            return ahead
+        messages = self._fetch(max(count, prefetch), timeout)
+        if len(messages) > count:
+            self._held.put_ahead(messages[count:])
+        return messages[:count]
+
+    def _fetch(self, count: int, timeout: float) -> list[ReceivedMessage]:
+        if self._transport.speaks_v1:
+            return self._receive_once(count, timeout)
+        messages = self._receive_plain(timeout)
+        if not messages or count == 1:
+            return messages
+        # The first answer may have told that the server has version 1.
+        if self._transport.speaks_v1:
+            return messages + self._receive_once(count - 1, 0.0)
+        while len(messages) < count:
+            more = self._receive_plain(0.0)
+            if not more:
+                break
+            messages += more
+        return messages
+
+    def _receive_plain(self, timeout: float) -> list[ReceivedMessage]:
+        """Receive one message, in waits that are short enough for the lock not to run out in one."""
+        deadline = time.monotonic() + timeout
+        while timeout >= self._session_timeout and not self._transport.speaks_v1:
+            part = self._session_timeout / 2
+            began = time.monotonic()
+            messages = self._receive_once(None, part)
+            if messages or time.monotonic() - began < part * 0.9:
+                return messages
+            timeout = max(0.0, deadline - time.monotonic())
+        return self._receive_once(None, timeout)
+
+    def _receive_once(self, count: int | None, timeout: float) -> list[ReceivedMessage]:
+        session = self._session()
+        answer = self._on_lock(calls.receive(session, count, timeout, self._session_timeout))
+        self._held.register(answer.messages)
+        # The lock may have been lost, or the session closed, while the answer was on its way.
+        self._check()
+        return list(answer.messages)
+
+    def receive_deferred_messages(self, sequence_numbers: Sequence[int]) -> list[ReceivedMessage]:
+        """Return messages that were deferred, by their sequence numbers: all, or an error.
+
+        Raises:
+            ProviderError: One of them is not a deferred message of this session (``code`` is ``"MessageNotFound"``).
+            QueueError: As `receive_message` does; `UnsupportedOperationError` in the plain dialect.
+        """
+        numbers = [check_count(number, "a sequence number", 2**40) for number in sequence_numbers]
+        if not 1 <= len(numbers) <= MAX_BATCH:
+            raise ValidationError(f"1 to {MAX_BATCH} deferred messages are received at once, not {len(numbers)}")
+        self._hold("receive deferred messages")
+        messages = self._on_session(calls.receive_deferred(self._session(), numbers, max(0.0, self._held.seconds_left())))
+        self._held.register(messages)
+        return messages
+
+    # Settling
+
+    def complete_message(self, receipt: Receipt) -> None:
+        """Complete a message: it is done, and deleted.
+
+        Args:
+            receipt: The message, its receipt, or the receipt's text.
+
+        Raises:
+            InvalidReceiptError: It was not received here, is settled already, or its lock is lost.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            ConnectionFailedError: No answer came; the receipt can be used again.
+            ProviderError: The server failed; the receipt can be used again.
+        """
+        self._settle(receipt, calls.complete)
+
+    def abandon_message(self, receipt: Receipt) -> None:
+        """Give a message back: it comes again, before the later ones. At the queue's limit it is dead-lettered instead.
+
+        Raises:
+            QueueError: As `complete_message` does.
+        """
+        self._check(settling=True)
+        token = self._held.resolve(receipt)
+        # What was fetched ahead would overtake it: that goes back first.
+        ahead = [message.receipt.handle for message in self._held.take_ahead(MAX_BATCH)]
+        if ahead and self._transport.speaks_v1:
+            self._settle_many({"abandon": ahead})
+        else:
+            for later in reversed(ahead):
+                self._settle_token(later, calls.abandon)
+        self._settle_token(token, calls.abandon)
+
+    def defer_message(self, receipt: Receipt) -> None:
+        """Put a message aside: from now on it is received by its sequence number only.
+
+        Raises:
+            QueueError: As `complete_message` does; `UnsupportedOperationError` in the plain dialect.
+        """
+        self._check(settling=True)
+        self._held.resolve(receipt)
+        self._transport.require_v1("defer a message")
+        self._settle(receipt, calls.defer)
+
+    def dead_letter_message(self, receipt: Receipt, reason: str, description: str | None = None) -> None:
+        """Move a message to the dead-letter queue, with a reason and maybe more about it (up to 4096 characters each).
+
+        Raises:
+            QueueError: As `complete_message` does.
+        """
+        _check_reason(reason, description)
+        self._settle(receipt, lambda session, token: calls.dead_letter(session, token, reason, description))
+
+    def complete_messages(self, receipts: Iterable[Receipt]) -> None:
+        """Complete many messages, in one request for each thousand.
+
+        Raises:
+            InvalidReceiptError: Some could not be completed; the others are.
+            QueueError: As `complete_message` does.
+        """
+        self._check(settling=True)
+        tokens = [self._held.resolve(receipt) for receipt in receipts]
+        if not tokens:
+            return
+        if not self._transport.speaks_v1:
+            for token in tokens:
+                self._settle_token(token, calls.complete)
+            return
+        failed: dict[str, str] = {}
+        for start in range(0, len(tokens), MAX_BATCH):
+            part = tokens[start : start + MAX_BATCH]
+            failed.update(self._settle_many({"complete": part}))
+        if failed:
+            if SESSION_LOCK_LOST in failed.values():
+                self._found_lost(SESSION_LOCK_LOST)
+            raise InvalidReceiptError(
+                f"{len(failed)} of {len(tokens)} messages could not be completed: their lock is lost, or they were "
+                "settled before",
+                code=next(iter(failed.values())),
+            )
+
+    def dead_letter_session(self, reason: str, description: str | None = None) -> int:
+        """Move everything that is left in the session to the dead-letter queue; return how many messages that were.
+
+        What this client received and has not settled is among it, and so are deferred messages.
+
+        Raises:
+            QueueError: As `complete_message` does.
+        """
+        _check_reason(reason, description)
+        self._check()
+        self._held.take_ahead(MAX_BATCH)
+        if not self._transport.speaks_v1:
+            return self._dead_letter_session_plain(reason, description)
+        self._hold("dead-letter a session")
+        count = self._on_session(calls.dead_letter_session(self._session(), reason, description))
+        for token in self._held.tokens():
+            self._held.forget(token)
+        return count
+
+    def _dead_letter_session_plain(self, reason: str, description: str | None) -> int:
+        count = 0
+        while True:
+            for token in self._held.tokens():
+                self._settle_token(token, lambda at, token: calls.dead_letter(at, token, reason, description))
+                count += 1
+            if not self._receive_plain(0.0):
+                return count
+
+    def _settle_many(self, dispositions: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Settle messages in one request; return the codes of those that could not be, by token."""
+        failed = self._transport.send(calls.settle(self._session(), dispositions))
+        for tokens in dispositions.values():
+            for token in tokens:
+                self._held.forget(token)
+        return failed
+
+    def _settle(self, receipt: Receipt, make: Callable[[calls.Session, str], Call[None]]) -> None:
+        self._check(settling=True)
+        self._settle_token(self._held.resolve(receipt), make)
+
+    def _settle_token(self, token: str, make: Callable[[calls.Session, str], Call[None]]) -> None:
+        try:
+            self._transport.send(make(self._session(), token))
+        except InvalidReceiptError as error:
+            self._held.forget(token)
+            if error.code == SESSION_LOCK_LOST:
+                self._found_lost(error.code)
+            elif error.code != CONFLICT and not self._transport.speaks_v1:
+                # The plain dialect does not remember: this may be the answer to our own second try.
+                raise InvalidReceiptError(
+                    f"{error} (if its first answer was lost, the message may have been settled)", code=error.code
+                ) from error
+            raise
+        self._held.forget(token)
+
+    # The lock and the state
+
+    def renew_session_lock(self) -> datetime:
+        """Renew the lock; return its new expiry (aware, UTC). Done in the background too, unless that is turned off.
+
+        Raises:
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            ConnectionFailedError: No answer came.
+            ProviderError: The server failed.
+        """
+        self._check()
+        self._on_lock(calls.renew(self._session()))
+        return self._held.expires_at
+
+    def get_session_state(self) -> bytes | None:
+        """Return the bytes that were kept with the session, or `None`. Takes the lock, if it has not begun.
+
+        Raises:
+            QueueError: As `receive_message` does; `UnsupportedOperationError` in the plain dialect.
+        """
+        self._hold("keep a session's state")
+        return self._on_session(calls.get_state(self._session()))
+
+    def set_session_state(self, state: bytes | None) -> None:
+        """Keep bytes with the session, for whoever holds it next; `None` takes them away.
+
+        Raises:
+            QueueError: As `get_session_state` does; `MessageTooLargeError` where the state is.
+        """
+        if state is not None and not isinstance(state, bytes):
+            raise ValidationError(f"a session's state is bytes or None, not {type(state).__name__}")
+        self._hold("keep a session's state")
+        self._on_session(calls.set_state(self._session(), state))
+
+    def close_session(self) -> None:
+        """Close the session: what is not settled goes back to its place, and the lock is released. Idempotent.
+
+        Another thread's receive that waits in it returns soon, with `SessionNotFoundError`. In the plain dialect, which has
+        no release, the server keeps the lock until it expires. A release that fails is logged, not raised.
+        """
+        was_lost, held = self._held.error is not None, self._held
+        if not held.close():
+            return
+        self._under_way.stop()
+        if held.requested and not was_lost and not held.inherited and self._transport.speaks_v1:
+            call = calls.release(self._session())
+            call.patience = RELEASE_PATIENCE
+            try:
+                self._transport.send(call)
+            except QueueError as error:
+                logger.warning("%r could not be released, its lock holds until it expires: %s", self, error)
+        if self._own_link is not None:
+            self._own_link.close()
+
+    def close(self) -> None:
+        """Close the session, as `close_session` does."""
+        self.close_session()
+
+    # For the provider and the renewer
+
+    def begin(self, answer: calls.LockAnswer, lock_id: str) -> None:
+        """Note that the provider has accepted the session under this lock id."""
+        self._held.take_over(lock_id)
+        self._refresh(answer)
+
+    def adopt(self, receipt: ReceiptHandle) -> None:
+        """Note a receipt that another process got, so that it can be settled here."""
+        self._held.adopt(receipt)
+
+    def renewal_due(self) -> float | None:
+        """Return when `renew_in_background` is due, on the monotonic clock; `None` when there is nothing to do."""
+        held = self._held
+        if held.closed or held.error is not None or held.inherited or not held.begun:
+            return None
+        if self._auto_renew and (self._renew_until is None or time.monotonic() < self._renew_until):
+            return held.renew_at()
+        # Not renewed, but its end shall be told.
+        return held.deadline() if self._on_lock_lost is not None else None
+
+    def renew_in_background(self) -> float | None:
+        """Renew the lock, or find that it is over; return when to come back."""
+        if self.is_lock_lost or self._held.closed:
+            return None
+        left = self._held.seconds_left()
+        call = calls.renew(self._session())
+        call.answer_within = call.patience = left
+        try:
+            self._on_lock(call)
+        except SessionNotFoundError:
+            return None
+        except QueueError as error:
+            logger.warning("the lock of %r could not be renewed yet, %.1f s are left: %s", self, left, error)
+            left = self._held.seconds_left()
+            return time.monotonic() + max(0.0, min(RENEW_AGAIN, left / 4 if left > 0.2 else left))
+        return self.renewal_due()
+
+    def after_fork(self) -> None:
+        """In a forked child: the session stays the parent's."""
+        self._held.after_fork()
+        self._under_way = UnderWay()
+
+    # Common to all calls
+
+    def _session(self) -> calls.Session:
+        return calls.Session(self._queue_name, self._session_id, self._held.lock_id)
+
+    def _check(self, *, settling: bool = False) -> None:
+        try:
+            self._held.check(settling=settling)
+        except ExpiredError as expired:
+            self._lose(expired.error)
+            raise expired.error from None
+
+    def _hold(self, operation: str) -> None:
+        """Take the lock if it has not begun, for what only a holder may do."""
+        self._check()
+        self._transport.require_v1(operation)
+        if not self._held.begun:
+            answer = self._on_session(calls.accept(self._queue_name, self._session_id, self._held.request(), 0.0))
+            if answer is not None:
+                self._refresh(answer)
+
+    def _on_lock(self, call: Call[calls.LockAnswer]) -> calls.LockAnswer:
+        """Send a call that takes or renews the lock."""
+        self._held.request()
+        answer = self._on_session(call, waits=True)
+        self._refresh(answer)
+        return answer
+
+    def _refresh(self, answer: calls.LockAnswer) -> None:
+        lasts = self._session_timeout if answer.lasts is None else answer.lasts
+        if self._held.refresh(answer.sent, lasts, waited=answer.waited):
+            if self._max_renewal is not None:
+                self._renew_until = time.monotonic() + self._max_renewal
+            self._link.renewer.watch(self)
+
+    def _on_session(self, call: Call[T], *, waits: bool = False) -> T:
+        """Send a call of the session's holder; an answer that says so loses the lock."""
+        try:
+            return self._under_way.send(self._transport, call, waits=waits)
+        except SessionNotFoundError as error:
+            self._check()
+            self._lose(error)
+            raise
+        except (SessionLockedError, QueueNotFoundError) as error:
+            if not self._held.begun:
+                raise
+            lost = SessionNotFoundError(f"the lock of {self._held.name} is lost: {error}", code=SESSION_LOCK_LOST)
+            self._lose(lost)
+            raise lost from error
+        except QueueError:
+            # Closed by another thread meanwhile: that is the news, not how the request ended.
+            self._check()
+            raise
+
+    def _found_lost(self, code: str) -> None:
+        if self._held.begun:
+            self._lose(SessionNotFoundError(f"the lock of {self._held.name} is lost", code=code))
+
+    def _lose(self, error: SessionNotFoundError) -> None:
+        """Note that the lock is lost, and tell whoever wanted to know, once."""
+        if self._held.lose(error) and self._on_lock_lost is not None:
+            try:
+                self._on_lock_lost(self, error)
+            except Exception:
+                logger.exception("on_lock_lost of %r failed", self)
+
+
+def _check_reason(reason: str, description: str | None) -> None:
+    check_text(reason, "a dead-letter reason", MAX_REASON_LENGTH)
+    if description is not None:
+        check_text(description, "a dead-letter description", MAX_REASON_LENGTH)

@@ -1,0 +1,142 @@
+"""The sockets under `requests`: which one a request uses, so that another thread can end its wait, and how a forked child
+lets go of all of them. Used by `transport`.
+
+`requests` does not say which connection a request runs on. Its adapters keep urllib3 pools whose classes can be exchanged
+per pool manager; the ones here note the connection in the `Flight` of the thread that uses it.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import weakref
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import poolmanager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+
+class CancelledError(OSError):
+    """The request was cancelled before it was sent."""
+
+
+class Flight:
+    """One request under way: whether it was written yet, and how to end its wait.
+
+    Attributes:
+        tracked: Its connection is one of this module's, so that `written` means something.
+        written: Part of it may have reached the server.
+        cancelled: Its wait was ended.
+    """
+
+    __slots__ = ("_connection", "cancelled", "tracked", "written")
+
+    def __init__(self) -> None:
+        self.tracked = False
+        self.written = False
+        self.cancelled = False
+        self._connection: Any = None
+
+    def cancel(self) -> None:
+        """End the wait: the thread that waits gets a connection error at once."""
+        with _owners:
+            self.cancelled = True
+            connection = self._connection
+            sock = connection.sock if connection is not None and connection.flight is self else None
+        if sock is not None:
+            try:
+                # The base class's: a TLS socket's own would take its state away under the thread that reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                return
+
+    def _take_off(self, connection: Any) -> None:
+        with _owners:
+            if self.cancelled:
+                raise CancelledError("the request was cancelled")
+            self._connection, connection.flight = connection, self
+        self.tracked = True
+
+
+_owners = threading.Lock()  # Guards which flight a connection belongs to, and `cancelled`.
+_current = threading.local()
+_connections: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class _Tracked:
+    """A connection that belongs to the flight of the thread that sends on it."""
+
+    flight: Flight | None = None
+    sock: Any
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        _connections.add(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        flight: Flight | None = getattr(_current, "flight", None)
+        if flight is not None:
+            flight._take_off(self)
+            if self.sock is None:
+                self.connect()
+            flight.written = True
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+
+class _TrackedHTTP(_Tracked, HTTPConnection):
+    pass
+
+
+class _TrackedHTTPS(_Tracked, HTTPSConnection):
+    pass
+
+
+class _PoolHTTP(HTTPConnectionPool):
+    ConnectionCls = _TrackedHTTP
+
+
+class _PoolHTTPS(HTTPSConnectionPool):
+    ConnectionCls = _TrackedHTTPS
+
+
+_POOLS = {"http": _PoolHTTP, "https": _PoolHTTPS}
+
+
+def fly(http: requests.Session, request: requests.PreparedRequest, flight: Flight, **settings: Any) -> requests.Response:
+    """Send a prepared request on `http`, noting in `flight` what becomes of it."""
+    _current.flight = flight
+    try:
+        return http.send(request, allow_redirects=False, **settings)
+    finally:
+        _current.flight = None
+
+
+def track(http: requests.Session, url: str) -> None:
+    """Have the adapter that `http` uses for `url` make tracked connections, where it is one of requests' own."""
+    adapter = http.get_adapter(url)
+    manager: Any = getattr(adapter, "poolmanager", None)
+    if isinstance(adapter, HTTPAdapter) and manager.pool_classes_by_scheme is poolmanager.pool_classes_by_scheme:
+        manager.pool_classes_by_scheme = _POOLS
+
+
+def drop_inherited(http: requests.Session) -> None:
+    """In a forked child: give `http` new pools, and close the child's copies of the parent's sockets."""
+    global _owners
+    _owners = threading.Lock()
+    for connection in list(_connections):
+        sock = connection.sock
+        if sock is not None:
+            connection.sock = None
+            # Only this process's descriptor: the connection itself stays the parent's, so no TLS or TCP goodbye.
+            socket.close(socket.socket.detach(sock))
+    adapter: Any
+    for adapter in http.adapters.values():
+        if isinstance(adapter, HTTPAdapter):
+            tracked = adapter.poolmanager.pool_classes_by_scheme
+            adapter.init_poolmanager(adapter._pool_connections, adapter._pool_maxsize, block=adapter._pool_block)
+            adapter.poolmanager.pool_classes_by_scheme = tracked
+            adapter.proxy_manager = {}
+    http.cookies._cookies_lock = threading.RLock()

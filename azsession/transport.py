@@ -1,0 +1,356 @@
+"""One protocol request on its way: built, sent, sent again where that is safe, and turned into a result or an error.
+
+There is no other way to the server. `SessionClient`, `ServiceBusProvider` and the renewer describe what they want as a
+`Call`, and get what its `read` makes of the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+import attrs
+import requests
+from requests.cookies import RequestsCookieJar
+from requests.structures import CaseInsensitiveDict
+from tenacity import RetryCallState, Retrying, retry_if_exception
+
+from .config import ServiceBusConfig
+from .connections import Flight, drop_inherited, fly, track
+from .errors import (
+    AuthenticationFailedError,
+    ConnectionFailedError,
+    ProviderError,
+    QueueError,
+    UnsupportedOperationError,
+)
+from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
+from .protocol.status import ABOUT_QUEUE, RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
+from .protocol.wire import MalformedError
+from .tokens import TokenCache
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds of the first pause before a request is sent again, and the longest; each is drawn from 0 to it (full jitter).
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+#: Seconds to wait for a connection.
+CONNECT_TIMEOUT = 10.0
+
+
+@attrs.frozen(eq=False)
+class Answer:
+    """A success: its status, headers and body, and when its request was sent, on the monotonic clock."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = attrs.field(repr=False)
+    sent: float
+
+    @property
+    def items(self) -> Iterable[tuple[str, str]]:
+        """The headers, each with the name that it was sent with."""
+        return self.headers.items()
+
+
+@attrs.define(eq=False, kw_only=True)
+class Call(Generic[T]):
+    """What is asked of the server.
+
+    Args:
+        method: The HTTP method.
+        path: The path below the namespace's URL, encoded.
+        entity: The queue that it is about; a token is made out to it.
+        read: Makes the result of an answer; raises `MalformedError` where it cannot.
+        about: What a 404 or 410 is about.
+        query: The query, given the seconds that the server may still wait.
+        wait: Seconds that the server may wait before it answers.
+        headers: Headers besides the usual ones.
+        body: The body.
+        repeatable: The plain dialect allows it to be sent again when its answer was lost.
+        answer_within: Seconds in which the answer is of use, if fewer than the configuration's.
+        patience: Seconds from the first failure in which it is sent again, if fewer than the configuration's.
+        flight: Set while a request is under way, so that its wait can be ended.
+        stopped: Ends the pauses between attempts.
+    """
+
+    method: str
+    path: str
+    entity: str
+    read: Callable[[Answer], T]
+    about: str = ABOUT_QUEUE
+    query: Callable[[float], str] | None = None
+    wait: float = 0.0
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    body: bytes | None = None
+    repeatable: bool = False
+    answer_within: float | None = None
+    patience: float | None = None
+    flight: Flight | None = None
+    stopped: threading.Event | None = None
+
+    def cancel(self) -> None:
+        """End its wait, from another thread."""
+        if self.stopped is not None:
+            self.stopped.set()
+        flight = self.flight
+        if flight is not None:
+            flight.cancel()
+
+
+class _FailureError(Exception):
+    """An attempt failed in a way that may pass."""
+
+    def __init__(self, error: QueueError, *, acted: bool) -> None:
+        super().__init__()
+        self.error = error
+        #: The request may have taken effect without our knowing the answer.
+        self.acted = acted
+
+
+class Transport:
+    """Sends the requests of one provider. Safe to use from many threads.
+
+    Attributes:
+        speaks_v1: The server said that it has version 1 of the protocol.
+    """
+
+    def __init__(self, http: requests.Session, url: str, config: ServiceBusConfig, tokens: TokenCache) -> None:
+        self._http = http
+        self._url = url.rstrip("/")
+        self._config = config
+        self._tokens = tokens
+        self._settings: tuple[Any, dict[str, Any]] | None = None
+        self.speaks_v1 = False
+        track(http, self._url)
+
+    def __repr__(self) -> str:
+        return f"<Transport to {self._url}>"
+
+    @property
+    def url(self) -> str:
+        """The base of all routes."""
+        return self._url
+
+    def after_fork(self) -> None:
+        """In a forked child: let go of the parent's connections."""
+        drop_inherited(self._http)
+        self._tokens.after_fork()
+
+    def send(self, call: Call[T]) -> T:
+        """Send a request, again where that is safe, and return what was read from its answer.
+
+        Raises:
+            QueueError: What the server answered, or that it did not.
+        """
+        started = time.monotonic()
+        try:
+            return self._attempt(call, call.wait)
+        except _FailureError as failure:
+            return self._send_again(call, failure, started)
+
+    def _send_again(self, call: Call[T], failure: _FailureError, started: float) -> T:
+        first_failed = time.monotonic()
+        patience = self._config.retry_deadline if call.patience is None else call.patience
+        last = first_failed + patience
+        if call.wait:
+            # A receive is bounded by its own timeout, but a short one still gets over a broken connection.
+            last = min(last, started + max(call.wait, 1.0))
+        pending = [failure]
+
+        def attempt() -> T:
+            if pending:
+                raise pending.pop()
+            return self._attempt(call, max(0.0, call.wait - (time.monotonic() - started)))
+
+        def may_pass(error: BaseException) -> bool:
+            return isinstance(error, _FailureError) and (not error.acted or call.repeatable or self.speaks_v1)
+
+        def is_over(state: RetryCallState) -> bool:
+            return (
+                state.attempt_number > self._config.retry_attempts
+                or time.monotonic() + state.upcoming_sleep > last
+                or (call.stopped is not None and call.stopped.is_set())
+            )
+
+        def sleep(seconds: float) -> None:
+            if call.stopped is None:
+                time.sleep(seconds)
+            else:
+                call.stopped.wait(seconds)
+
+        retrying = Retrying(
+            stop=is_over, wait=_pause, retry=retry_if_exception(may_pass), sleep=sleep, reraise=True, before_sleep=_log_pause
+        )
+        try:
+            return retrying(attempt)
+        except _FailureError as final:
+            raise final.error from final.error.__cause__
+
+    def _attempt(self, call: Call[T], wait: float) -> T:
+        resource = f"{self._url}/{call.entity}"
+        token = self._tokens.get(resource)
+        response, sent = self._exchange(call, wait, token)
+        if response.status_code == 401:
+            self._tokens.drop(resource, token)
+            fresh = self._tokens.get(resource)
+            if fresh != token:
+                response, sent = self._exchange(call, wait, fresh)
+        status, headers = response.status_code, response.headers
+        if headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION:
+            self.speaks_v1 = True
+        if 200 <= status < 300:
+            try:
+                return call.read(Answer(status, headers, response.content, sent))
+            except MalformedError as error:
+                broken = ConnectionFailedError(f"{self._url} gave a broken answer: {error}", maybe_delivered=True)
+                raise _FailureError(broken, acted=True) from None
+        raise self._error(call, response)
+
+    def _error(self, call: Call[Any], response: requests.Response) -> Exception:
+        status, headers = response.status_code, response.headers
+        if 300 <= status < 400 or status < 200:
+            return ProviderError(f"{self._url} answered {status}, which is no part of the protocol", status=status)
+        error = error_from(
+            status,
+            headers,
+            response.content,
+            call.about,
+            lock_expires_in=parse_seconds(headers.get(LOCK_EXPIRES_HEADER)),
+            retry_after=parse_retry_after(headers.get("Retry-After")),
+        )
+        return _FailureError(error, acted=False) if status in RETRIED_STATUSES else error
+
+    def _exchange(self, call: Call[Any], wait: float, token: str) -> tuple[requests.Response, float]:
+        """Send once; return the answer, whatever it is, and when the request was sent."""
+        request = self._prepare(call, wait, token)
+        flight = Flight()
+        call.flight = flight
+        if call.stopped is not None and call.stopped.is_set():
+            flight.cancelled = True
+        limit = self._config.request_timeout + wait
+        if call.answer_within is not None:
+            limit = max(0.1, min(limit, call.answer_within))
+        sent = time.monotonic()
+        try:
+            response = fly(
+                self._http,
+                request,
+                flight,
+                timeout=(min(CONNECT_TIMEOUT, limit), limit),
+                **self._current_settings(),
+            )
+        except (requests.RequestException, OSError) as error:
+            cause = _root(error)
+            acted = _may_have_acted(error, flight)
+            failed = ConnectionFailedError(f"no answer from {self._url}: {_reason(error, cause)}", maybe_delivered=acted)
+            failed.__cause__ = cause
+            raise _FailureError(failed, acted=acted) from None
+        finally:
+            call.flight = None
+        return response, sent
+
+    def _prepare(self, call: Call[Any], wait: float, token: str) -> requests.PreparedRequest:
+        """Return the request. What `requests` would look up anew each time, proxies and netrc, is left out here."""
+        request = requests.PreparedRequest()
+        request.method = call.method
+        query = "" if call.query is None else f"?{call.query(wait)}"
+        request.url = f"{self._url}{call.path}{query}"
+        headers: CaseInsensitiveDict[str | bytes] = CaseInsensitiveDict(self._http.headers)
+        headers["Authorization"] = token
+        for name, value in call.headers.items():
+            headers[name] = value
+        request.headers = headers
+        if call.body is not None or call.method != "DELETE":
+            request.body = call.body or b""
+            if call.method != "GET":
+                headers["Content-Length"] = str(len(request.body))
+            elif not request.body:
+                request.body = None
+        request.hooks = self._http.hooks
+        request._cookies = RequestsCookieJar()
+        if self._http.cookies:
+            request.prepare_cookies(self._http.cookies)
+        return request
+
+    def _current_settings(self) -> dict[str, Any]:
+        """Return proxies, CA and client certificates, looked up in the environment once for the session's settings."""
+        http = self._http
+        key = (http.verify, http.cert, http.trust_env, tuple(http.proxies.items()))
+        known = self._settings
+        if known is None or known[0] != key:
+            found = http.merge_environment_settings(self._url, {}, False, None, None)
+            if self._config.ca_bundle is not None:
+                found["verify"] = self._config.ca_bundle
+            known = self._settings = (key, dict(found))
+        return known[1]
+
+    def require_v1(self, operation: str) -> None:
+        """Return where the server has version 1, asking it if it has not said so yet.
+
+        Raises:
+            UnsupportedOperationError: It does not.
+        """
+        if self.speaks_v1:
+            return
+        try:
+            self.send(Call(method="GET", path="/healthz", entity="", read=lambda answer: None))
+        except (AuthenticationFailedError, ConnectionFailedError):
+            raise
+        except QueueError:
+            if not self.speaks_v1:
+                raise UnsupportedOperationError(
+                    f"{self._url} has only the plain dialect, which has no way to {operation}"
+                ) from None
+        if not self.speaks_v1:
+            raise UnsupportedOperationError(f"{self._url} has only the plain dialect, which has no way to {operation}")
+
+
+def _pause(state: RetryCallState) -> float:
+    """Return the seconds before the next attempt: full jitter, but no less than the server asked for."""
+    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(state.attempt_number, 10))
+    failure = state.outcome.exception() if state.outcome is not None else None
+    asked = failure.error.retry_after if isinstance(failure, _FailureError) else None
+    return max(asked or 0.0, random.uniform(0, longest))  # noqa: S311 - no secret
+
+
+def _log_pause(state: RetryCallState) -> None:
+    failure = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(failure, _FailureError):
+        logger.info("trying again in %.2f s: %s", state.upcoming_sleep, failure.error)
+
+
+def _may_have_acted(error: Exception, flight: Flight) -> bool:
+    """Tell whether a request whose answer did not come may have reached the server."""
+    if flight.tracked:
+        return flight.written
+    text = repr(error)
+    never_sent = (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError, requests.exceptions.SSLError)
+    return not isinstance(error, never_sent) and "NewConnectionError" not in text and "NameResolutionError" not in text
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the innermost cause: the ones around it show the whole URL, and with it lock tokens."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        if not isinstance(inner, BaseException):
+            inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        if inner is None:
+            return error
+        error = inner
+    return error
+
+
+def _reason(error: Exception, cause: BaseException) -> str:
+    if isinstance(error, requests.exceptions.Timeout):
+        return "it timed out"
+    if isinstance(cause, requests.RequestException):
+        return type(cause).__name__
+    return f"{type(cause).__name__}: {cause}"[:300] if str(cause) else type(cause).__name__
