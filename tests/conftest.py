@@ -1,0 +1,44 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+#: 329 GitHub webhooks in 70 sessions, interleaved.
+WEBHOOKS = Path(__file__).parent / "data" / "github-webhooks.jsonl"
+
+
+@pytest.fixture(scope="session")
+def webhooks() -> list[dict[str, Any]]:
+    """The webhooks, in the order of the file."""
+    return [json.loads(line) for line in WEBHOOKS.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    """Fail a test that leaves a thread of azsession's behind."""
+    before = set(threading.enumerate())
+    yield
+
+    def left() -> list[str]:
+        return [t.name for t in threading.enumerate() if t not in before and t.name.startswith("azsession")]
+
+    eventually(lambda: not left(), lambda: f"threads left behind: {left()}")
+
+
+def eventually(condition: Callable[[], object], why: Callable[[], str] | str = "", seconds: float = 10.0) -> None:
+    """Return once `condition` holds; fail where it does not within `seconds`, which no passing test uses up."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(why if isinstance(why, str) else why())
+        time.sleep(0.005)
