@@ -17,13 +17,11 @@ from .config import ServiceBusConfig
 from .errors import (
     InvalidReceiptError,
     QueueError,
-    QueueNotFoundError,
-    SessionLockedError,
     SessionNotFoundError,
     ValidationError,
 )
-from .link import Link, UnderWay
-from .locks import ExpiredError, HeldLock
+from .holding import Holder
+from .link import Link
 from .messages import ReceiptHandle, ReceivedMessage
 from .protocol.status import CONFLICT, SESSION_LOCK_LOST
 from .transport import Call
@@ -46,14 +44,11 @@ T = TypeVar("T")
 
 #: Seconds for which the release of a session is tried again at its closing: its lock ends anyway.
 RELEASE_PATIENCE = 5.0
-#: Seconds after which a renewal that failed is tried again, at the most.
-RENEW_AGAIN = 1.0
-
 #: What settles a message: itself, its receipt, or the receipt's text.
 Receipt = ReceivedMessage | ReceiptHandle | str
 
 
-class SessionClient:
+class SessionClient(Holder):
     """One session of a queue, held by its lock: nobody else gets its messages meanwhile, and they come in order.
 
     Usually made by `ServiceBusProvider.create_session_client`. The first receive takes the lock; it is renewed in the
@@ -116,29 +111,6 @@ class SessionClient:
         client._begin(link, session_id, queue_name, session_timeout, auto_renew, max_renewal, on_lock_lost)
         return client
 
-    def _begin(
-        self,
-        link: Link,
-        session_id: str,
-        queue_name: str,
-        session_timeout: float,
-        auto_renew: bool,
-        max_renewal: float | timedelta | None,
-        on_lock_lost: Callable[[SessionClient, SessionNotFoundError], object] | None,
-    ) -> None:
-        self._link = link
-        self._transport = link.transport
-        self._session_id = session_id
-        self._queue_name = queue_name
-        self._session_timeout = session_timeout
-        self._auto_renew = auto_renew
-        self._max_renewal = None if max_renewal is None else seconds(max_renewal, "max_renewal")
-        self._on_lock_lost = on_lock_lost
-        self._renew_until: float | None = None
-        self._held = HeldLock(f"the session {session_id!r} of {queue_name!r}", session_timeout)
-        self._under_way = UnderWay()
-        link.add_client(self)
-
     # What it is
 
     @property
@@ -158,17 +130,6 @@ class SessionClient:
         Before the first receive it is the client's creation + `session_timeout`, and passing it means nothing.
         """
         return self._held.expires_at
-
-    @property
-    def is_lock_lost(self) -> bool:
-        """Whether the lock began, and is known to be lost or over."""
-        try:
-            self._held.check(settling=True)
-        except ExpiredError as expired:
-            self._lose(expired.error)
-        except SessionNotFoundError:
-            pass
-        return self._held.error is not None
 
     @property
     def closed(self) -> bool:
@@ -494,115 +455,6 @@ class SessionClient:
     def close(self) -> None:
         """Close the session, as `close_session` does."""
         self.close_session()
-
-    # For the provider and the renewer
-
-    def begin(self, answer: calls.LockAnswer, lock_id: str) -> None:
-        """Note that the provider has accepted the session under this lock id."""
-        self._held.take_over(lock_id)
-        self._refresh(answer)
-
-    def adopt(self, receipt: ReceiptHandle) -> None:
-        """Note a receipt that another process got, so that it can be settled here."""
-        self._held.adopt(receipt)
-
-    def renewal_due(self) -> float | None:
-        """Return when `renew_in_background` is due, on the monotonic clock; `None` when there is nothing to do."""
-        held = self._held
-        if held.closed or held.error is not None or held.inherited or not held.begun:
-            return None
-        if self._auto_renew and (self._renew_until is None or time.monotonic() < self._renew_until):
-            return held.renew_at()
-        # Not renewed, but its end shall be told.
-        return held.deadline() if self._on_lock_lost is not None else None
-
-    def renew_in_background(self) -> float | None:
-        """Renew the lock, or find that it is over; return when to come back."""
-        if self.is_lock_lost or self._held.closed:
-            return None
-        left = self._held.seconds_left()
-        call = calls.renew(self._session())
-        call.answer_within = call.patience = left
-        try:
-            self._on_lock(call)
-        except SessionNotFoundError:
-            return None
-        except QueueError as error:
-            logger.warning("the lock of %r could not be renewed yet, %.1f s are left: %s", self, left, error)
-            left = self._held.seconds_left()
-            return time.monotonic() + max(0.0, min(RENEW_AGAIN, left / 4 if left > 0.2 else left))
-        return self.renewal_due()
-
-    def after_fork(self) -> None:
-        """In a forked child: the session stays the parent's."""
-        self._held.after_fork()
-        self._under_way = UnderWay()
-
-    # Common to all calls
-
-    def _session(self) -> calls.Session:
-        return calls.Session(self._queue_name, self._session_id, self._held.lock_id)
-
-    def _check(self, *, settling: bool = False) -> None:
-        try:
-            self._held.check(settling=settling)
-        except ExpiredError as expired:
-            self._lose(expired.error)
-            raise expired.error from None
-
-    def _hold(self, operation: str) -> None:
-        """Take the lock if it has not begun, for what only a holder may do."""
-        self._check()
-        self._transport.require_v1(operation)
-        if not self._held.begun:
-            answer = self._on_session(calls.accept(self._queue_name, self._session_id, self._held.request(), 0.0))
-            if answer is not None:
-                self._refresh(answer)
-
-    def _on_lock(self, call: Call[calls.LockAnswer]) -> calls.LockAnswer:
-        """Send a call that takes or renews the lock."""
-        self._held.request()
-        answer = self._on_session(call, waits=True)
-        self._refresh(answer)
-        return answer
-
-    def _refresh(self, answer: calls.LockAnswer) -> None:
-        lasts = self._session_timeout if answer.lasts is None else answer.lasts
-        if self._held.refresh(answer.sent, lasts, waited=answer.waited):
-            if self._max_renewal is not None:
-                self._renew_until = time.monotonic() + self._max_renewal
-            self._link.renewer.watch(self)
-
-    def _on_session(self, call: Call[T], *, waits: bool = False) -> T:
-        """Send a call of the session's holder; an answer that says so loses the lock."""
-        try:
-            return self._under_way.send(self._transport, call, waits=waits)
-        except SessionNotFoundError as error:
-            self._check()
-            self._lose(error)
-            raise
-        except (SessionLockedError, QueueNotFoundError) as error:
-            if not self._held.begun:
-                raise
-            lost = SessionNotFoundError(f"the lock of {self._held.name} is lost: {error}", code=SESSION_LOCK_LOST)
-            self._lose(lost)
-            raise lost from error
-        except QueueError:
-            # Closed by another thread meanwhile: that is the news, not how the request ended.
-            self._check()
-            raise
-
-    def _found_lost(self, code: str) -> None:
-        if self._held.begun:
-            self._lose(SessionNotFoundError(f"the lock of {self._held.name} is lost", code=code))
-
-    def _lose(self, error: SessionNotFoundError) -> None:
-        """Note that the lock is lost, and tell whoever wanted to know, once."""
-        if self._held.lose(error) and self._on_lock_lost is not None:
-            try:
-                self._on_lock_lost(self, error)
-            except Exception:
-                logger.exception("on_lock_lost of %r failed", self)
 
 
 def _check_reason(reason: str, description: str | None) -> None:
