@@ -76,6 +76,8 @@ class Link:
         self._lock = threading.Lock()  # Guards _clients.
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         forks.register(self)
+        # The renewer's thread would outlive a provider that was forgotten rather than closed.
+        weakref.finalize(self, Renewer.dismiss, self.renewer).atexit = False
 
     def add_client(self, client: Any) -> None:
         """Note a client, as long as it lives."""

@@ -132,16 +132,19 @@ class Renewer:
 
     def stop(self) -> None:
         """End all threads. A renewal under way is waited for; its client's `close` cuts it short."""
+        for thread in self.dismiss():
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def dismiss(self) -> list[threading.Thread]:
+        """Tell all threads to end; return them."""
         with self._wanted:
             self._stopped = True
             self._due.clear()
             self._wanted.notify()
-            threads = [*self._workers, *([self._thread] if self._thread is not None else [])]
             for _ in self._workers:
                 self._work.put(None)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join()
+            return [*self._workers, *([self._thread] if self._thread is not None else [])]
 
     def after_fork(self) -> None:
         """In a forked child: there are no threads, and nothing to renew; the parent goes on renewing its own."""

@@ -198,9 +198,7 @@ class Transport:
         response, sent = self._exchange(call, wait, token)
         if response.status_code == 401:
             self._tokens.drop(resource, token)
-            fresh = self._tokens.get(resource)
-            if fresh != token:
-                response, sent = self._exchange(call, wait, fresh)
+            response, sent = self._exchange(call, wait, self._tokens.get(resource))
         status, headers = response.status_code, response.headers
         if headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION:
             self.speaks_v1 = True

@@ -47,12 +47,11 @@ class Presence:
 
     def __init__(self, max_waiting: int) -> None:
         self._slots = threading.BoundedSemaphore(max_waiting)
-        self._lock = threading.Lock()  # Guards _selector, _thread and _stopped.
+        self._lock = threading.Lock()  # Guards what follows.
         self._selector: selectors.BaseSelector | None = None
+        self._wake: tuple[socket.socket, socket.socket] | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
 
     def caller(self, sock: socket.socket | None) -> Caller:
         """Return the caller behind a request's socket."""
@@ -79,7 +78,8 @@ class Presence:
                 return False
             if self._selector is None:
                 self._selector = selectors.DefaultSelector()
-                self._selector.register(self._wake_read, selectors.EVENT_READ)
+                self._wake = socket.socketpair()
+                self._selector.register(self._wake[0], selectors.EVENT_READ)
             try:
                 self._selector.register(sock, selectors.EVENT_READ, on_gone)
             except (KeyError, ValueError, OSError):
@@ -113,13 +113,13 @@ class Presence:
         with self._lock:
             self._stopped = True
             thread = self._thread
-        self._wake_write.send(b"\0")
-        if thread is not None:
-            thread.join()
-        if self._selector is not None:
-            self._selector.close()
-        self._wake_read.close()
-        self._wake_write.close()
+        if thread is None or self._selector is None or self._wake is None:
+            return
+        self._wake[1].send(b"\0")
+        thread.join()
+        self._selector.close()
+        for end in self._wake:
+            end.close()
 
 
 class _SocketCaller(Caller):
