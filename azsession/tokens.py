@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import hmac
 import logging
@@ -108,6 +109,7 @@ class EntraCredential:
 
     def __init__(self, credential: TokenCredential) -> None:
         self._credential = credential
+        self._last: str | None = None
 
     def audience(self, resource: str) -> str:
         return ENTRA_SCOPE
@@ -120,14 +122,21 @@ class EntraCredential:
             raise AuthenticationFailedError(
                 f"{type(self._credential).__name__} gave no token: {type(error).__name__}"
             ) from error
+        self._last = found.token
         return Token(f"Bearer {found.token}", float(found.expires_on))
 
     def _refetch(self, audience: str) -> Any:
         """Ask past the credential's own cache, which holds the token that was refused: claims are what skips it."""
         try:
-            return self._credential.get_token(audience, claims='{"access_token":{}}')
-        except TypeError:
-            return self._credential.get_token(audience)
+            found = self._credential.get_token(audience, claims='{"access_token":{}}')
+        except Exception:
+            # Not every credential takes claims; those of the Azure CLI and PowerShell, which cache nothing, refuse them.
+            found = self._credential.get_token(audience)
+        if found.token == self._last and type(self._credential).__module__.startswith("azure.identity."):
+            # Managed identities ignored claims up to azure-identity 1.25. A copy of one begins with an empty cache.
+            self._credential = copy.deepcopy(self._credential)
+            found = self._credential.get_token(audience)
+        return found
 
 
 def source_of(config: ServiceBusConfig, credential: TokenCredential | None) -> TokenSource:
