@@ -1,0 +1,153 @@
+"""Whether receive + complete, and accept of the next session, cost the same with a thousand and with a million waiting.
+
+For each size a data file is filled, then measured through the broker in this process and through HTTP behind a gateway in
+another one, whose peak of memory is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from azsession import Message, NoSessionAvailableError, QueueSettings
+from azsession.broker.base import Disposition, Settlement
+from azsession.broker.embedded import EmbeddedBroker
+
+from .common import QUEUE, Figure, arguments, data_file, gateway, show
+
+#: Bytes of a message's body.
+SIZE = 256
+#: Bytes that the gateway may use.
+MEMORY = 200 * 1024 * 1024
+
+
+@attrs.define
+class Times:
+    """Seconds of one receive + complete, and of one accept + release, for one size of the backlog."""
+
+    size: int
+    in_process: dict[str, list[float]] = attrs.field(factory=lambda: {"settle": [], "accept": []})
+    over_http: dict[str, list[float]] = attrs.field(factory=lambda: {"settle": [], "accept": []})
+    memory: int = 0
+
+
+def _fill(path: Path, count: int, sessions: int) -> None:
+    body = b"x" * SIZE
+    names = itertools.cycle(f"s-{number}" for number in range(min(sessions, count)))
+    with EmbeddedBroker(path) as broker:
+        broker.create_queue(QUEUE, QueueSettings(lock_duration=300))
+        for start in range(0, count, 1000):
+            part = range(start, min(count, start + 1000))
+            broker.send(QUEUE, [Message(body, session_id=next(names)) for _ in part])
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _through_broker(path: Path, options: argparse.Namespace, times: dict[str, list[float]]) -> None:
+    with EmbeddedBroker(path) as broker:
+
+        def take(number: int) -> None:
+            session_id = f"s-{number}"
+            found = broker.receive(QUEUE, session_id, "", max_count=1, timeout=0)
+            token = found.messages[0].receipt.handle
+            assert broker.settle(QUEUE, session_id, [Settlement(token, Disposition.COMPLETE)]) == [None]
+
+        def accept() -> None:
+            lock_id = str(uuid.uuid4())
+            found = broker.accept(QUEUE, None, lock_id, timeout=0)
+            assert found is not None
+            broker.release(QUEUE, found.session_id, lock_id)
+
+        # Sessions that are not measured warm what is kept in memory; the first of them stays free.
+        for number in range(20):
+            take(number)
+            accept()
+        for number in range(20, 20 + options.operations):
+            times["settle"].append(_timed(lambda number=number: take(number)))  # type: ignore[misc]
+            times["accept"].append(_timed(accept))
+
+
+def _through_http(path: Path, options: argparse.Namespace, found: Times) -> None:
+    times = found.over_http
+    with gateway(path) as server, server.provider() as provider:
+
+        def accept() -> None:
+            try:
+                session = provider.create_session_client(QUEUE, accept_timeout=0, auto_renew=False)
+            except NoSessionAvailableError:
+                raise SystemExit("the backlog has no session left") from None
+            session.close()
+
+        first = 20 + options.operations
+        for number in range(first, first + options.operations):
+            with provider.create_session_client(QUEUE, f"s-{number}", auto_renew=False) as session:
+
+                def take(session=session) -> None:  # type: ignore[no-untyped-def]
+                    message = session.receive_message(0)
+                    assert message is not None
+                    session.complete_message(message)
+
+                times["settle"].append(_timed(take))
+            times["accept"].append(_timed(accept))
+        found.memory = server.peak_memory()
+
+
+def _ratio(found: list[Times], pick: Callable[[Times], list[float]]) -> float:
+    medians = [statistics.median(pick(times)) for times in found]
+    return max(medians) / medians[0]
+
+
+def main() -> None:
+    """Measure, and print."""
+    options = arguments("backlog", __doc__ or "", largest=1_000_000, sessions=100_000, operations=200)
+    sizes = [size for size in (1_000, 100_000, 1_000_000) if size <= options.largest]
+    found = []
+    for size in sizes:
+        times = Times(size)
+        with data_file() as path:
+            took = _timed(lambda path=path, size=size: _fill(path, size, options.sessions))  # type: ignore[misc]
+            print(f"{size} messages sent in {took:.0f} s", flush=True)
+            _through_broker(path, options, times.in_process)
+            _through_http(path, options, times)
+        found.append(times)
+    figures = []
+    for what, name in (("receive + complete", "settle"), ("accept the next session + release", "accept")):
+        for where in ("in_process", "over_http"):
+
+            def pick(times: Times, where: str = where, name: str = name) -> list[float]:
+                return getattr(times, where)[name]  # type: ignore[no-any-return]
+
+            ratio = _ratio(found, pick)
+            shown = [f"{statistics.median(pick(times)) * 1e3:.2f} ms at {times.size}" for times in found]
+            where_shown = "through the broker" if where == "in_process" else "over HTTP"
+            figures.append(
+                Figure(f"{what}, {where_shown}", shown[0], ", ".join(shown[1:]), ratio, "at most 1.5", ratio <= 1.5)
+            )
+    shown = [f"{times.memory / 2**20:.0f} MB at {times.size}" for times in found]
+    most = max(times.memory for times in found)
+    figures.append(
+        Figure(
+            "memory of the gateway's process, at its peak",
+            shown[0],
+            ", ".join(shown[1:]),
+            None,
+            "under 200 MB",
+            most < MEMORY,
+        )
+    )
+    show("backlog", figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What the benchmarks share: a gateway in a process of its own, medians of interleaved rounds, and how figures are shown."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import psutil
+
+from azsession import Message, ServiceBusProvider
+
+#: The gateway's process: serves until its standard input ends.
+_GATEWAY = """
+import sys
+from azsession import QueueSettings
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.gateway import AccessKey, GatewayService
+
+path, lock_duration = sys.argv[1], float(sys.argv[2])
+broker = EmbeddedBroker(path or None)
+if "bench" not in {queue.name for queue in broker.list_queues()}:
+    broker.create_queue("bench", QueueSettings(lock_duration=lock_duration))
+with GatewayService(broker, [AccessKey.generate()]) as service:
+    print(service.connection_string(), flush=True)
+    sys.stdin.read()
+"""
+
+#: The queue that every benchmark uses.
+QUEUE = "bench"
+
+
+@attrs.frozen
+class Gateway:
+    """A gateway in a process of its own, with the embedded broker."""
+
+    connection_string: str
+    process: psutil.Process
+
+    @property
+    def url(self) -> str:
+        """The base of its routes."""
+        return self.connection_string.split(";")[0].partition("=")[2].rstrip("/")
+
+    def provider(self) -> ServiceBusProvider:
+        """Return a new provider; close it."""
+        return ServiceBusProvider.from_connection_string(self.connection_string)
+
+    def cpu(self) -> float:
+        """Return the seconds of processor time that its process has used."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    def peak_memory(self) -> int:
+        """Return the most bytes that its process ever had in memory (Linux), else those it has now."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        except OSError:
+            return int(self.process.memory_info().rss)
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+@contextmanager
+def gateway(path: Path | str = "", *, lock_duration: float = 300.0) -> Iterator[Gateway]:
+    """Serve the data file at `path`, or memory, from another process until the ``with`` block ends."""
+    command = [sys.executable, "-c", _GATEWAY, str(path), str(lock_duration)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        line = process.stdout.readline().strip()
+        if not line:
+            raise SystemExit("the gateway did not start")
+        try:
+            yield Gateway(line, psutil.Process(process.pid))
+        finally:
+            process.stdin.close()
+
+
+@contextmanager
+def data_file() -> Iterator[Path]:
+    """Give the path of a data file that does not exist yet, on the disk of the temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="azsession-bench-") as folder:
+        yield Path(folder) / "data.db"
+
+
+def fill(provider: ServiceBusProvider, session_id: str, count: int, size: int = 256) -> None:
+    """Send `count` messages of `size` bytes into a session."""
+    body = b"x" * size
+    for start in range(0, count, 1000):
+        provider.send_messages(QUEUE, [Message(body, session_id=session_id) for _ in range(min(1000, count - start))])
+
+
+def interleaved(rounds: int, **measures: Callable[[], float]) -> dict[str, float]:
+    """Take each measure in turn, `rounds` times, and return their medians: what disturbs one disturbs the others too."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for number in range(rounds):
+        # Each goes first as often as the others.
+        for name in sorted(measures, key=list(measures).index, reverse=bool(number % 2)):
+            gc.collect()
+            found[name].append(measures[name]())
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def arguments(name: str, what: str, **options: int) -> argparse.Namespace:
+    """Read the command line: whole numbers by name, with these defaults."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
+    for option, default in options.items():
+        parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=default, help=f"default {default}")
+    return parser.parse_args()
+
+
+@attrs.frozen
+class Figure:
+    """One result: what was measured, the peer's figure and ours, their ratio, and what that, or ours, shall be."""
+
+    work: str
+    peer: str
+    ours: str
+    ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+
+
+def show(name: str, figures: Sequence[Figure]) -> None:
+    """Print the command, the machine and the figures."""
+    print(f"$ python -m benchmarks.{name} {' '.join(sys.argv[1:])}".rstrip())
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}")
+    for figure in figures:
+        print(f"\n{figure.work}")
+        if figure.peer:
+            print(f"  peer    {figure.peer}")
+        print(f"  ours    {figure.ours}")
+        if figure.ratio is not None:
+            print(f"  ratio   {figure.ratio:.3g}")
+        if figure.target:
+            met = "" if figure.met is None else ": met" if figure.met else ": MISSED"
+            print(f"  target  {figure.target}{met}")
