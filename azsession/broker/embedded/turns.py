@@ -61,13 +61,14 @@ class Turn:
 
 
 class _Job(Generic[T]):
-    __slots__ = ("done", "durable", "error", "result", "turn", "work")
+    __slots__ = ("committed", "done", "durable", "error", "result", "turn", "work")
 
     def __init__(self, work: Callable[[Turn], T], durable: bool) -> None:
         self.work = work
         self.durable = durable
         self.result: T | None = None
         self.error: BaseException | None = None
+        self.committed = False
         self.done = False
         self.turn = threading.Lock()
         self.turn.acquire()
@@ -82,9 +83,9 @@ class Turns:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._lock = threading.Lock()  # Guards _queue and _led; never held while a job runs.
+        self._lock = threading.Lock()  # Guards _queue and _leader; never held while a job runs.
         self._queue: list[_Job[Any]] = []
-        self._led = False
+        self._leader: _Job[Any] | None = None
         self._full_sync = True
 
     def run(self, work: Callable[[Turn], T], *, durable: bool) -> T:
@@ -96,14 +97,19 @@ class Turns:
                 necessarily of the machine.
         """
         job: _Job[T] = _Job(work, durable)
-        with self._lock:
-            self._queue.append(job)
-            leads = not self._led
-            self._led = True
-        if not leads:
-            job.turn.acquire()
-        if not job.done:
-            self._lead(job)
+        try:
+            with self._lock:
+                self._queue.append(job)
+                if self._leader is None:
+                    self._leader = job
+            if self._leader is not job:
+                job.turn.acquire()
+            if not job.done:
+                self._lead(job)
+        except BaseException:
+            # Ctrl-C while it waited: a job that has not begun never does, and nobody may wait for its lead.
+            self._leave(job)
+            raise
         if job.error is not None:
             raise job.error
         return job.result  # type: ignore[return-value]
@@ -112,27 +118,38 @@ class Turns:
         """Close the connection, after the jobs before it; later ones fail."""
         self.run(lambda turn: turn.after_commit(self._connection.close), durable=True)
 
-    def _lead(self, own: _Job[Any]) -> None:
+    def _leave(self, job: _Job[Any]) -> None:
         with self._lock:
-            batch, self._queue = self._queue[:MAX_JOBS], self._queue[MAX_JOBS:]
+            if job in self._queue:
+                self._queue.remove(job)
+            if self._leader is job:
+                self._appoint()
+
+    def _appoint(self) -> None:
+        """Hand the lead to the first in the queue; with `_lock` held."""
+        self._leader = self._queue[0] if self._queue else None
+        if self._leader is not None:
+            self._leader.turn.release()
+
+    def _lead(self, own: _Job[Any]) -> None:
+        batch: list[_Job[Any]] = []
         try:
+            with self._lock:
+                batch, self._queue = self._queue[:MAX_JOBS], self._queue[MAX_JOBS:]
             self._run_batch(batch)
         except BaseException as error:
             # Ctrl-C in the leading thread: the others must not take it for their success.
             for job in batch:
-                if job.error is None:
+                if job.error is None and not job.committed:
                     job.error = ProviderError("the operation was interrupted", code="ServerBusy", is_transient=True)
             own.error = error
         finally:
             with self._lock:
-                successor = self._queue[0] if self._queue else None
-                self._led = successor is not None
+                self._appoint()
             for job in batch:
                 job.done = True
                 if job is not own:
                     job.turn.release()
-            if successor is not None:
-                successor.turn.release()
 
     def _run_batch(self, batch: list[_Job[Any]]) -> None:
         error = self._transact(batch)
@@ -142,11 +159,14 @@ class Turns:
             batch[0].error = error
             return
         for job in batch:
-            job.error = self._transact([job])
+            error = self._transact([job])
+            if error is not None:
+                job.error = error
 
     def _transact(self, batch: list[_Job[Any]]) -> BaseException | None:
         """Run jobs in one transaction; return why it was taken back, if it was."""
         turn = Turn()
+        committing = False
         try:
             self._set_sync(any(job.durable for job in batch))
             self._connection.execute("BEGIN")
@@ -156,8 +176,13 @@ class Turns:
                     job.result = job.work(turn)
                 except QueueError as error:
                     job.error = error
+            committing = True
             self._connection.execute("COMMIT")
         except BaseException as error:
+            if committing and not isinstance(error, sqlite3.Error) and not self._connection.in_transaction:
+                # Ctrl-C came while the commit ran, which it did to its end.
+                self._finish(turn, batch)
+                raise
             try:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
@@ -169,8 +194,13 @@ class Turns:
             if isinstance(error, Exception):
                 return error
             raise
-        turn.finish()
+        self._finish(turn, batch)
         return None
+
+    def _finish(self, turn: Turn, batch: list[_Job[Any]]) -> None:
+        for job in batch:
+            job.committed = True
+        turn.finish()
 
     def _set_sync(self, full: bool) -> None:
         if full != self._full_sync:
