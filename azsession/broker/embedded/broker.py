@@ -16,7 +16,7 @@ from ..base import PRESENT, Broker, Caller, Delivery, Settlement
 from .core import Core, Queue, pack_properties, peeked
 from .receiving import Receiving
 from .settling import Settling
-from .store import ACTIVE, DEAD, DEFERRED, SCHEDULED, message_key
+from .store import ACTIVE, DEAD, DEFERRED, SCHEDULED, SEQUENCE_MASK, find_key, message_key
 from .turns import Turn
 
 
@@ -48,9 +48,13 @@ class EmbeddedBroker(Broker):
         self._core = Core(None if path is None else Path(path), auto_create=auto_create, clock=clock or Clock())
         self._receiving = Receiving(self._core)
         self._settling = Settling(self._core)
-        for name in names:
-            if name not in self._core.queues:
-                self.create_queue(name, QueueSettings())
+        try:
+            for name in names:
+                if name not in self._core.queues:
+                    self.create_queue(name, QueueSettings())
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> EmbeddedBroker:
         return self
@@ -167,7 +171,7 @@ class EmbeddedBroker(Broker):
             found = self._core.store.session(queue.id, session_id)
             if found is None:
                 return []
-            start = message_key(queue.id, from_sequence_number)
+            start = message_key(queue.id, max(0, min(from_sequence_number, SEQUENCE_MASK)))
             rows = [
                 row
                 for status in (ACTIVE, DEFERRED, SCHEDULED)
@@ -224,7 +228,7 @@ class EmbeddedBroker(Broker):
         self._core.perform(job, durable=True)
 
     def _dead_letter(self, queue: Queue, sequence_number: int) -> tuple[int, int, str]:
-        key = message_key(queue.id, sequence_number)
+        key = find_key(queue.id, sequence_number)
         row, home = self._core.store.message(key), self._core.store.session_of(key)
         if row is None or home is None or row.status != DEAD:
             raise ProviderError(f"there is no dead letter {sequence_number}", code="MessageNotFound", status=404)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
+import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -17,8 +19,16 @@ from typing import Any, TypeVar
 
 import attrs
 
+from ... import forks
 from ...clock import Clock
-from ...errors import ProviderError, QueueError, QueueNotFoundError, SessionLockedError, SessionNotFoundError
+from ...errors import (
+    ConfigurationError,
+    ProviderError,
+    QueueError,
+    QueueNotFoundError,
+    SessionLockedError,
+    SessionNotFoundError,
+)
 from ...messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage
 from ...queues import QueueSettings
 from .locks import Acceptors, InHand, Locks, SessionKey, SessionLock
@@ -43,9 +53,6 @@ MAX_ACCEPTS = 4096
 
 TTL_EXPIRED = "TTLExpiredException"
 MAX_DELIVERY_EXCEEDED = "MaxDeliveryCountExceeded"
-
-#: Connections that a forked child inherited: never closed there, since that would touch the parent's file.
-_inherited: list[Any] = []
 
 
 @attrs.define(eq=False)
@@ -73,18 +80,23 @@ class Core:
         self.auto_create = auto_create
         self.stopping = False
         self.connection = open_database(path)
-        self.store = Store(self.connection, clock.now())
+        self.store = Store(self.connection)
         self.turns = Turns(self.connection)
         self.locks = Locks()
         self.queues: dict[str, Queue] = {}
-        for number, name, settings, following in self.store.queues():
-            self.queues[name] = Queue(number, name, QueueSettings(**settings), following)
-        self._next_due = self.store.next_due()
-        self._next_expiry = self.store.next_expiry(0.0)
+        try:
+            for number, name, settings, following in self.store.queues():
+                self.queues[name] = Queue(number, name, QueueSettings(**settings), following)
+            self._next_due = self.store.next_due()
+            self._next_expiry = self.store.next_expiry(0.0)
+        except (sqlite3.Error, TypeError, ValueError) as error:
+            self.connection.close()
+            raise ConfigurationError(f"the data file {path} is damaged ({error}); it was left as it is") from error
         self._timer = Timer(self._on_time, clock)
         self._closing = threading.Lock()  # Guards _closed.
         self._closed = False
         self._pid = os.getpid()
+        forks.register(self)
         if self._next_due is not None or self._next_expiry is not None:
             self._timer.set(clock.monotonic())
 
@@ -99,12 +111,25 @@ class Core:
             self._tick(turn)
             return work(turn)
 
-        if os.getpid() != self._pid:
-            raise ProviderError("this broker belongs to the process that opened it, not to one forked from it")
+        self._check_process()
         return self.turns.run(job, durable=durable)
 
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ProviderError("this broker belongs to the process that opened it, not to one forked from it")
+
+    def after_fork(self) -> None:
+        """In a forked child: keep the connection for ever, the end of the interpreter included.
+
+        SQLite takes a process's last connection for the file's last: closing this one would delete the log that the
+        parent writes to.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))
+
     def stop_waiting(self) -> None:
-        """End every wait, and let no new one begin."""
+        """End every wait, and let no new one begin. Idempotent, also after `close`."""
+        if self.stopping:
+            return
 
         def stop(turn: Turn) -> None:
             self.stopping = True
@@ -113,11 +138,11 @@ class Core:
             for queue in self.queues.values():
                 queue.acceptors.wake_all()
 
+        self._check_process()
         self.turns.run(stop, durable=False)
 
     def close(self) -> None:
         if os.getpid() != self._pid:
-            _inherited.append(self.connection)
             return
         with self._closing:
             if self._closed:
@@ -162,6 +187,10 @@ class Core:
             first = min(at for at in (self._next_due, self._next_expiry) if at is not None)
             self._timer.set(first - self.clock.now() + self.clock.monotonic())
 
+    def expect_expiries(self, turn: Turn) -> None:
+        """Note that messages came back from a holder, which may have expired there."""
+        self.expect(turn, expires=self.store.next_expiry(0.0))
+
     def _restore_times(self, turn: Turn) -> None:
         before = self._next_due, self._next_expiry
 
@@ -183,17 +212,18 @@ class Core:
         for session_key in sessions.values():
             self.offer(turn, session_key)
         self._next_due = self.store.next_due()
+        self._next_expiry = self.store.next_expiry(0.0)
 
     def _expire(self, turn: Turn, now: float) -> None:
         self._restore_times(turn)
-        expired = self.store.expired(now, TICK_LIMIT)
         held = {message.key for lock in self.locks for message in lock.tokens.values()}
+        limit = TICK_LIMIT + len(held)
+        expired = self.store.expired(now, limit)
         # What is in a holder's hands expires when it comes back.
         over = [(key, session) for key, session in expired if key not in held]
         self.bury_expired([key for key, _ in over])
         self.store.refresh_sessions({session for _, session in over})
-        more = len(expired) == TICK_LIMIT and over
-        self._next_expiry = now if more else self.store.next_expiry(now)
+        self._next_expiry = now if len(expired) == limit else self.store.next_expiry(now)
 
     def bury_expired(self, keys: Iterable[int]) -> None:
         """Drop or dead-letter messages whose time to live ended, as their queues say."""
@@ -240,7 +270,7 @@ class Core:
         """End a lock: what was in hand is back in its place, and the session goes to whoever waits for one."""
         self.locks.end(turn, lock)
         if lock.tokens:
-            self.expect(turn, expires=self.store.next_expiry(0.0))
+            self.expect_expiries(turn)
         self.offer(turn, lock.key)
 
     def offer(self, turn: Turn, key: SessionKey) -> None:

@@ -34,10 +34,11 @@ class InHand:
 class Waiter:
     """A receive or accept that waits. `wake` may be called by any thread, any number of times."""
 
-    __slots__ = ("_event", "request_id", "superseded", "woken")
+    __slots__ = ("_event", "has_waited", "request_id", "superseded", "woken")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
+        self.has_waited = False
         self.superseded = False
         self.woken = False
         self._event = threading.Event()

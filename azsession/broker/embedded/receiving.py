@@ -12,7 +12,7 @@ from ...messages import ReceivedMessage
 from ..base import Caller, Delivery
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
 from .locks import SessionLock, Waiter
-from .store import ACTIVE, DEFERRED, Row, message_key
+from .store import ACTIVE, DEFERRED, Row, find_key
 from .turns import Turn
 
 T = TypeVar("T")
@@ -44,12 +44,15 @@ class Receiving:
             was_waiting = waiter in lock.waiters
             if was_waiting:
                 lock.waiters.remove(waiter)
+                # Its expiry may not be looked at, since somebody waited in it.
+                turn.on_rollback(lambda: self._core.locks.extend(lock, lock.expires))
             messages: Sequence[ReceivedMessage] = []
-            if waiter.superseded or (was_waiting and caller.is_gone()):
+            if waiter.superseded or (waiter.has_waited and caller.is_gone()):
                 last = True
             else:
                 messages = self._receive_now(turn, queue, lock, max_count, request_id)
             if not messages and not last:
+                waiter.has_waited = True
                 lock.waiters.append(waiter)
                 turn.on_rollback(lambda: _remove(lock.waiters, waiter))
                 return None
@@ -76,18 +79,22 @@ class Receiving:
             queue = self._core.queue(turn, entity)
             was_woken, waiter.woken = waiter.woken, False
             queue.acceptors.leave(waiter)
-            if waiter.superseded or (was_woken and caller.is_gone()):
+            if was_woken:
+                turn.on_rollback(queue.acceptors.wake_next)
+            if waiter.superseded or (waiter.has_waited and caller.is_gone()):
                 if was_woken:
                     turn.after_commit(queue.acceptors.wake_next)
                 return (None,)
+            for other in queue.acceptors:
+                if request_id and other.request_id == request_id:
+                    # The caller tried again: its first attempt must not use up the wake for a session.
+                    other.superseded = True
+                    other.wake()
             lock = self._accept_now(turn, queue, session_id, lock_id, request_id)
             if lock is None:
                 if last:
                     return (None,)
-                for other in queue.acceptors:
-                    if request_id and other.request_id == request_id:
-                        other.superseded = True
-                        other.wake()
+                waiter.has_waited = True
                 queue.acceptors.add(waiter)
                 turn.on_rollback(lambda: queue.acceptors.leave(waiter))
                 return None
@@ -251,7 +258,7 @@ class Receiving:
             in_hand = {message.key for message in lock.tokens.values()}
             rows = []
             for number in dict.fromkeys(sequence_numbers):
-                key = message_key(queue.id, number)
+                key = find_key(queue.id, number)
                 row = self._core.store.message(key)
                 home = self._core.store.session_of(key)
                 if row is None or row.status != DEFERRED or home is None or home[1] != session_id:

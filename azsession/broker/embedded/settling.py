@@ -80,6 +80,8 @@ class Settling:
         found = store.session(*lock.key)
         if found is not None and (gone or deferred or dead):
             store.refresh_session(found[0])
+        if len(gone) + len(dead) < len(done):
+            self._core.expect_expiries(turn)
         if lock.returned:
             turn.after_commit(lock.wake_waiters)
 

@@ -85,6 +85,14 @@ def message_key(queue_id: int, sequence_number: int) -> int:
     return queue_id << SEQUENCE_BITS | sequence_number
 
 
+def find_key(queue_id: int, sequence_number: int) -> int:
+    """Return the key to look for a message by a number that a caller gave.
+
+    A number beyond all sequence numbers would reach into another queue: it is none of any message instead.
+    """
+    return message_key(queue_id, sequence_number) if 0 <= sequence_number <= SEQUENCE_MASK else 0
+
+
 def open_database(path: Path | None) -> sqlite3.Connection:
     """Open the data file, or memory, and make its tables if it is new.
 
@@ -157,14 +165,9 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
 class Store:
     """The statements, by what they are for. Every method is one or a few statements; the caller is in a transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._run = connection.execute
         self._many = connection.executemany
-        self._turnover: dict[str, tuple[int, float]] = {}
-        for name, period in (("settled", SETTLED_SECONDS), ("requests", REQUESTS_SECONDS)):
-            row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
-            # A wall clock that was set back meanwhile must not make entries live for ever.
-            self._turnover[name] = (0, now + period) if row is None else (row[0], min(row[1], now + period))
 
     # Queues
 
@@ -360,14 +363,16 @@ class Store:
 
     def _turn_over(self, name: str, period: float, now: float) -> int:
         """Return which of the two tables takes new entries, emptying the older one when its time has come."""
-        current, until = self._turnover[name]
-        if now >= until:
+        row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
+        current, until = (0, None) if row is None else row
+        # A wall clock that was set back between two runs must not make entries live for ever.
+        if until is not None and now < until <= now + period:
+            return int(current)
+        if until is not None and until <= now:
             current = 1 - current
             self._run(f"DELETE FROM {name}_{current}")
-            until = now + period
-            self._run("INSERT OR REPLACE INTO turnover VALUES (?, ?, ?)", (name, current, until))
-            self._turnover[name] = (current, until)
-        return current
+        self._run("INSERT OR REPLACE INTO turnover VALUES (?, ?, ?)", (name, current, now + period))
+        return int(current)
 
     # What time brings
 
@@ -410,7 +415,7 @@ class Store:
         rows = self._run(
             f"SELECT name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session "
             f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? ORDER BY key LIMIT ?",
-            (message_key(queue, from_sequence), message_key(queue + 1, 0), limit),
+            (message_key(queue, max(0, min(from_sequence, SEQUENCE_MASK))), message_key(queue + 1, 0), limit),
         )
         return [(row[0], Row(*row[1:])) for row in rows]
 
