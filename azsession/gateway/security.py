@@ -68,7 +68,8 @@ class AccessKey:
             rights = frozenset(Right(right.strip().capitalize()) for right in names.split(","))
         except ValueError:
             rights = frozenset()
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or not key or not rights:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or not key or not rights or re.search(r"[;\s]", key):
+            # A connection string could not carry a key with such characters.
             raise ConfigurationError(
                 "a key is NAME:KEY:RIGHTS, with rights of Send, Listen and Manage, such as app:SECRET:Send,Listen"
             )

@@ -1,0 +1,184 @@
+"""What the commands share: the way to the gateway, and how things are shown to people and to scripts."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, ServiceBusConfig
+from ..errors import ConfigurationError
+from ..messages import PeekedMessage
+from ..provider import ServiceBusProvider
+
+#: Messages fetched or sent in one request, which bounds what is held in memory.
+PAGE = 100
+#: Characters of a body that a table shows.
+PREVIEW = 200
+
+Connect = Callable[[], ServiceBusProvider]
+
+# What could steer a terminal, or turn its text around: bodies are written by others.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def client_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say where the gateway is, and hand it ``connect``, and ``as_json``."""
+
+    @click.option("--connection-string", metavar="TEXT", help=f"Of the gateway; by default {ENV_CONNECTION_STRING}'s.")
+    @click.option("--ca-bundle", type=click.Path(exists=True), help="The certificates to trust, instead of the usual ones.")
+    @click.option("--allow-insecure-http", is_flag=True, help="Allow http:// to a host that is not loopback.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+    @functools.wraps(command)
+    def with_options(
+        *args: Any,
+        connection_string: str | None,
+        ca_bundle: str | None,
+        allow_insecure_http: bool,
+        **options: Any,
+    ) -> None:
+        def connect() -> ServiceBusProvider:
+            named = (ENV_CONNECTION_STRING, ENV_NAMESPACE, ENV_GATEWAY_URL)
+            if connection_string is None and not any(os.environ.get(name) for name in named):
+                raise ConfigurationError(
+                    f"no connection string: give --connection-string, or set {ENV_CONNECTION_STRING} to what "
+                    "azsession serve prints"
+                )
+            config = ServiceBusConfig.from_env(
+                connection_string=connection_string, ca_bundle=ca_bundle, allow_insecure_http=allow_insecure_http
+            )
+            return ServiceBusProvider(config)
+
+        command(*args, connect=connect, **options)
+
+    return with_options
+
+
+# For people
+
+
+def console() -> Console:
+    """Return where tables go."""
+    return Console(highlight=False)
+
+
+def note(text: str) -> None:
+    """Say something to people, on stderr, if anybody listens."""
+    with suppress(OSError):
+        click.secho(printable(text), err=True, dim=True)
+
+
+def printable(text: str) -> str:
+    """Return text in which nothing steers a terminal."""
+    return _STEERING.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[str] = ()) -> None:
+    """Print a table, the columns that are ``numbers`` right-aligned."""
+    flexible = "body" in columns
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=flexible)
+    right = set(numbers)
+    for name in columns:
+        # A body takes what room is left, names are folded where there is none, and the rest stays whole.
+        table.add_column(
+            name,
+            justify="right" if name in right else "left",
+            overflow="ellipsis" if name == "body" else "fold",
+            no_wrap=name not in ("session", "queue", "reason"),
+            ratio=1 if name == "body" else None,
+        )
+    for row in rows:
+        table.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
+    console().print(table)
+
+
+def show_instant(instant: datetime | None) -> str:
+    """Return an instant in this machine's time zone, to the second."""
+    return "" if instant is None else f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def show_body(message: PeekedMessage) -> str:
+    """Return a body as text, or in base64 and marked so."""
+    try:
+        return message.text()
+    except UnicodeDecodeError:
+        return "base64: " + base64.b64encode(message.body).decode()
+
+
+def preview(message: PeekedMessage) -> str:
+    """Return the beginning of a body, in one line."""
+    try:
+        # A character that the cut went through is left out; one that was wrong before tells that this is no text.
+        start = message.body[: PREVIEW * 4].decode(errors="strict" if len(message.body) <= PREVIEW * 4 else "ignore")
+    except UnicodeDecodeError:
+        return f"<{len(message.body)} bytes>"
+    return " ".join(start[:PREVIEW].split()) + ("…" if len(start) > PREVIEW else "")
+
+
+def plural(count: int, what: str) -> str:
+    """Return ``1 message``, ``2 messages``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr, on a terminal only; yields what moves it on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+# For scripts
+
+
+def show_json(value: dict[str, Any]) -> None:
+    """Print one object in one line; what is `None` is left out."""
+    click.echo(json.dumps({name: _plain(field) for name, field in value.items() if field is not None}))
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def message_json(message: PeekedMessage) -> dict[str, Any]:
+    """Return a message as JSON has it; ``body_encoding`` says whether the body is its text or base64."""
+    try:
+        body, encoding = message.text(), "utf-8"
+    except UnicodeDecodeError:
+        body, encoding = base64.b64encode(message.body).decode(), "base64"
+    lives = message.time_to_live
+    return {
+        "sequence_number": message.sequence_number,
+        "session_id": message.session_id,
+        "message_id": message.message_id,
+        "delivery_count": message.delivery_count,
+        "enqueued_at": message.enqueued_at,
+        "subject": message.subject,
+        "content_type": message.content_type,
+        "correlation_id": message.correlation_id,
+        "reply_to": message.reply_to,
+        "reply_to_session_id": message.reply_to_session_id,
+        "to": message.to,
+        "time_to_live": None if lives is None else lives.total_seconds(),
+        "scheduled_enqueue_time": message.scheduled_enqueue_time,
+        "attributes": message.attributes or None,
+        "dead_letter_reason": message.dead_letter_reason,
+        "dead_letter_description": message.dead_letter_description,
+        "body_encoding": encoding,
+        "body": body,
+    }

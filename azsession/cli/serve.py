@@ -1,0 +1,190 @@
+"""`azsession serve`: the gateway with the embedded broker, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+
+from .. import __version__
+from ..config import ENV_CONNECTION_STRING, is_loopback
+from ..errors import ConfigurationError
+from .address import WILDCARDS, public_url
+from .common import note
+
+if TYPE_CHECKING:
+    from ..gateway import AccessKey
+
+DEFAULT_PORT = 8720
+
+
+def default_data() -> Path:
+    """Return where the data lies if nothing else is said: the user's own folder for data."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA", "")
+        standard = Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base, standard = "", Path.home() / "Library" / "Application Support"
+    else:
+        base, standard = os.environ.get("XDG_DATA_HOME", ""), Path.home() / ".local" / "share"
+    # The XDG specification has relative paths ignored.
+    return (Path(base) if os.path.isabs(base) else standard) / "azsession" / "azsession.db"
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(short_help="Serve message sessions over HTTP, from a file or memory.")
+@click.option(
+    "--data",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The data file, made if it is not there; by default azsession/azsession.db in your folder for data "
+    "(XDG_DATA_HOME, ~/.local/share).",
+)
+@click.option("--memory", is_flag=True, help="Keep everything in memory, until the end of the process.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="The port; 0 takes a free one."
+)
+@click.option(
+    "--hostname",
+    "hostnames",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which clients reach the gateway, where it differs from the address: behind a proxy, or on 0.0.0.0. The "
+    "first is in the connection string. Repeat it for more.",
+)
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="A queue to make. Repeat it for more.")
+@click.option("--auto-create", is_flag=True, help="Make a queue when it is first used.")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="NAME:KEY:RIGHTS",
+    help="A key to accept, with rights of Send, Listen and Manage, divided by commas. Repeat it for more; the connection "
+    "string is for the first. By default a key with all rights is made, and kept in a file beside the data.",
+)
+@click.option("--tls-cert", type=_FILE, help="The certificate chain, to serve https.")
+@click.option("--tls-key", type=_FILE, help="The certificate's private key.")
+@click.option("--insecure", is_flag=True, help="Allow plain http on an address that is not loopback.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line: connection_string, url, data.")
+def serve(
+    data: Path | None,
+    memory: bool,
+    host: str,
+    port: int,
+    hostnames: Sequence[str],
+    queues: Sequence[str],
+    auto_create: bool,
+    keys: Sequence[str],
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    insecure: bool,
+    as_json: bool,
+) -> None:
+    """Serve message sessions over HTTP, kept in one file or in memory.
+
+    Prints the connection string to use on standard output, and nothing else there. SIGTERM and Ctrl-C finish what is running
+    and end it; a second one ends it at once.
+    """
+    from ..broker.embedded import EmbeddedBroker
+    from ..gateway import AccessKey, GatewayService
+    from .keyfile import key_file, stored_key
+
+    if memory and data is not None:
+        raise click.UsageError("give --data or --memory, not both")
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("TLS needs both --tls-cert and --tls-key")
+    accepted = [AccessKey.parse(text) for text in keys]
+    if len({key.name for key in accepted}) != len(accepted):
+        raise click.UsageError("two keys have the same name")
+    path = None if memory else _data_file(data)
+    # Messages and keys are the owner's alone, whatever the umask was.
+    os.umask(0o077)
+    broker = EmbeddedBroker(path, queues=queues, auto_create=auto_create)
+    try:
+        if not accepted:
+            accepted = [AccessKey.generate() if path is None else stored_key(key_file(path))]
+        service = GatewayService(
+            broker,
+            accepted,
+            host=host,
+            port=port,
+            hosts=hostnames,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            insecure=insecure,
+        )
+        signals = _Signals()
+        service.start()
+    except BaseException:
+        broker.close()
+        raise
+    try:
+        url = public_url(service.url, hostnames, tls_cert)
+        note(f"azsession {__version__} listens on {service.url}; Ctrl-C ends it")
+        note("data    in memory, gone at the end" if path is None else f"data    {path}")
+        if not keys and path is not None:
+            note(f"key     {key_file(path)}")
+        names = ", ".join(found.name for found in broker.list_queues())
+        note(f"queues  {names or ('made when first used' if auto_create else 'none yet: azsession queue create')}")
+        _warn_of_address(host, url, hostnames)
+        _announce(url, accepted[0], path, as_json=as_json)
+        signals.wait()
+        note("stopping: finishing what is running; once more ends it at once")
+    finally:
+        service.stop()
+
+
+def _data_file(data: Path | None) -> Path:
+    if data is None:
+        data = default_data()
+        data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif not data.parent.is_dir():
+        raise ConfigurationError(f"the data file {data} needs its folder to be there")
+    return data.absolute()
+
+
+def _announce(url: str, key: AccessKey, path: Path | None, *, as_json: bool) -> None:
+    """Print what clients connect with: all that goes to standard output."""
+    string = f"Endpoint={url}/;SharedAccessKeyName={key.name};SharedAccessKey={key.key}"
+    if as_json:
+        # The same three names always: `data` is null for memory.
+        click.echo(json.dumps({"connection_string": string, "url": url, "data": None if path is None else str(path)}))
+        return
+    note(f"the connection string, in quotes for {ENV_CONNECTION_STRING}:")
+    click.echo(string)
+
+
+def _warn_of_address(host: str, url: str, hostnames: Sequence[str]) -> None:
+    if host in WILDCARDS and not hostnames and is_loopback(urlsplit(url).hostname or ""):
+        note("other machines need this one's name in the connection string: --hostname NAME")
+    if url.startswith("http:") and not is_loopback(host):
+        note("warning: without TLS, whoever can read the network reads tokens and messages")
+
+
+class _Signals:
+    """Waits for SIGTERM or SIGINT; the second one ends the process at once, as it does by default."""
+
+    def __init__(self) -> None:
+        # Its put may be called in a signal handler, whatever the thread was doing.
+        self._came: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        self._came.put(number)
+
+    def wait(self) -> None:
+        """Return once one came. Blocks."""
+        self._came.get()
