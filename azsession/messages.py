@@ -36,7 +36,10 @@ def _to_bytes(body: Any) -> Any:
 
 
 def _to_timedelta(value: Any) -> Any:
-    return None if value is None else timedelta(seconds=seconds(value, "time_to_live", positive=True))
+    try:
+        return None if value is None else timedelta(seconds=seconds(value, "time_to_live", positive=True))
+    except OverflowError:
+        raise ValidationError("time_to_live is longer than a timedelta can be; leave it out for no end") from None
 
 
 def _to_utc(value: Any) -> Any:

@@ -66,6 +66,7 @@ def create_app(
     app = _App()
     app.add_sink(gateway.serve, "/")
     app.add_error_handler(Exception, gateway.on_exception)
+    app.add_error_handler(falcon.HTTPError, gateway.on_exception)
     # An answer without a body has no type, and a message without one keeps none.
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     return app
@@ -97,7 +98,8 @@ class _Gateway:
         resp.set_header(PROTOCOL_HEADER, PROTOCOL_VERSION)
         route = _route_of(req)
         if self._guard is not None and route.operation is not Operation.HEALTH:
-            self._guard.check(req.get_header("Authorization"), req.host, route.resource, route.operation)
+            host = req.env.get("HTTP_HOST") or req.env.get("SERVER_NAME", "")
+            self._guard.check(req.get_header("Authorization"), host, route.resource, route.operation)
         request = Request(
             route=route,
             query=_query_of(req),
@@ -114,7 +116,15 @@ class _Gateway:
         if (req.content_length or 0) > self._max_body_size:
             raise self._too_large(req.content_length)
         stream = req.env["wsgi.input"] if chunked else req.bounded_stream
-        body: bytes = stream.read(self._max_body_size + 1) if chunked or req.content_length else b""
+        try:
+            body: bytes = stream.read(self._max_body_size + 1) if chunked or req.content_length else b""
+        except Exception as error:
+            # cheroot says only in words what was wrong with a chunk.
+            if "Too Large" in str(error):
+                raise self._too_large(None) from None
+            if isinstance(error, ValueError):
+                raise ValidationError("the chunks of the body are malformed") from None
+            raise
         if len(body) > self._max_body_size:
             raise self._too_large(None)
         if req.content_length is not None and len(body) < req.content_length:

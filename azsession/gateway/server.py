@@ -7,6 +7,7 @@ client holds up nobody; and a request must arrive within a deadline, however slo
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import ssl
@@ -18,8 +19,11 @@ from typing import Any
 from cheroot import server as cheroot_server
 from cheroot import wsgi
 from cheroot.ssl.builtin import BuiltinSSLAdapter
+from cheroot.workers.threadpool import ThreadPool
 
 from ..errors import ConfigurationError
+from ..protocol import ERROR_CODE_HEADER, JSON_TYPE, PROTOCOL_HEADER, PROTOCOL_VERSION
+from ..protocol.status import INTERNAL_ERROR, INVALID_REQUEST, MESSAGE_TOO_LARGE, NOT_SUPPORTED
 from .presence import BODY_READ_KEY, SOCKET_KEY
 
 logger = logging.getLogger(__name__)
@@ -36,16 +40,51 @@ IDLE_TIMEOUT = 75
 SPARE_THREADS = 256
 
 
+#: Headers of which a second one would mean something else to whatever stands before the gateway.
+_ONCE = frozenset((b"Authorization", b"Content-Length", b"Host", b"Transfer-Encoding"))
+
+
+class _Headers(dict[bytes, bytes]):
+    def __setitem__(self, name: bytes, value: bytes) -> None:
+        if name in self and name in _ONCE:
+            raise ValueError(f"a request has one {name.decode()}, in one line")
+        super().__setitem__(name, value)
+
+
 class _Request(cheroot_server.HTTPRequest):  # type: ignore[misc]
     def parse_request(self) -> None:
         self.conn.set_deadline(HEADER_DEADLINE)
-        super().parse_request()
+        self.inheaders = _Headers()
+        try:
+            super().parse_request()
+        except ValueError:
+            self.simple_response("400 Bad Request", "the request's line is malformed")
         length = self.inheaders.get(b"Content-Length", b"0")
+        if self.ready and not length.isdigit():
+            self.ready = False
+            self.simple_response("400 Bad Request", "Content-Length is a whole number")
+        if self.chunked_read:
+            # Where such a body ends is read in more than one way: what may be the next request is not looked at.
+            self.close_connection = True
         size = int(length) if length.isdigit() else self.server.max_request_body_size
         if self.ready and (size or self.chunked_read):
             self.conn.set_deadline(HEADER_DEADLINE + min(size, self.server.max_request_body_size) / BODY_RATE)
         else:
             self.conn.set_deadline(None)
+
+    def simple_response(self, status: object, msg: str = "") -> None:
+        """Answer what the application never saw, in the protocol's form."""
+        number = int(str(status)[:3])
+        code = {405: NOT_SUPPORTED, 413: MESSAGE_TOO_LARGE}.get(number, INVALID_REQUEST if number < 500 else INTERNAL_ERROR)
+        body = json.dumps({"error": {"code": code, "message": msg or str(status)}}).encode()
+        fields = {"Content-Type": JSON_TYPE, "Content-Length": len(body), "Connection": "close"}
+        fields.update({PROTOCOL_HEADER: PROTOCOL_VERSION, ERROR_CODE_HEADER: code})
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self.close_connection = True
+        try:
+            self.conn.wfile.write(f"{self.server.protocol} {status}\r\n{head}\r\n".encode("latin-1") + body)
+        except OSError:
+            pass
 
 
 class _Connection(cheroot_server.HTTPConnection):  # type: ignore[misc]
@@ -75,10 +114,16 @@ class _Connection(cheroot_server.HTTPConnection):  # type: ignore[misc]
 class _Gateway(wsgi.Gateway_10):  # type: ignore[misc]
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
-        connection = self.req.conn
-        environ[SOCKET_KEY] = connection.socket
-        environ[BODY_READ_KEY] = lambda: connection.set_deadline(None)
+        environ[SOCKET_KEY] = self.req.conn.socket
+        environ[BODY_READ_KEY] = self._body_read
         return environ
+
+    def _body_read(self) -> None:
+        if self.req.chunked_read:
+            # Left unread, the end of the body would look like something that the client sends while it waits.
+            for _ in self.req.rfile.read_trailer_lines():
+                pass
+        self.req.conn.set_deadline(None)
 
 
 class _LazyTLS(BuiltinSSLAdapter):  # type: ignore[misc]
@@ -87,6 +132,40 @@ class _LazyTLS(BuiltinSSLAdapter):  # type: ignore[misc]
     def wrap(self, sock: socket.socket) -> tuple[ssl.SSLSocket, dict[str, str]]:
         wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         return wrapped, {"wsgi.url_scheme": "https", "HTTPS": "on"}
+
+
+class _Threads(ThreadPool):  # type: ignore[misc]
+    """Worker threads, started as they are needed: when a connection has something to read and no thread is free."""
+
+    def __init__(self, server: GatewayServer, most: int) -> None:
+        super().__init__(server, min=1, max=most)
+        self._counting = threading.Lock()  # Guards _free, _stopping and the making of threads.
+        self._free = 0  # Threads that wait for a connection; below 0, connections that wait for a thread.
+        self._stopping = False
+        self.get = self._next
+
+    def start(self) -> None:
+        """Start none yet."""
+
+    def _next(self) -> Any:
+        with self._counting:
+            self._free += 1
+        return self._queue.get()
+
+    def put(self, obj: Any) -> None:
+        with self._counting:
+            self._free -= 1
+            if self._free < 0 and len(self._threads) < self.max and not self._stopping:
+                try:
+                    self._threads.append(self._spawn_worker())
+                except RuntimeError:
+                    logger.warning("this machine gives no more threads: requests wait for one of the %d", len(self._threads))
+        super().put(obj)
+
+    def stop(self, timeout: float = 5) -> None:
+        with self._counting:
+            self._stopping = True
+        super().stop(timeout)
 
 
 class GatewayServer(wsgi.Server):  # type: ignore[misc]
@@ -123,12 +202,11 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
         super().__init__(
             (host, port),
             application,
-            numthreads=max_waiting + min(max_waiting, SPARE_THREADS),
             request_queue_size=1024,
             timeout=IDLE_TIMEOUT,
             shutdown_timeout=5,
-            accepted_queue_timeout=0,
         )
+        self.requests = _Threads(self, max_waiting + min(max_waiting, SPARE_THREADS))
         self.gateway = _Gateway
         self.max_request_header_size = MAX_HEADER_SIZE
         self.max_request_body_size = max_body_size
@@ -171,10 +249,20 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
     def stop(self) -> None:
         """Stop accepting, finish what is running, and end all threads."""
         self._ended.set()
+        if self.ready:
+            self._wake()
         super().stop()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+
+    def _wake(self) -> None:
+        """End the accepting thread's wait now, rather than at its next round: it is about to be stopped."""
+        self._connections._stop_requested = True
+        try:
+            socket.create_connection(self.socket.getsockname()[:2], timeout=1.0).close()
+        except OSError:
+            return
 
     def process_conn(self, conn: _Connection) -> None:
         """Hand a connection to a worker; one that has not sent anything yet waits without."""

@@ -50,6 +50,8 @@ _RESERVED = frozenset(
     brokerproperties""".split()
 )
 _RESERVED_PREFIXES = ("azsession-", "x-ms-", "x-forwarded-", "sec-", "access-control-", "proxy-")
+#: Seconds of the longest time to live, as in Azure (.NET's `TimeSpan.MaxValue`).
+_FOR_EVER = 922337203685
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 
 
@@ -251,10 +253,9 @@ def _fields(properties: Any, attributes: dict[str, Any], body: bytes, content_ty
 def _time_to_live(value: Any) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise MalformedError("TimeToLive is a number of seconds")
-    try:
-        return timedelta(seconds=value)
-    except (OverflowError, ValueError):
-        return timedelta.max
+    if value != value:
+        raise MalformedError("TimeToLive is a number of seconds, not NaN")
+    return timedelta(seconds=max(0, min(value, _FOR_EVER)))
 
 
 #: Fields that a sender cannot set: the server's own, ignored in what is sent.
