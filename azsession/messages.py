@@ -151,6 +151,8 @@ class ReceiptHandle:
             check_queue_name(queue_name)
             check_session_id(session_id)
             check_text(handle, "a lock token", 256)
+            if not handle:
+                raise ValidationError("a lock token is not empty")
             expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)
         except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):
             raise InvalidReceiptError("this text of a receipt is damaged") from None

@@ -1,0 +1,197 @@
+"""Paths and queries: what the client builds, the gateway reads, decoded by its server or not."""
+
+from __future__ import annotations
+
+import contextlib
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azsession import ValidationError
+from azsession.protocol.routes import NoRouteError, Operation, Route, format_timeout, message_path, parse_route, session_path
+
+GUID = "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c"
+#: What follows a session's path: method, rest, operation, and whether it names a token.
+SESSION_OPERATIONS = [
+    ("DELETE", "/messages/head", Operation.RECEIVE, False),
+    ("DELETE", message_path(GUID), Operation.COMPLETE, True),
+    ("PUT", message_path(GUID), Operation.ABANDON, True),
+    ("POST", message_path(GUID) + "/$deadletter", Operation.DEAD_LETTER, True),
+    ("POST", message_path(GUID) + "/$defer", Operation.DEFER, True),
+    ("POST", "/renewlock", Operation.RENEW, False),
+    ("POST", "/release", Operation.RELEASE, False),
+    ("POST", "/messages/$settle", Operation.SETTLE, False),
+    ("POST", "/messages/$deferred", Operation.RECEIVE_DEFERRED, False),
+    ("POST", "/$deadletter", Operation.DEAD_LETTER_SESSION, False),
+    ("GET", "/messages", Operation.PEEK, False),
+    ("GET", "/state", Operation.GET_STATE, False),
+    ("PUT", "/state", Operation.SET_STATE, False),
+    ("DELETE", "/state", Operation.CLEAR_STATE, False),
+]
+SESSION_IDS = [
+    "s1",
+    "a/b",
+    "a/messages/head",
+    "x/renewlock",
+    "50%",
+    "a?b#c",
+    "état",
+    "%2F",
+    "a b",
+    "sessions",
+    "messages",
+    "head",
+]
+SESSION_IDS += [
+    "/",
+    "//",
+    "a/",
+    "/a",
+    "state",
+    "$deadletter",
+    "x/sessions/y",
+    "é" * 128,
+    "a/messages",
+    "a/state",
+    GUID,
+    "+",
+    "...",
+]
+ENTITIES = ["orders", "events/subscriptions/audit", "sessions", "messages", "healthz"]
+
+IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128).filter(lambda t: t not in (".", ".."))
+
+
+@pytest.mark.parametrize("session_id", SESSION_IDS, ids=[name[:24] for name in SESSION_IDS])
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_an_encoded_path_is_read_exactly_whatever_the_session_id(entity: str, session_id: str) -> None:
+    for method, rest, operation, tokened in SESSION_OPERATIONS:
+        path = session_path(entity, session_id) + rest
+        token = GUID if tokened else ""
+        assert parse_route(method, path, encoded=True) == Route(operation, entity, session_id, token)
+
+
+#: Session ids and operations whose decoded path has a second meaning, with a lock token that is no UUID.
+AMBIGUOUS = {("a/messages", Operation.SET_STATE), ("a/messages/head", Operation.DEAD_LETTER_SESSION)}
+
+
+@pytest.mark.parametrize("session_id", SESSION_IDS, ids=[name[:24] for name in SESSION_IDS])
+def test_a_decoded_path_is_read_from_both_ends(session_id: str) -> None:
+    for method, rest, operation, tokened in SESSION_OPERATIONS:
+        if (session_id, operation) in AMBIGUOUS:
+            continue
+        path = unquote(session_path("orders", session_id) + rest)
+        token = GUID if tokened else ""
+        assert parse_route(method, path, encoded=False) == Route(operation, "orders", session_id, token)
+
+
+@given(session_id=IDS, token=IDS)
+def test_an_encoded_path_carries_any_session_id_and_any_token(session_id: str, token: str) -> None:
+    path = session_path("orders", session_id)
+    assert path.isascii()
+    assert not set(path) & set('?# \\"<>')
+    assert parse_route("POST", path + "/renewlock", encoded=True).session_id == session_id
+    deferring = parse_route("POST", path + message_path(token) + "/$defer", encoded=True)
+    assert (deferring.session_id, deferring.lock_token) == (session_id, token)
+
+
+@given(session_id=IDS)
+def test_a_decoded_receive_carries_any_session_id(session_id: str) -> None:
+    path = f"/orders/sessions/{session_id}/messages/head"
+    assert parse_route("DELETE", path, encoded=False) == Route(Operation.RECEIVE, "orders", session_id)
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+@pytest.mark.parametrize(
+    ("method", "rest", "operation", "number"),
+    [
+        ("PUT", "", Operation.CREATE_QUEUE, 0),
+        ("DELETE", "", Operation.DELETE_QUEUE, 0),
+        ("POST", "/messages", Operation.SEND, 0),
+        ("POST", "/sessions", Operation.ACCEPT, 0),
+        ("GET", "/sessions", Operation.LIST_SESSIONS, 0),
+        ("GET", "/$deadletterqueue/messages", Operation.PEEK_DEAD_LETTERS, 0),
+        ("POST", "/$deadletterqueue/messages/17/resubmit", Operation.RESUBMIT, 17),
+        ("DELETE", "/$deadletterqueue/messages/17", Operation.DELETE_DEAD_LETTER, 17),
+    ],
+)
+def test_a_path_below_a_queue_is_read(entity: str, method: str, rest: str, operation: Operation, number: int) -> None:
+    assert parse_route(method, f"/{entity}{rest}", encoded=True) == Route(operation, entity, sequence_number=number)
+
+
+def test_the_namespace_and_its_health_are_read() -> None:
+    assert parse_route("GET", "/", encoded=True).operation is Operation.LIST_QUEUES
+    assert parse_route("GET", "/healthz", encoded=True).operation is Operation.HEALTH
+    assert parse_route("GET", "/orders", encoded=True) == Route(Operation.GET_QUEUE, "orders")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PATCH", "/orders", {"PUT", "GET", "DELETE"}),
+        ("GET", "/orders/messages", {"POST"}),
+        ("PUT", "/orders/sessions", {"POST", "GET"}),
+        ("GET", "/orders/sessions/s1/renewlock", {"POST"}),
+        ("PATCH", "/orders/sessions/s1/state", {"GET", "PUT", "DELETE"}),
+        ("POST", "/", {"GET"}),
+    ],
+)
+def test_another_method_says_which_are_allowed(method: str, path: str, allowed: set[str]) -> None:
+    with pytest.raises(NoRouteError) as caught:
+        parse_route(method, path, encoded=True)
+    assert set(caught.value.allowed) == allowed
+
+
+@pytest.mark.parametrize(
+    "path", ["/orders/nothing", "/orders/sessions/s1", "/orders/sessions/s1/nothing", "/orders/$deadletterqueue"]
+)
+def test_what_is_no_path_of_the_protocol_is_no_route(path: str) -> None:
+    with pytest.raises(NoRouteError) as caught:
+        parse_route("POST", path, encoded=True)
+    assert caught.value.allowed == ()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "orders",
+        "//sessions/s1/renewlock",
+        "/a b/messages",
+        "/orders/sessions/%FF/renewlock",
+        "/orders/sessions//renewlock",
+        "/orders/sessions/%0A/renewlock",
+        "/orders/sessions/%2E%2E/renewlock",
+        "/..",
+        "/orders/$deadletterqueue/messages/x/resubmit",
+    ],
+)
+def test_a_malformed_path_is_a_validation_error(path: str) -> None:
+    with pytest.raises(ValidationError):
+        parse_route("POST", path, encoded=True)
+
+
+@given(st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD", "X"]), st.text(max_size=60), st.booleans())
+def test_any_path_is_a_route_no_route_or_malformed(method: str, path: str, encoded: bool) -> None:
+    for text in (path, f"/orders/sessions/{path}"):
+        with contextlib.suppress(NoRouteError, ValidationError):
+            assert isinstance(parse_route(method, text, encoded=encoded), Route)
+
+
+def test_a_token_is_for_the_decoded_segments_a_session_id_being_one() -> None:
+    assert parse_route("POST", "/orders/sessions/a%2Fb/renewlock", encoded=True).resource == ("orders", "sessions", "a/b")
+    assert parse_route("POST", "/t/subscriptions/s/messages", encoded=True).resource == ("t", "subscriptions", "s")
+    assert parse_route("GET", "/", encoded=True).resource == ()
+
+
+@given(st.floats(0, 1e6))
+def test_a_timeout_on_the_wire_is_within_half_a_millisecond(timeout: float) -> None:
+    text = format_timeout(timeout)
+    assert abs(float(text) - timeout) <= 0.0005001
+    assert text == text.strip()
+    assert "e" not in text
+    _, _, decimals = text.partition(".")
+    assert len(decimals) <= 3
+    assert not decimals.endswith("0")

@@ -1,0 +1,231 @@
+"""Where the session routes live: connection strings, namespaces, URLs and the environment."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azsession import ConfigurationError, QueueError, ServiceBusConfig, ServiceBusProvider
+from azsession.config import ConnectionString, is_loopback
+
+KEYED = "SharedAccessKeyName=reader;SharedAccessKey=c2Vj+cmV0/w=="
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
+        ("http://localhost:8080", "http://localhost:8080"),
+        ("http://[::1]:8080/", "http://[::1]:8080"),
+        ("https://gateway.example/", "https://gateway.example"),
+        ("https://Gateway.Example:8443/base/", "https://gateway.example:8443/base"),
+        ("sb://gateway.example/", "https://gateway.example"),
+        ("sb://gateway.example:8443/", "https://gateway.example:8443"),
+        ("SB://gateway.example/", "https://gateway.example"),
+    ],
+)
+def test_an_endpoint_says_where_the_routes_live(endpoint: str, url: str) -> None:
+    assert ServiceBusConfig(connection_string=f"Endpoint={endpoint};{KEYED}").namespace_url == url
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "myns.servicebus.windows.net",
+        "MyNs.ServiceBus.Windows.Net",
+        "a.servicebus.chinacloudapi.cn",
+        "a.servicebus.usgovcloudapi.net",
+        "a.servicebus.cloudapi.de",
+    ],
+)
+def test_azure_itself_has_no_session_routes_unless_told_so(host: str) -> None:
+    text = f"Endpoint=sb://{host}/;{KEYED}"
+    with pytest.raises(ConfigurationError, match="AMQP"):
+        ServiceBusConfig(connection_string=text)
+    assert ServiceBusConfig(connection_string=text, transport="http").namespace_url == f"https://{host.lower()}"
+    assert ServiceBusConfig(connection_string=text, gateway_url="https://gw").namespace_url == "https://gw"
+
+
+def test_the_emulator_has_no_session_routes() -> None:
+    with pytest.raises(ConfigurationError, match="AMQP"):
+        ServiceBusConfig(connection_string=f"Endpoint=sb://localhost;{KEYED};UseDevelopmentEmulator=true")
+
+
+def test_the_fields_of_a_connection_string_are_read_in_any_case_and_order() -> None:
+    text = " sharedaccesskey=a=b==;ENDPOINT=sb://h/;EntityPath=orders;SHAREDACCESSKEYNAME=n;Unknown=x; "
+    found = ConnectionString.parse(text)
+    assert (found.endpoint, found.key_name, found.key, found.entity_path) == ("sb://h/", "n", "a=b==", "orders")
+    assert (found.signature, found.emulator) == (None, False)
+
+
+def test_a_signature_stands_for_a_key() -> None:
+    found = ConnectionString.parse("Endpoint=sb://h/;SharedAccessSignature=SharedAccessSignature sr=x&sig=y%3D&se=1&skn=n")
+    assert found.signature == "SharedAccessSignature sr=x&sig=y%3D&se=1&skn=n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "Endpoint",
+        KEYED,
+        f"Endpoint=;{KEYED}",
+        f"Endpoint=ftp://h/;{KEYED}",
+        f"Endpoint=sb://;{KEYED}",
+        f"Endpoint=sb://h:99999/;{KEYED}",
+        f"Endpoint=sb://h h/;{KEYED}",
+        f"Endpoint=sb://user:pw@h/;{KEYED}",
+        f"Endpoint=sb://h/?q=1;{KEYED}",
+        f"Endpoint=sb://h/;Endpoint=sb://i/;{KEYED}",
+        "Endpoint=sb://h/;SharedAccessKeyName=n",
+        "Endpoint=sb://h/;SharedAccessKey=c2VjcmV0",
+        "Endpoint=sb://h/;SharedAccessKeyName=n;SharedAccessKey=",
+        f"Endpoint=sb://h/;{KEYED};SharedAccessSignature=s",
+        f"Endpoint=sb://h/;{KEYED};EntityPath=a b",
+        f"Endpoint=sb://h/;{KEYED};nonsense",
+        None,
+        5,
+        b"Endpoint=sb://h/",
+    ],
+)
+def test_a_wrong_connection_string_is_a_configuration_error_without_the_key(text: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ConnectionString.parse(text)
+    assert "c2V" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@given(st.text(st.sampled_from("=;:/abcEndpoint SharedAccessKeyName\u00e9[]@"), max_size=80))
+def test_any_text_is_a_connection_string_or_a_configuration_error(text: str) -> None:
+    for full in (text, f"Endpoint={text};{KEYED}"):
+        with contextlib.suppress(ConfigurationError):
+            ServiceBusConfig(connection_string=full)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST", "a.localhost"])
+def test_loopback_is_known_by_name_and_address(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "example.com", "localhost.example.com", "0.0.0.0", "::", "127.0.0.1.example"])
+def test_other_hosts_are_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_http_is_for_loopback_unless_it_is_allowed() -> None:
+    text = f"Endpoint=http://gateway.example/;{KEYED}"
+    with pytest.raises(ConfigurationError, match="in the clear"):
+        ServiceBusConfig(connection_string=text)
+    config = ServiceBusConfig(connection_string=text, allow_insecure_http=True)
+    assert config.namespace_url == "http://gateway.example"
+    with pytest.raises(ConfigurationError, match="in the clear"):
+        ServiceBusConfig(gateway_url="http://gateway.example")
+
+
+def test_a_namespace_with_a_gateway_needs_no_connection_string() -> None:
+    config = ServiceBusConfig(namespace="myns", gateway_url="https://gw.example/")
+    assert config.namespace_url == "https://gw.example"
+    assert config.credentials is None
+
+
+def test_a_namespace_is_completed() -> None:
+    assert ServiceBusConfig(namespace="myns", transport="http").namespace_url == "https://myns.servicebus.windows.net"
+    assert ServiceBusConfig(namespace="gw.example:8443").namespace_url == "https://gw.example:8443"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"namespace": "a b"},
+        {"namespace": "https://h"},
+        {"namespace": ""},
+        {"namespace": "myns", "connection_string": f"Endpoint=sb://h/;{KEYED}"},
+        {"gateway_url": "sb://h"},
+        {"gateway_url": "nonsense"},
+        {"gateway_url": "https://h", "transport": "carrier-pigeon"},
+        {"gateway_url": "https://h", "session_timeout": 0},
+        {"gateway_url": "https://h", "session_timeout": "60"},
+        {"gateway_url": "https://h", "request_timeout": -1},
+        {"gateway_url": "https://h", "retry_attempts": -1},
+        {"gateway_url": "https://h", "retry_attempts": 1.5},
+        {"gateway_url": "https://h", "retry_deadline": float("nan")},
+        {"gateway_url": "https://h", "pool_connections": 0},
+        {"gateway_url": "https://h", "pool_connections": True},
+    ],
+)
+def test_a_wrong_field_is_a_configuration_error(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        ServiceBusConfig(**fields)
+
+
+def test_durations_may_be_timedeltas() -> None:
+    config = ServiceBusConfig(
+        gateway_url="https://h", session_timeout=timedelta(minutes=2), retry_deadline=timedelta(seconds=1)
+    )
+    assert (config.session_timeout, config.retry_deadline) == (120.0, 1.0)
+
+
+def test_the_defaults_are_as_documented() -> None:
+    config = ServiceBusConfig(gateway_url="https://h")
+    assert (config.session_timeout, config.request_timeout, config.retry_attempts) == (60, 30, 4)
+    assert (config.retry_deadline, config.pool_connections, config.transport) == (30, 32, "auto")
+    assert (config.ca_bundle, config.allow_insecure_http) == (None, False)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        ServiceBusConfig(gateway_url="https://h").namespace = "x"  # type: ignore[misc]
+
+
+def test_a_configuration_can_be_evolved_and_pickled() -> None:
+    config = ServiceBusConfig(connection_string=f"Endpoint=https://h/;{KEYED}")
+    assert attrs.evolve(config, gateway_url="https://g").namespace_url == "https://g"
+    again = pickle.loads(pickle.dumps(config))
+    assert again == config
+    assert again.namespace_url == config.namespace_url
+
+
+def test_the_environment_is_read() -> None:
+    text = f"Endpoint=https://h/;{KEYED}"
+    environ = {"SERVICEBUS_CONNECTION_STRING": text, "SERVICEBUS_FULLY_QUALIFIED_NAMESPACE": "other.example"}
+    assert ServiceBusConfig.from_env(environ).connection_string == text
+    del environ["SERVICEBUS_CONNECTION_STRING"]
+    assert ServiceBusConfig.from_env(environ).namespace_url == "https://other.example"
+    environ["AZSESSION_GATEWAY_URL"] = "https://gw.example"
+    assert ServiceBusConfig.from_env(environ).namespace_url == "https://gw.example"
+
+
+def test_fields_go_before_the_environment() -> None:
+    environ = {"SERVICEBUS_CONNECTION_STRING": f"Endpoint=https://h/;{KEYED}", "AZSESSION_GATEWAY_URL": "https://gw.example"}
+    config = ServiceBusConfig.from_env(environ, namespace="mine.example", gateway_url="https://mine", retry_attempts=0)
+    assert (config.connection_string, config.namespace_url, config.retry_attempts) == (None, "https://mine", 0)
+
+
+def test_an_empty_environment_says_what_is_missing() -> None:
+    with pytest.raises(ConfigurationError, match="SERVICEBUS_CONNECTION_STRING"):
+        ServiceBusConfig.from_env({"SERVICEBUS_CONNECTION_STRING": ""})
+
+
+def test_a_provider_is_made_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", f"Endpoint=https://h/;{KEYED}")
+    with ServiceBusProvider.from_env(retry_attempts=1) as provider:
+        assert (provider.config.namespace_url, provider.config.retry_attempts) == ("https://h", 1)
+
+
+def test_a_provider_is_not_made_from_a_connection_string_by_mistake() -> None:
+    with pytest.raises(QueueError, match="from_connection_string"):
+        ServiceBusProvider(f"Endpoint=https://h/;{KEYED}")  # type: ignore[arg-type]
+
+
+def test_no_repr_shows_a_key() -> None:
+    config = ServiceBusConfig(connection_string=f"Endpoint=https://h/;{KEYED}")
+    assert "c2V" not in repr(config) + repr(config.credentials) + str(config)

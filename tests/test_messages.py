@@ -1,0 +1,181 @@
+"""Messages and receipts as values: checked, frozen, and fit to cross processes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import pickle
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azsession import InvalidReceiptError, Message, PeekedMessage, ReceiptHandle, ReceivedMessage, ValidationError
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc)
+RECEIPT = ReceiptHandle("token", NOW, queue_name="orders", session_id="a/b état")
+
+
+def received(**fields: Any) -> ReceivedMessage:
+    return ReceivedMessage(**{"body": b"paid", "receipt": RECEIPT, "delivered_at": NOW, **fields})
+
+
+def test_a_text_body_is_sent_as_utf8() -> None:
+    assert Message("état").body == "état".encode()
+    assert Message(b"\xff").body == b"\xff"
+
+
+@pytest.mark.parametrize("body", [None, 5, ["x"], bytearray(b"x"), {"a": 1}])
+def test_a_body_is_bytes_or_text(body: Any) -> None:
+    with pytest.raises(ValidationError, match="body"):
+        Message(body)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"session_id": ""},
+        {"session_id": "x" * 129},
+        {"message_id": "x" * 129},
+        {"message_id": 5},
+        {"correlation_id": "x" * 129},
+        {"subject": "\ud800"},
+        {"content_type": "x" * 257},
+        {"reply_to_session_id": "x" * 129},
+        {"time_to_live": 0},
+        {"time_to_live": -1},
+        {"time_to_live": "1"},
+        {"scheduled_enqueue_time": datetime(2026, 1, 1)},
+        {"scheduled_enqueue_time": 5},
+        {"attributes": {"a": None}},
+        {"attributes": None},
+    ],
+)
+def test_a_field_out_of_its_range_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Message(b"x", **fields)
+
+
+def test_times_are_brought_to_utc_and_lifetimes_to_timedeltas() -> None:
+    at = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    message = Message(b"x", scheduled_enqueue_time=at, time_to_live=1.5)
+    assert message.scheduled_enqueue_time == at
+    assert str(message.scheduled_enqueue_time) == "2026-01-01 10:00:00+00:00"
+    assert message.time_to_live == timedelta(seconds=1.5)
+
+
+@pytest.mark.parametrize("message", [Message(b"x"), PeekedMessage(body=b"x"), received(), RECEIPT])
+def test_messages_and_receipts_are_frozen_hashable_and_have_slots(message: Any) -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        message.session_id = "x"
+    assert not hasattr(message, "__dict__")
+    assert len({message, attrs.evolve(message)}) == 1
+
+
+def test_changing_the_attributes_given_does_not_change_the_message() -> None:
+    attributes: dict[str, Any] = {"a": 1}
+    message = Message(b"x", attributes=attributes)
+    attributes["a"] = 2
+    assert message.attributes == {"a": 1}
+
+
+@pytest.mark.parametrize("value", [Message(b"x", attributes={"a": 1.5}), received(attributes={"a": True}), RECEIPT])
+def test_messages_and_receipts_pickle(value: Any) -> None:
+    assert pickle.loads(pickle.dumps(value)) == value
+
+
+def test_a_repr_shows_neither_body_nor_token() -> None:
+    shown = repr(Message(b"confidential")) + repr(received(body=b"confidential")) + repr(RECEIPT)
+    assert "confidential" not in shown
+    assert "token" not in shown
+    assert "<12 bytes>" in shown
+
+
+def test_a_body_is_read_as_text_or_json() -> None:
+    message = received(body='{"état": [1]}'.encode())
+    assert message.text() == '{"état": [1]}'
+    assert message.json() == {"état": [1]}
+    assert received(body=b"\xe9").text("latin-1") == "é"
+    with pytest.raises(UnicodeDecodeError):
+        received(body=b"\xe9").text()
+    with pytest.raises(json.JSONDecodeError):
+        received(body=b"{").json()
+
+
+def test_a_message_expires_after_its_time_to_live() -> None:
+    assert received(enqueued_at=NOW, time_to_live=timedelta(seconds=5)).expires_at == NOW + timedelta(seconds=5)
+    assert received(enqueued_at=NOW).expires_at is None
+    assert received(time_to_live=timedelta(seconds=5)).expires_at is None
+    assert received(enqueued_at=NOW, time_to_live=timedelta.max).expires_at is None
+
+
+# Receipts as text
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128).filter(
+    lambda t: t not in (".", "..")
+)
+
+
+@given(token=TEXT, session_id=TEXT, expires_at=st.none() | st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))
+def test_the_text_of_a_receipt_gives_it_back(token: str, session_id: str, expires_at: datetime | None) -> None:
+    at = None if expires_at is None else expires_at.replace(microsecond=0, tzinfo=timezone.utc)
+    receipt = ReceiptHandle(token, at, queue_name="events/subscriptions/a", session_id=session_id)
+    text = str(receipt)
+    assert ReceiptHandle.parse(text) == receipt
+    assert text.isascii()
+    assert text.replace("-", "").replace("_", "").replace(".", "").isalnum()
+
+
+def packed(value: Any) -> str:
+    return "azs1." + base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "token",
+        "azs1.",
+        "azs1.####",
+        "azs2." + str(RECEIPT)[5:],
+        str(RECEIPT)[:-3],
+        str(RECEIPT)[5:],
+        str(RECEIPT) + "é",
+        str(RECEIPT) * 40,
+        packed([]),
+        packed({}),
+        packed("x"),
+        packed(["orders", "s1", "t"]),
+        packed(["orders", "s1", "t", 1, 2]),
+        packed(["a b", "s1", "t", None]),
+        packed(["orders", "", "t", None]),
+        packed(["orders", "s1", 5, None]),
+        packed(["orders", "s1", "x" * 257, None]),
+        packed(["orders", "s1", "t", "soon"]),
+        packed(["orders", "s1", "t", 1e300]),
+        packed(["orders", "s1", "t", float("nan")]),
+        packed([[[[[]]]]]),
+        None,
+        5,
+        b"azs1.",
+    ],
+)
+def test_a_damaged_receipt_is_an_invalid_one(text: Any) -> None:
+    with pytest.raises(InvalidReceiptError):
+        ReceiptHandle.parse(text)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_receipt_or_an_invalid_one(text: str) -> None:
+    for form in (text, "azs1." + text):
+        with contextlib.suppress(InvalidReceiptError):
+            ReceiptHandle.parse(form)
+
+
+def test_a_receipt_without_a_token_is_damaged() -> None:
+    with pytest.raises(InvalidReceiptError):
+        ReceiptHandle.parse(packed(["orders", "s1", "", None]))

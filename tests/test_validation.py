@@ -1,0 +1,161 @@
+"""What names, ids, durations and attributes may look like."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azsession import ValidationError
+from azsession.validation import (
+    check_attributes,
+    check_count,
+    check_instant,
+    check_queue_name,
+    check_session_id,
+    check_text,
+    seconds,
+)
+
+
+@pytest.mark.parametrize(
+    "session_id",
+    ["a", "a/b", "a/messages/head", "50%", "a?b#c", "état", "...", " ", "😀", "é" * 128, "\u2028", "'\"", "-", "$"],
+)
+def test_a_session_id_is_any_text_of_up_to_128_characters(session_id: str) -> None:
+    assert check_session_id(session_id) == session_id
+
+
+@pytest.mark.parametrize(
+    "session_id", ["", ".", "..", "x" * 129, "a\nb", "\x00", "\x7f", "a\x85", "\ud800", None, 5, b"bytes", ["a"]]
+)
+def test_other_session_ids_are_refused(session_id: Any) -> None:
+    with pytest.raises(ValidationError, match="session id"):
+        check_session_id(session_id)
+
+
+@pytest.mark.parametrize("name", ["orders", "A.b-c_9", "x" * 260, "events/subscriptions/audit", "events/Subscriptions/a.b"])
+def test_an_entity_is_a_queue_or_a_subscription(name: str) -> None:
+    assert check_queue_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x" * 261,
+        "a b",
+        "a/b",
+        "a/b/c",
+        "é",
+        ".",
+        "..",
+        "../subscriptions/b",
+        "a/subscriptions/",
+        "/a",
+        "a/",
+        "a\n",
+        "a%2Fb",
+        None,
+        5,
+        b"orders",
+    ],
+)
+def test_other_entities_are_refused(name: Any) -> None:
+    with pytest.raises(ValidationError, match="queue name"):
+        check_queue_name(name)
+
+
+@pytest.mark.parametrize(("value", "is_"), [(0, 0.0), (2, 2.0), (1.5, 1.5), (timedelta(minutes=1), 60.0)])
+def test_a_duration_is_seconds_or_a_timedelta(value: Any, is_: float) -> None:
+    assert seconds(value, "it") == is_
+
+
+@pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf, True, "5", None, timedelta(seconds=-1)])
+def test_other_durations_are_refused(value: Any) -> None:
+    with pytest.raises(ValidationError, match="it is"):
+        seconds(value, "it")
+
+
+def test_a_duration_may_have_to_be_more_than_nothing() -> None:
+    with pytest.raises(ValidationError, match="more than 0"):
+        seconds(0, "it", positive=True)
+
+
+@pytest.mark.parametrize("value", [1, 500, 1000])
+def test_a_count_is_a_whole_number_from_1_on(value: int) -> None:
+    assert check_count(value, "it") == value
+
+
+@pytest.mark.parametrize("value", [0, -1, 1001, 1.0, True, "1", None])
+def test_other_counts_are_refused(value: Any) -> None:
+    with pytest.raises(ValidationError, match="whole number"):
+        check_count(value, "it")
+
+
+def test_an_instant_has_a_time_zone() -> None:
+    now = datetime.now(timezone.utc)
+    assert check_instant(now, "it") is now
+    for wrong in (datetime(2026, 1, 1), 5, "2026-01-01", None):
+        with pytest.raises(ValidationError, match="it "):
+            check_instant(wrong, "it")
+
+
+@given(st.text(max_size=20))
+def test_a_text_is_what_utf8_can_carry(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        with pytest.raises(ValidationError, match="surrogate"):
+            check_text(text, "it")
+    else:
+        assert check_text(text, "it", 20) == text
+
+
+def test_a_text_has_at_most_its_limit() -> None:
+    with pytest.raises(ValidationError, match="at most 3"):
+        check_text("four", "it", 3)
+
+
+def test_attributes_are_copied() -> None:
+    given_attributes: dict[str, Any] = {"s": "x", "i": -(2**63), "f": 0.5, "b": True}
+    checked = check_attributes(given_attributes)
+    assert checked == given_attributes
+    assert checked is not given_attributes
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        None,
+        [("a", 1)],
+        {"": 1},
+        {5: 1},
+        {"x" * 129: 1},
+        {"a\n": 1},
+        {"a": None},
+        {"a": b"x"},
+        {"a": [1]},
+        {"a": math.nan},
+        {"a": math.inf},
+        {"a": 2**63},
+        {"a": -(2**63) - 1},
+        {"a": "\ud800"},
+        {"a": {}},
+    ],
+)
+def test_other_attributes_are_refused(attributes: Any) -> None:
+    with pytest.raises(ValidationError, match="attribute"):
+        check_attributes(attributes)
+
+
+@given(st.one_of(st.none(), st.integers(), st.text(), st.binary(), st.floats(), st.lists(st.text())))
+def test_a_check_refuses_with_a_validation_error_or_passes(value: Any) -> None:
+    for check in (check_session_id, check_queue_name, check_attributes):
+        with contextlib.suppress(ValidationError):
+            check(value)
