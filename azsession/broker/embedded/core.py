@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,6 +114,11 @@ class Core:
 
         self._check_process()
         return self.turns.run(job, durable=durable)
+
+    def tidy(self, work: Callable[[Turn], object]) -> None:
+        """Run a job that touches memory only, also while the file fails; without effect on a closed broker."""
+        with suppress(QueueError):
+            self.turns.run(work, durable=False)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

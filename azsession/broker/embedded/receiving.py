@@ -120,23 +120,23 @@ class Receiving:
         caller: Caller,
     ) -> T:
         """Attempt in turns until it gives something; wait in between to be woken. The last attempt always gives."""
-        waiting = False
+        watching = False
         with ExitStack() as stack:
             try:
                 while True:
                     last = self._core.stopping or self._core.clock.monotonic() >= deadline
-                    was_waiting, waiting = waiting, False
                     result = self._core.perform(lambda turn, last=last: attempt(turn, last))  # type: ignore[misc]
                     if result is not None:
                         return result
-                    waiting = True
-                    if not was_waiting:
+                    if not watching:
+                        watching = True
                         stack.enter_context(caller.watched(waiter.wake))
                     waiter.wait(max(0.0, deadline - self._core.clock.monotonic()))
-            finally:
-                if waiting:
-                    # Ctrl-C, or no room to wait: nobody may wait on in our place.
-                    self._core.perform(leave)
+            except BaseException:
+                if waiter.has_waited:
+                    # A failure, Ctrl-C, or no room to wait: nobody may wait on in our place.
+                    self._core.tidy(leave)
+                raise
 
     def _lock_for(self, turn: Turn, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
         """Return the holder's lock, taking it if the session is free."""
