@@ -136,7 +136,8 @@ def receive(session: Session, max_count: int | None, timeout: float, session_tim
         found = _lock_answer(answer, session.session_id)
         lasts = session_timeout if found.lasts is None else found.lasts
         left = found.sent + found.waited + lasts - time.monotonic()
-        return attrs.evolve(found, messages=_read_messages(answer, session, left))
+        messages = _read_messages(answer, session, left)
+        return LockAnswer(found.session_id, messages, found.sent, found.lasts, found.waited)
 
     return Call(
         method="DELETE",

@@ -86,15 +86,20 @@ def _shut(sock: socket.socket | None) -> None:
 class _HeaderLines:
     """The file of an answer while its headers are read."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.close = file.close
+    __slots__ = ("close", "readline")
 
-    def readline(self, limit: int = -1) -> bytes:
-        line: bytes = self._file.readline(limit)
-        if not line:
-            raise RemoteDisconnected("the connection was closed before or in the answer's headers")
-        return line
+    def __init__(self, file: Any) -> None:
+        read = file.readline
+
+        # A closure, not a method: this runs for every header of every answer.
+        def readline(limit: int = -1) -> bytes:
+            line: bytes = read(limit)
+            if not line:
+                raise RemoteDisconnected("the connection was closed before or in the answer's headers")
+            return line
+
+        self.readline = readline
+        self.close = file.close
 
 
 class _WholeResponse(HTTPResponse):

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 import requests
@@ -32,6 +32,9 @@ from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from .protocol.status import ABOUT_QUEUE, RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
 from .protocol.wire import MalformedError
 from .tokens import TokenCache
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +158,9 @@ class Transport:
             return self._send_again(call, failure, started)
 
     def _send_again(self, call: Call[T], failure: _FailureError, started: float) -> T:
+        # Here, not above: it would make importing azsession a good deal slower, and most calls never get here.
+        from tenacity import Retrying, retry_if_exception
+
         first_failed = time.monotonic()
         patience = self._config.retry_deadline if call.patience is None else call.patience
         last = first_failed + patience

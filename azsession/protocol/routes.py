@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 import attrs
@@ -186,6 +187,7 @@ def _match_session(method: str, entity: str, tail: list[str]) -> Route | None:
     return None
 
 
+@lru_cache(1024)
 def session_path(entity: str, session_id: str) -> str:
     """Return the path of a session, to which the operations' own parts are added."""
     return f"/{quote(entity)}/sessions/{quote(session_id, safe='')}"
