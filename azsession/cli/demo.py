@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ValidationError
-from .common import console, plural, printable
+from .common import console, plural, printable, show_json
 from .messages import read_messages
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def demo(file: BinaryIO | None, workers: int, seed: int, as_json: bool) -> None:
         seen = run.run()
     faults = judge(sent, roles, seen)
     if as_json:
-        click.echo(json.dumps(_result(sent, seen, faults, workers, None if file else seed), indent=2))
+        show_json(_result(sent, seen, faults, workers, None if file else seed))
     else:
         _show(out, sent, roles, seen, faults)
     click.get_current_context().exit(1 if faults else 0)
@@ -102,16 +101,19 @@ class _LiveView:
         table = Table.grid(padding=(0, 2), expand=True)
         for ratio in (None, 3, None, 4):
             table.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
-        for number, work in enumerate(list(run.at_work)[:MAX_LIVE_ROWS], 1):
+        now = list(run.at_work)
+        for number, work in enumerate(now[:MAX_LIVE_ROWS], 1):
             name = Text(f"worker {number}", "dim")
             if work is None:
-                table.add_row(name, Text("takes the next session", "dim"), "", "")
+                table.add_row(name, Text("waits for a session", "dim"), "", "")
                 continue
             held = time.monotonic() - work.since
             renewed = run.renewals(work.session_id)
             note = f"{held:.1f} s at it, lock renewed {_times(renewed)}" if held > 0.5 else ""
             place = f"{work.place}/{self._sizes[work.session_id]}"
             table.add_row(name, Text(printable(work.session_id), "cyan"), place, Text(note, "yellow"))
+        if len(now) > MAX_LIVE_ROWS:
+            table.add_row("", Text(f"and {plural(len(now) - MAX_LIVE_ROWS, 'more worker')}", "dim"), "", "")
         return Group(self._progress, table)
 
 
@@ -119,7 +121,7 @@ class _LiveView:
 
 
 def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+    return {1: "once", 2: "twice"}.get(count) or f"{count} times"
 
 
 def _show(out: Console, sent: Sequence[Sent], roles: Roles, seen: Seen, faults: Sequence[Fault]) -> None:
