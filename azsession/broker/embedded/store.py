@@ -9,6 +9,7 @@ lies in ``messages``; how often it was delivered in ``deliveries``, so that a de
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
@@ -105,29 +106,36 @@ def open_database(path: Path | None) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(where, timeout=0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
-        raise ConfigurationError(f"{shown} cannot be opened: {error}") from error
+        raise ConfigurationError(f"{shown} {_why_not(error, path)}") from error
     try:
         _prepare(connection, shown)
     except sqlite3.Error as error:
         connection.close()
-        raise ConfigurationError(f"{shown} {_why_not(error)}") from error
+        raise ConfigurationError(f"{shown} {_why_not(error, path)}") from error
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _why_not(error: sqlite3.Error) -> str:
+def _why_not(error: sqlite3.Error, path: Path | None) -> str:
     text = str(error).lower()
     if "locked" in text:
         return "is open in another process or broker: one file has one owner, else a session could have two holders"
     if "not a database" in text or "malformed" in text:
         return f"is damaged, or no azsession data file ({error}); it was left as it is"
-    if "readonly" in text or "read-only" in text:
+    if path is not None and not path.parent.is_dir():
+        return "cannot be opened: its folder does not exist"
+    if "readonly" in text or "read-only" in text or not _writable(path):
         return "cannot be written: check its permissions and those of its folder"
     if "full" in text:
         return "cannot be written: the disk is full"
     return f"cannot be opened: {error}"
+
+
+def _writable(path: Path | None) -> bool:
+    # SQLite says no more than "disk I/O error" where it may not lock a file, or not make one beside it.
+    return path is None or all(os.access(one, os.W_OK) for one in (path, path.parent) if one.exists())
 
 
 def _prepare(connection: sqlite3.Connection, shown: str) -> None:
