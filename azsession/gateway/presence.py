@@ -109,16 +109,16 @@ class Presence:
                     key.data()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread. Idempotent."""
         with self._lock:
             self._stopped = True
-            thread = self._thread
-        if thread is None or self._selector is None or self._wake is None:
+            thread, wake, self._wake = self._thread, self._wake, None
+        if thread is None or self._selector is None or wake is None:
             return
-        self._wake[1].send(b"\0")
+        wake[1].send(b"\0")
         thread.join()
         self._selector.close()
-        for end in self._wake:
+        for end in wake:
             end.close()
 
 

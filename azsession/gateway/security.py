@@ -123,7 +123,7 @@ class Guard:
         if set(fields) != _FIELDS or authorization.count("&") != 3:
             return None
         known = self._keys.get(_undo_double(fields["skn"]))
-        signed = f"{fields['sr']}\n{fields['se']}".encode()
+        signed = f"{fields['sr']}\n{fields['se']}".encode("utf-8", "surrogatepass")
         secret = (known or self._nobody).key.encode()
         expected = hmac.new(secret, signed, hashlib.sha256).digest()
         try:

@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class _Headers(dict[bytes, bytes]):
 
 
 class _Request(cheroot_server.HTTPRequest):  # type: ignore[misc]
+    ready: bool
+
     def parse_request(self) -> None:
         self.conn.set_deadline(HEADER_DEADLINE)
         self.inheaders = _Headers()
@@ -81,10 +84,8 @@ class _Request(cheroot_server.HTTPRequest):  # type: ignore[misc]
         fields.update({PROTOCOL_HEADER: PROTOCOL_VERSION, ERROR_CODE_HEADER: code})
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self.close_connection = True
-        try:
+        with suppress(OSError):
             self.conn.wfile.write(f"{self.server.protocol} {status}\r\n{head}\r\n".encode("latin-1") + body)
-        except OSError:
-            pass
 
 
 class _Connection(cheroot_server.HTTPConnection):  # type: ignore[misc]
@@ -263,6 +264,15 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
             socket.create_connection(self.socket.getsockname()[:2], timeout=1.0).close()
         except OSError:
             return
+
+    @staticmethod
+    def bind_socket(socket_: socket.socket, bind_addr: Any) -> Any:
+        """Bind, and leave nothing open where that fails."""
+        try:
+            return wsgi.Server.bind_socket(socket_, bind_addr)
+        except OSError:
+            socket_.close()
+            raise
 
     def process_conn(self, conn: _Connection) -> None:
         """Hand a connection to a worker; one that has not sent anything yet waits without."""

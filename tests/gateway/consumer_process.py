@@ -1,9 +1,9 @@
 """A consumer of the webhooks with four threads: ``python -m tests.gateway.consumer_process REPORT NAME DELAY``.
 
-The connection string comes on the first line of the input; ``ready`` is said before. Threads take session by session until the
-input ends. All consumers share one report, a line for each message received and each completed: which of the two, the
-consumer's name, the session, the position, how often it was delivered. ``completed`` is written after the broker confirmed it,
-and before the session is given back, so that the report has a session's lines in the order in which things happened.
+The connection string comes on the first line of the input; ``ready`` is said before. Threads take session by session until
+the input ends. All consumers share one report, a line for each message received and each completed: which of the two, the
+consumer's name, the session, the position, how often it was delivered. ``completed`` is written after the broker confirmed
+it, and before the session is given back, so that a session's lines stand in the order in which things happened.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def consume(provider: ServiceBusProvider, report: int, name: str, delay: float, 
             with provider.create_session_client(QUEUE, accept_timeout=0.5) as session:
                 for message in session.messages(timeout=0, prefetch=PREFETCH):
                     event = json.loads(message.body)
-                    line = f"{name} {quote(event['session_id'], safe='')} {event['position']} {message.delivery_count}\n".encode()
+                    session_id = quote(event["session_id"], safe="")
+                    line = f"{name} {session_id} {event['position']} {message.delivery_count}\n".encode()
                     os.write(report, b"received " + line)
                     ended.wait(delay)
                     session.complete_message(message)

@@ -180,7 +180,7 @@ def test_webhooks_are_taken_in_order_and_once(stack: ExitStack, tmp_path: Path, 
     assert by_session(map(key, completed)) == expected(webhooks)
     assert by_session(map(key, scene.report("received"))) == expected(webhooks)
     assert {line.delivery_count for line in completed} == {1}
-    assert len({line.consumer for line in completed}) == PROCESSES
+    assert len({line.consumer for line in completed}) > 1
 
 
 @pytest.mark.timeout(120)
