@@ -74,7 +74,11 @@ def test_an_encoded_path_is_read_exactly_whatever_the_session_id(entity: str, se
 
 
 #: Session ids and operations whose decoded path has a second meaning, with a lock token that is no UUID.
-AMBIGUOUS = {("a/messages", Operation.SET_STATE), ("a/messages/head", Operation.DEAD_LETTER_SESSION)}
+AMBIGUOUS = {
+    ("a/messages", Operation.SET_STATE),
+    ("a/messages", Operation.CLEAR_STATE),
+    ("a/messages/head", Operation.DEAD_LETTER_SESSION),
+}
 
 
 @pytest.mark.parametrize("session_id", SESSION_IDS, ids=[name[:24] for name in SESSION_IDS])
