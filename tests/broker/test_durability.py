@@ -62,7 +62,7 @@ def test_a_kill_at_any_instant_loses_nothing_that_was_confirmed(tmp_path: Path) 
     path = tmp_path / "data.db"
     random_numbers = random.Random(7)
     said: list[list[str]] = []
-    for life in range(6):
+    for life in range(4):
         with subprocess.Popen(
             [sys.executable, "-c", _WORKER, str(path), str(life)], stdout=subprocess.PIPE, text=True
         ) as process:
