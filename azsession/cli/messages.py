@@ -85,8 +85,8 @@ def read_messages(file: BinaryIO, session_id: str | None = None) -> list[Message
     Raises:
         ValidationError: A line is not right; says which and why.
     """
-    name = getattr(file, "name", "")
-    shown = "standard input" if not isinstance(name, str) or name == "<stdin>" else name
+    name = getattr(file, "name", None)
+    shown = name if isinstance(name, str) and name != "<stdin>" else "standard input"
     messages = []
     for number, line in enumerate(file, 1):
         body = line.rstrip(b"\r\n")

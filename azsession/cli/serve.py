@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,16 +175,18 @@ class _Signals:
     """Waits for SIGTERM or SIGINT; the second one ends the process at once, as it does by default."""
 
     def __init__(self) -> None:
-        # Its put may be called in a signal handler, whatever the thread was doing.
-        self._came: queue.SimpleQueue[int] = queue.SimpleQueue()
+        # Python runs a handler between two steps of the main thread; one that is about to block would sleep on. What comes
+        # through a socket cannot be missed.
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: object) -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
-        self._came.put(number)
 
     def wait(self) -> None:
         """Return once one came. Blocks."""
-        self._came.get()
+        self._reader.recv(1)

@@ -1,0 +1,172 @@
+"""What all commands have in common: how they are loaded, how they fail, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import psutil
+import pytest
+
+from azsession import Message, ServiceBusProvider
+from azsession.cli.group import cli
+from azsession.testing import AzsessionServer
+
+from ..conftest import WEBHOOKS, eventually
+from .processes import COMMAND, PATIENCE, assert_one_line, environment, run, run_here, start
+
+SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False
+    )
+
+
+def test_importing_azsession_loads_neither_click_nor_rich() -> None:
+    ended = _python("import sys, azsession, azsession.cli; print({'click', 'rich', 'falcon', 'cheroot'} & set(sys.modules))")
+    assert ended.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_the_command_names_it_in_one_line(missing: str) -> None:
+    ended = _python(f"import sys; sys.modules[{missing!r}] = None; from azsession.cli import main; main()")
+    assert_one_line(ended, missing, 'pip install "azsession[server]"')
+
+
+def test_serve_without_the_servers_libraries_names_the_extra_in_one_line() -> None:
+    ended = _python(
+        "import sys; sys.modules['cheroot'] = None; sys.argv = ['azsession', 'serve', '--memory'];"
+        "from azsession.cli import main; main()"
+    )
+    assert_one_line(ended, "cheroot", 'pip install "azsession[server]"')
+
+
+def test_sending_needs_nothing_of_the_server(azsession_server: AzsessionServer) -> None:
+    ended = _python(
+        "import sys; sys.modules['cheroot'] = sys.modules['falcon'] = None; "
+        f"sys.argv = ['azsession', 'send', 'q', '--body', 'x', '--session-id', 's', '--connection-string', "
+        f"{azsession_server.connection_string!r}]; from azsession.cli import main; main()"
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def _all_commands(command: click.Command = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from _all_commands(below, (*path, name))
+
+
+def test_every_command_explains_itself_and_each_of_its_options() -> None:
+    for path in _all_commands():
+        command: click.Command = cli
+        for name in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        assert command.help, path
+        for parameter in command.params:
+            assert not isinstance(parameter, click.Option) or parameter.help, (path, parameter.name)
+
+
+def test_help_and_version_exit_with_0() -> None:
+    shown = run("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for name in ("serve", "demo", "send", "receive", "peek", "sessions", "dead-letters", "queue"):
+        assert name in shown.stdout
+    assert run_here("--version").stdout.startswith("azsession, version ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["receive"], ["receive", "q", "--max", "0"], ["send", "q"], ["send", "q", "--body", "without session"]],
+)
+def test_wrong_usage_is_one_line_and_exit_status_2(arguments: list[str]) -> None:
+    assert_one_line(run_here(*arguments), "--help", status=2)
+
+
+def test_without_a_connection_string_the_line_says_what_to_set() -> None:
+    assert_one_line(run_here("sessions", "q"), "--connection-string", "SERVICEBUS_CONNECTION_STRING", "azsession serve")
+
+
+def test_a_refused_key_is_one_line_that_does_not_show_it(azsession_server: AzsessionServer) -> None:
+    text = f"Endpoint={azsession_server.url}/;SharedAccessKeyName=nobody;SharedAccessKey={SECRET}"
+    ended = run_here("sessions", "q", "--connection-string", text)
+    assert_one_line(ended, "signed with a key of this gateway")
+    assert SECRET not in ended.stderr
+
+
+def test_a_gateway_that_is_not_there_is_one_line() -> None:
+    text = f"Endpoint=http://127.0.0.1:1/;SharedAccessKeyName=nobody;SharedAccessKey={SECRET}"
+    assert_one_line(run_here("sessions", "q", connection_string=text), "http://127.0.0.1:1", "refused")
+
+
+def test_ctrl_c_ends_a_waiting_receive_with_130_and_no_traceback(azsession_server: AzsessionServer) -> None:
+    process = start("receive", "q", "s", "--timeout", "50", connection_string=azsession_server.connection_string)
+    watched = psutil.Process(process.pid)
+    eventually(lambda: any(found.status == psutil.CONN_ESTABLISHED for found in watched.net_connections("tcp")))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err.strip()) == (130, "", "")
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly_and_completes_nothing(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    azsession_provider.send_messages("q", [Message("x" * 5000, session_id="s") for _ in range(50)])
+    reader, writer = os.pipe()
+    process = start(
+        "receive", "q", "s", "--complete", "--max", "50", connection_string=azsession_server.connection_string, stdout=writer
+    )
+    os.close(writer)
+    os.close(reader)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (1, "")
+    assert azsession_provider.list_sessions("q")[0].message_count == 50
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_output_that_cannot_be_written_completes_nothing(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    azsession_provider.send_message("q", Message("paid", session_id="s"))
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [*COMMAND, "receive", "q", "s", "--complete"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(azsession_server.connection_string),
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "No space left" in ended.stderr
+    assert azsession_provider.list_sessions("q")[0].message_count == 1
+
+
+def test_long_work_shows_a_bar_on_a_terminal(azsession_server: AzsessionServer) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    process = start("send", "q", "--file", WEBHOOKS, connection_string=azsession_server.connection_string, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # How Linux says that the other end of a terminal is closed.
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert b"sending to q" in shown
+    assert b"329" in shown
+    assert out == "sent 329 messages of 70 sessions to q\n"
