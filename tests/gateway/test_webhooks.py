@@ -59,7 +59,10 @@ class Child:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+        self.process.wait()
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -70,9 +73,10 @@ class Child:
         self.process.stdin.close()
 
     def has_ended_well(self) -> None:
-        self.process.stdin = None
-        _, errors = self.process.communicate(timeout=60)
-        assert (self.process.returncode, errors) == (0, "")
+        assert self.process.stderr is not None
+        # That a session could not be released is worth a warning, and no failure, where the gateway was killed meanwhile.
+        errors = [line for line in self.process.stderr if "could not be released" not in line]
+        assert (self.process.wait(60), errors) == (0, [])
 
 
 class Scene:
