@@ -19,7 +19,7 @@ from .common import QUEUE, Figure, arguments, fill, gateway, interleaved, show
 
 def main() -> None:
     """Measure, and print."""
-    options = arguments("client_overhead", __doc__ or "", rounds=15, messages=200)
+    options = arguments("client_overhead", __doc__ or "", rounds=60, messages=50)
     with gateway() as server, server.provider() as provider, requests.Session() as http:
         config = ServiceBusConfig(connection_string=server.connection_string)
         assert config.connection_string is not None
