@@ -135,7 +135,7 @@ def parse_route(method: str, path: str, *, encoded: bool) -> Route:
     if rest == ["sessions"]:
         return _only(method, {"POST": Route(Operation.ACCEPT, entity), "GET": Route(Operation.LIST_SESSIONS, entity)})
     if rest[0] == "sessions":
-        return _parse_session(method, entity, rest[1:])
+        return _parse_session(method, entity, rest[1:], encoded)
     raise NoRouteError("this path is none of the session protocol's")
 
 
@@ -159,17 +159,17 @@ def _parse_dead_letters(method: str, entity: str, rest: list[str]) -> Route:
     raise NoRouteError("this path is none of the session protocol's")
 
 
-def _parse_session(method: str, entity: str, tail: list[str]) -> Route:
-    route = _match_session(method, entity, tail)
+def _parse_session(method: str, entity: str, tail: list[str], encoded: bool) -> Route:
+    route = _match_session(method, entity, tail, encoded)
     if route is not None:
         return route
-    allowed = [name for name in _SESSION_FORMS if _match_session(name, entity, tail) is not None]
+    allowed = [name for name in _SESSION_FORMS if _match_session(name, entity, tail, encoded) is not None]
     if allowed:
         raise NoRouteError(f"{method} is not for this path", allowed=allowed)
     raise NoRouteError("this path is none of the session protocol's")
 
 
-def _match_session(method: str, entity: str, tail: list[str]) -> Route | None:
+def _match_session(method: str, entity: str, tail: list[str], encoded: bool) -> Route | None:
     forms = _SESSION_FORMS.get(method, [])
     for exact in (True, False):
         for suffix, operation in forms:
@@ -178,7 +178,7 @@ def _match_session(method: str, entity: str, tail: list[str]) -> Route | None:
                 continue
             token = ""
             for part, wanted in zip(tail[at:], suffix, strict=True):
-                if wanted == _TOKEN and part and (exact or _GUID.match(part)):
+                if wanted == _TOKEN and part and ((exact and encoded) or _GUID.match(part)):
                     token = part
                 elif part != wanted:
                     break
