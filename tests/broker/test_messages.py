@@ -237,6 +237,17 @@ def test_sequence_numbers_are_not_used_again_after_a_restart(path: Path, clock: 
         assert numbers(broker)[-1] > highest  # type: ignore[operator]
 
 
+def test_the_number_of_a_resubmitted_message_is_not_used_again_after_a_restart(path: Path, clock: HandClock) -> None:
+    with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
+        send(broker, "a")
+        settle(broker, DEAD_LETTER, *receive(broker))
+        broker.resubmit("q", 1)
+    with EmbeddedBroker(path, clock=clock) as broker:
+        send(broker, "b")
+        assert peek(broker) == ["a", "b"]
+        assert len(set(numbers(broker))) == 2
+
+
 # Deliveries
 
 

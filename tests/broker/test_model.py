@@ -25,7 +25,7 @@ from azsession.queues import QueueSettings
 
 from . import HandClock, copy_data
 
-SESSIONS = ("a", "b", "c")
+SESSIONS = ("a", "b")
 LOCK_SECONDS = 30.0
 WINDOW = 40.0
 SETTLES_REMEMBERED = 300.0
@@ -295,6 +295,16 @@ class BrokerMachine(RuleBasedStateMachine):
         delivery = call()
         assert delivery.lock_expires_in == pytest.approx(LOCK_SECONDS)
         return delivery
+
+    @rule(session=st.sampled_from(SESSIONS), kind=st.sampled_from([None, *Disposition]), then=st.sampled_from([0, 3.0, 31.0]))
+    def receive_and_settle(self, session: str, kind: Disposition | None, then: float) -> None:
+        """What a holder mostly does, so that messages get far: receive, settle what came last, or lose it all."""
+        self.receive(session, "holder", 2, False)
+        in_hand = [one.token for one in self.of(session) if one.token is not None]
+        if kind is not None and in_hand:
+            (code,) = self.broker.settle("q", session, [Settlement(in_hand[-1], kind, "why", "more")])
+            self.check_settled(session, in_hand[-1], kind, code)
+        self.clock.advance(then)
 
     @rule(session=st.sampled_from(SESSIONS))
     def receive_again(self, session: str) -> None:
@@ -584,7 +594,7 @@ _LONGER = int(os.environ.get("AZSESSION_MODEL_EXAMPLES", "0"))
 
 TestBrokerMachine = BrokerMachine.TestCase
 TestBrokerMachine.settings = settings(
-    max_examples=_LONGER or 60,
+    max_examples=_LONGER or 100,
     stateful_step_count=60,
     derandomize=not _LONGER,
     database=None,
