@@ -333,6 +333,7 @@ with serving(max_waiting=4) as gateway:
     gone = holder.start_receive(60)
     eventually(lambda: waiters(gateway, queue, "s") == 1)
     gone.close()
+    eventually(lambda: waiters(gateway, queue, "s") == 0)
     with holder.start_receive(60) as waiting:
         eventually(lambda: waiters(gateway, queue, "s") == 1)
         gateway.service.stop()
