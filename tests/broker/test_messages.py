@@ -625,6 +625,18 @@ def test_a_resubmitted_dead_letter_is_a_new_message_at_the_end(broker: EmbeddedB
     ]
 
 
+def test_a_resubmitted_dead_letter_lives_as_long_as_it_did_when_it_was_new(broker: EmbeddedBroker, clock: HandClock) -> None:
+    send(broker, "a", time_to_live=10)
+    (a,) = receive(broker)
+    settle(broker, DEAD_LETTER, a, reason="why")
+    clock.advance(60)
+    broker.resubmit("q", 1)
+    clock.advance(9)
+    assert peek(broker) == ["a"]
+    clock.advance(2)
+    assert peek(broker) == []
+
+
 def test_the_rest_of_a_session_is_dead_lettered_in_one_go(broker: EmbeddedBroker, clock: HandClock) -> None:
     send(broker, "deferred", "in hand", "waiting")
     send(broker, "scheduled", scheduled_enqueue_time=at(clock, 100))

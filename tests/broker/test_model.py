@@ -42,6 +42,7 @@ class Kept:
     state: str
     due: float | None = None
     expires: float | None = None
+    lasts: float | None = None
     count: int = 0
     reason: str | None = None
     sequence: int | None = None
@@ -227,10 +228,11 @@ class BrokerMachine(RuleBasedStateMachine):
                     continue
                 self.duplicates[one.message_id] = self.now + WINDOW
             when = None if one.scheduled_enqueue_time is None else one.scheduled_enqueue_time.timestamp()
-            expires = None if one.time_to_live is None else (when or self.now) + one.time_to_live.total_seconds()
+            lasts = None if one.time_to_live is None else one.time_to_live.total_seconds()
+            expires = None if lasts is None else (when or self.now) + lasts
             assert one.session_id is not None
             state = "Active" if when is None else "Scheduled"
-            self.kept.append(Kept(one.body.decode(), one.session_id, next(self.numbers), state, when, expires))
+            self.kept.append(Kept(one.body.decode(), one.session_id, next(self.numbers), state, when, expires, lasts))
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -541,7 +543,8 @@ class BrokerMachine(RuleBasedStateMachine):
         call("q", one.sequence)
         if resubmit:
             one.state, one.place, one.sequence = "Active", next(self.numbers), None
-            one.count, one.reason, one.expires = 0, None, None
+            one.count, one.reason = 0, None
+            one.expires = None if one.lasts is None else self.now + one.lasts
         else:
             self.kept.remove(one)
 

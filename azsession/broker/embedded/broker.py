@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -13,10 +14,10 @@ from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...queues import QueueInfo, QueueSettings
 from ...validation import check_queue_name
 from ..base import PRESENT, Broker, Caller, Delivery, Settlement
-from .core import Core, Queue, pack_properties, peeked
+from .core import Core, Queue, message_fields, pack_properties, peeked
 from .receiving import Receiving
 from .settling import Settling
-from .store import ACTIVE, DEAD, DEFERRED, SCHEDULED, SEQUENCE_MASK, find_key, message_key
+from .store import ACTIVE, DEAD, DEFERRED, SCHEDULED, SEQUENCE_MASK, Row, find_key, message_key
 from .turns import Turn
 
 
@@ -144,11 +145,7 @@ class EmbeddedBroker(Broker):
             due = None if message.scheduled_enqueue_time is None else message.scheduled_enqueue_time.timestamp()
             if due is not None and due <= now:
                 due = None
-            seconds = settings.default_time_to_live
-            if message.time_to_live is not None:
-                own = message.time_to_live.total_seconds()
-                seconds = own if seconds is None else min(own, seconds)
-            expires = None if seconds is None else (due or now) + seconds
+            expires = _expiry(settings, message.time_to_live, due or now)
             status = ACTIVE if due is None else SCHEDULED
             rows.append((queue.next_key(), sessions[name], status, now, due, expires, properties, message.body))
             if due is None:
@@ -206,11 +203,11 @@ class EmbeddedBroker(Broker):
     def resubmit(self, entity: str, sequence_number: int) -> None:
         def job(turn: Turn) -> None:
             queue = self._core.queue(turn, entity)
-            key, session, name = self._dead_letter(queue, sequence_number)
+            row, session, name = self._dead_letter(queue, sequence_number)
             now = self._core.clock.now()
-            seconds = queue.settings.default_time_to_live
-            expires = None if seconds is None else now + seconds
-            self._core.store.revive(key, queue.next_key(), now, expires)
+            own = message_fields(row, name).get("time_to_live")
+            expires = _expiry(queue.settings, own, now)
+            self._core.store.revive(row.key, queue.next_key(), now, expires)
             self._core.store.set_next_sequence(queue.id, queue.next_sequence)
             self._core.store.refresh_session(session)
             self._core.expect(turn, expires=expires)
@@ -221,18 +218,18 @@ class EmbeddedBroker(Broker):
     def delete_dead_letter(self, entity: str, sequence_number: int) -> None:
         def job(turn: Turn) -> None:
             queue = self._core.queue(turn, entity)
-            key, session, _ = self._dead_letter(queue, sequence_number)
-            self._core.store.delete_messages([key])
+            row, session, _ = self._dead_letter(queue, sequence_number)
+            self._core.store.delete_messages([row.key])
             self._core.store.refresh_session(session)
 
         self._core.perform(job, durable=True)
 
-    def _dead_letter(self, queue: Queue, sequence_number: int) -> tuple[int, int, str]:
+    def _dead_letter(self, queue: Queue, sequence_number: int) -> tuple[Row, int, str]:
         key = find_key(queue.id, sequence_number)
         row, home = self._core.store.message(key), self._core.store.session_of(key)
         if row is None or home is None or row.status != DEAD:
             raise ProviderError(f"there is no dead letter {sequence_number}", code="MessageNotFound", status=404)
-        return key, *home
+        return row, *home
 
     # Queues
 
@@ -287,6 +284,12 @@ class EmbeddedBroker(Broker):
 
     def close(self) -> None:
         self._core.close()
+
+
+def _expiry(settings: QueueSettings, own: timedelta | None, since: float) -> float | None:
+    """Return when a message expires that is visible `since`: by its own time to live or the queue's, whichever is less."""
+    times = [settings.default_time_to_live, None if own is None else own.total_seconds()]
+    return min((since + seconds for seconds in times if seconds is not None), default=None)
 
 
 def _prepare(message: Message) -> tuple[Message, str, str]:
