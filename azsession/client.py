@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds for which the release of a session is tried again at its closing: its lock ends anyway.
-RELEASE_PATIENCE = 5.0
 #: What settles a message: itself, its receipt, or the receipt's text.
 Receipt = ReceivedMessage | ReceiptHandle | str
 
@@ -220,14 +218,19 @@ class SessionClient(Holder):
         messages = self._receive_plain(timeout)
         if not messages or count == 1:
             return messages
-        # The first answer may have told that the server has version 1.
-        if self._transport.speaks_v1:
-            return messages + self._receive_once(count - 1, 0.0)
-        while len(messages) < count:
-            more = self._receive_plain(0.0)
-            if not more:
-                break
-            messages += more
+        try:
+            # The first answer may have told that the server has version 1.
+            if self._transport.speaks_v1:
+                return messages + self._receive_once(count - 1, 0.0)
+            while len(messages) < count:
+                more = self._receive_plain(0.0)
+                if not more:
+                    break
+                messages += more
+        except QueueError as error:
+            # What came is not lost with what did not, unless the lock is.
+            self._check()
+            logger.warning("%r received %d messages, and then none: %s", self, len(messages), error)
         return messages
 
     def _receive_plain(self, timeout: float) -> list[ReceivedMessage]:
@@ -290,12 +293,17 @@ class SessionClient(Holder):
         self._check(settling=True)
         token = self._held.resolve(receipt)
         # What was fetched ahead would overtake it: that goes back first.
-        ahead = [message.receipt.handle for message in self._held.take_ahead(MAX_BATCH)]
-        if ahead and self._transport.speaks_v1:
-            self._settle_many({"abandon": ahead})
-        else:
-            for later in reversed(ahead):
-                self._settle_token(later, calls.abandon)
+        ahead = self._held.take_ahead(MAX_BATCH)
+        try:
+            if ahead and self._transport.speaks_v1:
+                self._settle_many({"abandon": [message.receipt.handle for message in ahead]})
+            else:
+                while ahead:
+                    self._settle_token(ahead[-1].receipt.handle, calls.abandon)
+                    ahead.pop()
+        except BaseException:
+            self._held.put_ahead(ahead)
+            raise
         self._settle_token(token, calls.abandon)
 
     def defer_message(self, receipt: Receipt) -> None:
@@ -356,12 +364,18 @@ class SessionClient(Holder):
         """
         _check_reason(reason, description)
         self._check()
-        self._held.take_ahead(MAX_BATCH)
-        if not self._transport.speaks_v1:
-            return self._dead_letter_session_plain(reason, description)
-        self._hold("dead-letter a session")
-        count = self._on_session(calls.dead_letter_session(self._session(), reason, description))
-        for token in self._held.tokens():
+        ahead = self._held.take_ahead(MAX_BATCH)
+        try:
+            if not self._transport.speaks_v1:
+                return self._dead_letter_session_plain(reason, description)
+            self._hold("dead-letter a session")
+            # Before the request: what another thread receives after it is not dead-lettered.
+            tokens = self._held.tokens()
+            count = self._on_session(calls.dead_letter_session(self._session(), reason, description))
+        except BaseException:
+            self._held.put_ahead(ahead)
+            raise
+        for token in tokens:
             self._held.forget(token)
         return count
 
@@ -441,17 +455,8 @@ class SessionClient(Holder):
         Another thread's receive that waits in it returns soon, with `SessionNotFoundError`. In the plain dialect, which has
         no release, the server keeps the lock until it expires. A release that fails is logged, not raised.
         """
-        was_lost, held = self._held.error is not None, self._held
-        if not held.close():
-            return
-        self._under_way.stop()
-        if held.requested and not was_lost and not held.inherited and self._transport.speaks_v1:
-            call = calls.release(self._session())
-            call.patience = RELEASE_PATIENCE
-            try:
-                self._transport.send(call)
-            except QueueError as error:
-                logger.warning("%r could not be released, its lock holds until it expires: %s", self, error)
+        if self.shut():
+            self.release()
         if self._own_link is not None:
             self._own_link.close()
 

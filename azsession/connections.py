@@ -15,6 +15,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import prepend_scheme_if_needed, select_proxy
 from urllib3 import poolmanager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -46,13 +47,10 @@ class Flight:
         with _owners:
             self.cancelled = True
             connection = self._connection
-            sock = connection.sock if connection is not None and connection.flight is self else None
-        if sock is not None:
-            try:
-                # The base class's: a TLS socket's own would take its state away under the thread that reads.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-            except OSError:
-                return
+            # With the lock held, so that no other flight can take the connection in between.
+            if connection is not None and connection.flight is self:
+                for sock in (connection.opening, _socket_of(connection.sock)):
+                    _shut(sock)
 
     def _take_off(self, connection: Any) -> None:
         with _owners:
@@ -65,6 +63,23 @@ class Flight:
 _owners = threading.Lock()  # Guards which flight a connection belongs to, and `cancelled`.
 _current = threading.local()
 _connections: weakref.WeakSet[Any] = weakref.WeakSet()
+_pools: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _socket_of(sock: Any) -> socket.socket | None:
+    """Return the socket itself: TLS through a proxy that is spoken to in TLS has it wrapped in another object."""
+    while sock is not None and not isinstance(sock, socket.socket):
+        sock = getattr(sock, "socket", None)
+    return sock
+
+
+def _shut(sock: socket.socket | None) -> None:
+    if sock is not None:
+        try:
+            # The base class's: a TLS socket's own would take its state away under the thread that reads.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        except OSError:
+            return
 
 
 class _HeaderLines:
@@ -106,18 +121,23 @@ class _Tracked:
 
     response_class: Any = _WholeResponse
     flight: Flight | None = None
+    opening: socket.socket | None = None
     sock: Any
 
     def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
+        flight: Flight | None = getattr(_current, "flight", None)
+        if flight is not None:
+            flight._take_off(self)
         _connections.add(self)
+        super().connect()  # type: ignore[misc]
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         flight: Flight | None = getattr(_current, "flight", None)
         if flight is not None:
-            flight._take_off(self)
             if self.sock is None:
                 self.connect()
+            # After connecting: a flight that was cancelled meanwhile had no socket to shut.
+            flight._take_off(self)
             flight.written = True
         super().request(*args, **kwargs)  # type: ignore[misc]
 
@@ -127,14 +147,42 @@ class _TrackedHTTP(_Tracked, HTTPConnection):
 
 
 class _TrackedHTTPS(_Tracked, HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        try:
+            super().connect()
+        finally:
+            with _owners:
+                if self.opening is not None:
+                    self.opening.close()
+                    self.opening = None
+
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        # The handshake takes the socket's descriptor into an object of its own: this one can be shut meanwhile.
+        self.opening = sock.dup()
+        return sock
 
 
-class _PoolHTTP(HTTPConnectionPool):
+class _Pool:
+    pool: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _pools.add(self)
+
+    def _put_conn(self, conn: Any) -> None:
+        # Its next flight must not be ended by a late `cancel` of this one.
+        if conn is not None:
+            with _owners:
+                conn.flight = None
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _PoolHTTP(_Pool, HTTPConnectionPool):
     ConnectionCls = _TrackedHTTP
 
 
-class _PoolHTTPS(HTTPSConnectionPool):
+class _PoolHTTPS(_Pool, HTTPSConnectionPool):
     ConnectionCls = _TrackedHTTPS
 
 
@@ -150,12 +198,18 @@ def fly(http: requests.Session, request: requests.PreparedRequest, flight: Fligh
         _current.flight = None
 
 
-def track(http: requests.Session, url: str) -> None:
+def track(http: requests.Session, url: str, proxies: dict[str, str]) -> None:
     """Have the adapter that `http` uses for `url` make tracked connections, where it is one of requests' own."""
     adapter = http.get_adapter(url)
-    manager: Any = getattr(adapter, "poolmanager", None)
-    if isinstance(adapter, HTTPAdapter) and manager.pool_classes_by_scheme is poolmanager.pool_classes_by_scheme:
-        manager.pool_classes_by_scheme = _POOLS
+    if not isinstance(adapter, HTTPAdapter):
+        return
+    managers: list[Any] = [getattr(adapter, "poolmanager", None)]
+    proxy = select_proxy(url, proxies)
+    if proxy:
+        managers.append(adapter.proxy_manager_for(prepend_scheme_if_needed(proxy, "http")))
+    for manager in managers:
+        if getattr(manager, "pool_classes_by_scheme", None) is poolmanager.pool_classes_by_scheme:
+            manager.pool_classes_by_scheme = _POOLS
 
 
 def drop_inherited(http: requests.Session) -> None:
@@ -163,11 +217,15 @@ def drop_inherited(http: requests.Session) -> None:
     global _owners
     _owners = threading.Lock()
     for connection in list(_connections):
-        sock = connection.sock
-        if sock is not None:
-            connection.sock = None
+        for sock in (connection.opening, _socket_of(connection.sock)):
             # Only this process's descriptor: the connection itself stays the parent's, so no TLS or TCP goodbye.
-            socket.close(socket.socket.detach(sock))
+            if sock is not None and sock.fileno() >= 0:
+                socket.close(socket.socket.detach(sock))
+        connection.sock = connection.opening = None
+    for pool in list(_pools):
+        if pool.pool is not None:
+            # Emptied, with new locks: another thread of the parent may have held them, and urllib3 takes them at its end.
+            pool.pool.__init__(pool.pool.maxsize)
     adapter: Any
     for adapter in http.adapters.values():
         if isinstance(adapter, HTTPAdapter):

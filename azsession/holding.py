@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from . import calls
-from .errors import QueueError, QueueNotFoundError, SessionLockedError, SessionNotFoundError
+from .errors import ConnectionFailedError, QueueError, QueueNotFoundError, SessionLockedError, SessionNotFoundError
 from .link import Link, UnderWay
 from .locks import ExpiredError, HeldLock
 from .messages import ReceiptHandle
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Seconds in which a release must be answered, and in which it is tried again: the lock ends anyway.
+RELEASE_PATIENCE = 2.5
 #: Seconds after which a renewal that failed is tried again, at the most.
 RENEW_AGAIN = 1.0
 
@@ -92,7 +95,9 @@ class Holder:
             return None
         left = self._held.seconds_left()
         call = calls.renew(self._session())
-        call.answer_within = call.patience = left
+        # A request that gets no answer, on a connection that is dead without anybody having told, must leave time for others.
+        call.answer_within = max(left / 3, min(left, 1.0))
+        call.patience = 0.0
         try:
             self._on_lock(call)
         except SessionNotFoundError:
@@ -100,8 +105,28 @@ class Holder:
         except QueueError as error:
             logger.warning("the lock of %r could not be renewed yet, %.1f s are left: %s", self, left, error)
             left = self._held.seconds_left()
-            return time.monotonic() + max(0.0, min(RENEW_AGAIN, left / 4 if left > 0.2 else left))
+            pause = max(min(RENEW_AGAIN, left / 4), min(error.retry_after or 0.0, left / 2))
+            return time.monotonic() + max(0.0, pause * random.uniform(0.5, 1.0) if left > 0.2 else left)  # noqa: S311 - no secret
         return self.renewal_due()
+
+    def shut(self) -> bool:
+        """Refuse calls from now on, and end those that wait; tell whether that is news, and leaves a lock to release."""
+        was_lost, held = self._held.error is not None, self._held
+        if not held.close():
+            return False
+        self._under_way.stop()
+        return held.requested and not was_lost and not held.inherited and self._transport.speaks_v1
+
+    def release(self) -> bool:
+        """Give the lock back, and return whether the server answered; a failure is logged, not raised."""
+        call = calls.release(self._session())
+        call.answer_within = call.patience = RELEASE_PATIENCE
+        try:
+            self._transport.send(call)
+        except QueueError as error:
+            logger.warning("%r could not be released, its lock holds until it expires: %s", self, error)
+            return not isinstance(error, ConnectionFailedError)
+        return True
 
     def after_fork(self) -> None:
         """In a forked child: the session stays the parent's."""

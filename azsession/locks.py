@@ -212,10 +212,12 @@ class HeldLock:
     # What was fetched ahead
 
     def put_ahead(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Keep messages that were received, but not handed out yet."""
+        """Keep messages that were received, but not handed out yet; of several threads' the earlier sent come first."""
         with self._lock:
             if not self._closed and self._error is None:
-                self._buffer.extend(messages)
+                # What is settled by now was in vain.
+                kept = [message for message in (*self._buffer, *messages) if message.receipt.handle in self._tokens]
+                self._buffer = deque(sorted(kept, key=lambda message: message.sequence_number or 0))
 
     def take_ahead(self, count: int) -> list[ReceivedMessage]:
         """Return up to `count` messages that were received ahead."""

@@ -16,6 +16,7 @@ from .client import SessionClient
 from .config import ServiceBusConfig
 from .errors import (
     ConfigurationError,
+    ConnectionFailedError,
     MessageTooLargeError,
     NoSessionAvailableError,
     QueueError,
@@ -145,14 +146,26 @@ class ServiceBusProvider:
         if session_id is not None:
             check_session_id(session_id)
             self._check_open()
-            return SessionClient.on_link(self._link, session_id, queue_name, lasts, **options)
+            client = SessionClient.on_link(self._link, session_id, queue_name, lasts, **options)
+            if self._closed:  # By another thread, which may not have seen the client.
+                client.shut()
+                self._check_open()
+            return client
         self._require_v1("take the next available session")
         lock_id = str(uuid.uuid4())
-        answer = self._send(calls.accept(queue_name, None, lock_id, wait), waits=True)
+        try:
+            answer = self._send(calls.accept(queue_name, None, lock_id, wait), waits=True)
+        except ConnectionFailedError:
+            self._check_open()
+            raise
         if answer is None:
             raise NoSessionAvailableError(f"no session of {queue_name!r} had messages within {wait:g} s")
         client = SessionClient.on_link(self._link, answer.session_id, queue_name, lasts, **options)
         client.begin(answer, lock_id)
+        if self._closed:
+            client.shut()
+            client.release()
+            self._check_open()
         return client
 
     def session_from_receipt(self, receipt: ReceiptHandle | str) -> SessionClient:
@@ -354,8 +367,10 @@ class ServiceBusProvider:
             return
         self._closed = True
         self._under_way.stop()
-        for client in self._link.clients():
-            client.close_session()
+        # All waits end before the first release; and one that is not answered is enough of waiting.
+        for client in [client for client in self._link.clients() if client.shut()]:
+            if not client.release():
+                break
         self._link.close()
 
     def after_fork(self) -> None:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 MAX_WORKERS = 32
 #: Seconds after which a worker without work ends.
 WORKER_IDLE = 2.0
+#: Seconds after which another try is made to start the first worker, where the system gave no thread.
+NO_THREAD_PAUSE = 0.1
 
 
 class Renewable(Protocol):
@@ -62,8 +64,13 @@ class Renewer:
             first = not self._due or due < self._due[0][0]
             heapq.heappush(self._due, (due, next(self._tie), client))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="azsession-renewer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="azsession-renewer", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # Too many threads, or the interpreter ends.
+                    logger.warning("session locks are not renewed: %s", error)
+                    return
+                self._thread = thread
             elif first:
                 self._wanted.notify()
 
@@ -96,8 +103,15 @@ class Renewer:
             self._outstanding += 1
             if len(self._workers) < min(self._outstanding, MAX_WORKERS):
                 worker = threading.Thread(target=self._serve, name="azsession-renewer-worker", daemon=True)
-                self._workers.add(worker)
-                worker.start()
+                try:
+                    worker.start()
+                except RuntimeError:
+                    if not self._workers:
+                        self._outstanding -= 1
+                        self._push(time.monotonic() + NO_THREAD_PAUSE, client)
+                        return
+                else:
+                    self._workers.add(worker)
             self._work.put(client)
 
     def _serve(self) -> None:

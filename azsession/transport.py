@@ -17,7 +17,6 @@ import attrs
 import requests
 from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
-from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from .config import ServiceBusConfig
 from .connections import Flight, drop_inherited, fly, track
@@ -130,7 +129,6 @@ class Transport:
         self._tokens = tokens
         self._settings: tuple[Any, dict[str, Any]] | None = None
         self.speaks_v1 = False
-        track(http, self._url)
 
     def __repr__(self) -> str:
         return f"<Transport to {self._url}>"
@@ -143,6 +141,7 @@ class Transport:
     def after_fork(self) -> None:
         """In a forked child: let go of the parent's connections."""
         drop_inherited(self._http)
+        self._settings = None
         self._tokens.after_fork()
 
     def send(self, call: Call[T]) -> T:
@@ -291,6 +290,7 @@ class Transport:
             found = http.merge_environment_settings(self._url, {}, False, None, None)
             if self._config.ca_bundle is not None:
                 found["verify"] = self._config.ca_bundle
+            track(http, self._url, found["proxies"])
             known = self._settings = (key, dict(found))
         return known[1]
 

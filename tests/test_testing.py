@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from azsession import Message, SessionNotFoundError
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.gateway import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
 from .conftest import eventually
@@ -90,11 +92,16 @@ def test_the_server_tells_where_it_is_and_no_key(azsession_server: AzsessionServ
     assert urlsplit(azsession_server.url).hostname == "127.0.0.1"
 
 
-def test_a_server_that_nobody_asks_has_no_threads_for_requests(azsession_server: AzsessionServer) -> None:
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("CP Server")]
-    with azsession_server.provider() as provider:
-        provider.list_queues()
-    assert len([thread for thread in threading.enumerate() if thread.name.startswith("CP Server")]) == 1
+def test_a_server_that_nobody_asks_has_no_threads_for_requests() -> None:
+    def workers() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("CP Server")}
+
+    before = workers()
+    with GatewayService(EmbeddedBroker(auto_create=True), [AccessKey.generate()]) as service:
+        assert workers() <= before
+        with AzsessionServer(service).provider() as provider:
+            provider.list_queues()
+        assert len(workers() - before) == 1
 
 
 def test_a_server_is_gone_after_its_test(pytester: pytest.Pytester) -> None:
