@@ -189,6 +189,34 @@ class _PoolHTTPS(_Pool, HTTPSConnectionPool):
 _POOLS = {"http": _PoolHTTP, "https": _PoolHTTPS}
 
 
+class KeptAdapter(HTTPAdapter):
+    """An adapter that keeps which pool a server's requests go to, rather than work it out for each of them."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        self._kept: dict[Any, Any] = {}
+        super().init_poolmanager(*args, **kwargs)
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> HTTPConnectionPool:
+        server, _ = _divide(request.url or "")
+        key = (server, verify, cert, tuple(proxies.items()) if proxies else None)
+        pool = self._kept.get(key)
+        if pool is None or pool.pool is None:
+            pool = self._kept[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        found: HTTPConnectionPool = pool
+        return found
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        return super().request_url(request, proxies) if proxies else _divide(request.url or "")[1]
+
+
+def _divide(url: str) -> tuple[str, str]:
+    """Return a URL's scheme and host, and the rest."""
+    at = url.find("/", len("https://"))
+    return url[:at], url[at:]
+
+
 def fly(http: requests.Session, request: requests.PreparedRequest, flight: Flight, **settings: Any) -> requests.Response:
     """Send a prepared request on `http`, noting in `flight` what becomes of it."""
     _current.flight = flight

@@ -7,10 +7,10 @@ import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
-from requests.adapters import HTTPAdapter
 
 from . import forks
 from .config import ServiceBusConfig
+from .connections import KeptAdapter
 from .renewal import Renewer
 from .tokens import TokenCache, source_of
 from .transport import Call, Transport
@@ -106,7 +106,7 @@ class Link:
 
 def _make_session(config: ServiceBusConfig) -> requests.Session:
     http = requests.Session()
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=config.pool_connections)
+    adapter = KeptAdapter(pool_connections=4, pool_maxsize=config.pool_connections)
     http.mount("https://", adapter)
     http.mount("http://", adapter)
     return http

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 import requests
-from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 
 from .config import ServiceBusConfig
@@ -264,7 +263,7 @@ class Transport:
         request.method = call.method
         query = "" if call.query is None else f"?{call.query(wait)}"
         request.url = f"{self._url}{call.path}{query}"
-        headers: CaseInsensitiveDict[str | bytes] = CaseInsensitiveDict(self._http.headers)
+        headers: CaseInsensitiveDict[str | bytes] = CaseInsensitiveDict(self._http.headers.items())
         headers["Authorization"] = token
         for name, value in call.headers.items():
             headers[name] = value
@@ -276,7 +275,7 @@ class Transport:
             elif not request.body:
                 request.body = None
         request.hooks = self._http.hooks
-        request._cookies = RequestsCookieJar()
+        request._cookies = self._http.cookies
         if self._http.cookies:
             request.prepare_cookies(self._http.cookies)
         return request
