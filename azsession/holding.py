@@ -93,6 +93,9 @@ class Holder:
         """Renew the lock, or find that it is over; return when to come back."""
         if self.is_lock_lost or self._held.closed:
             return None
+        due = self.renewal_due()
+        if due is None or due > time.monotonic():  # A receive was quicker; and maybe only the lock's end was to be told.
+            return due
         left = self._held.seconds_left()
         call = calls.renew(self._session())
         # A request that gets no answer, on a connection that is dead without anybody having told, must leave time for others.

@@ -81,7 +81,7 @@ class Renewer:
                     left = self._due[0][0] - time.monotonic() if self._due else None
                     if left is not None and left <= 0:
                         break
-                    self._wanted.wait(left)
+                    self._wanted.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
                 if self._stopped:
                     return
                 _, _, client = heapq.heappop(self._due)
@@ -136,7 +136,7 @@ class Renewer:
             return
         try:
             due = known.renew_in_background()
-        except Exception:
+        except (Exception, SystemExit):  # The latter from `on_lock_lost`: it would end the worker, not the program.
             logger.exception("a session lock could not be renewed")
             return
         finally:

@@ -58,6 +58,10 @@ class Acceptor:
         """Close the port, and every connection."""
         if self._listener is not None:
             hang_up(self._listener)
+        self.drop()
+
+    def drop(self) -> None:
+        """Close every connection."""
         with self._lock:
             sockets = list(self._sockets)
         for sock in sockets:
@@ -76,6 +80,8 @@ class Acceptor:
             except OSError:
                 return
             self._keep(sock)
+            if listener.fileno() < 0:  # It was closed meanwhile, by one who did not see this connection.
+                hang_up(sock)
             self._spawn(self._serve, sock)
 
     def _keep(self, sock: socket.socket) -> None:
@@ -120,16 +126,28 @@ class SilentServer(Acceptor):
 
 
 class Relay(Acceptor):
-    """Passes connections on to another port."""
+    """Passes connections on to another port; or, once `cut` was called, cuts each when a request came, until `mend`."""
 
     def __init__(self, target: int) -> None:
         super().__init__()
         self._target = target
+        self._cutting = False
+        self.accepted = 0
+
+    def cut(self) -> None:
+        self._cutting = True
+        self.drop()
+
+    def mend(self) -> None:
+        self._cutting = False
 
     def serve(self, sock: socket.socket) -> None:
-        self.tunnel(sock, socket.create_connection(("127.0.0.1", self._target)))
-
-    def tunnel(self, sock: socket.socket, other: socket.socket) -> None:
+        with self._lock:
+            self.accepted += 1
+        if self._cutting:
+            sock.recv(65536)
+            return
+        other = socket.create_connection(("127.0.0.1", self._target))
         self._keep(other)
         self._spawn(pump, other, sock)
         pump(sock, other)
@@ -259,12 +277,13 @@ class Proxy(QuietHTTPServer):
 
 
 class RenewalHandler(Handler):
-    """The plain dialect's receive and renewal, for the session's name; each renewal takes `server.takes` seconds."""
+    """The plain dialect's receive, which brings nothing, and its renewal, which takes `server.takes` seconds."""
 
     def answer(self) -> None:
         session = re.findall("/sessions/([^/?]+)", self.path)[0]
         server: RenewalServer = self.server
         if self.command == "DELETE":
+            server.stopping.wait(float(re.findall("timeout=([0-9.]+)", self.path)[0]))
             server.renewed[session] = time.monotonic()
             self.give(204)
             return

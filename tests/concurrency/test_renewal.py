@@ -1,0 +1,235 @@
+"""The renewer among many sessions, silent servers, broken ways and idle times. What one session needs is in test_client."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+import warnings
+import weakref
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from azsession import Message, ServiceBusProvider, SessionClient, SessionNotFoundError
+from azsession.testing import AzsessionServer
+
+from ..conftest import eventually
+from .servers import Relay, RenewalServer
+
+
+def connect(server: RenewalServer) -> ServiceBusProvider:
+    return ServiceBusProvider.from_connection_string(server.connection_string)
+
+
+def opened(provider: ServiceBusProvider, session_id: str, lasts: float, **options: Any) -> SessionClient:
+    client = provider.create_session_client("q", session_id, session_timeout=lasts, **options)
+    assert client.receive_message(timeout=0) is None
+    return client
+
+
+def renewed(server: RenewalServer, client: SessionClient, times: int) -> bool:
+    return server.count.get(client.session_id, 0) >= times
+
+
+# In time
+
+
+def test_two_hundred_locks_of_two_seconds_are_renewed_in_time_by_a_slow_server() -> None:
+    lost: list[str] = []
+    with RenewalServer(lasts=2, takes=0.05) as server, connect(server) as provider:
+        clients = [
+            opened(provider, f"s{n}", 2, on_lock_lost=lambda client, error: lost.append(client.session_id))
+            for n in range(200)
+        ]
+        eventually(lambda: lost or server.late or all(renewed(server, client, 2) for client in clients), seconds=60)
+        assert (lost, server.late) == ([], [])
+        assert not any(client.is_lock_lost for client in clients)
+
+
+def test_renewals_that_get_no_answer_do_not_make_others_late() -> None:
+    lost: list[str] = []
+    silent = {f"silent{n}" for n in range(8)}
+    names = sorted(silent | {f"s{n}" for n in range(30)})
+    with RenewalServer(lasts=2) as server, connect(server) as provider:
+        server.silent |= silent
+        clients = [
+            opened(provider, name, 2, on_lock_lost=lambda client, error: lost.append(client.session_id)) for name in names
+        ]
+        others = [client for client in clients if client.session_id not in silent]
+        eventually(lambda: server.late or all(renewed(server, client, 2) for client in others), seconds=60)
+        assert server.late == []
+        assert not any(client.is_lock_lost for client in others)
+        eventually(lambda: len(lost) >= len(silent))
+        assert sorted(lost) == sorted(silent)
+        assert silent <= server.requests.keys()
+
+
+def test_a_session_that_is_received_from_needs_no_renewal() -> None:
+    with RenewalServer(lasts=2) as server, connect(server) as provider:
+        idle, busy = opened(provider, "idle", 2), opened(provider, "busy", 2)
+
+        def both_locks_would_have_been_renewed() -> bool:
+            assert busy.receive_message(timeout=0) is None
+            return renewed(server, idle, 2)
+
+        eventually(both_locks_would_have_been_renewed)
+        assert "busy" not in server.requests
+        assert not busy.is_lock_lost
+
+
+@pytest.mark.parametrize("auto_renew", [False, True])
+def test_a_lock_that_was_refreshed_while_its_renewal_waited_for_its_turn_is_left_alone(auto_renew: bool) -> None:
+    with RenewalServer(lasts=60) as server, connect(server) as provider:
+        client = opened(provider, "s", 60, auto_renew=auto_renew, on_lock_lost=lambda client, error: None)
+        assert client.renew_in_background() == client.renewal_due()
+        assert server.requests == {}
+
+
+def test_a_thousand_idle_sessions_wake_nobody() -> None:
+    with RenewalServer(lasts=600) as server, connect(server) as provider:
+        clients = [opened(provider, f"s{n}", 600) for n in range(1000)]
+        (renewer,) = [thread for thread in threading.enumerate() if thread.name.startswith("azsession")]
+
+        def status() -> dict[str, str]:
+            """Return what the kernel counts of the thread: it gives up its processor each time before it sleeps."""
+            text = Path(f"/proc/self/task/{renewer.native_id}/status").read_text(encoding="utf-8")
+            return dict(line.split(":", 1) for line in text.splitlines())
+
+        eventually(lambda: status()["State"].split()[0] == "S" and status() == status())
+        before = status()["voluntary_ctxt_switches"]
+        threading.Event().wait(0.5)
+        assert status()["voluntary_ctxt_switches"] == before
+        assert server.requests == {}
+        assert not any(client.is_lock_lost for client in clients)
+
+
+def test_a_lock_longer_than_any_wait_does_not_end_the_renewer() -> None:
+    with RenewalServer(lasts=1) as server, connect(server) as provider:
+        longest, short = opened(provider, "longest", threading.TIMEOUT_MAX * 3), opened(provider, "short", 1)
+        eventually(lambda: renewed(server, short, 1))
+        assert not longest.is_lock_lost
+
+
+# To the end
+
+
+def test_a_closed_client_is_not_renewed_any_more() -> None:
+    with RenewalServer(lasts=1) as server, connect(server) as provider:
+        closed, other = opened(provider, "closed", 1), opened(provider, "other", 1)
+        eventually(lambda: renewed(server, closed, 1))
+        closed.close()
+        so_far, seen = server.requests["closed"], server.count.get("other", 0)
+        eventually(lambda: renewed(server, other, seen + 2))
+        assert server.requests["closed"] == so_far
+
+
+def test_past_its_limit_a_lock_is_not_renewed_any_more() -> None:
+    with RenewalServer(lasts=1) as server, connect(server) as provider:
+        limited, other = opened(provider, "limited", 1, max_renewal=0.8), opened(provider, "other", 1)
+        eventually(lambda: limited.is_lock_lost)
+        assert renewed(server, limited, 1)
+        assert not other.is_lock_lost
+
+
+def test_a_client_that_is_forgotten_while_its_renewal_gets_no_answer_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    # Records that pytest keeps would keep the client, too.
+    caplog.set_level(logging.CRITICAL, "azsession")
+    with RenewalServer(lasts=2) as server, connect(server) as provider:
+        server.silent.add("forgotten")
+
+        def begin_a_renewal() -> weakref.ref[SessionClient]:
+            client = opened(provider, "forgotten", 3)
+            eventually(lambda: server.requests.get(client.session_id))
+            return weakref.ref(client)
+
+        def forget() -> None:
+            client = begin_a_renewal()
+            eventually(lambda: gc.collect() >= 0 and client() is None, "something holds the client")
+
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            forget()
+        assert [warning.category for warning in warned] == [ResourceWarning]
+        other = opened(provider, "other", 1)
+        eventually(lambda: renewed(server, other, 1))
+        assert server.requests["forgotten"] == 1
+
+
+def test_callbacks_that_exit_do_not_use_up_the_workers() -> None:
+    def leave(client: SessionClient, error: SessionNotFoundError) -> None:
+        left.append(client.session_id)
+        sys.exit(1)
+
+    left: list[str] = []
+    with RenewalServer(lasts=1) as server, connect(server) as provider:
+        clients = [opened(provider, f"s{n}", 0.2, auto_renew=False, on_lock_lost=leave) for n in range(40)]
+        eventually(lambda: len(left) == len(clients))
+        client = opened(provider, "other", 1)
+        eventually(lambda: renewed(server, client, 1))
+
+
+# Where the way is gone
+
+
+def relayed(server: AzsessionServer, relay: Relay) -> ServiceBusProvider:
+    return ServiceBusProvider.from_connection_string(server.connection_string.replace(server.url, relay.url))
+
+
+def relay_to(server: AzsessionServer) -> Relay:
+    return Relay(urlsplit(server.url).port or 0)
+
+
+@pytest.mark.parametrize("gone", ["refused", "cut"])
+def test_a_lock_survives_when_the_way_is_back_in_time(
+    azsession_server: AzsessionServer, caplog: pytest.LogCaptureFixture, gone: str
+) -> None:
+    azsession_server.create_queue("orders", lock_duration=2.5)
+    lost: list[object] = []
+    with relay_to(azsession_server) as relay, relayed(azsession_server, relay) as provider:
+        provider.send_message("orders", Message(b"0", session_id="s"))
+        session = provider.create_session_client("orders", "s", on_lock_lost=lambda *told: lost.append(told))
+        message = session.receive_message(timeout=10)
+        assert message is not None
+        expiry = session.session_expires_at
+        (relay.refuse if gone == "refused" else relay.cut)()
+        eventually(lambda: "could not be renewed yet" in caplog.text)
+        (relay.listen if gone == "refused" else relay.mend)()
+        eventually(lambda: session.session_expires_at > expiry + timedelta(seconds=1))
+        session.complete_message(message)
+        assert not session.is_lock_lost
+    assert lost == []
+
+
+def test_a_lock_is_lost_when_the_way_is_not_back_in_time(azsession_server: AzsessionServer) -> None:
+    azsession_server.create_queue("orders", lock_duration=1)
+    lost: list[tuple[SessionClient, SessionNotFoundError]] = []
+    with relay_to(azsession_server) as relay, relayed(azsession_server, relay) as provider:
+        provider.send_message("orders", Message(b"0", session_id="s"))
+        session = provider.create_session_client("orders", "s", on_lock_lost=lambda *told: lost.append(told))
+        message = session.receive_message(timeout=10)
+        assert message is not None
+        relay.refuse()
+        eventually(lambda: lost)
+        # Every connection is gone: a request would have to make one.
+        relay.listen()
+        so_far = relay.accepted
+        calls = (
+            session.receive_message,
+            session.renew_session_lock,
+            session.get_session_state,
+            lambda: session.complete_message(message),
+            lambda: session.abandon_message(message),
+            lambda: session.complete_messages([message]),
+            lambda: session.dead_letter_session("late"),
+        )
+        for call in calls:
+            with pytest.raises(SessionNotFoundError, match="expired"):
+                call()
+        session.close_session()
+        assert relay.accepted == so_far
+    assert [client for client, _ in lost] == [session]
