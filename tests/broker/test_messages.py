@@ -588,8 +588,18 @@ def test_deferred_messages_are_received_all_or_none(broker: EmbeddedBroker) -> N
             broker.receive_deferred("q", "s", "A", wanted)
         assert caught.value.code == "MessageNotFound"
     assert bodies(broker.receive_deferred("q", "s", "A", [b, a])) == ["b", "a"]
-    with pytest.raises(ProviderError, match="in its holder's hands"):
-        broker.receive_deferred("q", "s", "A", [a])
+
+
+def test_a_retried_receive_of_deferred_messages_gives_the_same_again(broker: EmbeddedBroker) -> None:
+    send(broker, "a", "b")
+    settle(broker, DEFER, *receive(broker, count=2))
+    a, b = (number or 0 for number in numbers(broker))
+    first = broker.receive_deferred("q", "s", "A", [a])
+    again = broker.receive_deferred("q", "s", "A", [a, b])
+    assert [message.receipt.handle for message in first] == [message.receipt.handle for message in again[:1]]
+    assert [message.delivery_count for message in (*first, *again)] == [2, 2, 2]
+    settle(broker, COMPLETE, *again)
+    assert numbers(broker) == []
 
 
 def test_a_deferred_message_of_another_session_or_queue_is_not_found(broker: EmbeddedBroker) -> None:

@@ -248,14 +248,14 @@ class Receiving:
     def receive_deferred(
         self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int]
     ) -> list[ReceivedMessage]:
-        """Hand out deferred messages, all or none."""
+        """Hand out deferred messages, all or none; what the holder has in hand already comes again, under the same token."""
 
         def job(turn: Turn) -> list[ReceivedMessage]:
             queue = self._core.queue(turn, entity)
             lock = self._core.held_lock(queue, session_id, lock_id)
             if lock is None:
                 lock = self._core.take_lock(turn, queue, session_id, lock_id)
-            in_hand = {message.key for message in lock.tokens.values()}
+            in_hand = {message.key: token for token, message in lock.tokens.items()}
             rows = []
             for number in dict.fromkeys(sequence_numbers):
                 key = find_key(queue.id, number)
@@ -263,15 +263,16 @@ class Receiving:
                 home = self._core.store.session_of(key)
                 if row is None or row.status != DEFERRED or home is None or home[1] != session_id:
                     raise ProviderError(f"the session has no deferred message {number}", code="MessageNotFound", status=404)
-                if key in in_hand:
-                    raise ProviderError(
-                        f"the deferred message {number} is in its holder's hands", code="MessageNotFound", status=404
-                    )
                 rows.append(row)
             lock.protect(turn)
-            self._core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows])
+            self._core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows if row.key not in in_hand])
             expires_at = self._core.lock_expiry(lock)
-            return [self._core.hand_out(lock, row, deferred=True, expires_at=expires_at) for row in rows]
+            return [
+                self._core.received(lock, row, in_hand[row.key], lock.tokens[in_hand[row.key]], expires_at)
+                if row.key in in_hand
+                else self._core.hand_out(lock, row, deferred=True, expires_at=expires_at)
+                for row in rows
+            ]
 
         return self._core.perform(job)
 
