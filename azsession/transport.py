@@ -303,9 +303,12 @@ class Transport:
             return
         try:
             self.send(Call(method="GET", path="/healthz", entity="", read=lambda answer: None))
-        except (AuthenticationFailedError, ConnectionFailedError):
+        except AuthenticationFailedError:
             raise
-        except QueueError:
+        except QueueError as error:
+            if error.is_transient:
+                # A gateway that starts, or what stands before it: that does not tell which dialect there is.
+                raise
             if not self.speaks_v1:
                 raise UnsupportedOperationError(
                     f"{self._url} has only the plain dialect, which has no way to {operation}"

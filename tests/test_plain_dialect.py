@@ -680,6 +680,16 @@ def test_what_the_plain_dialect_lacks_is_unsupported_and_changes_nothing(
     session.complete_message(message)
 
 
+def test_a_server_that_fails_is_not_taken_for_one_of_the_plain_dialect(server: PlainServer) -> None:
+    with ServiceBusProvider.from_connection_string(server.connection_string, retry_attempts=0) as provider:
+        for status in (429, 503):
+            server.next(answer(status))
+            with pytest.raises(ProviderError) as caught:
+                provider.send_message("orders", Message(b"x", session_id="s"))
+            assert (caught.value.status, caught.value.is_transient) == (status, True)
+    assert server.requests() == ["GET /healthz"] * 2
+
+
 # Closing
 
 
