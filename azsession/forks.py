@@ -1,4 +1,4 @@
-"""What a forked child must set right, in the order in which it was registered: `after_fork` of each living object."""
+"""What a forked child must set right: `after_fork` of each living object, in no particular order."""
 
 from __future__ import annotations
 

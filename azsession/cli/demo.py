@@ -75,7 +75,6 @@ def demo(file: BinaryIO | None, workers: int, seed: int, as_json: bool) -> None:
 
 def _live(run: Run, out: Console) -> AbstractContextManager[object]:
     """Return a context in which the run is shown on a terminal, and nothing is elsewhere."""
-
     if not out.is_terminal:
         return nullcontext()
     view = _LiveView(run)
@@ -86,7 +85,6 @@ class _LiveView:
     """The run as it is at the moment: a bar, and what each worker has in hand."""
 
     def __init__(self, run: Run) -> None:
-
         self._run = run
         self._progress = Progress(
             TextColumn("settled"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), expand=True
@@ -95,7 +93,6 @@ class _LiveView:
         self._sizes = Counter(message.session_id for message in run.sent)
 
     def render(self) -> RenderableType:
-
         run = self._run
         self._progress.update(self._task, completed=run.settled)
         table = Table.grid(padding=(0, 2), expand=True)

@@ -1,6 +1,6 @@
 """What the parts of the embedded broker share: the store, the locks, the queues, the turns, and what time brings.
 
-`Receiving`, `Settling` and `Admin` do their work on one `Core`; `EmbeddedBroker` puts them together.
+`Receiving`, `Settling` and `EmbeddedBroker`, which puts them together, do their work on one `Core`.
 """
 
 from __future__ import annotations
