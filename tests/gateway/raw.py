@@ -260,6 +260,11 @@ def waiters(gateway: Gateway, queue: str, session_id: str) -> int:
     return 0 if lock is None else len(lock.waiters)
 
 
+def places_left(gateway: Gateway) -> int:
+    """Return how many more may wait; a place is taken only after the broker has noted who waits."""
+    return gateway.service._presence._slots._value  # type: ignore[attr-defined, no-any-return]
+
+
 def acceptors(gateway: Gateway, queue: str) -> int:
     """Return how many wait for a queue's next session."""
     core = gateway.service.broker._core  # type: ignore[attr-defined]

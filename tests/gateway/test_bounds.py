@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from ..conftest import eventually
-from .raw import ENVELOPE, Gateway, acceptors, exchange, fresh_id, read_reply, serving, waiters
+from .raw import ENVELOPE, Gateway, exchange, fresh_id, places_left, read_reply, serving, waiters
 
 #: The session's gateway takes bodies of this many bytes.
 LIMIT = 256 * 1024
@@ -201,7 +201,7 @@ def test_a_wait_past_the_bound_is_refused_at_once_and_others_are_served() -> Non
         waiting = [stack.enter_context(holder.start_receive(60)) for holder in holders]
         accept = gateway.head("POST", f"/{queue}/sessions?timeout=60", {"Content-Length": "0"})
         waiting.append(stack.enter_context(gateway.open_socket(accept)))
-        eventually(lambda: acceptors(gateway, queue) == 1 and all(waiters(gateway, queue, f"s{n}") for n in range(3)))
+        eventually(lambda: places_left(gateway) == 0)
         for number in range(3):
             for reply in (
                 gateway.holder(queue, f"late-{number}", fresh_id()).receive("timeout=60"),
@@ -224,7 +224,7 @@ def test_a_receive_that_was_refused_a_place_does_not_wait_on(gateway: Gateway) -
     with serving(max_waiting=1) as small:
         queue = small.queue()
         with small.holder(queue, "s", "one").start_receive(60) as sock:
-            eventually(lambda: waiters(small, queue, "s") == 1)
+            eventually(lambda: places_left(small) == 0)
             assert small.holder(queue, "t", "two").receive("timeout=60").status == 429
             assert waiters(small, queue, "t") == 0
             small.send(queue, "t", "x")

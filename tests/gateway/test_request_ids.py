@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..conftest import eventually
-from .raw import ENVELOPE, Gateway, acceptors, fresh_id, waiters
+from .raw import ENVELOPE, Gateway, acceptors, fresh_id, read_reply, waiters
 
 
 def again() -> dict[str, str]:
@@ -46,9 +46,9 @@ def test_a_waiting_receive_that_is_made_again_gives_its_place_to_the_second(gate
     with holder.start_receive(20, same) as first:
         eventually(lambda: waiters(gateway, queue, "s") == 1)
         with holder.start_receive(20, same) as second:
-            assert first.recv(65536).startswith(b"HTTP/1.1 204")
+            assert read_reply(first).status == 204
             gateway.send(queue, "s", "one")
-            assert b"\r\n\r\none" in second.recv(65536)
+            assert read_reply(second).body == b"one"
     assert holder.receive().status == 204
 
 
@@ -68,10 +68,10 @@ def test_a_waiting_accept_that_is_made_again_takes_one_session_only(gateway: Gat
     with gateway.open_socket(head) as first:
         eventually(lambda: acceptors(gateway, queue) == 1)
         with gateway.open_socket(head) as second:
-            assert first.recv(65536).startswith(b"HTTP/1.1 204")
+            assert read_reply(first).status == 204
             gateway.send(queue, "a", "x")
             gateway.send(queue, "b", "x")
-            assert b'{"SessionId":"a"}' in second.recv(65536)
+            assert read_reply(second).json == {"SessionId": "a"}
     other = gateway.ask("POST", f"/{queue}/sessions?timeout=0", {}, {"Azsession-Lock-Id": fresh_id()})
     assert other.json == {"SessionId": "b"}
 
