@@ -79,7 +79,7 @@ def complaints(stderr: str) -> list[str]:
 
 
 _UNDER_WAY = """
-clients = [opened(f"s{n}", session_timeout=2) for n in range(5)]
+clients = [opened(f"s{n}", session_timeout=1.5) for n in range(5)]
 waiting = opened("waiting")
 
 
