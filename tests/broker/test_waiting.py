@@ -207,6 +207,16 @@ def test_a_receive_whose_caller_is_gone_takes_nothing(broker: EmbeddedBroker, to
     assert [one.delivery_count for one in broker.peek("q", "s", 0, 10)] == [1]
 
 
+def test_a_request_whose_caller_is_gone_when_it_is_looked_at_takes_nothing(broker: EmbeddedBroker) -> None:
+    send(broker, "a")
+    caller = Leaving()
+    caller.gone = True
+    assert broker.receive("q", "s", "A", max_count=1, timeout=600, caller=caller).messages == []
+    assert broker.accept("q", None, "A", timeout=600, caller=caller) is None
+    (delivered,) = broker.receive("q", "s", "B", max_count=1, timeout=0).messages
+    assert delivered.delivery_count == 1
+
+
 @pytest.mark.parametrize("told", [False, True])
 def test_an_accept_whose_caller_is_gone_passes_the_session_on(broker: EmbeddedBroker, told: bool) -> None:
     caller = Leaving()

@@ -40,6 +40,10 @@ class Receiving:
 
         def attempt(turn: Turn, last: bool) -> Delivery | None:
             queue = self._core.queue(turn, entity)
+            gone = waiter.superseded or caller.is_gone()
+            if gone and not waiter.has_waited:
+                # Its request may have been overtaken by the next one of a client that tried again: it takes no lock either.
+                return Delivery(session_id, [], 0.0, 0.0)
             lock = self._lock_for(turn, queue, session_id, lock_id)
             was_waiting = waiter in lock.waiters
             if was_waiting:
@@ -47,7 +51,7 @@ class Receiving:
                 # Its expiry may not be looked at, since somebody waited in it.
                 turn.on_rollback(lambda: self._core.locks.extend(lock, lock.expires))
             messages: Sequence[ReceivedMessage] = []
-            if waiter.superseded or (waiter.has_waited and caller.is_gone()):
+            if gone:
                 last = True
             else:
                 messages = self._receive_now(turn, queue, lock, max_count, request_id)
@@ -81,7 +85,7 @@ class Receiving:
             queue.acceptors.leave(waiter)
             if was_woken:
                 turn.on_rollback(queue.acceptors.wake_next)
-            if waiter.superseded or (waiter.has_waited and caller.is_gone()):
+            if waiter.superseded or caller.is_gone():
                 if was_woken:
                     turn.after_commit(queue.acceptors.wake_next)
                 return (None,)
@@ -94,7 +98,6 @@ class Receiving:
             if lock is None:
                 if last:
                     return (None,)
-                waiter.has_waited = True
                 queue.acceptors.add(waiter)
                 turn.on_rollback(lambda: queue.acceptors.leave(waiter))
                 return None
