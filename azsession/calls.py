@@ -151,8 +151,11 @@ def receive(session: Session, max_count: int | None, timeout: float, session_tim
     )
 
 
-def accept(entity: str, session_id: str | None, lock_id: str, timeout: float) -> Call[LockAnswer | None]:
-    """Return the call that takes the lock of a session, or of the next one available; it gives `None` if none came."""
+def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | None) -> Call[LockAnswer | None]:
+    """Return the call that takes the lock of a session, or of the next one available; it gives `None` if none came.
+
+    Without a `timeout` the server does not wait, and the call is tried again as any other is.
+    """
 
     def read(answer: Answer) -> LockAnswer | None:
         if answer.status == 204:

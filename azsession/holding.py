@@ -153,7 +153,7 @@ class Holder:
         self._check()
         self._transport.require_v1(operation)
         if not self._held.begun:
-            answer = self._on_session(calls.accept(self._queue_name, self._session_id, self._held.request(), 0.0))
+            answer = self._on_session(calls.accept(self._queue_name, self._session_id, self._held.request(), None))
             if answer is not None:
                 self._refresh(answer)
 

@@ -70,7 +70,8 @@ class Call(Generic[T]):
         read: Makes the result of an answer; raises `MalformedError` where it cannot.
         about: What a 404 or 410 is about.
         query: The query, given the seconds that the server may still wait.
-        wait: Seconds that the server may wait before it answers.
+        wait: Seconds that the server may wait before it answers; a failed request is sent again within them. `None` where it
+            does not wait.
         headers: Headers besides the usual ones.
         body: The body.
         repeatable: The plain dialect allows it to be sent again when its answer was lost.
@@ -86,7 +87,7 @@ class Call(Generic[T]):
     read: Callable[[Answer], T]
     about: str = ABOUT_QUEUE
     query: Callable[[float], str] | None = None
-    wait: float = 0.0
+    wait: float | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
     body: bytes | None = None
     repeatable: bool = False
@@ -151,7 +152,7 @@ class Transport:
         """
         started = time.monotonic()
         try:
-            return self._attempt(call, call.wait)
+            return self._attempt(call, call.wait or 0.0)
         except _FailureError as failure:
             return self._send_again(call, failure, started)
 
@@ -162,7 +163,7 @@ class Transport:
         first_failed = time.monotonic()
         patience = self._config.retry_deadline if call.patience is None else call.patience
         last = first_failed + patience
-        if call.wait:
+        if call.wait is not None:
             # A receive is bounded by its own timeout, but a short one still gets over a broken connection.
             last = min(last, started + max(call.wait, 1.0))
         pending = [failure]
@@ -170,7 +171,7 @@ class Transport:
         def attempt() -> T:
             if pending:
                 raise pending.pop()
-            return self._attempt(call, max(0.0, call.wait - (time.monotonic() - started)))
+            return self._attempt(call, max(0.0, (call.wait or 0.0) - (time.monotonic() - started)))
 
         def may_pass(error: BaseException) -> bool:
             return isinstance(error, _FailureError) and (not error.acted or call.repeatable or self.speaks_v1)

@@ -49,7 +49,7 @@ SETTLES: dict[str, Callable[[SessionClient, Any], None]] = {
 }
 #: What acts on the lock itself.
 ON_LOCK: dict[str, Callable[[SessionClient], object]] = {
-    "receive": lambda session: session.receive_message(timeout=0),
+    "receive": lambda session: session.receive_message(timeout=5),
     "renew": lambda session: session.renew_session_lock(),
 }
 ALL = {**ON_LOCK, **SETTLES}

@@ -98,6 +98,7 @@ class Receiving:
             if lock is None:
                 if last:
                     return (None,)
+                waiter.has_waited = True
                 queue.acceptors.add(waiter)
                 turn.on_rollback(lambda: queue.acceptors.leave(waiter))
                 return None
