@@ -209,6 +209,7 @@ class ServiceBusProvider:
         check_queue_name(queue_name)
         check_session_id(session_id)
         check_count(max_message_count, "max_message_count")
+        check_count(from_sequence_number, "from_sequence_number", 2**40, lowest=0)
         self._require_v1("peek at messages")
         return self._send(calls.peek(queue_name, session_id, from_sequence_number, max_message_count))
 
@@ -282,6 +283,7 @@ class ServiceBusProvider:
         """
         check_queue_name(queue_name)
         check_count(max_message_count, "max_message_count")
+        check_count(from_sequence_number, "from_sequence_number", 2**40, lowest=0)
         self._require_v1("look at dead letters")
         return self._send(calls.dead_letters(queue_name, from_sequence_number, max_message_count))
 

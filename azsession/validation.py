@@ -69,10 +69,10 @@ def check_text(value: object, what: str, limit: int | None = None) -> str:
     return value
 
 
-def check_count(value: object, what: str, highest: int = MAX_BATCH) -> int:
-    """Return `value` where it is a whole number from 1 to `highest`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= highest:
-        raise ValidationError(f"{what} is a whole number from 1 to {highest}, not {value!r}")
+def check_count(value: object, what: str, highest: int = MAX_BATCH, *, lowest: int = 1) -> int:
+    """Return `value` where it is a whole number from `lowest` to `highest`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise ValidationError(f"{what} is a whole number from {lowest} to {highest}, not {value!r}")
     return value
 
 
