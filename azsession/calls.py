@@ -266,7 +266,9 @@ def dead_letter_session(session: Session, reason: str, description: str | None) 
             raise MalformedError("it has no count")
         return count
 
-    return _on_session(session, "POST", "/$deadletter", read, body=_reason(reason, description))
+    call = _on_session(session, "POST", "/$deadletter", read, body=_reason(reason, description))
+    call.headers = {**call.headers, REQUEST_ID_HEADER: str(uuid.uuid4())}
+    return call
 
 
 def get_state(session: Session) -> Call[bytes | None]:
@@ -363,7 +365,15 @@ def send(entity: str, envelope: bytes) -> Call[None]:
     )
 
 
-def on_entity(method: str, entity: str, path: str = "", *, read: Callable[[Answer], T], body: Any = None) -> Call[T]:
+def on_entity(
+    method: str,
+    entity: str,
+    path: str = "",
+    *,
+    read: Callable[[Answer], T],
+    body: Any = None,
+    gone_is_done: bool = False,
+) -> Call[T]:
     """Return a call on a queue, its dead letters, or (with no entity) on the namespace."""
     return Call(
         method=method,
@@ -372,6 +382,7 @@ def on_entity(method: str, entity: str, path: str = "", *, read: Callable[[Answe
         read=read,
         headers={} if body is None else {"Content-Type": JSON_TYPE},
         body=None if body is None else _json_body(body),
+        gone_is_done=gone_is_done,
     )
 
 

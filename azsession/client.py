@@ -230,7 +230,7 @@ class SessionClient(Holder):
         except QueueError as error:
             # What came is not lost with what did not, unless the lock is.
             self._check()
-            logger.warning("%r received %d messages, and then none: %s", self, len(messages), error)
+            logger.warning("%s gave %d messages, and then none: %s", self._held.name, len(messages), error)
         return messages
 
     def _receive_plain(self, timeout: float) -> list[ReceivedMessage]:

@@ -99,14 +99,14 @@ class Holder:
         left = self._held.seconds_left()
         call = calls.renew(self._session())
         # A request that gets no answer, on a connection that is dead without anybody having told, must leave time for others.
-        call.answer_within = max(left / 3, min(left, 1.0))
+        call.answer_within = max(left / 3, min(left / 2, 1.0))
         call.patience = 0.0
         try:
             self._on_lock(call)
         except SessionNotFoundError:
             return None
         except QueueError as error:
-            logger.warning("the lock of %r could not be renewed yet, %.1f s are left: %s", self, left, error)
+            logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self._held.name, left, error)
             left = self._held.seconds_left()
             pause = max(min(RENEW_AGAIN, left / 4), min(error.retry_after or 0.0, left / 2))
             return time.monotonic() + max(0.0, pause * random.uniform(0.5, 1.0) if left > 0.2 else left)  # noqa: S311 - no secret
@@ -127,7 +127,7 @@ class Holder:
         try:
             self._transport.send(call)
         except QueueError as error:
-            logger.warning("%r could not be released, its lock holds until it expires: %s", self, error)
+            logger.warning("%s could not be released, its lock holds until it expires: %s", self._held.name, error)
             return not isinstance(error, ConnectionFailedError)
         return True
 
@@ -200,4 +200,4 @@ class Holder:
             try:
                 self._on_lock_lost(self, error)
             except Exception:
-                logger.exception("on_lock_lost of %r failed", self)
+                logger.exception("on_lock_lost of %s failed", self._held.name)

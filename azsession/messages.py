@@ -36,8 +36,11 @@ def _to_bytes(body: Any) -> Any:
 
 
 def _to_timedelta(value: Any) -> Any:
+    if value is None:
+        return None
+    lasts = seconds(value, "time_to_live", positive=True, highest=float("inf"))
     try:
-        return None if value is None else timedelta(seconds=seconds(value, "time_to_live", positive=True))
+        return timedelta(seconds=lasts)
     except OverflowError:
         raise ValidationError("time_to_live is longer than a timedelta can be; leave it out for no end") from None
 

@@ -310,7 +310,7 @@ class ServiceBusProvider:
         check_count(sequence_number, "sequence_number", 2**40)
         self._require_v1("manage dead letters")
         path = f"/$deadletterqueue/messages/{sequence_number}{operation}"
-        self._send(calls.on_entity(method, queue_name, path, read=calls.ignore))
+        self._send(calls.on_entity(method, queue_name, path, read=calls.ignore, gone_is_done=True))
 
     # Queues
 
@@ -359,7 +359,7 @@ class ServiceBusProvider:
         """
         check_queue_name(queue_name)
         self._require_v1("manage queues")
-        self._send(calls.on_entity("DELETE", queue_name, read=calls.ignore))
+        self._send(calls.on_entity("DELETE", queue_name, read=calls.ignore, gone_is_done=True))
 
     # Its end
 

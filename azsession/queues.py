@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from .validation import seconds
 
 def _duration(lowest: float, highest: float) -> Any:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is not None and not lowest <= seconds(value, field.name) <= highest:
+        if value is not None and not lowest <= seconds(value, field.name, highest=math.inf) <= highest:
             raise ValidationError(f"{field.name} is {lowest:g} to {highest:g} seconds, not {value!r}")
 
     return check

@@ -27,7 +27,15 @@ from .errors import (
     UnsupportedOperationError,
 )
 from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
-from .protocol.status import ABOUT_QUEUE, RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
+from .protocol.status import (
+    ABOUT_QUEUE,
+    ENTITY_NOT_FOUND,
+    MESSAGE_NOT_FOUND,
+    RETRIED_STATUSES,
+    error_from,
+    parse_retry_after,
+    parse_seconds,
+)
 from .protocol.wire import MalformedError
 from .tokens import TokenCache
 
@@ -74,6 +82,7 @@ class Call(Generic[T]):
             does not wait.
         headers: Headers besides the usual ones.
         body: The body.
+        gone_is_done: What it asks for is that something be gone: found gone by a second try, it was done by the first.
         repeatable: The plain dialect allows it to be sent again when its answer was lost.
         answer_within: Seconds in which the answer is of use, if fewer than the configuration's.
         patience: Seconds from the first failure in which it is sent again, if fewer than the configuration's.
@@ -90,6 +99,7 @@ class Call(Generic[T]):
     wait: float | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
     body: bytes | None = None
+    gone_is_done: bool = False
     repeatable: bool = False
     answer_within: float | None = None
     patience: float | None = None
@@ -167,11 +177,17 @@ class Transport:
             # A receive is bounded by its own timeout, but a short one still gets over a broken connection.
             last = min(last, started + max(call.wait, 1.0))
         pending = [failure]
+        acted = failure.acted
 
         def attempt() -> T:
             if pending:
                 raise pending.pop()
-            return self._attempt(call, max(0.0, (call.wait or 0.0) - (time.monotonic() - started)))
+            nonlocal acted
+            try:
+                return self._attempt(call, max(0.0, (call.wait or 0.0) - (time.monotonic() - started)))
+            except _FailureError as again:
+                acted = acted or again.acted
+                raise
 
         def may_pass(error: BaseException) -> bool:
             return isinstance(error, _FailureError) and (not error.acted or call.repeatable or self.speaks_v1)
@@ -196,6 +212,10 @@ class Transport:
             return retrying(attempt)
         except _FailureError as final:
             raise final.error from final.error.__cause__
+        except QueueError as error:
+            if acted and call.gone_is_done and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
+                return call.read(Answer(204, {}, b"", started))
+            raise
 
     def _attempt(self, call: Call[T], wait: float) -> T:
         resource = f"{self._url}/{call.entity}"

@@ -21,6 +21,8 @@ MAX_MESSAGE_ID_LENGTH = 128
 MAX_QUEUE_NAME_LENGTH = 260
 #: Messages in one receive, settle or send request.
 MAX_BATCH = 1000
+#: Seconds that a timeout or the like may be: some thirty years, which clocks and threads can still count.
+MAX_SECONDS = 1e9
 #: Characters in a dead-letter reason or description, as in Azure Service Bus.
 MAX_REASON_LENGTH = 4096
 
@@ -76,14 +78,16 @@ def check_count(value: object, what: str, highest: int = MAX_BATCH, *, lowest: i
     return value
 
 
-def seconds(value: Any, what: str, *, positive: bool = False) -> float:
-    """Return a duration, given as seconds or a `timedelta`, as seconds: finite, and not negative."""
+def seconds(value: Any, what: str, *, positive: bool = False, highest: float = MAX_SECONDS) -> float:
+    """Return a duration, given as seconds or a `timedelta`, as seconds: not negative, and no more than `highest`."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValidationError(f"{what} is a number of seconds or a timedelta, not {value!r}")
     if value < 0 or (positive and value == 0):
         raise ValidationError(f"{what} is {'more than 0' if positive else '0 or more'} seconds, not {value!r}")
+    if value > highest:
+        raise ValidationError(f"{what} is at most {highest:g} seconds, not {value!r}")
     return float(value)
 
 

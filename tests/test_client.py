@@ -671,3 +671,37 @@ def test_an_accept_and_a_release_whose_answers_were_lost_take_and_free_one_sessi
     cutter.cut_answers(1)
     session.close()
     assert [one.locked_until for one in cut_provider.list_sessions("orders")] == [None, None]
+
+
+def test_dead_letters_and_queues_whose_removal_was_not_answered_are_gone(
+    cut_provider: ServiceBusProvider, cutter: CuttingProxy
+) -> None:
+    send(cut_provider, b"0", b"1")
+    with cut_provider.create_session_client("orders", "s1") as session:
+        for message in session.receive_messages(2, timeout=5):
+            session.dead_letter_message(message, "bad")
+    resubmitted, deleted = (message.sequence_number or 0 for message in cut_provider.dead_letters("orders"))
+    for remove in (
+        lambda: cut_provider.resubmit("orders", resubmitted),
+        lambda: cut_provider.delete_dead_letter("orders", deleted),
+    ):
+        cutter.cut_answers(1)
+        remove()
+    assert cut_provider.dead_letters("orders") == []
+    assert [message.body for message in cut_provider.peek_messages("orders", "s1")] == [b"0"]
+    cutter.cut_answers(1)
+    cut_provider.delete_queue("orders")
+    assert cut_provider.list_queues() == []
+
+
+def test_a_session_whose_dead_lettering_was_not_answered_is_told_how_many_it_moved(
+    cut_provider: ServiceBusProvider, cutter: CuttingProxy
+) -> None:
+    send(cut_provider, b"0", b"1", b"2")
+    with cut_provider.create_session_client("orders", "s1") as session:
+        take(session)
+        cutter.cut_answers(1)
+        assert session.dead_letter_session("bad") == 3
+        send(cut_provider, b"3")
+        assert take(session).body == b"3"
+        assert session.dead_letter_session("worse") == 1

@@ -131,7 +131,9 @@ class Broker(abc.ABC):
         """Receive messages that were deferred, all or none."""
 
     @abc.abstractmethod
-    def dead_letter_session(self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None) -> int:
+    def dead_letter_session(
+        self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None, request_id: str = ""
+    ) -> int:
         """Dead-letter every message left in the session; return how many."""
 
     @abc.abstractmethod

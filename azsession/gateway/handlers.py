@@ -239,7 +239,9 @@ class Handlers:
     def _dead_letter_session(self, request: Request) -> Answer:
         reason, description = _reason_of(json_object(request.body))
         route = request.route
-        count = self._broker.dead_letter_session(route.entity, route.session_id, request.lock_id, reason or "", description)
+        count = self._broker.dead_letter_session(
+            route.entity, route.session_id, request.lock_id, reason or "", description, request.request_id
+        )
         return Answer.json(200, {"count": count})
 
     # The lock and the state

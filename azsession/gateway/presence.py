@@ -22,13 +22,19 @@ SOCKET_KEY = "azsession.socket"
 BODY_READ_KEY = "azsession.body_read"
 
 
+def _is_readable(sock: socket.socket) -> bool:
+    if not hasattr(select, "poll"):  # Windows has no other, nor that one's limit of 1,024 descriptors.
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def is_closed(sock: socket.socket) -> bool:
     """Tell whether the peer closed the connection, without reading from it and without waiting."""
     try:
         # A socket with a timeout waits for something to read whatever the flags say, so that is found out first.
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        if not poll.poll(0):
+        if not _is_readable(sock):
             return False
         # The base class's, since a TLS socket cannot peek; what is peeked at is not used, only whether there is an end.
         return socket.socket.recv(sock, 1, socket.MSG_PEEK) == b""

@@ -132,7 +132,8 @@ def error_from(
         return AuthenticationFailedError(message, code=code)
     if status == 403:
         return PermissionDeniedError(message, code=code)
-    if status in (404, 410, 409) and code != MESSAGE_NOT_FOUND:
+    # InvalidRequest: a gateway does not know the path, say behind a proxy that changes it; the session may be well.
+    if status in (404, 410, 409) and code not in (MESSAGE_NOT_FOUND, INVALID_REQUEST):
         error = _gone(status, code, message, about)
         if error is not None:
             return error

@@ -110,8 +110,10 @@ class EmbeddedBroker(Broker):
     def set_state(self, entity: str, session_id: str, lock_id: str, state: bytes | None) -> None:
         self._settling.set_state(entity, session_id, lock_id, state)
 
-    def dead_letter_session(self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None) -> int:
-        return self._settling.dead_letter_session(entity, session_id, lock_id, reason, description)
+    def dead_letter_session(
+        self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None, request_id: str = ""
+    ) -> int:
+        return self._settling.dead_letter_session(entity, session_id, lock_id, reason, description, request_id)
 
     # Sending
 

@@ -64,6 +64,7 @@ class SessionLock:
         returned: Keys behind the cursor that were abandoned, in order: these come first.
         tokens: The messages in the holder's hands.
         answers: What the latest receives gave, by request id.
+        buried: How many messages the latest dead-lettering of the session moved, by its request id.
         waiters: The receives that wait in it.
         queued: Whether its expiry is looked at; not while somebody waits in it beyond that.
     """
@@ -75,6 +76,7 @@ class SessionLock:
     returned: list[int] = attrs.field(factory=list)
     tokens: dict[str, InHand] = attrs.field(factory=dict)
     answers: OrderedDict[str, tuple[str, ...]] = attrs.field(factory=OrderedDict)
+    buried: dict[str, int] = attrs.field(factory=dict)
     waiters: list[Waiter] = attrs.field(factory=list)
     queued: bool = True
 
@@ -82,11 +84,11 @@ class SessionLock:
         """Have the lock restored to what it is now, if the transaction fails."""
         if not turn.first_touch(self):
             return
-        expires, cursor = self.expires, self.cursor
+        expires, cursor, buried = self.expires, self.cursor, self.buried
         returned, tokens, answers = list(self.returned), dict(self.tokens), OrderedDict(self.answers)
 
         def restore() -> None:
-            self.expires, self.cursor = expires, cursor
+            self.expires, self.cursor, self.buried = expires, cursor, buried
             self.returned, self.tokens, self.answers = returned, tokens, answers
 
         turn.on_rollback(restore)

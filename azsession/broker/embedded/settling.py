@@ -129,12 +129,16 @@ class Settling:
 
         self._core.perform(job, durable=True)
 
-    def dead_letter_session(self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None) -> int:
+    def dead_letter_session(
+        self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None, request_id: str = ""
+    ) -> int:
         """Dead-letter all active and deferred messages of a session, those in hand included."""
 
         def job(turn: Turn) -> int:
             queue = self._core.queue(turn, entity)
             lock = self._core.held_lock(queue, session_id, lock_id)
+            if lock is not None and request_id in lock.buried:
+                return lock.buried[request_id]
             found = self._core.store.session(queue.id, session_id)
             if found is None:
                 return 0
@@ -145,6 +149,8 @@ class Settling:
                 settled = [(message.key, token, Disposition.DEAD_LETTER.value) for token, message in lock.tokens.items()]
                 self._core.store.remember_settled(settled, self._core.clock.now())
                 lock.tokens, lock.returned = {}, []
+                if request_id:
+                    lock.buried = {request_id: count}
             return count
 
         return self._core.perform(job, durable=True)
