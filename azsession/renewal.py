@@ -81,6 +81,7 @@ class Renewer:
                     left = self._due[0][0] - time.monotonic() if self._due else None
                     if left is not None and left <= 0:
                         break
+                    # On Windows a thread can wait for 49 days at the most, less than a lock may last.
                     self._wanted.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
                 if self._stopped:
                     return
