@@ -1,17 +1,19 @@
 """Whether receive + complete, and accept of the next session, cost the same with a thousand and with a million waiting.
 
-For each size a data file is filled, then measured through the broker in this process and through HTTP behind a gateway in
-another one, whose peak of memory is shown.
+For each size a data file is filled; then all are measured in turns, through the broker in this process and through HTTP, each
+behind a gateway in a process of its own, whose peak of memory is shown.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
@@ -20,12 +22,15 @@ from azsession import Message, NoSessionAvailableError, QueueSettings
 from azsession.broker.base import Disposition, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 
-from .common import QUEUE, Figure, arguments, data_file, gateway, show
+from .common import QUEUE, Figure, Gateway, arguments, data_file, gateway, show
 
 #: Bytes of a message's body.
 SIZE = 256
 #: Bytes that the gateway may use.
 MEMORY = 200 * 1024 * 1024
+
+#: What is measured: receive + complete of a session, which says how long it took, and accept + release.
+_Work = tuple[Callable[[str], float], Callable[[], None]]
 
 
 @attrs.define
@@ -54,53 +59,59 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _through_broker(path: Path, options: argparse.Namespace, times: dict[str, list[float]]) -> None:
-    with EmbeddedBroker(path) as broker:
-
-        def take(number: int) -> None:
-            session_id = f"s-{number}"
-            found = broker.receive(QUEUE, session_id, "", max_count=1, timeout=0)
-            token = found.messages[0].receipt.handle
-            assert broker.settle(QUEUE, session_id, [Settlement(token, Disposition.COMPLETE)]) == [None]
-
-        def accept() -> None:
-            lock_id = str(uuid.uuid4())
-            found = broker.accept(QUEUE, None, lock_id, timeout=0)
-            assert found is not None
-            broker.release(QUEUE, found.session_id, lock_id)
-
-        # Sessions that are not measured warm what is kept in memory; the first of them stays free.
-        for number in range(20):
-            take(number)
-            accept()
-        for number in range(20, 20 + options.operations):
-            times["settle"].append(_timed(lambda number=number: take(number)))  # type: ignore[misc]
-            times["accept"].append(_timed(accept))
+def _in_turns(found: list[Times], options: argparse.Namespace, where: str, first: int, work: list[_Work]) -> None:
+    """Measure each size once, again and again, so that a slow moment of the machine is every size's."""
+    for number in range(first, first + options.operations):
+        for times, (take, accept) in zip(found, work, strict=True):
+            kept = getattr(times, where)
+            kept["settle"].append(take(f"s-{number}"))
+            kept["accept"].append(_timed(accept))
 
 
-def _through_http(path: Path, options: argparse.Namespace, found: Times) -> None:
-    times = found.over_http
-    with gateway(path) as server, server.provider() as provider:
+def _through_broker(path: Path, stack: ExitStack) -> _Work:
+    broker = stack.enter_context(EmbeddedBroker(path))
 
-        def accept() -> None:
-            try:
-                session = provider.create_session_client(QUEUE, accept_timeout=0, auto_renew=False)
-            except NoSessionAvailableError:
-                raise SystemExit("the backlog has no session left") from None
-            session.close()
+    def complete_one(session_id: str) -> None:
+        found = broker.receive(QUEUE, session_id, "", max_count=1, timeout=0)
+        token = found.messages[0].receipt.handle
+        assert broker.settle(QUEUE, session_id, [Settlement(token, Disposition.COMPLETE)]) == [None]
 
-        first = 20 + options.operations
-        for number in range(first, first + options.operations):
-            with provider.create_session_client(QUEUE, f"s-{number}", auto_renew=False) as session:
+    def accept() -> None:
+        lock_id = str(uuid.uuid4())
+        found = broker.accept(QUEUE, None, lock_id, timeout=0)
+        assert found is not None
+        broker.release(QUEUE, found.session_id, lock_id)
 
-                def take(session=session) -> None:  # type: ignore[no-untyped-def]
-                    message = session.receive_message(0)
-                    assert message is not None
-                    session.complete_message(message)
+    # Sessions that are not measured warm what is kept in memory; the first of them stays free.
+    for number in range(20):
+        complete_one(f"s-{number}")
+        accept()
+    return lambda session_id: _timed(lambda: complete_one(session_id)), accept
 
-                times["settle"].append(_timed(take))
-            times["accept"].append(_timed(accept))
-        found.memory = server.peak_memory()
+
+def _through_http(server: Gateway, stack: ExitStack) -> _Work:
+    provider = stack.enter_context(server.provider())
+
+    def take(session_id: str) -> float:
+        with provider.create_session_client(QUEUE, session_id, auto_renew=False) as session:
+
+            def complete_one() -> None:
+                message = session.receive_message(0)
+                assert message is not None
+                session.complete_message(message)
+
+            return _timed(complete_one)
+
+    def accept() -> None:
+        try:
+            session = provider.create_session_client(QUEUE, accept_timeout=0, auto_renew=False)
+        except NoSessionAvailableError:
+            raise SystemExit("the backlog has no session left") from None
+        session.close()
+
+    take("s-20")
+    accept()
+    return take, accept
 
 
 def _ratio(found: list[Times], pick: Callable[[Times], list[float]]) -> float:
@@ -112,15 +123,22 @@ def main() -> None:
     """Measure, and print."""
     options = arguments("backlog", __doc__ or "", largest=1_000_000, sessions=100_000, operations=200)
     sizes = [size for size in (1_000, 100_000, 1_000_000) if size <= options.largest]
-    found = []
-    for size in sizes:
-        times = Times(size)
-        with data_file() as path:
+    found = [Times(size) for size in sizes]
+    with ExitStack() as files:
+        paths = [files.enter_context(data_file()) for _ in sizes]
+        for path, size in zip(paths, sizes, strict=True):
             took = _timed(lambda path=path, size=size: _fill(path, size, options.sessions))  # type: ignore[misc]
             print(f"{size} messages sent in {took:.0f} s", flush=True)
-            _through_broker(path, options, times.in_process)
-            _through_http(path, options, times)
-        found.append(times)
+        # What was filled last would be measured while it is still being written.
+        os.sync()
+        with ExitStack() as stack:
+            _in_turns(found, options, "in_process", 30, [_through_broker(path, stack) for path in paths])
+        with ExitStack() as stack:
+            servers = [stack.enter_context(gateway(path)) for path in paths]
+            first = 30 + options.operations
+            _in_turns(found, options, "over_http", first, [_through_http(server, stack) for server in servers])
+            for times, server in zip(found, servers, strict=True):
+                times.memory = server.peak_memory()
     figures = []
     for what, name in (("receive + complete", "settle"), ("accept the next session + release", "accept")):
         for where in ("in_process", "over_http"):
