@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
+
+# No test depends on being fast, and CI on no luck.
+settings.register_profile(
+    "azsession", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("azsession")
 
 #: 329 GitHub webhooks in 70 sessions, interleaved.
 WEBHOOKS = Path(__file__).parent / "data" / "github-webhooks.jsonl"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 
 import pytest
@@ -140,9 +139,10 @@ def test_any_signed_resource_is_good_or_refused(resource: str, host: str) -> Non
         GUARD.check(token(f"sb://{resource}/q"), host, ("q",), Operation.RECEIVE)
 
 
-@given(st.integers(0, 2**31), st.data())
-def test_a_changed_token_is_refused(seed: int, data: st.DataObject) -> None:
-    good = token("sb://here/q") if seed % 2 else generate_sas_token("sb://here/q", "key", KEY.key, int(time.time()) + 9)
+@given(st.integers(0, 9), st.data())
+def test_a_changed_token_is_refused(which: int, data: st.DataObject) -> None:
+    # A fixed end, and not one counted from now: the same example must always be the same token.
+    good = generate_sas_token("sb://here/q", "key", KEY.key, 4_000_000_000 + which)
     at = data.draw(st.integers(0, len(good) - 1))
     changed = good[:at] + data.draw(st.characters(min_codepoint=33, max_codepoint=126)) + good[at + 1 :]
     if changed.replace("%2f", "%2F").replace("%3d", "%3D").replace("%3a", "%3A").replace("%2b", "%2B") == good:
