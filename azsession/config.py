@@ -9,14 +9,13 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 
 from .errors import ConfigurationError, ValidationError
-from .validation import check_queue_name, seconds
+from .validation import as_seconds, check_queue_name, seconds
 
 #: Environment variables that `ServiceBusConfig.from_env` reads.
 ENV_CONNECTION_STRING = "SERVICEBUS_CONNECTION_STRING"
@@ -129,10 +128,6 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
-def _as_seconds(value: Any) -> Any:
-    return value.total_seconds() if isinstance(value, timedelta) else value
-
-
 def _check_seconds(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     try:
         seconds(value, field.name, positive=field.name == "session_timeout")
@@ -173,10 +168,10 @@ class ServiceBusConfig:
     connection_string: str | None = attrs.field(default=None, repr=False)
     namespace: str | None = None
     gateway_url: str | None = None
-    session_timeout: float = attrs.field(default=60.0, converter=_as_seconds, validator=_check_seconds)
-    request_timeout: float = attrs.field(default=30.0, converter=_as_seconds, validator=_check_seconds)
+    session_timeout: float = attrs.field(default=60.0, converter=as_seconds, validator=_check_seconds)
+    request_timeout: float = attrs.field(default=30.0, converter=as_seconds, validator=_check_seconds)
     retry_attempts: int = attrs.field(default=4, validator=_check_number(0))
-    retry_deadline: float = attrs.field(default=30.0, converter=_as_seconds, validator=_check_seconds)
+    retry_deadline: float = attrs.field(default=30.0, converter=as_seconds, validator=_check_seconds)
     pool_connections: int = attrs.field(default=32, validator=_check_number(1))
     ca_bundle: str | None = None
     allow_insecure_http: bool = False

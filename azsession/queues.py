@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
 from typing import Any
 
 import attrs
 
 from .errors import ValidationError
-from .validation import seconds
+from .validation import as_seconds, seconds
 
 
 def _duration(lowest: float, highest: float) -> Any:
@@ -23,10 +22,6 @@ def _duration(lowest: float, highest: float) -> Any:
 def _flag(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool):
         raise ValidationError(f"{field.name} is true or false, not {value!r}")
-
-
-def _as_seconds(value: Any) -> Any:
-    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 @attrs.frozen(kw_only=True)
@@ -45,12 +40,12 @@ class QueueSettings:
         ValidationError: A value is out of its range.
     """
 
-    lock_duration: float = attrs.field(default=60.0, converter=_as_seconds, validator=_duration(1, 300))
+    lock_duration: float = attrs.field(default=60.0, converter=as_seconds, validator=_duration(1, 300))
     max_delivery_count: int = attrs.field(default=10)
-    default_time_to_live: float | None = attrs.field(default=None, converter=_as_seconds, validator=_duration(0.001, 1e12))
+    default_time_to_live: float | None = attrs.field(default=None, converter=as_seconds, validator=_duration(0.001, 1e12))
     dead_letter_on_expiration: bool = attrs.field(default=False, validator=_flag)
     requires_duplicate_detection: bool = attrs.field(default=False, validator=_flag)
-    duplicate_detection_window: float = attrs.field(default=600.0, converter=_as_seconds, validator=_duration(20, 604800))
+    duplicate_detection_window: float = attrs.field(default=600.0, converter=as_seconds, validator=_duration(20, 604800))
 
     @max_delivery_count.validator
     def _check_count(self, _: Any, value: Any) -> None:

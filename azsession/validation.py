@@ -78,10 +78,14 @@ def check_count(value: object, what: str, highest: int = MAX_BATCH, *, lowest: i
     return value
 
 
+def as_seconds(value: Any) -> Any:
+    """Return a `timedelta` as seconds, and anything else as it is, to be checked yet."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
 def seconds(value: Any, what: str, *, positive: bool = False, highest: float = MAX_SECONDS) -> float:
     """Return a duration, given as seconds or a `timedelta`, as seconds: not negative, and no more than `highest`."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
+    value = as_seconds(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValidationError(f"{what} is a number of seconds or a timedelta, not {value!r}")
     if value < 0 or (positive and value == 0):
