@@ -1,0 +1,1 @@
+"""AMQP 1.0, as far as Azure Service Bus needs it."""

@@ -1,0 +1,319 @@
+"""AMQP 1.0's types (1.6 of the standard) as Python values; `decoding` reads frames and messages with it.
+
+The SDK's own decoder is not used: it loses the difference between text, symbols and binary, and between timestamps and
+numbers, and takes what was cut short for whole.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+#: How deeply values may be nested.
+_MAX_DEPTH = 32
+#: How many elements without any bytes of their own an array may claim to have.
+_MAX_EMPTY_ELEMENTS = 65536
+
+
+class MalformedFrameError(Exception):
+    """The peer sent bytes that are not AMQP 1.0."""
+
+
+class Timestamp(int):
+    """A point in time: milliseconds since 1970, UTC."""
+
+    __slots__ = ()
+
+
+class Described(NamedTuple):
+    """A value with the descriptor that says what it is (1.2)."""
+
+    descriptor: Any
+    value: Any
+
+
+# A reader gets the bytes, the position behind the constructor and the depth, and returns the value and the
+# position behind it.
+
+_Reader = Callable[[bytes, int, int], tuple[Any, int]]
+
+
+def _unknown(buf: bytes, pos: int, depth: int) -> tuple[Any, int]:
+    raise MalformedFrameError(f"there is no AMQP type 0x{buf[pos - 1]:02x}")
+
+
+def _constant(value: Any) -> _Reader:
+    return lambda buf, pos, depth: (value, pos)
+
+
+def _fixed(form: str) -> _Reader:
+    packed = struct.Struct(form)
+    unpack, size = packed.unpack_from, packed.size
+
+    def read(buf: bytes, pos: int, depth: int) -> tuple[Any, int]:
+        return unpack(buf, pos)[0], pos + size
+
+    return read
+
+
+def _octet(buf: bytes, pos: int, depth: int) -> tuple[int, int]:
+    return buf[pos], pos + 1
+
+
+def _boolean(buf: bytes, pos: int, depth: int) -> tuple[bool, int]:
+    return buf[pos] != 0, pos + 1
+
+
+def _timestamp(buf: bytes, pos: int, depth: int) -> tuple[Timestamp, int]:
+    return Timestamp(_LONG.unpack_from(buf, pos)[0]), pos + 8
+
+
+def _character(buf: bytes, pos: int, depth: int) -> tuple[str, int]:
+    return chr(_UINT.unpack_from(buf, pos)[0]), pos + 4
+
+
+def _uuid(buf: bytes, pos: int, depth: int) -> tuple[uuid.UUID, int]:
+    return uuid.UUID(bytes=buf[pos : pos + 16]), pos + 16
+
+
+def _decimal(size: int, exponent_bits: int, bias: int) -> _Reader:
+    """Return the reader of an IEEE 754 decimal in its binary form."""
+    digits_bits = size * 8 - 1 - exponent_bits
+
+    def read(buf: bytes, pos: int, depth: int) -> tuple[Decimal, int]:
+        end = _within(buf, pos + size)
+        bits = int.from_bytes(buf[pos:end], "big")
+        sign = "-" if bits >> (size * 8 - 1) else ""
+        kind = (bits >> (size * 8 - 6)) & 0b11111
+        if kind >= 0b11110:
+            return Decimal(sign + ("NaN" if kind == 0b11111 else "Infinity")), end
+        if kind >= 0b11000:
+            exponent = (bits >> (digits_bits - 2)) & ((1 << exponent_bits) - 1)
+            digits = (0b100 << (digits_bits - 2)) | (bits & ((1 << (digits_bits - 2)) - 1))
+        else:
+            exponent = (bits >> digits_bits) & ((1 << exponent_bits) - 1)
+            digits = bits & ((1 << digits_bits) - 1)
+        return Decimal(f"{sign}{digits}E{exponent - bias}"), end
+
+    return read
+
+
+def _within(buf: bytes, end: int) -> int:
+    if end > len(buf):
+        raise MalformedFrameError("a value is longer than what holds it")
+    return end
+
+
+def _binary8(buf: bytes, pos: int, depth: int) -> tuple[bytes, int]:
+    start = pos + 1
+    end = start + buf[pos]
+    if end > len(buf):
+        _within(buf, end)
+    return buf[start:end], end
+
+
+def _binary32(buf: bytes, pos: int, depth: int) -> tuple[bytes, int]:
+    start = pos + 4
+    end = _within(buf, start + _UINT.unpack_from(buf, pos)[0])
+    return buf[start:end], end
+
+
+def _text8(buf: bytes, pos: int, depth: int) -> tuple[str, int]:
+    start = pos + 1
+    end = start + buf[pos]
+    if end > len(buf):
+        _within(buf, end)
+    return buf[start:end].decode("utf-8", "replace"), end
+
+
+def _text32(buf: bytes, pos: int, depth: int) -> tuple[str, int]:
+    start = pos + 4
+    end = _within(buf, start + _UINT.unpack_from(buf, pos)[0])
+    return buf[start:end].decode("utf-8", "replace"), end
+
+
+def _size8(buf: bytes, pos: int) -> tuple[int, int, int]:
+    """Return count, start of the elements and end of a compound value."""
+    return buf[pos + 1], pos + 2, pos + 1 + buf[pos]
+
+
+def _size32(buf: bytes, pos: int) -> tuple[int, int, int]:
+    size, count = _TWO_UINTS.unpack_from(buf, pos)
+    return count, pos + 8, pos + 4 + size
+
+
+def _check_compound(buf: bytes, count: int, pos: int, end: int, depth: int) -> None:
+    if end > len(buf) or count > end - pos:
+        raise MalformedFrameError("a list, map or array is longer than what holds it")
+    if depth >= _MAX_DEPTH:
+        raise MalformedFrameError(f"values are nested more than {_MAX_DEPTH} deep")
+
+
+def _list(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
+    def read(buf: bytes, pos: int, depth: int) -> tuple[list[Any], int]:
+        count, pos, end = bounds(buf, pos)
+        _check_compound(buf, count, pos, end, depth)
+        values = []
+        depth += 1
+        for _ in range(count):
+            value, pos = READERS[buf[pos]](buf, pos + 1, depth)
+            values.append(value)
+        if pos > end:
+            raise MalformedFrameError("a list's elements are longer than the list")
+        return values, end
+
+    return read
+
+
+def _map(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
+    def read(buf: bytes, pos: int, depth: int) -> tuple[dict[Any, Any], int]:
+        count, pos, end = bounds(buf, pos)
+        _check_compound(buf, count, pos, end, depth)
+        if count % 2:
+            raise MalformedFrameError("a map has a key without a value")
+        values = {}
+        depth += 1
+        for _ in range(count // 2):
+            key, pos = READERS[buf[pos]](buf, pos + 1, depth)
+            values[key], pos = READERS[buf[pos]](buf, pos + 1, depth)
+        if pos > end:
+            raise MalformedFrameError("a map's entries are longer than the map")
+        return values, end
+
+    return read
+
+
+def _array(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
+    def read(buf: bytes, pos: int, depth: int) -> tuple[list[Any], int]:
+        count, pos, end = bounds(buf, pos)
+        _check_compound(buf, min(count, 1), pos, end, depth)
+        if not count:
+            return [], end
+        descriptor, described = None, buf[pos] == 0
+        if described:
+            descriptor, pos = READERS[buf[pos + 1]](buf, pos + 2, depth + 1)
+        code, pos = buf[pos], pos + 1
+        # All elements have this type; only those of width 0 (0x4?) need no bytes.
+        if count > (_MAX_EMPTY_ELEMENTS if code >> 4 == 4 else end - pos):
+            raise MalformedFrameError("an array is longer than what holds it")
+        reader, values = READERS[code], []
+        for _ in range(count):
+            value, pos = reader(buf, pos, depth + 1)
+            values.append(Described(descriptor, value) if described else value)
+        if pos > end:
+            raise MalformedFrameError("an array's elements are longer than the array")
+        return values, end
+
+    return read
+
+
+def _described(buf: bytes, pos: int, depth: int) -> tuple[Described, int]:
+    if depth >= _MAX_DEPTH:
+        raise MalformedFrameError(f"values are nested more than {_MAX_DEPTH} deep")
+    descriptor, pos = READERS[buf[pos]](buf, pos + 1, depth + 1)
+    value, pos = READERS[buf[pos]](buf, pos + 1, depth + 1)
+    return Described(descriptor, value), pos
+
+
+_UINT = struct.Struct(">I")
+_LONG = struct.Struct(">q")
+_TWO_UINTS = struct.Struct(">II")
+
+READERS: list[_Reader] = [_unknown] * 256
+for _code, _reader in {
+    0x00: _described,
+    0x40: _constant(None),
+    0x41: _constant(True),
+    0x42: _constant(False),
+    0x43: _constant(0),
+    0x44: _constant(0),
+    0x45: lambda buf, pos, depth: ([], pos),
+    0x50: _octet,
+    0x51: _fixed(">b"),
+    0x52: _octet,
+    0x53: _octet,
+    0x54: _fixed(">b"),
+    0x55: _fixed(">b"),
+    0x56: _boolean,
+    0x60: _fixed(">H"),
+    0x61: _fixed(">h"),
+    0x70: _fixed(">I"),
+    0x71: _fixed(">i"),
+    0x72: _fixed(">f"),
+    0x73: _character,
+    0x74: _decimal(4, 8, 101),
+    0x80: _fixed(">Q"),
+    0x81: _fixed(">q"),
+    0x82: _fixed(">d"),
+    0x83: _timestamp,
+    0x84: _decimal(8, 10, 398),
+    0x94: _decimal(16, 14, 6176),
+    0x98: _uuid,
+    0xA0: _binary8,
+    0xA1: _text8,
+    0xA3: _text8,
+    0xB0: _binary32,
+    0xB1: _text32,
+    0xB3: _text32,
+    0xC0: _list(_size8),
+    0xC1: _map(_size8),
+    0xD0: _list(_size32),
+    0xD1: _map(_size32),
+    0xE0: _array(_size8),
+    0xF0: _array(_size32),
+}.items():
+    READERS[_code] = _reader
+
+#: What the readers raise for bytes that make no sense, each where it notices.
+NONSENSE = (IndexError, KeyError, TypeError, ValueError, OverflowError, ArithmeticError, RecursionError, struct.error)
+
+#: Descriptors may be symbols, too (1.2); Service Bus sends numbers.
+_SYMBOLS = {
+    "amqp:open:list": 0x10,
+    "amqp:begin:list": 0x11,
+    "amqp:attach:list": 0x12,
+    "amqp:flow:list": 0x13,
+    "amqp:transfer:list": 0x14,
+    "amqp:disposition:list": 0x15,
+    "amqp:detach:list": 0x16,
+    "amqp:end:list": 0x17,
+    "amqp:close:list": 0x18,
+    "amqp:sasl-mechanisms:list": 0x40,
+    "amqp:sasl-outcome:list": 0x44,
+    "amqp:received:list": 0x23,
+    "amqp:accepted:list": 0x24,
+    "amqp:rejected:list": 0x25,
+    "amqp:released:list": 0x26,
+    "amqp:modified:list": 0x27,
+    "amqp:header:list": 0x70,
+    "amqp:delivery-annotations:map": 0x71,
+    "amqp:message-annotations:map": 0x72,
+    "amqp:properties:list": 0x73,
+    "amqp:application-properties:map": 0x74,
+    "amqp:data:binary": 0x75,
+    "amqp:amqp-sequence:list": 0x76,
+    "amqp:amqp-value:*": 0x77,
+    "amqp:footer:map": 0x78,
+}
+
+
+def read_descriptor(buf: bytes, pos: int) -> tuple[int, int]:
+    """Return the descriptor at `pos` as a number, and the position behind it."""
+    if buf[pos] != 0:
+        raise MalformedFrameError("a performative or section without a descriptor")
+    if buf[pos + 1] == 0x53:
+        return buf[pos + 2], pos + 3
+    descriptor, pos = READERS[buf[pos + 1]](buf, pos + 2, 0)
+    return code_of(descriptor), pos
+
+
+def code_of(descriptor: Any) -> int:
+    return descriptor if isinstance(descriptor, int) else _SYMBOLS.get(descriptor, -1)
+
+
+def exactly(values: Sequence[Any], count: int) -> list[Any]:
+    """Return exactly `count` fields: those left out at the end are null (1.4)."""
+    return [*values[:count], *[None] * (count - len(values))]
