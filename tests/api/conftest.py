@@ -1,0 +1,210 @@
+"""The arrangements that azsession is used in, behind one face, so that the tests of the public API run in each of them."""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from azsession import Message, QueueSettings, ReceivedMessage, ServiceBusConfig, ServiceBusProvider, SessionClient
+
+_numbers = itertools.count(1)
+
+
+class Arrangement(abc.ABC):
+    """A broker that is there for one test, and the way to it. No queue is made by being used.
+
+    Attributes:
+        name: What the test's id says.
+        is_azure: Whether Azure keeps the messages, with what that forces.
+        connection_string: What reaches it from anywhere; empty where only its own provider does.
+    """
+
+    name: ClassVar[str]
+    is_azure: ClassVar[bool]
+    connection_string: str = ""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Arrangement:
+        with self._stack:
+            self.start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Begin; what is to end goes onto the stack."""
+
+    @abc.abstractmethod
+    def create_queue(self, name: str, settings: dict[str, Any]) -> None:
+        """Make a queue."""
+
+    def provider(self, **config_fields: Any) -> ServiceBusProvider:
+        """Return a new provider, closed after the test."""
+        provider = ServiceBusProvider.from_connection_string(self.connection_string, **config_fields)
+        return self._stack.enter_context(provider)
+
+    def queue(self, name: str | None = None, **settings: Any) -> str:
+        """Make a queue with settings that are `QueueSettings`'s; return its name, which is its own unless one is given."""
+        name = name or f"orders-{next(_numbers)}"
+        self.create_queue(name, settings)
+        return name
+
+    @property
+    def namespace_url(self) -> str:
+        """What a `SessionClient` that is built without a provider is told."""
+        fields = dict(part.split("=", 1) for part in self.connection_string.split(";") if part)
+        return fields["Endpoint"]
+
+    @property
+    def config(self) -> ServiceBusConfig:
+        """The configuration of such a client."""
+        return ServiceBusConfig(connection_string=self.connection_string)
+
+
+class EmbeddedInProcess(Arrangement):
+    """`ServiceBusProvider.embedded`. The broker lives in its provider, so that there is one provider at a time: the data
+    file is what a later one finds."""
+
+    name = "embedded-in-process"
+    is_azure = False
+
+    def start(self) -> None:
+        self._provider: ServiceBusProvider | None = None
+
+    def provider(self, **config_fields: Any) -> ServiceBusProvider:
+        """Return the provider, another one where it was closed; `config_fields` are for what has a connection string."""
+        assert not config_fields
+        if self._provider is None or repr(self._provider).endswith("closed>"):
+            opened = ServiceBusProvider.embedded(self._place / "messages.db", auto_create=False)
+            self._provider = self._stack.enter_context(opened)
+        return self._provider
+
+    def create_queue(self, name: str, settings: dict[str, Any]) -> None:
+        self.provider().create_queue(name, QueueSettings(**settings))
+
+
+class EmbeddedOverHTTP(Arrangement):
+    """The embedded broker behind a gateway on a real socket."""
+
+    name = "embedded-over-HTTP"
+    is_azure = False
+
+    def start(self) -> None:
+        from azsession.broker.embedded import EmbeddedBroker
+        from azsession.gateway import AccessKey, GatewayService
+
+        self._service = self._stack.enter_context(GatewayService(EmbeddedBroker(), [AccessKey.generate()], max_waiting=64))
+        self.connection_string = self._service.connection_string()
+
+    def create_queue(self, name: str, settings: dict[str, Any]) -> None:
+        self._service.broker.create_queue(name, QueueSettings(**settings))
+
+
+class AzureInProcess(Arrangement):
+    """Azure's AMQP, as the stand-in speaks it, from the provider's own process."""
+
+    name = "Azure-in-process"
+    is_azure = True
+
+    def start(self) -> None:
+        pytest.importorskip("proton", reason="the stand-in for Azure needs python-qpid-proton (extra standin)")
+        from tests.standin import StandIn
+
+        self._namespace = self._stack.enter_context(StandIn())
+        self.connection_string = self._namespace.connection_string
+
+    def create_queue(self, name: str, settings: dict[str, Any]) -> None:
+        self._namespace.create_queue(name, **settings)
+
+
+class AzureBehindGateway(AzureInProcess):
+    """A gateway on a real socket, with Azure behind it."""
+
+    name = "Azure-behind-a-gateway"
+
+    def start(self) -> None:
+        super().start()
+        from azsession.broker.servicebus import ServiceBusBroker
+        from azsession.gateway import AccessKey, GatewayService
+
+        broker = ServiceBusBroker(ServiceBusConfig(connection_string=self.connection_string), None)
+        self._service = self._stack.enter_context(GatewayService(broker, [AccessKey.generate()], max_waiting=64))
+        self.connection_string = self._service.connection_string()
+
+
+#: Where every test of this folder runs.
+ARRANGEMENTS: tuple[type[Arrangement], ...] = (EmbeddedOverHTTP,)
+
+#: Those that a connection string reaches.
+REACHABLE = tuple(kind for kind in ARRANGEMENTS if kind is not EmbeddedInProcess)
+
+
+@pytest.fixture(params=ARRANGEMENTS, ids=lambda kind: kind.name)
+def arrangement(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Arrangement]:
+    """A broker of this test's own, empty."""
+    with request.param(tmp_path) as arrangement:
+        yield arrangement
+
+
+@pytest.fixture
+def provider(arrangement: Arrangement) -> ServiceBusProvider:
+    """A provider for `arrangement`."""
+    return arrangement.provider()
+
+
+@pytest.fixture
+def queue(arrangement: Arrangement) -> str:
+    """A queue with the settings that queues have by default."""
+    return arrangement.queue()
+
+
+@pytest.fixture
+def session(provider: ServiceBusProvider, queue: str) -> Iterator[SessionClient]:
+    """The session ``s1`` of `queue`."""
+    with provider.create_session_client(queue, "s1") as session:
+        yield session
+
+
+def send(provider: ServiceBusProvider, queue: str, *bodies: str, session_id: str = "s1") -> list[str]:
+    """Send messages to one session."""
+    return provider.send_messages(queue, [Message(body, session_id=session_id) for body in bodies])
+
+
+def take(session: SessionClient) -> ReceivedMessage:
+    """Receive a message that is there."""
+    message = session.receive_message(timeout=10)
+    assert message is not None
+    return message
+
+
+def take_many(session: SessionClient, count: int) -> list[ReceivedMessage]:
+    """Receive messages that are there; a receive may bring fewer than it was asked for."""
+    messages: list[ReceivedMessage] = []
+    while len(messages) < count:
+        more = session.receive_messages(count - len(messages), timeout=10)
+        assert more
+        messages += more
+    return messages
+
+
+def number_of(message: ReceivedMessage) -> int:
+    """Return a message's sequence number, which a server of azsession's always gives."""
+    assert message.sequence_number is not None
+    return message.sequence_number
+
+
+def left(provider: ServiceBusProvider, queue: str, session_id: str = "s1") -> list[str]:
+    """Return what a session has, received or not."""
+    return [message.text() for message in provider.peek_messages(queue, session_id, 1000)]
