@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import os
 import re
@@ -30,7 +31,11 @@ AZURE_SUFFIXES = (
     ".servicebus.cloudapi.de",
 )
 
-_TRANSPORTS = ("auto", "http")
+#: The ports of AMQP: in TLS, bare as the emulator has it, and over WebSockets.
+AMQPS_PORT, AMQP_PORT, WEBSOCKETS_PORT = 5671, 5672, 443
+
+_AMQP, _WEBSOCKETS = "amqp", "amqp-websockets"
+_TRANSPORTS = ("auto", "http", _AMQP, _WEBSOCKETS)
 _KNOWN_KEYS = {
     "endpoint": "endpoint",
     "sharedaccesskeyname": "key_name",
@@ -38,7 +43,10 @@ _KNOWN_KEYS = {
     "sharedaccesssignature": "signature",
     "entitypath": "entity_path",
     "usedevelopmentemulator": "emulator",
+    "transporttype": "transport",
 }
+#: What .NET calls the transports, in lower case.
+_TRANSPORT_TYPES = {"amqp": _AMQP, "amqptcp": _AMQP, "amqpwebsockets": _WEBSOCKETS}
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +60,7 @@ class ConnectionString:
         signature: A ready ``SharedAccessSignature``, instead of a key.
         entity_path: The one entity that it is for, where it names one.
         emulator: It says ``UseDevelopmentEmulator=true``.
+        transport: What its ``TransportType`` means: ``"amqp"`` or ``"amqp-websockets"``.
     """
 
     endpoint: str
@@ -60,6 +69,7 @@ class ConnectionString:
     signature: str | None = attrs.field(default=None, repr=False)
     entity_path: str | None = None
     emulator: bool = False
+    transport: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> ConnectionString:
@@ -91,6 +101,8 @@ class ConnectionString:
             raise ConfigurationError("a connection string has a SharedAccessKey or a SharedAccessSignature, not both")
         if any(not fields.get(name, "-") for name in ("key_name", "key", "signature")):
             raise ConfigurationError("the connection string names a key or signature but leaves it empty")
+        if "transport" in fields and fields["transport"].lower() not in _TRANSPORT_TYPES:
+            raise ConfigurationError("the connection string's TransportType is Amqp or AmqpWebSockets")
         try:
             if fields.get("entity_path"):
                 check_queue_name(fields["entity_path"])
@@ -103,6 +115,7 @@ class ConnectionString:
             signature=fields.get("signature"),
             entity_path=fields.get("entity_path") or None,
             emulator=fields.get("emulator", "").lower() == "true",
+            transport=_TRANSPORT_TYPES.get(fields.get("transport", "").lower()),
         )
 
 
@@ -143,9 +156,21 @@ def _check_number(lowest: int) -> Any:
     return check
 
 
+@attrs.frozen
+class _Place:
+    """What a configuration leads to: the base of the routes, and what is connected to."""
+
+    url: str
+    host: str
+    port: int | None
+    tls: bool
+    amqp: bool
+    websockets: bool
+
+
 @attrs.frozen(kw_only=True)
 class ServiceBusConfig:
-    """How to reach the session routes.
+    """How to reach the session routes, or Azure itself.
 
     Args:
         connection_string: Azure's form, also as printed by a gateway.
@@ -159,7 +184,9 @@ class ServiceBusConfig:
         pool_connections: Connections kept open for reuse.
         ca_bundle: A file or folder with the certificates to trust, instead of the usual ones.
         allow_insecure_http: Allow ``http://`` to a host other than loopback, although requests carry tokens.
-        transport: ``"auto"`` goes by the endpoint; ``"http"`` sends the session routes to it, whatever it is.
+        transport: ``"auto"`` goes by the endpoint: Azure's hosts and its emulator are spoken to in AMQP, by a gateway in this
+            process, and all others have the session routes. ``"http"`` sends the routes to the endpoint, whatever it is;
+            ``"amqp"`` speaks AMQP with it, ``"amqp-websockets"`` AMQP over WebSockets, where only port 443 is open.
 
     Raises:
         ConfigurationError: A field is wrong, or they contradict each other.
@@ -177,54 +204,98 @@ class ServiceBusConfig:
     allow_insecure_http: bool = False
     transport: str = "auto"
     _parsed: ConnectionString | None = attrs.field(init=False, repr=False, eq=False)
-    _url: str = attrs.field(init=False, repr=False, eq=False)
+    _place: _Place = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         if self.transport not in _TRANSPORTS:
             raise ConfigurationError(f"transport is one of {', '.join(_TRANSPORTS)}, not {self.transport!r}")
         if self.connection_string is not None and self.namespace is not None:
             raise ConfigurationError("give a connection_string or a namespace, not both")
+        if self.gateway_url is not None and self.transport in (_AMQP, _WEBSOCKETS):
+            raise ConfigurationError(f"a gateway is spoken to in HTTP: give gateway_url or transport={self.transport!r}")
         parsed = None if self.connection_string is None else ConnectionString.parse(self.connection_string)
         object.__setattr__(self, "_parsed", parsed)
-        object.__setattr__(self, "_url", self._find_url(parsed))
+        object.__setattr__(self, "_place", self._find_place(parsed))
 
-    def _find_url(self, parsed: ConnectionString | None) -> str:
+    def _find_place(self, parsed: ConnectionString | None) -> _Place:
         if self.gateway_url is not None:
-            scheme, host, port, path = _split_url(self.gateway_url, "gateway_url", ("http", "https"))
-        elif parsed is not None:
-            scheme, host, port, path = _split_url(parsed.endpoint, "Endpoint", ("sb", "http", "https"))
-            if scheme == "sb":
-                self._refuse_azure(host, emulator=parsed.emulator)
-                scheme = "https"
-        elif self.namespace is not None:
+            return self._place_at(self.gateway_url, "gateway_url", ("http", "https"))
+        if parsed is not None:
+            return self._place_at(parsed.endpoint, "Endpoint", ("sb", "http", "https"))
+        if self.namespace is not None:
             if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?", self.namespace):
                 raise ConfigurationError("namespace is a name such as 'myns' or 'myns.servicebus.windows.net'")
             name = self.namespace if "." in self.namespace else self.namespace + AZURE_SUFFIXES[0]
-            scheme, host, port, path = _split_url(f"https://{name}", "namespace", ("https",))
-            self._refuse_azure(host)
-        else:
-            raise ConfigurationError(
-                "nothing says where the session routes live: give connection_string, namespace or gateway_url, or set "
-                f"{ENV_CONNECTION_STRING}, {ENV_NAMESPACE} or {ENV_GATEWAY_URL}"
-            )
-        if scheme == "http" and not self.allow_insecure_http and not is_loopback(host):
-            raise ConfigurationError(
-                f"http://{host} would carry tokens in the clear: use https, or set allow_insecure_http=True"
-            )
-        host = f"[{host}]" if ":" in host else host
-        return f"{scheme}://{host}{'' if port is None else f':{port}'}{path}"
+            return self._place_at(f"sb://{name}", "namespace", ("sb",))
+        raise ConfigurationError(
+            "nothing says where the session routes live: give connection_string, namespace or gateway_url, or set "
+            f"{ENV_CONNECTION_STRING}, {ENV_NAMESPACE} or {ENV_GATEWAY_URL}"
+        )
 
-    def _refuse_azure(self, host: str, *, emulator: bool = False) -> None:
-        if self.transport == "auto" and (emulator or host.endswith(AZURE_SUFFIXES)):
+    def _place_at(self, url: str, what: str, schemes: tuple[str, ...], *, azure: bool = False) -> _Place:
+        """Return what is at a URL; `azure` says that an ``https`` one may be Azure's."""
+        scheme, host, port, path = _split_url(url, what, schemes)
+        is_azure, parsed = host.endswith(AZURE_SUFFIXES), self._parsed
+        emulator = parsed is not None and parsed.emulator and not is_azure
+        transport = self.transport
+        if transport == "auto" and (scheme == "sb" or (azure and is_azure)) and self.gateway_url is None:
+            transport = parsed.transport if parsed is not None and parsed.transport is not None else "auto"
+            if transport == "auto" and (is_azure or emulator):
+                transport = _AMQP
+        amqp, websockets = transport in (_AMQP, _WEBSOCKETS), transport == _WEBSOCKETS
+        if amqp and scheme == "http":
+            raise ConfigurationError(f"{what} is the http:// of a gateway, which does not speak AMQP: sb:// would")
+        tls = scheme == "https" or (scheme == "sb" and not (amqp and emulator))
+        if not tls and not self.allow_insecure_http and not is_loopback(host):
             raise ConfigurationError(
-                f"{host} serves message sessions over AMQP only, not over HTTP: give the gateway_url of an azsession "
-                "gateway, or transport='http' if this host does have the session routes"
+                f"{host} without TLS would be sent tokens in the clear: use https, or sb without UseDevelopmentEmulator, or "
+                "set allow_insecure_http=True"
             )
+        shown = f"[{host}]" if ":" in host else host
+        base = f"{'https' if tls else 'http'}://{shown}{'' if port is None else f':{port}'}"
+        if port is None and amqp:
+            port = WEBSOCKETS_PORT if websockets else AMQPS_PORT if tls else AMQP_PORT
+        return _Place(base if amqp else base + path, host, port, tls, amqp, websockets)
+
+    def at(self, url: str) -> ServiceBusConfig:
+        """Return this configuration with the routes at `url`, as `SessionClient` is given it."""
+        what, schemes, own = "namespace_url", ("sb", "http", "https"), self._place
+        _, host, port, _ = _split_url(url, what, schemes)
+        if own.amqp and host == own.host and port in (None, own.port):
+            return self
+        again = copy.copy(self)
+        object.__setattr__(again, "_place", self._place_at(url, what, schemes, azure=True))
+        return again
 
     @property
     def namespace_url(self) -> str:
-        """The base of all session routes, without a slash at the end."""
-        return self._url
+        """The base of all session routes, without a slash at the end. With AMQP they are this process's own."""
+        return self._place.url
+
+    @property
+    def uses_amqp(self) -> bool:
+        """Whether Azure's AMQP is spoken, by a gateway in this process."""
+        return self._place.amqp
+
+    @property
+    def uses_websockets(self) -> bool:
+        """Whether AMQP goes over WebSockets."""
+        return self._place.websockets
+
+    @property
+    def host(self) -> str:
+        """The host that is connected to, without brackets."""
+        return self._place.host
+
+    @property
+    def port(self) -> int:
+        """The port that is connected to."""
+        return self._place.port or (443 if self._place.tls else 80)
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections are in TLS."""
+        return self._place.tls
 
     @property
     def credentials(self) -> ConnectionString | None:

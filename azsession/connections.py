@@ -2,7 +2,8 @@
 lets go of all of them. Used by `transport`.
 
 `requests` does not say which connection a request runs on. Its adapters keep urllib3 pools whose classes can be exchanged
-per pool manager; the ones here note the connection in the `Flight` of the thread that uses it.
+per pool manager; the ones here note the connection in the `Flight` of the thread that uses it. An adapter without sockets,
+such as the gateway's in-process one, asks `current_flight` for it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import socket
 import threading
 import weakref
+from collections.abc import Callable
 from http.client import HTTPResponse, RemoteDisconnected
 from typing import Any
 
@@ -29,18 +31,19 @@ class Flight:
     """One request under way: whether it was written yet, and how to end its wait.
 
     Attributes:
-        tracked: Its connection is one of this module's, so that `written` means something.
+        tracked: Whatever carries it knows of it, so that `written` means something.
         written: Part of it may have reached the server.
         cancelled: Its wait was ended.
     """
 
-    __slots__ = ("_connection", "cancelled", "tracked", "written")
+    __slots__ = ("_connection", "_end", "cancelled", "tracked", "written")
 
     def __init__(self) -> None:
         self.tracked = False
         self.written = False
         self.cancelled = False
         self._connection: Any = None
+        self._end: Callable[[], object] | None = None
 
     def cancel(self) -> None:
         """End the wait: the thread that waits gets a connection error at once."""
@@ -51,6 +54,16 @@ class Flight:
             if connection is not None and connection.flight is self:
                 for sock in (connection.opening, _socket_of(connection.sock)):
                     _shut(sock)
+        end = self._end
+        if end is not None:
+            end()
+
+    def on_cancel(self, end: Callable[[], object] | None) -> None:
+        """Have `cancel` call `end`, from any thread and maybe more than once; now, if it was cancelled already."""
+        # Noted before `cancelled` is looked at, and looked for after that was set: one of the two sees the other.
+        self._end = end
+        if end is not None and self.cancelled:
+            end()
 
     def _take_off(self, connection: Any) -> None:
         with _owners:
@@ -224,6 +237,12 @@ def fly(http: requests.Session, request: requests.PreparedRequest, flight: Fligh
         return http.send(request, allow_redirects=False, **settings)
     finally:
         _current.flight = None
+
+
+def current_flight() -> Flight | None:
+    """Return the flight of the request that this thread sends, where `fly` sends it."""
+    flight: Flight | None = getattr(_current, "flight", None)
+    return flight
 
 
 def track(http: requests.Session, url: str, proxies: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +24,7 @@ from .errors import (
     SessionNotFoundError,
     ValidationError,
 )
-from .link import Link, UnderWay
+from .link import Link, UnderWay, embedded_link
 from .messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
 from .protocol.durations import decode_queue_info, encode_queue
 from .protocol.wire import MalformedError, encode_item
@@ -66,8 +67,12 @@ class ServiceBusProvider:
             raise ConfigurationError(
                 "config is a ServiceBusConfig; for a connection string there is ServiceBusProvider.from_connection_string"
             )
-        self._config = config
-        self._link = Link(config, credential, http)
+        self._begin(Link(config, credential, http))
+
+    def _begin(self, link: Link, embedded: str | None = None) -> None:
+        self._config = link.config
+        self._link = link
+        self._embedded = embedded
         self._transport = self._link.transport
         self._under_way = UnderWay()
         self._closed = False
@@ -92,8 +97,31 @@ class ServiceBusProvider:
         """Return a provider for what the environment says; see `ServiceBusConfig.from_env`."""
         return cls(ServiceBusConfig.from_env(**config_fields))
 
+    @classmethod
+    def embedded(
+        cls, path: str | Path | None = None, *, queues: Iterable[str] = (), auto_create: bool = True
+    ) -> ServiceBusProvider:
+        """Return a provider with a broker of its own, in this very process: sessions without any server.
+
+        The broker is closed with the provider. A forked child cannot use it. Needs the extra ``server``.
+
+        Args:
+            path: The data file, which one process has open at a time; made if it is not there. `None` keeps everything in
+                memory.
+            queues: Names of queues to make if they are not there.
+            auto_create: Make a queue when it is first used.
+
+        Raises:
+            ConfigurationError: The file cannot be opened: another process or broker has it, or it is damaged.
+        """
+        provider = cls.__new__(cls)
+        link = embedded_link(path, queues=queues, auto_create=auto_create)
+        provider._begin(link, "in memory" if path is None else f"on {path}")
+        return provider
+
     def __repr__(self) -> str:
-        return f"<ServiceBusProvider at {self._transport.url}{', closed' if self._closed else ''}>"
+        where = f"at {self._transport.url}" if self._embedded is None else f"embedded {self._embedded}"
+        return f"<ServiceBusProvider {where}{', closed' if self._closed else ''}>"
 
     def __enter__(self) -> ServiceBusProvider:
         return self

@@ -128,11 +128,17 @@ class _FailureError(Exception):
 class Transport:
     """Sends the requests of one provider. Safe to use from many threads.
 
+    Args:
+        http: What sends them.
+        url: The base of all routes.
+        config: Retries and timeouts.
+        tokens: What authorizes them; `None` where the gateway is this process's own, which trusts its callers.
+
     Attributes:
         speaks_v1: The server said that it has version 1 of the protocol.
     """
 
-    def __init__(self, http: requests.Session, url: str, config: ServiceBusConfig, tokens: TokenCache) -> None:
+    def __init__(self, http: requests.Session, url: str, config: ServiceBusConfig, tokens: TokenCache | None) -> None:
         self._http = http
         self._url = url.rstrip("/")
         self._config = config
@@ -152,7 +158,8 @@ class Transport:
         """In a forked child: let go of the parent's connections."""
         drop_inherited(self._http)
         self._settings = None
-        self._tokens.after_fork()
+        if self._tokens is not None:
+            self._tokens.after_fork()
 
     def send(self, call: Call[T]) -> T:
         """Send a request, again where that is safe, and return what was read from its answer.
@@ -218,12 +225,16 @@ class Transport:
             raise
 
     def _attempt(self, call: Call[T], wait: float) -> T:
-        resource = f"{self._url}/{call.entity}"
-        token = self._tokens.get(resource)
-        response, sent = self._exchange(call, wait, token)
-        if response.status_code == 401:
-            self._tokens.drop(resource, token)
-            response, sent = self._exchange(call, wait, self._tokens.get(resource))
+        tokens = self._tokens
+        if tokens is None:
+            response, sent = self._exchange(call, wait, None)
+        else:
+            resource = f"{self._url}/{call.entity}"
+            token = tokens.get(resource)
+            response, sent = self._exchange(call, wait, token)
+            if response.status_code == 401:
+                tokens.drop(resource, token)
+                response, sent = self._exchange(call, wait, tokens.get(resource))
         status, headers = response.status_code, response.headers
         if headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION:
             self.speaks_v1 = True
@@ -249,7 +260,7 @@ class Transport:
         )
         return _FailureError(error, acted=False) if status in RETRIED_STATUSES else error
 
-    def _exchange(self, call: Call[Any], wait: float, token: str) -> tuple[requests.Response, float]:
+    def _exchange(self, call: Call[Any], wait: float, token: str | None) -> tuple[requests.Response, float]:
         """Send once; return the answer, whatever it is, and when the request was sent."""
         request = self._prepare(call, wait, token)
         flight = Flight()
@@ -278,14 +289,15 @@ class Transport:
             call.flight = None
         return response, sent
 
-    def _prepare(self, call: Call[Any], wait: float, token: str) -> requests.PreparedRequest:
+    def _prepare(self, call: Call[Any], wait: float, token: str | None) -> requests.PreparedRequest:
         """Return the request. What `requests` would look up anew each time, proxies and netrc, is left out here."""
         request = requests.PreparedRequest()
         request.method = call.method
         query = "" if call.query is None else f"?{call.query(wait)}"
         request.url = f"{self._url}{call.path}{query}"
         headers: CaseInsensitiveDict[str | bytes] = CaseInsensitiveDict(self._http.headers.items())
-        headers["Authorization"] = token
+        if token is not None:
+            headers["Authorization"] = token
         for name, value in call.headers.items():
             headers[name] = value
         request.headers = headers

@@ -45,17 +45,104 @@ def test_an_endpoint_says_where_the_routes_live(endpoint: str, url: str) -> None
         "a.servicebus.cloudapi.de",
     ],
 )
-def test_azure_itself_has_no_session_routes_unless_told_so(host: str) -> None:
+def test_azure_is_spoken_to_in_amqp_unless_told_otherwise(host: str) -> None:
     text = f"Endpoint=sb://{host}/;{KEYED}"
-    with pytest.raises(ConfigurationError, match="AMQP"):
+    for config in (ServiceBusConfig(connection_string=text), ServiceBusConfig(namespace=host)):
+        assert (config.uses_amqp, config.uses_websockets) == (True, False)
+        assert (config.host, config.port, config.tls) == (host.lower(), 5671, True)
+        assert config.namespace_url == f"https://{host.lower()}"
+    for config in (
+        ServiceBusConfig(connection_string=text, transport="http"),
+        ServiceBusConfig(connection_string=text, gateway_url=f"https://{host}"),
+        ServiceBusConfig(connection_string=f"Endpoint=https://{host}/;{KEYED}"),
+    ):
+        assert not config.uses_amqp
+        assert (config.namespace_url, config.port) == (f"https://{host.lower()}", 443)
+
+
+@pytest.mark.parametrize(("endpoint", "port"), [("sb://localhost", 5672), ("sb://127.0.0.1:5673/", 5673)])
+def test_the_emulator_is_spoken_to_in_bare_amqp(endpoint: str, port: int) -> None:
+    config = ServiceBusConfig(connection_string=f"Endpoint={endpoint};{KEYED};UseDevelopmentEmulator=true")
+    assert (config.uses_amqp, config.tls, config.port) == (True, False, port)
+    assert config.namespace_url == endpoint.replace("sb:", "http:").rstrip("/")
+
+
+def test_an_emulator_elsewhere_is_sent_tokens_in_the_clear_only_where_that_is_allowed() -> None:
+    text = f"Endpoint=sb://emulator;{KEYED};UseDevelopmentEmulator=true"
+    with pytest.raises(ConfigurationError, match="in the clear"):
         ServiceBusConfig(connection_string=text)
-    assert ServiceBusConfig(connection_string=text, transport="http").namespace_url == f"https://{host.lower()}"
-    assert ServiceBusConfig(connection_string=text, gateway_url="https://gw").namespace_url == "https://gw"
+    assert not ServiceBusConfig(connection_string=text, allow_insecure_http=True).tls
 
 
-def test_the_emulator_has_no_session_routes() -> None:
-    with pytest.raises(ConfigurationError, match="AMQP"):
-        ServiceBusConfig(connection_string=f"Endpoint=sb://localhost;{KEYED};UseDevelopmentEmulator=true")
+def test_azure_is_no_emulator_whatever_the_connection_string_says() -> None:
+    text = f"Endpoint=sb://myns.servicebus.windows.net/;{KEYED};UseDevelopmentEmulator=true"
+    config = ServiceBusConfig(connection_string=text)
+    assert (config.tls, config.port) == (True, 5671)
+
+
+@pytest.mark.parametrize(
+    ("fields", "port", "websockets"),
+    [
+        ({"transport": "amqp"}, 5671, False),
+        ({"transport": "amqp-websockets"}, 443, True),
+        ({"type": "Amqp"}, 5671, False),
+        ({"type": "AmqpTcp"}, 5671, False),
+        ({"type": "amqpwebsockets"}, 443, True),
+        ({"type": "AmqpWebSockets", "transport": "amqp"}, 5671, False),
+    ],
+)
+def test_amqp_can_be_asked_for_of_any_host(fields: dict[str, str], port: int, websockets: bool) -> None:
+    kind = fields.pop("type", None)
+    text = f"Endpoint=sb://bus.example/;{KEYED}" + (f";TransportType={kind}" if kind else "")
+    config = ServiceBusConfig(connection_string=text, **fields)
+    assert (config.uses_amqp, config.uses_websockets, config.port, config.tls) == (True, websockets, port, True)
+    given = ServiceBusConfig(connection_string=text.replace("example", "example:9000"), **fields)
+    assert (given.port, given.namespace_url) == (9000, "https://bus.example:9000")
+
+
+def test_a_transport_type_is_for_azure_not_for_a_gateway() -> None:
+    text = f"Endpoint=sb://myns.servicebus.windows.net/;{KEYED};TransportType=AmqpWebSockets"
+    assert not ServiceBusConfig(connection_string=text, gateway_url="https://gw").uses_amqp
+    assert not ServiceBusConfig(connection_string=text, transport="http").uses_amqp
+    assert not ServiceBusConfig(connection_string=f"Endpoint=https://gw/;{KEYED};TransportType=Amqp").uses_amqp
+    with pytest.raises(ConfigurationError, match="TransportType is Amqp or AmqpWebSockets"):
+        ServiceBusConfig(connection_string=f"Endpoint=sb://gw/;{KEYED};TransportType=NetMessaging")
+
+
+AZURE = f"Endpoint=sb://myns.servicebus.windows.net/;{KEYED}"
+GATEWAY = f"Endpoint=http://127.0.0.1:8080/;{KEYED}"
+EMULATOR = f"Endpoint=sb://127.0.0.1:5673/;{KEYED};UseDevelopmentEmulator=true"
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "url", "base", "amqp"),
+    [
+        (AZURE, {}, "https://myns.servicebus.windows.net/", "https://myns.servicebus.windows.net", True),
+        (AZURE, {}, "sb://myns.servicebus.windows.net", "https://myns.servicebus.windows.net", True),
+        (AZURE, {}, "https://other.servicebus.windows.net", "https://other.servicebus.windows.net", True),
+        (AZURE, {}, "https://gw.example/base/", "https://gw.example/base", False),
+        (AZURE, {"transport": "http"}, "https://a.servicebus.windows.net", "https://a.servicebus.windows.net", False),
+        (GATEWAY, {}, "https://a.servicebus.windows.net", "https://a.servicebus.windows.net", True),
+        (GATEWAY, {}, "http://127.0.0.1:9090", "http://127.0.0.1:9090", False),
+        (
+            GATEWAY,
+            {"gateway_url": "https://gw"},
+            "https://a.servicebus.windows.net",
+            "https://a.servicebus.windows.net",
+            False,
+        ),
+        (EMULATOR, {}, "http://127.0.0.1:5673/", "http://127.0.0.1:5673", True),
+        (EMULATOR, {}, "sb://127.0.0.1:5673", "http://127.0.0.1:5673", True),
+        (EMULATOR, {}, "http://127.0.0.1:8080", "http://127.0.0.1:8080", False),
+    ],
+)
+def test_the_url_that_a_client_is_given_says_what_is_there(
+    text: str, fields: dict[str, str], url: str, base: str, amqp: bool
+) -> None:
+    config = ServiceBusConfig(connection_string=text, **fields).at(url)
+    assert (config.namespace_url, config.uses_amqp) == (base, amqp)
+    assert config.credentials is not None
+    assert config.credentials.key == "c2Vj+cmV0/w=="
 
 
 def test_the_fields_of_a_connection_string_are_read_in_any_case_and_order() -> None:
@@ -152,6 +239,8 @@ def test_a_namespace_is_completed() -> None:
         {"gateway_url": "sb://h"},
         {"gateway_url": "nonsense"},
         {"gateway_url": "https://h", "transport": "carrier-pigeon"},
+        {"gateway_url": "https://h", "transport": "amqp"},
+        {"connection_string": f"Endpoint=http://localhost/;{KEYED}", "transport": "amqp"},
         {"gateway_url": "https://h", "session_timeout": 0},
         {"gateway_url": "https://h", "session_timeout": "60"},
         {"gateway_url": "https://h", "request_timeout": -1},

@@ -1,17 +1,32 @@
-"""The gateway: the session protocol over HTTP, on top of a broker. `create_app` gives its WSGI application.
+"""The gateway: the session protocol over HTTP, on top of a broker. `create_app` gives its WSGI application, and
+`GatewayService` serves it; `inprocess` does without a server.
 
-Needs the extra ``server``.
+Needs the extra ``server``; `inprocess` only falcon, which the extra ``servicebus`` brings, too.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .._extras import need
 
 need("falcon", "server")
-need("cheroot", "server")
 
 from .app import create_app  # noqa: E402 - after the check that names a missing extra
 from .security import AccessKey, Right  # noqa: E402
-from .service import GatewayService  # noqa: E402
+
+if TYPE_CHECKING:
+    from .service import GatewayService
 
 __all__ = ["AccessKey", "GatewayService", "Right", "create_app"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only when it is asked for: it needs cheroot.
+    if name != "GatewayService":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    need("cheroot", "server")
+    from .service import GatewayService
+
+    globals()[name] = GatewayService
+    return GatewayService

@@ -26,7 +26,7 @@ from ..protocol.routes import NoRouteError, Operation, Route, parse_route
 from ..protocol.status import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
 from ..protocol.wire import MalformedError
 from .handlers import Answer, Handlers, Request
-from .presence import BODY_READ_KEY, SOCKET_KEY, Presence
+from .presence import BODY_READ_KEY, CALLER_KEY, PATIENCE_KEY, SOCKET_KEY, Presence
 from .security import AccessKey, Guard
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ class _Gateway:
             query=_query_of(req),
             headers=req.env,
             body=self._body_of(req),
-            caller=self._presence.caller(req.env.get(SOCKET_KEY)),
+            caller=req.env.get(CALLER_KEY) or self._presence.caller(req.env.get(SOCKET_KEY)),
+            patience=req.env.get(PATIENCE_KEY),
         )
         _fill(req, resp, self._handlers.answer(request))
 

@@ -45,13 +45,14 @@ DEFAULT_TIMEOUT = 60.0
 
 @attrs.frozen
 class Request:
-    """A request: its route, its query, its headers (as WSGI has them), its body, and who made it."""
+    """A request: its route, its query, its headers (as WSGI has them), its body, who made it, and how long they wait."""
 
     route: Route
     query: Mapping[str, str]
     headers: Mapping[str, Any]
     body: bytes
     caller: Caller
+    patience: float | None = None
 
     def header(self, name: str) -> str | None:
         """Return a header of the request."""
@@ -79,10 +80,14 @@ class Request:
         """The seconds to wait that the query asks for."""
         text = self.query.get("timeout")
         if text is None:
-            return DEFAULT_TIMEOUT
+            return self._bounded(DEFAULT_TIMEOUT)
         if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) or float(text) > MAX_TIMEOUT:
             raise ValidationError(f"timeout is a number of seconds, 0 to {MAX_TIMEOUT:.0f}")
-        return float(text)
+        return self._bounded(float(text))
+
+    def _bounded(self, timeout: float) -> float:
+        """Bound a wait, so that it does not outlast its caller's."""
+        return timeout if self.patience is None else min(timeout, self.patience)
 
     def number(self, name: str, default: int, highest: int, *, lowest: int = 0) -> int:
         """Return a whole number of the query."""

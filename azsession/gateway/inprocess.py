@@ -1,0 +1,256 @@
+"""The gateway in the caller's own process: a `requests` adapter that hands requests to the WSGI application.
+
+There is no socket and no thread in between: the application runs in the thread that asks, and trusts it. `link` mounts an
+adapter for `ServiceBusProvider.embedded`, and wherever the server is Azure itself.
+"""
+
+from __future__ import annotations
+
+import _thread
+import io
+import logging
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import requests
+from requests.adapters import BaseAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import get_encoding_from_headers
+
+from .. import forks
+from ..broker.base import Broker, Caller
+from ..connections import CancelledError, Flight, current_flight
+from ..errors import ConfigurationError, QueueError
+from .app import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, create_app
+from .presence import CALLER_KEY, PATIENCE_KEY
+
+logger = logging.getLogger(__name__)
+
+
+class _Caller(Caller):
+    """The thread that asks; another one may end its wait by way of the flight.
+
+    Attributes:
+        waited: The broker waited for something.
+        told: The broker was told that nobody waits any more.
+    """
+
+    def __init__(self, flight: Flight) -> None:
+        self._flight = flight
+        self.waited = False
+        self.told = False
+
+    def is_gone(self) -> bool:
+        if self._flight.cancelled:
+            self.told = True
+        return self.told
+
+    @contextmanager
+    def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
+        def end() -> None:
+            self.told = True
+            on_gone()
+
+        self.waited = True
+        self._flight.on_cancel(end)
+        try:
+            yield
+        finally:
+            self._flight.on_cancel(None)
+
+
+class InProcessAdapter(BaseAdapter):
+    """Answers the requests for one base URL from a broker of this process.
+
+    A read timeout ends a wait as it would over the network, and so does `Flight.cancel`; without `Flight`s, closing does.
+    What the application has begun otherwise is finished.
+
+    Args:
+        broker: Where the messages are; closed with the adapter, or when that is forgotten.
+        url: The base of the routes.
+        identity: What the broker was made for, so that others find out whether it does for them.
+        in_child: Why a forked child cannot use the broker; `None` where it can.
+        max_body_size: Bytes of a request's body.
+        max_message_size: Bytes of one message's body.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        url: str,
+        *,
+        identity: object = None,
+        in_child: str | None = None,
+        max_body_size: int = MAX_BODY_SIZE,
+        max_message_size: int = MAX_MESSAGE_SIZE,
+    ) -> None:
+        super().__init__()
+        self.identity = identity
+        self.url = url.rstrip("/")
+        self._broker = broker
+        self._application = create_app(broker, keys=None, max_body_size=max_body_size, max_message_size=max_message_size)
+        self._in_child = in_child
+        self._refusal: str | None = None
+        parts = urlsplit(self.url)
+        self._base = len(self.url)
+        self._environ: dict[str, Any] = {
+            "SCRIPT_NAME": "",
+            "SERVER_NAME": parts.hostname or "",
+            "SERVER_PORT": str(parts.port or (443 if parts.scheme == "https" else 80)),
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "HTTP_HOST": parts.netloc,
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": parts.scheme,
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+        forks.register(self)
+        self._finalizer = weakref.finalize(self, _close_elsewhere, broker)
+        # At the interpreter's end whoever waits still is a daemon thread, which had better not wake up then.
+        self._finalizer.atexit = False
+
+    def __repr__(self) -> str:
+        return f"<InProcessAdapter for {self.url}>"
+
+    @property
+    def broker(self) -> Broker:
+        """The broker that answers."""
+        return self._broker
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return not self._finalizer.alive
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """Return the application's answer.
+
+        Raises:
+            requests.ReadTimeout: The time to read was over before the wait that was asked for.
+            requests.ConnectionError: The wait was ended from another thread, or the application failed.
+            ConfigurationError: The adapter was closed, or its broker is the process's that this one was forked from.
+        """
+        if self._refusal is not None:
+            raise ConfigurationError(self._refusal)
+        patience = timeout[1] if isinstance(timeout, tuple) else getattr(timeout, "read_timeout", timeout)
+        flight = current_flight() or Flight()
+        flight.tracked = True
+        if flight.cancelled:
+            raise requests.ConnectionError(CancelledError("the request was cancelled"), request=request)
+        caller = _Caller(flight)
+        environ = self._environ_of(request, caller, patience)
+        deadline = None if patience is None else time.monotonic() + patience
+        # From here on it may take effect, whatever becomes of the answer.
+        flight.written = True
+        response = self._answer(request, environ)
+        if response.status_code == 204:
+            if caller.told:
+                raise requests.ConnectionError(CancelledError("the wait was ended"), request=request)
+            if caller.waited and deadline is not None and time.monotonic() >= deadline:
+                raise requests.ReadTimeout(f"{self.url}: read timed out", request=request)
+        return response
+
+    def _environ_of(self, request: requests.PreparedRequest, caller: Caller, patience: float | None) -> dict[str, Any]:
+        target = (request.url or "")[self._base :]
+        path, _, query = target.partition("?")
+        body: Any = request.body or b""
+        environ = self._environ.copy()
+        for name, value in request.headers.items():
+            environ[_key_of(name)] = value if isinstance(value, str) else value.decode("latin-1")
+        if isinstance(body, str):
+            body = body.encode()
+        elif not isinstance(body, bytes):
+            body = b"".join(body) if not hasattr(body, "read") else body.read()
+            environ.pop("HTTP_TRANSFER_ENCODING", None)
+        environ["REQUEST_METHOD"] = request.method
+        environ["REQUEST_URI"] = target
+        environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
+        environ["QUERY_STRING"] = query
+        environ["CONTENT_LENGTH"] = str(len(body))
+        environ["wsgi.input"] = io.BytesIO(body)
+        environ[CALLER_KEY] = caller
+        environ[PATIENCE_KEY] = patience
+        return environ
+
+    def _answer(self, request: requests.PreparedRequest, environ: dict[str, Any]) -> requests.Response:
+        response = requests.Response()
+
+        def start(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
+            response.status_code = int(status[:3])
+            response.reason = status[4:]
+            found = response.headers
+            for name, value in headers:
+                found[name] = f"{found[name]}, {value}" if name in found else value
+
+        failure = None
+        try:
+            parts = self._application(environ, start)
+            body = b"".join(parts)
+        except Exception as error:
+            # The application answers its own failures; what its text holds is for nobody to see.
+            logger.error("the gateway in this process failed", exc_info=error)
+            failure = type(error).__name__
+        if failure is not None:
+            raise requests.ConnectionError(f"the gateway in this process failed: {failure}", request=request)
+        response._content = body
+        response._content_consumed = True
+        response.raw = io.BytesIO(body)
+        response.url = request.url or ""
+        response.request = request
+        response.encoding = _encoding_of(response.headers.get("Content-Type"))
+        response.connection = self  # type: ignore[assignment]
+        return response
+
+    def close(self) -> None:
+        """End all waits, and close the broker. Idempotent."""
+        closing = self._finalizer.detach()
+        if closing is None:
+            return
+        if self._refusal is None:
+            self._refusal = f"what answers for {self.url} in this process was closed: make another client"
+            with suppress(QueueError):
+                self._broker.stop_waiting()
+        self._broker.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: some brokers stay the parent's."""
+        if self._refusal is None:
+            self._refusal = self._in_child
+
+
+@lru_cache(256)
+def _key_of(name: str) -> str:
+    """Return a header's key in the WSGI environment."""
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+@lru_cache(64)
+def _encoding_of(content_type: str | None) -> str | None:
+    """Return what `requests` makes of a ``Content-Type``."""
+    if content_type is None:
+        return None
+    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict({"Content-Type": content_type})
+    return get_encoding_from_headers(headers)
+
+
+def _close_elsewhere(broker: Broker) -> None:
+    """Close the broker of an adapter that was forgotten, in a thread of its own: the collector stops threads anywhere."""
+    with suppress(RuntimeError):
+        _thread.start_new_thread(broker.close, ())
