@@ -145,7 +145,7 @@ class AzureBehindGateway(AzureInProcess):
 
 
 #: Where every test of this folder runs.
-ARRANGEMENTS: tuple[type[Arrangement], ...] = (EmbeddedOverHTTP,)
+ARRANGEMENTS: tuple[type[Arrangement], ...] = (EmbeddedInProcess, EmbeddedOverHTTP)
 
 #: Those that a connection string reaches.
 REACHABLE = tuple(kind for kind in ARRANGEMENTS if kind is not EmbeddedInProcess)

@@ -114,16 +114,16 @@ def test_a_refused_holder_is_told_until_when_where_the_broker_is_ours(
 
 
 def test_a_receive_renews_the_lock(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
-    queue = arrangement.queue(lock_duration=2)
+    queue = arrangement.queue(lock_duration=1)
     with provider.create_session_client(queue, "s1", auto_renew=False) as session:
         session.receive_message(timeout=0)
         first = session.session_expires_at
         # On Azure a receive does not touch the lock: the gateway renews it when less than half is left.
-        session.receive_message(timeout=1.2 if arrangement.is_azure else 0.1)
+        session.receive_message(timeout=0.6 if arrangement.is_azure else 0.1)
         session.receive_message(timeout=0)
         assert session.session_expires_at > first
         # A waiting one keeps it.
-        session.receive_message(timeout=2.2)
+        session.receive_message(timeout=1.1)
         assert not session.is_lock_lost
 
 

@@ -76,25 +76,17 @@ def test_attributes_keep_their_types(provider: ServiceBusProvider, queue: str, s
         }
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"\x00",
-        bytes(range(256)),
-        b"\xff\xfe",
-        b"\r\n\r\n",
-        "größe 🙂".encode(),
-        b"[]",
-        b"\xef\xbb\xbfbom",
-        b"x" * 200_000,
-    ],
-    ids=["empty", "NUL", "every byte", "no UTF-8", "line ends", "UTF-8", "JSON", "byte order mark", "long"],
-)
-def test_a_body_arrives_byte_for_byte(provider: ServiceBusProvider, queue: str, session: SessionClient, body: bytes) -> None:
-    provider.send_message(queue, Message(body, session_id="s1"))
-    assert provider.peek_messages(queue, "s1")[0].body == body
-    assert take(session).body == body
+def test_a_body_arrives_byte_for_byte(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
+    bodies = [b"", b"\x00", bytes(range(256)), b"\xff\xfe", b"\r\n\r\n", "größe 🙂".encode(), b"[]", b"\xef\xbb\xbfbom"]
+    bodies.append(b"x" * 200_000)
+    for body in bodies:
+        provider.send_message(queue, Message(body, session_id="s1"))
+        assert provider.peek_messages(queue, "s1")[0].body == body
+        message = take(session)
+        assert message.body == body
+        session.complete_message(message)
+    provider.send_messages(queue, [Message(body, session_id="s1") for body in bodies])
+    assert [message.body for message in take_many(session, len(bodies))] == bodies
 
 
 def test_a_body_reads_as_text_and_json(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
@@ -104,19 +96,19 @@ def test_a_body_reads_as_text_and_json(provider: ServiceBusProvider, queue: str,
     assert message.json() == {"paid": "50 €"}
 
 
-@pytest.mark.parametrize(
-    "session_id", ["a/b", "a/messages/head", "x/renewlock", "50%", "a?b#c", "état 🙂", " ", "..a", "s" * 128]
-)
-def test_a_session_id_may_be_nearly_anything(provider: ServiceBusProvider, queue: str, session_id: str) -> None:
-    send(provider, queue, "0", "1", session_id=session_id)
-    assert left(provider, queue, session_id) == ["0", "1"]
-    with provider.create_session_client(queue, session_id) as session:
-        message = take(session)
-        assert (message.text(), message.session_id) == ("0", session_id)
-        session.complete_message(message)
-    with provider.create_session_client(queue, accept_timeout=10) as session:
-        assert session.session_id == session_id
-        assert take(session).text() == "1"
+def test_a_session_id_may_be_nearly_anything(provider: ServiceBusProvider, queue: str) -> None:
+    for session_id in ["a/b", "a/messages/head", "x/renewlock", "50%", "a?b#c", "état 🙂", " ", "..a", "s" * 128]:
+        send(provider, queue, "0", "1", session_id=session_id)
+        assert left(provider, queue, session_id) == ["0", "1"]
+        with provider.create_session_client(queue, session_id) as session:
+            message = take(session)
+            assert (message.text(), message.session_id) == ("0", session_id)
+            session.complete_message(message)
+        with provider.create_session_client(queue, accept_timeout=10) as session:
+            assert session.session_id == session_id
+            message = take(session)
+            assert message.text() == "1"
+            session.complete_message(message)
 
 
 def test_a_received_message_tells_of_its_delivery(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
@@ -180,14 +172,8 @@ def test_an_expired_message_is_dead_lettered_where_the_queue_says_so(
 
 
 def test_a_scheduled_message_comes_at_its_time(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
-    at = datetime.now(timezone.utc) + timedelta(seconds=1.5)
+    at = datetime.now(timezone.utc) + timedelta(seconds=0.7)
     provider.send_message(queue, Message("later", session_id="s1", scheduled_enqueue_time=at))
-    send(provider, queue, "now")
-    assert {(message.text(), message.state) for message in provider.peek_messages(queue, "s1")} == {
-        ("later", "Scheduled"),
-        ("now", "Active"),
-    }
-    session.complete_message(take(session))
     message = take(session)
     assert message.text() == "later"
     # Azure's clocks have milliseconds.
@@ -196,13 +182,18 @@ def test_a_scheduled_message_comes_at_its_time(provider: ServiceBusProvider, que
     assert abs(message.scheduled_enqueue_time - at) < timedelta(milliseconds=2)
 
 
-def test_a_scheduled_time_of_another_zone_is_the_same_instant(
+def test_a_scheduled_message_is_overtaken_by_what_comes_before_its_time(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     at = datetime(2100, 1, 1, 12, tzinfo=timezone(timedelta(hours=9)))
     provider.send_message(queue, Message("later", session_id="s1", scheduled_enqueue_time=at))
-    (message,) = provider.peek_messages(queue, "s1")
-    assert message.scheduled_enqueue_time == datetime(2100, 1, 1, 3, tzinfo=timezone.utc)
+    send(provider, queue, "now")
+    peeked = {message.text(): message for message in provider.peek_messages(queue, "s1")}
+    assert {text: message.state for text, message in peeked.items()} == {"later": "Scheduled", "now": "Active"}
+    assert peeked["later"].scheduled_enqueue_time == datetime(2100, 1, 1, 3, tzinfo=timezone.utc)
+    message = take(session)
+    assert message.text() == "now"
+    session.complete_message(message)
     assert session.receive_message(timeout=0) is None
 
 

@@ -78,7 +78,7 @@ def test_iterating_ends_when_nothing_comes(
 ) -> None:
     send(provider, queue, *map(str, range(8)))
     seen = []
-    for message in session.messages(timeout=0.5, prefetch=prefetch):
+    for message in session.messages(timeout=0.3, prefetch=prefetch):
         seen.append(message.text())
         session.complete_message(message)
     assert seen == [str(n) for n in range(8)]
@@ -99,7 +99,7 @@ def test_two_threads_share_a_session(provider: ServiceBusProvider, queue: str, s
     seen: list[list[int]] = [[], []]
 
     def work(mine: list[int]) -> None:
-        for message in session.messages(timeout=0.5):
+        for message in session.messages(timeout=0.3):
             mine.append(int(message.text()))
             session.complete_message(message)
 
@@ -211,14 +211,14 @@ def test_renewing_moves_the_expiry(arrangement: Arrangement, provider: ServiceBu
 
 
 def test_a_lock_is_renewed_beyond_its_duration(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
-    queue = arrangement.queue(lock_duration=2)
+    queue = arrangement.queue(lock_duration=1.5)
     send(provider, queue, "0")
     with (
         provider.create_session_client(queue, "s1") as session,
         arrangement.provider().create_session_client(queue, "s1") as other,
     ):
         message = take(session)
-        until = session.session_expires_at + 1 * SECOND
+        until = session.session_expires_at + 0.5 * SECOND
         while datetime.now(timezone.utc) < until:
             with pytest.raises(SessionLockedError):
                 other.receive_message(timeout=0)
