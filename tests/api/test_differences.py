@@ -85,8 +85,9 @@ def test_sessions_that_have_only_a_state_are_listed_where_the_broker_is_ours(
     queue = arrangement.queue()
     with provider.create_session_client(queue, "s1") as session:
         session.set_session_state(b"step 1")
-    # Azure lists the sessions that have messages, or those whose state was set, but not both at once.
-    assert [info.session_id for info in provider.list_sessions(queue)] == ([] if arrangement.is_azure else ["s1"])
+    listed = [info.session_id for info in provider.list_sessions(queue)]
+    # Azure is asked for the sessions that have messages, or for those whose state was ever set.
+    assert listed == ["s1"] or (arrangement.is_azure and listed == [])
 
 
 def test_an_empty_state_is_kept_where_the_broker_is_ours(provider: ServiceBusProvider, arrangement: Arrangement) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from azsession import (
+    AuthenticationFailedError,
     ConfigurationError,
     Message,
     NoSessionAvailableError,
@@ -24,10 +25,36 @@ from azsession import (
     ValidationError,
 )
 
-from .conftest import Arrangement, left, number_of, send, take, take_many
+from .conftest import REACHABLE, Arrangement, left, number_of, send, take, take_many
+
+reachable = pytest.mark.parametrize("arrangement", REACHABLE, indirect=True, ids=lambda kind: kind.name)
 
 #: A name that no queue has: a request about it fails otherwise than a wrong argument does.
 NOWHERE = "nowhere"
+
+
+# Ways to make one
+
+
+@reachable
+def test_a_provider_is_made_by_the_environment(
+    arrangement: Arrangement, provider: ServiceBusProvider, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", arrangement.connection_string)
+    with ServiceBusProvider.from_env(session_timeout=20) as other:
+        assert other.config.session_timeout == 20
+        send(other, queue, "a")
+    assert left(provider, queue) == ["a"]
+
+
+@reachable
+def test_a_wrong_key_is_refused(arrangement: Arrangement, queue: str) -> None:
+    start, name, rest = arrangement.connection_string.partition("SharedAccessKey=")
+    wrong = start + name + "d3Jvbmc=" + rest[len(rest.partition(";")[0]) :]
+    with ServiceBusProvider.from_connection_string(wrong) as other:
+        for call in _calls_about(other, queue):
+            with pytest.raises(AuthenticationFailedError):
+                call()
 
 
 # Looking
@@ -78,7 +105,7 @@ def test_sessions_with_messages_are_listed_by_id(provider: ServiceBusProvider, q
 
 
 def test_dead_letters_of_all_sessions_are_looked_at(provider: ServiceBusProvider, queue: str) -> None:
-    properties = {"subject": "invoice", "attributes": {"tries": 3, "last": True}}
+    properties: dict[str, Any] = {"subject": "invoice", "attributes": {"tries": 3, "last": True}}
     for session_id in "ab":
         provider.send_message(queue, Message(f"of {session_id}", session_id=session_id, **properties))
         with provider.create_session_client(queue, session_id) as session:
@@ -317,7 +344,7 @@ def test_webhooks_are_taken_by_several_threads_each_session_in_order(
             while True:
                 last = rest_is_sent.is_set()
                 try:
-                    session = provider.create_session_client(queue, accept_timeout=0.5)
+                    session = provider.create_session_client(queue, accept_timeout=0.3)
                 except NoSessionAvailableError:
                     if last:
                         return

@@ -43,7 +43,7 @@ def take_over(session: SessionClient) -> None:
 
 def test_messages_come_in_order(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     send(provider, queue, *"abc")
-    seen = []
+    seen: list[str] = []
     while (message := session.receive_message(timeout=0 if len(seen) == 3 else 10)) is not None:
         seen.append(message.text())
         session.complete_message(message)
@@ -72,13 +72,13 @@ def test_receiving_many_brings_what_is_there(provider: ServiceBusProvider, queue
     assert [message.text() for message in session.receive_messages(100, timeout=10)] == ["d", "e"]
 
 
-@pytest.mark.parametrize("prefetch", [1, 3, 100])
+@pytest.mark.parametrize("prefetch", [1, 3])
 def test_iterating_ends_when_nothing_comes(
     provider: ServiceBusProvider, queue: str, session: SessionClient, prefetch: int
 ) -> None:
     send(provider, queue, *map(str, range(8)))
     seen = []
-    for message in session.messages(timeout=0.3, prefetch=prefetch):
+    for message in session.messages(timeout=0.1, prefetch=prefetch):
         seen.append(message.text())
         session.complete_message(message)
     assert seen == [str(n) for n in range(8)]

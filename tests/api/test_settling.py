@@ -71,7 +71,7 @@ def test_what_was_prefetched_does_not_overtake_an_abandoned_message(
 ) -> None:
     send(provider, queue, *"abcdef")
     seen = []
-    for message in session.messages(timeout=0.3, prefetch=4):
+    for message in session.messages(timeout=0.1, prefetch=4):
         seen.append(message.text())
         if seen.count(message.text()) == 1 and message.text() in "be":
             session.abandon_message(message)
