@@ -1,0 +1,28 @@
+"""Whether the stand-in can run here: python-qpid-proton comes as source, and needs a C compiler."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.standin.server import StandIn
+
+#: Set where the tests on the stand-in must run: there, a missing package fails them.
+REQUIRED = "AZSESSION_REQUIRE_STANDIN"
+
+
+def require_standin() -> type[StandIn]:
+    """Return the class of the stand-in; skip where proton is missing, or fail where that is not allowed."""
+    try:
+        from tests.standin.server import StandIn
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("proton", "cproton", "cproton_ffi"):
+            raise
+        text = "needs python-qpid-proton (extra `standin`), which is built with a C compiler"
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"{REQUIRED} is set, and this {text}", pytrace=False)
+        pytest.skip(text, allow_module_level=True)
+    return StandIn

@@ -1,0 +1,347 @@
+"""The stand-in itself: it listens, holds the entities, and misbehaves on request."""
+
+from __future__ import annotations
+
+import base64
+import os
+import selectors
+import socket
+import ssl
+from collections import Counter, deque
+from types import TracebackType
+from typing import Any
+
+from tests.standin.connection import Peer
+from tests.standin.links import Receives, SessionReceives
+from tests.standin.loop import Loop
+from tests.standin.state import Counts, Options, Queue, Refusal
+from tests.standin.tokens import ALL, path_of
+from tests.standin.wire import Content
+
+Entry = tuple[str | None, int, Any]
+
+
+class StandIn:
+    """An AMQP 1.0 stand-in for an Azure Service Bus namespace, on a free port of loopback while its `with` block runs.
+
+    Every public method is thread-safe and has taken effect when it returns; none waits for a client.
+
+    Args:
+        tls: Files of certificate and key, to serve TLS.
+        handle_max: The highest link handle of a session.
+        channel_max: The highest channel of a connection.
+        idle_timeout: After how many silent seconds a client is closed; half of it is advertised.
+        max_frame_size: In bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: tuple[str, str] | None = None,
+        handle_max: int = 255,
+        channel_max: int = 4999,
+        idle_timeout: float = 240.0,
+        max_frame_size: int = 65536,
+    ) -> None:
+        self.handle_max, self.channel_max = handle_max, channel_max
+        self.idle_timeout, self.max_frame_size = idle_timeout, max_frame_size
+        self.container = base64.b16encode(os.urandom(16)).decode().lower()
+        self.keys: dict[str, tuple[str, frozenset[str]]] = {
+            "RootManageSharedAccessKey": (base64.b64encode(os.urandom(32)).decode(), ALL)
+        }
+        self.log: Counter[str] = Counter()
+        self.peers: set[Peer] = set()
+        self.answer_delay = 0.0
+        self._tls: ssl.SSLContext | None = None
+        if tls is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(*tls)
+        self._queues: dict[str, Queue] = {}
+        self._topics: dict[str, list[Queue]] = {}
+        self._dirty: set[Peer] = set()
+        self._woken: dict[Receives, None] = {}
+        self._refusals: dict[str, deque[Refusal]] = {}
+        self._swallows: Counter[str] = Counter()
+        self._throttled = 0
+        self.loop = Loop(self._after_each)
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+        self.loop.selector.register(self._socket, selectors.EVENT_READ, self._accept)
+
+    def __enter__(self) -> StandIn:
+        self.loop.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.loop.call(self._close)
+        self.loop.stop()
+
+    def _close(self) -> None:
+        for peer in list(self.peers):
+            peer.drop()
+        self.loop.selector.unregister(self._socket)
+        self._socket.close()
+
+    @property
+    def connection_string(self) -> str:
+        """What an SDK connects with."""
+        return self.connection_string_of("RootManageSharedAccessKey")
+
+    def connection_string_of(self, key_name: str) -> str:
+        """Return the connection string of one of `keys`."""
+        text = f"Endpoint=sb://127.0.0.1:{self.port};SharedAccessKeyName={key_name};SharedAccessKey={self.keys[key_name][0]}"
+        return text if self._tls is not None else f"{text};UseDevelopmentEmulator=true"
+
+    # Entities
+
+    def create_queue(self, name: str, **options: Any) -> None:
+        """Create a queue; see `Options`."""
+        self.loop.call(self._create_queue, name, Options(**options))
+
+    def _create_queue(self, name: str, options: Options) -> None:
+        self._queues[name.lower()] = Queue(name, options, self.loop)
+
+    def create_subscription(self, topic: str, name: str, **options: Any) -> None:
+        """Create a subscription, and its topic where there is none; its entity is `topic/subscriptions/name`."""
+        self.loop.call(self._create_subscription, topic, name, Options(**options))
+
+    def _create_subscription(self, topic: str, name: str, options: Options) -> None:
+        path = f"{topic}/Subscriptions/{name}"
+        queue = self._queues[path.lower()] = Queue(path, options, self.loop)
+        self._topics.setdefault(topic.lower(), []).append(queue)
+
+    def _find(self, path: str) -> Queue | None:
+        base = path.removesuffix("/$deadletterqueue")
+        queue = self._queues.get(base)
+        return queue if queue is None or base == path else queue.dead_letter
+
+    def receivable(self, path: str) -> Queue:
+        """Return the queue or subscription, or refuse."""
+        queue = self._find(path)
+        if queue is None:
+            if path in self._topics:
+                raise Refusal("amqp:not-allowed", "A topic cannot be received from.")
+            raise Refusal("amqp:not-found", f"The messaging entity '{path}' could not be found.", 404)
+        if queue.disabled:
+            raise Refusal("com.microsoft:entity-disabled", f"Messaging entity '{path}' is disabled.")
+        return queue
+
+    def sendable(self, path: str) -> list[Queue]:
+        """Return the queues that a message to this entity goes to, or refuse."""
+        queues = self._topics.get(path)
+        if queues is None:
+            queues = [self.receivable(path)]
+        for queue in queues:
+            if queue.disabled:
+                raise Refusal("com.microsoft:entity-disabled", f"Messaging entity '{path}' is disabled.")
+            if queue.dead_letter is None:
+                raise Refusal("amqp:not-allowed", "Messages cannot be sent to a dead-letter queue.")
+        return queues
+
+    def manageable(self, path: str) -> Queue | str:
+        """Return the queue or, of a topic, its path."""
+        return path if path in self._topics else self.receivable(path)
+
+    def max_message_size(self, path: str) -> int:
+        return min(queue.options.max_message_size for queue in self.sendable(path))
+
+    def enqueue(self, path: str, contents: list[Content]) -> list[int]:
+        """Take all messages or none; return the sequence numbers."""
+        queues = self.sendable(path.lower())
+        for queue in queues:
+            for content in contents:
+                queue.check(content)
+        return [[queue.enqueue(content) for queue in queues][0] for content in contents]
+
+    # Looking inside
+
+    def counts(self, entity: str) -> Counts:
+        """Return how many messages an entity has, by state."""
+        return self.loop.call(lambda: self._queue(entity).counts())
+
+    def completed(self, entity: str) -> list[Entry]:
+        """Return session id, sequence number and message id of what was completed, in that order."""
+        return self.loop.call(lambda: list(self._queue(entity).completed))
+
+    def accepted(self, entity: str) -> list[Entry]:
+        """Return session id, sequence number and message id of what was sent, in that order."""
+        return self.loop.call(lambda: list(self._queue(entity).accepted))
+
+    def locked_sessions(self, entity: str) -> set[str]:
+        """Return the sessions that a link holds."""
+        boxes = self._queue(entity).boxes
+        return self.loop.call(lambda: {box.name for box in boxes.values() if box.holder is not None})
+
+    def links(self) -> int:
+        """Return how many links clients have, those of `$cbs` and `$management` among them."""
+        return self.loop.call(lambda: sum(len(peer.links) for peer in self.peers))
+
+    def connections(self) -> int:
+        """Return how many connections there are."""
+        return self.loop.call(lambda: len(self.peers))
+
+    def _queue(self, entity: str) -> Queue:
+        queue = self._find(path_of(entity))
+        if queue is None:
+            raise KeyError(entity)
+        return queue
+
+    # Misbehaving
+
+    def detach_links(
+        self,
+        entity: str | None = None,
+        session_id: str | None = None,
+        condition: str = "amqp:link:detach-forced",
+        description: str = "The link was detached by the server.",
+    ) -> int:
+        """Detach links of entities, all or those of an entity or session; return how many."""
+        return self.loop.call(self._detach_links, entity and path_of(entity), session_id, condition, description)
+
+    def _detach_links(self, path: str | None, session_id: str | None, condition: str, description: str) -> int:
+        found = [
+            link
+            for peer in self.peers
+            for link in peer.links.values()
+            if link.path is not None
+            and path in (None, link.path)
+            and (session_id is None or (isinstance(link, SessionReceives) and link.box and link.box.name == session_id))
+        ]
+        for link in found:
+            link.detach(condition, description)
+        return len(found)
+
+    def drop_connections(self, *, polite: bool = False) -> int:
+        """Close all sockets or, politely, all connections by AMQP; return how many."""
+        return self.loop.call(self._drop_connections, polite)
+
+    def _drop_connections(self, polite: bool) -> int:
+        peers = list(self.peers)
+        for peer in peers:
+            if polite:
+                peer.close("amqp:connection:forced", "The connection was closed by the server.")
+            else:
+                peer.drop()
+        return len(peers)
+
+    def expire_session_lock(self, entity: str, session_id: str) -> None:
+        """Have a session's lock expire now."""
+        self.loop.call(self._expire_session_lock, entity, session_id)
+
+    def _expire_session_lock(self, entity: str, session_id: str) -> None:
+        queue = self._queue(entity)
+        box = queue.boxes.get(session_id)
+        if box is None or box.holder is None:
+            raise KeyError(session_id)
+        queue.expire_session(box)
+
+    def delay(self, seconds: float) -> None:
+        """Hold all that is sent for so long; 0 ends it, and sends what was held."""
+        self.loop.call(self._delay, seconds)
+
+    def _delay(self, seconds: float) -> None:
+        for peer in list(self.peers):
+            peer.flush()
+        self.answer_delay = seconds
+        if not seconds:
+            for peer in list(self.peers):
+                peer.hurry()
+
+    def throttle(self, n: int) -> None:
+        """Refuse the next n attaches, sends and management operations as too many."""
+        self.loop.call(setattr, self, "_throttled", n)
+
+    def refuse(self, operation: str, condition: str, n: int = 1, description: str = "Refused by the test.") -> None:
+        """Refuse the next n operations of a kind: `attach`, `send`, `disposition`, `put-token`, `renew-session-lock` ..."""
+        refusal = Refusal(condition, description, _STATUS.get(condition, 400))
+        self.loop.call(lambda: self._refusals.setdefault(operation, deque()).extend([refusal] * n))
+
+    def swallow(self, operation: str, n: int = 1) -> None:
+        """Act on the next n operations of a kind, and never answer them."""
+        self.loop.call(lambda: self._swallows.update({operation: n}))
+
+    def expire_tokens(self) -> None:
+        """Have all tokens that were put be over."""
+        self.loop.call(self._expire_tokens)
+
+    def _expire_tokens(self) -> None:
+        for peer in list(self.peers):
+            peer.grants.clear()
+            peer.check_tokens()
+
+    def disable(self, entity: str) -> None:
+        """Disable an entity: its links are detached, and no other attaches."""
+        self.loop.call(self._disable, entity)
+
+    def _disable(self, entity: str) -> None:
+        queue = self._queue(entity)
+        queue.disabled = True
+        self._detach_links(
+            path_of(entity), None, "com.microsoft:entity-disabled", f"Messaging entity '{entity}' is disabled."
+        )
+
+    def enable(self, entity: str) -> None:
+        """Enable it again."""
+        self.loop.call(setattr, self._queue(entity), "disabled", False)
+
+    # For the connections
+
+    def fate(self, operation: str, *, throttled: bool = False) -> None:
+        """Refuse the operation if it is to be."""
+        refusals = self._refusals.get(operation)
+        if refusals:
+            raise refusals.popleft()
+        if throttled and self._throttled:
+            self._throttled -= 1
+            text = "The request was terminated because the entity is being throttled. Wait and try again."
+            raise Refusal("com.microsoft:server-busy", text, 503)
+
+    def swallowed(self, operation: str) -> bool:
+        """Return whether the operation's answer gets lost."""
+        if not self._swallows or not self._swallows[operation]:
+            return False
+        self._swallows[operation] -= 1
+        return True
+
+    def dirty(self, peer: Peer) -> None:
+        """Note that a connection may have something to send."""
+        self._dirty.add(peer)
+
+    def wake(self, link: Receives) -> None:
+        """Note that a link may have messages to send."""
+        self._woken[link] = None
+
+    def _accept(self, _mask: int) -> None:
+        while True:
+            try:
+                sock, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self.peers.add(Peer(self, sock))
+
+    def _after_each(self) -> None:
+        while self._woken or self._dirty:
+            while self._woken:
+                link, _ = self._woken.popitem()
+                link.send()
+            dirty, self._dirty = self._dirty, set()
+            for peer in dirty:
+                peer.flush()
+
+
+_STATUS = {
+    "amqp:unauthorized-access": 401,
+    "amqp:not-found": 404,
+    "com.microsoft:message-not-found": 404,
+    "com.microsoft:timeout": 408,
+    "com.microsoft:session-lock-lost": 410,
+    "com.microsoft:message-lock-lost": 410,
+    "com.microsoft:session-cannot-be-locked": 410,
+    "com.microsoft:server-busy": 503,
+    "amqp:internal-error": 500,
+}

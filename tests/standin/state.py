@@ -1,0 +1,482 @@
+"""What a namespace holds: queues, their sessions and messages, and who has locked which. There is no AMQP here.
+
+Nothing here is thread-safe, and nothing blocks: the stand-in's one thread calls it. Holders are the links that receive.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Protocol
+
+from tests.standin.wire import Content, string
+
+ACTIVE, DEFERRED, SCHEDULED = 0, 1, 2
+
+
+class Refusal(Exception):
+    """Something that is not done, with Azure's condition and the status code of a management response."""
+
+    def __init__(self, condition: str, description: str, status: int = 400) -> None:
+        super().__init__(description)
+        self.condition, self.description, self.status = condition, description, status
+
+
+class Clock(Protocol):
+    def now(self) -> float: ...
+    def after(self, seconds: float, call: Callable[..., object], *args: Any) -> Any: ...
+
+
+class Holder(Protocol):
+    """A link that receives from one box."""
+
+    def granted(self, box: Box) -> None:
+        """It had waited for a session, and has this one now."""
+
+    def wake(self) -> None:
+        """There may be messages for it."""
+
+    def lost(self) -> None:
+        """The lock of its session expired."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """A queue's settings, in seconds and bytes."""
+
+    lock_duration: float = 60.0
+    max_delivery_count: int = 10
+    requires_session: bool = True
+    max_message_size: int = 256 * 1024
+    dead_letter_on_expiration: bool = False
+    default_time_to_live: float | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many messages a queue has; locked ones are active (or deferred) too."""
+
+    active: int
+    dead_letter: int
+    deferred: int
+    scheduled: int
+    locked: int
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """A message in a queue."""
+
+    content: Content
+    number: int
+    enqueued: int
+    box: Box
+    expires: float | None = None
+    deliveries: int = 0
+    state: int = ACTIVE
+    token: bytes | None = None
+    locked_until: float = 0.0
+    source: str | None = None
+    timer: Any = None
+
+    def encode(self, *, locked: bool = True, state: bool = False) -> bytes:
+        until = self.box.locked_until if self.box.holder is not None else self.locked_until
+        return self.content.encode(
+            self.deliveries,
+            self.number,
+            self.enqueued,
+            locked_until=int(until * 1000) if locked else None,
+            state=self.state if state else None,
+            source=self.source,
+        )
+
+
+class Order:
+    """Messages by sequence number, for peeking: removal is lazy."""
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self.messages: dict[int, Message] = {}
+
+    def add(self, message: Message) -> None:
+        self.messages[message.number] = message
+        if self._numbers and message.number < self._numbers[-1]:
+            insort(self._numbers, message.number)
+        else:
+            self._numbers.append(message.number)
+
+    def remove(self, number: int) -> None:
+        self.messages.pop(number, None)
+        if len(self._numbers) > 64 + 2 * len(self.messages):
+            self._numbers = [each for each in self._numbers if each in self.messages]
+
+    def since(self, number: int) -> Iterator[Message]:
+        for each in self._numbers[bisect_left(self._numbers, number) :]:
+            if each in self.messages:
+                yield self.messages[each]
+
+
+@dataclass(slots=True, eq=False)
+class Box:
+    """Messages that are received one after the other: a session, or a queue that has none."""
+
+    name: str | None
+    ready: list[int] = field(default_factory=list)
+    #: How many messages are active and not locked.
+    available: int = 0
+    locked: dict[bytes, Message] = field(default_factory=dict)
+    order: Order = field(default_factory=Order)
+    state: bytes | None = None
+    state_set: float = 0.0
+    #: The link that has the session; only of sessions.
+    holder: Any = None
+    locked_until: float = 0.0
+    lock_timer: Any = None
+    #: The links that receive from a queue without sessions.
+    consumers: dict[Any, None] = field(default_factory=dict)
+
+
+class Queue:
+    """A queue, a subscription, or a dead-letter queue (`dead_letter` is `None` there)."""
+
+    def __init__(self, name: str, options: Options, clock: Clock, *, dead_letter_of: Queue | None = None) -> None:
+        self.name, self.options, self.clock = name, options, clock
+        self.disabled = False
+        self.boxes: dict[str | None, Box] = {}
+        self.order = Order()
+        self.locked: dict[bytes, Message] = {}
+        self.numbers = count(1)
+        self.deferred = self.scheduled = 0
+        #: Sessions that have messages and no holder, the longest available first; and links that wait for such a one.
+        self.available: OrderedDict[str | None, Box] = OrderedDict()
+        self.waiting: OrderedDict[Holder, None] = OrderedDict()
+        self.completed: list[tuple[str | None, int, Any]] = []
+        self.accepted: list[tuple[str | None, int, Any]] = []
+        self.sessions = options.requires_session and dead_letter_of is None
+        self.dead_letter: Queue | None = None
+        if dead_letter_of is None:
+            self.dead_letter = Queue(f"{name}/$DeadLetterQueue", options, clock, dead_letter_of=self)
+
+    # In
+
+    def check(self, content: Content) -> None:
+        """Refuse what cannot be enqueued."""
+        if self.dead_letter is None:
+            raise Refusal("amqp:not-allowed", "Messages cannot be sent to a dead-letter queue.")
+        if self.disabled:
+            raise Refusal("com.microsoft:entity-disabled", "Messaging entity is disabled.")
+        if content.size > self.options.max_message_size:
+            raise Refusal("amqp:link:message-size-exceeded", "The message is larger than the allowed size.")
+        if self.sessions and not content.session_id:
+            text = "The SessionId was not set on a message, and it cannot be sent to the entity."
+            raise Refusal("amqp:not-allowed", f"{text} Entities that have session support enabled can only receive such.")
+
+    def enqueue(self, content: Content, number: int | None = None) -> int:
+        """Take a message that was checked, now or at its scheduled time; return its sequence number."""
+        now = self.clock.now()
+        number = number or next(self.numbers)
+        name = content.session_id if self.sessions else None
+        if content.scheduled is not None and content.scheduled / 1000 > now:
+            message = Message(content, number, int(now * 1000), Box(name), state=SCHEDULED)
+            message.timer = self.clock.after(content.scheduled / 1000 - now, self._activate, message)
+            self.order.add(message)
+            self.scheduled += 1
+            self.accepted.append((name, number, content.message_id))
+            return number
+        self.accepted.append((name, number, content.message_id))
+        self._add(Message(content, number, int(now * 1000), self._box(name), self._expiry(content, now)))
+        return number
+
+    def cancel(self, number: int) -> None:
+        message = self.order.messages.get(number)
+        if message is None or message.state != SCHEDULED:
+            raise Refusal("com.microsoft:message-not-found", f"The scheduled message {number} was not found.", 404)
+        message.timer.cancel()
+        self.scheduled -= 1
+        self.order.remove(number)
+
+    def _activate(self, message: Message) -> None:
+        self.order.remove(message.number)
+        self.scheduled -= 1
+        # By Azure's rules, a scheduled message gets another sequence number when its time has come.
+        now = self.clock.now()
+        box = self._box(message.box.name)
+        self._add(Message(message.content, next(self.numbers), int(now * 1000), box, self._expiry(message.content, now)))
+
+    def _expiry(self, content: Content, now: float) -> float | None:
+        ttl = content.ttl / 1000 if content.ttl is not None else None
+        default = self.options.default_time_to_live
+        if default is not None:
+            ttl = default if ttl is None else min(ttl, default)
+        if ttl is None and content.absolute_expiry is not None:
+            return content.absolute_expiry / 1000
+        return None if ttl is None else now + ttl
+
+    def _add(self, message: Message) -> None:
+        self.order.add(message)
+        message.box.order.add(message)
+        if message.expires is not None:
+            message.timer = self.clock.after(max(0.0, message.expires - self.clock.now()), self._expire, message)
+        self._place(message)
+
+    def plain_box(self) -> Box:
+        """Return the one box of a queue without sessions."""
+        return self._box(None)
+
+    def _box(self, name: str | None) -> Box:
+        box = self.boxes.get(name)
+        if box is None:
+            box = self.boxes[name] = Box(name)
+        return box
+
+    def _place(self, message: Message) -> None:
+        """Put an active message at its place, and tell who may want it."""
+        box = message.box
+        heappush(box.ready, message.number)
+        box.available += 1
+        if not self.sessions:
+            for holder in list(box.consumers):
+                holder.wake()
+        elif box.holder is not None:
+            box.holder.wake()
+        elif box.name not in self.available:
+            self._offer(box)
+
+    def _offer(self, box: Box) -> None:
+        if self.waiting and not self.disabled:
+            holder, _ = self.waiting.popitem(last=False)
+            self._lock(box, holder)
+            holder.granted(box)
+        else:
+            self.available[box.name] = box
+
+    # Sessions
+
+    def accept(self, session_id: str, holder: Holder) -> Box:
+        """Lock a named session, which needs to have no message."""
+        box = self._box(session_id)
+        if box.holder is not None:
+            text = f"The requested session '{session_id}' cannot be accepted. It may be locked by another receiver."
+            raise Refusal("com.microsoft:session-cannot-be-locked", text, 410)
+        self.available.pop(session_id, None)
+        self._lock(box, holder)
+        return box
+
+    def accept_next(self, holder: Holder) -> Box | None:
+        """Lock the session that has been available for longest; `None` has the holder wait."""
+        if not self.available:
+            self.waiting[holder] = None
+            return None
+        _, box = self.available.popitem(last=False)
+        self._lock(box, holder)
+        return box
+
+    def _lock(self, box: Box, holder: Holder) -> None:
+        box.holder = holder
+        box.locked_until = self.clock.now() + self.options.lock_duration
+        box.lock_timer = self.clock.after(self.options.lock_duration, self._lock_due, box, holder)
+
+    def renew(self, box: Box) -> float:
+        box.locked_until = self.clock.now() + self.options.lock_duration
+        return box.locked_until
+
+    def _lock_due(self, box: Box, holder: Holder) -> None:
+        if box.holder is not holder:
+            return
+        left = box.locked_until - self.clock.now()
+        if left > 0:
+            box.lock_timer = self.clock.after(left, self._lock_due, box, holder)
+            return
+        self.expire_session(box)
+
+    def expire_session(self, box: Box) -> None:
+        """End a session's lock: its holder is told, and the deliveries count as failed."""
+        holder = box.holder
+        self.release(box, failed=True)
+        holder.lost()
+
+    def release(self, box: Box, *, failed: bool = False) -> None:
+        """Unlock a session or, of a queue without sessions, nothing: its messages go back to their places."""
+        if self.sessions:
+            if box.lock_timer is not None:
+                box.lock_timer.cancel()
+            # Messages that go back while the session has a holder would be handed to it.
+            box.holder = _NOBODY
+        for message in list(box.locked.values()):
+            self._back(message, failed=failed)
+        box.holder = None
+        if box.available:
+            self._offer(box)
+        self._forget(box)
+
+    def _forget(self, box: Box) -> None:
+        if box.holder is None and box.state is None and not box.order.messages and not box.consumers:
+            self.boxes.pop(box.name, None)
+
+    # Out
+
+    def take(self, box: Box, holder: Holder) -> Message | None:
+        """Lock the next message of a box."""
+        now = 0.0
+        while box.ready:
+            message = box.order.messages.get(heappop(box.ready))
+            if message is None or message.state != ACTIVE or message.token is not None:
+                continue
+            box.available -= 1
+            if message.expires is not None:
+                now = now or self.clock.now()
+                if message.expires <= now:
+                    self._end(message, expired=True)
+                    continue
+            self.lock(message)
+            return message
+        return None
+
+    def lock(self, message: Message) -> bytes:
+        token = message.token = os.urandom(16)
+        self.locked[token] = message.box.locked[token] = message
+        if not self.sessions:
+            message.locked_until = self.clock.now() + self.options.lock_duration
+            self.clock.after(self.options.lock_duration, self._message_due, message, token)
+        return token
+
+    def _message_due(self, message: Message, token: bytes) -> None:
+        if message.token != token or token not in self.locked:
+            return
+        left = message.locked_until - self.clock.now()
+        if left > 0:
+            self.clock.after(left, self._message_due, message, token)
+        else:
+            self._back(message, failed=True)
+
+    def find(self, token: bytes) -> Message:
+        message = self.locked.get(token)
+        if message is None:
+            text = "The lock supplied is invalid. Either the lock expired, or the message has already been removed."
+            raise Refusal("com.microsoft:message-lock-lost", text, 410)
+        return message
+
+    def renew_message(self, token: bytes) -> float:
+        message = self.find(token)
+        message.locked_until = self.clock.now() + self.options.lock_duration
+        return message.locked_until
+
+    # Settling
+
+    def complete(self, token: bytes) -> None:
+        message = self.find(token)
+        self.completed.append((message.box.name, message.number, message.content.message_id))
+        self._end(message)
+
+    def abandon(self, token: bytes, changes: dict[str, bytes] | None = None, *, failed: bool = True) -> None:
+        message = self.find(token)
+        if changes:
+            message.content = message.content.with_application(changes)
+        self._back(message, failed=failed)
+
+    def defer(self, token: bytes, changes: dict[str, bytes] | None = None) -> None:
+        message = self.find(token)
+        if changes:
+            message.content = message.content.with_application(changes)
+        if message.state != DEFERRED:
+            self.deferred += 1
+        message.state = DEFERRED
+        self._back(message, failed=False)
+
+    def bury(
+        self, token: bytes, reason: str | None, description: str | None, changes: dict[str, bytes] | None = None
+    ) -> None:
+        """Dead-letter a message; one that is a dead letter already goes."""
+        self._bury(self.find(token), reason, description, changes)
+
+    def _bury(
+        self, message: Message, reason: str | None, description: str | None, changes: dict[str, bytes] | None = None
+    ) -> None:
+        self._end(message)
+        dead = self.dead_letter
+        if dead is None:
+            return
+        added = dict(changes or {})
+        if reason is not None:
+            added["DeadLetterReason"] = string(reason)
+        if description is not None:
+            added["DeadLetterErrorDescription"] = string(description)
+        content = message.content.with_application(added) if added else message.content
+        dead._add(
+            Message(content, message.number, message.enqueued, dead._box(None), None, message.deliveries, source=self.name)
+        )
+
+    def _back(self, message: Message, *, failed: bool) -> None:
+        """Unlock a message and put it back to its place, or among the dead when it failed too often."""
+        if failed:
+            message.deliveries += 1
+            if message.deliveries >= self.options.max_delivery_count and self.dead_letter is not None:
+                text = f"Message could not be consumed after {message.deliveries} delivery attempts."
+                self._bury(message, "MaxDeliveryCountExceeded", text)
+                return
+        self._unlock(message)
+        if message.expires is not None and message.expires <= self.clock.now():
+            self._end(message, expired=True)
+        elif message.state == ACTIVE:
+            self._place(message)
+
+    def _unlock(self, message: Message) -> None:
+        if message.token is not None:
+            self.locked.pop(message.token, None)
+            message.box.locked.pop(message.token, None)
+            message.token = None
+
+    def _end(self, message: Message, *, expired: bool = False) -> None:
+        if expired and self.options.dead_letter_on_expiration and self.dead_letter is not None:
+            self._bury(message, "TTLExpiredException", "The message expired and was dead lettered.")
+            return
+        self._unlock(message)
+        if message.timer is not None:
+            message.timer.cancel()
+        if message.state == DEFERRED:
+            self.deferred -= 1
+        self.order.remove(message.number)
+        message.box.order.remove(message.number)
+        self._forget(message.box)
+
+    def _expire(self, message: Message) -> None:
+        if message.number in message.box.order.messages and message.token is None:
+            if message.state == ACTIVE:
+                message.box.available -= 1
+                if not message.box.available:
+                    self.available.pop(message.box.name, None)
+            self._end(message, expired=True)
+
+    # Looking
+
+    def counts(self) -> Counts:
+        dead = len(self.dead_letter.order.messages) if self.dead_letter is not None else 0
+        active = len(self.order.messages) - self.deferred - self.scheduled
+        return Counts(active, dead, self.deferred, self.scheduled, len(self.locked))
+
+    def session_ids(self, updated_since: float | None) -> list[str]:
+        """Return the sessions that have messages or a state or, with a time, those whose state was set after it."""
+        if updated_since is not None:
+            names = [name for name, box in self.boxes.items() if box.state is not None and box.state_set > updated_since]
+        else:
+            names = [name for name, box in self.boxes.items() if box.state is not None or box.order.messages]
+        return sorted(name for name in names if name is not None)
+
+
+class _Nobody:
+    def wake(self) -> None:
+        """Nobody is woken."""
+
+
+_NOBODY = _Nobody()
+
+
+def lock_token(token: bytes) -> uuid.UUID:
+    """Return the GUID that Azure means by the bytes of a delivery tag."""
+    return uuid.UUID(bytes_le=token)
