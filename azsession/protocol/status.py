@@ -44,6 +44,8 @@ SESSION_LOCKED = "SessionLocked"
 THROTTLED = "Throttled"
 INTERNAL_ERROR = "InternalError"
 SERVER_BUSY = "ServerBusy"
+ENTITY_DISABLED = "EntityDisabled"
+QUOTA_EXCEEDED = "QuotaExceeded"
 
 #: The HTTP status of each code.
 STATUS_OF = {
@@ -54,6 +56,7 @@ STATUS_OF = {
     MESSAGE_NOT_FOUND: 404,
     NOT_SUPPORTED: 405,
     CONFLICT: 409,
+    ENTITY_DISABLED: 409,
     SESSION_LOCK_LOST: 410,
     MESSAGE_LOCK_LOST: 410,
     MESSAGE_TOO_LARGE: 413,
@@ -61,6 +64,7 @@ STATUS_OF = {
     THROTTLED: 429,
     INTERNAL_ERROR: 500,
     SERVER_BUSY: 503,
+    QUOTA_EXCEEDED: 507,
 }
 
 #: The code of an exception that names none.
@@ -133,7 +137,7 @@ def error_from(
     if status == 403:
         return PermissionDeniedError(message, code=code)
     # InvalidRequest: a gateway does not know the path, say behind a proxy that changes it; the session may be well.
-    if status in (404, 410, 409) and code not in (MESSAGE_NOT_FOUND, INVALID_REQUEST):
+    if status in (404, 410, 409) and code not in (MESSAGE_NOT_FOUND, INVALID_REQUEST, ENTITY_DISABLED):
         error = _gone(status, code, message, about)
         if error is not None:
             return error

@@ -89,6 +89,9 @@ def decode_message(payload: bytes | memoryview) -> AmqpMessage:
         raise MalformedFrameError(f"a message is malformed: {error}") from error
 
 
+_SECTION_TYPES = {0x70: list, 0x72: dict, 0x73: list, 0x74: dict, 0x75: bytes, 0x76: list}
+
+
 def _message(buf: bytes) -> AmqpMessage:
     header: list[Any] = []
     properties: list[Any] = []
@@ -100,14 +103,18 @@ def _message(buf: bytes) -> AmqpMessage:
     while pos < end:
         section, pos = read_descriptor(buf, pos)
         content, pos = READERS[buf[pos]](buf, pos + 1, 0)
+        if section in _SECTION_TYPES and not isinstance(content, _SECTION_TYPES[section]):
+            if content is None:
+                continue
+            raise MalformedFrameError(f"section 0x{section:02x} is a {type(content).__name__}")
         if section == 0x75:
             data = content if data is None else data + content
         elif section == 0x74:
-            attributes = content or attributes
+            attributes = content
         elif section == 0x73:
             properties = content
         elif section == 0x72:
-            annotations = content or annotations
+            annotations = content
         elif section == 0x70:
             header = content
         elif section == 0x77:
