@@ -10,6 +10,7 @@ import _thread
 import io
 import logging
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -32,17 +33,22 @@ from .presence import CALLER_KEY, PATIENCE_KEY
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that closing waits for requests that run.
+CLOSE_PATIENCE = 5.0
+
 
 class _Caller(Caller):
     """The thread that asks; another one may end its wait by way of the flight.
 
     Attributes:
+        thread: Its number.
         waited: The broker waited for something.
         told: The broker was told that nobody waits any more.
     """
 
     def __init__(self, flight: Flight) -> None:
         self._flight = flight
+        self.thread = _thread.get_ident()
         self.waited = False
         self.told = False
 
@@ -97,6 +103,8 @@ class InProcessAdapter(BaseAdapter):
         self._application = create_app(broker, keys=None, max_body_size=max_body_size, max_message_size=max_message_size)
         self._in_child = in_child
         self._refusal: str | None = None
+        self._running: set[_Caller] = set()
+        self._ended: threading.Event | None = None
         parts = urlsplit(self.url)
         self._base = len(self.url)
         self._environ: dict[str, Any] = {
@@ -146,8 +154,6 @@ class InProcessAdapter(BaseAdapter):
             requests.ConnectionError: The wait was ended from another thread, or the application failed.
             ConfigurationError: The adapter was closed, or its broker is the process's that this one was forked from.
         """
-        if self._refusal is not None:
-            raise ConfigurationError(self._refusal)
         patience = timeout[1] if isinstance(timeout, tuple) else getattr(timeout, "read_timeout", timeout)
         flight = current_flight() or Flight()
         flight.tracked = True
@@ -156,9 +162,18 @@ class InProcessAdapter(BaseAdapter):
         caller = _Caller(flight)
         environ = self._environ_of(request, caller, patience)
         deadline = None if patience is None else time.monotonic() + patience
-        # From here on it may take effect, whatever becomes of the answer.
-        flight.written = True
-        response = self._answer(request, environ)
+        self._running.add(caller)
+        try:
+            # Looked at after that, and set before those that run are looked at: no call begins on a closed broker.
+            if self._refusal is not None:
+                raise ConfigurationError(self._refusal)
+            # From here on it may take effect, whatever becomes of the answer.
+            flight.written = True
+            response = self._answer(request, environ)
+        finally:
+            self._running.discard(caller)
+            if self._ended is not None:
+                self._ended.set()
         if response.status_code == 204:
             if caller.told:
                 raise requests.ConnectionError(CancelledError("the wait was ended"), request=request)
@@ -218,18 +233,30 @@ class InProcessAdapter(BaseAdapter):
         return response
 
     def close(self) -> None:
-        """End all waits, and close the broker. Idempotent."""
+        """End all waits, let what runs finish, and close the broker. Idempotent."""
         closing = self._finalizer.detach()
         if closing is None:
             return
         if self._refusal is None:
             self._refusal = f"what answers for {self.url} in this process was closed: make another client"
+            self._ended = threading.Event()
             with suppress(QueueError):
                 self._broker.stop_waiting()
+            self._finish_running(self._ended)
         self._broker.close()
+
+    def _finish_running(self, ended: threading.Event) -> None:
+        own, until = _thread.get_ident(), time.monotonic() + CLOSE_PATIENCE
+        # This thread's own would be one that a signal handler interrupted.
+        while any(caller.thread != own for caller in self._running.copy()):
+            left = until - time.monotonic()
+            if left <= 0 or not ended.wait(left):
+                return
+            ended.clear()
 
     def after_fork(self) -> None:
         """In a forked child: some brokers stay the parent's."""
+        self._running = set()
         if self._refusal is None:
             self._refusal = self._in_child
 

@@ -1,0 +1,302 @@
+"""Many threads on an embedded provider, and its closing: what `tests/concurrency` asks of a server on a socket."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from azsession import (
+    ConfigurationError,
+    Message,
+    QueueError,
+    ReceivedMessage,
+    ServiceBusProvider,
+    SessionClient,
+    SessionLockedError,
+    SessionNotFoundError,
+)
+from tests.conftest import eventually
+
+
+class _Crew:
+    """Threads whose errors are kept."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self.errors: list[BaseException] = []
+
+    def start(self, target: Callable[..., object], *args: Any) -> None:
+        def run() -> None:
+            try:
+                target(*args)
+            except BaseException as error:
+                self.errors.append(error)
+
+        thread = threading.Thread(target=run)
+        self._threads.append(thread)
+        thread.start()
+
+    def join(self, seconds: float = 30) -> None:
+        for thread in self._threads:
+            thread.join(seconds)
+            assert not thread.is_alive()
+
+
+def _send(provider: ServiceBusProvider, session_id: str, *bodies: str) -> None:
+    provider.send_messages("q", [Message(body, session_id=session_id) for body in bodies])
+
+
+def _waiting(*owners: Any) -> int:
+    """Return how many calls wait in the broker."""
+    calls = [call for owner in owners for call in list(owner._under_way._calls)]
+    return sum(call.flight is not None and call.flight._end is not None for call in calls)
+
+
+def test_closing_a_session_ends_the_receives_of_all_threads() -> None:
+    with ServiceBusProvider.embedded() as provider:
+        client = provider.create_session_client("q", "s")
+        client.receive_message(timeout=0)
+        crew = _Crew()
+        for _ in range(8):
+            crew.start(client.receive_message, 300)
+        eventually(lambda: _waiting(client) == 8)
+        client.close_session()
+        crew.join()
+        assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 8
+        with provider.create_session_client("q", "s") as other:
+            assert other.receive_message(timeout=0) is None
+
+
+def test_a_receive_that_closing_ended_took_no_message() -> None:
+    with ServiceBusProvider.embedded() as provider:
+        for number in range(50):
+            name, crew = f"s{number}", _Crew()
+            got: list[ReceivedMessage] = []
+            client = provider.create_session_client("q", name)
+            client.receive_message(timeout=0)
+            crew.start(lambda client=client, got=got: got.append(client.receive_message(300)))
+            eventually(lambda client=client: _waiting(client) == 1)
+            crew.start(client.close_session)
+            crew.start(_send, provider, name, "m")
+            crew.join()
+            with provider.create_session_client("q", name) as other:
+                message = other.receive_message(timeout=5)
+                assert message is not None
+                other.complete_message(message)
+            assert {type(error) for error in crew.errors} <= {SessionNotFoundError}
+
+
+def test_closing_the_provider_ends_every_kind_of_call() -> None:
+    provider = ServiceBusProvider.embedded()
+    for number in range(8):
+        _send(provider, f"s{number}", "m")
+    held = provider.create_session_client("q", "held")
+    held.receive_message(timeout=0)
+    crew = _Crew()
+    ended: list[QueueError] = []
+    running = threading.Semaphore(0)
+
+    def until_closed(call: Callable[[], object]) -> None:
+        running.release()
+        try:
+            while True:
+                call()
+        except (SessionNotFoundError, ConfigurationError) as error:
+            ended.append(error)
+
+    def hold() -> None:
+        with provider.create_session_client("q", "held2") as client:
+            client.receive_message(timeout=300)
+
+    kinds: list[Callable[[], object]] = [
+        lambda: held.receive_message(timeout=300),
+        held.renew_session_lock,
+        lambda: held.set_session_state(b"1"),
+        held.get_session_state,
+        lambda: provider.create_session_client("empty", accept_timeout=300),
+        lambda: provider.send_message("other", Message(b"x", session_id="s")),
+        lambda: provider.list_sessions("q"),
+        lambda: provider.peek_messages("q", "s1"),
+        lambda: provider.dead_letters("q"),
+        lambda: provider.create_session_client("q", "s1").close(),
+        hold,
+    ]
+    for kind in kinds:
+        crew.start(until_closed, kind)
+    for _ in kinds:
+        running.acquire()
+    eventually(lambda: _waiting(held) >= 1 and _waiting(provider) == 1)
+    provider.close()
+    crew.join()
+    assert crew.errors == []
+    assert len(ended) == len(kinds)
+
+
+def test_closing_from_many_threads_at_once_closes_once_and_for_all() -> None:
+    for _ in range(10):
+        provider, crew = ServiceBusProvider.embedded(), _Crew()
+        clients = [provider.create_session_client("q", f"s{number}") for number in range(4)]
+        for client in clients:
+            client.receive_message(timeout=0)
+        for close in [provider.close, *(client.close for client in clients)] * 3:
+            crew.start(close)
+        crew.join()
+        # Whoever comes after the first may find the broker closed already; nobody may hang.
+        assert crew.errors == []
+
+
+def test_what_was_sent_before_the_close_is_kept_or_said_to_be_refused(tmp_path: Any) -> None:
+    path, sent = tmp_path / "data.db", Counter[str]()
+    provider, crew = ServiceBusProvider.embedded(path), _Crew()
+    refused: list[ConfigurationError] = []
+
+    def send(number: int) -> None:
+        for count in range(10_000):
+            try:
+                _send(provider, f"s{number}", f"{number}:{count}")
+            except ConfigurationError as error:
+                refused.append(error)
+                return
+            sent[f"{number}:{count}"] += 1
+
+    for number in range(4):
+        crew.start(send, number)
+    eventually(lambda: len(sent) > 50)
+    provider.close()
+    crew.join()
+    assert crew.errors == []
+    assert len(refused) == 4
+    with ServiceBusProvider.embedded(path) as again:
+        kept = [m.text() for number in range(4) for m in again.peek_messages("q", f"s{number}", 1000)]
+    assert Counter(kept) == sent
+
+
+def test_32_threads_take_each_message_of_a_session_once() -> None:
+    with ServiceBusProvider.embedded() as provider:
+        names = [f"m{number}" for number in range(300)]
+        _send(provider, "s", *names)
+        client = provider.create_session_client("q", "s")
+        done, crew = Counter[str](), _Crew()
+
+        def work(seed: int) -> None:
+            chance = random.Random(seed)
+            while True:
+                messages = client.receive_messages(chance.randint(1, 4), timeout=0)
+                if not messages:
+                    return
+                client.renew_session_lock()
+                for message in messages:
+                    client.complete_message(message)
+                    done[message.text()] += 1
+
+        for seed in range(32):
+            crew.start(work, seed)
+        crew.join()
+        assert crew.errors == []
+        assert done == Counter(names)
+        client.close()
+
+
+def test_a_waiting_receive_gets_what_another_thread_sends() -> None:
+    with ServiceBusProvider.embedded() as provider:
+        client = provider.create_session_client("q", "s")
+        got: list[ReceivedMessage | None] = []
+        crew = _Crew()
+        crew.start(lambda: got.append(client.receive_message(timeout=60)))
+        eventually(lambda: _waiting(client) == 1)
+        _send(provider, "s", "m")
+        crew.join()
+        assert [message.text() for message in got if message is not None] == ["m"]
+        client.close()
+
+
+def test_a_lock_is_renewed_in_the_background() -> None:
+    with ServiceBusProvider.embedded() as provider:
+        provider.create_queue("q", _settings(lock_duration=1))
+        with provider.create_session_client("q", "s") as client:
+            client.receive_message(timeout=0)
+            began = client.session_expires_at
+            eventually(lambda: client.session_expires_at > began)
+            other = provider.create_session_client("q", "s")
+            with pytest.raises(SessionLockedError):
+                other.receive_message(timeout=0)
+            other.close()
+
+
+def test_a_lock_that_is_not_renewed_is_lost_and_told() -> None:
+    told: list[tuple[SessionClient, SessionNotFoundError]] = []
+    with ServiceBusProvider.embedded() as provider:
+        provider.create_queue("q", _settings(lock_duration=1))
+        client = provider.create_session_client("q", "s", auto_renew=False, on_lock_lost=lambda *about: told.append(about))
+        client.receive_message(timeout=0)
+        eventually(lambda: told)
+        with pytest.raises(SessionNotFoundError):
+            client.receive_message(timeout=0)
+        assert [about[0] for about in told] == [client]
+
+
+def _settings(**fields: Any) -> Any:
+    from azsession import QueueSettings
+
+    return QueueSettings(**fields)
+
+
+def test_an_interrupt_ends_a_waiting_receive_and_the_client_goes_on() -> None:
+    script = """
+import threading, time
+from azsession import *
+with ServiceBusProvider.embedded() as provider, provider.create_session_client("q", "s") as client:
+    def tell():
+        while not any(c.flight is not None and c.flight._end is not None for c in list(client._under_way._calls)):
+            time.sleep(0.005)
+        print("waiting", flush=True)
+    teller = threading.Thread(target=tell)
+    teller.start()
+    try:
+        client.receive_message(timeout=300)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    teller.join()
+    provider.send_message("q", Message("1", session_id="s"))
+    message = client.receive_message(timeout=20)
+    client.complete_message(message)
+    print(message.text(), flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=40) == ("interrupted\n1\n", "")
+        assert process.returncode == 0
+
+
+def test_a_signal_handler_may_close_the_provider_under_a_waiting_receive() -> None:
+    script = """
+import os, signal, threading, time
+from azsession import *
+provider = ServiceBusProvider.embedded()
+client = provider.create_session_client("q", "s")
+signal.signal(signal.SIGTERM, lambda *_: provider.close())
+def tell():
+    while not any(c.flight is not None and c.flight._end is not None for c in list(client._under_way._calls)):
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=tell).start()
+began = time.monotonic()
+try:
+    client.receive_message(timeout=300)
+except SessionNotFoundError:
+    print("closed", time.monotonic() - began < 4)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed True\n", "")
