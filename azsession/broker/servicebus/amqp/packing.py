@@ -160,7 +160,9 @@ def disposition_frame(
 
 
 _DETACH = struct.Struct(">IBBH3sBBBBIB")
-_EMPTY = struct.Struct(">IBBH3sB")
+_EMPTY = struct.Struct(">IBBH3s4s")
+#: A list of one null: no error.
+_NO_ERROR = b"\xc0\x02\x01\x40"
 
 
 def detach_frame(channel: int, *, handle: int, closed: bool = True) -> bytes:
@@ -170,9 +172,9 @@ def detach_frame(channel: int, *, handle: int, closed: bool = True) -> bytes:
 
 def end_frame(channel: int) -> bytes:
     """Return the frame that ends an AMQP session."""
-    return _EMPTY.pack(12, 2, 0, channel, b"\x00\x53\x17", 0x45)
+    return _EMPTY.pack(15, 2, 0, channel, b"\x00\x53\x17", _NO_ERROR)
 
 
 def close_frame() -> bytes:
     """Return the frame that closes a connection."""
-    return _EMPTY.pack(12, 2, 0, 0, b"\x00\x53\x18", 0x45)
+    return _EMPTY.pack(15, 2, 0, 0, b"\x00\x53\x18", _NO_ERROR)

@@ -159,7 +159,13 @@ def _list(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
         values = []
         depth += 1
         for _ in range(count):
-            value, pos = READERS[buf[pos]](buf, pos + 1, depth)
+            code = buf[pos]
+            if code == 0x40:
+                # Most fields of what Azure sends are null: no call for these.
+                values.append(None)
+                pos += 1
+                continue
+            value, pos = READERS[code](buf, pos + 1, depth)
             values.append(value)
         if pos > end:
             raise MalformedFrameError("a list's elements are longer than the list")
@@ -316,4 +322,7 @@ def code_of(descriptor: Any) -> int:
 
 def exactly(values: Sequence[Any], count: int) -> list[Any]:
     """Return exactly `count` fields: those left out at the end are null (1.4)."""
-    return [*values[:count], *[None] * (count - len(values))]
+    length = len(values)
+    if length == count:
+        return list(values)
+    return [*values[:count], *[None] * (count - length)]
