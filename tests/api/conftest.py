@@ -13,6 +13,8 @@ import pytest
 
 from azsession import Message, QueueSettings, ReceivedMessage, ServiceBusConfig, ServiceBusProvider, SessionClient
 
+from ..standin.require import require_standin
+
 _numbers = itertools.count(1)
 
 
@@ -56,7 +58,7 @@ class Arrangement(abc.ABC):
         return self._stack.enter_context(provider)
 
     def queue(self, name: str | None = None, **settings: Any) -> str:
-        """Make a queue with settings that are `QueueSettings`'s; return its name, which is its own unless one is given."""
+        """Make a queue, or a subscription where the name is one's, with settings of `QueueSettings`; return its name."""
         name = name or f"orders-{next(_numbers)}"
         self.create_queue(name, settings)
         return name
@@ -119,14 +121,15 @@ class AzureInProcess(Arrangement):
     is_azure = True
 
     def start(self) -> None:
-        pytest.importorskip("proton", reason="the stand-in for Azure needs python-qpid-proton (extra standin)")
-        from tests.standin import StandIn
-
-        self._namespace = self._stack.enter_context(StandIn())
+        self._namespace = self._stack.enter_context(require_standin()())
         self.connection_string = self._namespace.connection_string
 
     def create_queue(self, name: str, settings: dict[str, Any]) -> None:
-        self._namespace.create_queue(name, **settings)
+        topic, _, subscription = name.partition("/subscriptions/")
+        if subscription:
+            self._namespace.create_subscription(topic, subscription, **settings)
+        else:
+            self._namespace.create_queue(name, **settings)
 
 
 class AzureBehindGateway(AzureInProcess):

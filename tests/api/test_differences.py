@@ -12,7 +12,6 @@ from azsession import (
     QueueNotFoundError,
     QueueSettings,
     ServiceBusProvider,
-    SessionInfo,
     SessionLockedError,
     UnsupportedOperationError,
 )
@@ -69,8 +68,8 @@ def test_sessions_are_counted_where_the_broker_is_ours(provider: ServiceBusProvi
         take(session)
         sessions = provider.list_sessions(queue)
     if arrangement.is_azure:
-        # Azure tells the ids, and neither how many messages a session has nor who holds it.
-        assert sessions == [SessionInfo("s1", None, None), SessionInfo("s2", None, None)]  # type: ignore[arg-type]
+        # Azure tells the ids, and not how many messages a session has, nor who holds it.
+        assert [(info.session_id, info.message_count) for info in sessions] == [("s1", None), ("s2", None)]
         return
     assert [(info.session_id, info.message_count) for info in sessions] == [("s1", 2), ("s2", 1)]
     assert sessions[1].locked_until is None
