@@ -89,7 +89,7 @@ def decode_message(payload: bytes | memoryview) -> AmqpMessage:
         raise MalformedFrameError(f"a message is malformed: {error}") from error
 
 
-_SECTION_TYPES = {0x70: list, 0x72: dict, 0x73: list, 0x74: dict, 0x75: bytes, 0x76: list}
+_SECTION_TYPES: dict[int, Any] = {0x70: list, 0x72: dict, 0x73: list, 0x74: dict, 0x75: bytes, 0x76: list}
 
 
 def _message(buf: bytes) -> AmqpMessage:
@@ -101,9 +101,13 @@ def _message(buf: bytes) -> AmqpMessage:
     value: Any = None
     pos, end = 0, len(buf)
     while pos < end:
-        section, pos = read_descriptor(buf, pos)
+        if buf[pos] == 0 and buf[pos + 1] == 0x53:
+            section, pos = buf[pos + 2], pos + 3
+        else:
+            section, pos = read_descriptor(buf, pos)
         content, pos = READERS[buf[pos]](buf, pos + 1, 0)
-        if section in _SECTION_TYPES and not isinstance(content, _SECTION_TYPES[section]):
+        kind = _SECTION_TYPES.get(section)
+        if kind is not None and not isinstance(content, kind):
             if content is None:
                 continue
             raise MalformedFrameError(f"section 0x{section:02x} is a {type(content).__name__}")

@@ -156,7 +156,7 @@ def _list(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
     def read(buf: bytes, pos: int, depth: int) -> tuple[list[Any], int]:
         count, pos, end = bounds(buf, pos)
         _check_compound(buf, count, pos, end, depth)
-        values = []
+        values: list[Any] = []
         depth += 1
         for _ in range(count):
             code = buf[pos]
@@ -164,6 +164,12 @@ def _list(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
                 # Most fields of what Azure sends are null: no call for these.
                 values.append(None)
                 pos += 1
+                continue
+            if code == 0xA1:
+                # Nor for short texts; one that is too long for the list is found at its end.
+                start = pos + 2
+                pos = start + buf[pos + 1]
+                values.append(buf[start:pos].decode("utf-8", "replace"))
                 continue
             value, pos = READERS[code](buf, pos + 1, depth)
             values.append(value)
@@ -183,7 +189,13 @@ def _map(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
         values = {}
         depth += 1
         for _ in range(count // 2):
-            key, pos = READERS[buf[pos]](buf, pos + 1, depth)
+            code = buf[pos]
+            if code == 0xA1 or code == 0xA3:
+                start = pos + 2
+                pos = start + buf[pos + 1]
+                key = buf[start:pos].decode("utf-8", "replace")
+            else:
+                key, pos = READERS[code](buf, pos + 1, depth)
             values[key], pos = READERS[buf[pos]](buf, pos + 1, depth)
         if pos > end:
             raise MalformedFrameError("a map's entries are longer than the map")
