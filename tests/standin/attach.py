@@ -44,7 +44,7 @@ def _attach(peer: Peer, impl: Any, link: Any, path: str, address: str) -> None:
     managed = entity != path
     right = "Listen" if link.is_sender else "Send"
     rights = ("Listen", "Send") if managed else (right,)
-    if not any(peer.allows(base, each) for each in rights):
+    if not any(peer.allows(path, each) for each in rights):
         text = f"Unauthorized access. '{right}' claim(s) are required to perform this operation. Resource: '{address}'."
         raise Refusal("amqp:unauthorized-access", text, 401)
     server = peer.server

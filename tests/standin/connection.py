@@ -260,9 +260,9 @@ class Peer:
     def check_tokens(self) -> None:
         """Detach the links whose token is over."""
         for link in list(self.links.values()):
-            if link.path is not None and not self.allows(link.path, link.right):
+            if link.audience is not None and not any(self.allows(link.audience, right) for right in link.rights):
                 text = "ExpiredToken: The token is expired."
-                link.detach("amqp:unauthorized-access", f"{text} It was not renewed for {link.path}.")
+                link.detach("amqp:unauthorized-access", f"{text} It was not renewed for '{link.audience}'.")
         self.server.dirty(self)
 
     # Events

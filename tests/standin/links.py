@@ -8,7 +8,8 @@ from cproton import ffi, lib
 from proton import Condition, Data, Delivery, Terminus, symbol
 
 from tests.standin import wire
-from tests.standin.state import Box, Message, Queue, Refusal
+from tests.standin.boxes import Box, Message
+from tests.standin.state import Queue, Refusal
 
 if TYPE_CHECKING:
     from tests.standin.connection import Peer
@@ -27,9 +28,12 @@ def ticks(seconds: float) -> int:
 
 
 class AnyLink:
-    """A link of a client; `path` is the entity whose token it lives by, if any."""
+    """A link of a client; `path` is the entity that it sends to or receives from, if any."""
 
-    right = "Listen"
+    #: It needs one of these.
+    rights = ("Listen",)
+    #: The path whose token it lives by, if any.
+    audience: str | None = None
 
     def __init__(self, peer: Peer, impl: Any, link: Any, path: str | None = None) -> None:
         self.peer, self.impl, self.link, self.path = peer, impl, link, path
@@ -87,7 +91,7 @@ class AnyLink:
 class Inbound(AnyLink):
     """A link by which a client sends whole messages."""
 
-    right = "Send"
+    rights = ("Send",)
 
     def __init__(self, peer: Peer, impl: Any, link: Any, path: str | None = None) -> None:
         super().__init__(peer, impl, link, path)
@@ -157,7 +161,7 @@ class Sends(Inbound):
 
     def __init__(self, peer: Peer, impl: Any, link: Any, path: str, entity: str) -> None:
         super().__init__(peer, impl, link, path)
-        self.entity = entity
+        self.entity = self.audience = entity
 
     def describe(self) -> None:
         self.link.max_message_size = self.server.max_message_size(self.entity)
@@ -179,6 +183,7 @@ class Receives(AnyLink):
     def __init__(self, peer: Peer, impl: Any, link: Any, path: str, queue: Queue) -> None:
         super().__init__(peer, impl, link, path)
         self.queue = queue
+        self.audience = queue.name.lower()
         self.deletes = link.remote_snd_settle_mode == link.SND_SETTLED
 
     def granted(self, box: Box) -> None:

@@ -8,9 +8,11 @@ import selectors
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 
@@ -42,6 +44,8 @@ class Loop:
         self.selector.register(self._woken, selectors.EVENT_READ, self._drain)
         self._thread: threading.Thread | None = None
         self._stopping = False
+        #: What the stand-in's own code raised, which is always a mistake in it.
+        self.errors: list[Exception] = []
 
     @staticmethod
     def now() -> float:
@@ -60,10 +64,8 @@ class Loop:
             return call(*args)
         future: Future[Any] = Future()
         self._calls.append((future, call, args))
-        try:
+        with suppress(BlockingIOError):
             self._wake.send(b"\0")
-        except BlockingIOError:
-            pass
         return future.result(30)
 
     def start(self) -> None:
@@ -81,34 +83,39 @@ class Loop:
         self._woken.close()
 
     def _drain(self, _mask: int) -> None:
-        try:
+        with suppress(BlockingIOError):
             self._woken.recv(4096)
-        except BlockingIOError:
-            pass
 
     def _run(self) -> None:
-        timers, calls = self._timers, self._calls
         while not self._stopping:
-            timeout = None
-            while timers and timers[0][2].call is None:
-                heapq.heappop(timers)
-            if timers:
-                timeout = max(0.0, timers[0][0] - time.monotonic())
-            for key, mask in self.selector.select(timeout):
-                key.data(mask)
-            while calls:
-                future, call, args = calls.popleft()
-                try:
-                    result = call(*args)
-                except BaseException as error:
-                    future.set_exception(error)
-                else:
-                    # What a call did is on its way to the clients before it returns.
-                    self._after_each()
-                    future.set_result(result)
-            now = time.monotonic()
-            while timers and timers[0][0] <= now:
-                timer = heapq.heappop(timers)[2]
-                if timer.call is not None:
-                    timer.call(*timer.args)
-            self._after_each()
+            try:
+                self._round()
+            except Exception as error:  # noqa: PERF203 - it goes on with the next round.
+                traceback.print_exc()
+                self.errors.append(error)
+
+    def _round(self) -> None:
+        timers, calls = self._timers, self._calls
+        timeout = None
+        while timers and timers[0][2].call is None:
+            heapq.heappop(timers)
+        if timers:
+            timeout = max(0.0, timers[0][0] - time.monotonic())
+        for key, mask in self.selector.select(timeout):
+            key.data(mask)
+        while calls:
+            future, call, args = calls.popleft()
+            try:
+                result = call(*args)
+                # What a call did is on its way to the clients before it returns.
+                self._after_each()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        now = time.monotonic()
+        while timers and timers[0][0] <= now:
+            timer = heapq.heappop(timers)[2]
+            if timer.call is not None:
+                timer.call(*timer.args)
+        self._after_each()

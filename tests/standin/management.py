@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from proton import UNDESCRIBED, Array, Data, int32, symbol, timestamp
 
 from tests.standin import wire
+from tests.standin.boxes import DEFERRED, Box, Message, lock_token
 from tests.standin.links import encoded
-from tests.standin.state import DEFERRED, Box, Message, Queue, Refusal, lock_token
+from tests.standin.state import Queue, Refusal
 
 if TYPE_CHECKING:
     from tests.standin.connection import Peer

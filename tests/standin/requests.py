@@ -109,9 +109,12 @@ class TokenRequests(Requests):
 class ManagementRequests(Requests):
     """An entity's `$management`."""
 
+    rights = ("Listen", "Send")
+
     def __init__(self, peer: Peer, impl: Any, link: Any, node: str, queue: Queue | str) -> None:
         super().__init__(peer, impl, link, node)
         self.queue = queue
+        self.audience = node
 
     def act(self, operation: str, request: Message) -> tuple[dict[str, Any], Any]:
         try:

@@ -76,6 +76,8 @@ class StandIn:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.loop.call(self._close)
         self.loop.stop()
+        if self.loop.errors and error is None:
+            raise self.loop.errors[0]
 
     def _close(self) -> None:
         for peer in list(self.peers):
@@ -152,7 +154,8 @@ class StandIn:
         for queue in queues:
             for content in contents:
                 queue.check(content)
-        return [[queue.enqueue(content) for queue in queues][0] for content in contents]
+        numbers = [[queue.enqueue(content) for queue in queues] for content in contents]
+        return [of_each[0] for of_each in numbers]
 
     # Looking inside
 
