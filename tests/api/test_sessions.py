@@ -53,14 +53,14 @@ def test_messages_come_in_order(provider: ServiceBusProvider, queue: str, sessio
 
 def test_a_receive_comes_to_nothing_in_its_time(session: SessionClient) -> None:
     assert session.receive_message(timeout=0) is None
-    assert session.receive_message(timeout=timedelta(seconds=0.2)) is None
-    assert session.receive_messages(5, timeout=0.2) == []
+    assert session.receive_message(timeout=timedelta(seconds=0.1)) is None
+    assert session.receive_messages(5, timeout=0.1) == []
     assert list(session.messages(timeout=0)) == []
 
 
 def test_a_receive_waits_for_its_message(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     assert session.receive_message(timeout=0) is None
-    sender = threading.Timer(0.3, send, (provider, queue, "0"))
+    sender = threading.Timer(0.15, send, (provider, queue, "0"))
     sender.start()
     assert take(session).text() == "0"
     sender.join()
@@ -99,7 +99,7 @@ def test_two_threads_share_a_session(provider: ServiceBusProvider, queue: str, s
     seen: list[list[int]] = [[], []]
 
     def work(mine: list[int]) -> None:
-        for message in session.messages(timeout=0.3):
+        for message in session.messages(timeout=0.1):
             mine.append(int(message.text()))
             session.complete_message(message)
 
@@ -146,11 +146,11 @@ def test_the_next_available_session_is_one_with_messages_that_nobody_holds(provi
 
 def test_no_session_comes_to_an_empty_queue(provider: ServiceBusProvider, queue: str) -> None:
     with pytest.raises(NoSessionAvailableError):
-        provider.create_session_client(queue, accept_timeout=0.3)
+        provider.create_session_client(queue, accept_timeout=0.1)
 
 
 def test_an_accept_waits_for_a_session(provider: ServiceBusProvider, queue: str) -> None:
-    sender = threading.Timer(0.3, send, (provider, queue, "0"))
+    sender = threading.Timer(0.15, send, (provider, queue, "0"))
     sender.start()
     with provider.create_session_client(queue, accept_timeout=20) as session:
         assert session.session_id == "s1"
@@ -211,14 +211,14 @@ def test_renewing_moves_the_expiry(arrangement: Arrangement, provider: ServiceBu
 
 
 def test_a_lock_is_renewed_beyond_its_duration(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
-    queue = arrangement.queue(lock_duration=1.5)
+    queue = arrangement.queue(lock_duration=1)
     send(provider, queue, "0")
     with (
         provider.create_session_client(queue, "s1") as session,
         arrangement.provider().create_session_client(queue, "s1") as other,
     ):
         message = take(session)
-        until = session.session_expires_at + 0.5 * SECOND
+        until = session.session_expires_at + 0.3 * SECOND
         while datetime.now(timezone.utc) < until:
             with pytest.raises(SessionLockedError):
                 other.receive_message(timeout=0)
