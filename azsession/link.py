@@ -91,9 +91,13 @@ class Link:
         elif adapter is None:
             tokens = TokenCache(source_of(config, credential))
         self._own_http = http is None
-        self.http = _make_session(config) if http is None else http
-        if adapter is not None:
-            _mount(self.http, adapter)
+        if adapter is None:
+            self.http = _make_session(config) if http is None else http
+        elif http is None:
+            self.http = _LocalSession(adapter)
+        else:
+            self.http = http
+            _mount(http, adapter)
         self.transport = Transport(self.http, config.namespace_url, config, tokens)
         self.renewer = Renewer()
         self._lock = threading.Lock()  # Guards _clients.
@@ -135,6 +139,20 @@ def _make_session(config: ServiceBusConfig) -> requests.Session:
     return http
 
 
+class _LocalSession(requests.Session):
+    """A session of requests that all go to one adapter in this process: there are no proxies, cookies or redirects."""
+
+    def __init__(self, adapter: InProcessAdapter) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.headers.clear()
+        self._adapter = adapter
+        self.mount(f"{adapter.url}/", adapter)
+
+    def send(self, request: requests.PreparedRequest, *, allow_redirects: bool = False, **settings: Any) -> requests.Response:
+        return self._adapter.send(request, **settings)
+
+
 def _mount(http: requests.Session, adapter: InProcessAdapter) -> None:
     """Have `adapter` answer for its URL. Other threads may be using the session: its adapters are exchanged at once."""
     # With the slash, so that it does not answer for a longer host name.
@@ -155,6 +173,9 @@ def _azure_adapter(
     """
     need("azure.servicebus", "servicebus")
     need("falcon", "servicebus")
+    if config.uses_websockets:
+        need("websocket", "servicebus")
+    from .broker.servicebus import ServiceBusBroker
     from .gateway.inprocess import InProcessAdapter
 
     place = (config.host, config.port, config.tls, config.uses_websockets, config.ca_bundle)
@@ -166,16 +187,8 @@ def _azure_adapter(
                 f"this requests.Session speaks with {config.host} under other credentials already: use another one"
             )
         return known
-    if credential is None and config.credentials is None:
-        from azure.identity import DefaultAzureCredential
-
-        credential = DefaultAzureCredential()
-    source_of(config, credential)
-    from .broker.servicebus import ServiceBusBroker  # type: ignore[attr-defined]
-
-    broker = ServiceBusBroker(config, credential)
     return InProcessAdapter(
-        broker,
+        ServiceBusBroker(config, credential),
         config.namespace_url,
         identity=identity,
         max_body_size=AZURE_BODY_SIZE,

@@ -111,14 +111,17 @@ class _Gateway:
         _fill(req, resp, self._handlers.answer(request))
 
     def _body_of(self, req: falcon.Request) -> bytes:
-        chunked = req.get_header("Transfer-Encoding") is not None
-        if chunked and req.get_header("Content-Length") is not None:
+        chunked = "HTTP_TRANSFER_ENCODING" in req.env
+        if chunked and req.env.get("CONTENT_LENGTH"):
             raise ValidationError("a request has a Content-Length or a Transfer-Encoding, not both (RFC 9112, 6.1)")
-        if (req.content_length or 0) > self._max_body_size:
-            raise self._too_large(req.content_length)
-        stream = req.env["wsgi.input"] if chunked else req.bounded_stream
+        length = req.content_length
+        if (length or 0) > self._max_body_size:
+            raise self._too_large(length)
+        body = b""
         try:
-            body: bytes = stream.read(self._max_body_size + 1) if chunked or req.content_length else b""
+            if chunked or length:
+                stream = req.env["wsgi.input"] if chunked else req.bounded_stream
+                body = stream.read(self._max_body_size + 1)
         except Exception as error:
             # cheroot says only in words what was wrong with a chunk.
             if "Too Large" in str(error):
@@ -128,7 +131,7 @@ class _Gateway:
             raise
         if len(body) > self._max_body_size:
             raise self._too_large(None)
-        if req.content_length is not None and len(body) < req.content_length:
+        if length is not None and len(body) < length:
             raise ValidationError("the body is shorter than its Content-Length")
         done = req.env.get(BODY_READ_KEY)
         if done is not None:
@@ -189,6 +192,8 @@ def _route_of(req: falcon.Request) -> Route:
 
 
 def _query_of(req: falcon.Request) -> dict[str, str]:
+    if not req.query_string:
+        return {}
     try:
         pairs = parse_qsl(req.query_string, keep_blank_values=True, errors="strict", max_num_fields=16)
     except ValueError:
