@@ -348,7 +348,7 @@ def list_sessions(entity: str, after: str, limit: int) -> Call[list[SessionInfo]
 
 def _session_info(item: Mapping[str, Any]) -> SessionInfo:
     name, count, until = item.get("SessionId"), item.get("MessageCount"), item.get("LockedUntilUtc")
-    if not isinstance(name, str) or not isinstance(count, int) or not isinstance(until, (str, type(None))):
+    if not isinstance(name, str) or not isinstance(count, (int, type(None))) or not isinstance(until, (str, type(None))):
         raise MalformedError("a session has SessionId, MessageCount and maybe LockedUntilUtc")
     return SessionInfo(name, count, None if until is None else parse_date(until))
 

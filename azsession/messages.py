@@ -238,10 +238,10 @@ class SessionInfo:
 
     Attributes:
         session_id: Its id.
-        message_count: Its active messages, those in a holder's hands included.
+        message_count: Its active messages, those in a holder's hands included; `None` where Azure keeps them: it does not tell.
         locked_until: When its lock ends unless it is renewed (aware, UTC); `None` where nobody holds it.
     """
 
     session_id: str
-    message_count: int
+    message_count: int | None
     locked_until: datetime | None = None

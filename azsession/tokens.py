@@ -198,12 +198,24 @@ class TokenCache:
         Raises:
             AuthenticationFailedError: No token could be had.
         """
+        return self._entry(resource).token.header
+
+    def lookup(self, resource: str) -> tuple[Token, float]:
+        """Return the token for a resource, and when another one will be worth asking for, in seconds since 1970.
+
+        Raises:
+            AuthenticationFailedError: No token could be had.
+        """
+        entry = self._entry(resource)
+        return entry.token, entry.refresh_at
+
+    def _entry(self, resource: str) -> _Entry:
         audience = self._source.audience(resource)
         while True:
             entry = self._entries.get(audience)
             now = self._clock()
             if entry is not None and now < entry.refresh_at:
-                return entry.token.header
+                return entry
             with self._lock:
                 fetch = self._fetches.get(audience)
                 mine = fetch is None
@@ -216,19 +228,20 @@ class TokenCache:
             if mine:
                 return self._fetch(audience, fetch, entry if good else None, refused)
             if good and entry is not None:
-                return entry.token.header
+                return entry
             fetch.done.wait()
             if fetch.error is not None:
                 raise AuthenticationFailedError(str(fetch.error)) from fetch.error
 
-    def _fetch(self, audience: str, fetch: _Fetch, old: _Entry | None, refused: bool) -> str:
+    def _fetch(self, audience: str, fetch: _Fetch, old: _Entry | None, refused: bool) -> _Entry:
         try:
             token = self._source.fetch(audience, refused=refused)
         except QueueError as error:
             if old is not None:
                 logger.warning("a token could not be refreshed, the old one is used on: %s", error)
-                self._keep(audience, attrs.evolve(old, refresh_at=self._clock() + REFRESH_PAUSE), fetch)
-                return old.token.header
+                kept = attrs.evolve(old, refresh_at=self._clock() + REFRESH_PAUSE)
+                self._keep(audience, kept, fetch)
+                return kept
             fetch.error = error
             self._keep(audience, None, fetch)
             raise
@@ -238,8 +251,9 @@ class TokenCache:
             raise
         now = self._clock()
         ahead = min(REFRESH_SECONDS, REFRESH_PART * (token.expires_on - now))
-        self._keep(audience, _Entry(token, token.expires_on - ahead), fetch)
-        return token.header
+        entry = _Entry(token, token.expires_on - ahead)
+        self._keep(audience, entry, fetch)
+        return entry
 
     def _keep(self, audience: str, entry: _Entry | None, fetch: _Fetch) -> None:
         with self._lock:

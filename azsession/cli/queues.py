@@ -156,7 +156,9 @@ def sessions(queue: str, connect: Connect, as_json: bool) -> None:
     elif found:
         rows = [(info.session_id, info.message_count, show_instant(info.locked_until)) for info in found]
         show_table(("session", "messages", "locked until"), rows, numbers=["messages"])
-        note(f"{plural(sum(info.message_count for info in found), 'message')} in {plural(len(found), 'session')}")
+        counts = [info.message_count for info in found if info.message_count is not None]
+        messages = f"{plural(sum(counts), 'message')} in " if counts else ""
+        note(f"{messages}{plural(len(found), 'session')}")
     else:
         note(f"{queue} has no sessions")
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import (
     AuthenticationFailedError,
     ConfigurationError,
+    ConnectionFailedError,
     InvalidReceiptError,
     MessageTooLargeError,
     NoSessionAvailableError,
@@ -44,6 +45,8 @@ SESSION_LOCKED = "SessionLocked"
 THROTTLED = "Throttled"
 INTERNAL_ERROR = "InternalError"
 SERVER_BUSY = "ServerBusy"
+#: The answer to a gateway's own request was lost: what was sent may have been accepted.
+OUTCOME_UNKNOWN = "OutcomeUnknown"
 ENTITY_DISABLED = "EntityDisabled"
 QUOTA_EXCEEDED = "QuotaExceeded"
 
@@ -56,6 +59,7 @@ STATUS_OF = {
     MESSAGE_NOT_FOUND: 404,
     NOT_SUPPORTED: 405,
     CONFLICT: 409,
+    OUTCOME_UNKNOWN: 409,
     ENTITY_DISABLED: 409,
     SESSION_LOCK_LOST: 410,
     MESSAGE_LOCK_LOST: 410,
@@ -136,6 +140,10 @@ def error_from(
         return AuthenticationFailedError(message, code=code)
     if status == 403:
         return PermissionDeniedError(message, code=code)
+    if code == OUTCOME_UNKNOWN:
+        unknown = ConnectionFailedError(message, maybe_delivered=True)
+        unknown.code = code
+        return unknown
     # InvalidRequest: a gateway does not know the path, say behind a proxy that changes it; the session may be well.
     if status in (404, 410, 409) and code not in (MESSAGE_NOT_FOUND, INVALID_REQUEST, ENTITY_DISABLED):
         error = _gone(status, code, message, about)

@@ -135,6 +135,14 @@ def peeked(message: AmqpMessage, *, dead_letter: bool = False) -> PeekedMessage:
     return PeekedMessage(**_fields(message), state="DeadLettered" if dead_letter else _state(message))
 
 
+def as_new(message: AmqpMessage) -> Message:
+    """Return a message, a dead letter say, as one to send again: what its sender gave it, without what befell it since."""
+    fields = _fields(message)
+    for name in ("sequence_number", "delivery_count", "enqueued_at", "dead_letter_reason", "dead_letter_description"):
+        del fields[name]
+    return Message(**{**fields, "scheduled_enqueue_time": None})
+
+
 def _state(message: AmqpMessage) -> str:
     state = message.annotations.get(_MESSAGE_STATE)
     return _STATES.get(state, "Active") if isinstance(state, int) else "Active"

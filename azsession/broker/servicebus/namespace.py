@@ -1,0 +1,261 @@
+"""The way to one Service Bus namespace: its connection, opened when it is needed and again when it was lost, and its tokens.
+
+Callers block here, in their own threads; what belongs to the connection is done in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypeVar
+
+from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
+from ...tokens import REFRESH_PAUSE, Token, TokenCache
+from .amqp.codec import Condition, Response
+from .amqp.connection import Connection
+from .amqp.loop import Loop, Timer, closed_error
+from .amqp.stream import Address, Stream, open_stream
+from .conditions import error_of
+from .uplink import Uplink, address_of
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Tokens without an end known say that they end then.
+FOREVER = float("inf")
+#: Seconds to wait for a connection, and for each of its steps.
+CONNECT_TIMEOUT = 10.0
+
+
+class Namespace:
+    """A namespace, reached over one connection by any number of threads.
+
+    Args:
+        address: Where it is.
+        tokens: What authenticates.
+        timeout: Seconds to wait for an answer.
+    """
+
+    def __init__(self, address: Address, tokens: TokenCache, *, timeout: float) -> None:
+        self.loop = Loop()
+        self.timeout = timeout
+        self._address = address
+        self._tokens = tokens
+        self._begin()
+
+    def _begin(self) -> None:
+        # Written in the loop's thread only.
+        self._uplink: Uplink | None = None
+        self._opening: Future[Uplink] | None = None
+        self._refresh: Timer | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Namespace {self._address.host}>"
+
+    # Any thread
+
+    def reach(self, entity: str) -> Uplink:
+        """Return the connection, opened and authorized for an entity. Blocks.
+
+        Raises:
+            ConnectionFailedError: It cannot be reached.
+            AuthenticationFailedError: The token was refused, or there is none.
+            QueueError: What else the namespace says.
+        """
+        uplink = self._uplink
+        if uplink is not None and not uplink.connection.closed and uplink.is_authorized(entity):
+            return uplink
+        uplink = self._connected()
+        token = self._put_token(uplink, entity)
+        if token is not None:
+            # It may have been revoked: a new one, once.
+            self._tokens.drop(self._audience(entity), token.header)
+            if self._put_token(uplink, entity) is not None:
+                raise AuthenticationFailedError(f"the namespace refused the token for {entity!r}")
+        return uplink
+
+    def _audience(self, entity: str) -> str:
+        return f"sb://{self._address.host}/{address_of(entity)}"
+
+    def _put_token(self, uplink: Uplink, entity: str) -> Token | None:
+        """Put the entity's token; return it if it was refused."""
+        audience = self._audience(entity)
+        token, refresh_at = self._tokens.lookup(audience)
+        future: Future[Condition | None] = Future()
+
+        def job() -> None:
+            uplink.authorize(entity, audience, token, refresh_at, future.set_result)
+
+        self.loop.call(job)
+        error = self.wait(future)
+        if error is None:
+            self.loop.call(lambda: self._plan_refresh(uplink))
+            return None
+        failure = error_of(error, entity=entity)
+        if isinstance(failure, AuthenticationFailedError):
+            return token
+        raise failure
+
+    def wait(self, future: Future[T], seconds: float | None = None) -> T:
+        """Return a future's result.
+
+        Raises:
+            ConnectionFailedError: There was none within the time that answers have.
+        """
+        limit = self.timeout if seconds is None else seconds
+        try:
+            return future.result(limit)
+        except FutureTimeoutError:
+            if future.done():
+                raise
+            raise ConnectionFailedError(
+                f"no answer from {self._address.host} within {limit:g} s", maybe_delivered=True
+            ) from None
+
+    def manage(
+        self,
+        entity: str,
+        operation: str,
+        body: Mapping[str, Any],
+        *,
+        node: str | None = None,
+        link: str | None = None,
+        session_id: str | None = None,
+    ) -> Response:
+        """Ask the management node of an entity, or of its part `node`. Blocks.
+
+        Raises:
+            QueueError: What it answered, or that it did not.
+        """
+        uplink = self.reach(entity)
+        future: Future[Response | Condition] = Future()
+        self.loop.call(lambda: uplink.manage(node or entity, operation, body, future.set_result, link))
+        answer = self.wait(future)
+        if isinstance(answer, Condition):
+            raise error_of(answer, entity=entity, session_id=session_id)
+        return answer
+
+    # The connection
+
+    def _connected(self) -> Uplink:
+        future = self.loop.run(self._join_or_open)
+        return self.wait(future, 3 * CONNECT_TIMEOUT)
+
+    def _join_or_open(self) -> Future[Uplink]:
+        """Return the future of the connection, being opened in a thread of its own if it is not there."""
+        if self._uplink is not None and not self._uplink.connection.closed:
+            ready: Future[Uplink] = Future()
+            ready.set_result(self._uplink)
+            return ready
+        if self._opening is None:
+            if self._closed:
+                raise closed_error()
+            opening: Future[Uplink] = Future()
+            self._opening = opening
+            try:
+                threading.Thread(target=self._open, args=(opening,), name="azsession-connect", daemon=True).start()
+            except RuntimeError as error:
+                self._opening = None
+                raise ProviderError(f"no thread can be started: {error}", code="ServerBusy", status=503) from error
+        return self._opening
+
+    def _open(self, opening: Future[Uplink]) -> None:
+        try:
+            stream = open_stream(self._address, CONNECT_TIMEOUT)
+        except BaseException as error:
+            failed = error if isinstance(error, QueueError) else ConnectionFailedError(f"{type(error).__name__}")
+            self._tell(lambda: self._open_failed(opening, failed))
+            return
+        if not self._tell(lambda: self._begin_connection(opening, stream)):
+            stream.close()
+
+    def _tell(self, job: Callable[[], object]) -> bool:
+        try:
+            self.loop.call(job)
+        except ProviderError:
+            return False
+        return True
+
+    def _open_failed(self, opening: Future[Uplink], error: QueueError) -> None:
+        if self._opening is opening:
+            self._opening = None
+        if not opening.done():
+            opening.set_exception(error)
+
+    def _begin_connection(self, opening: Future[Uplink], stream: Stream) -> None:
+        if self._closed:
+            stream.close()
+            self._open_failed(opening, closed_error())
+            return
+
+        def opened() -> None:
+            self._opening = None
+            self._uplink = uplink
+            opening.set_result(uplink)
+
+        def closed(error: QueueError) -> None:
+            self._open_failed(opening, error)
+            if self._uplink is uplink:
+                self._uplink = None
+
+        uplink = Uplink(
+            Connection(self.loop, stream, self._address, on_opened=opened, on_closed=closed, open_timeout=CONNECT_TIMEOUT)
+        )
+
+    # Tokens
+
+    def _plan_refresh(self, uplink: Uplink) -> None:
+        if self._refresh is not None:
+            self._refresh.cancel()
+        due = uplink.next_refresh()
+        if due is not None and due < FOREVER and not uplink.connection.closed:
+            self._refresh = self.loop.later(due - time.time(), lambda: self._refresh_tokens(uplink))
+
+    def _refresh_tokens(self, uplink: Uplink) -> None:
+        """Have tokens put anew that end soon, by a thread of its own: a credential may take its time."""
+        entities = uplink.to_refresh(time.time())
+        for entity in entities:
+            uplink.postpone(entity, time.time() + REFRESH_PAUSE)
+        self._plan_refresh(uplink)
+        if not entities:
+            return
+
+        def refresh() -> None:
+            for entity in entities:
+                self._refresh_token(uplink, entity)
+
+        threading.Thread(target=refresh, name="azsession-tokens", daemon=True).start()
+
+    def _refresh_token(self, uplink: Uplink, entity: str) -> None:
+        try:
+            if self._put_token(uplink, entity) is not None:
+                logger.warning("the namespace refused a new token for %s; the old one is used on", entity)
+        except QueueError as error:
+            logger.warning("the token for %s could not be refreshed: %s", entity, error)
+
+    # The end
+
+    def close(self) -> None:
+        """Close the connection, and end the thread. Idempotent."""
+
+        def job() -> None:
+            self._closed = True
+            if self._refresh is not None:
+                self._refresh.cancel()
+            if self._uplink is not None:
+                self._uplink.connection.close()
+
+        if self._tell(job):
+            self.loop.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: a new connection when it is needed; the parent's stays the parent's."""
+        self.loop.after_fork()
+        self._tokens.after_fork()
+        self._begin()

@@ -1,0 +1,199 @@
+"""Receives and accepts: having a session's lock taken, and waiting for it and for its messages, in the caller's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from datetime import datetime, timedelta, timezone
+
+from ...errors import ProviderError, QueueError
+from ...messages import ReceivedMessage
+from ...protocol.status import MESSAGE_NOT_FOUND
+from ..base import Caller, Delivery
+from .amqp import codec
+from .amqp.loop import closed_error
+from .looking import messages_of
+from .messages import received
+from .namespace import CONNECT_TIMEOUT, Namespace
+from .sessions import DRAIN_TIMEOUT, HeldSession, Wait
+from .settling import InHand
+from .table import Table
+
+#: Seconds of one wait of Azure's for a next available session; a longer one is made of several.
+ACCEPT_SECONDS = 60.0
+#: Seconds in which a receive is answered that finds messages: until then nobody looks whether its caller is there.
+QUICKLY = 0.02
+
+
+class Receiving:
+    """The part of the broker on Azure that takes locks and messages."""
+
+    def __init__(self, namespace: Namespace, table: Table) -> None:
+        self._namespace = namespace
+        self._loop = namespace.loop
+        self._table = table
+
+    def receive(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        max_count: int,
+        timeout: float,
+        request_id: str,
+        caller: Caller,
+    ) -> Delivery:
+        """Take the lock and messages, waiting for the first."""
+        started = time.monotonic()
+        if caller.is_gone():
+            return Delivery(session_id, [], 0.0, 0.0)
+        wait = Wait(max_count, request_id)
+        wait.over = timeout <= 0
+
+        def job() -> tuple[HeldSession, bool]:
+            session, is_new = self._table.claim(entity, session_id, lock_id)
+            session.want(wait)
+            return session, is_new
+
+        session, is_new = self._loop.run(job)
+        if is_new:
+            self._open(session)
+        try:
+            messages = self._await(session, wait, started + timeout, caller)
+        except BaseException:
+            self._loop.call(lambda: session.give_up(wait, unwanted=True))
+            raise
+        left = session.left()
+        return Delivery(session_id, self._received(session, messages, left), left, time.monotonic() - started)
+
+    def _await(self, session: HeldSession, wait: Wait, deadline: float, caller: Caller) -> list[InHand]:
+        """Return what a receive gets, ending its wait when its time is over or its caller went away."""
+        try:
+            return wait.future.result(QUICKLY)
+        except FutureTimeoutError:
+            if wait.future.done():
+                raise
+        with caller.watched(lambda: self._loop.call(lambda: session.give_up(wait, unwanted=True))):
+            try:
+                return wait.future.result(max(0.0, deadline - time.monotonic()))
+            except FutureTimeoutError:
+                if wait.future.done():
+                    raise
+            self._loop.call(lambda: session.give_up(wait))
+            # Azure answers what is there; a session that is not open yet, or whose link was lost, has its own time.
+            return self._namespace.wait(wait.future, self._namespace.timeout + DRAIN_TIMEOUT)
+
+    def _received(self, session: HeldSession, messages: Sequence[InHand], left: float) -> list[ReceivedMessage]:
+        now = datetime.now(timezone.utc)
+        expires_at = now + timedelta(seconds=left)
+        return [
+            received(
+                message.message,
+                message.token,
+                queue_name=session.entity,
+                session_id=session.session_id or "",
+                expires_at=expires_at,
+                delivered_at=now,
+            )
+            for message in messages
+        ]
+
+    def _open(self, session: HeldSession, timeout: float | None = None) -> None:
+        """Have the lock of a claimed session taken; a failure ends the session, and with it whoever waits in it."""
+        try:
+            uplink = self._namespace.reach(session.entity)
+            seconds = self._namespace.timeout if timeout is None else timeout
+            self._loop.call(lambda: session.attach(uplink, seconds))
+        except QueueError as error:
+            failure = error
+            self._loop.call(lambda: session.end(failure))
+        except BaseException:
+            self._loop.call(lambda: session.end(closed_error()))
+            raise
+
+    def accept(
+        self,
+        entity: str,
+        session_id: str | None,
+        lock_id: str,
+        timeout: float,
+        request_id: str,
+        caller: Caller,
+    ) -> Delivery | None:
+        """Take the lock of a session, or of the next available one."""
+        started = time.monotonic()
+        if caller.is_gone():
+            return None
+        if session_id is not None:
+            session = self.hold(entity, session_id, lock_id)
+            return Delivery(session_id, [], session.left(), time.monotonic() - started)
+        while True:
+            left = started + timeout - time.monotonic()
+            session, is_new = self._loop.run(lambda: self._table.pend(entity, lock_id, request_id))
+            if is_new:
+                self._open(session, min(ACCEPT_SECONDS, max(0.0, left)))
+            if self._await_opened(session, max(0.0, left), caller) and session.session_id is not None:
+                return Delivery(session.session_id, [], session.left(), time.monotonic() - started)
+            if session.superseded or caller.is_gone() or self._table.stopping or time.monotonic() >= started + timeout:
+                return None
+
+    def _await_opened(self, session: HeldSession, seconds: float, caller: Caller) -> bool:
+        """Tell whether a session came; nobody waits for it any more then if not."""
+
+        def withdraw() -> None:
+            self._loop.call(lambda: self._table.withdraw(session))
+
+        try:
+            with caller.watched(withdraw):
+                # Azure's own wait ends a little before ours.
+                return self._namespace.wait(session.opened, seconds + CONNECT_TIMEOUT)
+        except BaseException:
+            withdraw()
+            raise
+
+    def hold(self, entity: str, session_id: str, lock_id: str) -> HeldSession:
+        """Return the holder's session, taking its lock if it is free.
+
+        Raises:
+            SessionLockedError: Another holder has it.
+            SessionNotFoundError: This holder had it, and lost or released it.
+        """
+        session, is_new = self._loop.run(lambda: self._table.claim(entity, session_id, lock_id))
+        if is_new:
+            self._open(session)
+        self._namespace.wait(session.opened)
+        return session
+
+    def receive_deferred(
+        self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int]
+    ) -> list[ReceivedMessage]:
+        """Receive deferred messages, all or none; what the holder has in hand already comes again, under the same token."""
+        session = self.hold(entity, session_id, lock_id)
+        wanted = list(dict.fromkeys(sequence_numbers))
+
+        def in_hand() -> dict[int, InHand]:
+            return {one.sequence_number: one for one in session.settling.in_hand.values() if one.delivery_id is None}
+
+        known = self._loop.run(in_hand)
+        missing = [number for number in wanted if number not in known]
+        if missing:
+            body = {
+                "sequence-numbers": codec.array([codec.long(number) for number in missing]),
+                "receiver-settle-mode": codec.uint(1),
+                "session-id": session_id,
+            }
+            answer = self._namespace.manage(
+                entity, "receive-by-sequence-number", body, link=session.link_name, session_id=session_id
+            )
+            items = answer.body.get("messages") if isinstance(answer.body, dict) else None
+            fresh = [
+                InHand(str(item["lock-token"]), None, payload, None)
+                for item, payload in zip(items or [], messages_of(answer), strict=True)
+            ]
+            self._loop.run(lambda: session.settling.in_hand.update({one.token: one for one in fresh}))
+            known.update({one.sequence_number: one for one in fresh})
+        gone = [number for number in wanted if number not in known]
+        if gone:
+            raise ProviderError(f"the session has no deferred message {gone[0]}", code=MESSAGE_NOT_FOUND, status=404)
+        return self._received(session, [known[number] for number in wanted], session.left())

@@ -1,0 +1,455 @@
+"""One session's lock on Azure, as its holder's: the link that holds it, what came by it, and who waits for more.
+
+Everything here belongs to the loop's thread. `broker` brings the callers, `table` knows which sessions are held.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ProviderError, QueueError, SessionNotFoundError
+from ...protocol.status import SESSION_LOCK_LOST
+from .amqp import codec
+from .amqp.codec import ABSENT, Attach, Condition, Response
+from .amqp.links import Receiver
+from .amqp.loop import Timer
+from .conditions import SESSION_LOCK_LOST_CONDITION, TIMEOUT, error_of
+from .messages import token_of
+from .settling import InHand, Settling
+from .uplink import Uplink, address_of
+
+if TYPE_CHECKING:
+    from .table import Table
+
+#: Receives of one lock whose answers can be given again: as many as one holder's threads may have under way.
+MAX_ANSWERS = 32
+#: Seconds that Azure may take to answer a drain before what is there is handed out without its answer.
+DRAIN_TIMEOUT = 2.0
+#: The part of a lock's life that is left when it is renewed for those who wait.
+RENEW_PART = 0.5
+#: Seconds between 0001-01-01, which Azure counts ticks of 100 ns from, and 1970.
+_TICKS_EPOCH = 62135596800
+#: Seconds that an Azure session lock lasts at the most, and after which a clock that is wrong cannot matter more.
+MAX_LOCK_DURATION = 300.0
+#: Seconds between tries to take a session's lock again after its link was lost.
+RETAKE_PAUSE = 0.5
+
+
+class Wait:
+    """A receive that waits for messages. `future` gives their lock tokens and payloads."""
+
+    __slots__ = ("future", "max_count", "over", "request_id", "unwanted")
+
+    def __init__(self, max_count: int, request_id: str) -> None:
+        self.max_count = max_count
+        self.request_id = request_id
+        self.future: Future[list[InHand]] = Future()
+        self.over = False
+        self.unwanted = False
+
+
+class SessionLink(Receiver):
+    """The link that holds a session's lock. Its events are its session's."""
+
+    def __init__(self, session: HeldSession, session_id: str | None, timeout: float) -> None:
+        properties = {"com.microsoft:timeout": codec.uint(max(1, min(int(timeout * 1000), 0xFFFFFFFF)))}
+        super().__init__(
+            f"azsession-{uuid.uuid4()}", address_of(session.entity), session_id=session_id, properties=properties
+        )
+        self._session = session
+
+    def on_attached(self, attach: Attach) -> None:
+        super().on_attached(attach)
+        self._session.on_attached(self, attach)
+
+    def on_message(self, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
+        self._session.on_message(self, delivery_id, delivery_tag, payload)
+
+    def on_drained(self) -> None:
+        self._session.on_drained(self)
+
+    def on_ended(self, error: Condition | None) -> None:
+        self._session.on_link_ended(self, error)
+
+
+class HeldSession:
+    """A session's lock, from the wish to have it until it was lost or released.
+
+    Attributes:
+        session_id: The session; `None` until the next available one is known.
+        lock_id: The holder.
+        opened: Resolved when the lock is taken: with whether one was, or why not.
+        superseded: Another try of the same request took its place.
+        over: Why it is over; `None` while it is not.
+        expires: When the lock ends unless renewed, on the monotonic clock.
+    """
+
+    def __init__(self, table: Table, entity: str, session_id: str | None, lock_id: str) -> None:
+        self.entity = entity
+        self.session_id = session_id
+        self.lock_id = lock_id
+        self.opened: Future[bool] = Future()
+        self.over: QueueError | None = None
+        self.superseded = False
+        self.expires = 0.0
+        self.answers: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self.uplink: Uplink | None = None
+        self.settling = Settling(self)
+        self.table = table
+        self._loop = table.loop
+        self._link: SessionLink | None = None
+        self._duration = 0.0
+        self._ready: deque[InHand] = deque()
+        self._waits: list[Wait] = []
+        self._drain_timer: Timer | None = None
+        self._lock_timer: Timer | None = None
+        self._pumping = False
+        self._renewing = False
+        self._released: Future[None] | None = None
+        #: After a lost link: the numbers of the messages in hand that must come again for the lock to be the same.
+        self._expected: dict[int, InHand] | None = None
+
+    # Taking the lock
+
+    def attach(self, uplink: Uplink, timeout: float) -> None:
+        """Ask for the lock."""
+        if self.over is not None:
+            return
+        self.uplink = uplink
+        self._link = SessionLink(self, self.session_id, timeout)
+        uplink.connection.attach(self._link)
+
+    @property
+    def link(self) -> SessionLink | None:
+        """The link, while the lock is held by it."""
+        return self._link if self._link is not None and self._link.attached and self._expected is None else None
+
+    @property
+    def link_name(self) -> str | None:
+        """The name of the link, for management requests about the session."""
+        return None if self._link is None else self._link.name
+
+    def on_attached(self, link: SessionLink, attach: Attach) -> None:
+        if link is not self._link or self.over is not None:
+            link.detach()
+            return
+        granted = attach.session_id
+        if granted is ABSENT or not isinstance(granted, str):
+            granted = self.session_id
+        if granted is None or (self.session_id is not None and granted != self.session_id):
+            link.detach()
+            self.end(ProviderError(f"{self.entity}: Azure granted another session than was asked for"))
+            return
+        self.session_id = granted
+        ticks = attach.properties.get("com.microsoft:locked-until-utc")
+        self._set_expiry(ticks / 1e7 - _TICKS_EPOCH if isinstance(ticks, int) else time.time() + 30.0)
+        self._duration = max(self._duration, self.left())
+        if not self.opened.done():
+            self.table.on_opened(self)
+            self.opened.set_result(True)
+            self._pump()
+        else:
+            self._verify()
+
+    def on_link_ended(self, link: SessionLink, error: Condition | None) -> None:
+        if self.uplink is not None:
+            self.uplink.distrust(self.entity, error)
+        if self._released is not None:
+            self._released.set_result(None)
+            self._released = None
+        if link is not self._link or self.over is not None:
+            return
+        if not self.opened.done():
+            if self.session_id is None and (error is None or error.condition == TIMEOUT):
+                self.end(SessionNotFoundError("no session had messages in time", code=SESSION_LOCK_LOST), opened=False)
+            else:
+                self.end(error_of(error, entity=self.entity, session_id=self.session_id))
+        elif error is not None and error.condition == SESSION_LOCK_LOST_CONDITION:
+            self.end(self._lost("Azure took the lock away"))
+        else:
+            self._retake(error)
+
+    def _lost(self, why: str) -> SessionNotFoundError:
+        return SessionNotFoundError(
+            f"{self.entity}: the lock of session {self.session_id!r} is lost: {why}", code=SESSION_LOCK_LOST
+        )
+
+    # Taking the lock again, after its link or connection was lost
+
+    def _retake(self, error: Condition | None) -> None:
+        """Try to go on where the link ended: nobody else can have had the lock if what was in hand comes again, and first."""
+        self._ready.clear()
+        self._stop_drain()
+        self._expected = {}
+        why = error_of(error, entity=self.entity, session_id=self.session_id)
+        if error is not None and isinstance(why, SessionNotFoundError):
+            self.end(self._lost(str(why)))
+        elif not why.is_transient and error is not None and error.condition not in _WORTH_RETAKING:
+            self.end(why)
+        else:
+            self.table.restore(self)
+
+    def retake(self, uplink: Uplink) -> None:
+        """Ask for the lock again."""
+        if self.over is None and (self._link is None or self._link.ended):
+            self.attach(uplink, max(1.0, self.left()))
+
+    def _verify(self) -> None:
+        """Have Azure send again what is in hand, and see whether it is still there."""
+        self._expected = self.settling.expected()
+        if not self._expected or self._link is None:
+            self._verified()
+            return
+        self._link.give_credit(len(self._expected))
+        self._drain(self._link)
+
+    def _on_redelivered(self, message: InHand) -> None:
+        expected = self._expected or {}
+        known = expected.get(message.sequence_number)
+        if known is None:
+            self._ready.append(message)
+        elif message.delivery_count > known.delivery_count + 1:
+            self.end(self._lost("another holder had it meanwhile"))
+        else:
+            self.settling.move(known, message)
+            del expected[message.sequence_number]
+            if not expected:
+                self._verified()
+
+    def _verified(self) -> None:
+        missing, self._expected = self._expected or {}, None
+        self._stop_drain()
+        if not self.settling.accounts_for(missing.values()):
+            self.end(self._lost("another holder had it meanwhile"))
+            return
+        self.settling.resume()
+        self._pump()
+
+    # Receiving
+
+    def want(self, wait: Wait) -> None:
+        """Have a receive get messages, as soon as there are any."""
+        if self.over is not None:
+            wait.future.set_exception(self.over)
+            return
+        if wait.request_id:
+            known = self.answers.get(wait.request_id)
+            if known is not None:
+                in_hand = self.settling.in_hand
+                wait.future.set_result([in_hand[token] for token in known if token in in_hand])
+                return
+            for other in self._waits:
+                if other.request_id == wait.request_id:
+                    # The caller tried again: its first attempt must not take messages that nobody reads.
+                    other.unwanted = True
+        self._waits.append(wait)
+        wait.over = wait.over or self.table.stopping
+        if self.opened.done() and self.left() < self._duration * RENEW_PART:
+            self._renew_for_holder()
+        self._pump()
+        self._plan()
+
+    def stop_waiting(self) -> None:
+        """End every wait, as if its time were over."""
+        for wait in self._waits:
+            wait.over = True
+        self._pump()
+
+    def give_up(self, wait: Wait, *, unwanted: bool = False) -> None:
+        """End a receive's wait: with what there is, or, `unwanted`, with nothing."""
+        wait.over = True
+        wait.unwanted = wait.unwanted or unwanted
+        self._pump()
+
+    def _pump(self) -> None:
+        """Serve those who wait with what is there, and ask Azure for what is not."""
+        self._pumping = False
+        for wait in [wait for wait in self._waits if wait.unwanted]:
+            self._resolve(wait, [])
+        link = self.link
+        if link is None or link.draining:
+            return
+        while self._waits and len(self._ready) >= self._waits[0].max_count:
+            self._hand_out(self._waits[0])
+        wanted = sum(wait.max_count for wait in self._waits) - len(self._ready)
+        if link.credit < wanted:
+            link.give_credit(wanted)
+        if link.credit and (not self._waits or self._ready or any(wait.over for wait in self._waits)):
+            # Nobody waits any more, or not longer: whatever else is there comes now, and then there is no credit left.
+            self._drain(link)
+
+    def _hand_out(self, wait: Wait) -> None:
+        messages = [self._ready.popleft() for _ in range(min(wait.max_count, len(self._ready)))]
+        for message in messages:
+            self.settling.in_hand[message.token] = message
+        if wait.request_id and messages:
+            self.answers[wait.request_id] = tuple(message.token for message in messages)
+            while len(self.answers) > MAX_ANSWERS:
+                self.answers.popitem(last=False)
+        self._resolve(wait, messages)
+
+    def _resolve(self, wait: Wait, messages: list[InHand]) -> None:
+        self._waits.remove(wait)
+        wait.future.set_result(messages)
+        self._plan()
+
+    def _drain(self, link: SessionLink) -> None:
+        self._stop_drain()
+        self._drain_timer = self._loop.later(DRAIN_TIMEOUT, lambda: self._drained_without_answer(link))
+        link.drain()
+
+    def _drained_without_answer(self, link: SessionLink) -> None:
+        if link is self._link and link.draining:
+            link.draining = False
+            self.on_drained(link)
+
+    def _stop_drain(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
+
+    def on_drained(self, link: SessionLink) -> None:
+        if link is not self._link or self.over is not None:
+            return
+        self._stop_drain()
+        if self._expected is not None:
+            self._verified()
+            return
+        for wait in list(self._waits):
+            if self._ready and not wait.unwanted:
+                self._hand_out(wait)
+            elif wait.over or wait.unwanted:
+                self._resolve(wait, [])
+        self._pump()
+
+    def on_message(self, link: SessionLink, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
+        if link is not self._link or self.over is not None:
+            return
+        message = InHand(token_of(delivery_tag), delivery_id, payload, link)
+        if self._expected is not None:
+            self._on_redelivered(message)
+            return
+        self._ready.append(message)
+        if not self._pumping:
+            # Not now: more may have come in the same packet.
+            self._pumping = True
+            self._loop.call(self._pump)
+
+    def give_back_ready(self) -> None:
+        """Give back what came but was not handed out: what is abandoned now must come before it."""
+        link = self.link
+        if link is not None and self._ready:
+            for message in reversed(self._ready):
+                if message.delivery_id is not None:
+                    link.settle(message.delivery_id, message.delivery_id, codec.RELEASED, lambda *_: None)
+            self._ready.clear()
+
+    # The lock's time
+
+    def left(self) -> float:
+        """Return the seconds that the lock has left."""
+        return max(0.0, self.expires - time.monotonic())
+
+    def _set_expiry(self, instant: float) -> None:
+        """Note until when Azure says that the lock lasts, in seconds since 1970."""
+        self.expires = time.monotonic() + min(MAX_LOCK_DURATION, max(0.0, instant - time.time()))
+        self._duration = max(self._duration, self.left())
+        self._plan()
+
+    def _plan(self) -> None:
+        """Look at the lock again when it ends, or, while somebody waits, when it is worth renewing."""
+        if self._lock_timer is not None:
+            self._lock_timer.cancel()
+            self._lock_timer = None
+        if self.over is None and self.opened.done():
+            seconds = self.left()
+            if self._waits and not self._renewing and self.link is not None:
+                seconds = max(0.0, seconds - self._duration * RENEW_PART)
+            self._lock_timer = self._loop.later(seconds, self._look_at_lock)
+
+    def _look_at_lock(self) -> None:
+        if self.left() <= 0.0:
+            self.end(self._lost("it was not renewed in time"))
+            return
+        if self._waits and self.left() <= self._duration * RENEW_PART + 0.01:
+            self._renew_for_holder()
+        self._plan()
+
+    def _renew_for_holder(self) -> None:
+        """Renew the lock: a receive does that, and one that waits goes on doing it."""
+        if self._renewing or self.link is None:
+            return
+        self._renewing = True
+
+        def renewed(answer: Response | Condition) -> None:
+            # A failure is not tried again at once, but well before the lock ends.
+            self._loop.later(0.0 if isinstance(answer, Response) else max(0.1, self._duration * 0.1), pause_over)
+
+        def pause_over() -> None:
+            self._renewing = False
+            self._plan()
+
+        self.renew(renewed)
+
+    def renew(self, done: Callable[[Response | Condition], object]) -> None:
+        """Ask for more time."""
+        if self.uplink is None or self.over is not None:
+            done(Condition(SESSION_LOCK_LOST_CONDITION, "", {}))
+            return
+
+        def answered(answer: Response | Condition) -> None:
+            if isinstance(answer, Response):
+                until = answer.body.get("expiration") if isinstance(answer.body, dict) else None
+                if isinstance(until, int) and self.over is None:
+                    self._set_expiry(until / 1000)
+            elif answer.condition == SESSION_LOCK_LOST_CONDITION and self._link is not None and self._link.attached:
+                self.end(self._lost("Azure says so"))
+            done(answer)
+
+        self.uplink.manage(self.entity, "renew-session-lock", {"session-id": self.session_id}, answered, self.link_name)
+
+    # The end
+
+    def end(self, error: QueueError, *, opened: bool | None = None) -> None:
+        """Note that the lock is gone, and tell all who wait for something of it."""
+        if self.over is not None:
+            return
+        self.over = error
+        for timer in (self._lock_timer, self._drain_timer):
+            if timer is not None:
+                timer.cancel()
+        self._ready.clear()
+        waits, self._waits = self._waits, []
+        self.settling.end()
+        self.table.on_ended(self)
+        if not self.opened.done():
+            if opened is None:
+                self.opened.set_exception(error)
+            else:
+                self.opened.set_result(opened)
+        for wait in waits:
+            wait.future.set_exception(error)
+        if self._link is not None:
+            self._link.detach()
+
+    def release(self) -> Future[None]:
+        """Give the lock back; the future tells when Azure has it."""
+        released: Future[None] = Future()
+        link = self._link
+        waits, self._waits = self._waits, []
+        for wait in waits:
+            wait.future.set_result([])
+        if self.over is not None or link is None or link.ended:
+            released.set_result(None)
+        else:
+            self._released = released
+        self.end(SessionNotFoundError(f"{self.entity}: session {self.session_id!r} was released", code=SESSION_LOCK_LOST))
+        return released
+
+
+_WORTH_RETAKING: frozenset[Any] = frozenset({"amqp:unauthorized-access"})
