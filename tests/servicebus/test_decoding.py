@@ -198,6 +198,12 @@ def test_every_type_is_read(encoded: str, value: Any) -> None:
     assert type(got) is type(value)
 
 
+@pytest.mark.parametrize("encoded", ["c00201a103616263", "c1030243a103616263", "e00301a103616263"])
+def test_no_element_reaches_beyond_what_holds_it(encoded: str) -> None:
+    with pytest.raises(MalformedFrameError):
+        value_of(encoded)
+
+
 def test_a_decimal_that_is_no_number_is_read() -> None:
     assert value_of("747c000000").is_nan()
 
