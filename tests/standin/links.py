@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cproton import ffi, lib
+from cproton import ffi, lib, pn_condition_set_description, pn_condition_set_name
 from proton import Condition, Data, Delivery, Terminus, symbol
 
 from tests.standin import wire
@@ -150,9 +150,12 @@ def settle(delivery: Any, state: int, refusal: Refusal | None = None) -> None:
     if refusal is None:
         lib.pn_delivery_update(delivery, state)
     else:
-        wrapped = Delivery.wrap(delivery)
-        wrapped.local.condition = Condition(refusal.condition, refusal.description)
-        wrapped.update(state)
+        condition = lib.pn_disposition_condition(lib.pn_delivery_local(delivery))
+        pn_condition_set_name(condition, refusal.condition)
+        pn_condition_set_description(condition, refusal.description)
+        # Clients count on all three fields of an error.
+        Data(lib.pn_condition_info(condition)).put_dict({})
+        lib.pn_delivery_update(delivery, state)
     lib.pn_delivery_settle(delivery)
 
 
@@ -169,8 +172,8 @@ class Sends(Inbound):
     def take(self, data: bytes, batched: bool) -> bool:
         self.server.fate("send", throttled=True)
         if len(data) > self.server.max_message_size(self.entity):
-            self.detach("amqp:link:message-size-exceeded", "The message is larger than the link's max-message-size.")
-            return False
+            text = f"The received message (size: {len(data)} bytes) exceeds the limit currently allowed on the link."
+            raise Refusal("amqp:link:message-size-exceeded", text)
         self.server.enqueue(self.entity, wire.parse_batch(data) if batched else [wire.parse(data)])
         return not self.server.swallowed("send")
 
