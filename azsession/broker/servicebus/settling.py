@@ -52,6 +52,8 @@ class Answers:
         self._codes: list[str | None] = [None] * count
         self._left = count
         self._error: QueueError | None = None
+        if count == 0:
+            self.future.set_result([])
 
     def give(self, at: int, code: str | None, error: QueueError | None = None) -> None:
         """Give one of them; the last one resolves the future, to the error if there was any."""
