@@ -1,0 +1,59 @@
+"""Sessions a second that have one message each: take the next one, receive, complete, release, in one thread.
+
+Ours takes each session by a link of one connection and waits for every answer; the SDK's session receiver makes a
+connection of its own.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .common import Figure, arguments, interleaved, show
+from .standin import PEER, fill_sessions, namespace, sdk_session
+
+OURS, THEIRS = "ours", "theirs"
+
+
+def main() -> None:
+    """Measure, and print."""
+    options = arguments("azure_sessions", __doc__ or "", rounds=5, sessions=300, peer_sessions=4)
+    with namespace(OURS, THEIRS) as standin, standin.provider() as provider, standin.sdk() as client:
+        fill_sessions(provider, OURS, options.rounds * options.sessions + options.sessions)
+        fill_sessions(provider, THEIRS, options.rounds * options.peer_sessions + 1)
+
+        def ours() -> float:
+            began = time.perf_counter()
+            for _ in range(options.sessions):
+                with provider.create_session_client(OURS) as session:
+                    message = session.receive_message(5)
+                    assert message is not None
+                    session.complete_message(message)
+            return float(options.sessions) / (time.perf_counter() - began)
+
+        def theirs() -> float:
+            began = time.perf_counter()
+            for _ in range(options.peer_sessions):
+                sdk_session(client, THEIRS)
+            return float(options.peer_sessions) / (time.perf_counter() - began)
+
+        ours()
+        sdk_session(client, THEIRS)
+        found = interleaved(options.rounds, theirs=theirs, ours=ours)
+    ratio = found["ours"] / found["theirs"]
+    show(
+        "azure_sessions",
+        [
+            Figure(
+                f"sessions of one message a second, in process, one thread ({options.rounds} rounds)",
+                f"{found['theirs']:.2f}/s   get_queue_receiver(NEXT_AVAILABLE_SESSION) each ({PEER})",
+                f"{found['ours']:.0f}/s   create_session_client + receive_message + complete_message + close_session",
+                ratio,
+                "at least 100 times the peer's",
+                ratio >= 100,
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
