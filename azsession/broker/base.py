@@ -7,6 +7,7 @@ protocol's. Names and ids are valid when they arrive here.
 from __future__ import annotations
 
 import abc
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -68,6 +69,24 @@ class Caller:
 
 #: A caller that stays.
 PRESENT = Caller()
+
+
+class Asking(threading.local):
+    """Who asks in this thread, and until when the answer is of use, also of methods that are not given a `Caller`.
+
+    A broker that waits for somebody else's answer gives up then: its caller does, too.
+
+    Attributes:
+        caller: The caller.
+        until: On the monotonic clock; `None` is for ever.
+    """
+
+    caller: Caller = PRESENT
+    until: float | None = None
+
+
+#: Set by the gateway, for callers in its own process.
+asking = Asking()
 
 
 class Broker(abc.ABC):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
 import falcon
 
-from ..broker.base import Broker
+from ..broker.base import PRESENT, Broker, asking
 from ..errors import MessageTooLargeError, QueueError, SessionLockedError, ValidationError
 from ..protocol import (
     ERROR_CODE_HEADER,
@@ -108,7 +109,15 @@ class _Gateway:
             caller=req.env.get(CALLER_KEY) or self._presence.caller(req.env.get(SOCKET_KEY)),
             patience=req.env.get(PATIENCE_KEY),
         )
-        _fill(req, resp, self._handlers.answer(request))
+        if request.patience is None:
+            answer = self._handlers.answer(request)
+        else:
+            asking.caller, asking.until = request.caller, time.monotonic() + request.patience
+            try:
+                answer = self._handlers.answer(request)
+            finally:
+                asking.caller, asking.until = PRESENT, None
+        _fill(req, resp, answer)
 
     def _body_of(self, req: falcon.Request) -> bytes:
         chunked = "HTTP_TRANSFER_ENCODING" in req.env

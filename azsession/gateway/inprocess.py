@@ -48,6 +48,7 @@ class _Caller(Caller):
 
     def __init__(self, flight: Flight) -> None:
         self._flight = flight
+        self._on_gone: Callable[[], None] | None = None
         self.thread = _thread.get_ident()
         self.waited = False
         self.told = False
@@ -59,16 +60,22 @@ class _Caller(Caller):
 
     @contextmanager
     def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
+        outer = self._on_gone
+
         def end() -> None:
             self.told = True
             on_gone()
+            if outer is not None:
+                outer()
 
         self.waited = True
+        self._on_gone = end
         self._flight.on_cancel(end)
         try:
             yield
         finally:
-            self._flight.on_cancel(None)
+            self._on_gone = outer
+            self._flight.on_cancel(outer)
 
 
 class InProcessAdapter(BaseAdapter):
@@ -174,10 +181,12 @@ class InProcessAdapter(BaseAdapter):
             self._running.discard(caller)
             if self._ended is not None:
                 self._ended.set()
-        if response.status_code == 204:
+        status = response.status_code
+        # Whatever else came of it is worth more than the news that it came late, or that nobody waited for it.
+        if status >= 500 or (status == 204 and (caller.waited or caller.told)):
             if caller.told:
                 raise requests.ConnectionError(CancelledError("the wait was ended"), request=request)
-            if caller.waited and deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and time.monotonic() >= deadline:
                 raise requests.ReadTimeout(f"{self.url}: read timed out", request=request)
         return response
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from azsession import ConfigurationError, Message
-from azsession.broker.base import PRESENT, Caller, Delivery
+from azsession import ConfigurationError, Message, ProviderError
+from azsession.broker.base import PRESENT, Caller, Delivery, asking
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.connections import Flight, fly
 from azsession.gateway import AccessKey, GatewayService
@@ -254,3 +254,44 @@ def test_closing_the_requests_session_ends_waits_and_closes_the_broker(broker: E
     assert answers == [204]
     with pytest.raises(ConfigurationError, match="was closed"):
         http.get(URL + "/healthz")
+
+
+class _Slow(EmbeddedBroker):
+    """Waits for somebody else's answer, which never comes, in an operation that is not given its caller."""
+
+    waiting: threading.Event
+
+    def renew(self, entity: str, session_id: str, lock_id: str) -> float:
+        gone = threading.Event()
+        with asking.caller.watched(gone.set), asking.caller.watched(lambda: None):
+            self.waiting.set()
+            assert asking.until is not None
+            gone.wait(asking.until - time.monotonic())
+        raise ProviderError("no answer", code="ServerBusy", is_transient=True)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+def test_a_broker_that_waits_for_others_learns_who_asks_and_for_how_long(how: str) -> None:
+    broker = _Slow()
+    broker.waiting = threading.Event()
+    flight = Flight()
+    errors: list[Exception] = []
+    with requests.Session() as http:
+        http.mount(URL + "/", InProcessAdapter(broker, URL))
+
+        def renew() -> None:
+            request = http.prepare_request(requests.Request("POST", f"{URL}/q/sessions/s/renewlock"))
+            try:
+                fly(http, request, flight, timeout=300 if how == "cancelled" else 0.05)
+            except requests.RequestException as error:
+                errors.append(error)
+            assert (asking.caller, asking.until) == (PRESENT, None)
+
+        thread = threading.Thread(target=renew)
+        thread.start()
+        assert broker.waiting.wait(20)
+        if how == "cancelled":
+            eventually(lambda: flight._end is not None)
+            flight.cancel()
+        thread.join(20)
+    assert [type(error) for error in errors] == [requests.ConnectionError if how == "cancelled" else requests.ReadTimeout]

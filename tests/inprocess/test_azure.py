@@ -1,20 +1,33 @@
-"""Where an Azure host leads to: a gateway in this process, mounted on the `requests.Session`. Nothing here connects."""
+"""Where an Azure host leads to: a gateway in this process, mounted on the `requests.Session`. No namespace answers here."""
 
 from __future__ import annotations
 
 import gc
+import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
 from azure.core.credentials import AccessToken
 
-from azsession import ConfigurationError, ServiceBusConfig, ServiceBusProvider, SessionClient
+from azsession import (
+    ConfigurationError,
+    ConnectionFailedError,
+    Message,
+    QueueError,
+    ServiceBusConfig,
+    ServiceBusProvider,
+    SessionClient,
+    SessionNotFoundError,
+)
 from azsession.gateway.inprocess import InProcessAdapter
+from tests.conftest import eventually
 
 URL = "https://myns.servicebus.windows.net/"
 KEYED = "SharedAccessKeyName=k;SharedAccessKey=bm90IGEgc2VjcmV0"
@@ -49,6 +62,7 @@ def mounted(http: requests.Session) -> InProcessAdapter:
 def test_the_missing_extra_is_named(missing: str, fields: str) -> None:
     code = f"""
 import sys
+import threading
 sys.modules[{missing!r}] = None
 from azsession import *
 try:
@@ -137,3 +151,54 @@ def test_a_gateway_in_front_of_azure_is_reached_over_http() -> None:
         assert not any(isinstance(adapter, InProcessAdapter) for adapter in provider._link.http.adapters.values())
         client(http, config).close()
         assert not any(isinstance(adapter, InProcessAdapter) for adapter in http.adapters.values())
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The connection string of an emulator that accepts connections, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"Endpoint=sb://127.0.0.1:{server.getsockname()[1]};{KEYED};UseDevelopmentEmulator=true"
+
+
+def test_closing_ends_the_waits_for_a_namespace_that_does_not_answer(silent: str) -> None:
+    errors: list[Exception] = []
+
+    def attempt(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except QueueError as error:
+            errors.append(error)
+
+    provider = ServiceBusProvider.from_connection_string(silent)
+    client = provider.create_session_client("q", "s")
+    calls: list[Callable[[], object]] = [
+        lambda: client.receive_message(timeout=300),
+        lambda: provider.create_session_client("q", accept_timeout=300),
+    ]
+    threads = [threading.Thread(target=attempt, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(client._under_way._calls) == 1 and len(provider._under_way._calls) == 1)
+    began = time.monotonic()
+    provider.close()
+    for thread in threads:
+        thread.join(20)
+    # Far less than the 30 s that an answer may take.
+    assert time.monotonic() - began < 9
+    assert {type(error) for error in errors} == {SessionNotFoundError, ConfigurationError}
+    assert len(errors) == 2
+
+
+@pytest.mark.parametrize("operation", ["send", "receive", "state"])
+def test_a_namespace_that_does_not_answer_is_waited_for_as_long_as_was_said(silent: str, operation: str) -> None:
+    with ServiceBusProvider.from_connection_string(silent, request_timeout=0.2, retry_attempts=0) as provider:
+        client = provider.create_session_client("q", "s")
+        calls: dict[str, Callable[[], object]] = {
+            "send": lambda: provider.send_message("q", Message(b"x", session_id="s")),
+            "receive": lambda: client.receive_message(timeout=0.1),
+            "state": client.get_session_state,
+        }
+        began = time.monotonic()
+        with pytest.raises(ConnectionFailedError):
+            calls[operation]()
+        assert time.monotonic() - began < 9

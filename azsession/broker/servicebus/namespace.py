@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
 from ...tokens import REFRESH_PAUSE, Token, TokenCache
+from ..base import PRESENT, asking
 from .amqp.codec import Condition, Response
 from .amqp.connection import Connection
 from .amqp.loop import Loop, Timer, closed_error
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Seconds after which a wait for an answer is one that its caller may want to end.
+QUICKLY = 0.02
 #: Tokens without an end known say that they end then.
 FOREVER = float("inf")
 #: Seconds to wait for a connection, and for each of its steps.
@@ -51,6 +54,7 @@ class Namespace:
     def _begin(self) -> None:
         # Written in the loop's thread only.
         self._uplink: Uplink | None = None
+        self._begun: Uplink | None = None
         self._opening: Future[Uplink] | None = None
         self._refresh: Timer | None = None
         self._closed = False
@@ -106,17 +110,24 @@ class Namespace:
         """Return a future's result.
 
         Raises:
-            ConnectionFailedError: There was none within the time that answers have.
+            ConnectionFailedError: There was none within the time that answers have, or that the caller has for it.
         """
         limit = self.timeout if seconds is None else seconds
+        if asking.until is not None:
+            limit = max(0.0, min(limit, asking.until - time.monotonic()))
         try:
-            return future.result(limit)
+            return future.result(limit if asking.caller is PRESENT else min(limit, QUICKLY))
         except FutureTimeoutError:
             if future.done():
                 raise
-            raise ConnectionFailedError(
-                f"no answer from {self._address.host} within {limit:g} s", maybe_delivered=True
-            ) from None
+        if asking.caller is not PRESENT:
+            ended = threading.Event()
+            future.add_done_callback(lambda _: ended.set())
+            with asking.caller.watched(ended.set):
+                ended.wait(max(0.0, limit - QUICKLY))
+            if future.done():
+                return future.result()
+        raise ConnectionFailedError(f"no answer from {self._address.host} within {limit:g} s", maybe_delivered=True)
 
     def manage(
         self,
@@ -204,7 +215,7 @@ class Namespace:
             if self._uplink is uplink:
                 self._uplink = None
 
-        uplink = Uplink(
+        uplink = self._begun = Uplink(
             Connection(self.loop, stream, self._address, on_opened=opened, on_closed=closed, open_timeout=CONNECT_TIMEOUT)
         )
 
@@ -248,8 +259,9 @@ class Namespace:
             self._closed = True
             if self._refresh is not None:
                 self._refresh.cancel()
-            if self._uplink is not None:
-                self._uplink.connection.close()
+            if self._begun is not None:
+                # Open, or still being opened.
+                self._begun.connection.close()
 
         if self._tell(job):
             self.loop.close()
