@@ -16,7 +16,7 @@ from tests.standin.links import Receives, SessionReceives
 from tests.standin.loop import Loop
 from tests.standin.state import Counts, Options, Queue, Refusal
 from tests.standin.tokens import ALL, path_of
-from tests.standin.wire import Content
+from tests.standin.wire import Content, parse
 
 Entry = tuple[str | None, int, Any]
 
@@ -156,6 +156,10 @@ class StandIn:
                 queue.check(content)
         numbers = [[queue.enqueue(content) for queue in queues] for content in contents]
         return [of_each[0] for of_each in numbers]
+
+    def put(self, entity: str, encoded: list[bytes]) -> list[int]:
+        """Put encoded messages into an entity, as if they had been sent; return their sequence numbers."""
+        return self.loop.call(lambda: self.enqueue(path_of(entity), [parse(each) for each in encoded]))
 
     # Looking inside
 

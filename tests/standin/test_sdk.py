@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +28,13 @@ from azure.servicebus import (  # noqa: E402
     ServiceBusReceivedMessage,
     ServiceBusReceiveMode,
     ServiceBusReceiver,
+    ServiceBusSender,
     ServiceBusSubQueue,
 )
 from azure.servicebus import exceptions as errors  # noqa: E402
+from proton import Message  # noqa: E402
 
+_CLOSING = ThreadPoolExecutor(8, thread_name_prefix="closing")
 _NAMES = (f"orders-{number}" for number in itertools.count())
 
 
@@ -41,8 +46,24 @@ def namespace() -> Iterator[StandIn]:
 
 @pytest.fixture(scope="module")
 def client(namespace: StandIn) -> Iterator[ServiceBusClient]:
-    with ServiceBusClient.from_connection_string(namespace.connection_string, retry_total=0) as client:
+    # Without keep-alive, a sender has no thread of its own, whose sleeps its close would wait for.
+    with ServiceBusClient.from_connection_string(namespace.connection_string, retry_total=0, keep_alive=None) as client:
         yield client
+        _CLOSING.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shared(client: ServiceBusClient, namespace: StandIn) -> Iterator[ServiceBusSender]:
+    """The sender of the queue that tests share: opening and closing one takes the SDK a second."""
+    namespace.create_queue("shared")
+    with client.get_queue_sender("shared") as sender:
+        yield sender
+
+
+@pytest.fixture
+def sid() -> str:
+    """A session that is one test's alone."""
+    return str(uuid.uuid4())
 
 
 @pytest.fixture
@@ -53,16 +74,34 @@ def queue(namespace: StandIn) -> str:
 
 
 def send(client: ServiceBusClient, queue: str, *messages: ServiceBusMessage) -> None:
-    with client.get_queue_sender(queue) as sender:
-        sender.send_messages(list(messages))
+    sender = client.get_queue_sender(queue)
+    sender.send_messages(list(messages))
+    _CLOSING.submit(sender.close)
+
+
+def put(namespace: StandIn, queue: str, *messages: tuple[str, str | None]) -> None:
+    """Put bodies (which are the message ids, too) and session ids into a queue, past the SDK."""
+    made = [Message(body.encode(), id=body, group_id=session_id, inferred=True) for body, session_id in messages]
+    namespace.put(queue, [each.encode() for each in made])
 
 
 def message(body: Any, session_id: str | None = "s", **properties: Any) -> ServiceBusMessage:
     return ServiceBusMessage(body, session_id=session_id, **properties)
 
 
-def session(client: ServiceBusClient, queue: str, session_id: Any = "s", **options: Any) -> ServiceBusReceiver:
-    return client.get_queue_receiver(queue, session_id=session_id, **options)
+@contextmanager
+def session(
+    client: ServiceBusClient, queue: str, session_id: Any = "s", *, wait: bool = False, **options: Any
+) -> Iterator[ServiceBusReceiver]:
+    """Open a receiver; it is closed aside unless told to `wait`, for that takes the SDK up to a second."""
+    receiver = client.get_queue_receiver(queue, session_id=session_id, **options)
+    receiver.__enter__()
+    try:
+        yield receiver
+    finally:
+        closed = _CLOSING.submit(receiver.close)
+        if wait:
+            closed.result()
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
@@ -71,7 +110,9 @@ def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceived
     return found
 
 
-def test_a_message_comes_back_with_everything_that_it_was_sent_with(client: ServiceBusClient, queue: str) -> None:
+def test_a_message_comes_back_with_everything_that_it_was_sent_with(
+    client: ServiceBusClient, shared: ServiceBusSender, sid: str
+) -> None:
     given = {
         "message_id": "m-1",
         "correlation_id": "c-1",
@@ -83,8 +124,8 @@ def test_a_message_comes_back_with_everything_that_it_was_sent_with(client: Serv
         "time_to_live": timedelta(minutes=5),
     }
     own = {"text": "é", "number": 2**30, "float": 1.5, "flag": True, "id": uuid.uuid4()}
-    send(client, queue, message(b'{"n": 1}\x00\xff', application_properties=dict(own), **given))
-    with session(client, queue) as receiver:
+    shared.send_messages(message(b'{"n": 1}\x00\xff', sid, application_properties=dict(own), **given))
+    with session(client, "shared", sid) as receiver:
         (received,) = receive(receiver, 1)
         assert b"".join(received.body) == b'{"n": 1}\x00\xff'
         assert {name: getattr(received, name) for name in given} == given
@@ -92,44 +133,48 @@ def test_a_message_comes_back_with_everything_that_it_was_sent_with(client: Serv
             **own,
             "text": "é".encode(),
         }
-        assert received.session_id == "s"
-        assert received.sequence_number == received.enqueued_sequence_number == 1
+        assert received.session_id == sid
+        assert received.sequence_number == received.enqueued_sequence_number > 0
         assert received.delivery_count == 0
         assert isinstance(received.lock_token, uuid.UUID)
         assert abs(received.enqueued_time_utc - datetime.now(timezone.utc)) < timedelta(seconds=30)
 
 
-def test_a_batch_is_sent_whole(client: ServiceBusClient, namespace: StandIn, queue: str) -> None:
-    with client.get_queue_sender(queue) as sender:
-        batch = sender.create_message_batch()
-        for number in range(20):
-            batch.add_message(message(str(number), f"s{number % 3}"))
-        sender.send_messages(batch)
-    assert [session_id for session_id, _, _ in namespace.accepted(queue)] == [f"s{number % 3}" for number in range(20)]
-    assert namespace.counts(queue).active == 20
+def test_a_batch_is_sent_whole(shared: ServiceBusSender, namespace: StandIn, sid: str) -> None:
+    names = [f"{sid}-{number % 3}" for number in range(20)]
+    batch = shared.create_message_batch()
+    for name in names:
+        batch.add_message(message("x", name))
+    shared.send_messages(batch)
+    sent = [session_id for session_id, _, _ in namespace.accepted("shared")]
+    assert [name for name in sent if name and name.startswith(sid)] == names
 
 
-def test_a_message_that_is_larger_than_a_frame_comes_back(client: ServiceBusClient, queue: str) -> None:
+def test_a_message_that_is_larger_than_a_frame_comes_back(
+    client: ServiceBusClient, shared: ServiceBusSender, sid: str
+) -> None:
     body = bytes(range(256)) * 800
-    send(client, queue, message(body))
-    with session(client, queue) as receiver:
+    shared.send_messages(message(body, sid))
+    with session(client, "shared", sid) as receiver:
         assert b"".join(receive(receiver, 1)[0].body) == body
 
 
-def test_a_message_that_is_too_large_is_refused(client: ServiceBusClient, queue: str) -> None:
-    with client.get_queue_sender(queue) as sender, pytest.raises(errors.MessageSizeExceededError):
-        sender.send_messages(message(b"x" * 300_000))
+def test_a_message_that_is_too_large_is_refused(shared: ServiceBusSender) -> None:
+    with pytest.raises(errors.MessageSizeExceededError):
+        shared.send_messages(message(b"x" * 300_000))
 
 
-def test_a_message_without_a_session_id_is_refused(client: ServiceBusClient, namespace: StandIn, queue: str) -> None:
-    with client.get_queue_sender(queue) as sender, pytest.raises(errors.ServiceBusError, match="SessionId"):
-        sender.send_messages(message("lost", None))
-    assert namespace.counts(queue).active == 0
+def test_a_message_without_a_session_id_is_refused(shared: ServiceBusSender, namespace: StandIn) -> None:
+    with pytest.raises(errors.ServiceBusError, match="SessionId"):
+        shared.send_messages(message("lost", None))
+    assert not [entry for entry in namespace.accepted("shared") if entry[0] is None]
 
 
-def test_a_named_session_is_received_in_order_by_iteration(client: ServiceBusClient, namespace: StandIn, queue: str) -> None:
-    send(client, queue, *(message(str(number), "ab"[number % 2]) for number in range(10)))
-    with session(client, queue, "b", max_wait_time=1) as receiver:
+def test_a_named_session_is_received_in_order_by_iteration(
+    client: ServiceBusClient, shared: ServiceBusSender, namespace: StandIn, sid: str
+) -> None:
+    shared.send_messages([message(str(number), f"{sid}-{number % 2}") for number in range(10)])
+    with session(client, "shared", f"{sid}-1", max_wait_time=1) as receiver:
         seen = []
         for received in receiver:
             seen.append(str(received))
@@ -137,13 +182,13 @@ def test_a_named_session_is_received_in_order_by_iteration(client: ServiceBusCli
             if len(seen) == 5:
                 break
     assert seen == ["1", "3", "5", "7", "9"]
-    assert [session_id for session_id, _, _ in namespace.completed(queue)] == ["b"] * 5
+    assert [session_id for session_id, _, _ in namespace.completed("shared") if sid in session_id] == [f"{sid}-1"] * 5
 
 
 def test_next_available_sessions_are_those_that_wait_longest(
     client: ServiceBusClient, namespace: StandIn, queue: str
 ) -> None:
-    send(client, queue, message("1", "x"), message("2", "y"))
+    put(namespace, queue, ("1", "x"), ("2", "y"))
     with session(client, queue, NEXT_AVAILABLE_SESSION) as first, session(client, queue, NEXT_AVAILABLE_SESSION) as second:
         assert (first.session.session_id, second.session.session_id) == ("x", "y")
         assert namespace.locked_sessions(queue) == {"x", "y"}
@@ -163,7 +208,7 @@ def test_no_session_ends_in_a_timeout(client: ServiceBusClient, queue: str) -> N
 
 
 def test_messages_are_settled_in_every_way(client: ServiceBusClient, namespace: StandIn, queue: str) -> None:
-    send(client, queue, *(message(name, message_id=name) for name in ("complete", "bury", "defer", "abandon")))
+    put(namespace, queue, *((name, "s") for name in ("complete", "bury", "defer", "abandon")))
     with session(client, queue) as receiver:
         completed, buried, deferred, abandoned = receive(receiver, 4)
         receiver.complete_message(completed)
@@ -193,7 +238,7 @@ def test_messages_are_settled_in_every_way(client: ServiceBusClient, namespace: 
 
 def test_a_message_that_fails_too_often_is_dead_lettered(client: ServiceBusClient, namespace: StandIn) -> None:
     namespace.create_queue("fragile", max_delivery_count=2)
-    send(client, "fragile", message("bad"))
+    put(namespace, "fragile", ("bad", "s"))
     with session(client, "fragile") as receiver:
         for _ in range(2):
             receiver.abandon_message(receive(receiver, 1)[0])
@@ -201,26 +246,28 @@ def test_a_message_that_fails_too_often_is_dead_lettered(client: ServiceBusClien
             assert dead.peek_messages()[0].dead_letter_reason == "MaxDeliveryCountExceeded"
 
 
-def test_a_returned_message_comes_before_later_ones(client: ServiceBusClient, queue: str) -> None:
-    send(client, queue, message("1"), message("2"), message("3"))
-    with session(client, queue) as receiver:
+def test_a_returned_message_comes_before_later_ones(client: ServiceBusClient, shared: ServiceBusSender, sid: str) -> None:
+    shared.send_messages([message(number, sid) for number in "123"])
+    with session(client, "shared", sid, wait=True) as receiver:
         first, _ = receive(receiver, 2)
         receiver.abandon_message(first)
         assert [str(each) for each in receive(receiver, 2)] == ["1", "3"]
-    with session(client, queue) as receiver:
+    with session(client, "shared", sid) as receiver:
         # Closing the receiver gave its messages back, and that is no failed delivery.
         assert [(str(each), each.delivery_count) for each in receive(receiver, 3)] == [("1", 1), ("2", 0), ("3", 0)]
 
 
-def test_receive_and_delete_removes_at_once(client: ServiceBusClient, namespace: StandIn, queue: str) -> None:
-    send(client, queue, message("1"))
-    with session(client, queue, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver:
+def test_receive_and_delete_removes_at_once(
+    client: ServiceBusClient, shared: ServiceBusSender, namespace: StandIn, sid: str
+) -> None:
+    shared.send_messages(message("1", sid))
+    with session(client, "shared", sid, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver:
         assert [str(each) for each in receive(receiver, 1)] == ["1"]
-    assert namespace.counts(queue).active == 0
+    assert sid in [session_id for session_id, _, _ in namespace.completed("shared")]
 
 
 def test_a_session_is_renewed_and_keeps_its_state(client: ServiceBusClient, queue: str) -> None:
-    with session(client, queue) as receiver:
+    with session(client, queue, wait=True) as receiver:
         before = receiver.session.locked_until_utc
         assert receiver.session.get_state() is None
         receiver.session.set_state(b"half done")
@@ -233,7 +280,7 @@ def test_a_session_is_renewed_and_keeps_its_state(client: ServiceBusClient, queu
 
 def test_a_session_whose_lock_expired_is_lost(client: ServiceBusClient, namespace: StandIn) -> None:
     namespace.create_queue("short", lock_duration=0.6)
-    send(client, "short", message("1"))
+    put(namespace, "short", ("1", "s"))
     with session(client, "short") as receiver:
         (received,) = receive(receiver, 1)
         eventually(lambda: not namespace.locked_sessions("short"))
@@ -250,13 +297,15 @@ def test_a_session_whose_lock_the_server_ends_is_lost(client: ServiceBusClient, 
             receiver.receive_messages(max_wait_time=5)
 
 
-def test_messages_are_peeked_without_a_lock(client: ServiceBusClient, namespace: StandIn, queue: str) -> None:
-    send(client, queue, message("1", "a"), message("2", "b"), message("3", "a"))
-    with session(client, queue, "a") as receiver:
-        assert [str(each) for each in receiver.peek_messages(10)] == ["1", "3"]
-        assert [str(each) for each in receiver.peek_messages(10, sequence_number=2)] == ["3"]
-        assert receiver.peek_messages(10, sequence_number=4) == []
-    assert namespace.counts(queue).locked == 0
+def test_messages_are_peeked_without_a_lock(client: ServiceBusClient, shared: ServiceBusSender, sid: str) -> None:
+    shared.send_messages([message("1", sid), message("2", f"{sid}-2"), message("3", sid)])
+    with session(client, "shared", sid) as receiver:
+        peeked = receiver.peek_messages(10)
+        assert [str(each) for each in peeked] == ["1", "3"]
+        last = peeked[-1].sequence_number
+        assert [str(each) for each in receiver.peek_messages(10, sequence_number=last - 1)] == ["3"]
+        assert receiver.peek_messages(10, sequence_number=last + 1) == []
+        assert not [each for each in peeked if each.lock_token]
 
 
 def test_scheduled_messages_come_in_their_time_or_are_cancelled(
@@ -274,9 +323,9 @@ def test_scheduled_messages_come_in_their_time_or_are_cancelled(
         assert datetime.now(timezone.utc) >= now + timedelta(seconds=0.9)
 
 
-def test_sessions_are_listed_in_pages(client: ServiceBusClient, queue: str) -> None:
+def test_sessions_are_listed_in_pages(client: ServiceBusClient, namespace: StandIn, queue: str) -> None:
     names = [f"s{number:03}" for number in range(120)]
-    send(client, queue, *(message("x", name) for name in names))
+    put(namespace, queue, *(("x", name) for name in names))
     assert list(client.list_queue_sessions(queue)) == names
 
 
@@ -285,14 +334,14 @@ def test_a_subscription_gets_a_copy(client: ServiceBusClient, namespace: StandIn
     namespace.create_subscription("events", "mail")
     with client.get_topic_sender("events") as sender:
         sender.send_messages(message("created"))
-    for name in ("audit", "mail"):
-        with client.get_subscription_receiver("events", name, session_id="s") as receiver:
-            assert str(receive(receiver, 1)[0]) == "created"
+    with client.get_subscription_receiver("events", "mail", session_id="s") as receiver:
+        assert str(receive(receiver, 1)[0]) == "created"
+    assert namespace.counts("events/subscriptions/audit").active == 1
 
 
 def test_a_queue_without_sessions_is_received_from_by_locks_of_messages(client: ServiceBusClient, namespace: StandIn) -> None:
     namespace.create_queue("plain", requires_session=False)
-    send(client, "plain", message("1", None), message("2", None))
+    put(namespace, "plain", ("1", None), ("2", None))
     with client.get_queue_receiver("plain") as receiver:
         first, second = receive(receiver, 2)
         receiver.complete_message(second)
@@ -314,9 +363,11 @@ def test_a_wrong_key_is_refused(namespace: StandIn, queue: str) -> None:
 
 def test_a_key_without_the_right_is_refused(namespace: StandIn, queue: str) -> None:
     namespace.keys["sender"] = ("c2VuZA==", frozenset({"Send"}))
-    with ServiceBusClient.from_connection_string(namespace.connection_string_of("sender"), retry_total=0) as client:
+    with ServiceBusClient.from_connection_string(
+        namespace.connection_string_of("sender"), retry_total=0, keep_alive=None
+    ) as client:
         send(client, queue, message("1"))
-        with pytest.raises(errors.ServiceBusAuthorizationError), session(client, queue):
+        with pytest.raises(errors.ServiceBusAuthorizationError), session(client, queue, wait=True):
             pass
 
 
@@ -332,7 +383,7 @@ class _Credential:
 def test_a_token_credential_is_taken_or_not(namespace: StandIn, queue: str, token: str, taken: bool) -> None:
     credential: Any = _Credential(token)
     host = f"127.0.0.1:{namespace.port}"
-    with ServiceBusClient(host, credential, retry_total=0, use_tls=False) as client:
+    with ServiceBusClient(host, credential, retry_total=0, keep_alive=None, use_tls=False) as client:
         if taken:
             send(client, queue, message("1"))
         else:
