@@ -25,7 +25,7 @@ from .messages import as_new
 from .namespace import Namespace
 from .receiving import Receiving
 from .sending import Sending
-from .settling import disposition_body
+from .settling import Answers, disposition_body
 from .table import Table
 
 if TYPE_CHECKING:
@@ -109,15 +109,23 @@ class ServiceBusBroker(Broker):
         return self._receiving.receive_deferred(entity, session_id, lock_id, sequence_numbers)
 
     def settle(self, entity: str, session_id: str, settlements: Sequence[Settlement]) -> list[str | None]:
-        def job() -> Future[list[str | None]] | list[str | None]:
+        answers = Answers(len(settlements))
+        here = True
+
+        def job() -> None:
+            nonlocal here
             session = self._table.held(entity, session_id)
             if session is not None:
-                return session.settling.settle(settlements)
-            return [self._table.how_settled(settlement, SESSION_LOCK_LOST) for settlement in settlements]
+                session.settling.settle(settlements, answers)
+                return
+            here = False
+            for at, settlement in enumerate(settlements):
+                answers.give(at, self._table.how_settled(settlement, SESSION_LOCK_LOST))
 
-        found = self._loop.run(job)
-        if isinstance(found, Future):
-            return self._namespace.wait(found)
+        self._loop.resolve(answers.future, job)
+        found = self._namespace.wait(answers.future)
+        if here:
+            return found
         for at, settlement in enumerate(settlements):
             if found[at] == SESSION_LOCK_LOST:
                 found[at] = self._settle_elsewhere(entity, session_id, settlement)
@@ -194,8 +202,9 @@ class ServiceBusBroker(Broker):
 
         def bury(tokens: Sequence[str]) -> int:
             settlements = [Settlement(token, Disposition.DEAD_LETTER, reason, description) for token in tokens]
-            codes = self._namespace.wait(self._loop.run(lambda: session.settling.settle(settlements)))
-            return codes.count(None)
+            answers = Answers(len(settlements))
+            self._loop.resolve(answers.future, lambda: session.settling.settle(settlements, answers))
+            return self._namespace.wait(answers.future).count(None)
 
         count = bury(self._loop.run(lambda: list(session.settling.in_hand)))
         while True:

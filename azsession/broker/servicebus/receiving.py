@@ -50,6 +50,23 @@ class Receiving:
             return Delivery(session_id, [], 0.0, 0.0)
         wait = Wait(max_count, request_id)
         wait.over = timeout <= 0
+        held = self._table.held(entity, session_id)
+        if held is not None and held.lock_id == lock_id:
+            # By far the most receives: they need not wait for the loop's thread twice.
+            session = held
+            self._loop.resolve(wait.future, lambda: session.want(wait))
+        else:
+            session = self._claim(entity, session_id, lock_id, wait)
+        try:
+            messages = self._await(session, wait, started + timeout, caller)
+        except BaseException:
+            self._loop.call(lambda: session.give_up(wait, unwanted=True))
+            raise
+        left = session.left()
+        return Delivery(session_id, self._received(session, messages, left), left, time.monotonic() - started)
+
+    def _claim(self, entity: str, session_id: str, lock_id: str, wait: Wait) -> HeldSession:
+        """Return the holder's session, with the receive waiting in it."""
 
         def job() -> tuple[HeldSession, bool]:
             session, is_new = self._table.claim(entity, session_id, lock_id)
@@ -59,13 +76,7 @@ class Receiving:
         session, is_new = self._loop.run(job)
         if is_new:
             self._open(session)
-        try:
-            messages = self._await(session, wait, started + timeout, caller)
-        except BaseException:
-            self._loop.call(lambda: session.give_up(wait, unwanted=True))
-            raise
-        left = session.left()
-        return Delivery(session_id, self._received(session, messages, left), left, time.monotonic() - started)
+        return session
 
     def _await(self, session: HeldSession, wait: Wait, deadline: float, caller: Caller) -> list[InHand]:
         """Return what a receive gets, ending its wait when its time is over or its caller went away."""

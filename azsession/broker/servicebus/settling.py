@@ -123,12 +123,11 @@ class Settling:
         self.in_hand: dict[str, InHand] = {}
         self._session = session
 
-    def settle(self, settlements: Sequence[Settlement]) -> Future[list[str | None]]:
-        """Settle messages; the future gives `None`, or the protocol's code of why not, for each.
+    def settle(self, settlements: Sequence[Settlement], answers: Answers) -> None:
+        """Settle messages; each is answered `None`, or the protocol's code of why not.
 
-        It fails with a `QueueError` where Azure failed in a way that may pass.
+        The whole fails with a `QueueError` where Azure failed in a way that may pass.
         """
-        answers = Answers(len(settlements))
         fresh: list[InHand] = []
         for at, settlement in enumerate(settlements):
             message = self.in_hand.get(settlement.lock_token)
@@ -144,7 +143,6 @@ class Settling:
         if any(message.settle.settlement.disposition is Disposition.ABANDON for message in fresh if message.settle):
             self._session.give_back_ready()
         self._send(fresh)
-        return answers.future
 
     def _send(self, messages: Iterable[InHand]) -> None:
         """Send what settles these: one frame for a run of deliveries with the same outcome."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import os
 import selectors
 import socket
 import threading
@@ -16,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ....errors import ProviderError
 
@@ -36,6 +35,12 @@ class Owned(Protocol):
 
     def flush(self) -> bool:
         """Write what waits to be written; tell whether all of it was taken."""
+
+    def fail(self, why: str) -> None:
+        """End it, without waiting for anything."""
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the descriptor. The socket is the parent's still."""
 
 
 class Timer:
@@ -82,7 +87,12 @@ class Loop:
         self._jobs.append(job)
         if self._thread is None:
             self._start()
-        if self._ended:
+        if self._ended or self._thread is None:
+            # It ended meanwhile: whatever was handed in before it said so, it has run.
+            try:
+                self._jobs.remove(job)
+            except ValueError:
+                return
             raise closed_error()
         # The loop says that it falls asleep before it looks for jobs a last time: one of the two sees the other.
         if self._asleep:
@@ -106,6 +116,19 @@ class Loop:
 
         self.call(perform)
         return future
+
+    def resolve(self, future: Future[Any], job: Callable[[], object]) -> None:
+        """Have `job`, which resolves `future` sooner or later, run in the loop's thread; if it fails, so does the future."""
+
+        def perform() -> None:
+            try:
+                job()
+            except Exception as error:
+                if future.done():
+                    raise
+                future.set_exception(error)
+
+        self.call(perform)
 
     def _start(self) -> None:
         with self._starting:
@@ -141,7 +164,7 @@ class Loop:
     def after_fork(self) -> None:
         """In a forked child: there is no thread; let go of the parent's sockets without touching what they are part of."""
         for owned in list(self._owned):
-            _close_descriptor(owned.fileno())
+            owned.abandon()
         if self._selector is not None:
             # Unregistering would reach into the parent's: the kernel's object is shared.
             self._selector.close()
@@ -183,6 +206,11 @@ class Loop:
                 self._round(selector, wake[0])
         finally:
             self._ended = True
+            # Handed in between the last look and the line above: their callers wait.
+            while self._jobs:
+                _safely(self._jobs.popleft())
+            for owned in list(self._owned):
+                owned.fail("its thread ended")
             selector.close()
             for end in wake:
                 end.close()
@@ -202,7 +230,7 @@ class Loop:
                 self._dirty.add(key.data)
         for key, mask in events:
             if key.data is not None and mask & selectors.EVENT_READ and key.data in self._owned:
-                _safely(key.data.on_readable)
+                _safely_of(key.data, key.data.on_readable)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             _, _, timer = heapq.heappop(self._timers)
@@ -215,7 +243,7 @@ class Loop:
     def _flush(self, selector: selectors.BaseSelector) -> None:
         while self._dirty:
             owned = self._dirty.pop()
-            done = owned.flush()
+            done = _safely_of(owned, owned.flush)
             if owned in self._owned:
                 wanted = selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE)
                 if self._owned[owned] != wanted:
@@ -236,17 +264,19 @@ def _safely(job: Callable[[], object]) -> None:
         logger.exception("a job of the AMQP thread failed")
 
 
+def _safely_of(owned: Owned, job: Callable[[], T]) -> T | None:
+    """Run a job of a socket's, which is of no use any more if that fails: nobody knows what state it is in."""
+    try:
+        return job()
+    except Exception:
+        logger.exception("a job of the AMQP thread failed, and its connection with it")
+        _safely(lambda: owned.fail("an error of azsession's own"))
+        return None
+
+
 def _drain(wake: socket.socket) -> None:
     try:
         while len(wake.recv(4096)) == 4096:
             pass
     except (BlockingIOError, InterruptedError):
         return
-
-
-def _close_descriptor(number: int) -> None:
-    if number >= 0:
-        try:
-            os.close(number)
-        except OSError:
-            return
