@@ -50,7 +50,8 @@ class ServiceBusProvider:
     Args:
         config: How to reach the session routes.
         credential: A `TokenCredential`, such as azure-identity's, instead of the configuration's key.
-        http: The `requests.Session` to use, with its proxies, certificates and adapters; it is not closed here.
+        http: The `requests.Session` to use, with its proxies, certificates and adapters; it is not closed here. Where Azure's
+            AMQP is spoken it gets an adapter for that, which is closed with it.
 
     Raises:
         ConfigurationError: The configuration is wrong, or there is nothing to authenticate with.

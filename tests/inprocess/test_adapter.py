@@ -215,6 +215,27 @@ def test_a_message_that_was_handed_out_before_the_cancel_reaches_its_caller() ->
     assert response.content == b"x"
 
 
+class _EarlyCancel(EmbeddedBroker):
+    """Cancels a flight before it looks for messages."""
+
+    flight: Flight
+
+    def receive(self, *args: Any, caller: Caller = PRESENT, **kwargs: Any) -> Delivery:
+        self.flight.cancel()
+        return super().receive(*args, caller=caller, **kwargs)
+
+
+def test_a_cancel_before_the_wait_leaves_the_message_where_it_is() -> None:
+    broker = _EarlyCancel(auto_create=True)
+    broker.flight = Flight()
+    send(broker, "x")
+    with requests.Session() as http:
+        http.mount(URL + "/", InProcessAdapter(broker, URL))
+        with pytest.raises(requests.ConnectionError):
+            fly(http, http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=0")), broker.flight)
+        assert broker.list_sessions("q", "", 10)[0].locked_until is None
+
+
 class _Broken(EmbeddedBroker):
     failure: BaseException
 
