@@ -107,9 +107,10 @@ class Queue:
         number = number or next(self.numbers)
         name = content.session_id if self.sessions else None
         if content.scheduled is not None and content.scheduled / 1000 > now:
-            message = Message(content, number, int(now * 1000), Box(name), state=SCHEDULED)
+            message = Message(content, number, int(now * 1000), self._box(name), state=SCHEDULED)
             message.timer = self.clock.after(content.scheduled / 1000 - now, self._activate, message)
             self.order.add(message)
+            message.box.order.add(message)
             self.scheduled += 1
             self.accepted.append((name, number, content.message_id))
             return number
@@ -124,14 +125,17 @@ class Queue:
         message.timer.cancel()
         self.scheduled -= 1
         self.order.remove(number)
+        message.box.order.remove(number)
 
     def _activate(self, message: Message) -> None:
         self.order.remove(message.number)
+        message.box.order.remove(message.number)
         self.scheduled -= 1
         # By Azure's rules, a scheduled message gets another sequence number when its time has come.
         now = self.clock.now()
-        box = self._box(message.box.name)
-        self._add(Message(message.content, next(self.numbers), int(now * 1000), box, self._expiry(message.content, now)))
+        self._add(
+            Message(message.content, next(self.numbers), int(now * 1000), message.box, self._expiry(message.content, now))
+        )
 
     def _expiry(self, content: Content, now: float) -> float | None:
         ttl = content.ttl / 1000 if content.ttl is not None else None

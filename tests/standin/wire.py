@@ -18,7 +18,6 @@ OWNED = {
     "x-opt-message-state",
     "x-opt-enqueue-sequence-number",
     "x-opt-deadletter-source",
-    "x-opt-scheduled-enqueue-time",
 }
 
 _FIXED = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
@@ -192,7 +191,7 @@ def parse(data: bytes) -> Content:
                 name = scalar(data, key)
                 if name == "x-opt-scheduled-enqueue-time":
                     content.scheduled = scalar(data, key_end)
-                elif name not in OWNED:
+                if name not in OWNED:
                     content.annotations.append(data[key:value_end])
         elif code == PROPERTIES:
             fields = items(data, value)
