@@ -148,7 +148,12 @@ class AzureBehindGateway(AzureInProcess):
 
 
 #: Where every test of this folder runs.
-ARRANGEMENTS: tuple[type[Arrangement], ...] = (EmbeddedInProcess, EmbeddedOverHTTP)
+ARRANGEMENTS: tuple[type[Arrangement], ...] = (
+    EmbeddedInProcess,
+    EmbeddedOverHTTP,
+    AzureInProcess,
+    AzureBehindGateway,
+)
 
 #: Those that a connection string reaches.
 REACHABLE = tuple(kind for kind in ARRANGEMENTS if kind is not EmbeddedInProcess)
