@@ -57,7 +57,7 @@ class SessionClient(Holder):
         session_id: The session, 1 to 128 characters.
         queue_name: The queue, or ``topic/subscriptions/name``.
         session_timeout: Seconds (or a timedelta) that the lock is expected to last where the server does not tell.
-        http: The `requests.Session` to use. It is not closed here. Where the URL is Azure's it gets an adapter that speaks AMQP,
+        http: The `requests.Session` to use. It is not closed here. An Azure URL gives it an adapter that speaks AMQP,
             which its clients share, and which is closed with it.
         namespace_url: The base of the session routes, or of an Azure namespace.
         config: Retries, timeouts, and the key that signs tokens.
