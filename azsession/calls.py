@@ -23,9 +23,10 @@ from .protocol import (
     LOCK_EXPIRES_HEADER,
     LOCK_ID_HEADER,
     REQUEST_ID_HEADER,
+    ROUTE_HEADER,
     WAITED_HEADER,
 )
-from .protocol.routes import format_timeout, message_path, session_path
+from .protocol.routes import format_timeout, message_path, route_of, session_path
 from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
 from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
 from .transport import Answer, Call
@@ -40,14 +41,15 @@ class Session:
     entity: str
     session_id: str
     lock_id: str = attrs.field(repr=False)
+    route: str
 
     @property
     def path(self) -> str:
         return session_path(self.entity, self.session_id)
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that say who holds the session, and which call this is."""
-        return {LOCK_ID_HEADER: self.lock_id, REQUEST_ID_HEADER: str(uuid.uuid4())}
+        """Return the headers that say who holds the session, and where."""
+        return {LOCK_ID_HEADER: self.lock_id, ROUTE_HEADER: self.route}
 
 
 @attrs.frozen(eq=False)
@@ -120,7 +122,9 @@ def _received(fields: dict[str, Any], session: Session, now: datetime, expires_a
     if not isinstance(token, str) or not 0 < len(token) <= 256:
         raise MalformedError("a message has no LockToken")
     fields["session_id"] = session.session_id
-    receipt = ReceiptHandle(token, expires_at, queue_name=session.entity, session_id=session.session_id)
+    receipt = ReceiptHandle(
+        token, expires_at, queue_name=session.entity, session_id=session.session_id, route=session.route
+    )
     return ReceivedMessage(**fields, receipt=receipt, delivered_at=now)
 
 
@@ -147,7 +151,7 @@ def receive(session: Session, max_count: int | None, timeout: float, session_tim
         about=ABOUT_SESSION,
         query=lambda wait: f"timeout={format_timeout(wait)}{limit}",
         wait=timeout,
-        headers=session.headers(),
+        headers={**session.headers(), REQUEST_ID_HEADER: str(uuid.uuid4())},
     )
 
 
@@ -173,7 +177,12 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
         about=ABOUT_SESSION,
         query=lambda wait: f"timeout={format_timeout(wait)}",
         wait=timeout,
-        headers={LOCK_ID_HEADER: lock_id, REQUEST_ID_HEADER: str(uuid.uuid4()), "Content-Type": JSON_TYPE},
+        headers={
+            LOCK_ID_HEADER: lock_id,
+            ROUTE_HEADER: route_of(lock_id),
+            REQUEST_ID_HEADER: str(uuid.uuid4()),
+            "Content-Type": JSON_TYPE,
+        },
         body=_json_body({} if session_id is None else {"SessionId": session_id}),
     )
 
@@ -186,7 +195,7 @@ def renew(session: Session) -> Call[LockAnswer]:
         entity=session.entity,
         read=lambda answer: _lock_answer(answer, session.session_id),
         about=ABOUT_SESSION,
-        headers={LOCK_ID_HEADER: session.lock_id},
+        headers=session.headers(),
         repeatable=True,
     )
 
@@ -231,9 +240,7 @@ def _on_message(session: Session, method: str, path: str, *, body: Any = None, r
         entity=session.entity,
         read=_nothing,
         about=ABOUT_RECEIPT,
-        headers={LOCK_ID_HEADER: session.lock_id}
-        if body is None
-        else {LOCK_ID_HEADER: session.lock_id, "Content-Type": JSON_TYPE},
+        headers=session.headers() if body is None else {**session.headers(), "Content-Type": JSON_TYPE},
         body=None if body is None else _json_body(body),
         repeatable=repeatable,
     )
@@ -294,7 +301,7 @@ def _on_session(
     body: Any = None,
     about: str = ABOUT_SESSION,
 ) -> Call[T]:
-    headers = {LOCK_ID_HEADER: session.lock_id}
+    headers = session.headers()
     if body is not None:
         headers["Content-Type"] = JSON_TYPE
     return Call(

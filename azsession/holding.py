@@ -139,7 +139,7 @@ class Holder:
     # Common to all calls
 
     def _session(self) -> calls.Session:
-        return calls.Session(self._queue_name, self._session_id, self._held.lock_id)
+        return calls.Session(self._queue_name, self._session_id, self._held.lock_id, self._held.route)
 
     def _check(self, *, settling: bool = False) -> None:
         try:

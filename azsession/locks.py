@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 
 from .errors import InvalidReceiptError, SessionNotFoundError
 from .messages import ReceiptHandle, ReceivedMessage
+from .protocol.routes import route_of
 
 #: The part of a lock that is left when it is renewed: drawn between these, so that many do not fall together.
 RENEW_AT = (0.5, 0.6)
@@ -35,6 +36,7 @@ class HeldLock:
         self.name = name
         self._lock = threading.Lock()  # Guards everything below.
         self._lock_id = str(uuid.uuid4())
+        self._route = route_of(self._lock_id)
         self._begun = False
         self._requested = False
         self._inherited = False
@@ -51,6 +53,11 @@ class HeldLock:
     def lock_id(self) -> str:
         """Who holds the session, for the server."""
         return self._lock_id
+
+    @property
+    def route(self) -> str:
+        """Where its holder is, for what balances between several gateways."""
+        return self._route
 
     @property
     def begun(self) -> bool:
@@ -123,7 +130,7 @@ class HeldLock:
 
     def take_over(self, lock_id: str) -> None:
         """Note under which id the lock was taken, where that was done elsewhere."""
-        self._lock_id = lock_id
+        self._lock_id, self._route = lock_id, route_of(lock_id)
         self._requested = True
 
     def refresh(self, sent: float, lasts: float, *, waited: float = 0.0) -> bool:
@@ -176,6 +183,7 @@ class HeldLock:
         """Note a receipt that another process got."""
         with self._lock:
             self._tokens[receipt.handle] = receipt
+            self._route = receipt.route or self._route
 
     def resolve(self, receipt: ReceivedMessage | ReceiptHandle | str) -> str:
         """Return the lock token that a receipt is for.
@@ -234,6 +242,7 @@ class HeldLock:
             self._inherited = True
         else:
             self._lock_id = str(uuid.uuid4())
+            self._route = route_of(self._lock_id)
 
 
 class ExpiredError(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -29,6 +30,7 @@ AttributeValue = str | int | float | bool
 
 #: What a portable receipt begins with; the digit is the version of its form.
 _RECEIPT_PREFIX = "azs1."
+_ROUTE = re.compile(r"[A-Za-z0-9-]{0,64}\Z")
 
 
 def _to_bytes(body: Any) -> Any:
@@ -126,16 +128,19 @@ class ReceiptHandle:
         expires_at: When the lock ends unless it is renewed, as known when the message was received; aware, UTC.
         queue_name: The queue it came from.
         session_id: The session it came from.
+        route: Which of several gateways has its holder; no secret.
     """
 
     handle: str = attrs.field(repr=False, kw_only=False)
     expires_at: datetime | None = attrs.field(default=None, kw_only=False)
     queue_name: str = ""
     session_id: str = ""
+    route: str = ""
 
     def __str__(self) -> str:
         expires = None if self.expires_at is None else round(self.expires_at.timestamp(), 3)
-        packed = json.dumps([self.queue_name, self.session_id, self.handle, expires], separators=(",", ":"))
+        fields = [self.queue_name, self.session_id, self.handle, expires]
+        packed = json.dumps([*fields, self.route] if self.route else fields, separators=(",", ":"))
         return _RECEIPT_PREFIX + base64.urlsafe_b64encode(packed.encode()).decode().rstrip("=")
 
     @classmethod
@@ -150,16 +155,19 @@ class ReceiptHandle:
         packed = text[len(_RECEIPT_PREFIX) :]
         try:
             fields = json.loads(base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True))
-            queue_name, session_id, handle, expires = fields
+            # A receipt of an earlier release, or of no route, has four fields.
+            queue_name, session_id, handle, expires, route = fields if len(fields) == 5 else [*fields, ""]
             check_queue_name(queue_name)
             check_session_id(session_id)
             check_text(handle, "a lock token", 256)
             if not handle:
                 raise ValidationError("a lock token is not empty")
+            if not _ROUTE.match(route):
+                raise ValidationError("a route goes into a header")
             expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)
         except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):
             raise InvalidReceiptError("this text of a receipt is damaged") from None
-        return cls(handle, expires_at, queue_name=queue_name, session_id=session_id)
+        return cls(handle, expires_at, queue_name=queue_name, session_id=session_id, route=route)
 
 
 @attrs.frozen(kw_only=True)
@@ -238,7 +246,8 @@ class SessionInfo:
 
     Attributes:
         session_id: Its id.
-        message_count: Its active messages, those in a holder's hands included; `None` where Azure keeps them: it does not tell.
+        message_count: Its active messages, those in a holder's hands included; `None` where Azure keeps them, which does not
+            tell.
         locked_until: When its lock ends unless it is renewed (aware, UTC); `None` where nobody holds it.
     """
 

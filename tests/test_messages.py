@@ -176,6 +176,20 @@ def test_any_text_is_a_receipt_or_an_invalid_one(text: str) -> None:
             ReceiptHandle.parse(form)
 
 
+def test_a_receipt_tells_the_way_to_its_holder_and_one_without_is_shorter() -> None:
+    with_route = ReceiptHandle("token", NOW, queue_name="orders", session_id="s1", route="0a1b2c3d")
+    assert ReceiptHandle.parse(str(with_route)) == with_route
+    without = attrs.evolve(with_route, route="")
+    assert ReceiptHandle.parse(packed(["orders", "s1", "token", NOW.timestamp()])) == without
+    assert len(str(without)) < len(str(with_route))
+
+
+@pytest.mark.parametrize("route", ["a\r\nX-Evil: 1", "a b", "é", "x" * 65, None, 7])
+def test_a_receipt_whose_route_is_nothing_for_a_header_is_damaged(route: object) -> None:
+    with pytest.raises(InvalidReceiptError):
+        ReceiptHandle.parse(packed(["orders", "s1", "token", None, route]))
+
+
 def test_a_receipt_without_a_token_is_damaged() -> None:
     with pytest.raises(InvalidReceiptError):
         ReceiptHandle.parse(packed(["orders", "s1", "", None]))

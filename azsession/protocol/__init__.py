@@ -15,6 +15,9 @@ PROTOCOL_HEADER = "Azsession-Protocol"
 PROTOCOL_VERSION = "1"
 #: Who holds the session: a UUID, fresh for every time that a client takes a session's lock.
 LOCK_ID_HEADER = "Azsession-Lock-Id"
+#: Which of several gateways: the same on all requests about one holder's session, and in its receipts. No secret. The
+#: gateways ignore it; what balances between them may go by it.
+ROUTE_HEADER = "Azsession-Route"
 #: A UUID per call, the same in its retries.
 REQUEST_ID_HEADER = "Azsession-Request-Id"
 #: Seconds that the session's lock has left when the answer is made.

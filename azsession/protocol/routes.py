@@ -193,6 +193,11 @@ def session_path(entity: str, session_id: str) -> str:
     return f"/{quote(entity)}/sessions/{quote(session_id, safe='')}"
 
 
+def route_of(lock_id: str) -> str:
+    """Return what tells a balancer which requests belong to a holder: too little of its lock id to pass for it."""
+    return lock_id[:8]
+
+
 def message_path(lock_token: str) -> str:
     """Return what follows a session's path for the message with this lock token."""
     return f"/messages/{quote(lock_token, safe='')}"

@@ -1,0 +1,104 @@
+"""The header by which a balancer tells which of several gateways a request is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+import requests
+
+from azsession import Message, ReceivedMessage, ServiceBusConfig, ServiceBusProvider, SessionClient
+from azsession.testing import AzsessionServer
+
+
+@attrs.define
+class Seen:
+    """A provider, and the requests that it made."""
+
+    provider: ServiceBusProvider
+    requests: list[requests.PreparedRequest]
+
+    def routes(self) -> set[str | None]:
+        """Return the routes of the requests about sessions since the last time."""
+        routes = {request.headers.get("Azsession-Route") for request in self.requests if "/sessions" in str(request.url)}
+        self.requests.clear()
+        return routes
+
+
+@pytest.fixture
+def seen(azsession_server: AzsessionServer) -> Iterator[Seen]:
+    made: list[requests.PreparedRequest] = []
+
+    def note(response: requests.Response, *_: Any, **__: Any) -> None:
+        made.append(response.request)
+
+    with requests.Session() as http:
+        http.hooks["response"].append(note)
+        with ServiceBusProvider(
+            ServiceBusConfig(connection_string=azsession_server.connection_string), http=http
+        ) as provider:
+            provider.send_messages("orders", [Message(str(number), session_id="s1") for number in range(8)])
+            made.clear()
+            yield Seen(provider, made)
+
+
+def take(session: SessionClient) -> ReceivedMessage:
+    message = session.receive_message(timeout=5)
+    assert message is not None
+    return message
+
+
+def use(session: SessionClient) -> None:
+    """Make every request that a holder makes."""
+    session.complete_message(take(session))
+    session.abandon_message(take(session))
+    session.dead_letter_message(take(session), "bad")
+    session.complete_messages(session.receive_messages(2))
+    deferred = take(session)
+    session.defer_message(deferred)
+    session.receive_deferred_messages([deferred.sequence_number or 0])
+    session.set_session_state(b"1")
+    session.get_session_state()
+    session.set_session_state(None)
+    session.renew_session_lock()
+    session.dead_letter_session("rest")
+    session.close_session()
+
+
+@pytest.mark.parametrize("session_id", ["s1", None])
+def test_all_requests_of_a_holder_have_one_route(seen: Seen, session_id: str | None) -> None:
+    use(seen.provider.create_session_client("orders", session_id))
+    assert len(seen.requests) > 12
+    lock_ids = {str(request.headers["Azsession-Lock-Id"]) for request in seen.requests}
+    (route,) = seen.routes()
+    (lock_id,) = lock_ids
+    assert route
+    assert len(lock_id) - len(route) > 24  # What a bearer of the route would have to guess to be the holder.
+
+
+def test_every_holder_has_a_route_of_its_own(seen: Seen) -> None:
+    for _ in range(5):
+        with seen.provider.create_session_client("orders", "s1") as session:
+            take(session)
+    assert len(seen.routes()) == 5
+
+
+def test_a_receipt_goes_the_way_of_its_holder(seen: Seen) -> None:
+    with seen.provider.create_session_client("orders", None) as session:
+        for settle in (SessionClient.complete_message, SessionClient.abandon_message, SessionClient.defer_message):
+            message = take(session)
+            holders = seen.routes()
+            with seen.provider.session_from_receipt(str(message.receipt)) as elsewhere:
+                settle(elsewhere, message.receipt)
+            assert seen.routes() == holders
+
+
+def test_a_receipt_holds_nothing_of_its_holder_but_the_route(seen: Seen) -> None:
+    with seen.provider.create_session_client("orders", "s1") as session:
+        receipt = take(session).receipt
+        lock_id = str(seen.requests[-1].headers["Azsession-Lock-Id"])
+    assert attrs.asdict(receipt).keys() == {"handle", "expires_at", "queue_name", "session_id", "route"}
+    assert lock_id not in map(str, attrs.astuple(receipt))
+    assert len(receipt.route) == 8
