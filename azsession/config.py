@@ -246,10 +246,10 @@ class ServiceBusConfig:
         if amqp and scheme == "http":
             raise ConfigurationError(f"{what} is the http:// of a gateway, which does not speak AMQP: sb:// would")
         tls = scheme == "https" or (scheme == "sb" and not (amqp and emulator))
-        if not tls and not self.allow_insecure_http and not is_loopback(host):
+        # Who says UseDevelopmentEmulator says that there is no TLS: containers reach the emulator by its name, not by loopback.
+        if not tls and not amqp and not self.allow_insecure_http and not is_loopback(host):
             raise ConfigurationError(
-                f"{host} without TLS would be sent tokens in the clear: use https, or sb without UseDevelopmentEmulator, or "
-                "set allow_insecure_http=True"
+                f"http://{host} would carry tokens in the clear: use https, or set allow_insecure_http=True"
             )
         shown = f"[{host}]" if ":" in host else host
         base = f"{'https' if tls else 'http'}://{shown}{'' if port is None else f':{port}'}"

@@ -67,11 +67,9 @@ def test_the_emulator_is_spoken_to_in_bare_amqp(endpoint: str, port: int) -> Non
     assert config.namespace_url == endpoint.replace("sb:", "http:").rstrip("/")
 
 
-def test_an_emulator_elsewhere_is_sent_tokens_in_the_clear_only_where_that_is_allowed() -> None:
-    text = f"Endpoint=sb://emulator;{KEYED};UseDevelopmentEmulator=true"
-    with pytest.raises(ConfigurationError, match="in the clear"):
-        ServiceBusConfig(connection_string=text)
-    assert not ServiceBusConfig(connection_string=text, allow_insecure_http=True).tls
+def test_an_emulator_is_reached_by_its_name_without_tls() -> None:
+    config = ServiceBusConfig(connection_string=f"Endpoint=sb://emulator;{KEYED};UseDevelopmentEmulator=true")
+    assert (config.host, config.port, config.tls, config.uses_amqp) == ("emulator", 5672, False, True)
 
 
 def test_azure_is_no_emulator_whatever_the_connection_string_says() -> None:
