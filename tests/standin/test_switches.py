@@ -252,6 +252,46 @@ def test_what_a_session_cannot_settle_is_told(namespace: StandIn) -> None:
     assert namespace.completed("orders") == []
 
 
+def test_one_disposition_settles_many(namespace: StandIn) -> None:
+    namespace.put("orders", [Message(body="x", group_id="a").encode() for _ in range(50)])
+    with connected(namespace) as client:
+        receiver = client.session("a", credit=50)
+        client.connection.wait(lambda: len(receiver.fetcher.incoming) == 50)
+        for _, delivery in receiver.fetcher.incoming:
+            delivery.update(Delivery.ACCEPTED)
+            delivery.settle()
+        client.connection.wait(lambda: namespace.counts("orders").active == 0)
+        assert [number for _, number, _ in namespace.completed("orders")] == list(range(1, 51))
+        assert namespace.log["disposition"] < 10
+
+
+def test_a_refused_attach_is_answered_without_a_source(namespace: StandIn) -> None:
+    with connected(namespace) as client, connected(namespace) as other:
+        client.session("a")
+        link = other.connection.container.create_receiver(other.connection.conn, "orders", options=[Seek("a")])
+        with suppress(LinkDetached):
+            other.connection.wait(lambda: link.state & link.REMOTE_CLOSED)
+        assert link.remote_source.address is None
+        assert link.remote_condition.name == "com.microsoft:session-cannot-be-locked"
+
+
+def test_a_session_is_managed_only_where_it_is_held(namespace: StandIn) -> None:
+    with connected(namespace) as holder, connected(namespace) as other:
+        holder.session("a")
+        asked = {"session-id": "a", "session-state": b"kept"}
+        assert other.manage("set-session-state", asked)[:2] == (410, "com.microsoft:session-lock-lost")
+        assert holder.manage("set-session-state", asked)[0] == 200
+        assert holder.manage("get-session-state", asked)[2] == {"session-state": b"kept"}
+
+
+def test_messages_expire_or_are_dead_lettered_for_it(namespace: StandIn) -> None:
+    namespace.create_queue("mortal", dead_letter_on_expiration=True, default_time_to_live=0.1)
+    namespace.put("mortal", [Message(body="x", group_id="a").encode()])
+    namespace.put("orders", [Message(body="x", group_id="a", ttl=0.1).encode()])
+    eventually(lambda: namespace.counts("mortal").dead_letter == 1 and namespace.counts("orders").active == 0)
+    assert (namespace.counts("mortal").active, namespace.counts("orders").dead_letter) == (0, 0)
+
+
 def test_credit_bounds_what_is_sent(namespace: StandIn) -> None:
     namespace.put("orders", [Message(body="x", group_id="a").encode() for _ in range(5)])
     with connected(namespace) as client:
