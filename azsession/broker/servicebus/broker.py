@@ -76,6 +76,14 @@ class ServiceBusBroker(Broker):
     def __repr__(self) -> str:
         return f"<ServiceBusBroker of {self._namespace!r}>"
 
+    def check(self, entity: str = "") -> None:
+        """Connect and authenticate, for an entity or for the namespace as a whole. Blocks.
+
+        Raises:
+            QueueError: What keeps the namespace from being used.
+        """
+        self._namespace.reach(entity)
+
     # A session's holder
 
     def receive(
@@ -139,7 +147,10 @@ class ServiceBusBroker(Broker):
             return SESSION_LOCK_LOST
         try:
             self._namespace.manage(
-                entity, "update-disposition", disposition_body(settlement, session_id), session_id=session_id
+                entity,
+                "update-disposition",
+                disposition_body(settlement, session_id, settlement.lock_token),
+                session_id=session_id,
             )
         except (SessionNotFoundError, ProviderError) as error:
             if error.is_transient:
@@ -187,10 +198,7 @@ class ServiceBusBroker(Broker):
     def _manage_session(
         self, entity: str, session_id: str, lock_id: str, operation: str, body: dict[str, object]
     ) -> Response:
-        session = self._receiving.hold(entity, session_id, lock_id)
-        return self._namespace.manage(
-            entity, operation, {"session-id": session_id, **body}, link=session.link_name, session_id=session_id
-        )
+        return self._receiving.ask(self._receiving.hold(entity, session_id, lock_id), operation, body)
 
     def dead_letter_session(
         self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None, request_id: str = ""

@@ -72,9 +72,9 @@ class Namespace:
             AuthenticationFailedError: The token was refused, or there is none.
             QueueError: What else the namespace says.
         """
-        uplink = self._uplink
-        if uplink is not None and not uplink.connection.closed and uplink.is_authorized(entity):
-            return uplink
+        ready = self.at_hand(entity)
+        if ready is not None:
+            return ready
         uplink = self._connected()
         token = self._put_token(uplink, entity)
         if token is not None:
@@ -83,6 +83,13 @@ class Namespace:
             if self._put_token(uplink, entity) is not None:
                 raise AuthenticationFailedError(f"the namespace refused the token for {entity!r}")
         return uplink
+
+    def at_hand(self, entity: str) -> Uplink | None:
+        """Return the connection if it is there, and authorized for an entity. Does not block."""
+        uplink = self._uplink
+        if uplink is not None and not uplink.connection.closed and uplink.is_authorized(entity):
+            return uplink
+        return None
 
     def _audience(self, entity: str) -> str:
         return f"sb://{self._address.host}/{address_of(entity)}"

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from ...errors import ProviderError, QueueError
 from ...messages import ReceivedMessage
 from ...protocol.status import MESSAGE_NOT_FOUND
 from ..base import Caller, Delivery
 from .amqp import codec
+from .amqp.codec import Condition, Response
 from .amqp.loop import closed_error
-from .looking import messages_of
+from .conditions import error_of
 from .messages import received
 from .namespace import CONNECT_TIMEOUT, Namespace
 from .sessions import DRAIN_TIMEOUT, HeldSession, Wait
-from .settling import InHand
+from .settling import InHand, put_aside
 from .table import Table
 
 #: Seconds of one wait of Azure's for a next available session; a longer one is made of several.
@@ -60,8 +63,11 @@ class Receiving:
         try:
             messages = self._await(session, wait, started + timeout, caller)
         except BaseException:
-            self._loop.call(lambda: session.give_up(wait, unwanted=True))
+            self._loop.call(lambda: session.take_back(wait))
             raise
+        if messages and caller.is_gone():
+            self._loop.run(lambda: session.take_back(wait))
+            messages = []
         left = session.left()
         return Delivery(session_id, self._received(session, messages, left), left, time.monotonic() - started)
 
@@ -145,6 +151,9 @@ class Receiving:
             if is_new:
                 self._open(session, min(ACCEPT_SECONDS, max(0.0, left)))
             if self._await_opened(session, max(0.0, left), caller) and session.session_id is not None:
+                if caller.is_gone():
+                    self._loop.run(session.release)
+                    return None
                 return Delivery(session.session_id, [], session.left(), time.monotonic() - started)
             if session.superseded or caller.is_gone() or self._table.stopping or time.monotonic() >= started + timeout:
                 return None
@@ -176,6 +185,19 @@ class Receiving:
         self._namespace.wait(session.opened)
         return session
 
+    def ask(self, session: HeldSession, operation: str, body: dict[str, Any]) -> Response:
+        """Ask the management node about a session that is held.
+
+        Raises:
+            QueueError: What it answered, or that it did not.
+        """
+        done: Future[Response | Condition] = Future()
+        self._loop.call(lambda: session.ask(operation, body, done.set_result))
+        answer = self._namespace.wait(done)
+        if isinstance(answer, Condition):
+            raise error_of(answer, entity=session.entity, session_id=session.session_id)
+        return answer
+
     def receive_deferred(
         self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int]
     ) -> list[ReceivedMessage]:
@@ -192,16 +214,9 @@ class Receiving:
             body = {
                 "sequence-numbers": codec.array([codec.long(number) for number in missing]),
                 "receiver-settle-mode": codec.uint(1),
-                "session-id": session_id,
             }
-            answer = self._namespace.manage(
-                entity, "receive-by-sequence-number", body, link=session.link_name, session_id=session_id
-            )
-            items = answer.body.get("messages") if isinstance(answer.body, dict) else None
-            fresh = [
-                InHand(str(item["lock-token"]), None, payload, None)
-                for item, payload in zip(items or [], messages_of(answer), strict=True)
-            ]
+            answer = self.ask(session, "receive-by-sequence-number", body)
+            fresh = put_aside(answer)
             self._loop.run(lambda: session.settling.in_hand.update({one.token: one for one in fresh}))
             known.update({one.sequence_number: one for one in fresh})
         gone = [number for number in wanted if number not in known]

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ProviderError, QueueError, SessionNotFoundError
+from ...errors import ConnectionFailedError, ProviderError, QueueError, SessionNotFoundError
 from ...protocol.status import SESSION_LOCK_LOST
 from .amqp import codec
 from .amqp.codec import ABSENT, Attach, Condition, Response
-from .amqp.links import Receiver
+from .amqp.links import CONNECTION_LOST, Receiver
 from .amqp.loop import Timer
 from .conditions import SESSION_LOCK_LOST_CONDITION, TIMEOUT, error_of
 from .messages import token_of
+from .retaking import Retaking
 from .settling import InHand, Settling
 from .uplink import Uplink, address_of
 
@@ -36,8 +37,8 @@ RENEW_PART = 0.5
 _TICKS_EPOCH = 62135596800
 #: Seconds that an Azure session lock lasts at the most, and after which a clock that is wrong cannot matter more.
 MAX_LOCK_DURATION = 300.0
-#: Seconds between tries to take a session's lock again after its link was lost.
-RETAKE_PAUSE = 0.5
+#: Seconds that the answer to a wish for a session may take beyond the time that Azure was given for it.
+ANSWER_TIME = 10.0
 
 
 class Wait:
@@ -61,6 +62,10 @@ class SessionLink(Receiver):
         super().__init__(
             f"azsession-{uuid.uuid4()}", address_of(session.entity), session_id=session_id, properties=properties
         )
+        self._session = session
+
+    def serve(self, session: HeldSession) -> None:
+        """Be another session's from now on."""
         self._session = session
 
     def on_attached(self, attach: Attach) -> None:
@@ -97,9 +102,10 @@ class HeldSession:
         self.over: QueueError | None = None
         self.superseded = False
         self.expires = 0.0
-        self.answers: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self.answers: OrderedDict[str, tuple[Wait, tuple[str, ...]]] = OrderedDict()
         self.uplink: Uplink | None = None
         self.settling = Settling(self)
+        self.retaking = Retaking(self)
         self.table = table
         self._loop = table.loop
         self._link: SessionLink | None = None
@@ -111,8 +117,10 @@ class HeldSession:
         self._pumping = False
         self._renewing = False
         self._released: Future[None] | None = None
-        #: After a lost link: the numbers of the messages in hand that must come again for the lock to be the same.
-        self._expected: dict[int, InHand] | None = None
+        self._until = 0.0
+        self._open_timer: Timer | None = None
+        #: Requests about the session that wait for its link.
+        self._asking: list[Callable[[], object]] = []
 
     # Taking the lock
 
@@ -122,12 +130,24 @@ class HeldSession:
             return
         self.uplink = uplink
         self._link = SessionLink(self, self.session_id, timeout)
+        if not self.opened.done():
+            self._until = time.monotonic() + timeout
+            # Azure's own wait ends a little before.
+            self._open_timer = self._loop.later(timeout + ANSWER_TIME, self._opened_late)
         uplink.connection.attach(self._link)
+
+    def _opened_late(self) -> None:
+        if not self.opened.done():
+            self.end(
+                ConnectionFailedError(f"{self.entity}: Azure did not answer the wish for a session", maybe_delivered=True)
+            )
 
     @property
     def link(self) -> SessionLink | None:
         """The link, while the lock is held by it."""
-        return self._link if self._link is not None and self._link.attached and self._expected is None else None
+        if self.retaking.under_way or self.uplink is None or self.uplink.connection.closed:
+            return None
+        return self.raw_link
 
     @property
     def link_name(self) -> str | None:
@@ -145,6 +165,13 @@ class HeldSession:
             link.detach()
             self.end(ProviderError(f"{self.entity}: Azure granted another session than was asked for"))
             return
+        if self.session_id is None:
+            other = self.table.held(self.entity, granted)
+            if other is not None and other.retaking.under_way:
+                # It had lost its link only: it is nobody's to accept.
+                other.adopt(link, attach, self.uplink)
+                self._ask_for_another()
+                return
         self.session_id = granted
         ticks = attach.properties.get("com.microsoft:locked-until-utc")
         self._set_expiry(ticks / 1e7 - _TICKS_EPOCH if isinstance(ticks, int) else time.time() + 30.0)
@@ -153,8 +180,21 @@ class HeldSession:
             self.table.on_opened(self)
             self.opened.set_result(True)
             self._pump()
+            self._plan()
         else:
-            self._verify()
+            self.retaking.attached()
+
+    def _ask_for_another(self) -> None:
+        left = self._until - time.monotonic()
+        if self._open_timer is not None:
+            self._open_timer.cancel()
+        if left > 0 and self.uplink is not None:
+            self.attach(self.uplink, left)
+        else:
+            self._none_came()
+
+    def _none_came(self) -> None:
+        self.end(SessionNotFoundError("no session had messages in time", code=SESSION_LOCK_LOST), opened=False)
 
     def on_link_ended(self, link: SessionLink, error: Condition | None) -> None:
         if self.uplink is not None:
@@ -166,69 +206,64 @@ class HeldSession:
             return
         if not self.opened.done():
             if self.session_id is None and (error is None or error.condition == TIMEOUT):
-                self.end(SessionNotFoundError("no session had messages in time", code=SESSION_LOCK_LOST), opened=False)
+                self._none_came()
             else:
                 self.end(error_of(error, entity=self.entity, session_id=self.session_id))
-        elif error is not None and error.condition == SESSION_LOCK_LOST_CONDITION:
-            self.end(self._lost("Azure took the lock away"))
         else:
-            self._retake(error)
+            # What came and was not handed out comes again.
+            self._ready.clear()
+            self._stop_drain()
+            self.retaking.begin(error)
+            self._pump()
+            self._plan()
 
-    def _lost(self, why: str) -> SessionNotFoundError:
-        return SessionNotFoundError(
-            f"{self.entity}: the lock of session {self.session_id!r} is lost: {why}", code=SESSION_LOCK_LOST
-        )
+    def lose(self, why: str) -> None:
+        """End, as one whose lock is lost."""
+        text = f"{self.entity}: the lock of session {self.session_id!r} is lost: {why}"
+        self.end(SessionNotFoundError(text, code=SESSION_LOCK_LOST))
 
-    # Taking the lock again, after its link or connection was lost
+    # Its link was lost
 
-    def _retake(self, error: Condition | None) -> None:
-        """Try to go on where the link ended: nobody else can have had the lock if what was in hand comes again, and first."""
-        self._ready.clear()
-        self._stop_drain()
-        self._expected = {}
-        why = error_of(error, entity=self.entity, session_id=self.session_id)
-        if error is not None and isinstance(why, SessionNotFoundError):
-            self.end(self._lost(str(why)))
-        elif not why.is_transient and error is not None and error.condition not in _WORTH_RETAKING:
-            self.end(why)
-        else:
-            self.table.restore(self)
+    @property
+    def raw_link(self) -> SessionLink | None:
+        """The link that is attached, whether or not the lock is known to be the holder's by it."""
+        return self._link if self._link is not None and self._link.attached else None
 
-    def retake(self, uplink: Uplink) -> None:
-        """Ask for the lock again."""
-        if self.over is None and (self._link is None or self._link.ended):
-            self.attach(uplink, max(1.0, self.left()))
+    def retake(self, uplink: Uplink, timeout: float) -> None:
+        """Ask for the lock again, unless that is done."""
+        if self.over is None and self.retaking.under_way and (self._link is None or self._link.ended):
+            self.retaking.attaching()
+            self.attach(uplink, timeout)
 
-    def _verify(self) -> None:
-        """Have Azure send again what is in hand, and see whether it is still there."""
-        self._expected = self.settling.expected()
-        if not self._expected or self._link is None:
-            self._verified()
-            return
-        self._link.give_credit(len(self._expected))
-        self._drain(self._link)
+    def drop_link(self) -> None:
+        """Let go of a link that does not do."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.detach()
 
-    def _on_redelivered(self, message: InHand) -> None:
-        expected = self._expected or {}
-        known = expected.get(message.sequence_number)
-        if known is None:
-            self._ready.append(message)
-        elif message.delivery_count > known.delivery_count + 1:
-            self.end(self._lost("another holder had it meanwhile"))
-        else:
-            self.settling.move(known, message)
-            del expected[message.sequence_number]
-            if not expected:
-                self._verified()
+    def adopt(self, link: SessionLink, attach: Attach, uplink: Uplink | None) -> None:
+        """Go on with a link that asked for any session, and was given this one while it had none."""
+        self.drop_link()
+        self._link, self.uplink = link, uplink
+        link.serve(self)
+        self.on_attached(link, attach)
 
-    def _verified(self) -> None:
-        missing, self._expected = self._expected or {}, None
-        self._stop_drain()
-        if not self.settling.accounts_for(missing.values()):
-            self.end(self._lost("another holder had it meanwhile"))
-            return
+    def on_retaken(self) -> None:
+        """The lock is known to be the holder's again."""
         self.settling.resume()
+        waiting, self._asking = self._asking, []
+        for ask in waiting:
+            ask()
         self._pump()
+        self._plan()
+
+    def put_ready(self, message: InHand) -> None:
+        """Take a message that is not in hand."""
+        self._ready.append(message)
+
+    def has_ready_after(self, sequence_number: int) -> bool:
+        """Tell whether a message came that is later in the session than this."""
+        return any(message.sequence_number > sequence_number for message in self._ready)
 
     # Receiving
 
@@ -240,8 +275,9 @@ class HeldSession:
         if wait.request_id:
             known = self.answers.get(wait.request_id)
             if known is not None:
-                in_hand = self.settling.in_hand
-                wait.future.set_result([in_hand[token] for token in known if token in in_hand])
+                in_hand, tokens = self.settling.in_hand, known[1]
+                self.answers[wait.request_id] = (wait, tokens)
+                wait.future.set_result([in_hand[token] for token in tokens if token in in_hand])
                 return
             for other in self._waits:
                 if other.request_id == wait.request_id:
@@ -266,12 +302,30 @@ class HeldSession:
         wait.unwanted = wait.unwanted or unwanted
         self._pump()
 
+    def take_back(self, wait: Wait) -> None:
+        """End a receive's wait whose caller is gone for sure: what it was given is for the next."""
+        self.give_up(wait, unwanted=True)
+        if self.over is not None or wait.future.exception() is not None:
+            return
+        if wait.request_id:
+            if self.answers.get(wait.request_id, (wait,))[0] is not wait:
+                return  # Its caller tried again, and has them.
+            self.answers.pop(wait.request_id, None)
+        for message in reversed(wait.future.result()):
+            # By a link that was lost meanwhile they come again by themselves.
+            known = self.settling.in_hand.get(message.token)
+            if known is message and message.settle is None and message.link is self.link is not None:
+                del self.settling.in_hand[message.token]
+                self._ready.appendleft(message)
+        self._pump()
+
     def _pump(self) -> None:
         """Serve those who wait with what is there, and ask Azure for what is not."""
         self._pumping = False
-        for wait in [wait for wait in self._waits if wait.unwanted]:
-            self._resolve(wait, [])
         link = self.link
+        stopping = link is None and self.table.stopping
+        for wait in [wait for wait in self._waits if wait.unwanted or stopping]:
+            self._resolve(wait, [])
         if link is None or link.draining:
             return
         while self._waits and len(self._ready) >= self._waits[0].max_count:
@@ -288,7 +342,7 @@ class HeldSession:
         for message in messages:
             self.settling.in_hand[message.token] = message
         if wait.request_id and messages:
-            self.answers[wait.request_id] = tuple(message.token for message in messages)
+            self.answers[wait.request_id] = (wait, tuple(message.token for message in messages))
             while len(self.answers) > MAX_ANSWERS:
                 self.answers.popitem(last=False)
         self._resolve(wait, messages)
@@ -317,8 +371,8 @@ class HeldSession:
         if link is not self._link or self.over is not None:
             return
         self._stop_drain()
-        if self._expected is not None:
-            self._verified()
+        if self.retaking.under_way:
+            self.retaking.on_drained()
             return
         for wait in list(self._waits):
             if self._ready and not wait.unwanted:
@@ -331,8 +385,8 @@ class HeldSession:
         if link is not self._link or self.over is not None:
             return
         message = InHand(token_of(delivery_tag), delivery_id, payload, link)
-        if self._expected is not None:
-            self._on_redelivered(message)
+        if self.retaking.under_way:
+            self.retaking.on_message(message)
             return
         self._ready.append(message)
         if not self._pumping:
@@ -374,7 +428,7 @@ class HeldSession:
 
     def _look_at_lock(self) -> None:
         if self.left() <= 0.0:
-            self.end(self._lost("it was not renewed in time"))
+            self.lose("it was not renewed in time")
             return
         if self._waits and self.left() <= self._duration * RENEW_PART + 0.01:
             self._renew_for_holder()
@@ -398,20 +452,43 @@ class HeldSession:
 
     def renew(self, done: Callable[[Response | Condition], object]) -> None:
         """Ask for more time."""
-        if self.uplink is None or self.over is not None:
-            done(Condition(SESSION_LOCK_LOST_CONDITION, "", {}))
-            return
 
         def answered(answer: Response | Condition) -> None:
             if isinstance(answer, Response):
                 until = answer.body.get("expiration") if isinstance(answer.body, dict) else None
                 if isinstance(until, int) and self.over is None:
                     self._set_expiry(until / 1000)
-            elif answer.condition == SESSION_LOCK_LOST_CONDITION and self._link is not None and self._link.attached:
-                self.end(self._lost("Azure says so"))
             done(answer)
 
-        self.uplink.manage(self.entity, "renew-session-lock", {"session-id": self.session_id}, answered, self.link_name)
+        self.ask("renew-session-lock", {}, answered)
+
+    def ask(self, operation: str, body: dict[str, Any], done: Callable[[Response | Condition], object]) -> None:
+        """Ask the management node about the session, as soon as its link is there; the request must be one to repeat."""
+        link, uplink = self.link, self.uplink
+        if self.over is not None:
+            done(Condition(SESSION_LOCK_LOST_CONDITION, "", {}))
+            return
+        if link is None or uplink is None:
+            self._asking.append(lambda: self.ask(operation, body, done))
+            return
+        if operation == "set-session-state":
+            self.retaking.state_may_be(body["session-state"])
+
+        def answered(answer: Response | Condition) -> None:
+            if isinstance(answer, Condition):
+                if answer.condition in (CONNECTION_LOST, SESSION_LOCK_LOST_CONDITION) and self.link is not link:
+                    # It is not known whether it was done; by the next link it is.
+                    self.ask(operation, body, done)
+                    return
+                if answer.condition == SESSION_LOCK_LOST_CONDITION:
+                    self.lose("Azure says so")
+            elif operation == "set-session-state":
+                self.retaking.state_is(body["session-state"])
+            elif operation == "get-session-state" and isinstance(answer.body, dict):
+                self.retaking.state_is(answer.body.get("session-state"))
+            done(answer)
+
+        uplink.manage(self.entity, operation, {"session-id": self.session_id, **body}, answered, self.link_name)
 
     # The end
 
@@ -420,9 +497,10 @@ class HeldSession:
         if self.over is not None:
             return
         self.over = error
-        for timer in (self._lock_timer, self._drain_timer):
+        for timer in (self._lock_timer, self._drain_timer, self._open_timer):
             if timer is not None:
                 timer.cancel()
+        self.retaking.stop()
         self._ready.clear()
         waits, self._waits = self._waits, []
         self.settling.end()
@@ -434,6 +512,9 @@ class HeldSession:
                 self.opened.set_result(opened)
         for wait in waits:
             wait.future.set_exception(error)
+        waiting, self._asking = self._asking, []
+        for ask in waiting:
+            ask()
         if self._link is not None:
             self._link.detach()
 
@@ -450,6 +531,3 @@ class HeldSession:
             self._released = released
         self.end(SessionNotFoundError(f"{self.entity}: session {self.session_id!r} was released", code=SESSION_LOCK_LOST))
         return released
-
-
-_WORTH_RETAKING: frozenset[Any] = frozenset({"amqp:unauthorized-access"})

@@ -69,10 +69,11 @@ class Answers:
 
 @attrs.define(eq=False)
 class Settle:
-    """A settlement under way, and whose answers it is part of."""
+    """A settlement under way, and whose answers it is part of; `sent` says that Azure may have it."""
 
     settlement: Settlement
     waiting: list[tuple[Answers, int]]
+    sent: bool = False
 
     def answer(self, code: str | None, error: QueueError | None = None) -> None:
         """Give the answer to all who wait for it."""
@@ -90,6 +91,7 @@ class InHand:
         payload: The message, encoded.
         link: What it came by.
         settle: How it is being settled.
+        lock: Its lock token, as Azure knows it.
     """
 
     token: str
@@ -97,6 +99,7 @@ class InHand:
     payload: bytes = attrs.field(repr=False)
     link: Receiver | None
     settle: Settle | None = None
+    lock: str = attrs.Factory(lambda self: self.token, takes_self=True)
     _message: AmqpMessage | None = attrs.field(default=None, repr=False)
 
     @property
@@ -114,6 +117,16 @@ class InHand:
     @property
     def delivery_count(self) -> int:
         return self.message.delivery_count
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether Azure may have been told how it is settled."""
+        return self.settle is not None and self.settle.sent
+
+    @property
+    def is_being_abandoned(self) -> bool:
+        """Whether Azure may have been told that it is given back."""
+        return self.settle is not None and self.settle.sent and self.settle.settlement.disposition is Disposition.ABANDON
 
 
 class Settling:
@@ -168,6 +181,9 @@ class Settling:
         if link is None or first.link is not link or settle is None or first.delivery_id is None:
             return
         rest = {message.delivery_id: message for message in run}
+        for message in run:
+            if message.settle is not None:
+                message.settle.sent = True
 
         def settled(number: int, state: str | None, error: Condition | None) -> None:
             self._on_outcome(rest[number], link, state, error)
@@ -179,11 +195,12 @@ class Settling:
             # `None`: the link ended before the answer. What became of the message shows when the link is back.
             return
         if error is None or error.condition == _DEAD_LETTER:
-            self._finish(message)
+            self.finish(message)
         else:
             self._refused(message, error)
 
-    def _finish(self, message: InHand) -> None:
+    def finish(self, message: InHand) -> None:
+        """Note that a message is settled as it was to be."""
         self.in_hand.pop(message.token, None)
         settle, message.settle = message.settle, None
         if settle is not None:
@@ -202,49 +219,42 @@ class Settling:
 
     def _send_by_number(self, messages: Sequence[InHand]) -> None:
         """Settle messages that came by their sequence number: Azure's management node takes these."""
+        session, link = self._session, self._session.link
         for message in messages:
-            settle, uplink = message.settle, self._session.uplink
-            if settle is None or uplink is None:
+            settle, uplink = message.settle, session.uplink
+            if settle is None or uplink is None or link is None:
                 continue
 
             def answered(answer: Response | Condition, message: InHand = message) -> None:
-                if self.in_hand.get(message.token) is not message:
+                if self.in_hand.get(message.token) is not message or message.settle is None:
                     return
                 if isinstance(answer, Response):
-                    self._finish(message)
-                else:
+                    self.finish(message)
+                elif session.link is link:
                     self._refused(message, answer)
+                # Else what became of the message shows when the link is back.
 
-            body = disposition_body(settle.settlement, self._session.session_id or "")
-            uplink.manage(self._session.entity, "update-disposition", body, answered, self._session.link_name)
+            settle.sent = True
+            body = disposition_body(settle.settlement, session.session_id or "", message.lock)
+            uplink.manage(session.entity, "update-disposition", body, answered, session.link_name)
 
     # When the link was lost
 
     def expected(self) -> dict[int, InHand]:
         """Return what must come again if the lock was not anybody else's meanwhile, by sequence number."""
-        for message in list(self.in_hand.values()):
-            if message.delivery_id is None:
-                # Locked by its number on the old link: that lock is gone.
-                self._refused(message, Condition(MESSAGE_LOCK_LOST_CONDITION, "", {}))
-                self.in_hand.pop(message.token, None)
-        return {message.sequence_number: message for message in self.in_hand.values()}
+        return {message.sequence_number: message for message in self.in_hand.values() if message.delivery_id is not None}
+
+    def by_number(self) -> list[InHand]:
+        """Return what does not come again by itself, having been put aside."""
+        return [message for message in self.in_hand.values() if message.delivery_id is None]
 
     def move(self, known: InHand, again: InHand) -> None:
         """Note that a message in hand came again, by a new link."""
-        known.delivery_id, known.link = again.delivery_id, again.link
-
-    def accounts_for(self, missing: Iterable[InHand]) -> bool:
-        """Tell whether the messages that did not come again are those that were being settled: then they are."""
-        lost = list(missing)
-        if any(message.settle is None for message in lost):
-            return False
-        for message in lost:
-            self._finish(message)
-        return True
+        known.delivery_id, known.link, known.lock = again.delivery_id, again.link, again.lock
 
     def resume(self) -> None:
         """Send again what was not answered before the link was lost."""
-        self._send(message for message in self.in_hand.values() if message.settle is not None)
+        self._send([message for message in self.in_hand.values() if message.settle is not None])
 
     def end(self) -> None:
         """The lock is gone, and with it every message in hand."""
@@ -264,11 +274,21 @@ def _continues(last: InHand, message: InHand) -> bool:
     return (one.disposition, one.reason, one.description) == (other.disposition, other.reason, other.description)
 
 
-def disposition_body(settlement: Settlement, session_id: str) -> dict[str, Any]:
-    """Return the body of a management request that settles a message by its lock token."""
+def put_aside(answer: Response) -> list[InHand]:
+    """Return the messages of a management response that were received by their numbers."""
+    items = answer.body.get("messages") if isinstance(answer.body, dict) else None
+    return [
+        InHand(str(item["lock-token"]), None, item["message"], None)
+        for item in items or []
+        if isinstance(item, dict) and isinstance(item.get("message"), bytes) and "lock-token" in item
+    ]
+
+
+def disposition_body(settlement: Settlement, session_id: str, lock_token: str) -> dict[str, Any]:
+    """Return the body of a management request that settles a message by the lock token that Azure knows."""
     body: dict[str, Any] = {
         "disposition-status": STATUSES[settlement.disposition],
-        "lock-tokens": codec.array([uuid.UUID(settlement.lock_token)]),
+        "lock-tokens": codec.array([uuid.UUID(lock_token)]),
         "session-id": session_id,
     }
     if settlement.disposition is Disposition.DEAD_LETTER:

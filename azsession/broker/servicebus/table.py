@@ -13,7 +13,9 @@ from ...errors import QueueError, SessionLockedError, SessionNotFoundError
 from ...protocol.status import CONFLICT, SESSION_LOCK_LOST, SESSION_LOCKED
 from ..base import Settlement
 from .namespace import Namespace
-from .sessions import RETAKE_PAUSE, HeldSession
+from .retaking import RETAKE_PAUSE, VERIFY_TIMEOUT
+from .sessions import HeldSession
+from .uplink import Uplink
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +108,11 @@ class Table:
         key = (session.entity, session.session_id or "")
         other = self._held.get(key)
         if other is not None and other is not session:
-            # Azure gave it to us, so whoever had it here has lost it without our being told.
-            other.end(SessionNotFoundError("the session's lock is lost: Azure gave it away", code=SESSION_LOCK_LOST))
+            # Azure gave it to this one: whoever had it here has lost it without our being told, or does not get it.
+            if other.opened.done():
+                other.lose("Azure gave it away")
+            else:
+                other.end(SessionLockedError("another holder has this session", code=SESSION_LOCKED))
         self._held[key] = session
 
     def on_ended(self, session: HeldSession) -> None:
@@ -135,12 +140,25 @@ class Table:
 
     # Lost links
 
-    def restore(self, session: HeldSession) -> None:
-        """Have a session's lock taken again, by a thread that may wait for a connection."""
+    def restore(self, session: HeldSession, pause: float) -> None:
+        """Have a session's lock taken again, by a thread that may wait for a connection if there is none."""
+        if pause:
+            self.loop.later(pause, lambda: self.restore(session, 0.0))
+            return
+        if session.over is not None or not session.retaking.under_way:
+            return
+        uplink = self._namespace.at_hand(session.entity)
+        if uplink is not None:
+            self._retake_now(session, uplink)
+            return
         self._to_restore.add(session)
         if not self._restoring:
             self._restoring = True
             self.loop.later(0.0, self._start_restoring)
+
+    def _retake_now(self, session: HeldSession, uplink: Uplink) -> None:
+        # Azure may wait for the session to be free: for a shorter time than its answer is waited for.
+        session.retake(uplink, min(VERIFY_TIMEOUT * 0.8, max(1.0, session.left())))
 
     def _start_restoring(self) -> None:
         by_entity: dict[str, list[HeldSession]] = {}
@@ -163,7 +181,7 @@ class Table:
         try:
             uplink = self._namespace.reach(entity)
             for session in sessions:
-                self.loop.call(partial(session.retake, uplink))
+                self.loop.call(partial(self._retake_now, session, uplink))
         except QueueError as error:
             logger.info("sessions of %s wait for the namespace: %s", entity, error)
             return False
@@ -171,6 +189,7 @@ class Table:
 
     def _restore_later(self, by_entity: dict[str, list[HeldSession]]) -> None:
         """Try again in a while with those that failed, and with those that came meanwhile."""
+        pause = RETAKE_PAUSE if by_entity else 0.0
         self._to_restore.update(one for sessions in by_entity.values() for one in sessions if one.over is None)
         self._restoring = False
 
@@ -179,7 +198,7 @@ class Table:
                 self._restoring = True
                 self._start_restoring()
 
-        self.loop.later(RETAKE_PAUSE, again)
+        self.loop.later(pause, again)
 
     # Settlements
 
