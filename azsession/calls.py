@@ -122,9 +122,7 @@ def _received(fields: dict[str, Any], session: Session, now: datetime, expires_a
     if not isinstance(token, str) or not 0 < len(token) <= 256:
         raise MalformedError("a message has no LockToken")
     fields["session_id"] = session.session_id
-    receipt = ReceiptHandle(
-        token, expires_at, queue_name=session.entity, session_id=session.session_id, route=session.route
-    )
+    receipt = ReceiptHandle(token, expires_at, queue_name=session.entity, session_id=session.session_id, route=session.route)
     return ReceivedMessage(**fields, receipt=receipt, delivered_at=now)
 
 

@@ -1,23 +1,19 @@
-"""The key that `azsession serve` makes on its first start, in a file beside the data."""
+"""The keys that `azsession serve` accepts, in a file that it makes on its first start."""
 
 from __future__ import annotations
 
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigurationError
 from ..gateway import AccessKey
 
 
-def key_file(data: Path) -> Path:
-    """Return where the key of a data file lies."""
-    return data.with_name(data.name + ".key")
-
-
-def stored_key(path: Path) -> AccessKey:
-    """Return the key of a file, made if it is not there. The caller has the data file, so that nobody else makes it now.
+def stored_keys(path: Path) -> list[AccessKey]:
+    """Return the keys of a file, one a line; with one key made if it is not there.
 
     Raises:
         ConfigurationError: Others can read it, it is damaged, or it cannot be read or made.
@@ -30,20 +26,23 @@ def stored_key(path: Path) -> AccessKey:
                     f"the key file {path} can be read by others (mode {mode:04o}): say chmod 600, or delete it to have a new "
                     "key made if somebody may have read it"
                 )
-            text = file.read(4096).strip()
+            lines = file.read(65536).split("\n")
     except FileNotFoundError:
         return _make(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the key file {path} cannot be read: {error}") from error
     try:
-        return AccessKey.parse(text)
+        keys = [AccessKey.parse(line.strip()) for line in lines if line.strip()]
     except ConfigurationError:
+        keys = []
+    if not keys or len({key.name for key in keys}) != len(keys):
         raise ConfigurationError(
-            f"the key file {path} is damaged: it holds no NAME:KEY:RIGHTS; delete it to have a new key made"
-        ) from None
+            f"the key file {path} is damaged: it holds no NAME:KEY:RIGHTS, one a line; delete it to have a new key made"
+        )
+    return keys
 
 
-def _make(path: Path) -> AccessKey:
+def _make(path: Path) -> list[AccessKey]:
     key = AccessKey.generate()
     rights = ",".join(sorted(right.value for right in key.rights))
     try:
@@ -54,10 +53,23 @@ def _make(path: Path) -> AccessKey:
                 file.write(f"{key.name}:{key.key}:{rights}\n")
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+            _name_it(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except FileExistsError:
+        return stored_keys(path)
     except OSError as error:
         raise ConfigurationError(f"the key file {path} cannot be written: {error}") from error
-    return key
+    return [key]
+
+
+def _name_it(temporary: str, path: Path) -> None:
+    """Give a file its name, unless another process was quicker: several gateways may start at once."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # This file system has no links, and so no way to tell.
+        os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""`azsession serve`: the gateway with the embedded broker, as a process of its own."""
+"""`azsession serve`: the gateway as a process of its own, with the embedded broker or in front of Azure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from urllib.parse import urlsplit
 import click
 
 from .. import __version__
-from ..config import ENV_CONNECTION_STRING, is_loopback
+from ..config import ENV_CONNECTION_STRING, ServiceBusConfig, is_loopback
 from ..errors import ConfigurationError
+from ..link import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from .address import WILDCARDS, public_url
 from .common import note
+from .serve_azure import Lookout, azure_broker, azure_options, chosen_azure, refuse_local
 
 if TYPE_CHECKING:
+    from ..broker.base import Broker
     from ..gateway import AccessKey
 
 DEFAULT_PORT = 8720
@@ -72,10 +75,22 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="A key to accept, with rights of Send, Listen and Manage, divided by commas. Repeat it for more; the connection "
     "string is for the first. By default a key with all rights is made, and kept in a file beside the data.",
 )
+@click.option(
+    "--key-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file of such keys, one a line, that only its owner can read; made with one key if it is not there. Gateways "
+    "behind one balancer need the same.",
+)
 @click.option("--tls-cert", type=_FILE, help="The certificate chain, to serve https.")
 @click.option("--tls-key", type=_FILE, help="The certificate's private key.")
 @click.option("--insecure", is_flag=True, help="Allow plain http on an address that is not loopback.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line: connection_string, url, data.")
+@azure_options
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON line: connection_string, url, data; with Azure also azure, its host.",
+)
 def serve(
     data: Path | None,
     memory: bool,
@@ -85,34 +100,55 @@ def serve(
     queues: Sequence[str],
     auto_create: bool,
     keys: Sequence[str],
+    key_file: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     insecure: bool,
+    azure_string: str | None,
+    azure_namespace: str | None,
+    azure_websockets: bool,
     as_json: bool,
 ) -> None:
-    """Serve message sessions over HTTP, kept in one file or in memory.
+    """Serve message sessions over HTTP, kept in one file, in memory, or by an Azure Service Bus namespace.
 
     Prints the connection string to use on standard output, and nothing else there. SIGTERM and Ctrl-C finish what is running
     and end it; a second one ends it at once.
     """
-    from ..broker.embedded import EmbeddedBroker
     from ..gateway import AccessKey, GatewayService
-    from .keyfile import key_file, stored_key
+    from .keyfile import stored_keys
 
+    azure = chosen_azure(azure_string, azure_namespace, azure_websockets)
+    if azure is not None:
+        refuse_local(azure, data=data, memory=memory, queues=bool(queues), auto_create=auto_create)
     if memory and data is not None:
         raise click.UsageError("give --data or --memory, not both")
+    if keys and key_file is not None:
+        raise click.UsageError("give --key or --key-file, not both")
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("TLS needs both --tls-cert and --tls-key")
     accepted = [AccessKey.parse(text) for text in keys]
     if len({key.name for key in accepted}) != len(accepted):
         raise click.UsageError("two keys have the same name")
-    path = None if memory else _data_file(data)
+    config = None if azure is None else azure.config()
+    path = None if memory or config is not None else _data_file(data)
+    if not keys and key_file is None:
+        key_file = _key_file(path, config)
     # Messages and keys are the owner's alone, whatever the umask was.
     os.umask(0o077)
-    broker = EmbeddedBroker(path, queues=queues, auto_create=auto_create)
+    broker: Broker
+    lookout: Lookout | None = None
+    limits: dict[str, int] = {}
+    if config is not None:
+        broker = fronted = azure_broker(config)
+        lookout = Lookout(fronted, config)
+        limits = {"max_body_size": AZURE_BODY_SIZE, "max_message_size": AZURE_MESSAGE_SIZE}
+    else:
+        from ..broker.embedded import EmbeddedBroker
+
+        broker = EmbeddedBroker(path, queues=queues, auto_create=auto_create)
     try:
         if not accepted:
-            accepted = [AccessKey.generate() if path is None else stored_key(key_file(path))]
+            accepted = [AccessKey.generate()] if key_file is None else stored_keys(key_file)
         service = GatewayService(
             broker,
             accepted,
@@ -122,6 +158,7 @@ def serve(
             tls_cert=tls_cert,
             tls_key=tls_key,
             insecure=insecure,
+            **limits,
         )
         signals = _Signals()
         service.start()
@@ -131,34 +168,56 @@ def serve(
     try:
         url = public_url(service.url, hostnames, tls_cert)
         note(f"azsession {__version__} listens on {service.url}; Ctrl-C ends it")
-        note("data    in memory, gone at the end" if path is None else f"data    {path}")
-        if not keys and path is not None:
-            note(f"key     {key_file(path)}")
-        names = ", ".join(found.name for found in broker.list_queues())
-        note(f"queues  {names or ('made when first used' if auto_create else 'none yet: azsession queue create')}")
+        if config is not None:
+            note(f"azure   {config.host}{' over WebSockets' if config.uses_websockets else ''}, port {config.port}")
+        else:
+            note("data    in memory, gone at the end" if path is None else f"data    {path}")
+        if key_file is not None:
+            note(f"key     {key_file}")
+        if config is None:
+            names = ", ".join(found.name for found in broker.list_queues())
+            note(f"queues  {names or ('made when first used' if auto_create else 'none yet: azsession queue create')}")
         _warn_of_address(host, url, hostnames)
-        _announce(url, accepted[0], path, as_json=as_json)
+        if lookout is not None:
+            lookout.start()
+        _announce(url, accepted[0], path, config, as_json=as_json)
         signals.wait()
         note("stopping: finishing what is running; once more ends it at once")
     finally:
+        if lookout is not None:
+            lookout.end()
         service.stop()
+
+
+def _key_file(path: Path | None, config: ServiceBusConfig | None) -> Path | None:
+    """Return where the key is kept: beside the data, or for Azure in the user's folder, by namespace."""
+    if config is None:
+        return None if path is None else path.with_name(path.name + ".key")
+    folder = _own_folder()
+    return folder / f"{config.host.replace(':', '-')}.key"
 
 
 def _data_file(data: Path | None) -> Path:
     if data is None:
-        data = default_data()
-        data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data = _own_folder() / default_data().name
     elif not data.parent.is_dir():
         raise ConfigurationError(f"the data file {data} needs its folder to be there")
     return data.absolute()
 
 
-def _announce(url: str, key: AccessKey, path: Path | None, *, as_json: bool) -> None:
+def _own_folder() -> Path:
+    folder = default_data().parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _announce(url: str, key: AccessKey, path: Path | None, config: ServiceBusConfig | None, *, as_json: bool) -> None:
     """Print what clients connect with: all that goes to standard output."""
     string = f"Endpoint={url}/;SharedAccessKeyName={key.name};SharedAccessKey={key.key}"
     if as_json:
-        # The same three names always: `data` is null for memory.
-        click.echo(json.dumps({"connection_string": string, "url": url, "data": None if path is None else str(path)}))
+        # `data` is null where nothing is kept here: in memory, and on Azure.
+        told = {"connection_string": string, "url": url, "data": None if path is None else str(path)}
+        click.echo(json.dumps(told if config is None else {**told, "azure": config.host}))
         return
     note(f"the connection string, in quotes for {ENV_CONNECTION_STRING}:")
     click.echo(string)

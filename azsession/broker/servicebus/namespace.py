@@ -81,7 +81,7 @@ class Namespace:
             # It may have been revoked: a new one, once.
             self._tokens.drop(self._audience(entity), token.header)
             if self._put_token(uplink, entity) is not None:
-                raise AuthenticationFailedError(f"the namespace refused the token for {entity!r}")
+                raise AuthenticationFailedError(f"the namespace refused the token for {entity or self._address.host!r}")
         return uplink
 
     def at_hand(self, entity: str) -> Uplink | None:
