@@ -1,4 +1,4 @@
-"""A message in a queue, and the boxes that messages lie in."""
+"""A queue's settings, a message in it, and the boxes that messages lie in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,29 @@ from typing import Any
 from tests.standin.wire import Content
 
 ACTIVE, DEFERRED, SCHEDULED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """A queue's settings, in seconds and bytes."""
+
+    lock_duration: float = 60.0
+    max_delivery_count: int = 10
+    requires_session: bool = True
+    max_message_size: int = 256 * 1024
+    dead_letter_on_expiration: bool = False
+    default_time_to_live: float | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many messages a queue has; locked ones are active (or deferred) too."""
+
+    active: int
+    dead_letter: int
+    deferred: int
+    scheduled: int
+    locked: int
 
 
 @dataclass(slots=True, eq=False)

@@ -11,10 +11,11 @@ from collections import Counter, deque
 from types import TracebackType
 from typing import Any
 
+from tests.standin.boxes import Counts, Options
 from tests.standin.connection import Peer
 from tests.standin.links import Receives, SessionReceives
 from tests.standin.loop import Loop
-from tests.standin.state import Counts, Options, Queue, Refusal
+from tests.standin.state import Queue, Refusal
 from tests.standin.tokens import ALL, path_of
 from tests.standin.wire import Content, parse
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Protocol
 
-from tests.standin.boxes import ACTIVE, DEFERRED, SCHEDULED, Box, Message, Order
+from tests.standin.boxes import ACTIVE, DEFERRED, SCHEDULED, Box, Counts, Message, Options, Order
 from tests.standin.wire import Content, string
 
 
@@ -41,29 +40,6 @@ class Holder(Protocol):
 
     def lost(self) -> None:
         """The lock of its session expired."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """A queue's settings, in seconds and bytes."""
-
-    lock_duration: float = 60.0
-    max_delivery_count: int = 10
-    requires_session: bool = True
-    max_message_size: int = 256 * 1024
-    dead_letter_on_expiration: bool = False
-    default_time_to_live: float | None = None
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many messages a queue has; locked ones are active (or deferred) too."""
-
-    active: int
-    dead_letter: int
-    deferred: int
-    scheduled: int
-    locked: int
 
 
 class Queue:
