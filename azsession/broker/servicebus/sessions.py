@@ -114,6 +114,7 @@ class HeldSession:
         self._waits: list[Wait] = []
         self._drain_timer: Timer | None = None
         self._lock_timer: Timer | None = None
+        self._lock_timer_due = 0.0
         self._pumping = False
         self._renewing = False
         self._released: Future[None] | None = None
@@ -417,16 +418,21 @@ class HeldSession:
 
     def _plan(self) -> None:
         """Look at the lock again when it ends, or, while somebody waits, when it is worth renewing."""
+        if self.over is not None or not self.opened.done():
+            return
+        due = self.expires
+        if self._waits and not self._renewing and self.link is not None:
+            due -= self._duration * RENEW_PART
         if self._lock_timer is not None:
+            if self._lock_timer_due <= due:
+                # Every receive comes here: a look too early costs less than a timer for each.
+                return
             self._lock_timer.cancel()
-            self._lock_timer = None
-        if self.over is None and self.opened.done():
-            seconds = self.left()
-            if self._waits and not self._renewing and self.link is not None:
-                seconds = max(0.0, seconds - self._duration * RENEW_PART)
-            self._lock_timer = self._loop.later(seconds, self._look_at_lock)
+        self._lock_timer_due = due
+        self._lock_timer = self._loop.later(due - time.monotonic(), self._look_at_lock)
 
     def _look_at_lock(self) -> None:
+        self._lock_timer = None
         if self.left() <= 0.0:
             self.lose("it was not renewed in time")
             return
