@@ -45,6 +45,8 @@ SESSION_LOCKED = "SessionLocked"
 THROTTLED = "Throttled"
 INTERNAL_ERROR = "InternalError"
 SERVER_BUSY = "ServerBusy"
+#: A gateway could not reach what is behind it, or got no answer from it.
+CONNECTION_FAILED = "ConnectionFailed"
 #: The answer to a gateway's own request was lost: what was sent may have been accepted.
 OUTCOME_UNKNOWN = "OutcomeUnknown"
 ENTITY_DISABLED = "EntityDisabled"
@@ -67,6 +69,7 @@ STATUS_OF = {
     SESSION_LOCKED: 423,
     THROTTLED: 429,
     INTERNAL_ERROR: 500,
+    CONNECTION_FAILED: 502,
     SERVER_BUSY: 503,
     QUOTA_EXCEEDED: 507,
 }
@@ -85,6 +88,7 @@ _CODE_OF: list[tuple[type[QueueError], str]] = [
     (NoSessionAvailableError, SERVER_BUSY),
     (UnsupportedOperationError, NOT_SUPPORTED),
     (ThrottledError, THROTTLED),
+    (ConnectionFailedError, CONNECTION_FAILED),
     (ProviderError, INTERNAL_ERROR),
 ]
 
@@ -110,6 +114,8 @@ def answer_to(error: QueueError) -> tuple[int, dict[str, Any]]:
     details: dict[str, Any] = {"code": code, "message": str(error)}
     if isinstance(error, MessageTooLargeError):
         details.update({name: getattr(error, name) for name in ("size", "limit") if getattr(error, name) is not None})
+    if code == CONNECTION_FAILED and isinstance(error, ConnectionFailedError) and error.maybe_delivered:
+        details["maybeDelivered"] = True
     return STATUS_OF[code], {"error": details}
 
 
@@ -140,10 +146,11 @@ def error_from(
         return AuthenticationFailedError(message, code=code)
     if status == 403:
         return PermissionDeniedError(message, code=code)
-    if code == OUTCOME_UNKNOWN:
-        unknown = ConnectionFailedError(message, maybe_delivered=True)
-        unknown.code = code
-        return unknown
+    if code in (OUTCOME_UNKNOWN, CONNECTION_FAILED):
+        unknown = code == OUTCOME_UNKNOWN or details.get("maybeDelivered") is True
+        failed = ConnectionFailedError(message, maybe_delivered=unknown)
+        failed.code = code
+        return failed
     # InvalidRequest: a gateway does not know the path, say behind a proxy that changes it; the session may be well.
     if status in (404, 410, 409) and code not in (MESSAGE_NOT_FOUND, INVALID_REQUEST, ENTITY_DISABLED):
         error = _gone(status, code, message, about)

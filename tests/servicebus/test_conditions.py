@@ -7,7 +7,7 @@ import json
 import pytest
 
 from azsession.broker.servicebus.amqp.codec import Condition, Response
-from azsession.broker.servicebus.conditions import _MEANINGS, TIMEOUT, error_of, error_of_response, is_timeout
+from azsession.broker.servicebus.conditions import _MEANINGS, error_of, refusal_of
 from azsession.errors import (
     AuthenticationFailedError,
     InvalidReceiptError,
@@ -138,12 +138,6 @@ def test_a_description_of_many_lines_becomes_one_of_bounded_length() -> None:
     assert len(text) < 1000
 
 
-def test_a_refusal_without_messages_in_time_is_told_from_others() -> None:
-    assert is_timeout(Condition(TIMEOUT, "", {}))
-    assert not is_timeout(Condition("com.microsoft:session-cannot-be-locked", "", {}))
-    assert not is_timeout(None)
-
-
 @pytest.mark.parametrize(
     ("status", "condition", "description", "kind"),
     [
@@ -157,11 +151,17 @@ def test_a_refusal_without_messages_in_time_is_told_from_others() -> None:
         (401, "com.contoso:new", "", AuthenticationFailedError),
         (503, None, "", ThrottledError),
         (500, None, "", ProviderError),
-        (299, None, "", ProviderError),
+        (302, None, "", ProviderError),
     ],
 )
 def test_a_response_is_told_by_its_condition_and_else_by_its_status(
     status: int, condition: str | None, description: str, kind: type[QueueError]
 ) -> None:
-    error = error_of_response(Response("1", status, description, condition, None), entity="orders")
+    refusal = refusal_of(Response("1", status, description, condition, None))
+    error = error_of(refusal, entity="orders")
+    assert refusal is not None
     assert type(error) is kind
+
+
+def test_a_success_is_no_refusal() -> None:
+    assert refusal_of(Response("1", 202, "Accepted", None, None)) is None

@@ -42,6 +42,7 @@ from ...protocol.status import (
     UNAUTHORIZED,
 )
 from .amqp.codec import Condition, Response
+from .amqp.links import CONNECTION_LOST, NO_ROOM
 
 #: Nothing came within the time that Azure was given: no session to accept, or an operation that took too long.
 TIMEOUT = "com.microsoft:timeout"
@@ -138,6 +139,8 @@ _MEANINGS: dict[str, tuple[str, Callable[[str], QueueError]]] = {
     "com.microsoft:container-close": ("Azure closed the connection", _busy),
     "com.microsoft:operation-cancelled": ("Azure gave the operation up", _busy),
     "amqp:internal-error": ("Azure failed inside", _internal),
+    CONNECTION_LOST: ("the connection to Azure was lost", _busy),
+    NO_ROOM: ("the connection to Azure has no room for another session", _busy),
 }
 
 #: What a status of ``$cbs`` and ``$management`` means that comes without a condition.
@@ -176,17 +179,13 @@ def error_of(condition: Condition | None, *, entity: str, session_id: str | None
     return make(f"{about}: {meaning}{f' ({description})' if description else ''}")
 
 
-def error_of_response(response: Response, *, entity: str, session_id: str | None = None) -> QueueError:
-    """Return the exception for a response of ``$cbs`` or ``$management`` that is not a success."""
+def refusal_of(response: Response) -> Condition | None:
+    """Return the error that a response of ``$cbs`` or ``$management`` tells of; `None` for a success."""
+    if 200 <= response.status < 300:
+        return None
     condition = response.condition
     if not condition or (condition not in _MEANINGS and response.status in _CONDITION_OF_STATUS):
         condition = _CONDITION_OF_STATUS.get(response.status)
         if response.status == 403 and _LACKS_RIGHT.search(response.description):
             condition = UNAUTHORIZED_ACCESS
-    given = Condition(condition or f"status {response.status}", response.description, {})
-    return error_of(given, entity=entity, session_id=session_id)
-
-
-def is_timeout(condition: Condition | None) -> bool:
-    """Tell whether nothing came within the time given: for a pending accept, no session had messages."""
-    return condition is not None and condition.condition == TIMEOUT
+    return Condition(condition or f"status {response.status}", response.description, {})

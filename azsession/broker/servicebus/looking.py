@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from ...errors import ProviderError
+from ...errors import ConnectionFailedError, ProviderError, QueueError
 from ...messages import PeekedMessage, SessionInfo
-from ...protocol.status import MESSAGE_NOT_FOUND
+from ...protocol.status import MESSAGE_NOT_FOUND, SERVER_BUSY
 from .amqp import codec
 from .amqp.codec import AmqpMessage, Attach, Condition, Response
 from .amqp.links import Receiver
@@ -113,20 +112,16 @@ class Looking:
         try:
             deadline = time.monotonic() + self._namespace.timeout
             while not search.found.done():
-                seen = search.seen
-                left = min(SEARCH_QUIET, deadline - time.monotonic())
+                seen, left = search.seen, min(SEARCH_QUIET, deadline - time.monotonic())
                 if left <= 0:
                     break
                 try:
                     self._namespace.wait(search.found, left)
-                except ProviderError:
-                    if search.found.done():
-                        raise
+                except ConnectionFailedError:
                     if search.seen == seen:
                         break
             if not search.found.done():
-                # Somebody else has it locked, or took it since it was seen.
-                raise _no_dead_letter(number)
+                raise self._not_found(entity, number)
             delivery_id, message = search.found.result()
             if then is not None:
                 then(message)
@@ -140,7 +135,13 @@ class Looking:
             if state is None or error is not None:
                 raise error_of(error, entity=entity)
         finally:
-            loop.call(search.detach)
+            loop.call(search.give_back)
+
+    def _not_found(self, entity: str, number: int) -> QueueError:
+        if any(one.sequence_number == number for one in self.dead_letters(entity, number, 1)):
+            text = f"somebody else is working with the dead letter {number}, or with what comes before it"
+            return ProviderError(text, code=SERVER_BUSY, status=503, is_transient=True)
+        return _no_dead_letter(number)
 
 
 class _Search(Receiver):
@@ -151,7 +152,7 @@ class _Search(Receiver):
         self._uplink = uplink
         self._entity = entity
         self._number = number
-        self._others: deque[int] = deque()
+        self._others: list[int] = []
         self.found: Future[tuple[int, AmqpMessage]] = Future()
         self.seen = 0
 
@@ -165,8 +166,16 @@ class _Search(Receiver):
         if message.annotations.get("x-opt-sequence-number") == self._number and not self.found.done():
             self.give_credit(0)
             self.found.set_result((delivery_id, message))
-        elif not self.found.done() and self.credit <= 1:
+            return
+        self._others.append(delivery_id)
+        if not self.found.done() and self.credit <= 1:
             self.give_credit(SEARCH_CREDIT)
+
+    def give_back(self) -> None:
+        """Unlock what was not looked for, and end: Azure keeps what a link that ends has locked until its locks expire."""
+        for number in self._others:
+            self.settle(number, number, codec.RELEASED, lambda *_: None)
+        self.detach()
 
     def on_ended(self, error: Condition | None) -> None:
         self._uplink.distrust(self._entity, error)

@@ -1,4 +1,4 @@
-"""The way to one Service Bus namespace: its connection, opened when it is needed and again when it was lost, and its tokens.
+"""The way to one Service Bus namespace: connections, opened when needed and again when lost, and tokens.
 
 Callers block here, in their own threads; what belongs to the connection is done in the loop's thread.
 """
@@ -14,11 +14,12 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
 from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
+from ...protocol.status import SERVER_BUSY
 from ...tokens import REFRESH_PAUSE, Token, TokenCache
 from ..base import PRESENT, asking
 from .amqp.codec import Condition, Response
 from .amqp.connection import Connection
-from .amqp.loop import Loop, Timer, closed_error
+from .amqp.loop import Loop, closed_error
 from .amqp.stream import Address, Stream, open_stream
 from .conditions import error_of
 from .uplink import Uplink, address_of
@@ -31,12 +32,14 @@ T = TypeVar("T")
 QUICKLY = 0.02
 #: Tokens without an end known say that they end then.
 FOREVER = float("inf")
+#: Connections at once: Azure lets each have thousands of links.
+MAX_CONNECTIONS = 16
 #: Seconds to wait for a connection, and for each of its steps.
 CONNECT_TIMEOUT = 10.0
 
 
 class Namespace:
-    """A namespace, reached over one connection by any number of threads.
+    """A namespace, reached by any number of threads over one connection, or a few where its links would be too many.
 
     Args:
         address: Where it is.
@@ -53,10 +56,9 @@ class Namespace:
 
     def _begin(self) -> None:
         # Written in the loop's thread only.
-        self._uplink: Uplink | None = None
+        self._uplinks: tuple[Uplink, ...] = ()
         self._begun: Uplink | None = None
         self._opening: Future[Uplink] | None = None
-        self._refresh: Timer | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -65,7 +67,7 @@ class Namespace:
     # Any thread
 
     def reach(self, entity: str) -> Uplink:
-        """Return the connection, opened and authorized for an entity. Blocks.
+        """Return a connection with room for more links, opened and authorized for an entity. Blocks.
 
         Raises:
             ConnectionFailedError: It cannot be reached.
@@ -75,21 +77,30 @@ class Namespace:
         ready = self.at_hand(entity)
         if ready is not None:
             return ready
-        uplink = self._connected()
-        token = self._put_token(uplink, entity)
-        if token is not None:
-            # It may have been revoked: a new one, once.
-            self._tokens.drop(self._audience(entity), token.header)
-            if self._put_token(uplink, entity) is not None:
-                raise AuthenticationFailedError(f"the namespace refused the token for {entity or self._address.host!r}")
+        try:
+            uplink = self._connected()
+            self._authorize(uplink, entity)
+        except ConnectionFailedError as error:
+            # That much is sure, even where an answer is missing: nothing was asked for yet.
+            error.maybe_delivered = False
+            raise
         return uplink
 
     def at_hand(self, entity: str) -> Uplink | None:
-        """Return the connection if it is there, and authorized for an entity. Does not block."""
-        uplink = self._uplink
-        if uplink is not None and not uplink.connection.closed and uplink.is_authorized(entity):
-            return uplink
-        return None
+        """Return such a connection if there is one already. Does not block."""
+        uplink = self._with_room()
+        return uplink if uplink is not None and uplink.is_authorized(entity) else None
+
+    def _with_room(self) -> Uplink | None:
+        return next((one for one in self._uplinks if not one.connection.closed and not one.connection.is_full), None)
+
+    def _authorize(self, uplink: Uplink, entity: str) -> None:
+        refused = self._put_token(uplink, entity)
+        if refused is not None:
+            # It may have been revoked: a new one, once.
+            self._tokens.drop(self._audience(entity), refused.header)
+            if self._put_token(uplink, entity) is not None:
+                raise AuthenticationFailedError(f"the namespace refused the token for {entity or self._address.host!r}")
 
     def _audience(self, entity: str) -> str:
         return f"sb://{self._address.host}/{address_of(entity)}"
@@ -104,7 +115,11 @@ class Namespace:
             uplink.authorize(entity, audience, token, refresh_at, future.set_result)
 
         self.loop.call(job)
-        error = self.wait(future)
+        try:
+            error = self.wait(future)
+        except ConnectionFailedError:
+            self._tell(lambda: uplink.give_up(entity, token))
+            raise
         if error is None:
             self.loop.call(lambda: self._plan_refresh(uplink))
             return None
@@ -151,9 +166,9 @@ class Namespace:
         Raises:
             QueueError: What it answered, or that it did not.
         """
-        uplink = self.reach(entity)
+        reached = self.reach(entity)
         future: Future[Response | Condition] = Future()
-        self.loop.call(lambda: uplink.manage(node or entity, operation, body, future.set_result, link))
+        self.loop.call(lambda: reached.manage(entity, operation, body, future.set_result, link, node))
         answer = self.wait(future)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=entity, session_id=session_id)
@@ -166,11 +181,16 @@ class Namespace:
         return self.wait(future, 3 * CONNECT_TIMEOUT)
 
     def _join_or_open(self) -> Future[Uplink]:
-        """Return the future of the connection, being opened in a thread of its own if it is not there."""
-        if self._uplink is not None and not self._uplink.connection.closed:
+        """Return the future of a connection with room, being opened in a thread of its own if there is none."""
+        uplink = self._with_room()
+        if uplink is not None:
             ready: Future[Uplink] = Future()
-            ready.set_result(self._uplink)
+            ready.set_result(uplink)
             return ready
+        if len(self._uplinks) >= MAX_CONNECTIONS:
+            raise ProviderError(
+                f"{len(self._uplinks)} connections are full of sessions", code=SERVER_BUSY, status=503, is_transient=True
+            )
         if self._opening is None:
             if self._closed:
                 raise closed_error()
@@ -180,7 +200,7 @@ class Namespace:
                 threading.Thread(target=self._open, args=(opening,), name="azsession-connect", daemon=True).start()
             except RuntimeError as error:
                 self._opening = None
-                raise ProviderError(f"no thread can be started: {error}", code="ServerBusy", status=503) from error
+                raise ProviderError(f"no thread can be started: {error}", code=SERVER_BUSY, status=503) from error
         return self._opening
 
     def _open(self, opening: Future[Uplink]) -> None:
@@ -213,27 +233,36 @@ class Namespace:
             return
 
         def opened() -> None:
-            self._opening = None
-            self._uplink = uplink
+            self._opening = self._begun = None
+            self._uplinks = (*self._uplinks, uplink)
             opening.set_result(uplink)
 
         def closed(error: QueueError) -> None:
             self._open_failed(opening, error)
-            if self._uplink is uplink:
-                self._uplink = None
+            self._uplinks = tuple(one for one in self._uplinks if one is not uplink)
+            if self._begun is uplink:
+                self._begun = None
+            if uplink.refresh is not None:
+                uplink.refresh.cancel()
 
-        uplink = self._begun = Uplink(
-            Connection(self.loop, stream, self._address, on_opened=opened, on_closed=closed, open_timeout=CONNECT_TIMEOUT)
-        )
+        try:
+            connection = Connection(
+                self.loop, stream, self._address, on_opened=opened, on_closed=closed, open_timeout=CONNECT_TIMEOUT
+            )
+        except BaseException as error:
+            stream.close()
+            self._open_failed(opening, ConnectionFailedError(f"{self._address.host}: {type(error).__name__}"))
+            raise
+        uplink = self._begun = Uplink(connection)
 
     # Tokens
 
     def _plan_refresh(self, uplink: Uplink) -> None:
-        if self._refresh is not None:
-            self._refresh.cancel()
+        if uplink.refresh is not None:
+            uplink.refresh.cancel()
         due = uplink.next_refresh()
         if due is not None and due < FOREVER and not uplink.connection.closed:
-            self._refresh = self.loop.later(due - time.time(), lambda: self._refresh_tokens(uplink))
+            uplink.refresh = self.loop.later(due - time.time(), lambda: self._refresh_tokens(uplink))
 
     def _refresh_tokens(self, uplink: Uplink) -> None:
         """Have tokens put anew that end soon, by a thread of its own: a credential may take its time."""
@@ -252,8 +281,7 @@ class Namespace:
 
     def _refresh_token(self, uplink: Uplink, entity: str) -> None:
         try:
-            if self._put_token(uplink, entity) is not None:
-                logger.warning("the namespace refused a new token for %s; the old one is used on", entity)
+            self._authorize(uplink, entity)
         except QueueError as error:
             logger.warning("the token for %s could not be refreshed: %s", entity, error)
 
@@ -264,11 +292,11 @@ class Namespace:
 
         def job() -> None:
             self._closed = True
-            if self._refresh is not None:
-                self._refresh.cancel()
-            if self._begun is not None:
-                # Open, or still being opened.
-                self._begun.connection.close()
+            for uplink in self._uplinks if self._begun is None else (*self._uplinks, self._begun):
+                uplink.connection.close()
+            if self._opening is not None:
+                # Those who wait need not wait for what is still being tried.
+                self._open_failed(self._opening, closed_error())
 
         if self._tell(job):
             self.loop.close()

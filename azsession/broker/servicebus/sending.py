@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, QueueError, ValidationError
+from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, ValidationError
 from ...messages import Message
 from ...protocol.status import OUTCOME_UNKNOWN, SERVER_BUSY
 from .amqp import codec
@@ -62,7 +62,12 @@ class Sending:
             sender.send(payload, outcome, message_format)
             return ended
 
-        self._check(entity, self._namespace.wait(self._namespace.wait(self._namespace.loop.submit(job))), len(payload))
+        ended = self._namespace.loop.run(job)
+        try:
+            self._check(entity, self._namespace.wait(ended), len(payload))
+        except ConnectionFailedError as error:
+            error.code = OUTCOME_UNKNOWN
+            raise
 
     def _remember(self, request_id: str, ended: Future[_Ended]) -> None:
         now = time.monotonic()
@@ -78,12 +83,10 @@ class Sending:
         if state == "accepted":
             return
         if state is None:
-            failure: QueueError = ConnectionFailedError(
+            raise ConnectionFailedError(
                 f"{entity}: the connection was lost before Azure confirmed the messages: they may have been accepted",
                 maybe_delivered=True,
             )
-            failure.code = OUTCOME_UNKNOWN
-            raise failure
         if error is None:
             raise ProviderError(f"{entity}: Azure did not take the messages", code=SERVER_BUSY, status=503, is_transient=True)
         failure = error_of(error, entity=entity)

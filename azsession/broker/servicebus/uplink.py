@@ -18,13 +18,13 @@ from .amqp.codec import Condition, Response
 from .amqp.connection import Connection
 from .amqp.exchanges import Exchange, OnResponse
 from .amqp.links import Sender
+from .amqp.loop import Timer
+from .conditions import UNAUTHORIZED_ACCESS, refusal_of
 
 #: Seconds that the service is asked to answer a management request in.
 SERVER_TIMEOUT = 60
 #: What the messaging service calls the two kinds of token.
 _SAS_TYPE, _JWT_TYPE = "servicebus.windows.net:sastoken", "jwt"
-
-UNAUTHORIZED = "amqp:unauthorized-access"
 
 
 @attrs.define(eq=False)
@@ -39,10 +39,16 @@ class _Authorization:
 
 
 class Uplink:
-    """A connection that was opened, and what hangs on it."""
+    """A connection that was opened, and what hangs on it.
+
+    Attributes:
+        connection: The connection.
+        refresh: When its tokens are looked at next.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.refresh: Timer | None = None
         self._cbs: Exchange | None = None
         self._authorizations: dict[str, _Authorization] = {}
         self._senders: dict[str, EntitySender] = {}
@@ -80,7 +86,7 @@ class Uplink:
         }
 
         def answered(response: Response | Condition) -> None:
-            error = _refusal(response)
+            error = response if isinstance(response, Condition) else refusal_of(response)
             if error is None:
                 authorization.confirmed = True
                 self._authorizations[entity] = authorization
@@ -91,6 +97,12 @@ class Uplink:
                 waiter(error)
 
         self._cbs.request(properties, bearer if is_jwt else token.header, answered)
+
+    def give_up(self, entity: str, token: Token) -> None:
+        """Do not wait for the answer to a token any more, so that the next who needs one puts it again."""
+        known = self._authorizations.get(entity)
+        if known is not None and known.header == token.header and not known.confirmed:
+            del self._authorizations[entity]
 
     def to_refresh(self, now: float) -> list[str]:
         """Return the entities whose tokens are worth a new one."""
@@ -108,7 +120,7 @@ class Uplink:
 
     def distrust(self, entity: str, error: Condition | None) -> None:
         """Forget an entity's token where a link ended for want of a good one."""
-        if error is not None and error.condition == UNAUTHORIZED:
+        if error is not None and error.condition == UNAUTHORIZED_ACCESS:
             self._authorizations.pop(entity, None)
 
     # Links for all
@@ -122,12 +134,22 @@ class Uplink:
         return sender
 
     def manage(
-        self, entity: str, operation: str, body: Mapping[str, Any], on_response: OnResponse, link: str | None = None
+        self,
+        entity: str,
+        operation: str,
+        body: Mapping[str, Any],
+        on_response: OnResponse,
+        link: str | None = None,
+        node: str | None = None,
     ) -> None:
-        """Ask the entity's management node; `link` names the session's, where the request is about a session."""
-        manager = self._managers.get(entity)
+        """Ask the management node of the entity, or of its part `node`.
+
+        `link` names the session's, where the request is about a session.
+        """
+        name = node or entity
+        manager = self._managers.get(name)
         if manager is None or manager.ended:
-            manager = self._managers[entity] = Exchange(self.connection, f"{address_of(entity)}/$management")
+            manager = self._managers[name] = Exchange(self.connection, f"{address_of(name)}/$management")
         properties: dict[str, Any] = {
             "operation": f"com.microsoft:{operation}",
             "com.microsoft:server-timeout": codec.uint(SERVER_TIMEOUT * 1000),
@@ -136,7 +158,7 @@ class Uplink:
             properties["associated-link-name"] = link
 
         def answered(response: Response | Condition) -> None:
-            error = _refusal(response)
+            error = response if isinstance(response, Condition) else refusal_of(response)
             self.distrust(entity, error)
             on_response(response if error is None else error)
 
@@ -160,26 +182,3 @@ def address_of(entity: str) -> str:
     """Return an entity's AMQP address, which spells subscriptions with a capital."""
     topic, separator, name = entity.partition("/subscriptions/")
     return f"{topic}/Subscriptions/{name}" if separator else entity
-
-
-#: The condition of a status that comes without one.
-_CONDITIONS = {
-    400: "com.microsoft:argument-error",
-    401: UNAUTHORIZED,
-    403: UNAUTHORIZED,
-    404: "amqp:not-found",
-    408: "com.microsoft:timeout",
-    410: "com.microsoft:session-lock-lost",
-    429: "com.microsoft:server-busy",
-    503: "com.microsoft:server-busy",
-}
-
-
-def _refusal(response: Response | Condition) -> Condition | None:
-    """Return the error that a response tells of; `None` for a success."""
-    if isinstance(response, Condition):
-        return response
-    if 200 <= response.status < 300:
-        return None
-    condition = response.condition or _CONDITIONS.get(response.status, "amqp:internal-error")
-    return Condition(condition, response.description, {})

@@ -7,11 +7,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from ....errors import ConnectionFailedError, QueueError
 from . import codec
 from .codec import Condition
-from .links import CONNECTION_LOST, Channel, Link
+from .links import CONNECTION_LOST, NO_ROOM, Channel, Link
 from .loop import Loop, Timer
 from .stream import Address, Stream
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 MAX_FRAME_SIZE = 64 * 1024
 #: Channels of a connection, if the peer does not allow fewer.
 MAX_CHANNELS = 256
+#: Links that a connection keeps room for, besides those of sessions: to send by, for tokens, and for management.
+RESERVED = 8
 #: Seconds without any frame after which the peer is taken for gone. It is told, and sends heartbeats.
 IDLE_TIMEOUT = 60.0
 
@@ -68,15 +71,25 @@ class Connection:
         self._timer: Timer = loop.later(open_timeout, self._open_late)
         loop.add(self)
         self.send(codec.SASL_HEADER)
-        self.send(codec.sasl_init_anonymous(address.host))
 
     def fileno(self) -> int:
         return self._stream.fileno()
 
     # Links
 
+    @property
+    def is_full(self) -> bool:
+        """Whether another connection is needed for more sessions: the rest of the room is for what those here need."""
+        if len(self._channels) <= self._channel_max:
+            return False
+        begun = list(self._channels.values())
+        if not all(channel.mapped for channel in begun):
+            return False
+        size, room = (sum(channel.size for channel in begun), sum(channel.room for channel in begun))
+        return room - len(self._waiting) <= min(RESERVED, size // 2)
+
     def attach(self, link: Link) -> None:
-        """Attach a link, on a channel that has room, or a new one."""
+        """Attach a link, on a channel that has room, or a new one; where there is no room at all, end it."""
         if self.closed:
             link.end(Condition(CONNECTION_LOST, "the connection is closed", {}))
             return
@@ -89,14 +102,16 @@ class Connection:
             if self._waiting[0].ended:
                 self._waiting.popleft()
                 continue
-            channel = next((one for one in self._channels.values() if one.has_room), None)
+            channel = next((one for one in self._channels.values() if one.room), None)
             if channel is not None:
                 channel.attach(self._waiting.popleft())
                 continue
-            coming = any(not one.mapped for one in self._channels.values())
-            if not coming and self.opened and len(self._channels) <= self._channel_max:
+            if not self.opened or any(not one.mapped for one in self._channels.values()):
+                return
+            if len(self._channels) <= self._channel_max:
                 self._begin()
-            return
+                return
+            self._waiting.popleft().end(Condition(NO_ROOM, "the connection takes no more links", {}))
 
     def _begin(self) -> None:
         number = next(number for number in range(self._channel_max + 1) if number not in self._channels)
@@ -115,17 +130,21 @@ class Connection:
         if self.closed:
             return True
         try:
-            if not self._unsent:
-                self._unsent = self._stream.pack(b"".join(self._out))
-                self._out.clear()
-            self._unsent = self._stream.write(self._unsent)
+            while True:
+                if not self._unsent:
+                    self._unsent = self._stream.pack(b"".join(self._out))
+                    self._out.clear()
+                if not self._unsent:
+                    return True
+                rest = self._stream.write(self._unsent)
+                if len(rest) < len(self._unsent):
+                    self._written = time.monotonic()
+                self._unsent = rest
+                if rest:
+                    return False
         except OSError as error:
-            self._fail(f"{type(error).__name__}")
+            self.fail(type(error).__name__)
             return True
-        self._written = time.monotonic()
-        if not self._unsent and self._out:
-            return self.flush()
-        return not self._unsent
 
     # Receiving
 
@@ -137,16 +156,18 @@ class Connection:
                 if data is None:
                     break
                 if not data:
-                    self._fail("the peer closed it")
+                    self.fail("the peer closed it")
                     return
                 self._received = time.monotonic()
                 self._feed(data)
                 if self.closed:
                     return
+                if not self._stream.has_more(data):
+                    break
         except OSError as error:
-            self._fail(type(error).__name__)
+            self.fail(type(error).__name__)
         except codec.MalformedFrameError as error:
-            self._fail(f"the peer does not speak AMQP 1.0 as agreed: {error}")
+            self.fail(f"the peer does not speak AMQP 1.0 as agreed: {error}")
         self._loop.soil(self)
 
     def _feed(self, data: bytes) -> None:
@@ -173,7 +194,7 @@ class Connection:
     def _on_header(self, header: bytes) -> None:
         expected = codec.AMQP_HEADER if self._authenticated else codec.SASL_HEADER
         if header != expected:
-            raise codec.MalformedFrameError("it answers with another protocol")
+            raise codec.MalformedFrameError("it answers with another protocol or version")
         self._header_seen = True
         if self._authenticated:
             self.send(
@@ -189,6 +210,9 @@ class Connection:
     def _on_frame(self, number: int, body: bytes) -> None:
         code, fields = codec.decode_frame(body)
         if code == codec.HEARTBEAT:
+            return
+        if not self.opened and code != codec.OPEN:
+            self._on_early_frame(code, fields)
             return
         channel = self._by_remote.get(number)
         if code == codec.TRANSFER and channel is not None:
@@ -212,19 +236,34 @@ class Connection:
             del self._by_remote[number]
             del self._channels[channel.number]
             channel.on_end(fields.error)
+        elif code == codec.OPEN:
+            if self.opened or not self._authenticated:
+                raise codec.MalformedFrameError("an open out of turn")
+            self._on_open(fields)
+        elif code == codec.CLOSE:
+            self._on_close(fields.error)
+
+    def _on_early_frame(self, code: int, fields: Any) -> None:
+        """Handle what comes before the open."""
+        if code == codec.CLOSE and self._authenticated:
+            self._on_close(fields.error)
+        elif self._authenticated:
+            raise codec.MalformedFrameError("a frame before the open")
+        elif code == codec.SASL_MECHANISMS:
+            self.send(codec.sasl_init_anonymous(self._address.host))
         elif code == codec.SASL_OUTCOME:
             if fields.code != 0:
-                self._fail(f"authentication failed with SASL code {fields.code}")
+                self.fail(f"authentication failed with SASL code {fields.code}")
                 return
             self._authenticated, self._header_seen = True, False
             self.send(codec.AMQP_HEADER)
-        elif code == codec.OPEN:
-            self._on_open(fields)
-        elif code == codec.CLOSE:
-            self.send(codec.close_frame())
-            self.flush()
-            why = "the peer closed it" if fields.error is None else f"{fields.error.condition}: {fields.error.description}"
-            self._fail(why)
+        else:
+            raise codec.MalformedFrameError("a frame before authentication")
+
+    def _on_close(self, error: Condition | None) -> None:
+        self.send(codec.close_frame())
+        self.flush()
+        self.fail("the peer closed it" if error is None else f"{error.condition}: {error.description}")
 
     def _on_open(self, opened: codec.Open) -> None:
         self._timer.cancel()
@@ -241,7 +280,7 @@ class Connection:
     def _keep_alive(self) -> None:
         now = time.monotonic()
         if now - self._received >= IDLE_TIMEOUT:
-            self._fail(f"nothing came for {IDLE_TIMEOUT:g} s")
+            self.fail(f"nothing came for {IDLE_TIMEOUT:g} s")
             return
         due = [self._received + IDLE_TIMEOUT - now]
         if self._heartbeat is not None:
@@ -252,7 +291,7 @@ class Connection:
         self._timer = self._loop.later(min(due), self._keep_alive)
 
     def _open_late(self) -> None:
-        self._fail("it did not answer in time")
+        self.fail("it did not answer in time")
 
     # The end
 
@@ -261,9 +300,15 @@ class Connection:
         if not self.closed:
             self.send(codec.close_frame())
             self.flush()
-            self._fail("it was closed here")
+            self.fail("it was closed here")
 
-    def _fail(self, why: str) -> None:
+    def abandon(self) -> None:
+        """In a forked child: let go of the descriptor."""
+        self.closed = True
+        self._stream.close()
+
+    def fail(self, why: str) -> None:
+        """End it, without a word to the peer. Idempotent."""
         if self.closed:
             return
         self.closed = True
@@ -277,4 +322,9 @@ class Connection:
         waiting, self._waiting = self._waiting, deque()
         for link in waiting:
             link.end(lost)
-        self._on_closed(ConnectionFailedError(f"the connection to {self._address.host}:{self._address.port} failed: {why}"))
+        on_closed, self._on_opened, self._on_closed = self._on_closed, _ignore, _ignore
+        on_closed(ConnectionFailedError(f"the connection to {self._address.host}:{self._address.port} failed: {why}"))
+
+
+def _ignore(*_: object) -> None:
+    """Take the place of a callback that is not needed any more: it would hold what holds this."""

@@ -30,6 +30,8 @@ UNSENT = "unsent"
 
 #: The condition that a link ends with when its connection is gone.
 CONNECTION_LOST = "azsession:connection-lost"
+#: The condition of a link that its connection has no room for.
+NO_ROOM = "azsession:no-room"
 #: The condition of a message that is larger than the link takes.
 TOO_LARGE = "amqp:link:message-size-exceeded"
 
@@ -77,7 +79,7 @@ class Link:
         """Ask for its end; `on_ended` tells of it. Idempotent."""
         if self.ended or self.detaching:
             return
-        self.detaching = True
+        self.detaching, self.attached = True, False
         if self.channel is None:
             self.end(None)
         else:
@@ -213,7 +215,8 @@ class Sender(Link):
 
     def on_flow(self, flow: Flow) -> None:
         if flow.link_credit is not None:
-            self._credit = ((flow.delivery_count or 0) + flow.link_credit - self._delivery_count) & 0xFFFFFFFF
+            credit = ((flow.delivery_count or 0) + flow.link_credit - self._delivery_count) & 0xFFFFFFFF
+            self._credit = credit if credit < 0x80000000 else 0
         self.pump()
 
     def send(self, payload: bytes, outcome: Outcome, message_format: int = 0) -> None:
@@ -265,6 +268,7 @@ class Channel:
         self._next_incoming_id = 0
         self._unreported = 0
         self._remote_window = 0
+        self._outgoing: deque[tuple[Link, bytes]] = deque()
         self._sent: dict[int, tuple[Link, Outcome]] = {}
         self._settling: dict[int, tuple[Link, Outcome]] = {}
 
@@ -288,9 +292,14 @@ class Channel:
         self._remote_window = begin.incoming_window
 
     @property
-    def has_room(self) -> bool:
-        """Whether another link can be attached."""
-        return self.mapped and not self.ended and (bool(self._free) or self._next_handle <= self._handle_max)
+    def size(self) -> int:
+        """How many links it takes in all."""
+        return self._handle_max + 1
+
+    @property
+    def room(self) -> int:
+        """How many more links can be attached."""
+        return len(self._free) + self.size - self._next_handle if self.mapped and not self.ended else 0
 
     def attach(self, link: Link) -> None:
         """Attach a link; there must be room."""
@@ -306,6 +315,9 @@ class Channel:
 
     def detach(self, link: Link) -> None:
         """Send a link's detach; it ends when the peer has answered."""
+        if self._outgoing:
+            # A message is sent in part: the rest cannot follow the detach.
+            self._outgoing = deque((owner, frame) for owner, frame in self._outgoing if owner is not link)
         self._connection.send(codec.detach_frame(self.number, handle=link.handle))
 
     # What the peer sends
@@ -341,12 +353,14 @@ class Channel:
 
     def on_flow(self, flow: Flow) -> None:
         following = self._next_outgoing_id if flow.next_incoming_id is None else flow.next_incoming_id
-        self._remote_window = (following + flow.incoming_window - self._next_outgoing_id) & 0xFFFFFFFF
+        window = (following + flow.incoming_window - self._next_outgoing_id) & 0xFFFFFFFF
+        was_shut, self._remote_window = not self.has_window(), window if window < 0x80000000 else 0
+        self._send_waiting()
         if flow.handle is not None:
             link = self._by_remote.get(flow.handle)
             if link is not None:
                 link.on_flow(flow)
-        for each in list(self._links.values()) if flow.handle is None else ():
+        for each in list(self._links.values()) if was_shut else ():
             if isinstance(each, Sender):
                 each.pump()
         if flow.echo:
@@ -400,8 +414,8 @@ class Channel:
         )
 
     def has_window(self) -> bool:
-        """Tell whether the peer takes another frame."""
-        return self._remote_window > 0
+        """Tell whether the peer takes a frame of another message."""
+        return self._remote_window > 0 and not self._outgoing
 
     def transfer(self, link: Link, tag: bytes, message_format: int, payload: bytes, outcome: Outcome) -> None:
         """Send a message."""
@@ -417,10 +431,15 @@ class Channel:
             max_frame_size=self._connection.max_frame_size,
         )
         self._sent[number] = (link, outcome)
-        self._next_outgoing_id = (self._next_outgoing_id + len(frames)) & 0xFFFFFFFF
-        self._remote_window = max(0, self._remote_window - len(frames))
-        for frame in frames:
-            self._connection.send(frame)
+        self._outgoing.extend((link, frame) for frame in frames)
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        """Send transfers, as many as the peer takes now."""
+        while self._outgoing and self._remote_window > 0:
+            self._next_outgoing_id = (self._next_outgoing_id + 1) & 0xFFFFFFFF
+            self._remote_window -= 1
+            self._connection.send(self._outgoing.popleft()[1])
 
     def settle(self, link: Link, first: int, last: int, outcome: Any, settled: Outcome) -> None:
         for number in range(first, last + 1):

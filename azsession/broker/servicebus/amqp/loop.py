@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Timers among which those that were cancelled need not be looked for.
+FEW_TIMERS = 1000
+
 
 class Owned(Protocol):
     """Something with a socket, as the loop sees it."""
@@ -68,6 +71,7 @@ class Loop:
         self._asleep = False
         self._jobs: deque[Callable[[], object]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._many_timers = FEW_TIMERS
         self._tie = itertools.count()
         self._owned: dict[Owned, int] = {}
         self._dirty: set[Owned] = set()
@@ -178,6 +182,11 @@ class Loop:
     def later(self, seconds: float, job: Callable[[], object]) -> Timer:
         """Run `job` in so many seconds."""
         timer = Timer(job)
+        if len(self._timers) > self._many_timers:
+            # Most were cancelled: a receive sets one for minutes ahead, and is done in a moment.
+            self._timers = [entry for entry in self._timers if entry[2].job is not None]
+            heapq.heapify(self._timers)
+            self._many_timers = FEW_TIMERS + 2 * len(self._timers)
         heapq.heappush(self._timers, (time.monotonic() + max(0.0, seconds), next(self._tie), timer))
         return timer
 

@@ -46,6 +46,9 @@ class Stream(Protocol):
     def read(self) -> bytes | None:
         """Return what is there, ``b""`` at the end, `None` where nothing is there now."""
 
+    def has_more(self, data: bytes) -> bool:
+        """Tell whether there may be more where `data` was read, of which the descriptor does not tell."""
+
     def pack(self, data: bytes) -> bytes:
         """Return `data` as it goes onto the socket."""
 
@@ -76,7 +79,9 @@ def open_stream(address: Address, timeout: float) -> Stream:
             sock.close()
             raise
     except (OSError, ValueError) as error:
-        reason = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else type(error).__name__
+        reason = type(error).__name__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"its certificate is not trusted ({error.verify_message})"
         raise ConnectionFailedError(f"{address.host}:{address.port} cannot be reached: {reason}") from error
 
 
@@ -100,6 +105,7 @@ class _Socket:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -109,6 +115,9 @@ class _Socket:
             return self._socket.recv(READ_SIZE)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
+
+    def has_more(self, data: bytes) -> bool:
+        return self._is_tls or len(data) == READ_SIZE
 
     def pack(self, data: bytes) -> bytes:
         return data
@@ -126,8 +135,19 @@ class _Socket:
         self._socket.close()
 
 
+#: Opcodes of WebSocket frames (RFC 6455, 5.2), and the bits of their first two bytes.
+_CONTINUED, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
+_FINAL, _MASKED = 0x80, 0x80
+#: Bytes of one that a peer may announce.
+MAX_WEBSOCKET_FRAME = 16 * 1024 * 1024
+
+
 class _WebSocket:
-    """Binary WebSocket messages, with websocket-client's handshake and framing."""
+    """Binary WebSocket messages, which are but pieces of a stream. The handshake is websocket-client's.
+
+    Its reader is not used: it asks the socket for a few bytes at a time, and so leaves some inside the TLS layer, where no
+    selector sees them.
+    """
 
     def __init__(self, address: Address, timeout: float) -> None:
         from ...._extras import need
@@ -135,16 +155,16 @@ class _WebSocket:
         need("websocket", "servicebus")
         import websocket
 
-        self._abnf: Any = websocket.ABNF
-        self._closed: Any = websocket.WebSocketConnectionClosedException
         scheme = "wss" if address.tls else "ws"
+        host = f"[{address.host}]" if ":" in address.host else address.host
         options = {"context": _tls_context(address)} if address.tls else None
         try:
             self._websocket: Any = websocket.create_connection(
-                f"{scheme}://{address.host}:{address.port}{WEBSOCKET_PATH}",
+                f"{scheme}://{host}:{address.port}{WEBSOCKET_PATH}",
                 subprotocols=[WEBSOCKET_PROTOCOL],
                 timeout=timeout,
                 sslopt=options,
+                redirect_limit=0,
                 enable_multithread=False,
                 skip_utf8_validation=True,
             )
@@ -153,40 +173,73 @@ class _WebSocket:
             raise ConnectionFailedError(
                 f"{address.host}:{address.port} took no WebSocket connection: {type(error).__name__}"
             ) from error
-        self._websocket.settimeout(0)
         connected: Any = self._websocket.sock
         self._stream = _Socket(connected)
-        self._pongs = b""
+        self._in = self._replies = b""
+        self._ended = False
 
     def fileno(self) -> int:
         return self._stream.fileno()
 
     def read(self) -> bytes | None:
-        try:
-            frame = self._websocket.recv_frame()
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
-        except self._closed:
-            return b""
-        if frame is None or frame.opcode == self._abnf.OPCODE_CLOSE:
-            return b""
-        if frame.opcode == self._abnf.OPCODE_PING:
-            self._pongs += self._frame(frame.data, self._abnf.OPCODE_PONG)
-        if frame.opcode not in (self._abnf.OPCODE_BINARY, self._abnf.OPCODE_CONT):
-            return self.read()
-        data: bytes = frame.data
-        return data or self.read()
+        while True:
+            data = b"" if self._ended else self._stream.read()
+            if not data:
+                return data
+            self._in += data
+            content = self._take_frames()
+            if content or self._ended:
+                return content
+
+    def has_more(self, data: bytes) -> bool:
+        return True
+
+    def _take_frames(self) -> bytes:
+        """Return what the frames hold that are there whole."""
+        data, at, parts = self._in, 0, []
+        while len(data) - at >= 2 and not self._ended:
+            opcode, size, start = data[at] & 0x0F, data[at + 1], at + 2
+            if size & _MASKED or data[at] & 0x70:
+                raise OSError("a WebSocket frame that no server sends")
+            if size >= 126:
+                start += 2 if size == 126 else 8
+                size = int.from_bytes(data[at + 2 : start], "big")
+            if len(data) < start:
+                break
+            if size > MAX_WEBSOCKET_FRAME:
+                raise OSError("a WebSocket frame larger than any of AMQP")
+            if len(data) - start < size:
+                break
+            content, at = data[start : start + size], start + size
+            if opcode in (_BINARY, _CONTINUED):
+                parts.append(content)
+            elif opcode == _PING:
+                self._replies += self._frame(content, _PONG)
+            elif opcode == _CLOSE:
+                self._ended = True
+        self._in = data[at:]
+        return b"".join(parts)
 
     def pack(self, data: bytes) -> bytes:
-        pongs, self._pongs = self._pongs, b""
-        return pongs + (self._frame(data, self._abnf.OPCODE_BINARY) if data else b"")
+        replies, self._replies = self._replies, b""
+        return replies + (self._frame(data, _BINARY) if data else b"")
 
     def write(self, packed: bytes) -> bytes:
         return self._stream.write(packed)
 
     def _frame(self, data: bytes, opcode: int) -> bytes:
-        formatted: bytes = self._abnf.create_frame(data, opcode).format()
-        return formatted
+        """Return a frame, masked as a client's must be (5.3)."""
+        size = len(data)
+        if size < 126:
+            head = bytes((_FINAL | opcode, _MASKED | size))
+        elif size < 65536:
+            head = bytes((_FINAL | opcode, _MASKED | 126)) + size.to_bytes(2, "big")
+        else:
+            head = bytes((_FINAL | opcode, _MASKED | 127)) + size.to_bytes(8, "big")
+        key = os.urandom(4)
+        mask = (key * (size // 4 + 1))[:size]
+        masked = int.from_bytes(data, "big") ^ int.from_bytes(mask, "big")
+        return head + key + masked.to_bytes(size, "big")
 
     def close(self) -> None:
         self._websocket.shutdown()
