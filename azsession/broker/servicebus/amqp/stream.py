@@ -49,9 +49,6 @@ class Stream(Protocol):
     def has_more(self, data: bytes) -> bool:
         """Tell whether there may be more where `data` was read, of which the descriptor does not tell."""
 
-    def has_more(self, data: bytes) -> bool:
-        """Tell whether there may be more where `data` was read, of which the descriptor does not tell."""
-
     def pack(self, data: bytes) -> bytes:
         """Return `data` as it goes onto the socket."""
 
@@ -109,7 +106,6 @@ class _Socket:
         sock.setblocking(False)
         self._socket = sock
         self._is_tls = isinstance(sock, ssl.SSLSocket)
-        self._is_tls = isinstance(sock, ssl.SSLSocket)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -119,9 +115,6 @@ class _Socket:
             return self._socket.recv(READ_SIZE)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
-
-    def has_more(self, data: bytes) -> bool:
-        return self._is_tls or len(data) == READ_SIZE
 
     def has_more(self, data: bytes) -> bool:
         return self._is_tls or len(data) == READ_SIZE
