@@ -7,31 +7,41 @@ The peer completes each message with a disposition that nobody confirms; ours wa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from azure.servicebus import ServiceBusReceiver
 
-from azsession import SessionClient
+from azsession import ServiceBusProvider, SessionClient
 
 from .common import QUEUE, Figure, arguments, fill, interleaved, show
 from .standin import PEER, azure_gateway, namespace, sdk_receiver
 
-#: Bytes of a message's body.
-SIZE = 256
+#: Bytes of a message's body, and messages that are worked off before the clock starts.
+SIZE, WARM = 256, 20
 
 
-def _timed(count: int, work: Callable[[int], None]) -> Callable[[], float]:
-    """Return what does `work` for `count` messages, and gives messages a second."""
+#: What receives and completes this many messages.
+Work = Callable[[int], None]
+
+
+def _measure(count: int, opened: Callable[[], AbstractContextManager[Work]]) -> Callable[[], float]:
+    """Return what opens a session, works off `count` messages, and gives messages a second.
+
+    Only what is measured has a session open: the SDK's receivers have threads that take turns with everybody's.
+    """
 
     def measure() -> float:
-        began = time.perf_counter()
-        work(count)
-        return count / (time.perf_counter() - began)
+        with opened() as work:
+            work(WARM)
+            began = time.perf_counter()
+            work(count)
+            return count / (time.perf_counter() - began)
 
     return measure
 
 
-def _our_singles(session: SessionClient) -> Callable[[int], None]:
+def _our_singles(session: SessionClient) -> Work:
     def work(count: int) -> None:
         for _ in range(count):
             message = session.receive_message(5)
@@ -41,7 +51,7 @@ def _our_singles(session: SessionClient) -> Callable[[int], None]:
     return work
 
 
-def _our_batches(session: SessionClient, size: int) -> Callable[[int], None]:
+def _our_batches(session: SessionClient, size: int) -> Work:
     def work(count: int) -> None:
         left = count
         while left:
@@ -53,7 +63,7 @@ def _our_batches(session: SessionClient, size: int) -> Callable[[int], None]:
     return work
 
 
-def _their_batches(receiver: ServiceBusReceiver, size: int) -> Callable[[int], None]:
+def _their_batches(receiver: ServiceBusReceiver, size: int) -> Work:
     def work(count: int) -> None:
         left = count
         while left:
@@ -66,7 +76,7 @@ def _their_batches(receiver: ServiceBusReceiver, size: int) -> Callable[[int], N
     return work
 
 
-def _their_iterator(receiver: ServiceBusReceiver) -> Callable[[int], None]:
+def _their_iterator(receiver: ServiceBusReceiver) -> Work:
     def work(count: int) -> None:
         left = count
         for message in receiver:
@@ -81,50 +91,41 @@ def _their_iterator(receiver: ServiceBusReceiver) -> Callable[[int], None]:
 
 def main() -> None:
     """Measure, and print."""
-    options = arguments("azure_messages", __doc__ or "", rounds=5, messages=2000, single=300, batch=100, large=1000)
-    with (
-        namespace(QUEUE) as standin,
-        azure_gateway(standin) as server,
-        standin.provider() as provider,
-        server.provider() as remote,
-        standin.sdk() as client,
-    ):
-        names = {
-            "peer_single": options.single,
-            "our_single": options.single,
-            "peer_batch": options.messages,
-            "peer_iterator": options.messages,
-            "our_batch": options.messages,
-            "our_large": options.messages,
-            "gateway_batch": options.messages,
-            "gateway_large": options.messages,
+    options = arguments("azure_messages", __doc__ or "", rounds=5, messages=2000, single=500, batch=100, large=1000)
+    with namespace(QUEUE) as standin, azure_gateway(standin) as server, standin.provider() as provider:
+        remote, client = server.provider(), standin.sdk()
+
+        @contextmanager
+        def ours(name: str, at: ServiceBusProvider, batch: int) -> Iterator[Work]:
+            with at.create_session_client(QUEUE, name) as session:
+                yield _our_batches(session, batch) if batch > 1 else _our_singles(session)
+
+        @contextmanager
+        def theirs(name: str, batch: int, prefetch: int = 0) -> Iterator[Work]:
+            with sdk_receiver(client, QUEUE, name, prefetch) as receiver:
+                yield _their_iterator(receiver) if prefetch else _their_batches(receiver, batch)
+
+        work: dict[str, Callable[[], AbstractContextManager[Work]]] = {
+            "peer_single": lambda: theirs("peer_single", 1),
+            "our_single": lambda: ours("our_single", provider, 1),
+            "peer_batch": lambda: theirs("peer_batch", options.batch),
+            "peer_iterator": lambda: theirs("peer_iterator", 1, options.batch),
+            "our_batch": lambda: ours("our_batch", provider, options.batch),
+            "our_large": lambda: ours("our_large", provider, options.large),
+            "gateway_batch": lambda: ours("gateway_batch", remote, options.batch),
+            "gateway_large": lambda: ours("gateway_large", remote, options.large),
         }
-        for name, count in names.items():
+        measures = {}
+        for name, opened in work.items():
+            count = options.single if name.endswith("single") else options.messages
             # What is prefetched beyond a round must not run out.
-            fill(provider, name, (options.rounds + 1) * count + 1000, SIZE)
-        receivers = {name: sdk_receiver(client, QUEUE, name) for name in ("peer_single", "peer_batch")}
-        receivers["peer_iterator"] = sdk_receiver(client, QUEUE, "peer_iterator", prefetch=options.batch)
-        sessions = {
-            name: (remote if name.startswith("gateway") else provider).create_session_client(QUEUE, name)
-            for name in names
-            if name not in receivers
-        }
-        work = {
-            "peer_single": _their_batches(receivers["peer_single"], 1),
-            "our_single": _our_singles(sessions["our_single"]),
-            "peer_batch": _their_batches(receivers["peer_batch"], options.batch),
-            "peer_iterator": _their_iterator(receivers["peer_iterator"]),
-            "our_batch": _our_batches(sessions["our_batch"], options.batch),
-            "our_large": _our_batches(sessions["our_large"], options.large),
-            "gateway_batch": _our_batches(sessions["gateway_batch"], options.batch),
-            "gateway_large": _our_batches(sessions["gateway_large"], options.large),
-        }
-        measures = {name: _timed(count, work[name]) for name, count in names.items()}
+            fill(provider, name, (options.rounds + 1) * (count + WARM) + options.batch, SIZE)
+            measures[name] = _measure(count, opened)
         for measure in measures.values():
             measure()
         found = interleaved(options.rounds, **measures)
-        for end in (*receivers.values(), *sessions.values()):
-            end.close()
+        remote.close()
+        client.close()
     _show(found, options.rounds, options.batch, options.large)
 
 
