@@ -28,6 +28,7 @@ from .transport import Call
 from .validation import (
     MAX_BATCH,
     MAX_REASON_LENGTH,
+    MAX_SEQUENCE_NUMBER,
     check_count,
     check_queue_name,
     check_session_id,
@@ -261,7 +262,7 @@ class SessionClient(Holder):
             ProviderError: One of them is not a deferred message of this session (``code`` is ``"MessageNotFound"``).
             QueueError: As `receive_message` does; `UnsupportedOperationError` in the plain dialect.
         """
-        numbers = [check_count(number, "a sequence number", 2**40) for number in sequence_numbers]
+        numbers = [check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER) for number in sequence_numbers]
         if not 1 <= len(numbers) <= MAX_BATCH:
             raise ValidationError(f"1 to {MAX_BATCH} deferred messages are received at once, not {len(numbers)}")
         self._hold("receive deferred messages")

@@ -30,7 +30,7 @@ from .protocol.durations import decode_queue_info, encode_queue
 from .protocol.wire import MalformedError, encode_item
 from .queues import QueueInfo, QueueSettings
 from .transport import Answer, Call
-from .validation import MAX_BATCH, check_count, check_queue_name, check_session_id, seconds
+from .validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_queue_name, check_session_id, seconds
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -238,7 +238,7 @@ class ServiceBusProvider:
         check_queue_name(queue_name)
         check_session_id(session_id)
         check_count(max_message_count, "max_message_count")
-        check_count(from_sequence_number, "from_sequence_number", 2**40, lowest=0)
+        check_count(from_sequence_number, "from_sequence_number", MAX_SEQUENCE_NUMBER, lowest=0)
         self._require_v1("peek at messages")
         return self._send(calls.peek(queue_name, session_id, from_sequence_number, max_message_count))
 
@@ -312,7 +312,7 @@ class ServiceBusProvider:
         """
         check_queue_name(queue_name)
         check_count(max_message_count, "max_message_count")
-        check_count(from_sequence_number, "from_sequence_number", 2**40, lowest=0)
+        check_count(from_sequence_number, "from_sequence_number", MAX_SEQUENCE_NUMBER, lowest=0)
         self._require_v1("look at dead letters")
         return self._send(calls.dead_letters(queue_name, from_sequence_number, max_message_count))
 
@@ -336,7 +336,7 @@ class ServiceBusProvider:
 
     def _on_dead_letter(self, method: str, queue_name: str, sequence_number: int, operation: str) -> None:
         check_queue_name(queue_name)
-        check_count(sequence_number, "sequence_number", 2**40)
+        check_count(sequence_number, "sequence_number", MAX_SEQUENCE_NUMBER)
         self._require_v1("manage dead letters")
         path = f"/$deadletterqueue/messages/{sequence_number}{operation}"
         self._send(calls.on_entity(method, queue_name, path, read=calls.ignore, gone_is_done=True))

@@ -23,6 +23,8 @@ MAX_QUEUE_NAME_LENGTH = 260
 MAX_BATCH = 1000
 #: Seconds that a timeout or the like may be: some thirty years, which clocks and threads can still count.
 MAX_SECONDS = 1e9
+#: The highest sequence number: 64 bits, of which Azure's partitioned entities use the first 16 for the partition.
+MAX_SEQUENCE_NUMBER = 2**63 - 1
 #: Characters in a dead-letter reason or description, as in Azure Service Bus.
 MAX_REASON_LENGTH = 4096
 

@@ -481,7 +481,7 @@ def test_an_answer_that_tells_the_locks_end_goes_before_the_session_timeout() ->
         assert session.session_expires_at < datetime.now(timezone.utc) + timedelta(seconds=20.5)
 
 
-@pytest.mark.parametrize("number", [-1, 2**40 + 1, 1.5, True, "0&max=5"])
+@pytest.mark.parametrize("number", [-1, 2**63, 1.5, True, "0&max=5"])
 def test_a_wrong_sequence_number_to_look_from_is_refused_without_a_request(number: Any) -> None:
     with responses.RequestsMock(), ServiceBusProvider.from_connection_string(CONNECTION_STRING) as provider:
         with pytest.raises(ValidationError, match="from_sequence_number"):

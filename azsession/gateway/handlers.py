@@ -35,7 +35,7 @@ from ..protocol.wire import (
     message_to_send,
 )
 from ..queues import QueueInfo
-from ..validation import MAX_BATCH, MAX_REASON_LENGTH, check_count, check_session_id, check_text
+from ..validation import MAX_BATCH, MAX_REASON_LENGTH, MAX_SEQUENCE_NUMBER, check_count, check_session_id, check_text
 
 #: Seconds that a receive or accept may ask to wait.
 MAX_TIMEOUT = 86400.0
@@ -94,7 +94,7 @@ class Request:
         text = self.query.get(name)
         if text is None:
             return default
-        if not re.fullmatch(r"[0-9]{1,18}", text) or not lowest <= int(text) <= highest:
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
             raise ValidationError(f"{name} is a whole number from {lowest} to {highest}")
         return int(text)
 
@@ -200,7 +200,7 @@ class Handlers:
         if not isinstance(numbers, list) or not 1 <= len(numbers) <= MAX_BATCH:
             raise ValidationError(f"SequenceNumbers is a list of 1 to {MAX_BATCH} whole numbers")
         for number in numbers:
-            check_count(number, "a sequence number", 2**40)
+            check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
         route = request.route
         messages = self._broker.receive_deferred(route.entity, route.session_id, request.lock_id, numbers)
         return Answer.envelope(201, messages)
@@ -275,7 +275,7 @@ class Handlers:
     # Looking
 
     def _peek(self, request: Request) -> Answer:
-        start, limit = request.number("from", 0, 2**40), request.number("max", 10, MAX_BATCH, lowest=1)
+        start, limit = request.number("from", 0, MAX_SEQUENCE_NUMBER), request.number("max", 10, MAX_BATCH, lowest=1)
         messages = self._broker.peek(request.route.entity, request.route.session_id, start, limit)
         return Answer.envelope(200, messages)
 
@@ -320,7 +320,7 @@ class Handlers:
     # Dead letters
 
     def _dead_letters(self, request: Request) -> Answer:
-        start, limit = request.number("from", 0, 2**40), request.number("max", 10, MAX_BATCH, lowest=1)
+        start, limit = request.number("from", 0, MAX_SEQUENCE_NUMBER), request.number("max", 10, MAX_BATCH, lowest=1)
         return Answer.envelope(200, self._broker.dead_letters(request.route.entity, start, limit))
 
     def _resubmit(self, request: Request) -> Answer:

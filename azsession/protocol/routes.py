@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 import attrs
 
 from ..errors import ValidationError
-from ..validation import check_queue_name, check_session_id
+from ..validation import MAX_SEQUENCE_NUMBER, check_queue_name, check_session_id
 
 
 class Operation(Enum):
@@ -149,8 +149,8 @@ def _parse_dead_letters(method: str, entity: str, rest: list[str]) -> Route:
     if rest == ["messages"]:
         return _only(method, {"GET": Route(Operation.PEEK_DEAD_LETTERS, entity)})
     if rest[:1] == ["messages"] and len(rest) in (2, 3):
-        if not re.fullmatch(r"[0-9]{1,18}", rest[1]):
-            raise ValidationError("a sequence number is a whole number, 0 or more")
+        if not re.fullmatch(r"[0-9]{1,19}", rest[1]) or int(rest[1]) > MAX_SEQUENCE_NUMBER:
+            raise ValidationError(f"a sequence number is a whole number from 0 to {MAX_SEQUENCE_NUMBER}")
         number = int(rest[1])
         if len(rest) == 2:
             return _only(method, {"DELETE": Route(Operation.DELETE_DEAD_LETTER, entity, sequence_number=number)})

@@ -138,7 +138,7 @@ def test_a_bad_query_is_refused(gateway: Gateway, queue: str, query: str) -> Non
     assert (reply.status, reply.code) == (400, "InvalidRequest")
 
 
-@pytest.mark.parametrize("query", ["from=x", "from=-1", f"from={2**41}", "max=0", "max=1001"])
+@pytest.mark.parametrize("query", ["from=x", "from=-1", f"from={2**63}", "max=0", "max=1001"])
 def test_a_bad_range_is_refused(gateway: Gateway, queue: str, query: str) -> None:
     for path in (f"/{queue}/sessions/s/messages", f"/{queue}/$deadletterqueue/messages"):
         reply = gateway.ask("GET", f"{path}?{query}")

@@ -404,3 +404,13 @@ def test_a_session_whose_lock_ended_goes_to_another_in_order(gateway: Gateway, q
     holder.receive("timeout=0&max=2")
     gateway.clock.forward(61)
     assert bodies(gateway.holder(queue, "s", fresh_id()).receive("timeout=0&max=9")) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("number", [2**40, 2**48 + 1, 2**63 - 1])
+def test_a_sequence_number_as_large_as_azures_finds_nothing_in_the_embedded_broker(
+    gateway: Gateway, queue: str, number: int
+) -> None:
+    gateway.send(queue, "s", "one")
+    assert gateway.ask("DELETE", f"/{queue}/$deadletterqueue/messages/{number}").status == 404
+    assert bodies(gateway.ask("GET", f"/{queue}/$deadletterqueue/messages?from={number}")) == []
+    assert bodies(gateway.ask("GET", f"/{queue}/sessions/s/messages?from={number}")) == []
