@@ -67,10 +67,13 @@ def run_here(
     return subprocess.CompletedProcess(list(arguments), status, streams[1].read(), streams[2].read())
 
 
-def start(*arguments: str | Path, connection_string: str | None = None, **popen: Any) -> subprocess.Popen[str]:
-    """Start a command; the caller ends it."""
+def start(
+    *arguments: str | Path, connection_string: str | None = None, env: dict[str, str] | None = None, **popen: Any
+) -> subprocess.Popen[str]:
+    """Start a command, with `env` in its environment besides the usual; the caller ends it."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
-    return subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, env=environment(connection_string), **streams)
+    environ = environment(connection_string, **(env or {}))
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, env=environ, **streams)
 
 
 class Served:

@@ -1,0 +1,406 @@
+"""`azsession serve` in front of an Azure namespace, as processes: the stand-in is the namespace."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from azsession import (
+    InvalidReceiptError,
+    Message,
+    NoSessionAvailableError,
+    QueueError,
+    ReceivedMessage,
+    ServiceBusConfig,
+    ServiceBusProvider,
+    SessionClient,
+    SessionLockedError,
+    SessionNotFoundError,
+)
+
+from ..conftest import eventually
+from ..standin.require import require_standin
+from .processes import PATIENCE, Served, assert_one_line, environment, run, run_here
+
+if TYPE_CHECKING:
+    from ..standin.server import StandIn
+
+CONNECTION = "AZSESSION_AZURE_CONNECTION_STRING"
+NAMESPACE = "AZSESSION_AZURE_NAMESPACE"
+SOME = "Endpoint=sb://myns.servicebus.windows.net/;SharedAccessKeyName=app;SharedAccessKey=c2VjcmV0LWtleQ=="
+QUEUE = "orders"
+
+
+@pytest.fixture
+def namespace() -> Iterator[StandIn]:
+    with require_standin()() as namespace:
+        namespace.create_queue(QUEUE)
+        yield namespace
+
+
+@pytest.fixture
+def serve(namespace: StandIn, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts gateways in front of the namespace, which share a key file."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str | Path, azure: str = namespace.connection_string, **popen: Any) -> Served:
+            key_file = ("--key-file", tmp_path / "gateway.key")
+            return stack.enter_context(Served(*key_file, *arguments, env={CONNECTION: azure}, **popen))
+
+        yield start
+
+
+def _provider(connection_string: str, **fields: Any) -> ServiceBusProvider:
+    return ServiceBusProvider.from_connection_string(connection_string, **fields)
+
+
+def _key(connection_string: str) -> str:
+    credentials = ServiceBusConfig(connection_string=connection_string).credentials
+    assert credentials is not None
+    assert credentials.key
+    return credentials.key
+
+
+def _said(served: Served, words: str) -> str:
+    """Return the line on stderr that has these words."""
+    assert served.process.stderr is not None
+    read: list[str] = []
+    for line in served.process.stderr:
+        read.append(line)
+        if words in line:
+            return line
+    raise AssertionError(f"not said: {words!r} in {read}")
+
+
+def take(session: SessionClient) -> ReceivedMessage:
+    message = session.receive_message(timeout=10)
+    assert message is not None
+    return message
+
+
+def test_messages_go_through_it_to_the_namespace_and_back(namespace: StandIn, serve: Callable[..., Served]) -> None:
+    served = serve()
+    with _provider(served.line) as provider:
+        ids = provider.send_messages(QUEUE, [Message(text, session_id="42") for text in ("placed", "paid", "packed")])
+        with provider.create_session_client(QUEUE, accept_timeout=10) as session:
+            texts = []
+            for message in session.messages(timeout=0):
+                texts.append(message.text())
+                session.complete_message(message)
+    assert texts == ["placed", "paid", "packed"]
+    assert [entry[0::2] for entry in namespace.completed(QUEUE)] == [("42", name) for name in ids]
+    assert namespace.locked_sessions(QUEUE) == set()
+    assert served.end()[0] == 0
+
+
+def test_what_it_prints_names_the_namespace_and_holds_no_secret_of_it(
+    namespace: StandIn, serve: Callable[..., Served]
+) -> None:
+    served = serve("--json")
+    told = json.loads(served.line)
+    assert set(told) == {"connection_string", "url", "data", "azure"}
+    assert (told["data"], told["azure"]) == (None, "127.0.0.1")
+    assert requests.get(f"{told['url']}/healthz", timeout=10).status_code == 200
+    heard = _said(served, "answers")
+    status, out, err = served.end()
+    assert (status, out) == (0, "")
+    secret = _key(namespace.connection_string)
+    for text in (served.line, heard, err):
+        assert secret not in text
+        assert "sig=" not in text
+    assert secret != _key(told["connection_string"])
+
+
+def test_the_namespace_can_be_named_on_the_command_line(namespace: StandIn, tmp_path: Path) -> None:
+    arguments = ("--azure", namespace.connection_string, "--key", "app:c2VjcmV0:Send,Listen")
+    # What is said there goes before the environment.
+    with Served(*arguments, env={NAMESPACE: "elsewhere"}, cwd=tmp_path) as served, _provider(served.line) as provider:
+        provider.send_message(QUEUE, Message("x", session_id="s"))
+    assert namespace.counts(QUEUE).active == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# Its keys
+
+
+def test_the_key_is_kept_in_the_users_folder_by_namespace(namespace: StandIn, tmp_path: Path) -> None:
+    environ = {CONNECTION: namespace.connection_string, "XDG_DATA_HOME": str(tmp_path)}
+    lines = []
+    for _ in range(2):
+        with Served(env=environ, umask=0) as served:
+            lines.append(_key(served.line))
+    assert lines[0] == lines[1]
+    (kept,) = tmp_path.rglob("*.*")
+    assert kept == tmp_path / "azsession" / "127.0.0.1.key"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+
+
+def test_gateways_that_start_at_once_make_one_key(serve: Callable[..., Served]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        gateways = list(pool.map(lambda _: serve(), range(4)))
+    assert len({_key(served.line) for served in gateways}) == 1
+
+
+def test_a_key_file_can_have_keys_with_fewer_rights(namespace: StandIn, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("in:first:Send\n\nout:second:Listen\n")
+    keys.chmod(0o600)
+    with Served("--key-file", keys, env={CONNECTION: namespace.connection_string}) as served:
+        assert served.line.endswith(";SharedAccessKeyName=in;SharedAccessKey=first")
+        sent = run_here("send", QUEUE, "--body", "x", "--session-id", "s", connection_string=served.line)
+        assert sent.returncode == 0
+        assert_one_line(run_here("sessions", QUEUE, connection_string=served.line), "'in'", "Listen")
+        out = served.line.replace("=in;", "=out;").replace("=first", "=second")
+        assert json.loads(run_here("sessions", QUEUE, "--json", connection_string=out).stdout)["session_id"] == "s"
+    keys.write_text("in:first:Send\nin:second:Listen\n")
+    assert_one_line(run("serve", "--port", "0", "--memory", "--key-file", keys), str(keys), "damaged")
+
+
+# Its options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--azure", SOME, "--data", "x.db"], ["--data", "--azure", "Azure"]),
+        (["--azure", SOME, "--memory"], ["--memory", "--azure"]),
+        (["--azure", SOME, "--queue", "q"], ["--queue", "Azure's tools"]),
+        (["--azure-namespace", "myns", "--auto-create"], ["--auto-create", "--azure-namespace"]),
+        (["--azure", SOME, "--azure-namespace", "myns"], ["not both"]),
+        (["--azure-websockets"], ["--azure-namespace"]),
+        (["--memory", "--key", "a:b:Send", "--key-file", "x"], ["--key-file", "not both"]),
+    ],
+)
+def test_options_that_contradict_each_other_are_wrong_usage(arguments: list[str], words: list[str]) -> None:
+    ended = run_here("serve", "--port", "0", *arguments)
+    assert_one_line(ended, "--help", *words, status=2)
+    assert "c2VjcmV0LWtleQ" not in ended.stderr
+
+
+def test_a_contradiction_with_the_environment_names_the_variable(tmp_path: Path) -> None:
+    assert_one_line(run("serve", "--memory", **{CONNECTION: SOME}), CONNECTION, "--memory", "--help", status=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("secret-key", ["'='"]),
+        ("Endpoint=http://127.0.0.1:8720/;SharedAccessKeyName=a;SharedAccessKey=secret-key", ["http://", "AMQP"]),
+        ("Endpoint=sb://myns.servicebus.windows.net/", ["no key", "--azure-namespace"]),
+    ],
+)
+def test_a_connection_string_of_the_wrong_form_is_refused_without_showing_it(text: str, words: list[str]) -> None:
+    ended = run_here("serve", "--port", "0", "--azure", text)
+    assert_one_line(ended, "--azure", *words)
+    assert "secret-key" not in ended.stderr
+
+
+# What it says of a namespace that is of no use
+
+
+def _serve_warns(azure: str, *words: str, serve: Callable[..., Served]) -> None:
+    served = serve(azure=azure)
+    line = _said(served, "warning")
+    for word in words:
+        assert word in line
+    # It serves all the same, and tells its clients.
+    url = served.line.partition("=")[2].partition("/;")[0]
+    assert requests.get(f"{url}/healthz", timeout=10).status_code == 200
+    with _provider(served.line, retry_attempts=0) as provider, pytest.raises(QueueError):
+        provider.send_message(QUEUE, Message("x", session_id="s"))
+    status, out, err = served.end()
+    assert (status, out) == (0, "")
+    assert _key(azure) not in line + err
+
+
+def test_a_namespace_that_cannot_be_reached_is_warned_of(namespace: StandIn, serve: Callable[..., Served]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = str(unused.getsockname()[1])
+        azure = namespace.connection_string.replace(str(namespace.port), port)
+        _serve_warns(azure, "cannot be reached", f"127.0.0.1:{port}", serve=serve)
+
+
+def test_a_key_that_the_namespace_refuses_is_warned_of(namespace: StandIn, serve: Callable[..., Served]) -> None:
+    azure = namespace.connection_string.replace(_key(namespace.connection_string), "wrong")
+    _serve_warns(azure, "refused", "EntityPath", serve=serve)
+
+
+def test_a_namespace_by_name_is_gone_to_with_tls_under_its_own_identity(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{unused.getsockname()[1]}"
+        with Served("--azure-namespace", host, "--key-file", tmp_path / "key", "--json") as served:
+            assert json.loads(served.line)["azure"] == "127.0.0.1"
+            assert host in _said(served, "cannot be reached")
+
+
+# Between processes
+
+COMPLETE = """
+import sys
+from azsession import ServiceBusProvider
+with ServiceBusProvider.from_env() as provider:
+    with provider.session_from_receipt(sys.argv[1]) as session:
+        session.complete_message(sys.argv[1])
+"""
+
+
+def test_another_process_completes_by_the_text_of_a_receipt_what_one_received(
+    namespace: StandIn, serve: Callable[..., Served]
+) -> None:
+    line = serve().line
+    with _provider(line) as provider:
+        (name,) = provider.send_messages(QUEUE, [Message("ship it", session_id="44")])
+        with provider.create_session_client(QUEUE, "44") as session:
+            receipt = str(take(session).receipt)
+            # The process waits for the answer, which comes after Azure's.
+            command = [sys.executable, "-c", COMPLETE, receipt]
+            ended = subprocess.run(
+                command, env=environment(line), capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+            assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+            assert [entry[0::2] for entry in namespace.completed(QUEUE)] == [("44", name)]
+            assert namespace.locked_sessions(QUEUE) == {"44"}
+    assert namespace.counts(QUEUE).active == 0
+
+
+# Its end
+
+
+def test_a_signal_answers_waiting_receives_and_gives_the_locks_back(namespace: StandIn, serve: Callable[..., Served]) -> None:
+    served = serve()
+    got: list[object] = []
+    with _provider(served.line, retry_attempts=0) as provider, ThreadPoolExecutor(2) as pool:
+        session = provider.create_session_client(QUEUE, "s1", auto_renew=False)
+
+        def accept() -> None:
+            with pytest.raises(NoSessionAvailableError):
+                provider.create_session_client(QUEUE, accept_timeout=60)
+
+        receiving = pool.submit(session.receive_message, timeout=60)
+        accepting = pool.submit(accept)
+        eventually(lambda: namespace.locked_sessions(QUEUE) == {"s1"})
+        served.process.send_signal(signal.SIGTERM)
+        status, out, err = served.wait()
+        got.append(receiving.result(PATIENCE))
+        accepting.result(PATIENCE)
+        with pytest.raises(QueueError):
+            session.renew_session_lock()
+    assert (status, out, got) == (0, "", [None])
+    assert "Traceback" not in err
+    assert namespace.locked_sessions(QUEUE) == set()
+
+
+class Workers:
+    """Threads that take webhooks session by session through gateways, and note what they received and completed."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+        self._lock = threading.Lock()  # Guards the lists.
+        self.received: list[tuple[str, int]] = []
+        self.completed: list[tuple[str, int]] = []
+        self.ended = threading.Event()
+
+    def work(self) -> None:
+        while not self.ended.is_set():
+            with _provider(self._lines[-1], retry_attempts=1) as provider:
+                self._work_with(provider)
+
+    def _work_with(self, provider: ServiceBusProvider) -> None:
+        try:
+            while not self.ended.is_set():
+                with provider.create_session_client(QUEUE, accept_timeout=0.5) as session:
+                    for message in session.messages(timeout=0, prefetch=3):
+                        event = message.json()
+                        place = (event["session_id"], event["position"])
+                        with self._lock:
+                            self.received.append(place)
+                        session.complete_message(message)
+                        with self._lock:
+                            self.completed.append(place)
+        except (NoSessionAvailableError, SessionNotFoundError, SessionLockedError, InvalidReceiptError):
+            pass
+        except QueueError as error:
+            if not error.is_transient:
+                raise
+            self.ended.wait(0.05)
+
+
+def test_a_second_gateway_goes_on_with_the_sessions_of_one_that_was_killed(
+    namespace: StandIn, serve: Callable[..., Served], webhooks: list[dict[str, Any]]
+) -> None:
+    first, second = serve(), serve()
+    with _provider(second.line) as provider:
+        provider.send_messages(QUEUE, [Message(json.dumps(event), session_id=event["session_id"]) for event in webhooks])
+    workers = Workers([first.line])
+    with ThreadPoolExecutor(8) as pool:
+        working = [pool.submit(workers.work) for _ in range(8)]
+        try:
+            eventually(lambda: len(workers.completed) >= 100, seconds=30)
+            first.process.kill()
+            first.wait()
+            workers._lines.append(second.line)
+            eventually(lambda: namespace.counts(QUEUE).active == 0, lambda: str(namespace.counts(QUEUE)), seconds=30)
+        finally:
+            workers.ended.set()
+        for each in working:
+            each.result(PATIENCE)
+
+    # Nothing is lost, nothing is completed twice, and only what was in a hand when the gateway died may come again.
+    done = namespace.completed(QUEUE)
+    assert len(done) == len(webhooks) == len({entry[1] for entry in done})
+    assert namespace.counts(QUEUE).dead_letter == 0
+    by_session = defaultdict(list)
+    for session_id, position in dict.fromkeys(workers.received):
+        by_session[session_id].append(position)
+    expected = defaultdict(list)
+    for event in webhooks:
+        expected[event["session_id"]].append(event["position"])
+    assert by_session == expected
+    assert len(workers.completed) == len(set(workers.completed))
+    again = len(workers.received) - len(set(workers.received))
+    assert again <= 8 * 3
+    numbers = defaultdict(list)
+    for entry in done:
+        numbers[entry[0]].append(entry[1])
+    assert all(order == sorted(order) for order in numbers.values())
+
+
+def test_a_killed_gateways_sessions_are_free_at_once(namespace: StandIn, serve: Callable[..., Served]) -> None:
+    first, second = serve(), serve()
+    with _provider(first.line, retry_attempts=0) as one, _provider(second.line) as other:
+        one.send_messages(QUEUE, [Message(text, session_id="s1") for text in "ab"])
+        held = one.create_session_client(QUEUE, "s1", auto_renew=False)
+        in_hand = take(held)
+        with pytest.raises(SessionLockedError), other.create_session_client(QUEUE, "s1") as refused:
+            refused.receive_message(timeout=0)
+        first.process.kill()
+        first.wait()
+        eventually(lambda: namespace.locked_sessions(QUEUE) == set())
+        with other.create_session_client(QUEUE, "s1") as session:
+            again = take(session)
+            assert (again.text(), again.message_id) == ("a", in_hand.message_id)
+            # Its old receipt is of no use any more.
+            with pytest.raises(InvalidReceiptError):
+                other.session_from_receipt(in_hand.receipt).complete_message(in_hand.receipt)
+            session.complete_message(again)
+            assert take(session).text() == "b"
+        with pytest.raises(QueueError):
+            held.complete_message(in_hand)
+        held.close_session()
