@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -25,6 +26,8 @@ from .table import Table
 
 #: Seconds of one wait of Azure's for a next available session; a longer one is made of several.
 ACCEPT_SECONDS = 60.0
+#: Seconds before one who waits for any session does so by another link, having lost the first; each is twice as long.
+FIRST_PAUSE, MAX_PAUSE = 0.02, 1.0
 #: Seconds in which a receive is answered that finds messages: until then nobody looks whether its caller is there.
 QUICKLY = 0.02
 
@@ -145,18 +148,33 @@ class Receiving:
         if session_id is not None:
             session = self.hold(entity, session_id, lock_id)
             return Delivery(session_id, [], session.left(), time.monotonic() - started)
+        pause = 0.0
         while True:
             left = started + timeout - time.monotonic()
             session, is_new = self._loop.run(lambda: self._table.pend(entity, lock_id, request_id))
             if is_new:
                 self._open(session, min(ACCEPT_SECONDS, max(0.0, left)))
-            if self._await_opened(session, max(0.0, left), caller) and session.session_id is not None:
+            try:
+                came = self._await_opened(session, max(0.0, left), caller)
+            except QueueError as error:
+                # Where the link was lost while it waited, it waits on by another one.
+                pause = min(MAX_PAUSE, pause * 2 or FIRST_PAUSE)
+                if not session.lost_link or not error.is_transient or time.monotonic() + pause >= started + timeout:
+                    raise
+                self._pause(pause, caller)
+                came = False
+            if came and session.session_id is not None:
                 if caller.is_gone():
                     self._loop.run(session.release)
                     return None
                 return Delivery(session.session_id, [], session.left(), time.monotonic() - started)
             if session.superseded or caller.is_gone() or self._table.stopping or time.monotonic() >= started + timeout:
                 return None
+
+    def _pause(self, seconds: float, caller: Caller) -> None:
+        ended = threading.Event()
+        with caller.watched(ended.set):
+            ended.wait(seconds)
 
     def _await_opened(self, session: HeldSession, seconds: float, caller: Caller) -> bool:
         """Tell whether a session came; nobody waits for it any more then if not."""

@@ -23,8 +23,8 @@ from .settling import InHand, put_aside
 if TYPE_CHECKING:
     from .sessions import HeldSession
 
-#: Seconds between tries to take a session's lock again.
-RETAKE_PAUSE = 0.5
+#: Seconds before the second and the following tries to take a session's lock again; each is twice as long, up to the last.
+RETAKE_PAUSE, MAX_RETAKE_PAUSE = 0.1, 1.6
 #: Seconds for Azure to show what is in hand; then the link is let go, and another one tried.
 VERIFY_TIMEOUT = 5.0
 #: Conditions that pass when a new token was put.
@@ -43,7 +43,7 @@ class Retaking:
     def __init__(self, session: HeldSession) -> None:
         self.under_way = False
         self._session = session
-        self._tries = 0
+        self._pause = 0.0
         self._expected: dict[int, InHand] = {}
         self._asked = 0
         self._came = 0
@@ -76,8 +76,8 @@ class Retaking:
         elif error is not None and not why.is_transient and error.condition not in _WORTH_RETAKING:
             session.end(why)
         else:
-            session.table.restore(session, RETAKE_PAUSE if self._tries else 0.0)
-            self._tries += 1
+            session.table.restore(session, self._pause)
+            self._pause = min(MAX_RETAKE_PAUSE, self._pause * 2 or RETAKE_PAUSE)
 
     def stop(self) -> None:
         """Find out no more."""
@@ -210,7 +210,7 @@ class Retaking:
     def _succeed(self) -> None:
         self.stop()
         self.under_way = False
-        self._tries = 0
+        self._pause = 0.0
         self._session.on_retaken()
 
 

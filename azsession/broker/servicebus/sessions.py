@@ -39,6 +39,8 @@ _TICKS_EPOCH = 62135596800
 MAX_LOCK_DURATION = 300.0
 #: Seconds that the answer to a wish for a session may take beyond the time that Azure was given for it.
 ANSWER_TIME = 10.0
+#: Seconds in which Azure tells of a link's end after it gave the link's session to another one.
+HEIR_PATIENCE = 1.0
 
 
 class Wait:
@@ -89,6 +91,7 @@ class HeldSession:
         session_id: The session; `None` until the next available one is known.
         lock_id: The holder.
         opened: Resolved when the lock is taken: with whether one was, or why not.
+        lost_link: It was not refused, but its link was lost before there was an answer.
         superseded: Another try of the same request took its place.
         over: Why it is over; `None` while it is not.
         expires: When the lock ends unless renewed, on the monotonic clock.
@@ -100,7 +103,7 @@ class HeldSession:
         self.lock_id = lock_id
         self.opened: Future[bool] = Future()
         self.over: QueueError | None = None
-        self.superseded = False
+        self.superseded = self.lost_link = False
         self.expires = 0.0
         self.answers: OrderedDict[str, tuple[Wait, tuple[str, ...]]] = OrderedDict()
         self.uplink: Uplink | None = None
@@ -120,6 +123,8 @@ class HeldSession:
         self._released: Future[None] | None = None
         self._until = 0.0
         self._open_timer: Timer | None = None
+        #: Who was given the session while this one's link seemed to be there.
+        self._heirs: list[Callable[[], object]] = []
         #: Requests about the session that wait for its link.
         self._asking: list[Callable[[], object]] = []
 
@@ -173,6 +178,10 @@ class HeldSession:
                 other.adopt(link, attach, self.uplink)
                 self._ask_for_another()
                 return
+            if other is not None and other.link is not None:
+                # Its link is gone, which tells how it ended: that comes next.
+                other.leave_to(lambda: self.on_attached(link, attach))
+                return
         self.session_id = granted
         ticks = attach.properties.get("com.microsoft:locked-until-utc")
         self._set_expiry(ticks / 1e7 - _TICKS_EPOCH if isinstance(ticks, int) else time.time() + 30.0)
@@ -184,6 +193,20 @@ class HeldSession:
             self._plan()
         else:
             self.retaking.attached()
+
+    def leave_to(self, heir: Callable[[], object]) -> None:
+        """Call `heir` when the link has ended, which Azure must have ended as it gave the session to another link."""
+        self._heirs.append(heir)
+        self._loop.later(HEIR_PATIENCE, self._lose_to_heirs)
+
+    def _lose_to_heirs(self) -> None:
+        if self._heirs:
+            self.lose("Azure gave it away")
+
+    def _call_heirs(self) -> None:
+        heirs, self._heirs = self._heirs, []
+        for heir in heirs:
+            heir()
 
     def _ask_for_another(self) -> None:
         left = self._until - time.monotonic()
@@ -209,12 +232,14 @@ class HeldSession:
             if self.session_id is None and (error is None or error.condition == TIMEOUT):
                 self._none_came()
             else:
+                self.lost_link = error is None or error.condition in _LOST_LINK
                 self.end(error_of(error, entity=self.entity, session_id=self.session_id))
         else:
             # What came and was not handed out comes again.
             self._ready.clear()
             self._stop_drain()
             self.retaking.begin(error)
+            self._call_heirs()
             self._pump()
             self._plan()
 
@@ -523,6 +548,7 @@ class HeldSession:
             ask()
         if self._link is not None:
             self._link.detach()
+        self._call_heirs()
 
     def release(self) -> Future[None]:
         """Give the lock back; the future tells when Azure has it."""
@@ -537,3 +563,7 @@ class HeldSession:
             self._released = released
         self.end(SessionNotFoundError(f"{self.entity}: session {self.session_id!r} was released", code=SESSION_LOCK_LOST))
         return released
+
+
+#: What links end with that were not refused: Azure makes room, or moves to another machine.
+_LOST_LINK = frozenset({CONNECTION_LOST, "amqp:link:detach-forced", "amqp:connection:forced"})

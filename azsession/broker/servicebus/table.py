@@ -13,7 +13,7 @@ from ...errors import QueueError, SessionLockedError, SessionNotFoundError
 from ...protocol.status import CONFLICT, SESSION_LOCK_LOST, SESSION_LOCKED
 from ..base import Settlement
 from .namespace import Namespace
-from .retaking import RETAKE_PAUSE, VERIFY_TIMEOUT
+from .retaking import MAX_RETAKE_PAUSE, VERIFY_TIMEOUT
 from .sessions import HeldSession
 from .uplink import Uplink
 
@@ -189,7 +189,7 @@ class Table:
 
     def _restore_later(self, by_entity: dict[str, list[HeldSession]]) -> None:
         """Try again in a while with those that failed, and with those that came meanwhile."""
-        pause = RETAKE_PAUSE if by_entity else 0.0
+        pause = MAX_RETAKE_PAUSE / 4 if by_entity else 0.0
         self._to_restore.update(one for sessions in by_entity.values() for one in sessions if one.over is None)
         self._restoring = False
 
