@@ -192,8 +192,9 @@ def test_options_that_contradict_each_other_are_wrong_usage(arguments: list[str]
     assert "c2VjcmV0LWtleQ" not in ended.stderr
 
 
-def test_a_contradiction_with_the_environment_names_the_variable(tmp_path: Path) -> None:
-    assert_one_line(run("serve", "--memory", **{CONNECTION: SOME}), CONNECTION, "--memory", "--help", status=2)
+def test_a_contradiction_with_the_environment_names_the_variable() -> None:
+    ended = run("serve", "--memory", AZSESSION_AZURE_CONNECTION_STRING=SOME)
+    assert_one_line(ended, CONNECTION, "--memory", "--help", status=2)
 
 
 @pytest.mark.parametrize(
