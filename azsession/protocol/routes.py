@@ -63,6 +63,9 @@ class Route:
 
 _TOKEN = "{token}"
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+_SOME_GUID = "00000000-0000-0000-0000-000000000000"
+#: Characters of a path whose meaning is remembered.
+_SHORT = 400
 
 #: What follows the session id, longest first within a method.
 _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
@@ -107,6 +110,19 @@ def parse_route(method: str, path: str, *, encoded: bool) -> Route:
         ValidationError: A name or id in it is malformed.
         NoRouteError: It is none of the protocol's.
     """
+    if len(path) > _SHORT:
+        return _parse(method, path, encoded)
+    head, _, last = path.rpartition("/")
+    if not _GUID.match(last):
+        return _parse_known(method, path, encoded)
+    # A lock token, most likely: that is new each time, but what stands before it is not.
+    route = _parse_known(method, f"{head}/{_SOME_GUID}", encoded)
+    if route.lock_token != _SOME_GUID:
+        return _parse(method, path, encoded)
+    return Route(route.operation, route.entity, route.session_id, last)
+
+
+def _parse(method: str, path: str, encoded: bool) -> Route:
     if not path.startswith("/"):
         raise ValidationError("the path does not begin with '/'")
     segments = path[1:].split("/")
@@ -137,6 +153,9 @@ def parse_route(method: str, path: str, *, encoded: bool) -> Route:
     if rest[0] == "sessions":
         return _parse_session(method, entity, rest[1:], encoded)
     raise NoRouteError("this path is none of the session protocol's")
+
+
+_parse_known = lru_cache(1024)(_parse)
 
 
 def _only(method: str, routes: dict[str, Route]) -> Route:
