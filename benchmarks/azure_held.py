@@ -106,11 +106,11 @@ def main() -> None:
         )
     figures.append(
         Figure(
-            f"{options.sessions} idle sessions held for {options.seconds} s, locks of {options.lock_seconds} s kept by renewal",
+            f"{options.sessions} idle sessions held for {options.seconds} s, locks of {options.lock_seconds} s",
             "",
-            f"{grown / 1e6:.1f} MB more ({grown / options.sessions / 1e3:.1f} kB each), {more} threads more ({total} in all), "
-            f"{share:.1%} of a core, {lost} locks lost;\n          "
-            f"taken in {taken:.1f} s by 8 threads, given back in {given_back:.1f} s by one",
+            f"{grown / 1e6:.1f} MB ({grown / options.sessions / 1e3:.1f} kB each) and {more} threads more ({total} in all),\n"
+            f"          {share:.1%} of a core for their renewals, {lost} locks lost;\n"
+            f"          taken in {taken:.1f} s by 8 threads, given back in {given_back:.1f} s by one",
             None,
             "none lost, few threads",
             lost == 0 and more <= 8,
