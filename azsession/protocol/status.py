@@ -216,8 +216,10 @@ def parse_retry_after(value: str | None) -> float | None:
     """Return the seconds of a ``Retry-After`` (RFC 9110, 10.2.3): a number or a date; `None` where it is neither."""
     if not value:
         return None
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-        return float(value)
+    # `strip` takes away more than `float` does.
+    number = value.strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number):
+        return float(number)
     try:
         at = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError):
