@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azsession import Message, ProviderError, ServiceBusProvider
+from azsession import Message, ProviderError, ServiceBusProvider, SessionClient
 from azsession.broker.servicebus import namespace as namespace_module
 
 from ..conftest import eventually
@@ -84,8 +84,10 @@ def test_connections_are_bounded_and_then_a_caller_is_told_to_come_again(monkeyp
 
             def hold_many() -> None:
                 for number in range(20):
-                    provider.create_session_client(QUEUE, f"s{number}").receive_message(timeout=0)
+                    clients.append(provider.create_session_client(QUEUE, f"s{number}"))
+                    clients[-1].receive_message(timeout=0)
 
+            clients: list[SessionClient] = []
             with pytest.raises(ProviderError, match="full of sessions") as caught:
                 hold_many()
         assert caught.value.is_transient

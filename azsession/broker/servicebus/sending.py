@@ -84,7 +84,7 @@ class Sending:
             return
         if state is None:
             raise ConnectionFailedError(
-                f"{entity}: the connection was lost before Azure confirmed the messages: they may have been accepted",
+                f"{entity}: the link was lost before Azure confirmed the messages, which may have been accepted",
                 maybe_delivered=True,
             )
         if error is None:

@@ -79,11 +79,11 @@ class Exchange:
         if self.ended:
             return
         self.ended = True
-        self._receiver.detach()
-        self._sender.detach()
         why = error or Condition(CONNECTION_LOST, "the link was closed", {})
         for number in list(self._pending):
             self._answer(number, why)
+        self._receiver.detach()
+        self._sender.detach()
 
     def close(self) -> None:
         """Detach both links."""

@@ -24,7 +24,7 @@ INCOMING_WINDOW = 5000
 MAX_HANDLES = 1024
 
 #: What becomes of a delivery: its number, the state's name, and an error where it was refused. A state of `None` says that
-#: the link ended before it was known, `UNSENT` that the delivery surely never left.
+#: the link ended before it was known, with the link's error, and `UNSENT` that the delivery surely never left.
 Outcome = Callable[[int, "str | None", "Condition | None"], object]
 UNSENT = "unsent"
 
@@ -339,16 +339,16 @@ class Channel:
             return
         if not link.detaching:
             self.detach(link)
-        self._forget(link)
+        self._forget(link, detach.error)
         link.end(detach.error)
 
-    def _forget(self, link: Link) -> None:
+    def _forget(self, link: Link, error: Condition | None) -> None:
         self._links.pop(link.handle, None)
         heapq.heappush(self._free, link.handle)
         link.channel = None
         for unsettled in (self._sent, self._settling):
             for number in [number for number, (owner, _) in unsettled.items() if owner is link]:
-                unsettled.pop(number)[1](number, None, None)
+                unsettled.pop(number)[1](number, None, error)
         self._connection.on_room()
 
     def on_flow(self, flow: Flow) -> None:
@@ -390,9 +390,10 @@ class Channel:
     def on_end(self, error: Condition | None) -> None:
         """It is over, by either side or with its connection; and so is every link on it."""
         self.ended = True
+        why = error or Condition(CONNECTION_LOST, "the AMQP session ended", {})
         for link in list(self._links.values()):
-            self._forget(link)
-            link.end(error or Condition(CONNECTION_LOST, "the AMQP session ended", {}))
+            self._forget(link, why)
+            link.end(why)
 
     # What the links send
 
