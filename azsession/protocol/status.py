@@ -231,6 +231,5 @@ def parse_retry_after(value: str | None) -> float | None:
 
 def parse_seconds(value: str | None) -> float | None:
     """Return a header's decimal seconds, or `None` where it has none that make sense."""
-    if value is None or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-        return None
-    return float(value)
+    number = "" if value is None else value.strip()
+    return float(number) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) else None
