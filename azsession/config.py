@@ -246,7 +246,7 @@ class ServiceBusConfig:
         if amqp and scheme == "http":
             raise ConfigurationError(f"{what} is the http:// of a gateway, which does not speak AMQP: sb:// would")
         tls = scheme == "https" or (scheme == "sb" and not (amqp and emulator))
-        # Who says UseDevelopmentEmulator says that there is no TLS: containers reach the emulator by its name, not by loopback.
+        # Who says UseDevelopmentEmulator says that there is no TLS: containers reach the emulator by its name.
         if not tls and not amqp and not self.allow_insecure_http and not is_loopback(host):
             raise ConfigurationError(
                 f"http://{host} would carry tokens in the clear: use https, or set allow_insecure_http=True"
