@@ -50,7 +50,7 @@ def other(namespace: StandIn) -> Iterator[ServiceBusBroker]:
         yield broker
 
 
-@pytest.fixture(params=LOSSES.values(), ids=LOSSES.keys())
+@pytest.fixture(params=list(LOSSES.values()), ids=list(LOSSES))
 def lose_link(request: pytest.FixtureRequest) -> Callable[[StandIn], object]:
     call: Callable[[StandIn], object] = request.param
     return call

@@ -38,7 +38,7 @@ PREFETCH = 3
 #: Seconds that a consumer works on a message.
 WORK = 0.01
 #: What clients try again with: faults come more often here than anywhere else.
-PATIENCE = {"retry_attempts": 100, "retry_deadline": 60.0}
+PATIENCE: dict[str, Any] = {"retry_attempts": 100, "retry_deadline": 60.0}
 
 Key = tuple[str, int]
 
@@ -79,6 +79,7 @@ class Event:
     what: str
     key: Key
     delivery_count: int
+    why: str = ""
 
 
 class Scene:
@@ -132,9 +133,9 @@ class Scene:
                         self.report.append(Event("completed", key, message.delivery_count))
             except NoSessionAvailableError:
                 continue
-            except (SessionNotFoundError, SessionLockedError, InvalidReceiptError):
+            except (SessionNotFoundError, SessionLockedError, InvalidReceiptError) as error:
                 for key, count in mine.items():
-                    self.report.append(Event("lost", key, count))
+                    self.report.append(Event("lost", key, count, f"{error!r} {error.__cause__!r}"))
             except QueueError as error:
                 # The time for a receive or an accept was over before there was a connection again.
                 if mine or not error.is_transient:
@@ -192,7 +193,7 @@ class Scene:
         again = {key for key, times in Counter(received).items() if times > 1}
         assert again <= lost
         # Nobody but us takes sessions here: a lock that did not expire is taken again, and its holder never told.
-        assert {session_id for session_id, _ in lost} <= self.expired
+        assert not [event for event in self.report if event.what == "lost" and event.key[0] not in self.expired]
         assert by_session(dict.fromkeys(received)) == by_session(accepted)
         assert {event.delivery_count for event in self.report if event.key[0] not in self.expired} == {1}
         confirmed = Counter(event.key for event in self.report if event.what == "completed")

@@ -26,7 +26,7 @@ from .table import Table
 
 #: Seconds of one wait of Azure's for a next available session; a longer one is made of several.
 ACCEPT_SECONDS = 60.0
-#: Seconds before one who waits for any session does so by another link, having lost the first; each is twice as long.
+#: Seconds before one who waits for any session asks again, where the link was lost or Azure's wait over; then twice as long.
 FIRST_PAUSE, MAX_PAUSE = 0.02, 1.0
 #: Seconds in which a receive is answered that finds messages: until then nobody looks whether its caller is there.
 QUICKLY = 0.02
@@ -148,9 +148,9 @@ class Receiving:
         if session_id is not None:
             session = self.hold(entity, session_id, lock_id)
             return Delivery(session_id, [], session.left(), time.monotonic() - started)
-        pause = 0.0
+        pause = FIRST_PAUSE
         while True:
-            left = started + timeout - time.monotonic()
+            left = 0.0 if self._table.stopping else started + timeout - time.monotonic()
             session, is_new = self._loop.run(lambda: self._table.pend(entity, lock_id, request_id))
             if is_new:
                 self._open(session, min(ACCEPT_SECONDS, max(0.0, left)))
@@ -158,10 +158,8 @@ class Receiving:
                 came = self._await_opened(session, max(0.0, left), caller)
             except QueueError as error:
                 # Where the link was lost while it waited, it waits on by another one.
-                pause = min(MAX_PAUSE, pause * 2 or FIRST_PAUSE)
                 if not session.lost_link or not error.is_transient or time.monotonic() + pause >= started + timeout:
                     raise
-                self._pause(pause, caller)
                 came = False
             if came and session.session_id is not None:
                 if caller.is_gone():
@@ -170,6 +168,8 @@ class Receiving:
                 return Delivery(session.session_id, [], session.left(), time.monotonic() - started)
             if session.superseded or caller.is_gone() or self._table.stopping or time.monotonic() >= started + timeout:
                 return None
+            self._pause(pause, caller)
+            pause = min(MAX_PAUSE, pause * 2)
 
     def _pause(self, seconds: float, caller: Caller) -> None:
         ended = threading.Event()

@@ -124,7 +124,7 @@ class HeldSession:
         self._until = 0.0
         self._open_timer: Timer | None = None
         #: Who was given the session while this one's link seemed to be there.
-        self._heirs: list[Callable[[], object]] = []
+        self._heirs: list[tuple[Callable[[], object], Timer]] = []
         #: Requests about the session that wait for its link.
         self._asking: list[Callable[[], object]] = []
 
@@ -167,7 +167,11 @@ class HeldSession:
         granted = attach.session_id
         if granted is ABSENT or not isinstance(granted, str):
             granted = self.session_id
-        if granted is None or (self.session_id is not None and granted != self.session_id):
+        if granted is None:
+            # None was granted: why, the detach tells that follows, or the answer to ours.
+            link.detach()
+            return
+        if self.session_id is not None and granted != self.session_id:
             link.detach()
             self.end(ProviderError(f"{self.entity}: Azure granted another session than was asked for"))
             return
@@ -196,16 +200,13 @@ class HeldSession:
 
     def leave_to(self, heir: Callable[[], object]) -> None:
         """Call `heir` when the link has ended, which Azure must have ended as it gave the session to another link."""
-        self._heirs.append(heir)
-        self._loop.later(HEIR_PATIENCE, self._lose_to_heirs)
-
-    def _lose_to_heirs(self) -> None:
-        if self._heirs:
-            self.lose("Azure gave it away")
+        late = self._loop.later(HEIR_PATIENCE, lambda: self.lose("Azure gave it away"))
+        self._heirs.append((heir, late))
 
     def _call_heirs(self) -> None:
         heirs, self._heirs = self._heirs, []
-        for heir in heirs:
+        for heir, late in heirs:
+            late.cancel()
             heir()
 
     def _ask_for_another(self) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from ...errors import QueueError, SessionLockedError, SessionNotFoundError
 from ...protocol.status import CONFLICT, SESSION_LOCK_LOST, SESSION_LOCKED
 from ..base import Settlement
+from .amqp.loop import closed_error
 from .namespace import Namespace
 from .retaking import MAX_RETAKE_PAUSE, VERIFY_TIMEOUT
 from .sessions import HeldSession
@@ -42,7 +43,7 @@ class Table:
         self._settled: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._to_restore: set[HeldSession] = set()
         self._restoring = False
-        self.stopping = False
+        self.stopping = self._closed = False
 
     # Holding
 
@@ -77,11 +78,13 @@ class Table:
         session = self.holders(entity, session_id, lock_id)
         if session is not None:
             return session, False
+        self._check_open()
         session = self._held[entity, session_id] = HeldSession(self, entity, session_id, lock_id)
         return session, True
 
     def pend(self, entity: str, lock_id: str, request_id: str) -> tuple[HeldSession, bool]:
         """Return a session to accept, whichever comes; `False` says that an earlier try of this request got one."""
+        self._check_open()
         known = self._accepts.get(request_id) if request_id else None
         if known is not None:
             if known.lock_id == lock_id and known.over is None and known.opened.done():
@@ -96,6 +99,10 @@ class Table:
             while len(self._accepts) > MAX_ACCEPTS:
                 self._accepts.popitem(last=False)
         return session, True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed_error()
 
     def withdraw(self, session: HeldSession) -> None:
         """End a session that is not open yet: nobody waits for it any more."""
@@ -230,7 +237,8 @@ class Table:
                 self.withdraw(session)
 
     def release_all(self) -> list[Future[None]]:
-        """Give all locks back."""
+        """Give all locks back, and take no more."""
+        self.stopping = self._closed = True
         for session in list(self._pending):
             self.withdraw(session)
         return [session.release() for session in self.sessions()]
