@@ -41,12 +41,12 @@ class Exchange:
         connection.attach(self._receiver)
         connection.attach(self._sender)
 
-    def request(self, properties: Mapping[str, Any], body: Any, on_response: OnResponse) -> str:
-        """Send a request; return its id, for `forget`."""
+    def request(self, properties: Mapping[str, Any], body: Any, on_response: OnResponse) -> None:
+        """Send a request."""
         number = str(uuid.uuid4())
         if self.ended:
             on_response(Condition(CONNECTION_LOST, "the link is closed", {}))
-            return number
+            return
         self._pending[number] = on_response
         payload = codec.encode_request(number, self._reply_to, properties, body)
 
@@ -55,11 +55,6 @@ class Exchange:
                 self._answer(number, error or Condition(CONNECTION_LOST, "the request did not get through", {}))
 
         self._sender.send(payload, sent)
-        return number
-
-    def forget(self, number: str) -> None:
-        """Do not wait for a response any more."""
-        self._pending.pop(number, None)
 
     def _answer(self, number: Any, response: Response | Condition) -> None:
         on_response = self._pending.pop(number, None)
@@ -84,10 +79,6 @@ class Exchange:
             self._answer(number, why)
         self._receiver.detach()
         self._sender.detach()
-
-    def close(self) -> None:
-        """Detach both links."""
-        self.on_link_ended(None)
 
 
 class _Responses(Receiver):
