@@ -91,14 +91,10 @@ class Link:
         elif adapter is None:
             tokens = TokenCache(source_of(config, credential))
         self._own_http = http is None
-        if adapter is None:
-            self.http = _make_session(config) if http is None else http
-        elif http is None:
-            self.http = _LocalSession(adapter)
-        else:
-            self.http = http
-            _mount(http, adapter)
-        self.transport = Transport(self.http, config.namespace_url, config, tokens)
+        self.http = _make_session(config) if http is None else http
+        if adapter is not None:
+            _mount(self.http, adapter)
+        self.transport = Transport(self.http, config.namespace_url, config, tokens, adapter if http is None else None)
         self.renewer = Renewer()
         self._lock = threading.Lock()  # Guards _clients.
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -137,20 +133,6 @@ def _make_session(config: ServiceBusConfig) -> requests.Session:
     http.mount("https://", adapter)
     http.mount("http://", adapter)
     return http
-
-
-class _LocalSession(requests.Session):
-    """A session of requests that all go to one adapter in this process: there are no proxies, cookies or redirects."""
-
-    def __init__(self, adapter: InProcessAdapter) -> None:
-        super().__init__()
-        self.trust_env = False
-        self.headers.clear()
-        self._adapter = adapter
-        self.mount(f"{adapter.url}/", adapter)
-
-    def send(self, request: requests.PreparedRequest, *, allow_redirects: bool = False, **settings: Any) -> requests.Response:
-        return self._adapter.send(request, **settings)
 
 
 def _mount(http: requests.Session, adapter: InProcessAdapter) -> None:

@@ -14,9 +14,10 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
+import attrs
 import falcon
 
-from ..broker.base import PRESENT, Broker, asking
+from ..broker.base import PRESENT, Broker, Caller, asking
 from ..errors import MessageTooLargeError, QueueError, SessionLockedError, ValidationError
 from ..protocol import (
     ERROR_CODE_HEADER,
@@ -28,7 +29,7 @@ from ..protocol.routes import NoRouteError, Operation, Route, parse_route
 from ..protocol.status import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
 from ..protocol.wire import MalformedError
 from .handlers import Answer, Handlers, Request
-from .presence import BODY_READ_KEY, CALLER_KEY, PATIENCE_KEY, SOCKET_KEY, Presence
+from .presence import BODY_READ_KEY, SOCKET_KEY, Presence
 from .security import AccessKey, Guard
 
 logger = logging.getLogger(__name__)
@@ -59,14 +60,14 @@ def create_app(
         max_message_size: Bytes of one message's body; a larger one is answered 413.
         presence: Watches the clients of those who wait, and bounds how many may; the caller stops it.
     """
-    gateway = _Gateway(
-        Handlers(broker, max_message_size),
+    gateway = Gateway(
+        broker,
         None if keys is None else Guard(keys, hosts),
-        max_body_size,
-        presence or Presence(MAX_WAITING),
+        max_body_size=max_body_size,
+        max_message_size=max_message_size,
+        presence=presence,
     )
     app = _App()
-    app.gateway = gateway
     app.add_sink(gateway.serve, "/")
     app.add_error_handler(Exception, gateway.on_exception)
     app.add_error_handler(falcon.HTTPError, gateway.on_exception)
@@ -80,103 +81,85 @@ _HEADERS_KEY = "azsession.answer_headers"
 
 
 class _App(falcon.App):  # type: ignore[type-arg]
-    """A falcon application whose answers keep the case of header names: they are attributes' names.
-
-    Requests from this very process are of good form, and answered without falcon, which would take a tenth of their time.
-    """
-
-    gateway: _Gateway
+    """A falcon application whose answers keep the case of header names: they are attributes' names."""
 
     def __call__(self, env: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if CALLER_KEY in env:
-            return self.gateway.answer_own(env, start_response)
-
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             return start_response(status, [*headers, *env.get(_HEADERS_KEY, ())], *rest)
 
         return super().__call__(env, start)
 
 
-class _OwnRequest:
-    """A request from this process, with what is used of falcon's."""
+class Gateway:
+    """What answers requests: over HTTP by way of `create_app`, in the same process by way of `answer`.
 
-    __slots__ = ("bounded_stream", "content_length", "env", "method", "query_string")
+    Args:
+        broker: Where the messages are.
+        guard: Who may do what; `None` lets everybody in.
+        max_body_size: Bytes of a request's body; a larger one is answered 413.
+        max_message_size: Bytes of one message's body; a larger one is answered 413.
+        presence: Watches the clients of those who wait, and bounds how many may.
+    """
 
-    def __init__(self, env: dict[str, Any]) -> None:
-        self.env = env
-        self.method: str = env["REQUEST_METHOD"]
-        self.query_string: str = env["QUERY_STRING"]
-        self.content_length = int(env["CONTENT_LENGTH"])
-        self.bounded_stream = env["wsgi.input"]
-
-    def get_header(self, name: str) -> str | None:
-        return self.env.get(f"HTTP_{name.upper()}")
-
-
-class _OwnResponse:
-    """The answer to a request from this process."""
-
-    __slots__ = ("data", "headers", "status")
-
-    def __init__(self) -> None:
-        self.status: Any = 200
-        self.headers: dict[str, str] = {}
-        self.data: bytes | None = None
-
-    def set_header(self, name: str, value: str) -> None:
-        self.headers[name.lower()] = value
-
-
-_Asked = falcon.Request | _OwnRequest
-_Answered = falcon.Response | _OwnResponse
-
-
-class _Gateway:
-    def __init__(self, handlers: Handlers, guard: Guard | None, max_body_size: int, presence: Presence) -> None:
-        self._handlers = handlers
+    def __init__(
+        self,
+        broker: Broker,
+        guard: Guard | None = None,
+        *,
+        max_body_size: int = MAX_BODY_SIZE,
+        max_message_size: int = MAX_MESSAGE_SIZE,
+        presence: Presence | None = None,
+    ) -> None:
+        self._handlers = Handlers(broker, max_message_size)
         self._guard = guard
         self._max_body_size = max_body_size
-        self._presence = presence
+        self._presence = presence or Presence(MAX_WAITING)
 
-    def answer_own(self, env: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer a request from this process, as falcon would."""
-        req, resp = _OwnRequest(env), _OwnResponse()
+    def answer(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, caller: Caller, patience: float | None
+    ) -> Answer:
+        """Answer a request of this process, in the caller's thread. Nothing is raised: failures are answers, too.
+
+        Args:
+            method: The HTTP method.
+            target: The path below the base of the routes, encoded, and the query.
+            headers: The headers, under the names that WSGI gives them.
+            body: The body.
+            caller: Who asks.
+            patience: Seconds that they wait for the answer at the most.
+        """
+        path, _, query = target.partition("?")
         try:
-            self.serve(req, resp)
+            if len(body) > self._max_body_size:
+                raise self._too_large(len(body))
+            route = parse_route(method, path, encoded=True)
+            request = Request(route, _parse_query(query), headers, body, caller, patience)
+            if patience is None:
+                return self._handlers.answer(request)
+            asking.caller, asking.until = caller, time.monotonic() + patience
+            try:
+                return self._handlers.answer(request)
+            finally:
+                asking.caller, asking.until = PRESENT, None
         except Exception as error:
-            self.on_exception(req, resp, error, None)
-        body = resp.data or b""
-        if body:
-            resp.headers["content-length"] = str(len(body))
-        start_response(falcon.code_to_http_status(resp.status), [*resp.headers.items(), *env.get(_HEADERS_KEY, ())])
-        return [] if req.method == "HEAD" else [body]
+            return _answer_to(error, method)
 
-    def serve(self, req: _Asked, resp: _Answered, **_: Any) -> None:
-        """Answer one request."""
-        resp.set_header(PROTOCOL_HEADER, PROTOCOL_VERSION)
+    def serve(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+        """Answer one request over HTTP."""
         route = _route_of(req)
         if self._guard is not None and route.operation is not Operation.HEALTH:
             host = req.env.get("HTTP_HOST") or req.env.get("SERVER_NAME", "")
             self._guard.check(req.get_header("Authorization"), host, route.resource, route.operation)
         request = Request(
             route=route,
-            query=_query_of(req),
+            query=_parse_query(req.query_string),
             headers=req.env,
             body=self._body_of(req),
-            caller=req.env.get(CALLER_KEY) or self._presence.caller(req.env.get(SOCKET_KEY)),
-            patience=req.env.get(PATIENCE_KEY),
+            caller=self._presence.caller(req.env.get(SOCKET_KEY)),
         )
-        if request.patience is None:
-            answer = self._handlers.answer(request)
-        else:
-            asking.caller, asking.until = request.caller, time.monotonic() + request.patience
-            try:
-                answer = self._handlers.answer(request)
-            finally:
-                asking.caller, asking.until = PRESENT, None
-        _fill(req, resp, answer)
+        _fill(req, resp, self._handlers.answer(request))
 
-    def _body_of(self, req: _Asked) -> bytes:
+    def _body_of(self, req: falcon.Request) -> bytes:
         chunked = "HTTP_TRANSFER_ENCODING" in req.env
         if chunked and req.env.get("CONTENT_LENGTH"):
             raise ValidationError("a request has a Content-Length or a Transfer-Encoding, not both (RFC 9112, 6.1)")
@@ -208,41 +191,46 @@ class _Gateway:
         limit = self._max_body_size
         return MessageTooLargeError(f"a request's body has at most {limit} bytes", size=size, limit=limit)
 
-    def on_exception(self, req: _Asked, resp: _Answered, error: Exception, _: Any) -> None:
+    def on_exception(self, req: falcon.Request, resp: falcon.Response, error: Exception, _: Any) -> None:
         """Turn what went wrong into an answer."""
-        resp.set_header(PROTOCOL_HEADER, PROTOCOL_VERSION)
-        if isinstance(error, MalformedError):
-            error = ValidationError(str(error))
-        if isinstance(error, QueueError):
-            status, body = answer_to(error)
-            code = code_of(error)
-            if error.retry_after is not None and status in (429, 503):
-                resp.set_header("Retry-After", str(math.ceil(error.retry_after)))
-            if isinstance(error, SessionLockedError) and error.retry_after is not None:
-                resp.set_header(LOCK_EXPIRES_HEADER, f"{error.retry_after:.3f}")
-            if status == 401:
-                resp.set_header("WWW-Authenticate", "SharedAccessSignature")
-            if status == 413:
-                # The rest of the body is not read, so nothing else can follow on this connection.
-                resp.set_header("Connection", "close")
-        elif isinstance(error, NoRouteError):
-            status, code = (405, NOT_SUPPORTED) if error.allowed else (404, INVALID_REQUEST)
-            body = {"error": {"code": code, "message": str(error)}}
-            if error.allowed:
-                resp.set_header("Allow", ", ".join(sorted(set(error.allowed))))
-        elif isinstance(error, falcon.HTTPError):
-            status = error.status_code
-            code = INVALID_REQUEST
-            body = {"error": {"code": code, "message": error.title or "the request is malformed"}}
-        else:
-            logger.error("the gateway failed at %s", req.method, exc_info=error)
-            status, code = 500, INTERNAL_ERROR
-            body = {"error": {"code": code, "message": "the gateway failed; its log says why"}}
-        resp.set_header(ERROR_CODE_HEADER, code)
-        _fill(req, resp, Answer.json(status, body))
+        _fill(req, resp, _answer_to(error, req.method))
 
 
-def _route_of(req: _Asked) -> Route:
+def _answer_to(error: Exception, method: str) -> Answer:
+    """Return the answer that tells of a failure."""
+    headers: dict[str, str] = {}
+    if isinstance(error, MalformedError):
+        error = ValidationError(str(error))
+    if isinstance(error, QueueError):
+        status, body = answer_to(error)
+        code = code_of(error)
+        if error.retry_after is not None and status in (429, 503):
+            headers["Retry-After"] = str(math.ceil(error.retry_after))
+        if isinstance(error, SessionLockedError) and error.retry_after is not None:
+            headers[LOCK_EXPIRES_HEADER] = f"{error.retry_after:.3f}"
+        if status == 401:
+            headers["WWW-Authenticate"] = "SharedAccessSignature"
+        if status == 413:
+            # The rest of the body is not read, so nothing else can follow on this connection.
+            headers["Connection"] = "close"
+    elif isinstance(error, NoRouteError):
+        status, code = (405, NOT_SUPPORTED) if error.allowed else (404, INVALID_REQUEST)
+        body = {"error": {"code": code, "message": str(error)}}
+        if error.allowed:
+            headers["Allow"] = ", ".join(sorted(set(error.allowed)))
+    elif isinstance(error, falcon.HTTPError):
+        status = error.status_code
+        code = INVALID_REQUEST
+        body = {"error": {"code": code, "message": error.title or "the request is malformed"}}
+    else:
+        logger.error("the gateway failed at %s", method, exc_info=error)
+        status, code = 500, INTERNAL_ERROR
+        body = {"error": {"code": code, "message": "the gateway failed; its log says why"}}
+    answer = Answer.json(status, body)
+    return attrs.evolve(answer, headers={**answer.headers, **headers, ERROR_CODE_HEADER: code})
+
+
+def _route_of(req: falcon.Request) -> Route:
     raw = req.env.get("REQUEST_URI") or req.env.get("RAW_URI")
     if not raw:
         # PATH_INFO is decoded, as bytes in disguise (PEP 3333).
@@ -257,12 +245,10 @@ def _route_of(req: _Asked) -> Route:
     return parse_route(req.method, path, encoded=True)
 
 
-def _query_of(req: _Asked) -> Mapping[str, str]:
-    return _parse_query(req.query_string) if req.query_string else {}
-
-
 @lru_cache(256)
 def _parse_query(text: str) -> Mapping[str, str]:
+    if not text:
+        return {}
     try:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=16)
     except ValueError:
@@ -273,8 +259,8 @@ def _parse_query(text: str) -> Mapping[str, str]:
     return query
 
 
-def _fill(req: _Asked, resp: _Answered, answer: Answer) -> None:
+def _fill(req: falcon.Request, resp: falcon.Response, answer: Answer) -> None:
     resp.status = answer.status
-    req.env[_HEADERS_KEY] = answer.headers.items()
+    req.env[_HEADERS_KEY] = [*answer.headers.items(), (PROTOCOL_HEADER, PROTOCOL_VERSION)]
     if answer.body is not None:
         resp.data = answer.body

@@ -1,6 +1,6 @@
-"""The gateway in the caller's own process: a `requests` adapter that hands requests to the WSGI application.
+"""The gateway in the caller's own process: a `requests` adapter that hands requests to it.
 
-There is no socket and no thread in between: the application runs in the thread that asks, and trusts it. `link` mounts an
+There is no socket and no thread in between: the gateway runs in the thread that asks, and trusts it. `link` mounts an
 adapter for `ServiceBusProvider.embedded`, and wherever the server is Azure itself.
 """
 
@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import _thread
 import io
-import logging
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from http.client import responses
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
 
 import requests
 from requests.adapters import BaseAdapter
-from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 
 from .. import forks
 from ..broker.base import Broker, Caller
 from ..connections import CancelledError, Flight, current_flight
 from ..errors import ConfigurationError, QueueError
-from .app import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, create_app
-from .presence import CALLER_KEY, PATIENCE_KEY
-
-logger = logging.getLogger(__name__)
+from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
+from .app import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
+from .handlers import Answer
 
 #: Seconds that closing waits for requests that run.
 CLOSE_PATIENCE = 5.0
@@ -107,26 +103,11 @@ class InProcessAdapter(BaseAdapter):
         self.identity = identity
         self.url = url.rstrip("/")
         self._broker = broker
-        self._application = create_app(broker, keys=None, max_body_size=max_body_size, max_message_size=max_message_size)
+        self._gateway = Gateway(broker, max_body_size=max_body_size, max_message_size=max_message_size)
         self._in_child = in_child
         self._refusal: str | None = None
         self._running: set[_Caller] = set()
         self._ended: threading.Event | None = None
-        parts = urlsplit(self.url)
-        self._base = len(self.url)
-        self._environ: dict[str, Any] = {
-            "SCRIPT_NAME": "",
-            "SERVER_NAME": parts.hostname or "",
-            "SERVER_PORT": str(parts.port or (443 if parts.scheme == "https" else 80)),
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "HTTP_HOST": parts.netloc,
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": parts.scheme,
-            "wsgi.errors": sys.stderr,
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": False,
-            "wsgi.run_once": False,
-        }
         forks.register(self)
         self._finalizer = weakref.finalize(self, _close_elsewhere, broker)
         # At the interpreter's end whoever waits still is a daemon thread, which had better not wake up then.
@@ -158,16 +139,46 @@ class InProcessAdapter(BaseAdapter):
 
         Raises:
             requests.ReadTimeout: The time to read was over before the wait that was asked for.
-            requests.ConnectionError: The wait was ended from another thread, or the application failed.
+            requests.ConnectionError: The wait was ended from another thread.
             ConfigurationError: The adapter was closed, or its broker is the process's that this one was forked from.
         """
         patience = timeout[1] if isinstance(timeout, tuple) else getattr(timeout, "read_timeout", timeout)
-        flight = current_flight() or Flight()
+        body: Any = request.body or b""
+        if isinstance(body, str):
+            body = body.encode()
+        elif not isinstance(body, bytes):
+            body = b"".join(body) if not hasattr(body, "read") else body.read()
+        target = (request.url or "")[len(self.url) :]
+        names: Any = request.headers.items()
+        headers = {name: value if isinstance(value, str) else value.decode("latin-1") for name, value in names}
+        try:
+            answer = self.ask(request.method or "", target, headers, body, patience, current_flight() or Flight())
+        except requests.RequestException as error:
+            error.request = request
+            raise
+        return self._response_to(request, answer)
+
+    def ask(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, patience: float | None, flight: Flight
+    ) -> Answer:
+        """Return the gateway's answer to a request; what `send` does, without its wrapping.
+
+        Args:
+            method: The HTTP method.
+            target: The path below the URL, encoded, and the query.
+            headers: The headers.
+            body: The body.
+            patience: Seconds to wait for the answer.
+            flight: Ends the wait, and is told how far it came.
+
+        Raises:
+            requests.RequestException: As `send` does.
+            ConfigurationError: As `send` does.
+        """
         flight.tracked = True
         if flight.cancelled:
-            raise requests.ConnectionError(CancelledError("the request was cancelled"), request=request)
+            raise requests.ConnectionError(CancelledError("the request was cancelled"))
         caller = _Caller(flight)
-        environ = self._environ_of(request, caller, patience)
         deadline = None if patience is None else time.monotonic() + patience
         self._running.add(caller)
         try:
@@ -176,68 +187,36 @@ class InProcessAdapter(BaseAdapter):
                 raise ConfigurationError(self._refusal)
             # From here on it may take effect, whatever becomes of the answer.
             flight.written = True
-            response = self._answer(request, environ)
+            named = {_key_of(name): value for name, value in headers.items()}
+            answer = self._gateway.answer(method, target, named, body, caller, patience)
         finally:
             self._running.discard(caller)
             if self._ended is not None:
                 self._ended.set()
-        status = response.status_code
+        status = answer.status
         # Whatever else came of it is worth more than the news that it came late, or that nobody waited for it.
         if status >= 500 or (status == 204 and (caller.waited or caller.told)):
             if caller.told:
-                raise requests.ConnectionError(CancelledError("the wait was ended"), request=request)
+                raise requests.ConnectionError(CancelledError("the wait was ended"))
             if deadline is not None and time.monotonic() >= deadline:
-                raise requests.ReadTimeout(f"{self.url}: read timed out", request=request)
-        return response
+                raise requests.ReadTimeout(f"{self.url}: read timed out")
+        return answer
 
-    def _environ_of(self, request: requests.PreparedRequest, caller: Caller, patience: float | None) -> dict[str, Any]:
-        target = (request.url or "")[self._base :]
-        path, _, query = target.partition("?")
-        body: Any = request.body or b""
-        environ = self._environ.copy()
-        for name, value in request.headers.items():
-            environ[_key_of(name)] = value if isinstance(value, str) else value.decode("latin-1")
-        if isinstance(body, str):
-            body = body.encode()
-        elif not isinstance(body, bytes):
-            body = b"".join(body) if not hasattr(body, "read") else body.read()
-            environ.pop("HTTP_TRANSFER_ENCODING", None)
-        environ["REQUEST_METHOD"] = request.method
-        environ["REQUEST_URI"] = target
-        environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
-        environ["QUERY_STRING"] = query
-        environ["CONTENT_LENGTH"] = str(len(body))
-        environ["wsgi.input"] = io.BytesIO(body)
-        environ[CALLER_KEY] = caller
-        environ[PATIENCE_KEY] = patience
-        return environ
-
-    def _answer(self, request: requests.PreparedRequest, environ: dict[str, Any]) -> requests.Response:
+    def _response_to(self, request: requests.PreparedRequest, answer: Answer) -> requests.Response:
         response = requests.Response()
-
-        def start(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
-            response.status_code = int(status[:3])
-            response.reason = status[4:]
-            found = response.headers
-            for name, value in headers:
-                found[name] = f"{found[name]}, {value}" if name in found else value
-
-        failure = None
-        try:
-            parts = self._application(environ, start)
-            body = b"".join(parts)
-        except Exception as error:
-            # The application answers its own failures; what its text holds is for nobody to see.
-            logger.error("the gateway in this process failed", exc_info=error)
-            failure = type(error).__name__
-        if failure is not None:
-            raise requests.ConnectionError(f"the gateway in this process failed: {failure}", request=request)
+        body = b"" if answer.body is None or request.method == "HEAD" else answer.body
+        response.status_code = answer.status
+        response.reason = responses.get(answer.status, "")
+        response.headers.update(answer.headers)
+        response.headers[PROTOCOL_HEADER] = PROTOCOL_VERSION
+        if answer.body:
+            response.headers["Content-Length"] = str(len(answer.body))
         response._content = body
         response._content_consumed = True
         response.raw = io.BytesIO(body)
         response.url = request.url or ""
         response.request = request
-        response.encoding = _encoding_of(response.headers.get("Content-Type"))
+        response.encoding = get_encoding_from_headers(response.headers)
         response.connection = self  # type: ignore[assignment]
         return response
 
@@ -275,15 +254,6 @@ def _key_of(name: str) -> str:
     """Return a header's key in the WSGI environment."""
     key = name.upper().replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
-
-
-@lru_cache(64)
-def _encoding_of(content_type: str | None) -> str | None:
-    """Return what `requests` makes of a ``Content-Type``."""
-    if content_type is None:
-        return None
-    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict({"Content-Type": content_type})
-    return get_encoding_from_headers(headers)
 
 
 def _close_elsewhere(broker: Broker) -> None:

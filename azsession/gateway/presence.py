@@ -16,10 +16,6 @@ from contextlib import contextmanager
 from ..broker.base import Caller
 from ..errors import ThrottledError
 
-#: The key in the WSGI environment of the `Caller`, where there is no socket: it is in this very process.
-CALLER_KEY = "azsession.caller"
-#: The key of the seconds in which such a caller needs its answer.
-PATIENCE_KEY = "azsession.patience"
 #: The key in the WSGI environment under which the server hands on the request's socket.
 SOCKET_KEY = "azsession.socket"
 #: The key of what the application calls when it has read the request's body.
