@@ -112,6 +112,6 @@ def waits_in(holder: Holder) -> int:
 
     def count() -> int:
         session = broker._table.held(QUEUE, holder.session_id)
-        return 0 if session is None else len(session._waits)
+        return 0 if session is None else len(session.waiting.waits)
 
     return broker._loop.run(count)

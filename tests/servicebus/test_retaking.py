@@ -577,7 +577,7 @@ def hasty(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servi
     """A broker that gives up early."""
     monkeypatch.setattr("azsession.broker.servicebus.retaking.VERIFY_TIMEOUT", 0.3)
     monkeypatch.setattr("azsession.broker.servicebus.sessions.ANSWER_TIME", 0.2)
-    monkeypatch.setattr("azsession.broker.servicebus.sessions.DRAIN_TIMEOUT", 0.3)
+    monkeypatch.setattr("azsession.broker.servicebus.waiting.DRAIN_TIMEOUT", 0.3)
     with broker_on(namespace, request_timeout=1.0) as broker:
         yield broker
 

@@ -20,9 +20,10 @@ from .amqp.loop import closed_error
 from .conditions import error_of
 from .messages import received
 from .namespace import CONNECT_TIMEOUT, Namespace
-from .sessions import DRAIN_TIMEOUT, HeldSession, Wait
+from .sessions import HeldSession
 from .settling import InHand, put_aside
 from .table import Table
+from .waiting import DRAIN_TIMEOUT, Wait
 
 #: Seconds of one wait of Azure's for a next available session; a longer one is made of several.
 ACCEPT_SECONDS = 60.0
@@ -60,16 +61,16 @@ class Receiving:
         if held is not None and held.lock_id == lock_id:
             # By far the most receives: they need not wait for the loop's thread twice.
             session = held
-            self._loop.resolve(wait.future, lambda: session.want(wait))
+            self._loop.resolve(wait.future, lambda: session.waiting.want(wait))
         else:
             session = self._claim(entity, session_id, lock_id, wait)
         try:
             messages = self._await(session, wait, started + timeout, caller)
         except BaseException:
-            self._loop.call(lambda: session.take_back(wait))
+            self._loop.call(lambda: session.waiting.take_back(wait))
             raise
         if messages and caller.is_gone():
-            self._loop.run(lambda: session.take_back(wait))
+            self._loop.run(lambda: session.waiting.take_back(wait))
             messages = []
         left = session.left()
         return Delivery(session_id, self._received(session, messages, left), left, time.monotonic() - started)
@@ -79,7 +80,7 @@ class Receiving:
 
         def job() -> tuple[HeldSession, bool]:
             session, is_new = self._table.claim(entity, session_id, lock_id)
-            session.want(wait)
+            session.waiting.want(wait)
             return session, is_new
 
         session, is_new = self._loop.run(job)
@@ -94,13 +95,13 @@ class Receiving:
         except FutureTimeoutError:
             if wait.future.done():
                 raise
-        with caller.watched(lambda: self._loop.call(lambda: session.give_up(wait, unwanted=True))):
+        with caller.watched(lambda: self._loop.call(lambda: session.waiting.give_up(wait, unwanted=True))):
             try:
                 return wait.future.result(max(0.0, deadline - time.monotonic()))
             except FutureTimeoutError:
                 if wait.future.done():
                     raise
-            self._loop.call(lambda: session.give_up(wait))
+            self._loop.call(lambda: session.waiting.give_up(wait))
             # Azure answers what is there; a session that is not open yet, or whose link was lost, has its own time.
             return self._namespace.wait(wait.future, self._namespace.timeout + DRAIN_TIMEOUT)
 

@@ -116,8 +116,8 @@ class Retaking:
         session = self._session
         self._came += 1
         known = self._expected.pop(message.sequence_number, None)
-        if known is None:
-            session.put_ready(message)
+        if known is None or session.settling.in_hand.get(known.token) is not known:
+            session.waiting.put_ready(message)
             return
         more = message.delivery_count - known.delivery_count
         if more == 0:
@@ -125,7 +125,7 @@ class Retaking:
         elif more == 1 and known.is_being_abandoned:
             # That was done, though not answered: it is a new delivery.
             session.settling.finish(known)
-            session.put_ready(message)
+            session.waiting.put_ready(message)
         else:
             session.lose("another holder had it meanwhile")
 
@@ -133,7 +133,7 @@ class Retaking:
         """Azure has sent what there is, or as much as it was asked for."""
         if not self._expected:
             self._ask_the_rest()
-        elif self._came == self._asked and not self._session.has_ready_after(max(self._expected)):
+        elif self._came == self._asked and not self._session.waiting.has_ready_after(max(self._expected)):
             # Others came first, which had been given back.
             self._ask_for_expected()
         elif self._accounts_for(list(self._expected.values())):
@@ -141,7 +141,8 @@ class Retaking:
 
     def _accounts_for(self, missing: list[InHand]) -> bool:
         """Tell whether messages that are not there any more are those that were being settled: then they are."""
-        if not all(message.was_sent for message in missing):
+        in_hand = self._session.settling.in_hand
+        if not all(message.was_sent for message in missing if message.token in in_hand):
             self._session.lose("another holder had it meanwhile")
             return False
         for message in missing:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -23,14 +22,11 @@ from .messages import token_of
 from .retaking import Retaking
 from .settling import InHand, Settling
 from .uplink import Uplink, address_of
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from .table import Table
 
-#: Receives of one lock whose answers can be given again: as many as one holder's threads may have under way.
-MAX_ANSWERS = 32
-#: Seconds that Azure may take to answer a drain before what is there is handed out without its answer.
-DRAIN_TIMEOUT = 2.0
 #: The part of a lock's life that is left when it is renewed for those who wait.
 RENEW_PART = 0.5
 #: Seconds between 0001-01-01, which Azure counts ticks of 100 ns from, and 1970.
@@ -41,19 +37,6 @@ MAX_LOCK_DURATION = 300.0
 ANSWER_TIME = 10.0
 #: Seconds in which Azure tells of a link's end after it gave the link's session to another one.
 HEIR_PATIENCE = 1.0
-
-
-class Wait:
-    """A receive that waits for messages. `future` gives their lock tokens and payloads."""
-
-    __slots__ = ("future", "max_count", "over", "request_id", "unwanted")
-
-    def __init__(self, max_count: int, request_id: str) -> None:
-        self.max_count = max_count
-        self.request_id = request_id
-        self.future: Future[list[InHand]] = Future()
-        self.over = False
-        self.unwanted = False
 
 
 class SessionLink(Receiver):
@@ -105,20 +88,16 @@ class HeldSession:
         self.over: QueueError | None = None
         self.superseded = self.lost_link = False
         self.expires = 0.0
-        self.answers: OrderedDict[str, tuple[Wait, tuple[str, ...]]] = OrderedDict()
         self.uplink: Uplink | None = None
         self.settling = Settling(self)
         self.retaking = Retaking(self)
+        self.waiting = Waiting(self)
         self.table = table
         self._loop = table.loop
         self._link: SessionLink | None = None
         self._duration = 0.0
-        self._ready: deque[InHand] = deque()
-        self._waits: list[Wait] = []
-        self._drain_timer: Timer | None = None
         self._lock_timer: Timer | None = None
         self._lock_timer_due = 0.0
-        self._pumping = False
         self._renewing = False
         self._released: Future[None] | None = None
         self._until = 0.0
@@ -193,8 +172,8 @@ class HeldSession:
         if not self.opened.done():
             self.table.on_opened(self)
             self.opened.set_result(True)
-            self._pump()
-            self._plan()
+            self.waiting.pump()
+            self.plan()
         else:
             self.retaking.attached()
 
@@ -236,13 +215,11 @@ class HeldSession:
                 self.lost_link = error is None or error.condition in _LOST_LINK
                 self.end(error_of(error, entity=self.entity, session_id=self.session_id))
         else:
-            # What came and was not handed out comes again.
-            self._ready.clear()
-            self._stop_drain()
+            self.waiting.forget_ready()
             self.retaking.begin(error)
             self._call_heirs()
-            self._pump()
-            self._plan()
+            self.waiting.pump()
+            self.plan()
 
     def lose(self, why: str) -> None:
         """End, as one whose lock is lost."""
@@ -281,154 +258,19 @@ class HeldSession:
         waiting, self._asking = self._asking, []
         for ask in waiting:
             ask()
-        self._pump()
-        self._plan()
+        self.waiting.pump()
+        self.plan()
 
-    def put_ready(self, message: InHand) -> None:
-        """Take a message that is not in hand."""
-        self._ready.append(message)
-
-    def has_ready_after(self, sequence_number: int) -> bool:
-        """Tell whether a message came that is later in the session than this."""
-        return any(message.sequence_number > sequence_number for message in self._ready)
-
-    # Receiving
-
-    def want(self, wait: Wait) -> None:
-        """Have a receive get messages, as soon as there are any."""
-        if self.over is not None:
-            wait.future.set_exception(self.over)
-            return
-        if wait.request_id:
-            known = self.answers.get(wait.request_id)
-            if known is not None:
-                in_hand, tokens = self.settling.in_hand, known[1]
-                self.answers[wait.request_id] = (wait, tokens)
-                wait.future.set_result([in_hand[token] for token in tokens if token in in_hand])
-                return
-            for other in self._waits:
-                if other.request_id == wait.request_id:
-                    # The caller tried again: its first attempt must not take messages that nobody reads.
-                    other.unwanted = True
-        self._waits.append(wait)
-        wait.over = wait.over or self.table.stopping
-        if self.opened.done() and self.left() < self._duration * RENEW_PART:
-            self._renew_for_holder()
-        self._pump()
-        self._plan()
-
-    def stop_waiting(self) -> None:
-        """End every wait, as if its time were over."""
-        for wait in self._waits:
-            wait.over = True
-        self._pump()
-
-    def give_up(self, wait: Wait, *, unwanted: bool = False) -> None:
-        """End a receive's wait: with what there is, or, `unwanted`, with nothing."""
-        wait.over = True
-        wait.unwanted = wait.unwanted or unwanted
-        self._pump()
-
-    def take_back(self, wait: Wait) -> None:
-        """End a receive's wait whose caller is gone for sure: what it was given is for the next."""
-        self.give_up(wait, unwanted=True)
-        if self.over is not None or wait.future.exception() is not None:
-            return
-        if wait.request_id:
-            if self.answers.get(wait.request_id, (wait,))[0] is not wait:
-                return  # Its caller tried again, and has them.
-            self.answers.pop(wait.request_id, None)
-        for message in reversed(wait.future.result()):
-            # By a link that was lost meanwhile they come again by themselves.
-            known = self.settling.in_hand.get(message.token)
-            if known is message and message.settle is None and message.link is self.link is not None:
-                del self.settling.in_hand[message.token]
-                self._ready.appendleft(message)
-        self._pump()
-
-    def _pump(self) -> None:
-        """Serve those who wait with what is there, and ask Azure for what is not."""
-        self._pumping = False
-        link = self.link
-        stopping = link is None and self.table.stopping
-        for wait in [wait for wait in self._waits if wait.unwanted or stopping]:
-            self._resolve(wait, [])
-        if link is None or link.draining:
-            return
-        while self._waits and len(self._ready) >= self._waits[0].max_count:
-            self._hand_out(self._waits[0])
-        wanted = sum(wait.max_count for wait in self._waits) - len(self._ready)
-        if link.credit < wanted:
-            link.give_credit(wanted)
-        if link.credit and (not self._waits or self._ready or any(wait.over for wait in self._waits)):
-            # Nobody waits any more, or not longer: whatever else is there comes now, and then there is no credit left.
-            self._drain(link)
-
-    def _hand_out(self, wait: Wait) -> None:
-        messages = [self._ready.popleft() for _ in range(min(wait.max_count, len(self._ready)))]
-        for message in messages:
-            self.settling.in_hand[message.token] = message
-        if wait.request_id and messages:
-            self.answers[wait.request_id] = (wait, tuple(message.token for message in messages))
-            while len(self.answers) > MAX_ANSWERS:
-                self.answers.popitem(last=False)
-        self._resolve(wait, messages)
-
-    def _resolve(self, wait: Wait, messages: list[InHand]) -> None:
-        self._waits.remove(wait)
-        wait.future.set_result(messages)
-        self._plan()
-
-    def _drain(self, link: SessionLink) -> None:
-        self._stop_drain()
-        self._drain_timer = self._loop.later(DRAIN_TIMEOUT, lambda: self._drained_without_answer(link))
-        link.drain()
-
-    def _drained_without_answer(self, link: SessionLink) -> None:
-        if link is self._link and link.draining:
-            link.draining = False
-            self.on_drained(link)
-
-    def _stop_drain(self) -> None:
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-            self._drain_timer = None
+    # What comes by the link
 
     def on_drained(self, link: SessionLink) -> None:
-        if link is not self._link or self.over is not None:
-            return
-        self._stop_drain()
-        if self.retaking.under_way:
-            self.retaking.on_drained()
-            return
-        for wait in list(self._waits):
-            if self._ready and not wait.unwanted:
-                self._hand_out(wait)
-            elif wait.over or wait.unwanted:
-                self._resolve(wait, [])
-        self._pump()
+        if link is self._link and self.over is None:
+            (self.retaking if self.retaking.under_way else self.waiting).on_drained()
 
     def on_message(self, link: SessionLink, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
-        if link is not self._link or self.over is not None:
-            return
-        message = InHand(token_of(delivery_tag), delivery_id, payload, link)
-        if self.retaking.under_way:
-            self.retaking.on_message(message)
-            return
-        self._ready.append(message)
-        if not self._pumping:
-            # Not now: more may have come in the same packet.
-            self._pumping = True
-            self._loop.call(self._pump)
-
-    def give_back_ready(self) -> None:
-        """Give back what came but was not handed out: what is abandoned now must come before it."""
-        link = self.link
-        if link is not None and self._ready:
-            for message in reversed(self._ready):
-                if message.delivery_id is not None:
-                    link.settle(message.delivery_id, message.delivery_id, codec.RELEASED, lambda *_: None)
-            self._ready.clear()
+        if link is self._link and self.over is None:
+            message = InHand(token_of(delivery_tag), delivery_id, payload, link)
+            (self.retaking if self.retaking.under_way else self.waiting).on_message(message)
 
     # The lock's time
 
@@ -440,14 +282,14 @@ class HeldSession:
         """Note until when Azure says that the lock lasts, in seconds since 1970."""
         self.expires = time.monotonic() + min(MAX_LOCK_DURATION, max(0.0, instant - time.time()))
         self._duration = max(self._duration, self.left())
-        self._plan()
+        self.plan()
 
-    def _plan(self) -> None:
+    def plan(self) -> None:
         """Look at the lock again when it ends, or, while somebody waits, when it is worth renewing."""
         if self.over is not None or not self.opened.done():
             return
         due = self.expires
-        if self._waits and not self._renewing and self.link is not None:
+        if self.waiting.waits and not self._renewing and self.link is not None:
             due -= self._duration * RENEW_PART
         if self._lock_timer is not None:
             if self._lock_timer_due <= due:
@@ -462,9 +304,14 @@ class HeldSession:
         if self.left() <= 0.0:
             self.lose("it was not renewed in time")
             return
-        if self._waits and self.left() <= self._duration * RENEW_PART + 0.01:
+        if self.waiting.waits and self.left() <= self._duration * RENEW_PART + 0.01:
             self._renew_for_holder()
-        self._plan()
+        self.plan()
+
+    def renew_if_due(self) -> None:
+        """Renew the lock if less than half of it is left."""
+        if self.opened.done() and self.left() < self._duration * RENEW_PART:
+            self._renew_for_holder()
 
     def _renew_for_holder(self) -> None:
         """Renew the lock: a receive does that, and one that waits goes on doing it."""
@@ -478,7 +325,7 @@ class HeldSession:
 
         def pause_over() -> None:
             self._renewing = False
-            self._plan()
+            self.plan()
 
         self.renew(renewed)
 
@@ -529,12 +376,10 @@ class HeldSession:
         if self.over is not None:
             return
         self.over = error
-        for timer in (self._lock_timer, self._drain_timer, self._open_timer):
+        for timer in (self._lock_timer, self._open_timer):
             if timer is not None:
                 timer.cancel()
         self.retaking.stop()
-        self._ready.clear()
-        waits, self._waits = self._waits, []
         self.settling.end()
         self.table.on_ended(self)
         if not self.opened.done():
@@ -542,8 +387,7 @@ class HeldSession:
                 self.opened.set_exception(error)
             else:
                 self.opened.set_result(opened)
-        for wait in waits:
-            wait.future.set_exception(error)
+        self.waiting.end(error)
         waiting, self._asking = self._asking, []
         for ask in waiting:
             ask()
@@ -555,9 +399,7 @@ class HeldSession:
         """Give the lock back; the future tells when Azure has it."""
         released: Future[None] = Future()
         link = self._link
-        waits, self._waits = self._waits, []
-        for wait in waits:
-            wait.future.set_result([])
+        self.waiting.end(None)
         if self.over is not None or link is None or link.ended:
             released.set_result(None)
         else:

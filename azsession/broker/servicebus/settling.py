@@ -154,7 +154,7 @@ class Settling:
             else:
                 answers.give(at, CONFLICT)
         if any(message.settle.settlement.disposition is Disposition.ABANDON for message in fresh if message.settle):
-            self._session.give_back_ready()
+            self._session.waiting.give_back_ready()
         self._send(fresh)
 
     def _send(self, messages: Iterable[InHand]) -> None:
@@ -254,7 +254,10 @@ class Settling:
 
     def resume(self) -> None:
         """Send again what was not answered before the link was lost."""
-        self._send([message for message in self.in_hand.values() if message.settle is not None])
+        again = [message for message in self.in_hand.values() if message.settle is not None]
+        if any(message.settle.settlement.disposition is Disposition.ABANDON for message in again if message.settle):
+            self._session.waiting.give_back_ready()
+        self._send(again)
 
     def end(self) -> None:
         """The lock is gone, and with it every message in hand."""

@@ -232,7 +232,7 @@ class Table:
         """End every wait, as if its time were over, now and from now on."""
         self.stopping = True
         for session in self.sessions():
-            session.stop_waiting()
+            session.waiting.stop()
             if session.session_id is None:
                 self.withdraw(session)
 
