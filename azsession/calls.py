@@ -107,13 +107,17 @@ def _lock_answer(answer: Answer, session_id: str, messages: Sequence[ReceivedMes
 
 def _read_messages(answer: Answer, session: Session, lasts: float) -> list[ReceivedMessage]:
     """Return the messages of an answer, whichever way they are represented."""
+    now = datetime.now(timezone.utc)
+    expires_at = now + timedelta(seconds=lasts)
+    if answer.messages is not None:
+        return [
+            _own(message, session, now, expires_at) for message in answer.messages if isinstance(message, ReceivedMessage)
+        ]
     content_type = answer.headers.get("Content-Type", "")
     if answer.headers.get(COUNT_HEADER) is not None or content_type.startswith(ENVELOPE_TYPE):
         described = decode_envelope(answer.body)
     else:
         described = [decode_single(answer.items, answer.body)]
-    now = datetime.now(timezone.utc)
-    expires_at = now + timedelta(seconds=lasts)
     return [_received(fields, session, now, expires_at) for fields in described]
 
 
@@ -122,8 +126,17 @@ def _received(fields: dict[str, Any], session: Session, now: datetime, expires_a
     if not isinstance(token, str) or not 0 < len(token) <= 256:
         raise MalformedError("a message has no LockToken")
     fields["session_id"] = session.session_id
-    receipt = ReceiptHandle(token, expires_at, queue_name=session.entity, session_id=session.session_id, route=session.route)
-    return ReceivedMessage(**fields, receipt=receipt, delivered_at=now)
+    return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
+
+
+def _own(message: ReceivedMessage, session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
+    """Return a message of a broker in this process, with this client's own reckoning of its lock."""
+    receipt = _receipt(message.receipt.handle, session, expires_at)
+    return attrs.evolve(message, session_id=session.session_id, receipt=receipt, delivered_at=now)
+
+
+def _receipt(token: str, session: Session, expires_at: datetime) -> ReceiptHandle:
+    return ReceiptHandle(token, expires_at, queue_name=session.entity, session_id=session.session_id, route=session.route)
 
 
 def receive(session: Session, max_count: int | None, timeout: float, session_timeout: float) -> Call[LockAnswer]:
@@ -325,6 +338,8 @@ def dead_letters(entity: str, start: int, limit: int) -> Call[list[PeekedMessage
 
 def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
     def read(answer: Answer) -> list[PeekedMessage]:
+        if answer.messages is not None:
+            return list(answer.messages)
         described = decode_envelope(answer.body)
         for fields in described:
             fields.pop("lock_token", None)

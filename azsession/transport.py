@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
@@ -26,6 +26,7 @@ from .errors import (
     QueueError,
     UnsupportedOperationError,
 )
+from .messages import PeekedMessage
 from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from .protocol.status import (
     ABOUT_QUEUE,
@@ -56,12 +57,17 @@ CONNECT_TIMEOUT = 10.0
 
 @attrs.frozen(eq=False)
 class Answer:
-    """An answer: its status, headers and body, and when its request was sent, on the monotonic clock."""
+    """An answer: its status, headers and body, and when its request was sent, on the monotonic clock.
+
+    Attributes:
+        messages: What it brings, where it comes from this process and was not encoded.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes = attrs.field(repr=False)
     sent: float
+    messages: Sequence[PeekedMessage] | None = None
 
     @property
     def items(self) -> Iterable[tuple[str, str]]:
@@ -284,7 +290,7 @@ class Transport:
         try:
             if self._local is not None:
                 own = self._local.ask(call.method, target, call.headers, call.body or b"", limit, flight)
-                return Answer(own.status, own.headers, own.body or b"", sent)
+                return Answer(own.status, own.headers, own.body or b"", sent, own.messages)
             request = self._prepare(call, target, token)
             sent = time.monotonic()
             response = fly(

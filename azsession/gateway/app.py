@@ -120,6 +120,8 @@ class Gateway:
     ) -> Answer:
         """Answer a request of this process, in the caller's thread. Nothing is raised: failures are answers, too.
 
+        What is answered is not encoded: messages stay what they are.
+
         Args:
             method: The HTTP method.
             target: The path below the base of the routes, encoded, and the query.
@@ -260,6 +262,7 @@ def _parse_query(text: str) -> Mapping[str, str]:
 
 
 def _fill(req: falcon.Request, resp: falcon.Response, answer: Answer) -> None:
+    answer = answer.encoded()
     resp.status = answer.status
     req.env[_HEADERS_KEY] = [*answer.headers.items(), (PROTOCOL_HEADER, PROTOCOL_VERSION)]
     if answer.body is not None:

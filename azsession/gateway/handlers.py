@@ -101,22 +101,35 @@ class Request:
 
 @attrs.frozen
 class Answer:
-    """An answer: its status, its headers, its body."""
+    """An answer: its status, its headers, its body.
+
+    Attributes:
+        messages: What it brings, instead of a body: `encoded` makes headers and body of them, for those who are not in this
+            process.
+        single: There is one message, in the form of its own; others are in an envelope.
+    """
 
     status: int
     headers: Mapping[str, str] = attrs.field(factory=dict)
     body: bytes | None = None
+    messages: Sequence[PeekedMessage] | None = None
+    single: bool = False
 
     @classmethod
     def json(cls, status: int, value: Any) -> Answer:
         """Return an answer with a JSON body."""
         return cls(status, {"Content-Type": JSON_TYPE}, json.dumps(value, separators=(",", ":")).encode())
 
-    @classmethod
-    def envelope(cls, status: int, messages: Sequence[PeekedMessage], headers: Mapping[str, str] | None = None) -> Answer:
-        """Return an answer with messages in an envelope."""
-        described = {"Content-Type": ENVELOPE_TYPE, COUNT_HEADER: str(len(messages)), **(headers or {})}
-        return cls(status, described, encode_envelope(messages))
+    def encoded(self) -> Answer:
+        """Return the answer as it goes over the wire."""
+        messages = self.messages
+        if messages is None:
+            return self
+        if self.single:
+            own, body = encode_single(messages[0])
+            return Answer(self.status, {**own, **self.headers}, body)
+        described = {"Content-Type": ENVELOPE_TYPE, COUNT_HEADER: str(len(messages)), **self.headers}
+        return Answer(self.status, described, encode_envelope(messages))
 
 
 class Handlers:
@@ -174,10 +187,7 @@ class Handlers:
         headers = _lock_headers(delivery)
         if not delivery.messages:
             return Answer(204, headers)
-        if many:
-            return Answer.envelope(201, delivery.messages, headers)
-        own, body = encode_single(delivery.messages[0])
-        return Answer(201, {**own, **headers}, body)
+        return Answer(201, headers, messages=delivery.messages, single=not many)
 
     def _accept(self, request: Request) -> Answer:
         wanted = json_object(request.body).get("SessionId")
@@ -203,7 +213,7 @@ class Handlers:
             check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
         route = request.route
         messages = self._broker.receive_deferred(route.entity, route.session_id, request.lock_id, numbers)
-        return Answer.envelope(201, messages)
+        return Answer(201, messages=messages)
 
     # Settling
 
@@ -277,7 +287,7 @@ class Handlers:
     def _peek(self, request: Request) -> Answer:
         start, limit = request.number("from", 0, MAX_SEQUENCE_NUMBER), request.number("max", 10, MAX_BATCH, lowest=1)
         messages = self._broker.peek(request.route.entity, request.route.session_id, start, limit)
-        return Answer.envelope(200, messages)
+        return Answer(200, messages=messages)
 
     def _list_sessions(self, request: Request) -> Answer:
         after = request.query.get("after", "")
@@ -321,7 +331,7 @@ class Handlers:
 
     def _dead_letters(self, request: Request) -> Answer:
         start, limit = request.number("from", 0, MAX_SEQUENCE_NUMBER), request.number("max", 10, MAX_BATCH, lowest=1)
-        return Answer.envelope(200, self._broker.dead_letters(request.route.entity, start, limit))
+        return Answer(200, messages=self._broker.dead_letters(request.route.entity, start, limit))
 
     def _resubmit(self, request: Request) -> Answer:
         self._broker.resubmit(request.route.entity, request.route.sequence_number)

@@ -156,7 +156,7 @@ class InProcessAdapter(BaseAdapter):
         except requests.RequestException as error:
             error.request = request
             raise
-        return self._response_to(request, answer)
+        return self._response_to(request, answer.encoded())
 
     def ask(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, patience: float | None, flight: Flight
