@@ -5,6 +5,7 @@ Everything here belongs to the loop's thread. `broker` brings the callers, `tabl
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -27,8 +28,12 @@ from .waiting import Waiting
 if TYPE_CHECKING:
     from .table import Table
 
+logger = logging.getLogger(__name__)
+
 #: The part of a lock's life that is left when it is renewed for those who wait.
 RENEW_PART = 0.5
+#: The part that is left when what came ahead goes back: a lock's expiry would count as its delivery.
+CLEAR_PART = 0.1
 #: Seconds between 0001-01-01, which Azure counts ticks of 100 ns from, and 1970.
 _TICKS_EPOCH = 62135596800
 #: Seconds that an Azure session lock lasts at the most, and after which a clock that is wrong cannot matter more.
@@ -156,14 +161,14 @@ class HeldSession:
             return
         if self.session_id is None:
             other = self.table.held(self.entity, granted)
+            if other is not None and other.raw_link is not None:
+                # That link is gone, too, or soon will be: how it ended comes next, and decides.
+                other.leave_to(lambda: self.on_attached(link, attach))
+                return
             if other is not None and other.retaking.under_way:
                 # It had lost its link only: it is nobody's to accept.
                 other.adopt(link, attach, self.uplink)
                 self._ask_for_another()
-                return
-            if other is not None and other.link is not None:
-                # Its link is gone, which tells how it ended: that comes next.
-                other.leave_to(lambda: self.on_attached(link, attach))
                 return
         self.session_id = granted
         ticks = attach.properties.get("com.microsoft:locked-until-utc")
@@ -224,6 +229,7 @@ class HeldSession:
     def lose(self, why: str) -> None:
         """End, as one whose lock is lost."""
         text = f"{self.entity}: the lock of session {self.session_id!r} is lost: {why}"
+        logger.info("%s", text)
         self.end(SessionNotFoundError(text, code=SESSION_LOCK_LOST))
 
     # Its link was lost
@@ -291,6 +297,8 @@ class HeldSession:
         due = self.expires
         if self.waiting.waits and not self._renewing and self.link is not None:
             due -= self._duration * RENEW_PART
+        elif self.waiting.has_ahead:
+            due -= self._duration * CLEAR_PART
         if self._lock_timer is not None:
             if self._lock_timer_due <= due:
                 # Every receive comes here: a look too early costs less than a timer for each.
@@ -306,6 +314,8 @@ class HeldSession:
             return
         if self.waiting.waits and self.left() <= self._duration * RENEW_PART + 0.01:
             self._renew_for_holder()
+        elif self.waiting.has_ahead and self.left() <= self._duration * CLEAR_PART + 0.01:
+            self.waiting.clear(lambda: None)
         self.plan()
 
     def renew_if_due(self) -> None:
