@@ -154,8 +154,9 @@ class Settling:
             else:
                 answers.give(at, CONFLICT)
         if any(message.settle.settlement.disposition is Disposition.ABANDON for message in fresh if message.settle):
-            self._session.waiting.give_back_ready()
-        self._send(fresh)
+            self._session.waiting.clear(lambda: self._send(fresh))
+        else:
+            self._send(fresh)
 
     def _send(self, messages: Iterable[InHand]) -> None:
         """Send what settles these: one frame for a run of deliveries with the same outcome."""

@@ -1,8 +1,14 @@
-"""The receives that wait in a session, and what came for them. The loop's thread only; a part of `HeldSession`."""
+"""The receives that wait in a session, and what came for them. The loop's thread only; a part of `HeldSession`.
+
+After a receive of one message the next one is asked for ahead, so that receiving one by one waits for Azure once a message,
+not twice. What came ahead goes back, its deliveries uncounted, before a message is abandoned, which must come before it, and
+before the lock expires, which would count.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -47,6 +53,10 @@ class Waiting:
         self._ready: deque[InHand] = deque()
         self._drain_timer: Timer | None = None
         self._pumping = False
+        #: Messages that may come without being waited for: one, after a receive of one.
+        self._ahead = 0
+        #: What is to be done when nothing is there, and nothing on its way.
+        self._cleared: list[Callable[[], object]] = []
 
     def want(self, wait: Wait) -> None:
         """Have a receive get messages, as soon as there are any."""
@@ -111,10 +121,12 @@ class Waiting:
             return
         while self.waits and len(self._ready) >= self.waits[0].max_count:
             self._hand_out(self.waits[0])
-        wanted = sum(wait.max_count for wait in self.waits) - len(self._ready)
+        wanted = sum(wait.max_count for wait in self.waits) if self.waits else self._ahead
+        wanted -= len(self._ready)
         if link.credit < wanted:
             link.give_credit(wanted)
-        if link.credit and (not self.waits or self._ready or any(wait.over for wait in self.waits)):
+        enough = bool(self._ready) or any(wait.over for wait in self.waits) if self.waits else link.credit > self._ahead
+        if link.credit and enough:
             # Nobody waits any more, or not longer: whatever else is there comes now, and then there is no credit left.
             self._drain(link)
 
@@ -130,6 +142,7 @@ class Waiting:
 
     def _resolve(self, wait: Wait, messages: list[InHand]) -> None:
         self.waits.remove(wait)
+        self._ahead = 1 if messages and wait.max_count == 1 else 0
         wait.future.set_result(messages)
         self._session.plan()
 
@@ -151,6 +164,11 @@ class Waiting:
     def on_drained(self) -> None:
         """Azure has sent what there is: whoever waits for no more gets it."""
         self._stop_drain()
+        if self._cleared:
+            self.give_back_ready()
+            cleared, self._cleared = self._cleared, []
+            for then in cleared:
+                then()
         for wait in list(self.waits):
             if self._ready and not wait.unwanted:
                 self._hand_out(wait)
@@ -165,6 +183,23 @@ class Waiting:
             # Not now: more may have come in the same packet.
             self._pumping = True
             self._session.table.loop.call(self.pump)
+
+    @property
+    def has_ahead(self) -> bool:
+        """Whether something came, or may come, that nobody waits for."""
+        return not self.waits and not self._cleared and (self._ahead > 0 or bool(self._ready))
+
+    def clear(self, then: Callable[[], object]) -> None:
+        """Give back what nobody has received, and what is on its way; then do something that must come before it."""
+        self._ahead = 0
+        link = self._session.link
+        if link is None or self.waits or not (link.credit or link.draining):
+            self.give_back_ready()
+            then()
+            return
+        self._cleared.append(then)
+        if not link.draining:
+            self._drain(link)
 
     def give_back_ready(self) -> None:
         """Give back what came but was not handed out: what is abandoned now must come before it."""
@@ -186,6 +221,9 @@ class Waiting:
     def forget_ready(self) -> None:
         """The link is gone: what came by it and was not handed out comes again."""
         self._ready.clear()
+        self._ahead = 0
+        # Settlements among these are sent when there is another link.
+        self._cleared.clear()
         self._stop_drain()
 
     def end(self, error: QueueError | None) -> None:
