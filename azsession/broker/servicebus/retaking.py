@@ -104,7 +104,9 @@ class Retaking:
 
     def _ask_for_expected(self) -> None:
         link = self._session.raw_link
-        if not self._expected or link is None:
+        if link is None:
+            return  # It is being let go: its end tells what comes next.
+        if not self._expected:
             self._ask_the_rest()
             return
         self._asked, self._came = len(self._expected), 0
@@ -155,6 +157,8 @@ class Retaking:
     def _ask_the_rest(self) -> None:
         session, link = self._session, self._session.raw_link
         self._expected = {}
+        if link is None:
+            return
         numbered = session.settling.by_number()
         self._questions = len(numbered) + (self._states is not None)
         if not self._questions:

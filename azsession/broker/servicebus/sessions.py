@@ -167,6 +167,7 @@ class HeldSession:
                 return
             if other is not None and other.retaking.under_way:
                 # It had lost its link only: it is nobody's to accept.
+                self._link = None
                 other.adopt(link, attach, self.uplink)
                 self._ask_for_another()
                 return
