@@ -13,6 +13,7 @@ import pytest
 
 from azsession import Message, QueueSettings, ReceivedMessage, ServiceBusConfig, ServiceBusProvider, SessionClient
 
+from ..cli.processes import Served
 from ..standin.require import require_standin
 
 _numbers = itertools.count(1)
@@ -31,8 +32,9 @@ class Arrangement(abc.ABC):
     is_azure: ClassVar[bool]
     connection_string: str = ""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, request: pytest.FixtureRequest) -> None:
         self._place = place
+        self._request = request
         self._stack = ExitStack()
 
     def __enter__(self) -> Arrangement:
@@ -133,18 +135,20 @@ class AzureInProcess(Arrangement):
 
 
 class AzureBehindGateway(AzureInProcess):
-    """A gateway on a real socket, with Azure behind it."""
+    """`azsession serve`, a process of its own, with Azure behind it. One for all tests: each has queues of its own."""
 
     name = "Azure-behind-a-gateway"
 
     def start(self) -> None:
-        super().start()
-        from azsession.broker.servicebus import ServiceBusBroker
-        from azsession.gateway import AccessKey, GatewayService
+        self._namespace, self.connection_string = self._request.getfixturevalue("azure_gateway")
 
-        broker = ServiceBusBroker(ServiceBusConfig(connection_string=self.connection_string), None)
-        self._service = self._stack.enter_context(GatewayService(broker, [AccessKey.generate()], max_waiting=64))
-        self.connection_string = self._service.connection_string()
+
+@pytest.fixture(scope="session")
+def azure_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+    """A namespace, and the connection string of a gateway in front of it."""
+    keys = tmp_path_factory.mktemp("gateway") / "keys"
+    with require_standin()() as namespace, Served("--azure", namespace.connection_string, "--key-file", keys) as served:
+        yield namespace, served.line
 
 
 #: Where every test of this folder runs.
@@ -162,7 +166,7 @@ REACHABLE = tuple(kind for kind in ARRANGEMENTS if kind is not EmbeddedInProcess
 @pytest.fixture(params=ARRANGEMENTS, ids=lambda kind: kind.name)
 def arrangement(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Arrangement]:
     """A broker of this test's own, empty."""
-    with request.param(tmp_path) as arrangement:
+    with request.param(tmp_path, request) as arrangement:
         yield arrangement
 
 

@@ -28,6 +28,7 @@ SEARCH_CREDIT = 100
 #: Seconds without a dead letter coming after which there are no more.
 SEARCH_QUIET = 1.0
 
+#: The part of an entity that its dead letters are in. It is authorized by itself, as the SDK does it.
 DEAD_LETTER_QUEUE = "/$DeadLetterQueue"
 
 
@@ -39,14 +40,14 @@ class Looking:
 
     def peek(self, entity: str, session_id: str, start: int, max_count: int) -> list[PeekedMessage]:
         """Return messages of a session, by sequence number."""
-        return [peeked(message) for message in self._peek(entity, session_id, start, max_count, "")]
+        return [peeked(message) for message in self._peek(entity, session_id, start, max_count)]
 
     def dead_letters(self, entity: str, start: int, max_count: int) -> list[PeekedMessage]:
         """Return dead letters, by sequence number."""
-        found = self._peek(entity, None, start, max_count, DEAD_LETTER_QUEUE)
+        found = self._peek(entity + DEAD_LETTER_QUEUE, None, start, max_count)
         return [peeked(message, dead_letter=True) for message in found]
 
-    def _peek(self, entity: str, session_id: str | None, start: int, max_count: int, part: str) -> list[AmqpMessage]:
+    def _peek(self, entity: str, session_id: str | None, start: int, max_count: int) -> list[AmqpMessage]:
         found: list[AmqpMessage] = []
         while len(found) < max_count:
             body: dict[str, Any] = {
@@ -55,7 +56,7 @@ class Looking:
             }
             if session_id is not None:
                 body["session-id"] = session_id
-            answer = self._namespace.manage(entity, "peek-message", body, node=entity + part)
+            answer = self._namespace.manage(entity, "peek-message", body)
             page = [codec.decode_message(payload) for payload in messages_of(answer)]
             if not page:
                 break
@@ -105,8 +106,8 @@ class Looking:
         """
         if not any(one.sequence_number == number for one in self.dead_letters(entity, number, 1)):
             raise _no_dead_letter(number)
-        uplink = self._namespace.reach(entity)
-        search = _Search(uplink, entity, number)
+        uplink = self._namespace.reach(entity + DEAD_LETTER_QUEUE)
+        search = _Search(uplink, entity + DEAD_LETTER_QUEUE, number)
         loop = self._namespace.loop
         loop.call(lambda: uplink.connection.attach(search))
         try:
@@ -148,7 +149,7 @@ class _Search(Receiver):
     """A receiver on the dead-letter queue that looks for one message."""
 
     def __init__(self, uplink: Uplink, entity: str, number: int) -> None:
-        super().__init__(f"azsession-{uuid.uuid4()}", address_of(entity) + DEAD_LETTER_QUEUE)
+        super().__init__(f"azsession-{uuid.uuid4()}", address_of(entity))
         self._uplink = uplink
         self._entity = entity
         self._number = number

@@ -157,18 +157,17 @@ class Namespace:
         operation: str,
         body: Mapping[str, Any],
         *,
-        node: str | None = None,
         link: str | None = None,
         session_id: str | None = None,
     ) -> Response:
-        """Ask the management node of an entity, or of its part `node`. Blocks.
+        """Ask the management node of an entity, or of its dead-letter queue. Blocks.
 
         Raises:
             QueueError: What it answered, or that it did not.
         """
         reached = self.reach(entity)
         future: Future[Response | Condition] = Future()
-        self.loop.call(lambda: reached.manage(entity, operation, body, future.set_result, link, node))
+        self.loop.call(lambda: reached.manage(entity, operation, body, future.set_result, link))
         answer = self.wait(future)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=entity, session_id=session_id)

@@ -140,16 +140,11 @@ class Uplink:
         body: Mapping[str, Any],
         on_response: OnResponse,
         link: str | None = None,
-        node: str | None = None,
     ) -> None:
-        """Ask the management node of the entity, or of its part `node`.
-
-        `link` names the session's, where the request is about a session.
-        """
-        name = node or entity
-        manager = self._managers.get(name)
+        """Ask the management node of the entity; `link` names the session's, where the request is about a session."""
+        manager = self._managers.get(entity)
         if manager is None or manager.ended:
-            manager = self._managers[name] = Exchange(self.connection, f"{address_of(name)}/$management")
+            manager = self._managers[entity] = Exchange(self.connection, f"{address_of(entity)}/$management")
         properties: dict[str, Any] = {
             "operation": f"com.microsoft:{operation}",
             "com.microsoft:server-timeout": codec.uint(SERVER_TIMEOUT * 1000),
