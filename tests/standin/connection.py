@@ -40,6 +40,7 @@ class Peer:
         self._ticking: Any = None
         self._closing = self.gone = False
         self._begins = 0
+        self._ended: dict[Any, Any] = {}
         self._new_engine()
         self._watch(selectors.EVENT_READ)
 
@@ -275,6 +276,11 @@ class Peer:
             if handler is not None:
                 handler(self, event)
             lib.pn_collector_pop(events)
+        # Not before: further events may be about what has ended.
+        ended, self._ended = self._ended, {}
+        # Links before the sessions that they are of.
+        for impl, free in sorted(ended.items(), key=lambda item: item[1] is lib.pn_session_free):
+            free(impl)
 
     def _on_open(self, _event: Any) -> None:
         self._connection.container = self.server.container
@@ -299,7 +305,7 @@ class Peer:
                 link.gone()
         session = Session.wrap(impl)
         session.close()
-        session.free()
+        self._ended[impl] = lib.pn_session_free
 
     def _on_attach(self, event: Any) -> None:
         impl = lib.pn_event_link(event)
@@ -311,7 +317,7 @@ class Peer:
         if link is not None:
             link.gone()
         lib.pn_link_close(impl)
-        lib.pn_link_free(impl)
+        self._ended[impl] = lib.pn_link_free
 
     def _on_flow(self, event: Any) -> None:
         link = self.links.get(lib.pn_event_link(event))

@@ -94,7 +94,11 @@ class Client:
 
     def manage(self, operation: str, body: dict[str, Any], entity: str = "orders") -> tuple[int, Any, Any]:
         answer = self.ask(f"{entity}/$management", body, operation=f"com.microsoft:{operation}")
-        return answer.properties["statusCode"], answer.properties.get("errorCondition"), answer.body
+        body = answer.body
+        if isinstance(body, dict):
+            # Binary values are the message's memory, which goes with it.
+            body = {name: bytes(value) if isinstance(value, memoryview) else value for name, value in body.items()}
+        return answer.properties["statusCode"], answer.properties.get("errorCondition"), body
 
     def session(self, session_id: str | None = None, *, credit: int = 0, milliseconds: int = 5000) -> BlockingReceiver:
         options = [Seek(session_id, milliseconds), AtLeastOnce(), Second()]
