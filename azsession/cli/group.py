@@ -14,6 +14,7 @@ import click
 from .. import __version__
 from ..errors import QueueError
 from .common import printable
+from .consume import consume
 from .demo import demo
 from .messages import peek, receive, send
 from .queues import dead_letters, queue, sessions
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, serve, send, receive, peek, sessions, dead_letters, queue):
+for command in (demo, serve, send, receive, consume, peek, sessions, dead_letters, queue):
     cli.add_command(command)
 
 

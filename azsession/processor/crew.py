@@ -20,6 +20,7 @@ from .parking import Parking, close_all
 from .settings import Settings
 from .sources import Chosen, NextAvailable, Source, Taken
 from .tally import Tally
+from .turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Crew:
         self._settings = settings
         self._tally = Tally()
         self._backoff = Backoff()
+        self._turns = Turns()
         self._handling = Handling(settings, self._backoff, self._tally)
         self._waits = provider.new_waits()
         options: dict[str, Any] = {"max_renewal": settings.max_renewal}
@@ -117,6 +119,7 @@ class Crew:
         self._changed = threading.Condition()
         self._tally.after_fork()
         self._backoff.after_fork()
+        self._turns.after_fork()
         self._handling.after_fork()
 
     def has_this_thread(self) -> bool:
@@ -168,11 +171,11 @@ class Crew:
             if taken is None:
                 failures = 0
                 continue
+            if not self._is_due(taken):
+                continue
+            taken = self._turns.choose(taken, self._take_another)
             session_id = taken.session.session_id
-            due = self._backoff.due(session_id)
-            if due is not None and due > time.monotonic():
-                self._park(taken.session, due)
-            elif not self._enter():
+            if not self._enter():
                 taken.session.close_session()
                 self._source.back(session_id, handled=False, locked_for=None)
             else:
@@ -187,6 +190,25 @@ class Crew:
         if self._settings.session_ids is None:
             self._note_back()
         return taken
+
+    def _take_another(self) -> Taken | None:
+        """Return another session if there is one."""
+        try:
+            while not self.stopping:
+                taken = self._source.take_now()
+                if taken is None or self._is_due(taken):
+                    return taken
+        except QueueError as error:
+            logger.info("no other session could be asked for: %s", error)
+        return None
+
+    def _is_due(self, taken: Taken) -> bool:
+        """Tell whether a session may be handled now; it is parked if not."""
+        due = self._backoff.due(taken.session.session_id)
+        if due is None or due <= time.monotonic():
+            return True
+        self._park(taken.session, due)
+        return False
 
     def _note_back(self) -> None:
         if self._outage:
@@ -218,6 +240,8 @@ class Crew:
         locked_for = None
         if isinstance(error, SessionLockedError):
             locked_for = error.retry_after or 1.0
+        if self._settings.session_ids is None:
+            self._turns.note(session.session_id, had_share=outcome.had_share)
         self._source.back(session.session_id, handled=outcome.handled, locked_for=locked_for)
         if outcome.failure is None:
             self._note_back()

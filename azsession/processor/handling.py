@@ -63,11 +63,13 @@ class Outcome:
 
     Attributes:
         handled: A message was given to the handler.
+        had_share: It was released after `max_messages_per_session`.
         failure: Why it ended early. What is about a message was reported.
         fatal: The handler raised what ends a program.
     """
 
     handled: bool
+    had_share: bool
     failure: Failure | None
     fatal: BaseException | None = None
 
@@ -129,7 +131,7 @@ class Handling:
                 self.report(failure.error, session, failure.message)
             if run.handled:
                 self._tally.add("sessions_done")
-            return Outcome(run.handled, failure, fatal)
+            return Outcome(run.handled, run.had_share, failure, fatal)
         finally:
             with self._lock:
                 self._open.discard(session)
@@ -173,6 +175,7 @@ class Handling:
         if self._settings.max_messages_per_session is not None:
             count = min(count, self._settings.max_messages_per_session - run.fetched)
             if count <= 0:
+                run.had_share = True
                 return None
         with self._lock:
             if self.stopping.is_set():
@@ -247,6 +250,7 @@ class _Run:
     fetched: int = 0
     was_short: bool = False
     is_done: bool = False
+    had_share: bool = False
 
 
 class _LeaveError(Exception):

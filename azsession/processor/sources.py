@@ -38,6 +38,9 @@ class Source(Protocol):
     def take(self, sleep: Callable[[float], object]) -> Taken | None:
         """Return a session; blocks. `sleep` is what to pause with."""
 
+    def take_now(self) -> Taken | None:
+        """Return another session if there is one at this moment, where sessions do not come in turns anyway."""
+
     def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         """Note that a session was released, whether messages of it were handled, or for how long others have it."""
 
@@ -52,8 +55,14 @@ class NextAvailable:
         self._waits = waits
 
     def take(self, sleep: Callable[[float], object]) -> Taken | None:
+        return self._take(LONG_POLL)
+
+    def take_now(self) -> Taken | None:
+        return self._take(0.0)
+
+    def _take(self, wait: float) -> Taken | None:
         lasts = self._provider.config.session_timeout
-        session = self._provider.accept_next(self._queue_name, lasts, LONG_POLL, self._waits, self._options)
+        session = self._provider.accept_next(self._queue_name, lasts, wait, self._waits, self._options)
         return None if session is None else Taken(session)
 
     def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
@@ -104,6 +113,9 @@ class Chosen:
                 # It is the first of all.
                 sleep(pause)
                 return None
+
+    def take_now(self) -> Taken | None:
+        return None
 
     def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         due = time.monotonic()
