@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -247,8 +248,11 @@ def test_a_server_that_was_started_anew_on_its_file_goes_on_being_used(tmp_path:
     data = tmp_path / "data.db"
     gate = Gate()
     errors: list[BaseException] = []
-    with Served("--data", data, "--queue", QUEUE) as first:
-        string, port = first.line, first.line.partition(";")[0].rstrip("/").rpartition(":")[2]
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = str(sock.getsockname()[1])
+    with Served("--data", data, "--queue", QUEUE, "--port", port) as first:
+        string = first.line
         with ServiceBusProvider.from_connection_string(string) as provider:
             send(provider, "a", ["1", "2", "3"])
             seen = Seen(lambda message, session: gate() if message.text() == "2" else None)
