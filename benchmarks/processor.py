@@ -141,7 +141,7 @@ def _beside_poison(server: Gateway, options: argparse.Namespace) -> Figure:
 
 def main() -> None:
     """Measure, and print."""
-    options = arguments("processor", __doc__ or "", sessions=10_000, slots=16, each=50, rounds=3)
+    options = arguments("processor", __doc__ or "", sessions=10_000, slots=16, each=50, rounds=2)
     logging.disable(logging.WARNING)
     with gateway() as server:
         figures = [_one_message_each(server, options), _beside_poison(server, options)]

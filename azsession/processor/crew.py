@@ -12,6 +12,7 @@ from typing import Any
 
 from ..client import SessionClient
 from ..errors import QueueError, SessionLockedError, SessionNotFoundError
+from ..link import UnderWay
 from ..provider import ServiceBusProvider
 from .backoff import LONGEST_OUTAGE_PAUSE, Backoff, pause_after
 from .handling import PERMANENT, Handling
@@ -54,7 +55,8 @@ class Crew:
         self._parking = Parking()
         self._parker: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
-        self._alive = 0
+        #: Threads, and `start`: it may be stopped by another thread meanwhile.
+        self._alive = 1
         self._started = 0
         self._outage = False
         self.error: BaseException | None = None
@@ -78,10 +80,11 @@ class Crew:
             for _ in range(self._slots):
                 self._start(self._run_slot)
         except RuntimeError as error:  # Too many threads, or the interpreter ends.
-            if self._alive == 0:
-                self.done.set()
+            if self._started == 1:
                 raise
-            logger.warning("the session processor runs with %d of %d slots: %s", self._alive, self._slots, error)
+            logger.warning("the session processor runs with %d of %d slots: %s", self._started - 1, self._slots, error)
+        finally:
+            self._one_ended()
 
     def begin_stop(self, error: BaseException | None = None) -> None:
         """Begin no message any more, and end all waits; `error` is why, if the crew does that by itself."""
@@ -117,6 +120,7 @@ class Crew:
     def after_fork(self) -> None:
         """In a forked child: none of the threads is here, but for the one that forked, which shall end."""
         self._changed = threading.Condition()
+        self._waits = UnderWay()
         self._tally.after_fork()
         self._backoff.after_fork()
         self._turns.after_fork()
@@ -150,12 +154,15 @@ class Crew:
         except BaseException as error:
             self.begin_stop(error)
         finally:
-            with self._changed:
-                self._alive -= 1
-                last = self._alive == 0
-            if last:
-                self.done.set()
-                self.news.put(None)
+            self._one_ended()
+
+    def _one_ended(self) -> None:
+        with self._changed:
+            self._alive -= 1
+            last = self._alive == 0
+        if last:
+            self.done.set()
+            self.news.put(None)
 
     # The slots
 

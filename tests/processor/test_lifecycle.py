@@ -267,3 +267,14 @@ def test_a_server_that_was_started_anew_on_its_file_goes_on_being_used(tmp_path:
                     assert seen.by_session["a"] == ["1", "2", "2", "3"]
                     processor.stop()
     assert errors
+
+
+def test_it_can_be_stopped_while_it_starts(azsession_provider: ServiceBusProvider) -> None:
+    for _ in range(20):
+        processor = SessionProcessor(azsession_provider, QUEUE, Seen(), max_concurrent_sessions=8)
+        starter = threading.Thread(target=processor.start)
+        starter.start()
+        eventually(lambda processor=processor: "stopped" not in repr(processor))  # type: ignore[misc]
+        assert processor.stop()
+        starter.join()
+        assert threads() == []
