@@ -9,7 +9,7 @@ when the transaction is committed (`shop/views.py`); a handler does the rest, on
 
 As it is in production, with a web server and a consumer that are processes of their own, and a gateway between them:
 
-    azsession serve                                       # prints the connection string
+    azsession serve --queue orders                        # prints the connection string
     export SERVICEBUS_CONNECTION_STRING='Endpoint=...'    # in two more terminals
     python manage.py migrate && python manage.py runserver
     python manage.py azsession_consume orders shop.handlers.handle

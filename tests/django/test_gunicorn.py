@@ -1,0 +1,135 @@
+"""The example behind gunicorn, with `azsession serve` as the broker: three workers that were forked from one process."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from azsession import Message, ServiceBusProvider
+
+from ..cli.processes import Served
+from ..conftest import eventually
+from .projects import EXAMPLE, Running, gunicorn, manage, surroundings
+
+CLIENTS = 16
+#: What gunicorn writes of each request: which process served it, and the way and the name that the client gave it.
+ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
+
+
+def complaints(log: str) -> list[str]:
+    """Return the lines of a log that are more than gunicorn's word that it starts and ends."""
+    return [line for line in log.splitlines() if "[INFO]" not in line]
+
+
+class Client:
+    """Somebody who is handed a session's messages in one request, and settles each in another, on a new connection each."""
+
+    def __init__(self, url: str, done: dict[str, list[int]], left: threading.Semaphore) -> None:
+        self._url = url
+        self._done = done
+        self._left = left
+
+    def work(self, name: int, enough: threading.Event) -> None:
+        number = 0
+        while not enough.is_set():
+            number += 1
+            tag = f"?{name}.{number}"
+            taken = requests.post(f"{self._url}/take/webhooks/{tag}", timeout=30)
+            if taken.status_code == 204:
+                continue
+            assert taken.status_code == 200, taken.text
+            session = taken.json()
+            for message in session["messages"]:
+                settled = requests.post(f"{self._url}/settle/{tag}", {"receipt": message["receipt"]}, timeout=30)
+                assert settled.status_code == 204, settled.text
+                self._done[session["session"]].append(json.loads(message["body"])["position"])
+                self._left.release()
+
+
+@pytest.mark.timeout(120)
+def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
+    tmp_path: Path, webhooks: list[dict[str, Any]]
+) -> None:
+    expected: dict[str, list[int]] = defaultdict(list)
+    for event in webhooks:
+        expected[event["session_id"]].append(event["position"])
+    with Served("--memory", "--queue", "webhooks") as served:
+        with ServiceBusProvider.from_connection_string(served.line) as provider:
+            provider.send_messages(
+                "webhooks", [Message(json.dumps(event), session_id=event["session_id"]) for event in webhooks]
+            )
+            environ = surroundings(served.line, tmp_path / "shop.sqlite3")
+            with gunicorn(environ, tmp_path, *ACCESS) as server:
+                url = server.says(r"Listening at: (\S+)")[1]
+                done: dict[str, list[int]] = defaultdict(list)
+                settled, enough = threading.Semaphore(0), threading.Event()
+                client = Client(url, done, settled)
+                with ThreadPoolExecutor(CLIENTS) as pool:
+                    working = [pool.submit(client.work, name, enough) for name in range(CLIENTS)]
+                    deadline = time.monotonic() + 60
+                    all_done = all(settled.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in webhooks)
+                    enough.set()
+                for each in working:
+                    each.result()
+                assert all_done
+                assert len(server.see()) == 3
+                assert server.end() == 0
+                log = server.err
+            assert done == expected
+            assert provider.list_sessions("webhooks") == []
+            assert provider.dead_letters("webhooks") == []
+            for session_id in expected:
+                # It would be `SessionLockedError` if a worker held it still.
+                with provider.create_session_client("webhooks", session_id) as session:
+                    assert session.receive_message(timeout=0) is None
+        assert served.end()[0] == 0
+    assert complaints(log) == []
+    took: dict[str, str] = {}
+    settlers: dict[str, set[str]] = defaultdict(set)
+    for line in server.out.splitlines():
+        worker, path, tag = line.split()
+        if path.startswith("/take"):
+            took[tag] = worker
+        else:
+            settlers[tag].add(worker)
+    assert len({worker.strip("<>") for worker in took.values()}) == 3
+    assert any(workers - {took[tag]} for tag, workers in settlers.items())
+
+
+@pytest.mark.timeout(120)
+def test_orders_that_are_placed_at_once_are_handled_by_the_command_step_by_step(tmp_path: Path) -> None:
+    database = tmp_path / "shop.sqlite3"
+    with Served("--memory", "--queue", "orders") as served:
+        environ = surroundings(served.line, database)
+        manage("migrate", "--verbosity", "0", environ=environ)
+        consume = [str(EXAMPLE / "manage.py"), "azsession_consume", "orders", "shop.handlers.handle"]
+        with gunicorn(environ, tmp_path) as server, Running(consume, environ, tmp_path) as consumer:
+            url = server.says(r"Listening at: (\S+)")[1]
+            with ThreadPoolExecutor(8) as pool:
+                answers = list(
+                    pool.map(lambda n: requests.post(f"{url}/place/", {"item": f"tea {n}"}, timeout=60), range(24))
+                )
+            assert {answer.status_code for answer in answers} == {201}
+            read = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
+            shipped = "SELECT count(*) FROM shop_order WHERE status = 'shipped'"
+            eventually(lambda: read.execute(shipped).fetchone() == (24,), lambda: consumer.err, seconds=60)
+            steps: dict[int, list[str]] = defaultdict(list)
+            for order, what in read.execute("SELECT order_id, what FROM shop_step ORDER BY id"):
+                steps[order].append(what)
+            read.close()
+            assert (consumer.end(), server.end()) == (0, 0)
+            assert complaints(server.err) == []
+            assert consumer.err.splitlines() == ["consuming orders; Ctrl-C ends it"]
+            assert "orders: 72 messages of" in consumer.out
+        assert served.end()[0] == 0
+    assert sorted(steps) == sorted(answer.json()["order"] for answer in answers)
+    assert set(map(tuple, steps.values())) == {("paid", "packed", "shipped")}
