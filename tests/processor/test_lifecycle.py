@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from azsession.processor import crew as crew_module
 from azsession.testing import AzsessionServer
 
 from ..cli.processes import Served
-from ..concurrency.servers import Relay
+from ..concurrency.servers import Relay, hang_up, pump
 from ..conftest import eventually
 from .helpers import QUEUE, Gate, Seen, left, locked, send
 
@@ -278,3 +279,37 @@ def test_it_can_be_stopped_while_it_starts(azsession_provider: ServiceBusProvide
         assert processor.stop()
         starter.join()
         assert threads() == []
+
+
+class _MuteRelay(Relay):
+    """Passes requests on, and while it is mute loses the answers."""
+
+    mute = False
+
+    def serve(self, sock: socket.socket) -> None:
+        other = socket.create_connection(("127.0.0.1", self._target))
+        self._keep(other)
+        self._spawn(self._answer, other, sock)
+        pump(sock, other)
+
+    def _answer(self, other: socket.socket, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := other.recv(65536):
+                if not self.mute:
+                    sock.sendall(data)
+        hang_up(other)
+
+
+def test_a_session_that_was_given_just_as_it_stopped_goes_back(azsession_server: AzsessionServer) -> None:
+    with _MuteRelay(int(azsession_server.url.rpartition(":")[2])) as relay, azsession_server.provider() as direct:
+        key = azsession_server.connection_string.partition(";")[2]
+        with ServiceBusProvider.from_connection_string(f"Endpoint={relay.url}/;{key}") as provider:
+            send(provider, "other", ["1"], "other")
+            send(direct, "a", ["1"])
+            relay.mute = True
+            processor = SessionProcessor(provider, QUEUE, Seen(), max_concurrent_sessions=1)
+            processor.start()
+            eventually(lambda: locked(direct) == ["a"])
+            relay.mute = False
+            assert processor.stop()
+            assert (left(direct), locked(direct)) == (1, [])
