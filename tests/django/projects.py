@@ -20,7 +20,7 @@ EXAMPLE = ROOT / "examples" / "django_project"
 
 
 def surroundings(connection_string: str | None, database: Path, **more: str) -> dict[str, str]:
-    """Return the environment of a project's process. Python shows every warning there, also those that it hides by default."""
+    """Return the environment of a project's process. Python shows every warning there, also those it hides by default."""
     paths = [str(ROOT), *more.pop("PYTHONPATH", "").split(os.pathsep)]
     return environment(
         connection_string,
@@ -92,10 +92,14 @@ class Running:
         return match
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end; return its status, once neither it nor any process that it started is left."""
+        """Ask it to end; return its status, as `wait` does."""
         if self.process.poll() is None:
             self.see()
             self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Return its status, once neither it nor any process that it started is left."""
         status = self.process.wait(PATIENCE)
         _, left = psutil.wait_procs(self.family, timeout=PATIENCE)
         assert not left

@@ -57,9 +57,9 @@ def test_a_message_is_sent_when_the_transaction_is_committed_and_not_before(sent
 
 
 def test_nothing_is_sent_when_the_transaction_is_rolled_back(sent: Reader) -> None:
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with transaction.atomic():
         send_on_commit("q", message("paid"))
-        raise ZeroDivisionError
+        transaction.set_rollback(True)
     assert sent.bodies() == []
     # Nor by the next transaction.
     with transaction.atomic():
@@ -78,9 +78,9 @@ def test_a_nested_transaction_sends_with_the_outermost(sent: Reader) -> None:
 def test_what_a_savepoint_takes_back_is_not_sent_and_the_rest_is_in_order(sent: Reader) -> None:
     with transaction.atomic():
         send_on_commit("q", message("one"))
-        with pytest.raises(ZeroDivisionError), transaction.atomic():
+        with transaction.atomic():
             send_on_commit("q", message("never"))
-            raise ZeroDivisionError
+            transaction.set_rollback(True)
         with transaction.atomic():
             send_on_commit("q", [message("two"), message("three")])
         send_on_commit("q", message("four"))
@@ -161,7 +161,7 @@ def test_a_test_case_of_django_sees_what_would_be_sent(sent: Reader) -> None:
             send_on_commit("q", message("one"))
             with self.captureOnCommitCallbacks(execute=True) as callbacks:
                 send_on_commit("q", message("two"))
-            self.assertEqual(len(callbacks), 1)
+            assert len(callbacks) == 1
 
     result = unittest.TestResult()
     unittest.TestSuite([Case()]).run(result)
