@@ -12,7 +12,6 @@ import importlib
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar, cast
@@ -175,8 +174,9 @@ class _Settings:
         given = {name: value for name, value in config.items() if name.startswith(PREFIX)}
         for name in given:
             if name not in _NAMES:
-                close = difflib.get_close_matches(name, _NAMES, 1)
-                meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(_NAMES))}"
+                # By what is not the same in all.
+                close = difflib.get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in _NAMES], 1)
+                meant = f"did you mean {PREFIX}{close[0]}?" if close else f"there are {', '.join(sorted(_NAMES))}"
                 raise ConfigurationError(f"app.config has {name}, which is no setting of azsession: {meant}")
         values = {name[len(PREFIX) :].lower(): value for name, value in given.items() if value is not None}
         settings = cls(values, _credential(values.pop("credential", None)), _embedded(values.pop("embedded", None)))
@@ -257,7 +257,6 @@ class _AppProvider:
         self._provider: ServiceBusProvider | None = None
         self._is_embedded = False
         forks.register(self)
-        _living.add(self)
 
     def get(self) -> ServiceBusProvider:
         with self._lock:
@@ -279,6 +278,8 @@ class _AppProvider:
             raise
         with self._lock:
             self._making, self._provider, self._is_embedded = None, provider, settings.embedded is not None
+        # Not earlier: what was registered last is called first, and connection pools see to their own end.
+        atexit.register(provider.close)
         making.set_result(provider)
         return provider
 
@@ -286,6 +287,7 @@ class _AppProvider:
         with self._lock:
             provider, self._provider = self._provider, None
         if provider is not None:
+            atexit.unregister(provider.close)
             provider.close()
 
     def after_fork(self) -> None:
@@ -293,17 +295,9 @@ class _AppProvider:
         says so where it is used here: a second broker would quietly miss what the first one has."""
         self._lock = threading.Lock()
         self._making = None
-        if not self._is_embedded:
+        if self._provider is not None and not self._is_embedded:
+            atexit.unregister(self._provider.close)
             self._provider = None
-
-
-_living: weakref.WeakSet[_AppProvider] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    for each in list(_living):
-        each.close()
 
 
 # Handlers
