@@ -96,8 +96,10 @@ def join(*children):
 
 def script(text: str, server: AzsessionServer, tmp_path: Path) -> None:
     """Run a script, in a process that is no more than it made itself. It must end well, and without a warning."""
+    # Python's own, on any fork of a process with threads, from 3.12 on.
+    warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _SCRIPT + text, server.connection_string],
+        [sys.executable, *warnings, "-c", _SCRIPT + text, server.connection_string],
         env=surroundings(None, tmp_path / "none"),
         cwd=ROOT,
         capture_output=True,
@@ -162,6 +164,29 @@ kept.close_session()
         tmp_path,
     )
     assert [each.session_id for each in get_provider().list_sessions("q")] == ["parent"]
+
+
+def test_an_embedded_broker_is_not_the_childs(server: AzsessionServer, tmp_path: Path) -> None:
+    script(
+        """
+from azsession import ConfigurationError
+settings.AZSESSION = {"EMBEDDED": "memory"}
+get_provider().send_message("q", Message("x", session_id="s"))
+
+def child():
+    try:
+        get_provider().list_sessions("q")
+    except ConfigurationError as error:
+        assert "belongs to the process that opened it" in str(error)
+    else:
+        raise AssertionError
+
+join(fork(child))
+assert len(get_provider().list_sessions("q")) == 1
+""",
+        server,
+        tmp_path,
+    )
 
 
 def test_a_fork_amid_the_making_of_it_leaves_no_lock_behind(server: AzsessionServer, tmp_path: Path) -> None:
