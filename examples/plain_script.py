@@ -42,7 +42,8 @@ def handle(message: ReceivedMessage, session: SessionClient) -> None:
         raise DeadLetterSession("shipped before it was paid", f"{due:.2f} were due")
     due += {"placed": event["amount"], "paid": -event["amount"], "cancelled": -due}.get(event["step"], 0)
     session.set_session_state(f"{due:.2f}".encode())
-    print(f"{session.session_id}: {event['step']:<9} {due:6.2f} due", flush=True)
+    # In one piece, as other sessions are handled at the same time.
+    print(f"{session.session_id}: {event['step']:<9} {due:6.2f} due\n", end="", flush=True)
     if event["step"] in ("shipped", "cancelled"):
         session.set_session_state(None)
 
@@ -58,7 +59,8 @@ def main() -> None:
             if done >= sum(map(len, ORDERS.values())):
                 finished.set()
 
-        with SessionProcessor(provider, "orders", handle, on_session_closed=look_whether_all_is_done) as processor:
+        processor = SessionProcessor(provider, "orders", handle, on_session_closed=look_whether_all_is_done)
+        with processor:
             finished.wait()
         for letter in provider.dead_letters("orders"):
             print(f"{letter.session_id}: {letter.json()['step']:<9} set aside: {letter.dead_letter_reason}")
