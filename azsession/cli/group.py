@@ -13,6 +13,7 @@ import click
 
 from .. import __version__
 from ..errors import QueueError
+from .celery_dispatch import celery_dispatch
 from .common import printable
 from .consume import consume
 from .demo import demo
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, serve, send, receive, consume, peek, sessions, dead_letters, queue):
+for command in (demo, serve, send, receive, consume, celery_dispatch, peek, sessions, dead_letters, queue):
     cli.add_command(command)
 
 
