@@ -21,7 +21,7 @@ EXAMPLE = ROOT / "examples" / "django_project"
 
 def surroundings(connection_string: str | None, database: Path, **more: str) -> dict[str, str]:
     """Return the environment of a project's process. Python shows every warning there, also those it hides by default."""
-    paths = [str(ROOT), *more.pop("PYTHONPATH", "").split(os.pathsep)]
+    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return environment(
         connection_string,
         SHOP_DATABASE=str(database),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..cli.processes import Served
 from ..conftest import eventually
 from .projects import EXAMPLE, Running, gunicorn, manage, surroundings
 
-CLIENTS = 16
+PEOPLE = 16
 #: What gunicorn writes of each request: which process served it, and the way and the name that the client gave it.
 ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
 
@@ -30,17 +29,32 @@ def complaints(log: str) -> list[str]:
     return [line for line in log.splitlines() if "[INFO]" not in line]
 
 
-class Client:
-    """Somebody who is handed a session's messages in one request, and settles each in another, on a new connection each."""
+class People:
+    """They are handed a session's messages in one request, and settle each in another, on a new connection each.
 
-    def __init__(self, url: str, done: dict[str, list[int]], left: threading.Semaphore) -> None:
+    Attributes:
+        done: The positions that were settled, by session, in the order in which they were.
+    """
+
+    def __init__(self, url: str, count: int) -> None:
         self._url = url
-        self._done = done
-        self._left = left
+        self._lock = threading.Lock()  # Guards what follows.
+        self._count = count
+        self.done: dict[str, list[int]] = defaultdict(list)
+        self._ended = threading.Event()
 
-    def work(self, name: int, enough: threading.Event) -> None:
+    def work(self) -> None:
+        """Work until all is done, or one of them fails."""
+        with ThreadPoolExecutor(PEOPLE) as pool:
+            working = [pool.submit(self._work, name) for name in range(PEOPLE)]
+            wait(working, timeout=90, return_when=FIRST_EXCEPTION)
+            self._ended.set()
+        for each in working:
+            each.result()
+
+    def _work(self, name: int) -> None:
         number = 0
-        while not enough.is_set():
+        while not self._ended.is_set():
             number += 1
             tag = f"?{name}.{number}"
             taken = requests.post(f"{self._url}/take/webhooks/{tag}", timeout=30)
@@ -51,8 +65,11 @@ class Client:
             for message in session["messages"]:
                 settled = requests.post(f"{self._url}/settle/{tag}", {"receipt": message["receipt"]}, timeout=30)
                 assert settled.status_code == 204, settled.text
-                self._done[session["session"]].append(json.loads(message["body"])["position"])
-                self._left.release()
+                with self._lock:
+                    self.done[session["session"]].append(json.loads(message["body"])["position"])
+                    self._count -= 1
+                    if self._count == 0:
+                        self._ended.set()
 
 
 @pytest.mark.timeout(120)
@@ -70,21 +87,12 @@ def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
             environ = surroundings(served.line, tmp_path / "shop.sqlite3")
             with gunicorn(environ, tmp_path, *ACCESS) as server:
                 url = server.says(r"Listening at: (\S+)")[1]
-                done: dict[str, list[int]] = defaultdict(list)
-                settled, enough = threading.Semaphore(0), threading.Event()
-                client = Client(url, done, settled)
-                with ThreadPoolExecutor(CLIENTS) as pool:
-                    working = [pool.submit(client.work, name, enough) for name in range(CLIENTS)]
-                    deadline = time.monotonic() + 60
-                    all_done = all(settled.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in webhooks)
-                    enough.set()
-                for each in working:
-                    each.result()
-                assert all_done
+                people = People(url, len(webhooks))
+                people.work()
                 assert len(server.see()) == 3
                 assert server.end() == 0
                 log = server.err
-            assert done == expected
+            assert people.done == expected
             assert provider.list_sessions("webhooks") == []
             assert provider.dead_letters("webhooks") == []
             for session_id in expected:
