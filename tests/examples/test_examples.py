@@ -21,6 +21,10 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
+#: Celery's word to a worker that root runs, as in a container.
+AS_ROOT = "ignore:You're running the worker with superuser privileges"
+
+
 def run(name: str, connection_string: str | None = None) -> list[str]:
     """Run an example by its own word; return the lines that it printed."""
     text = (ROOT / "examples" / name).read_text(encoding="utf-8")
@@ -29,7 +33,7 @@ def run(name: str, connection_string: str | None = None) -> list[str]:
     ended = subprocess.run(
         [sys.executable, *command[1].split()],
         cwd=ROOT,
-        env=environment(connection_string, PYTHONPATH=str(ROOT), PYTHONWARNINGS="error"),
+        env=environment(connection_string, PYTHONPATH=str(ROOT), PYTHONWARNINGS=f"error,{AS_ROOT}"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -73,6 +77,17 @@ def test_the_flask_app() -> None:
         assert (event, status) == ("pull_request", "204 NO CONTENT")
         done[session_id].append(action)
     assert done == {"octo-org/shop/7": ["opened", "labeled", "closed"], "octo-org/shop/8": ["opened", "closed"]}
+
+
+def test_the_celery_app() -> None:
+    said: dict[str, list[str]] = defaultdict(list)
+    for line in run("celery_app.py"):
+        customer, _, what = line.partition(": ")
+        said[customer].append(what)
+    said["anna"].remove("a letter, 'welcome'")
+    assert said["anna"] == ["+20.00 makes 20.00", "-5.00 makes 15.00", "+1.25 makes 16.25"]
+    assert said["boris"] == ["+7.50 makes 7.50", "+2.50 makes 10.00"]
+    assert said["carla"] == ["'12 or so' is not an amount"]
 
 
 def test_every_example_is_run_here() -> None:
