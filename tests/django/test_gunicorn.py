@@ -87,6 +87,7 @@ def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
             environ = surroundings(served.line, tmp_path / "shop.sqlite3")
             with gunicorn(environ, tmp_path, *ACCESS) as server:
                 url = server.says(r"Listening at: (\S+)")[1]
+                server.says(r"(?s)(Booting worker.*){3}")
                 people = People(url, len(webhooks))
                 people.work()
                 assert len(server.see()) == 3
@@ -102,15 +103,15 @@ def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
         assert served.end()[0] == 0
     assert complaints(log) == []
     took: dict[str, str] = {}
-    settlers: dict[str, set[str]] = defaultdict(set)
+    settled: dict[str, set[str]] = defaultdict(set)
     for line in server.out.splitlines():
         worker, path, tag = line.split()
         if path.startswith("/take"):
             took[tag] = worker
         else:
-            settlers[tag].add(worker)
-    assert len({worker.strip("<>") for worker in took.values()}) == 3
-    assert any(workers - {took[tag]} for tag, workers in settlers.items())
+            settled[tag].add(worker)
+    assert len({*took.values(), *(worker for workers in settled.values() for worker in workers)}) == 3
+    assert any(workers - {took[tag]} for tag, workers in settled.items())
 
 
 @pytest.mark.timeout(120)
