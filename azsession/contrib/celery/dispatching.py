@@ -1,5 +1,5 @@
-"""The dispatcher: turns the sessions that have messages, and no holder, into tasks. Run by ``azsession celery-dispatch``, or by
-Celery's beat in the task ``azsession.dispatch``."""
+"""The dispatcher: turns the sessions that have messages, and no holder, into tasks. Run by ``azsession celery-dispatch``, or
+by Celery's beat in the task ``azsession.dispatch``."""
 
 from __future__ import annotations
 

@@ -103,6 +103,8 @@ def _drain(task: Any, settings: Settings, session_id: str) -> int:
         try:
             outcome = turn.take(provider, session_id, failed_before=task.request.retries > 0)
             left = turn.leaves(provider, session_id, outcome)
+        except PERMANENT:
+            raise
         except Exception as problem:  # The server, or a time limit outside of the function.
             raise _retry(task, problem, tally) from problem
         failure = outcome.failure
