@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -21,10 +23,11 @@ from ..django.projects import ROOT
 QUEUE = "orders"
 
 
-def consume(connection_string: str, report: Path, handler: str, *options: str, queue: str = QUEUE) -> subprocess.Popen[str]:
-    """Start a consumer; the caller ends it."""
-    command = ["--app", "tests.flask.consuming", "azsession", "consume", queue, f"tests.flask.consuming:{handler}", *options]
-    return subprocess.Popen(
+@contextmanager
+def consume(connection_string: str, report: Path, handler: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a consumer; one that was not told to end is killed."""
+    command = ["--app", "tests.flask.consuming", "azsession", "consume", QUEUE, f"tests.flask.consuming:{handler}", *options]
+    with subprocess.Popen(
         [sys.executable, "-m", "flask", *command],
         cwd=ROOT,
         env=environment(connection_string, REPORT=str(report), PYTHONPATH=str(ROOT), PYTHONWARNINGS="default"),
@@ -32,7 +35,11 @@ def consume(connection_string: str, report: Path, handler: str, *options: str, q
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def lines(report: Path) -> list[str]:

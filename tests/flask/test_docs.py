@@ -74,8 +74,10 @@ def test_the_lines_to_copy_send_and_consume(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        eventually(lambda: azsession_provider.get_queue("orders").active_count == 0, seconds=60)
-        process.terminate()
+        try:
+            eventually(lambda: azsession_provider.get_queue("orders").active_count == 0, seconds=60)
+        finally:
+            process.terminate()
         out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "consuming orders; Ctrl-C ends it\n")
     # Lines that threads print at once may be mixed.
