@@ -130,7 +130,12 @@ def test_orders_that_are_placed_at_once_are_handled_by_the_command_step_by_step(
             assert {answer.status_code for answer in answers} == {201}
             read = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
             shipped = "SELECT count(*) FROM shop_order WHERE status = 'shipped'"
-            eventually(lambda: read.execute(shipped).fetchone() == (24,), lambda: consumer.err, seconds=60)
+
+            def is_over() -> bool:
+                return read.execute(shipped).fetchone() == (24,) or consumer.process.poll() is not None
+
+            eventually(is_over, lambda: f"{read.execute(shipped).fetchone()} {consumer.err} {server.err}", seconds=60)
+            assert consumer.process.poll() is None, consumer.err
             steps: dict[int, list[str]] = defaultdict(list)
             for order, what in read.execute("SELECT order_id, what FROM shop_step ORDER BY id"):
                 steps[order].append(what)
