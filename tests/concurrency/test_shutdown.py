@@ -114,6 +114,7 @@ def silent_server() -> Iterator[RenewalServer]:
         ("del clients, provider", 0),
         # They outlive the script's own names.
         ("sys.kept = clients", 0),
+        ("sys.modules['azsession'].kept = clients", 0),
     ],
 )
 def test_leaving_amid_waits_and_renewals_is_quiet_and_ends(silent_server: RenewalServer, end: str, status: int) -> None:
