@@ -10,7 +10,7 @@ from celery import Celery
 from kombu.transport.sqlalchemy import Transport
 
 from azsession import DeadLetter, ReceivedMessage, SessionClient
-from azsession.contrib.celery import session_task
+from azsession.contrib.celery import current_provider, session_task
 
 # How often it looks for tasks, which is no option of this transport; a second otherwise.
 Transport.polling_interval = 0.02
@@ -41,6 +41,8 @@ def note(text: str) -> None:
 
 def handle(message: ReceivedMessage, session: SessionClient) -> None:
     """Note a message; one that says so waits first until a file is there, and tells which process it is in."""
+    # A forked process has a provider of its own, whatever was made before.
+    assert (current_provider(app) is FIRST) == (os.getpid() == FIRST_PROCESS)
     text = message.text()
     if text.startswith("bad"):
         raise DeadLetter("bad")
@@ -53,3 +55,4 @@ def handle(message: ReceivedMessage, session: SessionClient) -> None:
 
 if "WORK_PLACE" in os.environ:
     app = make_app(PLACE, os.environ["SERVICEBUS_CONNECTION_STRING"])
+    FIRST, FIRST_PROCESS = current_provider(app), os.getpid()

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import attrs
-from celery import current_app, shared_task
+from celery import shared_task
 from kombu.exceptions import OperationalError
 
 from ...errors import ConfigurationError, QueueError
@@ -159,9 +159,9 @@ def _tasks_of(app: Any, queue_names: tuple[str, ...]) -> dict[str, Any]:
 _dispatchers: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], Dispatcher]] = weakref.WeakKeyDictionary()
 
 
-def _dispatch(*queue_names: str) -> int:
+def _dispatch(task: Any, *queue_names: str) -> int:
     """Look once, in this process, which remembers what it has sent before."""
-    app = current_app._get_current_object()
+    app = task.app
     of_app = _dispatchers.setdefault(app, {})
     dispatcher = of_app.get(queue_names)
     if dispatcher is None:
@@ -170,4 +170,4 @@ def _dispatch(*queue_names: str) -> int:
 
 
 #: For Celery's beat: the queues are its arguments.
-dispatch = shared_task(name="azsession.dispatch", ignore_result=True)(_dispatch)
+dispatch = shared_task(name="azsession.dispatch", bind=True, ignore_result=True)(_dispatch)

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 from celery import signals
-from celery._state import get_current_app
+from celery._state import get_current_app, get_current_task
 from celery.utils.imports import symbol_by_name
 
 from ... import forks
@@ -206,7 +206,8 @@ _all: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
 
 def _kept(app: Any) -> _Kept:
     if app is None:
-        app = get_current_app()
+        task = get_current_task()
+        app = get_current_app() if task is None else task.app
     kept = _all.get(app)
     # Of two that are made at once the first one stays.
     return kept if kept is not None else _all.setdefault(app, _Kept(app))

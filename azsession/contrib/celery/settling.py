@@ -6,7 +6,8 @@ import logging
 from types import TracebackType
 from typing import Any
 
-from celery import current_task, signals
+from celery import signals
+from celery._state import get_current_task
 
 from ...errors import InvalidReceiptError, QueueError
 from ...messages import ReceiptHandle, ReceivedMessage
@@ -37,7 +38,7 @@ class settle_on_success:  # noqa: N801 - used like a function
     def __init__(self, receipt: ReceivedMessage | ReceiptHandle | str) -> None:
         handle = receipt.receipt if isinstance(receipt, ReceivedMessage) else receipt
         self._receipt = ReceiptHandle.parse(str(handle))
-        task = current_task._get_current_object() if current_task else None
+        task = get_current_task()
         request = None if task is None else task.request
         self._noted: list[ReceiptHandle] | None = None
         self._app = None if task is None else task.app

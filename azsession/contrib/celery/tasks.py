@@ -83,9 +83,11 @@ def session_task(
         def run(self: Any, session_id: str) -> int:
             return _drain(self, settings, session_id)
 
-        # Not `__wrapped__`: Celery goes by the signature.
-        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-            setattr(run, name, getattr(body, name, getattr(run, name)))
+        # Not `functools.wraps`: Celery goes by the signature. Nor has what is no function a name.
+        run.__module__, run.__doc__ = body.__module__, body.__doc__
+        name = getattr(body, "__name__", "")
+        if name.isidentifier():
+            run.__name__ = run.__qualname__ = name
         options = {"max_retries": None, **task_options, "bind": True, "session_queue": queue_name, "body": staticmethod(body)}
         task = shared_task(**options)(run) if app is None else app.task(**options)(run)
         return task
@@ -106,6 +108,8 @@ def _drain(task: Any, settings: Settings, session_id: str) -> int:
         except PERMANENT:
             raise
         except Exception as problem:  # The server, or a time limit outside of the function.
+            if task.request.is_eager:
+                raise  # Which tries again at once, for ever.
             raise _retry(task, problem, tally) from problem
         failure = outcome.failure
         if left is not None:
@@ -116,7 +120,8 @@ def _drain(task: Any, settings: Settings, session_id: str) -> int:
             raise outcome.fatal
         elif failure is not None and not isinstance(failure.error, SessionLockedError):
             # Retry, Ignore and Reject are how the function says what Celery shall do.
-            if isinstance(failure.error, TaskPredicate) or (failure.message is None and isinstance(failure.error, PERMANENT)):
+            is_ours = failure.message is None and (task.request.is_eager or isinstance(failure.error, PERMANENT))
+            if is_ours or isinstance(failure.error, TaskPredicate):
                 raise failure.error
             raise _retry(task, failure.error, tally) from failure.error
         return tally.read(0).messages_done
