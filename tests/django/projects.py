@@ -27,6 +27,7 @@ def surroundings(connection_string: str | None, database: Path, **more: str) -> 
         SHOP_DATABASE=str(database),
         PYTHONPATH=os.pathsep.join(path for path in paths if path),
         PYTHONWARNINGS="default",
+        PYTHONFAULTHANDLER="1",
         PYTHONDONTWRITEBYTECODE="1",
         **more,
     )
@@ -100,7 +101,13 @@ class Running:
 
     def wait(self) -> int:
         """Return its status, once neither it nor any process that it started is left."""
-        status = self.process.wait(PATIENCE)
+        try:
+            status = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            # So that it says what each of its threads does.
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            raise AssertionError(f"it does not end: {self.err}") from None
         _, left = psutil.wait_procs(self.family, timeout=PATIENCE)
         assert not left
         return status
