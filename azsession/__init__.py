@@ -23,6 +23,7 @@ from .errors import (
     ValidationError,
 )
 from .messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
+from .processor import DeadLetter, DeadLetterSession, ProcessorStats, SessionProcessor
 from .provider import ServiceBusProvider
 from .queues import QueueInfo, QueueSettings
 
@@ -32,12 +33,15 @@ __all__ = [
     "AuthenticationFailedError",
     "ConfigurationError",
     "ConnectionFailedError",
+    "DeadLetter",
+    "DeadLetterSession",
     "InvalidReceiptError",
     "Message",
     "MessageTooLargeError",
     "NoSessionAvailableError",
     "PeekedMessage",
     "PermissionDeniedError",
+    "ProcessorStats",
     "ProviderError",
     "QueueError",
     "QueueInfo",
@@ -51,6 +55,7 @@ __all__ = [
     "SessionInfo",
     "SessionLockedError",
     "SessionNotFoundError",
+    "SessionProcessor",
     "ThrottledError",
     "UnsupportedOperationError",
     "ValidationError",

@@ -154,7 +154,8 @@ class SessionClient(Holder):
     def __del__(self) -> None:
         held = getattr(self, "_held", None)
         if held is not None and held.begun and not held.closed and held.error is None and not held.inherited:
-            told = f"{self!r} was never closed: its lock holds until it expires"
+            # Not with the `repr`: telling a time imports a module, which the end of the interpreter does not have.
+            told = f"{held.name} was never closed: its lock holds until it expires"
             # Whoever keeps the warning keeps the client with it: that shall not go on being renewed.
             held.close()
             warnings.warn(told, ResourceWarning, 2, self)

@@ -1,6 +1,7 @@
 """What a `SessionClient` is made of: its lock, how its calls go out, and what their answers do to the lock.
 
-`SessionClient` adds the public operations; `ServiceBusProvider` and the renewer use the methods without an underscore.
+`SessionClient` adds the public operations; `ServiceBusProvider`, `SessionProcessor` and the renewer use the methods without
+an underscore.
 """
 
 from __future__ import annotations
@@ -8,18 +9,25 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from . import calls
-from .errors import ConnectionFailedError, QueueError, QueueNotFoundError, SessionLockedError, SessionNotFoundError
+from .errors import (
+    ConnectionFailedError,
+    InvalidReceiptError,
+    QueueError,
+    QueueNotFoundError,
+    SessionLockedError,
+    SessionNotFoundError,
+)
 from .link import Link, UnderWay
 from .locks import ExpiredError, HeldLock
-from .messages import ReceiptHandle
+from .messages import ReceiptHandle, ReceivedMessage
 from .protocol.status import SESSION_LOCK_LOST
 from .transport import Call
-from .validation import seconds
+from .validation import MAX_BATCH, seconds
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +119,36 @@ class Holder:
             pause = max(min(RENEW_AGAIN, left / 4), min(error.retry_after or 0.0, left / 2))
             return time.monotonic() + max(0.0, pause * random.uniform(0.5, 1.0) if left > 0.2 else left)  # noqa: S311 - no secret
         return self.renewal_due()
+
+    # For the processor
+
+    def stop_waiting(self) -> None:
+        """End a receive that waits, and those that come: the session is about to be closed."""
+        self._under_way.stop()
+
+    def keep_ahead(self, messages: Sequence[ReceivedMessage]) -> None:
+        """Keep messages that were received for `next_ahead`, in front of what the server has."""
+        self._held.put_ahead(messages)
+
+    def next_ahead(self) -> ReceivedMessage | None:
+        """Return the next of the messages kept; none once the lock is lost, or an abandoned message sent them back."""
+        kept = self._held.take_ahead(1)
+        return kept[0] if kept else None
+
+    def forget_ahead(self) -> None:
+        """Let go of the messages kept: they go back with the lock."""
+        self._held.take_ahead(MAX_BATCH)
+
+    def has_settled(self, message: ReceivedMessage) -> bool:
+        """Whether a message that was received here is settled, and the lock is held still."""
+        # In this order: who loses the lock or closes the session forgets all tokens after saying so.
+        try:
+            self._held.resolve(message)
+        except InvalidReceiptError:
+            return not self._held.closed and not self.is_lock_lost
+        return False
+
+    # For the provider
 
     def shut(self) -> bool:
         """Refuse calls from now on, and end those that wait; tell whether that is news, and leaves a lock to release."""

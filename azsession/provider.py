@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from .errors import (
     SessionNotFoundError,
     ValidationError,
 )
+from .holding import RELEASE_PATIENCE
 from .link import Link, UnderWay, embedded_link
 from .messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
 from .protocol.durations import decode_queue_info, encode_queue
@@ -76,6 +78,7 @@ class ServiceBusProvider:
         self._embedded = embedded
         self._transport = self._link.transport
         self._under_way = UnderWay()
+        self._waits: weakref.WeakSet[UnderWay] = weakref.WeakSet()
         self._closed = False
         forks.register(self)
 
@@ -180,22 +183,55 @@ class ServiceBusProvider:
                 client.shut()
                 self._check_open()
             return client
+        next_one = self.accept_next(queue_name, lasts, wait, self._under_way, options)
+        if next_one is None:
+            raise NoSessionAvailableError(f"no session of {queue_name!r} had messages within {wait:g} s")
+        return next_one
+
+    def accept_next(
+        self, queue_name: str, lasts: float, wait: float, under_way: UnderWay, options: Mapping[str, Any]
+    ) -> SessionClient | None:
+        """Return a client that holds the next available session; `None` if none came, or `under_way` was stopped.
+
+        For `SessionProcessor`, whose waits end without the provider's.
+        """
         self._require_v1("take the next available session")
         lock_id = str(uuid.uuid4())
+        call = calls.accept(queue_name, None, lock_id, wait)
         try:
-            answer = self._send(calls.accept(queue_name, None, lock_id, wait), waits=True)
-        except ConnectionFailedError:
+            answer = under_way.send(self._transport, call, waits=True)
+        except ConnectionFailedError as error:
             self._check_open()
-            raise
+            if not under_way.stopped.is_set():
+                raise
+            # The server may have given a session just when the wait was ended: asked again it gives the same one.
+            answer = self._ask_again(call) if error.maybe_delivered else None
         if answer is None:
-            raise NoSessionAvailableError(f"no session of {queue_name!r} had messages within {wait:g} s")
+            return None
         client = SessionClient.on_link(self._link, answer.session_id, queue_name, lasts, **options)
         client.begin(answer, lock_id)
-        if self._closed:
-            client.shut()
-            client.release()
+        if self._closed or under_way.stopped.is_set():
+            if client.shut():
+                client.release()
             self._check_open()
+            return None
         return client
+
+    def _ask_again(self, call: Call[T]) -> T | None:
+        call.wait, call.stopped = 0.0, None
+        call.answer_within = call.patience = RELEASE_PATIENCE
+        try:
+            return self._transport.send(call)
+        except QueueError:
+            return None
+
+    def new_waits(self) -> UnderWay:
+        """Return what ends the waits of one user of this provider, as closing the provider does."""
+        waits = UnderWay()
+        self._waits.add(waits)
+        if self._closed:
+            waits.stop()
+        return waits
 
     def session_from_receipt(self, receipt: ReceiptHandle | str) -> SessionClient:
         """Return a client that can settle what another process received, given its receipt or the receipt's text.
@@ -397,7 +433,8 @@ class ServiceBusProvider:
         if self._closed:
             return
         self._closed = True
-        self._under_way.stop()
+        for waits in (self._under_way, *list(self._waits)):
+            waits.stop()
         # All waits end before the first release; and one that is not answered is enough of waiting.
         for client in [client for client in self._link.clients() if client.shut()]:
             if not client.release():
@@ -407,6 +444,7 @@ class ServiceBusProvider:
     def after_fork(self) -> None:
         """In a forked child: the parent's waits are not ours."""
         self._under_way = UnderWay()
+        self._waits = weakref.WeakSet()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -13,7 +13,9 @@ import click
 
 from .. import __version__
 from ..errors import QueueError
+from .celery_dispatch import celery_dispatch
 from .common import printable
+from .consume import consume
 from .demo import demo
 from .messages import peek, receive, send
 from .queues import dead_letters, queue, sessions
@@ -33,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, serve, send, receive, peek, sessions, dead_letters, queue):
+for command in (demo, serve, send, receive, consume, celery_dispatch, peek, sessions, dead_letters, queue):
     cli.add_command(command)
 
 

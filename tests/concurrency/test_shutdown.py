@@ -223,3 +223,16 @@ with provider, provider.create_session_client("q", "s") as client:
             message = client.receive_message(timeout=20)
             assert message is not None
             assert message.body == b"1"
+
+
+def test_a_session_that_outlives_the_standard_library_is_told_of_without_a_traceback(
+    azsession_server: AzsessionServer,
+) -> None:
+    script = """
+session = opened("kept")
+session.receive_message(timeout=0)
+sys.modules["azsession"].kept = type("Kept", (), {"session": session})
+"""
+    left, stderr = run(_DEV, script, azsession_server.connection_string)
+    assert (left, complaints(stderr)) == (0, []), stderr
+    assert "'kept'" in stderr

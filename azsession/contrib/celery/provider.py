@@ -1,0 +1,254 @@
+"""The provider of a Celery app in this process, made from the app's configuration when it is first asked for."""
+
+from __future__ import annotations
+
+import atexit
+import difflib
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from celery import signals
+from celery._state import get_current_app, get_current_task
+from celery.utils.imports import symbol_by_name
+
+from ... import forks
+from ...config import ServiceBusConfig
+from ...errors import ConfigurationError, QueueError
+from ...provider import ServiceBusProvider
+
+#: The name of the setting in `app.conf`.
+NAME = "azsession"
+#: What ``embedded`` is for a broker that keeps nothing on disk.
+MEMORY = "memory"
+
+_FIELDS = tuple(field.name for field in attrs.fields(ServiceBusConfig) if field.init)
+_KEYS = (*_FIELDS, "credential", "embedded")
+_PLACES = ("connection_string", "namespace", "gateway_url")
+_TEXTS = (*_PLACES, "ca_bundle", "transport")
+
+
+def current_provider(app: Any = None) -> ServiceBusProvider:
+    """Return this process's provider for a Celery app: by default the current one, in a task the task's own.
+
+    It is made from ``app.conf.azsession`` when it is first asked for, anew in a forked process, and closed when the process
+    ends: do not close it. It makes no connection. Safe to call from many threads.
+
+    Raises:
+        ConfigurationError: The setting is wrong, or nothing says where to connect to.
+    """
+    return _kept(app).get()
+
+
+def close_provider(app: Any = None) -> None:
+    """Close this process's provider for an app, if there is one, and thereby its sessions; `current_provider` makes another.
+
+    For tests: processes do it at their end.
+    """
+    _kept(app).close()
+
+
+# The setting
+
+
+@attrs.frozen
+class Setting:
+    """What ``app.conf.azsession`` says.
+
+    Attributes:
+        fields: Those of `ServiceBusConfig`.
+        credential: A `TokenCredential`, or what makes one.
+        embedded: Where the embedded broker keeps its messages, `MEMORY` or a file; `None` for another server.
+    """
+
+    fields: dict[str, Any] = attrs.field(repr=False)
+    credential: Any = attrs.field(repr=False)
+    embedded: str | None
+
+    @classmethod
+    def of(cls, app: Any) -> Setting:
+        """Return the setting of an app.
+
+        Raises:
+            ConfigurationError: It is wrong.
+        """
+        value = app.conf.get(NAME)
+        if isinstance(value, str):
+            value = {"connection_string": value}
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping):
+            raise _wrong(f"is a dict or a connection string, not {_kind(value)}")
+        # In capitals too, so that a Django project can give the same dict to both.
+        given = {str(key).lower(): each for key, each in value.items() if each is not None}
+        for key in given:
+            if key not in _KEYS:
+                near = difflib.get_close_matches(key, _KEYS, 1)
+                raise _wrong(
+                    f"has no key {key!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KEYS)}")
+                )
+        embedded = _path(given.pop("embedded", None), "embedded")
+        credential = _credential(given.pop("credential", None))
+        if "ca_bundle" in given:
+            given["ca_bundle"] = _path(given["ca_bundle"], "ca_bundle")
+        for key in _TEXTS:
+            if not isinstance(given.get(key, ""), str):
+                raise _wrong(f"has a {key!r} that is no text, but {_kind(given[key])}")
+        if not isinstance(given.get("allow_insecure_http", False), bool):
+            raise _wrong(
+                f"has an 'allow_insecure_http' that is neither True nor False, but {_kind(given['allow_insecure_http'])}"
+            )
+        if embedded is not None and given:
+            raise _wrong(f"has 'embedded', so that {', '.join(given)} would do nothing")
+        # Where nothing says yet where to connect to, the rest is checked all the same.
+        elsewhere: dict[str, Any] = {} if any(key in given for key in _PLACES) else {"namespace": "any"}
+        try:
+            ServiceBusConfig(**elsewhere, **given)
+        except QueueError as error:
+            raise _wrong(f"is wrong: {error}") from None
+        return cls(given, credential, embedded)
+
+    def provider(self) -> ServiceBusProvider:
+        """Return a new provider.
+
+        Raises:
+            ConfigurationError: Nothing says where to connect to, or it is wrong.
+        """
+        if self.embedded is not None:
+            return ServiceBusProvider.embedded(None if self.embedded == MEMORY else self.embedded)
+        if any(key in self.fields for key in _PLACES):
+            config = ServiceBusConfig(**self.fields)
+        else:
+            try:
+                config = ServiceBusConfig.from_env(**self.fields)
+            except ConfigurationError as error:
+                places = ", ".join((*_PLACES, "embedded"))
+                raise _wrong(f"has none of {places}, nor does the environment help: {error}") from None
+        credential = self.credential
+        if credential is not None and (isinstance(credential, type) or not hasattr(credential, "get_token")):
+            credential = credential()
+        return ServiceBusProvider(config, credential=credential)
+
+
+def _wrong(text: str) -> ConfigurationError:
+    return ConfigurationError(f"app.conf.{NAME} {text}")
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _path(value: Any, key: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    raise _wrong(f"has an {key!r} that is no path, but {_kind(value)}")
+
+
+def _credential(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = symbol_by_name(value)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise _wrong(f"has a 'credential' that cannot be imported: {error}") from None
+    if value is None or callable(value) or callable(getattr(value, "get_token", None)):
+        return value
+    raise _wrong(f"has a 'credential' that is neither a TokenCredential nor makes one, but {_kind(value)}")
+
+
+# The provider of an app in this process
+
+
+class _Kept:
+    """One app's provider."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = weakref.ref(app)
+        self._lock = (
+            threading.Lock()
+        )  # Guards what follows. Making one does no I/O but for opening an embedded broker's file.
+        self._provider: ServiceBusProvider | None = None
+        self._is_embedded = False
+        forks.register(self)
+
+    def get(self) -> ServiceBusProvider:
+        # Without the lock, as it is asked for all the time.
+        provider = self._provider
+        if provider is not None:
+            return provider
+        with self._lock:
+            if self._provider is None:
+                setting = Setting.of(self._app())
+                self._provider, self._is_embedded = setting.provider(), setting.embedded is not None
+            return self._provider
+
+    def close(self) -> None:
+        with self._lock:
+            provider, self._provider = self._provider, None
+        if provider is not None:
+            provider.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: another provider, at the next use. An embedded broker stays the parent's, and its provider
+        says so where it is used here: a second broker would quietly miss what the first one has."""
+        self._lock = threading.Lock()
+        if not self._is_embedded:
+            self._provider = None
+
+
+_all: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
+
+
+def _kept(app: Any) -> _Kept:
+    if app is None:
+        task = get_current_task()
+        app = get_current_app() if task is None else task.app
+    kept = _all.get(app)
+    # Of two that are made at once the first one stays.
+    return kept if kept is not None else _all.setdefault(app, _Kept(app))
+
+
+def _close_all(**_: Any) -> None:
+    for kept in list(_all.values()):
+        kept.close()
+
+
+# Prefork's children end without `atexit`, and the other pools have no processes of their own.
+signals.worker_process_shutdown.connect(_close_all, weak=False, dispatch_uid="azsession.process_shutdown")
+signals.worker_shutdown.connect(_close_all, weak=False, dispatch_uid="azsession.shutdown")
+atexit.register(_close_all)
+
+
+# The end of a worker
+
+
+#: One byte that a worker shares with its forked children, which nobody else tells of the shutdown: 1 once it has begun.
+_shutdown = mmap.mmap(-1, 1)
+
+
+class WorkerEnds(threading.Event):
+    """An event that is set, too, once the worker whose process this is, or was forked from, shuts down."""
+
+    def is_set(self) -> bool:
+        """Tell whether to begin nothing any more."""
+        return super().is_set() or _shutdown[0] != 0
+
+
+def _on_worker_init(sender: Any = None, **_: Any) -> None:
+    _shutdown[0] = 0
+    app = getattr(sender, "app", None)
+    if app is not None:
+        Setting.of(app)  # What is wrong with it is in the log from the start; Celery goes on after a signal's error.
+
+
+def _on_shutting_down(**_: Any) -> None:
+    _shutdown[0] = 1
+
+
+signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid="azsession.init")
+signals.worker_shutting_down.connect(_on_shutting_down, weak=False, dispatch_uid="azsession.shutting_down")

@@ -1,0 +1,396 @@
+"""azsession in Flask: a provider for each app and process, configured in `app.config`, and `flask azsession consume`.
+
+Applications use `AzSession` and `current_provider`. Needs the extra ``flask``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import difflib
+import functools
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, ParamSpec, TypeVar, cast
+
+import attrs
+
+from .. import forks
+from .._extras import need
+from ..config import ServiceBusConfig
+from ..errors import ConfigurationError, QueueError
+from ..processor import SessionProcessor
+from ..provider import ServiceBusProvider
+
+need("flask", "flask")
+
+import click  # noqa: E402
+from flask import Flask, current_app, has_app_context  # noqa: E402
+from flask.cli import AppGroup  # noqa: E402
+from werkzeug.local import LocalProxy  # noqa: E402
+
+__all__ = ["AzSession", "current_provider"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: The name in `app.extensions`, and of the commands.
+NAME = "azsession"
+#: What the settings in `app.config` begin with.
+PREFIX = "AZSESSION_"
+#: What `AZSESSION_EMBEDDED` is for a broker that keeps nothing on disk.
+MEMORY = "memory"
+
+_FIELDS = tuple(field.name for field in attrs.fields(ServiceBusConfig) if field.init)
+_NAMES = tuple(PREFIX + name.upper() for name in (*_FIELDS, "credential", "embedded"))
+_TEXTS = ("connection_string", "namespace", "gateway_url", "ca_bundle", "transport")
+_PLACES = ("connection_string", "namespace", "gateway_url")
+#: What of a processor calls the user's code.
+_HOOKS = ("on_error", "on_session_opened", "on_session_closed")
+
+
+class AzSession:
+    """The extension: gives each of its apps a `ServiceBusProvider` of its own, and the command `flask azsession consume`.
+
+    It keeps nothing itself, so that one instance, made beside the application factory, serves any number of apps. The
+    provider is made where it is first used, anew in a forked child, and closed when the process ends.
+
+    Args:
+        app: Calls `init_app`, and is the app that is meant where there is no application context.
+
+    Raises:
+        ConfigurationError: As `init_app` does.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self._app = app
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Check the app's settings, and set it up. Nothing is connected to yet.
+
+        Settings may still change until the provider is first used; they are checked again then.
+
+        Raises:
+            ConfigurationError: A setting's name or value is wrong, or the app was set up before.
+        """
+        if NAME in app.extensions:
+            raise ConfigurationError(f"the app {app.name!r} has an AzSession already")
+        _Settings.of(app.config)
+        app.extensions[NAME] = _AppProvider(app.config)
+        app.cli.add_command(_commands)
+
+    @property
+    def provider(self) -> ServiceBusProvider:
+        """The current app's provider; unlike `current_provider` the thing itself, which other threads can use too.
+
+        Raises:
+            ConfigurationError: The settings do not say where to connect to, or are wrong.
+            RuntimeError: There is no application context.
+        """
+        return _of(self._current_app()).get()
+
+    def handler(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Return `function` with an application context of the current app, pushed and popped for each call.
+
+        So teardown functions run after each message, and before it is completed. For a `SessionProcessor` made by hand:
+        `processor` and ``flask azsession consume`` do it by themselves.
+
+        Raises:
+            RuntimeError: There is no application context now.
+        """
+        return _in_context(self._current_app(), function)
+
+    def processor(self, queue_name: str, handler: Callable[..., object], **options: Any) -> SessionProcessor:
+        """Return a `SessionProcessor` on the current app's provider, its handler and hooks each with a context of the app.
+
+        Args:
+            queue_name: The queue.
+            handler: Called with a message and its session.
+            options: Those of `SessionProcessor`.
+
+        Raises:
+            QueueError: A setting or an option is wrong.
+            RuntimeError: There is no application context now.
+        """
+        return _make_processor(self._current_app(), queue_name, handler, options)
+
+    def close(self, app: Flask | None = None) -> None:
+        """Close the provider of an app, by default the current one's, and thereby its open sessions. Idempotent.
+
+        The next use makes a new one, from the settings of then. The end of the process closes all by itself.
+        """
+        _of(self._current_app() if app is None else app).close()
+
+    def _current_app(self) -> Flask:
+        if self._app is not None and not has_app_context():
+            return self._app
+        return _current_app()
+
+
+def _current_app() -> Flask:
+    return cast("Flask", current_app._get_current_object())  # type: ignore[attr-defined]
+
+
+def _of(app: Flask) -> _AppProvider:
+    known = app.extensions.get(NAME)
+    if not isinstance(known, _AppProvider):
+        raise ConfigurationError(f"the app {app.name!r} has no AzSession: call AzSession(app), or init_app(app) on one")
+    return known
+
+
+#: The current app's `ServiceBusProvider`, as long as there is an application context.
+current_provider = cast("ServiceBusProvider", LocalProxy(lambda: _of(_current_app()).get()))
+
+
+# Settings
+
+
+@attrs.frozen
+class _Settings:
+    """What `app.config` and, where it is silent, the environment say.
+
+    Attributes:
+        fields: Those of `ServiceBusConfig`.
+        credential: A `TokenCredential`, or what makes one.
+        embedded: Where the embedded broker keeps its messages, `MEMORY` or a file; `None` for another server.
+    """
+
+    fields: Mapping[str, Any]
+    credential: Any
+    embedded: str | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> _Settings:
+        """Return the settings of an app.
+
+        Raises:
+            ConfigurationError: One is wrong; a name that is not known brings what may have been meant.
+        """
+        given = {name: value for name, value in config.items() if name.startswith(PREFIX)}
+        for name in given:
+            if name not in _NAMES:
+                # By what is not the same in all.
+                close = difflib.get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in _NAMES], 1)
+                meant = f"did you mean {PREFIX}{close[0]}?" if close else f"there are {', '.join(sorted(_NAMES))}"
+                raise ConfigurationError(f"app.config has {name}, which is no setting of azsession: {meant}")
+        values = {name[len(PREFIX) :].lower(): value for name, value in given.items() if value is not None}
+        settings = cls(values, _credential(values.pop("credential", None)), _embedded(values.pop("embedded", None)))
+        _check_types(values)
+        # Where nothing says yet where to connect to, the rest is checked all the same.
+        elsewhere: dict[str, Any] = {} if any(name in values for name in _PLACES) else {"namespace": "any"}
+        try:
+            ServiceBusConfig(**elsewhere, **values)
+        except QueueError as error:
+            raise ConfigurationError(f"the {PREFIX} settings in app.config: {error}") from None
+        return settings
+
+    def provider(self) -> ServiceBusProvider:
+        """Return a new provider.
+
+        Raises:
+            ConfigurationError: Nothing says where to connect to, or it is wrong.
+        """
+        if self.embedded is not None:
+            return ServiceBusProvider.embedded(None if self.embedded == MEMORY else self.embedded)
+        if any(name in self.fields for name in _PLACES):
+            config = ServiceBusConfig(**self.fields)
+        else:
+            try:
+                config = ServiceBusConfig.from_env(**self.fields)
+            except ConfigurationError as error:
+                names = ", ".join(PREFIX + name.upper() for name in (*_PLACES, "embedded"))
+                raise ConfigurationError(f"app.config has none of {names}, nor does the environment help: {error}") from None
+        credential = self.credential
+        if credential is not None and (isinstance(credential, type) or not hasattr(credential, "get_token")):
+            credential = credential()
+        return ServiceBusProvider(config, credential=credential)
+
+
+def _credential(value: Any) -> Any:
+    if value is None or callable(value) or callable(getattr(value, "get_token", None)):
+        return value
+    raise ConfigurationError(
+        f"{PREFIX}CREDENTIAL is a TokenCredential, or what makes one, such as DefaultAzureCredential, not {_kind(value)}"
+    )
+
+
+def _embedded(value: Any) -> str | None:
+    if value is None or value is False or value == "":
+        return None
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(cast("str | os.PathLike[str]", value))
+    raise ConfigurationError(f"{PREFIX}EMBEDDED is {MEMORY!r} or the path of a file, not {_kind(value)}")
+
+
+def _check_types(values: dict[str, Any]) -> None:
+    """Refuse what `ServiceBusConfig` would take for something else, such as the text ``"false"`` for yes."""
+    for name in _TEXTS:
+        value = values.get(name)
+        if name == "ca_bundle" and isinstance(value, os.PathLike):
+            values[name] = os.fspath(value)
+        elif value is not None and not isinstance(value, str):
+            raise ConfigurationError(f"{PREFIX}{name.upper()} is a text, not {_kind(value)}")
+    insecure = values.get("allow_insecure_http", False)
+    if not isinstance(insecure, bool):
+        raise ConfigurationError(f"{PREFIX}ALLOW_INSECURE_HTTP is True or False, not {_kind(insecure)}")
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+# The provider of an app in this process
+
+
+class _AppProvider:
+    """One app's provider: made at first use, by one thread while the others wait for it, and anew after a fork."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._lock = threading.Lock()  # Guards all that follows.
+        self._making: Future[ServiceBusProvider] | None = None
+        self._provider: ServiceBusProvider | None = None
+        self._is_embedded = False
+        forks.register(self)
+
+    def get(self) -> ServiceBusProvider:
+        with self._lock:
+            if self._provider is not None:
+                return self._provider
+            others, making = self._making, Future[ServiceBusProvider]()
+            if others is None:
+                self._making = making
+        if others is not None:
+            return others.result()
+        try:
+            settings = _Settings.of(self._config)
+            provider = settings.provider()
+        except BaseException as error:
+            with self._lock:
+                # Settings may be put right: the next use tries again.
+                self._making = None
+            making.set_exception(error)
+            raise
+        with self._lock:
+            self._making, self._provider, self._is_embedded = None, provider, settings.embedded is not None
+        # Not earlier: what was registered last is called first, and connection pools see to their own end.
+        atexit.register(provider.close)
+        making.set_result(provider)
+        return provider
+
+    def close(self) -> None:
+        with self._lock:
+            provider, self._provider = self._provider, None
+        if provider is not None:
+            atexit.unregister(provider.close)
+            provider.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: another provider, at the next use. An embedded broker stays the parent's, and its provider
+        says so where it is used here: a second broker would quietly miss what the first one has."""
+        self._lock = threading.Lock()
+        self._making = None
+        if self._provider is not None and not self._is_embedded:
+            atexit.unregister(self._provider.close)
+            self._provider = None
+
+
+# Handlers
+
+
+def _in_context(app: Flask, function: Callable[P, T]) -> Callable[P, T]:
+    if getattr(function, "_azsession_app", None) is app:
+        return function
+    call = app.ensure_sync(function)
+
+    @functools.wraps(function)
+    def in_context(*args: P.args, **kwargs: P.kwargs) -> T:
+        with app.app_context():
+            return cast("T", call(*args, **kwargs))
+
+    in_context._azsession_app = app  # type: ignore[attr-defined]
+    return in_context
+
+
+def _make_processor(
+    app: Flask, queue_name: str, handler: Callable[..., object], options: Mapping[str, Any]
+) -> SessionProcessor:
+    hooks = {name: _in_context(app, options[name]) for name in _HOOKS if callable(options.get(name))}
+    wrapped = _in_context(app, handler) if callable(handler) else handler
+    return SessionProcessor(_of(app).get(), queue_name, wrapped, **{**options, **hooks})
+
+
+# Commands
+
+_commands = AppGroup(NAME, help="Message sessions of Azure Service Bus.")
+
+
+class _Function(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A function, given as ``module:function``; the module may lie in the current directory."""
+
+    name = "module:function"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        module_name, _, path = str(value).partition(":")
+        if not module_name or not path:
+            self.fail(f"{value!r} is not of the form module:function", param, ctx)
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            found: Any = importlib.import_module(module_name)
+            for name in path.split("."):
+                found = getattr(found, name)
+        except Exception as error:
+            self.fail(f"{value!r} cannot be imported: {type(error).__name__}: {error}", param, ctx)
+        if not callable(found):
+            self.fail(f"{value!r} is a {type(found).__name__}, nothing to call", param, ctx)
+        return found
+
+
+_SECONDS = click.FloatRange(0)
+
+
+@_commands.command("consume", short_help="Call a function for the messages of many sessions.")
+@click.argument("queue")
+@click.argument("handler", type=_Function(), metavar="MODULE:FUNCTION")
+@click.option("--max-concurrent-sessions", type=click.IntRange(1), help="Sessions handled at once; 8 by default.")
+@click.option(
+    "--session-ids", "--session-id", multiple=True, metavar="ID", help="Take this session only. Repeat it for more."
+)
+@click.option("--max-messages-per-session", type=click.IntRange(1), help="Messages after which a session is released.")
+@click.option("--session-idle-timeout", type=_SECONDS, help="Seconds to stay in a session that ran empty; 0 by default.")
+@click.option("--prefetch", type=click.IntRange(1, 1000), help="Messages in one request; 10 by default.")
+@click.option("--max-renewal", type=_SECONDS, help="Seconds after which a session's lock is renewed no more.")
+@click.option("--grace-period", type=_SECONDS, help="Seconds that handlers get to finish at the end; 30 by default.")
+@click.option("--on-error", type=_Function(), help="Called with an error, and with its session and message, or None.")
+@click.option("--on-session-opened", type=_Function(), help="Called with a session before its first message.")
+@click.option("--on-session-closed", type=_Function(), help="Called with a session after its release.")
+def _consume(queue: str, handler: Callable[..., object], session_ids: Sequence[str], **options: Any) -> None:
+    """Call MODULE:FUNCTION with each message of QUEUE, and its session: many sessions at once, each in order.
+
+    Each call has an application context of its own. Where it returns, the message is completed. SIGTERM and Ctrl-C let it
+    finish what it has in hand, and release all sessions; a second one gives up what still runs.
+    """
+    app = _current_app()
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        processor = _make_processor(app, queue, handler, {"session_ids": session_ids or None, **given})
+        click.echo(f"consuming {queue}; Ctrl-C ends it", err=True)
+        processor.run()
+    except QueueError as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        _of(app).close()
+    stats = processor.stats
+    click.echo(
+        f"{queue}: {stats.messages_done} done, {stats.messages_failed} failed, "
+        f"{stats.messages_dead_lettered} dead-lettered, in {stats.sessions_done} sessions"
+    )
+    if stats.sessions_open:
+        click.echo(f"given up while their handlers ran: {stats.sessions_open} sessions", err=True)
+        click.get_current_context().exit(1)

@@ -1,0 +1,1 @@
+"""The shop: one Django application, and the project around it."""

@@ -1,0 +1,8 @@
+"""What a web server runs, such as ``gunicorn --preload --workers 3 --threads 8 shop.wsgi``."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+application = get_wsgi_application()

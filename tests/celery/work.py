@@ -1,0 +1,58 @@
+"""The Celery app that the tests' workers run: its tasks note what they do in files, and wait where a test holds them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from celery import Celery
+from kombu.transport.sqlalchemy import Transport
+
+from azsession import DeadLetter, ReceivedMessage, SessionClient
+from azsession.contrib.celery import current_provider, session_task
+
+# How often it looks for tasks, which is no option of this transport; a second otherwise.
+Transport.polling_interval = 0.02
+
+PLACE = Path(os.environ.get("WORK_PLACE", "/nonexistent"))
+
+
+def make_app(place: Path, connection_string: str) -> Celery:
+    """Return an app with its broker in a folder."""
+    made = Celery("work", broker=f"sqla+sqlite:///{place / 'broker.db'}", set_as_current=False)
+    made.conf.update(
+        azsession={"connection_string": connection_string},
+        broker_connection_retry_on_startup=True,
+        task_ignore_result=True,
+        worker_enable_remote_control=False,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+    )
+    session_task("orders", app=made, name="work.handle", shared=False, max_messages=20)(handle)
+    return made
+
+
+def note(text: str) -> None:
+    """Append a line to what was done, whatever process this is."""
+    with (PLACE / "done").open("ab", buffering=0) as file:
+        file.write(f"{text}\n".encode())
+
+
+def handle(message: ReceivedMessage, session: SessionClient) -> None:
+    """Note a message; one that says so waits first until a file is there, and tells which process it is in."""
+    # A forked process has a provider of its own, whatever was made before.
+    assert (current_provider(app) is FIRST) == (os.getpid() == FIRST_PROCESS)
+    text = message.text()
+    if text.startswith("bad"):
+        raise DeadLetter("bad")
+    if text.startswith("wait") and not (PLACE / "go").exists():
+        (PLACE / "waiting").write_text(str(os.getpid()))
+        while not (PLACE / "go").exists():
+            time.sleep(0.01)
+    note(f"{session.session_id}\t{text}\t{os.getpid()}")
+
+
+if "WORK_PLACE" in os.environ:
+    app = make_app(PLACE, os.environ["SERVICEBUS_CONNECTION_STRING"])
+    FIRST, FIRST_PROCESS = current_provider(app), os.getpid()

@@ -1,0 +1,149 @@
+"""What docs/django.md says: its Python is put into a new project and run, its tables are compared with the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+
+from azsession.contrib.django.management.commands.azsession_consume import Command
+from azsession.contrib.django.setting import _KEYS
+from azsession.testing import AzsessionServer
+
+from .projects import ROOT, manage, surroundings
+
+PAGE = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
+BLOCKS = {
+    block.split("\n")[0].removeprefix("# "): block
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+}
+
+#: What the page takes for granted, and what it is run by.
+MODELS = """
+from django.db import models
+
+class Order(models.Model):
+    item = models.CharField(max_length=100)
+    status = models.CharField(max_length=20, default="new")
+"""
+URLS = """
+from django.urls import path
+from shop import async_views, by_hand, views
+
+urlpatterns = [path("place/", views.place), path("place-async/", async_views.place),
+               path("take/", by_hand.take), path("settle/", by_hand.settle)]
+"""
+DRIVER = """
+import time
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+from django.test import Client
+from azsession.contrib.django import get_provider
+from shop import by_hand
+from shop.models import Order
+from shop.processing import make_processor
+
+class Command(BaseCommand):
+    def handle(self, **options):
+        call_command("migrate", verbosity=0)
+        browser = Client()
+        get_provider().create_queue("orders")
+        assert browser.post("/take/").status_code == 204
+        for way in ("place", "place-async"):
+            order = browser.post(f"/{way}/", {"item": "tea"}).json()["order"]
+            [message] = browser.post("/take/").json()["messages"]
+            assert message["text"] == "placed"
+            assert browser.post("/take/").status_code == 204
+            receipt = {"receipt": message["receipt"]}
+            assert browser.post("/settle/", receipt).status_code == 204
+            assert browser.post("/settle/", {"receipt": "x"}).status_code == 410
+            assert get_provider().list_sessions("orders") == []
+        assert len(by_hand.handed_out) == 2
+        order = browser.post("/place/", {"item": "coffee"}).json()["order"]
+        with make_processor():
+            deadline = time.monotonic() + 30
+            while Order.objects.get(pk=order).status != "placed":
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A new project, with an application, and with what the page says."""
+    call_command("startproject", "mysite", str(tmp_path))
+    (tmp_path / "shop").mkdir()
+    call_command("startapp", "shop", str(tmp_path / "shop"))
+    files = {**BLOCKS, "shop/models.py": MODELS, "mysite/urls.py": URLS, "shop/management/commands/drive.py": DRIVER}
+    settings = (tmp_path / "mysite/settings.py").read_text(encoding="utf-8") + "INSTALLED_APPS += ['shop']\n"
+    files["mysite/settings.py"] = settings + "ALLOWED_HOSTS = ['*']\n" + files["mysite/settings.py"]
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_page_works_as_it_stands(project: Path, azsession_server: AzsessionServer) -> None:
+    environ = surroundings(azsession_server.connection_string, project / "none")
+    manage("makemigrations", "shop", "--verbosity", "0", environ=environ, project=project)
+    tested = manage("test", "shop", "--settings", "mysite.settings_for_tests", environ=environ, project=project)
+    assert "Ran 1 test" in tested.stderr
+    # Django's word on the two receipts that are none.
+    assert set(manage("drive", environ=environ, project=project).stderr.splitlines()) == {"Gone: /settle/"}
+
+
+def test_the_fixture_for_pytest_gives_each_test_an_empty_broker(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(BLOCKS["conftest.py"])
+    pytester.makepyfile("""
+import pytest
+from azsession import Message
+from azsession.contrib.django import get_provider
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_one(number, azsession_broker):
+    assert get_provider() is azsession_broker
+    assert get_provider().list_queues() == []
+    get_provider().send_message("q", Message("x", session_id="s"))
+""")
+    pytester.runpytest_inprocess("-p", "no:randomly").assert_outcomes(passed=2)
+
+
+def first_cells(below: str) -> list[str]:
+    """Return what stands in the first column of the first table below a line."""
+    table = PAGE.split(below, 1)[1].split("| --- |", 1)[1].split("\n\n", 1)[0]
+    return re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+
+
+def test_the_tables_list_what_there_is() -> None:
+    assert sorted(first_cells("## The setting")) == sorted(_KEYS)
+    parser = ArgumentParser(add_help=False)
+    Command().add_arguments(parser)
+    assert first_cells("## Consuming") == [each.option_strings[0] for each in parser._actions if each.option_strings]
+    source = (ROOT / "azsession/contrib/django/setting.py").read_text(encoding="utf-8")
+    assert first_cells("No message holds a key") == [
+        f"azsession.{code}" for code in sorted(set(re.findall(r'"(E\d+)"', source)))
+    ]
+
+
+def test_the_example_runs_with_the_command_in_its_first_lines(tmp_path: Path) -> None:
+    first_lines = (ROOT / "examples/django_project/manage.py").read_text(encoding="utf-8").splitlines()[:6]
+    [command] = [line.split() for line in first_lines if line.startswith("    python ")]
+    ended = subprocess.run(
+        [sys.executable, *command[1:]],
+        env=surroundings(None, tmp_path / "shop.sqlite3"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines() == [
+        f"order {number}, {item}: paid, packed, shipped" for number, item in enumerate(("tea", "coffee", "cocoa"), 1)
+    ]

@@ -1,0 +1,169 @@
+"""Messages that go with a transaction."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import unittest
+from collections.abc import Iterator
+
+import pytest
+from django.db import transaction
+from django.test import TestCase, override_settings
+
+from azsession import ConfigurationError, ConnectionFailedError, Message, ServiceBusProvider, ValidationError
+from azsession.contrib.django import get_provider, send_on_commit
+from azsession.testing import AzsessionServer
+
+pytestmark = pytest.mark.usefixtures("server")
+
+
+class Reader:
+    """Looks at what was sent."""
+
+    def __init__(self, provider: ServiceBusProvider) -> None:
+        self._provider = provider
+
+    def bodies(self, session_id: str = "s") -> list[bytes]:
+        return [message.body for message in self._provider.peek_messages("q", session_id, 100)]
+
+
+@pytest.fixture
+def sent(server: AzsessionServer) -> Iterator[Reader]:
+    with server.provider() as provider:
+        provider.create_queue("q")
+        yield Reader(provider)
+
+
+@pytest.fixture
+def nowhere(server: AzsessionServer) -> Iterator[None]:
+    """The setting leads to where nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        place = f"Endpoint=http://127.0.0.1:{sock.getsockname()[1]}/;SharedAccessKeyName=k;SharedAccessKey=c2VjcmV0"
+        with override_settings(AZSESSION={"CONNECTION_STRING": place, "RETRY_ATTEMPTS": 0}):
+            yield
+
+
+def message(body: str, session_id: str = "s") -> Message:
+    return Message(body, session_id=session_id)
+
+
+def test_a_message_is_sent_when_the_transaction_is_committed_and_not_before(sent: Reader) -> None:
+    with transaction.atomic():
+        send_on_commit("q", message("paid"))
+        assert sent.bodies() == []
+    assert sent.bodies() == [b"paid"]
+
+
+def test_nothing_is_sent_when_the_transaction_is_rolled_back(sent: Reader) -> None:
+    with transaction.atomic():
+        send_on_commit("q", message("paid"))
+        transaction.set_rollback(True)
+    assert sent.bodies() == []
+    # Nor by the next transaction.
+    with transaction.atomic():
+        send_on_commit("q", message("packed"))
+    assert sent.bodies() == [b"packed"]
+
+
+def test_a_nested_transaction_sends_with_the_outermost(sent: Reader) -> None:
+    with transaction.atomic():
+        with transaction.atomic():
+            send_on_commit("q", message("paid"))
+        assert sent.bodies() == []
+    assert sent.bodies() == [b"paid"]
+
+
+def test_what_a_savepoint_takes_back_is_not_sent_and_the_rest_is_in_order(sent: Reader) -> None:
+    with transaction.atomic():
+        send_on_commit("q", message("one"))
+        with transaction.atomic():
+            send_on_commit("q", message("never"))
+            transaction.set_rollback(True)
+        with transaction.atomic():
+            send_on_commit("q", [message("two"), message("three")])
+        send_on_commit("q", message("four"))
+    assert sent.bodies() == [b"one", b"two", b"three", b"four"]
+
+
+def test_without_a_transaction_it_is_sent_at_once(sent: Reader) -> None:
+    send_on_commit("q", message("paid"))
+    assert sent.bodies() == [b"paid"]
+
+
+def test_the_ids_are_known_before_the_commit(sent: Reader, server: AzsessionServer) -> None:
+    with transaction.atomic():
+        one = send_on_commit("q", message("one"))
+        two, three = send_on_commit("q", [message("two"), Message("three", session_id="s", message_id="mine")])
+    assert three == "mine"
+    assert [each.message_id for each in get_provider().peek_messages("q", "s")] == [one, two, three]
+
+
+def test_the_transaction_is_that_of_the_database_that_is_named(sent: Reader) -> None:
+    with transaction.atomic(using="other"):
+        send_on_commit("q", message("other"), using="other")
+        send_on_commit("q", message("default"))
+        assert sent.bodies() == [b"default"]
+    assert sent.bodies() == [b"default", b"other"]
+
+
+def test_no_message_is_none(sent: Reader) -> None:
+    assert send_on_commit("q", []) == []
+
+
+@pytest.mark.parametrize("wrong", [Message("x"), "x", [Message("x", session_id="s"), None]])
+def test_what_cannot_be_sent_is_refused_while_all_can_be_rolled_back(wrong: object) -> None:
+    with transaction.atomic(), pytest.raises(ValidationError):
+        send_on_commit("q", wrong)  # type: ignore[call-overload]
+
+
+def test_a_wrong_setting_is_known_before_the_commit() -> None:
+    with override_settings(AZSESSION={"QUEUE": "q"}), transaction.atomic(), pytest.raises(ConfigurationError, match="QUEUE"):
+        send_on_commit("q", message("x"))
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_failure_after_the_commit_is_logged_and_raised_and_ends_what_follows(caplog: pytest.LogCaptureFixture) -> None:
+    followed: list[str] = []
+
+    def place() -> None:
+        with transaction.atomic():
+            transaction.on_commit(lambda: followed.append("before"))
+            send_on_commit("q", Message("secret", session_id="s", message_id="m-1"))
+            transaction.on_commit(lambda: followed.append("after"))
+
+    with pytest.raises(ConnectionFailedError):
+        place()
+    assert followed == ["before"]
+    [record] = [each for each in caplog.records if each.name.startswith("azsession.contrib")]
+    assert record.levelno == logging.ERROR
+    assert "m-1" in record.getMessage()
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_failure_of_a_robust_one_is_logged_and_what_follows_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    followed: list[str] = []
+    with transaction.atomic():
+        send_on_commit("q", message("paid"), robust=True)
+        transaction.on_commit(lambda: followed.append("after"))
+    assert followed == ["after"]
+    assert {each.name for each in caplog.records if each.levelno >= logging.ERROR} == {
+        "azsession.contrib.django.sending",
+        "django.db.backends.base",
+    }
+
+
+def test_a_test_case_of_django_sees_what_would_be_sent(sent: Reader) -> None:
+    class Case(TestCase):
+        def runTest(self) -> None:
+            send_on_commit("q", message("one"))
+            with self.captureOnCommitCallbacks(execute=True) as callbacks:
+                send_on_commit("q", message("two"))
+            assert len(callbacks) == 1
+
+    result = unittest.TestResult()
+    unittest.TestSuite([Case()]).run(result)
+    assert result.wasSuccessful(), (result.failures, result.errors)
+    assert sent.bodies() == [b"two"]

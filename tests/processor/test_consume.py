@@ -1,0 +1,158 @@
+"""`azsession consume`, as processes of their own: with real webhooks, killed, and told to end in mid-handler."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from azsession import Message, QueueSettings, ServiceBusProvider
+from azsession.testing import AzsessionServer
+
+from ..cli.processes import COMMAND, PATIENCE, Served, assert_one_line, environment, run, run_here
+from ..conftest import eventually
+from .helpers import QUEUE, left, locked, send
+
+ROOT = Path(__file__).parents[2]
+
+
+def consume(connection_string: str, report: Path, handler: str, *options: str, **streams: Any) -> subprocess.Popen[str]:
+    """Start a consumer; the caller ends it."""
+    command = [*COMMAND, "consume", QUEUE, f"tests.processor.handlers:{handler}", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.Popen(command, cwd=ROOT, text=True, env=environment(connection_string, REPORT=str(report)), **pipes)
+
+
+def lines(report: Path, *first: object) -> list[list[str]]:
+    """Return the lines of a report, those after these first words."""
+    words = [line.split() for line in report.read_text().splitlines()] if report.exists() else []
+    return [line for line in words if line[: len(first)] == [str(word) for word in first]]
+
+
+def test_webhooks_are_handled_in_order_by_two_processes_one_of_them_killed(
+    tmp_path: Path, webhooks: list[dict[str, Any]]
+) -> None:
+    report = tmp_path / "report"
+    with Served("--data", tmp_path / "data.db") as server, ServiceBusProvider.from_connection_string(server.line) as provider:
+        provider.create_queue(QUEUE, QueueSettings(lock_duration=2))
+        provider.send_messages(QUEUE, [Message(json.dumps(event), session_id=event["session_id"]) for event in webhooks])
+        options = ("--max-concurrent-sessions", "16", "--prefetch", "3")
+        victim = consume(server.line, report, "webhook", *options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        other = consume(server.line, report, "webhook", *options, "--json")
+        try:
+            eventually(lambda: len(lines(report, victim.pid)) >= 20, seconds=60)
+            victim.kill()
+            victim.wait()
+            eventually(lambda: left(provider) == 0, seconds=60)
+            other.terminate()
+            out, err = other.communicate(timeout=PATIENCE)
+        finally:
+            for process in (victim, other):
+                process.kill()
+                process.communicate()
+        assert (other.returncode, locked(provider)) == (0, [])
+        assert err == f"consuming {QUEUE}; Ctrl-C ends it\n"
+        assert provider.get_queue(QUEUE).dead_letter_count == 0
+    handled = [(pid, session_id, int(position)) for pid, _, session_id, position, _ in lines(report)]
+    assert json.loads(out)["messages_done"] == len([1 for pid, *_ in handled if pid == str(other.pid)])
+    by_session: dict[str, list[int]] = defaultdict(list)
+    for _, session_id, position in handled:
+        by_session[session_id].append(position)
+    expected: dict[str, list[int]] = defaultdict(list)
+    for event in webhooks:
+        expected[quote(event["session_id"], safe="")].append(event["position"])
+    # In order, and twice only what the killed one had in its hands: the last message of each of its sessions.
+    assert {name: list(dict.fromkeys(positions)) for name, positions in by_session.items()} == expected
+    assert all(positions == sorted(positions) for positions in by_session.values())
+    in_hand = {session_id: position for pid, session_id, position in handled if pid == str(victim.pid)}
+    again = [one for one, times in Counter(one[1:] for one in handled).items() if times > 1]
+    assert len(again) <= 16
+    assert all(in_hand[session_id] == position for session_id, position in again)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_mid_handler_finishes_it_and_gives_the_rest_back(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path, number: int
+) -> None:
+    report = tmp_path / "report"
+    send(azsession_provider, "a", ["1", "2", "3"])
+    closed = ("--on-session-closed", "tests.processor.handlers:closed")
+    with consume(azsession_server.connection_string, report, "until_told", *closed) as process:
+        eventually(lambda: lines(report, process.pid, "began"), seconds=60)
+        process.send_signal(number)
+        # It begins nothing more: what comes for other sessions stays.
+        assert process.poll() is None
+        (tmp_path / "report.go").touch()
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (0, "orders: 1 message of 1 session done\n")
+    assert err == f"consuming {QUEUE}; Ctrl-C ends it\n"
+    assert [line[1:] for line in lines(report)] == [["began", "1"], ["ended", "1"], ["closed", "a"]]
+    assert (left(azsession_provider), locked(azsession_provider)) == (2, [])
+
+
+def test_a_second_signal_gives_up_what_still_runs(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    send(azsession_provider, "a", ["1"])
+    with consume(azsession_server.connection_string, report, "until_told") as process:
+        eventually(lambda: lines(report, process.pid, "began"), seconds=60)
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < deadline:
+            process.terminate()
+            time.sleep(0.1)
+        out, err = process.communicate(timeout=PATIENCE)
+    # The third signal, if there was one, was no longer the processor's.
+    assert process.returncode in (1, -signal.SIGTERM), (out, err)
+    assert (left(azsession_provider), locked(azsession_provider)) == (1, [])
+
+
+def test_on_a_terminal_there_is_a_live_view(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path
+) -> None:
+    send(azsession_provider, "a", ["1"])
+    ours, theirs = pty.openpty()
+    process = consume(azsession_server.connection_string, tmp_path / "report", "refuse", stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while b"1 dead-lettered" not in shown:
+            shown += os.read(ours, 4096)
+        process.terminate()
+        out, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+    assert (process.returncode, out) == (0, "orders: 0 messages of 1 session done, 1 dead-lettered\n")
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        ("handle", ["not of the form module:function"]),
+        ("tests.processor.missing:handle", ["ModuleNotFoundError"]),
+        ("tests.processor.handlers:missing", ["AttributeError"]),
+        ("tests.processor.handlers:NOT_A_FUNCTION", ["is a int, nothing to call"]),
+    ],
+)
+def test_a_function_that_cannot_be_had_is_named(azsession_server: AzsessionServer, handler: str, words: list[str]) -> None:
+    ended = run_here("consume", QUEUE, handler, connection_string=azsession_server.connection_string)
+    assert_one_line(ended, *words, status=2)
+
+
+def test_a_queue_that_is_not_there_fails_in_one_line(tmp_path: Path) -> None:
+    with Served("--data", tmp_path / "data.db") as server:
+        ended = run("consume", QUEUE, "json:loads", connection_string=server.line)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("azsession: ")
+    assert "Traceback" not in ended.stderr
