@@ -1,19 +1,20 @@
-"""A Celery app of a test's own, whose broker is in memory, and a worker for it in this process."""
+"""A Celery app of a test's own, whose broker is in memory, and what runs its tasks in this process."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from queue import Empty
+from typing import Any
 
 import pytest
 from celery import Celery
-from celery.contrib.testing.worker import start_worker
+from celery.app.trace import trace_task
 
 from azsession.contrib.celery import close_provider
 from azsession.testing import AzsessionServer
 
-StartWorker = Callable[[], AbstractContextManager[object]]
+RunTasks = Callable[[], None]
 
 
 @pytest.fixture
@@ -21,11 +22,8 @@ def app(azsession_server: AzsessionServer) -> Iterator[Celery]:
     made = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     made.conf.update(
         azsession={"connection_string": azsession_server.connection_string},
-        broker_transport_options={"polling_interval": 0.01},
         # What is in memory is there for all apps of this process.
         task_default_queue=str(uuid.uuid4()),
-        worker_enable_remote_control=False,
-        broker_connection_retry_on_startup=True,
     )
     yield made
     close_provider(made)
@@ -33,10 +31,22 @@ def app(azsession_server: AzsessionServer) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def worker(app: Celery) -> StartWorker:
-    """Return what starts a worker, for the length of a with block, that runs the tasks one after another."""
+def run_tasks(app: Celery) -> RunTasks:
+    """Return what runs all tasks that are queued, and those that they queue, as a worker does, but for any countdown."""
 
-    def start() -> AbstractContextManager[object]:
-        return start_worker(app, perform_ping_check=False, loglevel="WARNING", shutdown_timeout=30)
+    def run(message: Any) -> None:
+        args, kwargs, _ = message.decode()
+        message.ack()
+        request = {**message.headers, "delivery_info": message.delivery_info, "is_eager": False}
+        trace_task(app.tasks[message.headers["task"]], message.headers["id"], args, kwargs, request, app=app)
 
-    return start
+    def run_all() -> None:
+        with app.connection_for_read() as connection, connection.SimpleQueue(app.conf.task_default_queue) as tasks:
+            while True:
+                try:
+                    message = tasks.get(block=False)
+                except Empty:
+                    return
+                run(message)
+
+    return run_all

@@ -13,7 +13,7 @@ from azsession import ConfigurationError, Message, ServiceBusProvider
 from azsession.contrib.celery import Dispatcher, session_task
 
 from ..cli.processes import assert_one_line, run_here
-from .conftest import StartWorker
+from .conftest import RunTasks
 from .workers import QUEUE, send
 
 
@@ -34,12 +34,16 @@ def test_it_sends_one_task_for_each_session_and_no_second_while_nothing_moves(
     assert [dispatcher.dispatch(), dispatcher.dispatch()] == [1, 0]
 
 
-def test_what_it_sends_is_run(app: Celery, task: Any, worker: StartWorker, azsession_provider: ServiceBusProvider) -> None:
+def test_what_it_sends_is_run(app: Celery, task: Any, run_tasks: RunTasks, azsession_provider: ServiceBusProvider) -> None:
     send(azsession_provider, "a", "123")
     dispatcher = Dispatcher(app)
     assert dispatcher.queue_names == [QUEUE]
-    with worker():
-        dispatcher.run(lambda pause: not azsession_provider.list_sessions(QUEUE), 0.05)
+
+    def sleep(pause: float) -> bool:
+        run_tasks()
+        return not azsession_provider.list_sessions(QUEUE)
+
+    assert dispatcher.run(sleep) == 1
 
 
 def test_a_task_that_was_lost_is_sent_again_after_a_while_that_grows(

@@ -11,7 +11,7 @@ from celery import Celery
 from azsession import InvalidReceiptError, ReceivedMessage, ServiceBusProvider, SessionClient
 from azsession.contrib.celery import settle_on_success
 
-from .conftest import StartWorker
+from .conftest import RunTasks
 from .workers import QUEUE, left, send
 
 
@@ -40,71 +40,74 @@ def make(app: Celery, *, errors: list[Exception], **options: Any) -> Any:
 
 
 def test_a_message_is_completed_when_the_task_succeeds(
-    app: Celery, worker: StartWorker, session: SessionClient, azsession_provider: ServiceBusProvider
+    app: Celery, run_tasks: RunTasks, session: SessionClient, azsession_provider: ServiceBusProvider
 ) -> None:
     result = make(app, errors=[]).delay(str(receive(session).receipt))
-    with worker():
-        result.get(timeout=30)
+    run_tasks()
+    result.get(timeout=30)
     assert left(azsession_provider) == 1
     assert receive(session).text() == "next"
 
 
 def test_a_message_is_abandoned_when_the_task_fails_for_good(
-    app: Celery, worker: StartWorker, session: SessionClient
+    app: Celery, run_tasks: RunTasks, session: SessionClient
 ) -> None:
     result = make(app, errors=[ValueError("no")]).delay(str(receive(session).receipt))
-    with worker(), pytest.raises(ValueError, match="no"):
+    run_tasks()
+    with pytest.raises(ValueError, match="no"):
         result.get(timeout=30)
     again = receive(session)
     assert (again.text(), again.delivery_count) == ("fine", 2)
 
 
 def test_a_message_is_left_as_it_is_while_the_task_is_retried(
-    app: Celery, worker: StartWorker, session: SessionClient, azsession_provider: ServiceBusProvider
+    app: Celery, run_tasks: RunTasks, session: SessionClient, azsession_provider: ServiceBusProvider
 ) -> None:
     task = make(app, errors=[OSError("1"), OSError("2")], autoretry_for=(OSError,), default_retry_delay=0)
     first = receive(session)
     result = task.delay(str(first.receipt))
-    with worker():
-        result.get(timeout=30)
+    run_tasks()
+    result.get(timeout=30)
     # Abandoned, it would have come before the next one, or been locked by nobody when it was completed.
     assert left(azsession_provider) == 1
     assert receive(session).text() == "next"
 
 
-def test_a_message_is_abandoned_when_the_retries_are_over(app: Celery, worker: StartWorker, session: SessionClient) -> None:
+def test_a_message_is_abandoned_when_the_retries_are_over(app: Celery, run_tasks: RunTasks, session: SessionClient) -> None:
     errors: list[Exception] = [OSError("1"), OSError("2")]
     task = make(app, errors=errors, autoretry_for=(OSError,), default_retry_delay=0, max_retries=1)
     result = task.delay(str(receive(session).receipt))
-    with worker(), pytest.raises(OSError, match="2"):
+    run_tasks()
+    with pytest.raises(OSError, match="2"):
         result.get(timeout=30)
     assert errors == []
     assert receive(session).text() == "fine"
 
 
 def test_a_task_that_runs_twice_settles_once(
-    app: Celery, worker: StartWorker, session: SessionClient, azsession_provider: ServiceBusProvider
+    app: Celery, run_tasks: RunTasks, session: SessionClient, azsession_provider: ServiceBusProvider
 ) -> None:
     task = make(app, errors=[], acks_late=True)
     receipt = str(receive(session).receipt)
     results = [task.delay(receipt), task.delay(receipt)]
-    with worker():
-        for result in results:
-            result.get(timeout=30)
+    run_tasks()
+    for result in results:
+        result.get(timeout=30)
     assert left(azsession_provider) == 1
 
 
-def test_a_task_whose_message_was_lost_meanwhile_fails(app: Celery, worker: StartWorker, session: SessionClient) -> None:
+def test_a_task_whose_message_was_lost_meanwhile_fails(app: Celery, run_tasks: RunTasks, session: SessionClient) -> None:
     receipt = str(receive(session).receipt)
     session.close()
     result = make(app, errors=[]).delay(receipt)
-    with worker(), pytest.raises(InvalidReceiptError):
+    run_tasks()
+    with pytest.raises(InvalidReceiptError):
         result.get(timeout=30)
 
 
 @pytest.mark.parametrize(("errors", "next_one"), [([], "next"), ([ValueError("no")], "fine")])
 def test_without_a_with_block_it_is_settled_when_the_task_is_over(
-    app: Celery, worker: StartWorker, session: SessionClient, errors: list[Exception], next_one: str
+    app: Celery, run_tasks: RunTasks, session: SessionClient, errors: list[Exception], next_one: str
 ) -> None:
     def work(receipt: str) -> None:
         settle_on_success(receipt)
@@ -112,8 +115,8 @@ def test_without_a_with_block_it_is_settled_when_the_task_is_over(
             raise errors[0]
 
     result = app.task(name="work", shared=False)(work).delay(str(receive(session).receipt))
-    with worker():
-        result.get(timeout=30, propagate=False)
+    run_tasks()
+    result.get(timeout=30, propagate=False)
     assert receive(session).text() == next_one
 
 

@@ -23,7 +23,7 @@ from azsession.contrib.celery import session_task
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
-from .conftest import StartWorker
+from .conftest import RunTasks
 from .workers import QUEUE, is_free, left, send
 
 
@@ -54,13 +54,13 @@ def test_it_handles_the_messages_of_its_session_in_order(app: Celery, azsession_
     assert is_free(azsession_provider) is False
 
 
-def test_it_runs_in_a_worker(app: Celery, worker: StartWorker, azsession_provider: ServiceBusProvider) -> None:
+def test_it_runs_in_a_worker(app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider) -> None:
     seen = Seen()
     task = make(app, seen)
     send(azsession_provider, "a", "123")
     result = task.delay("a")
-    with worker():
-        assert result.get(timeout=30) == 3
+    run_tasks()
+    assert result.get(timeout=30) == 3
     assert seen.all == ["a1", "a2", "a3"]
     assert is_free(azsession_provider)
 
@@ -99,7 +99,7 @@ def test_a_verdict_on_the_session_dead_letters_all_that_is_left(app: Celery, azs
 
 
 def test_a_message_that_failed_comes_again_before_the_later_ones(
-    app: Celery, worker: StartWorker, azsession_provider: ServiceBusProvider
+    app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider
 ) -> None:
     def fail_once(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "2" and message.delivery_count == 1:
@@ -109,9 +109,9 @@ def test_a_message_that_failed_comes_again_before_the_later_ones(
     task = make(app, seen)
     send(azsession_provider, "a", "123")
     result = task.delay("a")
-    with worker():
-        # Its second run tells of itself alone.
-        assert result.get(timeout=30) == 2
+    run_tasks()
+    # Its second run tells of itself alone.
+    assert result.get(timeout=30) == 2
     assert seen.all == ["a1", "a2", "a2", "a3"]
     assert is_free(azsession_provider)
 
@@ -142,7 +142,7 @@ def test_the_users_limit_of_retries_ends_the_task_with_the_error(app: Celery, az
 
 
 def test_a_message_that_comes_after_the_last_receive_is_not_stranded(
-    app: Celery, worker: StartWorker, azsession_provider: ServiceBusProvider
+    app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider
 ) -> None:
     def send_another(message: ReceivedMessage, session: SessionClient) -> None:
         # Fewer came than were asked for, so that nothing is received after this.
@@ -155,13 +155,13 @@ def test_a_message_that_comes_after_the_last_receive_is_not_stranded(
     task = make(app, seen)
     send(azsession_provider, "a", "1")
     task.delay("a")
-    with worker():
-        eventually(lambda: left(azsession_provider) == 0, seconds=30)
+    run_tasks()
+    assert left(azsession_provider) == 0
     assert seen.all == ["a1", "a2"]
 
 
 def test_a_session_with_many_messages_lets_others_have_their_turn(
-    app: Celery, worker: StartWorker, azsession_provider: ServiceBusProvider
+    app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider
 ) -> None:
     seen = Seen()
     task = make(app, seen, max_messages=2)
@@ -169,8 +169,8 @@ def test_a_session_with_many_messages_lets_others_have_their_turn(
     send(azsession_provider, "b", "1")
     task.delay("a")
     task.delay("b")
-    with worker():
-        eventually(lambda: left(azsession_provider) == 0, seconds=30)
+    run_tasks()
+    assert left(azsession_provider) == 0
     assert sorted(seen.all) == ["a1", "a2", "a3", "a4", "a5", "a6", "b1"]
     assert [each for each in seen.all if each[0] == "a"] == ["a1", "a2", "a3", "a4", "a5", "a6"]
     assert seen.all.index("b1") < 6
@@ -184,7 +184,7 @@ def test_called_as_a_function_it_stays_until_the_session_is_empty(
 
 
 def test_a_message_whose_lock_was_lost_does_not_count_and_comes_again(
-    app: Celery, worker: StartWorker, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+    app: Celery, run_tasks: RunTasks, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     lost = threading.Event()
 
@@ -198,10 +198,10 @@ def test_a_message_whose_lock_was_lost_does_not_count_and_comes_again(
     task = make(app, seen, max_renewal=0, prefetch=1)
     send(azsession_provider, "a", "12")
     result = task.delay("a")
-    with worker():
-        assert result.get(timeout=30) == 0
-        assert lost.is_set()
-        eventually(lambda: left(azsession_provider) == 0, seconds=30)
+    run_tasks()
+    assert result.get(timeout=30) == 0
+    assert lost.is_set()
+    assert left(azsession_provider) == 0
     assert seen.all == ["a1", "a1", "a2"]
 
 

@@ -26,6 +26,7 @@ def make_app(place: Path, connection_string: str) -> Celery:
         broker_connection_retry_on_startup=True,
         task_ignore_result=True,
         worker_enable_remote_control=False,
+        worker_lost_wait=0.5,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
     )

@@ -122,15 +122,23 @@ class Running:
         self.see()
         self.process.send_signal(signal.SIGTERM)
 
-    def end(self) -> None:
-        """Tell it to end; it does so well, and no process that it started is left."""
+    def kill(self) -> None:
+        """Kill it, and all that it has started."""
+        for process in self.see():
+            process.kill()
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, complaint: str | None = None) -> None:
+        """Tell it to end; it does so well, and no process that it started is left. `complaint` may be in its log."""
         if self.process.poll() is None:
             self.tell_to_end()
         assert self.process.wait(PATIENCE) == 0, self.log
         _, left = psutil.wait_procs(self.family, timeout=PATIENCE)
         assert not left
-        for word in ("Warning", "Traceback", "never closed"):
-            assert word not in self.log, self.log
+        assert complaint is None or complaint in self.log
+        unwanted = ("Warning", "never closed", *(["Traceback"] if complaint is None else []))
+        assert not [word for word in unwanted if word in self.log], self.log
 
     def __enter__(self) -> Running:
         return self
