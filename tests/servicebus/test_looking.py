@@ -86,8 +86,9 @@ def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
     monkeypatch.setattr(looking, "SEARCH_QUIET", 0.2)
     numbers = bury(broker, "one", "two")
     with broker_on(namespace) as other:
-        uplink = other._namespace.reach(QUEUE)
-        search = looking._Search(uplink, QUEUE, numbers["two"])
+        dead_letters = QUEUE + looking.DEAD_LETTER_QUEUE
+        uplink = other._namespace.reach(dead_letters)
+        search = looking._Search(uplink, dead_letters, numbers["two"])
         other._loop.call(lambda: uplink.connection.attach(search))
         search.found.result(10)
         with pytest.raises(ProviderError) as caught:
