@@ -205,6 +205,8 @@ def test_a_message_whose_lock_was_lost_does_not_count_and_comes_again(
     def outlive_the_lock(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "1" and message.delivery_count == 1:
             eventually(lambda: session.is_lock_lost)
+            # Who holds it takes it to be over before the server does.
+            eventually(lambda: azsession_provider.list_sessions(QUEUE)[0].locked_until is None)
             lost.set()
 
     azsession_server.create_queue(QUEUE, lock_duration=1)
