@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 
 from azsession import ConfigurationError, Message
 from azsession.contrib.celery import close_provider, current_provider
@@ -76,6 +77,17 @@ def test_what_is_wrong_is_told(app: Celery, value: Any, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as caught:
         current_provider(app)
     assert "c2VjcmV0" not in str(caught.value)
+
+
+def test_a_worker_that_starts_tells_what_is_wrong(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    app.conf.azsession = {"conection_string": KEY}
+    signals.worker_init.send(sender=type("Worker", (), {"app": app}))
+    assert "did you mean 'connection_string'" in caplog.text
+
+
+def test_threads_that_ask_at_once_get_the_same_provider(app: Celery) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(lambda _: current_provider(app), range(8)))) == 1
 
 
 def test_a_broker_can_be_embedded_for_tests(app: Celery, tmp_path: Path) -> None:

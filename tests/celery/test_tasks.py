@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.exceptions import Ignore
 
 from azsession import (
@@ -183,6 +183,20 @@ def test_called_as_a_function_it_stays_until_the_session_is_empty(
     assert make(app, Seen(), max_messages=2)("a") == 5
 
 
+def test_called_as_a_function_in_a_worker_that_ends_it_leaves_the_rest(
+    app: Celery, azsession_provider: ServiceBusProvider
+) -> None:
+    def end(message: ReceivedMessage, session: SessionClient) -> None:
+        signals.worker_shutting_down.send(sender="worker")
+
+    send(azsession_provider, "a", "123")
+    try:
+        assert make(app, end)("a") == 1
+    finally:
+        signals.worker_init.send(sender=None)
+    assert left(azsession_provider) == 2
+
+
 def test_a_message_whose_lock_was_lost_does_not_count_and_comes_again(
     app: Celery, run_tasks: RunTasks, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
@@ -191,6 +205,8 @@ def test_a_message_whose_lock_was_lost_does_not_count_and_comes_again(
     def outlive_the_lock(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "1" and message.delivery_count == 1:
             eventually(lambda: session.is_lock_lost)
+            # Who holds it takes it to be over before the server does.
+            eventually(lambda: azsession_provider.list_sessions(QUEUE)[0].locked_until is None)
             lost.set()
 
     azsession_server.create_queue(QUEUE, lock_duration=1)

@@ -83,7 +83,8 @@ class Dispatcher:
         try:
             return sum(self._look_at(queue_name, task) for queue_name, task in self._tasks.items())
         finally:
-            self._is_looking = False
+            with self._lock:
+                self._is_looking = False
 
     def _look_at(self, queue_name: str, task: Any) -> int:
         provider, before, count = current_provider(self._app), self._sent[queue_name], 0

@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import attrs
@@ -165,27 +166,38 @@ def _credential(value: Any) -> Any:
 
 
 class _Kept:
-    """One app's provider."""
+    """One app's provider: made at first use, by one thread while the others wait for it, and anew after a fork."""
 
     def __init__(self, app: Any) -> None:
         self._app = weakref.ref(app)
-        self._lock = (
-            threading.Lock()
-        )  # Guards what follows. Making one does no I/O but for opening an embedded broker's file.
+        self._lock = threading.Lock()  # Guards what follows.
+        self._making: Future[ServiceBusProvider] | None = None
         self._provider: ServiceBusProvider | None = None
         self._is_embedded = False
         forks.register(self)
 
     def get(self) -> ServiceBusProvider:
-        # Without the lock, as it is asked for all the time.
-        provider = self._provider
-        if provider is not None:
-            return provider
         with self._lock:
-            if self._provider is None:
-                setting = Setting.of(self._app())
-                self._provider, self._is_embedded = setting.provider(), setting.embedded is not None
-            return self._provider
+            if self._provider is not None:
+                return self._provider
+            others, making = self._making, Future[ServiceBusProvider]()
+            if others is None:
+                self._making = making
+        if others is not None:
+            return others.result()
+        try:
+            setting = Setting.of(self._app())
+            provider = setting.provider()
+        except BaseException as error:
+            with self._lock:
+                # The setting may be put right: the next use tries again.
+                self._making = None
+            making.set_exception(error)
+            raise
+        with self._lock:
+            self._making, self._provider, self._is_embedded = None, provider, setting.embedded is not None
+        making.set_result(provider)
+        return provider
 
     def close(self) -> None:
         with self._lock:
@@ -197,6 +209,7 @@ class _Kept:
         """In a forked child: another provider, at the next use. An embedded broker stays the parent's, and its provider
         says so where it is used here: a second broker would quietly miss what the first one has."""
         self._lock = threading.Lock()
+        self._making = None
         if not self._is_embedded:
             self._provider = None
 
@@ -231,12 +244,17 @@ atexit.register(_close_all)
 _shutdown = mmap.mmap(-1, 1)
 
 
+def worker_ends() -> bool:
+    """Tell whether the worker whose process this is, or was forked from, shuts down."""
+    return _shutdown[0] != 0
+
+
 class WorkerEnds(threading.Event):
     """An event that is set, too, once the worker whose process this is, or was forked from, shuts down."""
 
     def is_set(self) -> bool:
         """Tell whether to begin nothing any more."""
-        return super().is_set() or _shutdown[0] != 0
+        return super().is_set() or worker_ends()
 
 
 def _on_worker_init(sender: Any = None, **_: Any) -> None:

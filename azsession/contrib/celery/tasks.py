@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from ...processor.settings import Settings, check
 from ...processor.sources import Taken
 from ...processor.tally import Tally
 from ...provider import ServiceBusProvider
-from .provider import WorkerEnds, current_provider
+from .provider import WorkerEnds, current_provider, worker_ends
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +114,11 @@ def _drain(task: Any, settings: Settings, session_id: str) -> int:
             raise _retry(task, problem, tally) from problem
         failure = outcome.failure
         if left is not None:
-            if task.request.called_directly or task.request.is_eager:
+            if not (task.request.called_directly or task.request.is_eager):
+                _hand_on(task, session_id, left)
+            elif not worker_ends():
+                time.sleep(left)
                 continue
-            _hand_on(task, session_id, left)
         elif outcome.fatal is not None:
             raise outcome.fatal
         elif failure is not None and not isinstance(failure.error, SessionLockedError):
