@@ -128,9 +128,12 @@ class SessionProcessor:
             QueueError: It cannot go on: there is no such queue, no right to it, or the provider was closed.
             KeyboardInterrupt: A handler raised it, and SystemExit likewise; the processor was stopped first.
         """
-        crew, grace = self._start(), self._settings.grace_period
+        crew, grace = self._new_crew(), 0.0
         try:
+            # Before any handler can run: whoever sees one may send a signal.
             with _signals(crew.news) as came:
+                crew.start()
+                grace = self._settings.grace_period
                 self._watch(crew, came)
             grace = 0.0
         finally:
@@ -160,19 +163,19 @@ class SessionProcessor:
         Raises:
             ConfigurationError: It runs already, or the provider is closed.
         """
-        self._start()
-
-    def _start(self) -> Crew:
-        with self._lock:
-            if self._crew is not None:
-                raise ConfigurationError("the session processor runs already")
-            crew = self._crew = Crew(self._provider, self._settings)
+        crew = self._new_crew()
         try:
             crew.start()
         except BaseException:
             self._finish(crew, 0.0)
             raise
-        return crew
+
+    def _new_crew(self) -> Crew:
+        with self._lock:
+            if self._crew is not None:
+                raise ConfigurationError("the session processor runs already")
+            self._crew = Crew(self._provider, self._settings)
+            return self._crew
 
     def stop(self, timeout: float | timedelta | None = None) -> bool:
         """Let handlers finish what they have in hand, send everything else back, and release all sessions. Idempotent.

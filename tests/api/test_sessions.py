@@ -211,7 +211,7 @@ def test_renewing_moves_the_expiry(arrangement: Arrangement, provider: ServiceBu
 
 
 def test_a_lock_is_renewed_beyond_its_duration(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
-    queue = arrangement.queue(lock_duration=1)
+    queue = arrangement.queue(lock_duration=3)
     send(provider, queue, "0")
     with (
         provider.create_session_client(queue, "s1") as session,
