@@ -11,8 +11,9 @@ from typing import Any
 
 from ....errors import ConnectionFailedError, QueueError
 from . import codec
+from .channels import Channel
 from .codec import Condition
-from .links import CONNECTION_LOST, NO_ROOM, Channel, Link
+from .links import CONNECTION_LOST, NO_ROOM, Link
 from .loop import Loop, Timer
 from .stream import Address, Stream
 
