@@ -5,25 +5,20 @@ Applications use `AzSession` and `current_provider`. Needs the extra ``flask``.
 
 from __future__ import annotations
 
-import atexit
 import difflib
 import functools
 import importlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar, cast
 
-import attrs
-
-from .. import forks
 from .._extras import need
 from ..config import ServiceBusConfig
 from ..errors import ConfigurationError, QueueError
 from ..processor import SessionProcessor
 from ..provider import ServiceBusProvider
+from .keeping import FIELDS, MEMORY, PLACES, TEXTS, KeptProvider, ProviderSetting, kind_of
 
 need("flask", "flask")
 
@@ -41,13 +36,8 @@ T = TypeVar("T")
 NAME = "azsession"
 #: What the settings in `app.config` begin with.
 PREFIX = "AZSESSION_"
-#: What `AZSESSION_EMBEDDED` is for a broker that keeps nothing on disk.
-MEMORY = "memory"
 
-_FIELDS = tuple(field.name for field in attrs.fields(ServiceBusConfig) if field.init)
-_NAMES = tuple(PREFIX + name.upper() for name in (*_FIELDS, "credential", "embedded"))
-_TEXTS = ("connection_string", "namespace", "gateway_url", "ca_bundle", "transport")
-_PLACES = ("connection_string", "namespace", "gateway_url")
+_NAMES = tuple(PREFIX + name.upper() for name in (*FIELDS, "credential", "embedded"))
 #: What of a processor calls the user's code.
 _HOOKS = ("on_error", "on_session_opened", "on_session_closed")
 
@@ -80,8 +70,8 @@ class AzSession:
         """
         if NAME in app.extensions:
             raise ConfigurationError(f"the app {app.name!r} has an AzSession already")
-        _Settings.of(app.config)
-        app.extensions[NAME] = _AppProvider(app.config)
+        _read(app.config)
+        app.extensions[NAME] = KeptProvider(lambda: _read(app.config), _nowhere)
         app.cli.add_command(_commands)
 
     @property
@@ -136,9 +126,9 @@ def _current_app() -> Flask:
     return cast("Flask", current_app._get_current_object())  # type: ignore[attr-defined]
 
 
-def _of(app: Flask) -> _AppProvider:
+def _of(app: Flask) -> KeptProvider:
     known = app.extensions.get(NAME)
-    if not isinstance(known, _AppProvider):
+    if not isinstance(known, KeptProvider):
         raise ConfigurationError(f"the app {app.name!r} has no AzSession: call AzSession(app), or init_app(app) on one")
     return known
 
@@ -150,72 +140,41 @@ current_provider = cast("ServiceBusProvider", LocalProxy(lambda: _of(_current_ap
 # Settings
 
 
-@attrs.frozen
-class _Settings:
-    """What `app.config` and, where it is silent, the environment say.
+def _read(config: Mapping[str, Any]) -> ProviderSetting:
+    """Return what `app.config` says.
 
-    Attributes:
-        fields: Those of `ServiceBusConfig`.
-        credential: A `TokenCredential`, or what makes one.
-        embedded: Where the embedded broker keeps its messages, `MEMORY` or a file; `None` for another server.
+    Raises:
+        ConfigurationError: A setting is wrong; a name that is not known brings what may have been meant.
     """
+    given = {name: value for name, value in config.items() if name.startswith(PREFIX)}
+    for name in given:
+        if name not in _NAMES:
+            # By what is not the same in all.
+            close = difflib.get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in _NAMES], 1)
+            meant = f"did you mean {PREFIX}{close[0]}?" if close else f"there are {', '.join(sorted(_NAMES))}"
+            raise ConfigurationError(f"app.config has {name}, which is no setting of azsession: {meant}")
+    values = {name[len(PREFIX) :].lower(): value for name, value in given.items() if value is not None}
+    credential, embedded = _credential(values.pop("credential", None)), _embedded(values.pop("embedded", None))
+    _check_types(values)
+    # Where nothing says yet where to connect to, the rest is checked all the same.
+    elsewhere: dict[str, Any] = {} if any(name in values for name in PLACES) else {"namespace": "any"}
+    try:
+        ServiceBusConfig(**elsewhere, **values)
+    except QueueError as error:
+        raise ConfigurationError(f"the {PREFIX} settings in app.config: {error}") from None
+    return ProviderSetting(values, credential, embedded)
 
-    fields: Mapping[str, Any]
-    credential: Any
-    embedded: str | None
 
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> _Settings:
-        """Return the settings of an app.
-
-        Raises:
-            ConfigurationError: One is wrong; a name that is not known brings what may have been meant.
-        """
-        given = {name: value for name, value in config.items() if name.startswith(PREFIX)}
-        for name in given:
-            if name not in _NAMES:
-                # By what is not the same in all.
-                close = difflib.get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in _NAMES], 1)
-                meant = f"did you mean {PREFIX}{close[0]}?" if close else f"there are {', '.join(sorted(_NAMES))}"
-                raise ConfigurationError(f"app.config has {name}, which is no setting of azsession: {meant}")
-        values = {name[len(PREFIX) :].lower(): value for name, value in given.items() if value is not None}
-        settings = cls(values, _credential(values.pop("credential", None)), _embedded(values.pop("embedded", None)))
-        _check_types(values)
-        # Where nothing says yet where to connect to, the rest is checked all the same.
-        elsewhere: dict[str, Any] = {} if any(name in values for name in _PLACES) else {"namespace": "any"}
-        try:
-            ServiceBusConfig(**elsewhere, **values)
-        except QueueError as error:
-            raise ConfigurationError(f"the {PREFIX} settings in app.config: {error}") from None
-        return settings
-
-    def provider(self) -> ServiceBusProvider:
-        """Return a new provider.
-
-        Raises:
-            ConfigurationError: Nothing says where to connect to, or it is wrong.
-        """
-        if self.embedded is not None:
-            return ServiceBusProvider.embedded(None if self.embedded == MEMORY else self.embedded)
-        if any(name in self.fields for name in _PLACES):
-            config = ServiceBusConfig(**self.fields)
-        else:
-            try:
-                config = ServiceBusConfig.from_env(**self.fields)
-            except ConfigurationError as error:
-                names = ", ".join(PREFIX + name.upper() for name in (*_PLACES, "embedded"))
-                raise ConfigurationError(f"app.config has none of {names}, nor does the environment help: {error}") from None
-        credential = self.credential
-        if credential is not None and (isinstance(credential, type) or not hasattr(credential, "get_token")):
-            credential = credential()
-        return ServiceBusProvider(config, credential=credential)
+def _nowhere(error: ConfigurationError) -> ConfigurationError:
+    names = ", ".join(PREFIX + name.upper() for name in (*PLACES, "embedded"))
+    return ConfigurationError(f"app.config has none of {names}, nor does the environment help: {error}")
 
 
 def _credential(value: Any) -> Any:
     if value is None or callable(value) or callable(getattr(value, "get_token", None)):
         return value
     raise ConfigurationError(
-        f"{PREFIX}CREDENTIAL is a TokenCredential, or what makes one, such as DefaultAzureCredential, not {_kind(value)}"
+        f"{PREFIX}CREDENTIAL is a TokenCredential, or what makes one, such as DefaultAzureCredential, not {kind_of(value)}"
     )
 
 
@@ -224,80 +183,20 @@ def _embedded(value: Any) -> str | None:
         return None
     if isinstance(value, (str, os.PathLike)):
         return os.fspath(cast("str | os.PathLike[str]", value))
-    raise ConfigurationError(f"{PREFIX}EMBEDDED is {MEMORY!r} or the path of a file, not {_kind(value)}")
+    raise ConfigurationError(f"{PREFIX}EMBEDDED is {MEMORY!r} or the path of a file, not {kind_of(value)}")
 
 
 def _check_types(values: dict[str, Any]) -> None:
     """Refuse what `ServiceBusConfig` would take for something else, such as the text ``"false"`` for yes."""
-    for name in _TEXTS:
+    for name in TEXTS:
         value = values.get(name)
         if name == "ca_bundle" and isinstance(value, os.PathLike):
             values[name] = os.fspath(value)
         elif value is not None and not isinstance(value, str):
-            raise ConfigurationError(f"{PREFIX}{name.upper()} is a text, not {_kind(value)}")
+            raise ConfigurationError(f"{PREFIX}{name.upper()} is a text, not {kind_of(value)}")
     insecure = values.get("allow_insecure_http", False)
     if not isinstance(insecure, bool):
-        raise ConfigurationError(f"{PREFIX}ALLOW_INSECURE_HTTP is True or False, not {_kind(insecure)}")
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
-
-
-# The provider of an app in this process
-
-
-class _AppProvider:
-    """One app's provider: made at first use, by one thread while the others wait for it, and anew after a fork."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
-        self._lock = threading.Lock()  # Guards all that follows.
-        self._making: Future[ServiceBusProvider] | None = None
-        self._provider: ServiceBusProvider | None = None
-        self._is_embedded = False
-        forks.register(self)
-
-    def get(self) -> ServiceBusProvider:
-        with self._lock:
-            if self._provider is not None:
-                return self._provider
-            others, making = self._making, Future[ServiceBusProvider]()
-            if others is None:
-                self._making = making
-        if others is not None:
-            return others.result()
-        try:
-            settings = _Settings.of(self._config)
-            provider = settings.provider()
-        except BaseException as error:
-            with self._lock:
-                # Settings may be put right: the next use tries again.
-                self._making = None
-            making.set_exception(error)
-            raise
-        with self._lock:
-            self._making, self._provider, self._is_embedded = None, provider, settings.embedded is not None
-        # Not earlier: what was registered last is called first, and connection pools see to their own end.
-        atexit.register(provider.close)
-        making.set_result(provider)
-        return provider
-
-    def close(self) -> None:
-        with self._lock:
-            provider, self._provider = self._provider, None
-        if provider is not None:
-            atexit.unregister(provider.close)
-            provider.close()
-
-    def after_fork(self) -> None:
-        """In a forked child: another provider, at the next use. An embedded broker stays the parent's, and its provider
-        says so where it is used here: a second broker would quietly miss what the first one has."""
-        self._lock = threading.Lock()
-        self._making = None
-        if self._provider is not None and not self._is_embedded:
-            atexit.unregister(self._provider.close)
-            self._provider = None
+        raise ConfigurationError(f"{PREFIX}ALLOW_INSECURE_HTTP is True or False, not {kind_of(insecure)}")
 
 
 # Handlers

@@ -320,5 +320,6 @@ def test_the_machines_wall_clock_may_be_stepped(monkeypatch: pytest.MonkeyPatch)
             with pytest.raises(SessionLockedError) as caught:
                 receive(broker, "B")
             assert 0 < (caught.value.retry_after or 0) <= 60
-            assert broker.renew("q", "s", "A") == pytest.approx(60)
+            # A step of the wall clock would make it far more or nothing; the call itself takes a moment.
+            assert 59 < broker.renew("q", "s", "A") <= 60
             assert peek(broker) == ["kept"]

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import atexit
 import difflib
 import mmap
 import os
 import threading
 import weakref
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any
 
-import attrs
 from celery import signals
 from celery._state import get_current_app, get_current_task
 from celery.utils.imports import symbol_by_name
 
-from ... import forks
 from ...config import ServiceBusConfig
 from ...errors import ConfigurationError, QueueError
 from ...provider import ServiceBusProvider
+from ..keeping import FIELDS, PLACES, TEXTS, KeptProvider, ProviderSetting, kind_of
 
 #: The name of the setting in `app.conf`.
 NAME = "azsession"
-#: What ``embedded`` is for a broker that keeps nothing on disk.
-MEMORY = "memory"
 
-_FIELDS = tuple(field.name for field in attrs.fields(ServiceBusConfig) if field.init)
-_KEYS = (*_FIELDS, "credential", "embedded")
-_PLACES = ("connection_string", "namespace", "gateway_url")
-_TEXTS = (*_PLACES, "ca_bundle", "transport")
+_KEYS = (*FIELDS, "credential", "embedded")
 
 
 def current_provider(app: Any = None) -> ServiceBusProvider:
@@ -56,91 +48,54 @@ def close_provider(app: Any = None) -> None:
 # The setting
 
 
-@attrs.frozen
-class Setting:
-    """What ``app.conf.azsession`` says.
+def read(app: Any) -> ProviderSetting:
+    """Return what ``app.conf.azsession`` says.
 
-    Attributes:
-        fields: Those of `ServiceBusConfig`.
-        credential: A `TokenCredential`, or what makes one.
-        embedded: Where the embedded broker keeps its messages, `MEMORY` or a file; `None` for another server.
+    Raises:
+        ConfigurationError: It is wrong.
     """
-
-    fields: dict[str, Any] = attrs.field(repr=False)
-    credential: Any = attrs.field(repr=False)
-    embedded: str | None
-
-    @classmethod
-    def of(cls, app: Any) -> Setting:
-        """Return the setting of an app.
-
-        Raises:
-            ConfigurationError: It is wrong.
-        """
-        value = app.conf.get(NAME)
-        if isinstance(value, str):
-            value = {"connection_string": value}
-        if value is None:
-            value = {}
-        if not isinstance(value, Mapping):
-            raise _wrong(f"is a dict or a connection string, not {_kind(value)}")
-        # In capitals too, so that a Django project can give the same dict to both.
-        given = {str(key).lower(): each for key, each in value.items() if each is not None}
-        for key in given:
-            if key not in _KEYS:
-                near = difflib.get_close_matches(key, _KEYS, 1)
-                raise _wrong(
-                    f"has no key {key!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KEYS)}")
-                )
-        embedded = _path(given.pop("embedded", None), "embedded")
-        credential = _credential(given.pop("credential", None))
-        if "ca_bundle" in given:
-            given["ca_bundle"] = _path(given["ca_bundle"], "ca_bundle")
-        for key in _TEXTS:
-            if not isinstance(given.get(key, ""), str):
-                raise _wrong(f"has a {key!r} that is no text, but {_kind(given[key])}")
-        if not isinstance(given.get("allow_insecure_http", False), bool):
+    value = app.conf.get(NAME)
+    if isinstance(value, str):
+        value = {"connection_string": value}
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise _wrong(f"is a dict or a connection string, not {kind_of(value)}")
+    # In capitals too, so that a Django project can give the same dict to both.
+    given = {str(key).lower(): each for key, each in value.items() if each is not None}
+    for key in given:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, 1)
             raise _wrong(
-                f"has an 'allow_insecure_http' that is neither True nor False, but {_kind(given['allow_insecure_http'])}"
+                f"has no key {key!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KEYS)}")
             )
-        if embedded is not None and given:
-            raise _wrong(f"has 'embedded', so that {', '.join(given)} would do nothing")
-        # Where nothing says yet where to connect to, the rest is checked all the same.
-        elsewhere: dict[str, Any] = {} if any(key in given for key in _PLACES) else {"namespace": "any"}
-        try:
-            ServiceBusConfig(**elsewhere, **given)
-        except QueueError as error:
-            raise _wrong(f"is wrong: {error}") from None
-        return cls(given, credential, embedded)
+    embedded = _path(given.pop("embedded", None), "embedded")
+    credential = _credential(given.pop("credential", None))
+    if "ca_bundle" in given:
+        given["ca_bundle"] = _path(given["ca_bundle"], "ca_bundle")
+    for key in TEXTS:
+        if not isinstance(given.get(key, ""), str):
+            raise _wrong(f"has a {key!r} that is no text, but {kind_of(given[key])}")
+    insecure = given.get("allow_insecure_http", False)
+    if not isinstance(insecure, bool):
+        raise _wrong(f"has an 'allow_insecure_http' that is neither True nor False, but {kind_of(insecure)}")
+    if embedded is not None and given:
+        raise _wrong(f"has 'embedded', so that {', '.join(given)} would do nothing")
+    # Where nothing says yet where to connect to, the rest is checked all the same.
+    elsewhere: dict[str, Any] = {} if any(key in given for key in PLACES) else {"namespace": "any"}
+    try:
+        ServiceBusConfig(**elsewhere, **given)
+    except QueueError as error:
+        raise _wrong(f"is wrong: {error}") from None
+    return ProviderSetting(given, credential, embedded)
 
-    def provider(self) -> ServiceBusProvider:
-        """Return a new provider.
 
-        Raises:
-            ConfigurationError: Nothing says where to connect to, or it is wrong.
-        """
-        if self.embedded is not None:
-            return ServiceBusProvider.embedded(None if self.embedded == MEMORY else self.embedded)
-        if any(key in self.fields for key in _PLACES):
-            config = ServiceBusConfig(**self.fields)
-        else:
-            try:
-                config = ServiceBusConfig.from_env(**self.fields)
-            except ConfigurationError as error:
-                places = ", ".join((*_PLACES, "embedded"))
-                raise _wrong(f"has none of {places}, nor does the environment help: {error}") from None
-        credential = self.credential
-        if credential is not None and (isinstance(credential, type) or not hasattr(credential, "get_token")):
-            credential = credential()
-        return ServiceBusProvider(config, credential=credential)
+def _nowhere(error: ConfigurationError) -> ConfigurationError:
+    return _wrong(f"has none of {', '.join((*PLACES, 'embedded'))}, nor does the environment help: {error}")
 
 
 def _wrong(text: str) -> ConfigurationError:
     return ConfigurationError(f"app.conf.{NAME} {text}")
-
-
-def _kind(value: object) -> str:
-    return f"a {type(value).__name__}"
 
 
 def _path(value: Any, key: str) -> str | None:
@@ -148,7 +103,7 @@ def _path(value: Any, key: str) -> str | None:
         return value or None
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
-    raise _wrong(f"has an {key!r} that is no path, but {_kind(value)}")
+    raise _wrong(f"has an {key!r} that is no path, but {kind_of(value)}")
 
 
 def _credential(value: Any) -> Any:
@@ -159,71 +114,25 @@ def _credential(value: Any) -> Any:
             raise _wrong(f"has a 'credential' that cannot be imported: {error}") from None
     if value is None or callable(value) or callable(getattr(value, "get_token", None)):
         return value
-    raise _wrong(f"has a 'credential' that is neither a TokenCredential nor makes one, but {_kind(value)}")
+    raise _wrong(f"has a 'credential' that is neither a TokenCredential nor makes one, but {kind_of(value)}")
 
 
 # The provider of an app in this process
 
 
-class _Kept:
-    """One app's provider: made at first use, by one thread while the others wait for it, and anew after a fork."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = weakref.ref(app)
-        self._lock = threading.Lock()  # Guards what follows.
-        self._making: Future[ServiceBusProvider] | None = None
-        self._provider: ServiceBusProvider | None = None
-        self._is_embedded = False
-        forks.register(self)
-
-    def get(self) -> ServiceBusProvider:
-        with self._lock:
-            if self._provider is not None:
-                return self._provider
-            others, making = self._making, Future[ServiceBusProvider]()
-            if others is None:
-                self._making = making
-        if others is not None:
-            return others.result()
-        try:
-            setting = Setting.of(self._app())
-            provider = setting.provider()
-        except BaseException as error:
-            with self._lock:
-                # The setting may be put right: the next use tries again.
-                self._making = None
-            making.set_exception(error)
-            raise
-        with self._lock:
-            self._making, self._provider, self._is_embedded = None, provider, setting.embedded is not None
-        making.set_result(provider)
-        return provider
-
-    def close(self) -> None:
-        with self._lock:
-            provider, self._provider = self._provider, None
-        if provider is not None:
-            provider.close()
-
-    def after_fork(self) -> None:
-        """In a forked child: another provider, at the next use. An embedded broker stays the parent's, and its provider
-        says so where it is used here: a second broker would quietly miss what the first one has."""
-        self._lock = threading.Lock()
-        self._making = None
-        if not self._is_embedded:
-            self._provider = None
+_all: weakref.WeakKeyDictionary[Any, KeptProvider] = weakref.WeakKeyDictionary()
 
 
-_all: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
-
-
-def _kept(app: Any) -> _Kept:
+def _kept(app: Any) -> KeptProvider:
     if app is None:
         task = get_current_task()
         app = get_current_app() if task is None else task.app
     kept = _all.get(app)
+    if kept is not None:
+        return kept
+    known = weakref.ref(app)
     # Of two that are made at once the first one stays.
-    return kept if kept is not None else _all.setdefault(app, _Kept(app))
+    return _all.setdefault(app, KeptProvider(lambda: read(known()), _nowhere))
 
 
 def _close_all(**_: Any) -> None:
@@ -234,7 +143,6 @@ def _close_all(**_: Any) -> None:
 # Prefork's children end without `atexit`, and the other pools have no processes of their own.
 signals.worker_process_shutdown.connect(_close_all, weak=False, dispatch_uid="azsession.process_shutdown")
 signals.worker_shutdown.connect(_close_all, weak=False, dispatch_uid="azsession.shutdown")
-atexit.register(_close_all)
 
 
 # The end of a worker
@@ -261,7 +169,7 @@ def _on_worker_init(sender: Any = None, **_: Any) -> None:
     _shutdown[0] = 0
     app = getattr(sender, "app", None)
     if app is not None:
-        Setting.of(app)  # What is wrong with it is in the log from the start; Celery goes on after a signal's error.
+        read(app)  # What is wrong with it is in the log from the start; Celery goes on after a signal's error.
 
 
 def _on_shutting_down(**_: Any) -> None:
