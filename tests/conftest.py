@@ -50,3 +50,8 @@ def eventually(condition: Callable[[], object], why: Callable[[], str] | str = "
         if time.monotonic() > deadline:
             pytest.fail(why if isinstance(why, str) else why())
         time.sleep(0.005)
+
+
+def whole_lines(report: Path) -> list[str]:
+    """Return the lines of a file that processes are writing to: of the last one there may be a part only."""
+    return report.read_text().rpartition("\n")[0].splitlines() if report.exists() else []

@@ -17,7 +17,7 @@ from azsession import Message, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
 from ..cli.processes import PATIENCE, environment
-from ..conftest import eventually
+from ..conftest import eventually, whole_lines
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.celery.work"
@@ -63,8 +63,7 @@ class Place:
 
     def lines(self) -> list[list[str]]:
         """Return what was done: session, text and process."""
-        path = self.folder / "done"
-        return [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
+        return [line.split("\t") for line in whole_lines(self.folder / "done")]
 
     def done(self) -> dict[str, list[str]]:
         """Return what was done in each session, in its order."""

@@ -15,7 +15,7 @@ from azsession import Message, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
 from ..cli.processes import Served
-from ..conftest import eventually
+from ..conftest import eventually, whole_lines
 from .projects import EXAMPLE, Running, manage, surroundings
 
 HANDLERS = "tests.django.handlers"
@@ -41,8 +41,7 @@ class Scene:
         (self._place / "go").touch()
 
     def report(self) -> list[str]:
-        path = self._place / "report"
-        return path.read_text().splitlines() if path.exists() else []
+        return whole_lines(self._place / "report")
 
     def left(self, session_id: str) -> list[tuple[str, int]]:
         """Take what is left of a session, which nobody may hold: what it is, and how often it was delivered."""

@@ -17,7 +17,7 @@ from azsession.contrib import flask as contrib
 from azsession.testing import AzsessionServer
 
 from ..cli.processes import PATIENCE, environment
-from ..conftest import eventually
+from ..conftest import eventually, whole_lines
 from ..django.projects import ROOT
 
 QUEUE = "orders"
@@ -43,7 +43,7 @@ def consume(connection_string: str, report: Path, handler: str, *options: str) -
 
 
 def lines(report: Path) -> list[str]:
-    return report.read_text().splitlines() if report.exists() else []
+    return whole_lines(report)
 
 
 def test_sigterm_in_mid_handler_finishes_it_and_gives_the_rest_back(

@@ -20,7 +20,7 @@ import pytest
 
 from azsession import Message, ServiceBusProvider
 
-from ..conftest import eventually
+from ..conftest import eventually, whole_lines
 from .consumer_process import PREFETCH, THREADS
 from .gateway_process import QUEUE
 
@@ -121,9 +121,8 @@ class Scene:
         return [line for line in self.report_all() if line.what == what and consumer in (None, line.consumer)]
 
     def report_all(self) -> list[Line]:
-        path = self._place / "report"
         lines = []
-        for text in path.read_text().splitlines() if path.exists() else []:
+        for text in whole_lines(self._place / "report"):
             kind, name, session_id, position, count = text.split()
             lines.append(Line(kind, int(name), unquote(session_id), int(position), int(count)))
         return lines

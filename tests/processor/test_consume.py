@@ -19,7 +19,7 @@ from azsession import Message, QueueSettings, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
 from ..cli.processes import COMMAND, PATIENCE, Served, assert_one_line, environment, run, run_here
-from ..conftest import eventually
+from ..conftest import eventually, whole_lines
 from .helpers import QUEUE, left, locked, send
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def consume(connection_string: str, report: Path, handler: str, *options: str, *
 
 def lines(report: Path, *first: object) -> list[list[str]]:
     """Return the lines of a report, those after these first words."""
-    words = [line.split() for line in report.read_text().splitlines()] if report.exists() else []
+    words = [line.split() for line in whole_lines(report)]
     return [line for line in words if line[: len(first)] == [str(word) for word in first]]
 
 

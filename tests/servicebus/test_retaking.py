@@ -12,7 +12,7 @@ import pytest
 
 from azsession import ConnectionFailedError, QueueError, SessionLockedError, SessionNotFoundError
 from azsession.broker.base import Disposition, Settlement
-from azsession.broker.servicebus import ServiceBusBroker
+from azsession.broker.servicebus import ServiceBusBroker, retaking
 
 from ..conftest import eventually
 from ..standin.require import require_standin
@@ -27,6 +27,12 @@ LOSSES: dict[str, Callable[[StandIn], object]] = {
     "connection-dropped": lambda namespace: namespace.drop_connections(),
     "connection-closed": lambda namespace: namespace.drop_connections(polite=True),
 }
+
+
+@pytest.fixture(autouse=True)
+def _time_for_thieves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a holder whose first try was refused wait before the second, so that somebody else can be the first."""
+    monkeypatch.setattr(retaking, "RETAKE_PAUSE", 0.8)
 
 
 @pytest.fixture
@@ -445,6 +451,7 @@ def test_a_holder_is_told_when_another_changed_the_state(
     thief.release()
     with pytest.raises(SessionNotFoundError):
         broker.set_state(*holder.whose, b"mine")
+    eventually(lambda: not namespace.locked_sessions(QUEUE))
     assert other.get_state(QUEUE, "s1", "a third") == b"theirs"
 
 
