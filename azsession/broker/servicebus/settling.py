@@ -157,6 +157,8 @@ class Settling:
             self._session.waiting.clear(lambda: self._send(fresh))
         else:
             self._send(fresh)
+            if len(fresh) == 1:
+                self._session.waiting.look_ahead()
 
     def _send(self, messages: Iterable[InHand]) -> None:
         """Send what settles these: one frame for a run of deliveries with the same outcome."""

@@ -1,8 +1,8 @@
 """The receives that wait in a session, and what came for them. The loop's thread only; a part of `HeldSession`.
 
-After a receive of one message the next one is asked for ahead, so that receiving one by one waits for Azure once a message,
-not twice. What came ahead goes back, its deliveries uncounted, before a message is abandoned, which must come before it, and
-before the lock expires, which would count.
+When a message that was received alone is settled, the next one is asked for ahead, in the same breath, so that working one by
+one waits for Azure once a message, not twice. What came ahead goes back, its deliveries uncounted, before a message is
+abandoned, which must come before it, and before the lock expires, which would count.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Waiting:
         self._ready: deque[InHand] = deque()
         self._drain_timer: Timer | None = None
         self._pumping = False
-        #: Messages that may come without being waited for: one, after a receive of one.
+        #: The last receive asked for one message, and got it.
+        self._one_by_one = False
+        #: Messages that may come without being waited for.
         self._ahead = 0
         #: What is to be done when nothing is there, and nothing on its way.
         self._cleared: list[Callable[[], object]] = []
@@ -142,7 +144,7 @@ class Waiting:
 
     def _resolve(self, wait: Wait, messages: list[InHand]) -> None:
         self.waits.remove(wait)
-        self._ahead = 1 if messages and wait.max_count == 1 else 0
+        self._one_by_one, self._ahead = bool(messages) and wait.max_count == 1, 0
         wait.future.set_result(messages)
         self._session.plan()
 
@@ -183,6 +185,12 @@ class Waiting:
             # Not now: more may have come in the same packet.
             self._pumping = True
             self._session.table.loop.call(self.pump)
+
+    def look_ahead(self) -> None:
+        """Ask for the next message where they are received one by one, and nobody waits for it yet."""
+        if self._one_by_one and not self.waits and not self._ready:
+            self._ahead = 1
+            self.pump()
 
     @property
     def has_ahead(self) -> bool:
