@@ -301,7 +301,7 @@ class ServiceBusProvider:
             QueueError: As `send_message` does.
         """
         check_queue_name(queue_name)
-        named = [_with_id(message) for message in messages]
+        named = [with_id(message) for message in messages]
         if not named:
             return []
         self._require_v1("send messages")
@@ -458,7 +458,8 @@ class ServiceBusProvider:
         return self._under_way.send(self._transport, call, waits=waits)
 
 
-def _with_id(message: Message) -> Message:
+def with_id(message: Message) -> Message:
+    """Return a message to send, with an id; raises `ValidationError` where it is none, or has no session."""
     if not isinstance(message, Message):
         raise ValidationError(f"what is sent is a Message, not {type(message).__name__}")
     if message.session_id is None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import sys
 import threading
 import time
@@ -20,62 +18,14 @@ from rich.text import Text
 
 from ..processor import ProcessorStats, SessionProcessor
 from .common import Connect, client_options, note, plural, printable, show_json
+from .processing import processor_options
 
 #: Seconds between two lines where there is no terminal to show a live view on.
 LINE_EVERY = 10.0
 
 
-class _Function(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A function, given as ``module:function``; the module may lie in the current directory."""
-
-    name = "module:function"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        module_name, _, path = str(value).partition(":")
-        if not module_name or not path:
-            self.fail(f"{value!r} is not of the form module:function", param, ctx)
-        here = os.getcwd()
-        if here not in sys.path:
-            sys.path.insert(0, here)
-        try:
-            found: Any = importlib.import_module(module_name)
-            for name in path.split("."):
-                found = getattr(found, name)
-        except Exception as error:
-            self.fail(f"{value!r} cannot be imported: {type(error).__name__}: {error}", param, ctx)
-        if not callable(found):
-            self.fail(f"{value!r} is a {type(found).__name__}, nothing to call", param, ctx)
-        return found
-
-
-_SECONDS = click.FloatRange(0)
-
-
 @click.command(short_help="Call a function for the messages of many sessions.")
-@click.argument("queue")
-@click.argument("handler", type=_Function(), metavar="MODULE:FUNCTION")
-@click.option(
-    "--max-concurrent-sessions", type=click.IntRange(1), default=8, show_default=True, help="Sessions handled at once."
-)
-@click.option(
-    "--session-ids", "--session-id", multiple=True, metavar="ID", help="Take this session only. Repeat it for more."
-)
-@click.option("--max-messages-per-session", type=click.IntRange(1), help="Messages after which a session is released.")
-@click.option(
-    "--session-idle-timeout",
-    type=_SECONDS,
-    default=0.0,
-    show_default=True,
-    help="Seconds to stay in a session that ran empty.",
-)
-@click.option("--prefetch", type=click.IntRange(1, 1000), default=10, show_default=True, help="Messages in one request.")
-@click.option("--max-renewal", type=_SECONDS, help="Seconds after which a session's lock is renewed no more.")
-@click.option(
-    "--grace-period", type=_SECONDS, default=30.0, show_default=True, help="Seconds that handlers get to finish at the end."
-)
-@click.option("--on-error", type=_Function(), help="Called with an error, and with its session and message, or None.")
-@click.option("--on-session-opened", type=_Function(), help="Called with a session before its first message.")
-@click.option("--on-session-closed", type=_Function(), help="Called with a session after its release.")
+@processor_options
 @client_options
 def consume(
     queue: str,

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -26,6 +24,8 @@ import click  # noqa: E402
 from flask import Flask, current_app, has_app_context  # noqa: E402
 from flask.cli import AppGroup  # noqa: E402
 from werkzeug.local import LocalProxy  # noqa: E402
+
+from ..cli.processing import processor_options  # noqa: E402
 
 __all__ = ["AzSession", "current_provider"]
 
@@ -229,46 +229,8 @@ def _make_processor(
 _commands = AppGroup(NAME, help="Message sessions of Azure Service Bus.")
 
 
-class _Function(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A function, given as ``module:function``; the module may lie in the current directory."""
-
-    name = "module:function"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        module_name, _, path = str(value).partition(":")
-        if not module_name or not path:
-            self.fail(f"{value!r} is not of the form module:function", param, ctx)
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
-        try:
-            found: Any = importlib.import_module(module_name)
-            for name in path.split("."):
-                found = getattr(found, name)
-        except Exception as error:
-            self.fail(f"{value!r} cannot be imported: {type(error).__name__}: {error}", param, ctx)
-        if not callable(found):
-            self.fail(f"{value!r} is a {type(found).__name__}, nothing to call", param, ctx)
-        return found
-
-
-_SECONDS = click.FloatRange(0)
-
-
 @_commands.command("consume", short_help="Call a function for the messages of many sessions.")
-@click.argument("queue")
-@click.argument("handler", type=_Function(), metavar="MODULE:FUNCTION")
-@click.option("--max-concurrent-sessions", type=click.IntRange(1), help="Sessions handled at once; 8 by default.")
-@click.option(
-    "--session-ids", "--session-id", multiple=True, metavar="ID", help="Take this session only. Repeat it for more."
-)
-@click.option("--max-messages-per-session", type=click.IntRange(1), help="Messages after which a session is released.")
-@click.option("--session-idle-timeout", type=_SECONDS, help="Seconds to stay in a session that ran empty; 0 by default.")
-@click.option("--prefetch", type=click.IntRange(1, 1000), help="Messages in one request; 10 by default.")
-@click.option("--max-renewal", type=_SECONDS, help="Seconds after which a session's lock is renewed no more.")
-@click.option("--grace-period", type=_SECONDS, help="Seconds that handlers get to finish at the end; 30 by default.")
-@click.option("--on-error", type=_Function(), help="Called with an error, and with its session and message, or None.")
-@click.option("--on-session-opened", type=_Function(), help="Called with a session before its first message.")
-@click.option("--on-session-closed", type=_Function(), help="Called with a session after its release.")
+@processor_options
 def _consume(queue: str, handler: Callable[..., object], session_ids: Sequence[str], **options: Any) -> None:
     """Call MODULE:FUNCTION with each message of QUEUE, and its session: many sessions at once, each in order.
 
@@ -276,9 +238,8 @@ def _consume(queue: str, handler: Callable[..., object], session_ids: Sequence[s
     finish what it has in hand, and release all sessions; a second one gives up what still runs.
     """
     app = _current_app()
-    given = {name: value for name, value in options.items() if value is not None}
     try:
-        processor = _make_processor(app, queue, handler, {"session_ids": session_ids or None, **given})
+        processor = _make_processor(app, queue, handler, {"session_ids": session_ids or None, **options})
         click.echo(f"consuming {queue}; Ctrl-C ends it", err=True)
         processor.run()
     except QueueError as error:

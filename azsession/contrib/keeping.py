@@ -9,6 +9,7 @@ import atexit
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -47,13 +48,10 @@ class ProviderSetting:
             ConfigurationError: Nothing says where to connect to, or it is wrong.
         """
         if self.embedded is not None:
-            return ServiceBusProvider.embedded(None if self.embedded == MEMORY else self.embedded)
+            return embedded_provider(self.embedded)
         names_a_place = any(name in self.fields for name in PLACES)
         config = ServiceBusConfig(**self.fields) if names_a_place else ServiceBusConfig.from_env(**self.fields)
-        credential = self.credential
-        if credential is not None and (isinstance(credential, type) or not hasattr(credential, "get_token")):
-            credential = credential()
-        return ServiceBusProvider(config, credential=credential)
+        return provider_with(config, self.credential)
 
 
 class KeptProvider:
@@ -128,6 +126,18 @@ class KeptProvider:
         if self._provider is not None and not self._is_embedded:
             atexit.unregister(self._provider.close)
             self._provider = None
+
+
+def embedded_provider(place: str | Path) -> ServiceBusProvider:
+    """Return a provider with a broker of its own, in `MEMORY` or a file."""
+    return ServiceBusProvider.embedded(None if place == MEMORY else place)
+
+
+def provider_with(config: ServiceBusConfig, credential: Any) -> ServiceBusProvider:
+    """Return a provider with a credential, or one made by what makes one."""
+    if credential is not None and (isinstance(credential, type) or not hasattr(credential, "get_token")):
+        credential = credential()
+    return ServiceBusProvider(config, credential=credential)
 
 
 def kind_of(value: object) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Iterable, Sequence
 from typing import overload
 
-import attrs
 from django.db import transaction
 
-from ...errors import QueueError, ValidationError
+from ...errors import QueueError
 from ...messages import Message
+from ...provider import with_id
 from ...validation import check_queue_name
 from .provider import get_provider
 
@@ -55,7 +54,7 @@ def send_on_commit(
     check_queue_name(queue_name)
     # A wrong setting shall be known while all can be rolled back.
     get_provider()
-    messages = [_with_id(each) for each in ([message] if isinstance(message, Message) else message)]
+    messages = [with_id(each) for each in ([message] if isinstance(message, Message) else message)]
     ids = [str(each.message_id) for each in messages]
 
     def send() -> None:
@@ -64,14 +63,6 @@ def send_on_commit(
     if messages:
         transaction.on_commit(send, using=using, robust=robust)
     return ids[0] if isinstance(message, Message) else ids
-
-
-def _with_id(message: Message) -> Message:
-    if not isinstance(message, Message):
-        raise ValidationError(f"what is sent is a Message, not {type(message).__name__}")
-    if message.session_id is None:
-        raise ValidationError("a message to send needs a session_id")
-    return message if message.message_id is not None else attrs.evolve(message, message_id=str(uuid.uuid4()))
 
 
 def _send(queue_name: str, messages: Sequence[Message]) -> None:

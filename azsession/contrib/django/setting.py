@@ -16,11 +16,10 @@ from ...config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, Ser
 from ...errors import ConfigurationError
 from ...provider import ServiceBusProvider
 from ...tokens import source_of
+from ..keeping import MEMORY, embedded_provider, provider_with
 
 #: The setting's name.
 NAME = "AZSESSION"
-#: What EMBEDDED is for a broker that keeps nothing on disk.
-MEMORY = "memory"
 
 _FIELDS = {field.name.upper(): field.name for field in attrs.fields(ServiceBusConfig) if field.init}
 _KEYS = (*_FIELDS, "CREDENTIAL", "EMBEDDED")
@@ -74,11 +73,8 @@ class Setting:
         if self.problems:
             raise ConfigurationError(" ".join(f"{problem.text}." for problem in self.problems))
         if self.config is None:
-            return ServiceBusProvider.embedded(None if self.embedded == MEMORY else self.embedded)
-        credential = self.credential
-        if credential is not None and (isinstance(credential, type) or not hasattr(credential, "get_token")):
-            credential = credential()
-        return ServiceBusProvider(self.config, credential=credential)
+            return embedded_provider(self.embedded or MEMORY)
+        return provider_with(self.config, self.credential)
 
 
 def read(value: object) -> Setting:
