@@ -137,6 +137,21 @@ def test_every_overwritten_tree_page_is_found_when_the_file_is_opened(path: Path
         assert len(peek(broker)) == 200
 
 
+def test_a_damaged_file_is_left_as_it_is_together_with_its_log(path: Path, tmp_path: Path) -> None:
+    fill(path)
+    copy = tmp_path / "copy.db"
+    with EmbeddedBroker(path) as broker:
+        send(broker, "the newest")
+        # As a killed process leaves it: the newest messages are in the log.
+        for suffix in ("", "-wal"):
+            copy.with_name(f"copy.db{suffix}").write_bytes(path.with_name(f"{path.name}{suffix}").read_bytes())
+    garble(copy, 4096 * 20, 4096 * 10)
+    damaged = [copy.read_bytes(), copy.with_name("copy.db-wal").read_bytes()]
+    with pytest.raises(ConfigurationError, match="is damaged .*; it was left as it is"):
+        EmbeddedBroker(copy)
+    assert [copy.read_bytes(), copy.with_name("copy.db-wal").read_bytes()] == damaged
+
+
 def test_an_overwritten_page_of_messages_is_found_when_the_file_is_opened(path: Path) -> None:
     fill(path)
     garble(path, path.stat().st_size // 2 // 4096 * 4096, 4096)

@@ -12,6 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,13 @@ def open_database(path: Path | None) -> sqlite3.Connection:
     where = ":memory:" if path is None else str(path)
     shown = "the broker's memory" if path is None else f"the data file {path}"
     try:
+        if path is not None:
+            _look_at(path, shown)
         connection = sqlite3.connect(where, timeout=0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise ConfigurationError(f"{shown} {_why_not(error, path)}") from error
     try:
-        _prepare(connection, shown)
+        _prepare(connection)
     except sqlite3.Error as error:
         connection.close()
         raise ConfigurationError(f"{shown} {_why_not(error, path)}") from error
@@ -138,9 +141,19 @@ def _writable(path: Path | None) -> bool:
     return path is None or all(os.access(one, os.W_OK) for one in (path, path.parent) if one.exists())
 
 
-def _prepare(connection: sqlite3.Connection, shown: str) -> None:
+def _look_at(path: Path, shown: str) -> None:
+    """Raise where a file is not for us. It is not opened for writing: closing it would take over what its log holds."""
+    if not path.is_file():
+        return
+    # A first start that was cut off leaves a journal, which only a writer can play back.
+    mode = "rw" if path.with_name(f"{path.name}-journal").exists() else "ro"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
+        _check(connection, shown)
+
+
+def _check(connection: sqlite3.Connection, shown: str) -> None:
     run = connection.execute
-    run("PRAGMA locking_mode=EXCLUSIVE")
     (application,) = run("PRAGMA application_id").fetchone()
     (version,) = run("PRAGMA user_version").fetchone()
     (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -151,18 +164,23 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
             f"{shown} was written by a newer azsession (schema {version}, this one knows {SCHEMA_VERSION}): "
             "upgrade azsession; the file was left as it is"
         )
-    # Takes the exclusive lock, which this connection then keeps, before anything else is looked at.
-    run("PRAGMA journal_mode=WAL")
-    run("BEGIN IMMEDIATE")
-    run("COMMIT")
     damage = run("PRAGMA quick_check(1)").fetchone()[0]
     if damage != "ok":
         raise ConfigurationError(f"{shown} is damaged ({damage.splitlines()[-1]}); it was left as it is")
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    run = connection.execute
+    run("PRAGMA locking_mode=EXCLUSIVE")
+    # Takes the exclusive lock, which this connection then keeps.
+    run("PRAGMA journal_mode=WAL")
+    run("BEGIN IMMEDIATE")
+    run("COMMIT")
     run("PRAGMA synchronous=FULL")
     run("PRAGMA temp_store=MEMORY")
     run("PRAGMA cache_size=-32768")
     run("PRAGMA journal_size_limit=67108864")
-    if not tables:
+    if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
     # A write that changes nothing: a file that cannot be written is found out now, not by the first send.
     run("BEGIN IMMEDIATE")
