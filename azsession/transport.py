@@ -235,7 +235,7 @@ class Transport:
         try:
             return retrying(attempt)
         except _FailureError as final:
-            raise final.error from final.error.__cause__
+            raise _final(final.error, acted) from final.error.__cause__
         except QueueError as error:
             if acted and call.gone_is_done and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
                 return call.read(Answer(204, {}, b"", started))
@@ -368,6 +368,16 @@ class Transport:
                 ) from None
         if not self.speaks_v1:
             raise UnsupportedOperationError(f"{self._url} has only the plain dialect, which has no way to {operation}")
+
+
+def _final(error: QueueError, acted: bool) -> QueueError:
+    """Return the error of the last attempt, where an earlier one may have taken effect: that is what the caller must know."""
+    if not acted or (isinstance(error, ConnectionFailedError) and error.maybe_delivered):
+        return error
+    told = ConnectionFailedError(f"{error} (an earlier attempt may have taken effect)", maybe_delivered=True)
+    told.code, told.retry_after = error.code, error.retry_after
+    told.status = getattr(error, "status", None)
+    return told
 
 
 def _pause(state: RetryCallState) -> float:
