@@ -114,8 +114,12 @@ def _read_messages(answer: Answer, session: Session, lasts: float) -> list[Recei
             _own(message, session, now, expires_at) for message in answer.messages if isinstance(message, ReceivedMessage)
         ]
     content_type = answer.headers.get("Content-Type", "")
-    if answer.headers.get(COUNT_HEADER) is not None or content_type.startswith(ENVELOPE_TYPE):
+    count = answer.headers.get(COUNT_HEADER)
+    if count is not None or content_type.startswith(ENVELOPE_TYPE):
         described = decode_envelope(answer.body)
+        if not described or (count is not None and count.strip() != str(len(described))):
+            # What is missing would be in this holder's hands without its knowing, and overtaken by what comes next.
+            raise MalformedError(f"it has {len(described)} messages, and not as many as it says")
     else:
         described = [decode_single(answer.items, answer.body)]
     return [_received(fields, session, now, expires_at) for fields in described]
@@ -139,7 +143,9 @@ def _receipt(token: str, session: Session, expires_at: datetime) -> ReceiptHandl
     return ReceiptHandle(token, expires_at, queue_name=session.entity, session_id=session.session_id, route=session.route)
 
 
-def receive(session: Session, max_count: int | None, timeout: float, session_timeout: float) -> Call[LockAnswer]:
+def receive(
+    session: Session, max_count: int | None, timeout: float, session_timeout: float, request_id: str
+) -> Call[LockAnswer]:
     """Return the call that receives: one message in the plain dialect, or up to `max_count`."""
     limit = "" if max_count is None else f"&max={max_count}"
 
@@ -162,7 +168,7 @@ def receive(session: Session, max_count: int | None, timeout: float, session_tim
         about=ABOUT_SESSION,
         query=lambda wait: f"timeout={format_timeout(wait)}{limit}",
         wait=timeout,
-        headers={**session.headers(), REQUEST_ID_HEADER: str(uuid.uuid4())},
+        headers={**session.headers(), REQUEST_ID_HEADER: request_id},
     )
 
 

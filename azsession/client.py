@@ -249,12 +249,21 @@ class SessionClient(Holder):
         return self._receive_once(None, timeout)
 
     def _receive_once(self, count: int | None, timeout: float) -> list[ReceivedMessage]:
-        session = self._session()
-        answer = self._on_lock(calls.receive(session, count, timeout, self._session_timeout))
-        self._held.register(answer.messages)
-        # The lock may have been lost, or the session closed, while the answer was on its way.
-        self._check()
-        return list(answer.messages)
+        deadline = time.monotonic() + timeout
+        while True:
+            request_id, is_again = self._held.request_id()
+            try:
+                answer = self._on_lock(calls.receive(self._session(), count, timeout, self._session_timeout, request_id))
+            except BaseException:
+                if self._transport.speaks_v1:
+                    self._held.note_unanswered(request_id)
+                raise
+            self._held.register(answer.messages)
+            # The lock may have been lost, or the session closed, while the answer was on its way.
+            self._check()
+            if answer.messages or not is_again:
+                return list(answer.messages)
+            timeout = max(0.0, deadline - time.monotonic())
 
     def receive_deferred_messages(self, sequence_numbers: Sequence[int]) -> list[ReceivedMessage]:
         """Return messages that were deferred, by their sequence numbers: all, or an error.

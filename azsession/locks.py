@@ -48,6 +48,7 @@ class HeldLock:
         self._renew_part = random.uniform(*RENEW_AT)  # noqa: S311 - no secret
         self._tokens: dict[str, ReceiptHandle] = {}
         self._buffer: deque[ReceivedMessage] = deque()
+        self._unanswered: deque[str] = deque()
 
     @property
     def lock_id(self) -> str:
@@ -169,6 +170,22 @@ class HeldLock:
             self._buffer.clear()
             return not was
 
+    # Receives whose answer never came
+
+    def request_id(self) -> tuple[str, bool]:
+        """Return the request id for a receive, and whether it is that of an earlier one whose answer never came.
+
+        What that one was given is in this holder's hands, for all that the server knows: it comes again under the same id,
+        before later messages.
+        """
+        with self._lock:
+            return (self._unanswered.popleft(), True) if self._unanswered else (str(uuid.uuid4()), False)
+
+    def note_unanswered(self, request_id: str) -> None:
+        """Note that nobody knows what the receive with this id was given."""
+        with self._lock:
+            self._unanswered.append(request_id)
+
     # The registry
 
     def register(self, messages: Sequence[ReceivedMessage]) -> None:
@@ -238,6 +255,7 @@ class HeldLock:
         """In a forked child: the lock stays the parent's; one that has not begun becomes a new one, the child's own."""
         self._lock = threading.Lock()
         self._buffer.clear()
+        self._unanswered.clear()
         if self._requested:
             self._inherited = True
         else:

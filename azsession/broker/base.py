@@ -14,6 +14,7 @@ from enum import Enum
 
 import attrs
 
+from ..errors import ProviderError
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ..queues import QueueInfo, QueueSettings
 
@@ -87,6 +88,11 @@ class Asking(threading.local):
 
 #: Set by the gateway, for callers in its own process.
 asking = Asking()
+
+
+def superseded_error() -> ProviderError:
+    """Return what a receive is told whose caller tried again: if that was the later try, it must come once more."""
+    return ProviderError("another try of this request took its place", code="ServerBusy", is_transient=True)
 
 
 class Broker(abc.ABC):

@@ -147,7 +147,7 @@ def test_a_damaged_file_is_left_as_it_is_together_with_its_log(path: Path, tmp_p
             copy.with_name(f"copy.db{suffix}").write_bytes(path.with_name(f"{path.name}{suffix}").read_bytes())
     garble(copy, 4096 * 20, 4096 * 10)
     damaged = [copy.read_bytes(), copy.with_name("copy.db-wal").read_bytes()]
-    with pytest.raises(ConfigurationError, match="is damaged .*; it was left as it is"):
+    with pytest.raises(ConfigurationError, match=r"is damaged .*; it was left as it is"):
         EmbeddedBroker(copy)
     assert [copy.read_bytes(), copy.with_name("copy.db-wal").read_bytes()] == damaged
 

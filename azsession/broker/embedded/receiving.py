@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ...errors import ProviderError
 from ...messages import ReceivedMessage
-from ..base import Caller, Delivery
+from ..base import Caller, Delivery, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
 from .locks import SessionLock, Waiter
 from .store import ACTIVE, DEFERRED, Row, find_key
@@ -40,7 +40,9 @@ class Receiving:
 
         def attempt(turn: Turn, last: bool) -> Delivery | None:
             queue = self._core.queue(turn, entity)
-            gone = waiter.superseded or caller.is_gone()
+            if waiter.superseded:
+                raise superseded_error()
+            gone = caller.is_gone()
             if gone and not waiter.has_waited:
                 # Its request may have been overtaken by the next one of a client that tried again: it takes no lock either.
                 return Delivery(session_id, [], 0.0, 0.0)
@@ -51,9 +53,9 @@ class Receiving:
                 # Its expiry may not be looked at, since somebody waited in it.
                 turn.on_rollback(lambda: self._core.locks.extend(lock, lock.expires))
             messages: Sequence[ReceivedMessage] = []
-            if gone:
-                last = True
-            else:
+            # What a known request was given is settled by now, where it is given nothing: later messages are not for it.
+            last = last or gone or request_id in lock.answers
+            if not gone:
                 messages = self._receive_now(turn, queue, lock, max_count, request_id)
             if not messages and not last:
                 waiter.has_waited = True

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ...errors import QueueError
+from ..base import superseded_error
 from .amqp import codec
 from .amqp.loop import Timer
 from .settling import InHand
@@ -72,10 +73,10 @@ class Waiting:
                 self._answers[wait.request_id] = (wait, tokens)
                 wait.future.set_result([in_hand[token] for token in tokens if token in in_hand])
                 return
-            for other in self.waits:
-                if other.request_id == wait.request_id:
-                    # The caller tried again: its first attempt must not take messages that nobody reads.
-                    other.unwanted = True
+            for other in [other for other in self.waits if other.request_id == wait.request_id]:
+                # The caller tried again: its first attempt must not take messages that nobody reads.
+                self.waits.remove(other)
+                other.future.set_exception(superseded_error())
         self.waits.append(wait)
         wait.over = wait.over or self._session.table.stopping
         self._session.renew_if_due()
