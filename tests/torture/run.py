@@ -1,0 +1,105 @@
+"""A torture run from its begin to its verdict, and the report of it."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from pathlib import Path
+from statistics import median
+
+import attrs
+
+from .chaos import Chaos
+from .checker import Rules, Violation, check
+from .history import OK, History, read
+from .scene import Scene
+
+#: The share of exchanges that the proxy does something to.
+RATE = 0.08
+#: Seconds in which the consumers finish after the last fault.
+DRAIN = 120.0
+
+
+@attrs.frozen
+class Report:
+    """What was done, and what came of it.
+
+    Attributes:
+        seed: Of the run.
+        seconds: For how long faults were injected.
+        faults: How often each was, and how many messages were under way then, in the median.
+        counts: How many messages and operations there were.
+        violations: The promises that were broken.
+        drained: Everything was consumed in the end.
+    """
+
+    seed: int
+    seconds: float
+    faults: dict[str, tuple[int, float]]
+    counts: dict[str, int]
+    violations: list[Violation]
+    drained: bool
+
+    @property
+    def is_good(self) -> bool:
+        return self.drained and not self.violations
+
+    def text(self) -> str:
+        """Return the report as a table, and the violations one by one."""
+        lines = ["| fault | injected | messages under way (median) |", "| --- | --- | --- |"]
+        lines += [f"| {kind} | {times} | {under_way:.0f} |" for kind, (times, under_way) in sorted(self.faults.items())]
+        lines.append("")
+        lines.append(
+            f"seed {self.seed}, {self.seconds:.0f} s: " + ", ".join(f"{n} {what}" for what, n in self.counts.items())
+        )
+        if not self.drained:
+            lines.append("NOT DRAINED: messages were left that nobody consumed")
+        found = Counter(violation.kind for violation in self.violations)
+        lines.append("violations: " + (", ".join(f"{number} {kind}" for kind, number in found.items()) or "none"))
+        return "\n".join([*lines, *map(str, self.violations[:50])])
+
+
+def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> Report:
+    """Run a scene under faults for some seconds, let it finish without, and judge its history."""
+    with Scene(folder, seed) as scene:
+        time.sleep(min(3.0, seconds / 4))
+        chaos = Chaos(scene)
+        scene.proxy.rate = RATE
+        chaos.start()
+        time.sleep(seconds)
+        chaos.stop()
+        scene.proxy.rate = 0.0
+        drained = scene.drain(DRAIN)
+        scene.take_stock()
+    history = read(sorted(folder.glob("*.history")))
+    return report_on(history, seed, seconds, drained, Rules())
+
+
+def report_on(history: History, seed: int, seconds: float, drained: bool, rules: Rules) -> Report:
+    """Judge a history."""
+    accepted: list[float] = []
+    done: list[float] = []
+    counts: Counter[str] = Counter()
+    for one in history.operations:
+        number = len(one.about.get("ids", one.about.get("sequences", ())))
+        counts[f"{one.name} {one.outcome}"] += 1
+        if one.name == "send" and one.outcome == OK:
+            accepted += [one.end] * number
+        elif one.name == "complete" and one.outcome == OK:
+            done += [one.begin] * number
+    accepted.sort()
+    done.sort()
+    under_way: dict[str, list[int]] = defaultdict(list)
+    for event in history.events:
+        if event.what == "fault":
+            under_way[event.fields["kind"]].append(bisect_left(accepted, event.at) - bisect_left(done, event.at))
+    told = {"messages accepted": len(accepted), "completed": len(done), **dict(sorted(counts.items()))}
+    return Report(
+        seed,
+        seconds,
+        {kind: (len(each), median(each)) for kind, each in under_way.items()},
+        told,
+        check(history, rules),
+        drained,
+    )

@@ -1,0 +1,331 @@
+"""The processes of a torture run: a gateway with the embedded broker, a proxy before it, senders and consumers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from azsession import PeekedMessage, QueueSettings, ServiceBusProvider
+from azsession.errors import QueueError
+
+from . import clockshim
+from .disk import SmallDisk
+from .history import Recorder
+from .proxy import FAULTS, Proxy
+from .worker import HOST, QUEUE
+
+ROOT = Path(__file__).parents[2]
+KEY = "dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmUgdG9ydHVyZSE="
+LOCK_DURATION = 5.0
+MAX_DELIVERY_COUNT = 20
+SENDERS, CONSUMERS = 2, 4
+#: Seconds after which a process that should serve, or end, is taken to hang.
+PATIENCE = 60.0
+
+
+class Process:
+    """A process of the scene, told to end by the end of its input, or by SIGTERM."""
+
+    def __init__(self, command: list[str], name: str, log: IO[bytes], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **environment},
+        )
+        self.stopped = False
+
+    def tell(self, **told: Any) -> None:
+        """Write a line of JSON to its input."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(json.dumps(told).encode() + b"\n")
+        self.popen.stdin.flush()
+
+    def first_line(self) -> bytes:
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline()
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self._close_pipes()
+
+    def pause(self) -> None:
+        self.popen.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.popen.send_signal(signal.SIGCONT)
+
+    def end(self, *, by_signal: bool = False) -> int:
+        """Ask it to end, and wait for that; return its status."""
+        if by_signal:
+            self.popen.terminate()
+        assert self.popen.stdin is not None
+        with suppress(OSError):
+            self.popen.stdin.close()
+        try:
+            return self.popen.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            # A dump of its threads, where it has one, goes to the log.
+            self.popen.send_signal(signal.SIGABRT)
+            self.popen.wait()
+            raise
+        finally:
+            self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+
+class Scene:
+    """All of it. What is done to it is done by `chaos`.
+
+    Args:
+        folder: Where everything is kept: data, histories, logs.
+        seed: Of the faults and of what the workers do.
+        pause: Seconds between two sends of a thread, on average.
+    """
+
+    def __init__(self, folder: Path, seed: int, *, pause: float = 0.1) -> None:
+        self.folder = folder
+        self.seed = seed
+        self._pause = pause
+        self._numbers = 0
+        self.recorder = Recorder(folder / "scene.history", "scene")
+        self._log = (folder / "log").open("wb")
+        self.disk = SmallDisk.made(folder)
+        self.data = (folder if self.disk is None else self.disk.place) / "data.db"
+        self._dns_broken = folder / "dns-broken"
+        self.clocks = [folder / "clock-gateway", folder / "clock-workers"]
+        self.has_clocks = not clockshim.unavailable()
+        self.port = free_port()
+        self.proxy = Proxy(self.port, seed, self.network_faults(), self.injected)
+        self.direct = ServiceBusProvider.from_connection_string(self.connection_string(self.port, "127.0.0.1"))
+        self.gateway: Process | None = None
+        self.senders: list[Process] = []
+        self.consumers: list[Process] = []
+
+    def __enter__(self) -> Scene:
+        try:
+            self.start_gateway()
+            self.prepare()
+            self.senders += [self.start_worker("send") for _ in range(SENDERS)]
+            self.consumers += [self.start_worker("consume") for _ in range(CONSUMERS)]
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What differs in front of Azure
+
+    strict = True
+
+    def network_faults(self) -> tuple[str, ...]:
+        return FAULTS
+
+    def prepare(self) -> None:
+        """Make the queue."""
+        settings = QueueSettings(lock_duration=LOCK_DURATION, max_delivery_count=MAX_DELIVERY_COUNT)
+        self.direct.create_queue(QUEUE, settings)
+
+    def gateway_command(self) -> list[str]:
+        return ["azsession", "serve", "--data", str(self.data)]
+
+    # Parts
+
+    def connection_string(self, port: int, host: str = HOST) -> str:
+        return f"Endpoint=http://{host}:{port}/;SharedAccessKeyName=root;SharedAccessKey={KEY}"
+
+    def injected(self, fault: str) -> None:
+        """Note that a fault happens now."""
+        self.recorder.happened("fault", kind=fault)
+
+    def environment(self, clock: int) -> dict[str, str]:
+        return clockshim.environment(self.clocks[clock]) if self.has_clocks else {}
+
+    def start_gateway(self) -> None:
+        """Start the gateway on its port, and return when it serves."""
+        options = ["--port", str(self.port), "--hostname", HOST, "--key", f"root:{KEY}:Manage"]
+        self.gateway = Process([*self.gateway_command(), *options], "gateway", self._log, self.environment(0))
+        if not self.gateway.first_line():
+            raise RuntimeError(f"the gateway did not start: {self.gateway.popen.wait()}, see {self.folder / 'log'}")
+
+    def start_worker(self, role: str) -> Process:
+        self._numbers += 1
+        name = f"{role[0]}{self._numbers}"
+        worker = Process(["tests.torture.worker", role, name], name, self._log, self.environment(1))
+        worker.tell(
+            history=str(self.folder / f"{name}.history"),
+            connection_string=self.connection_string(self.proxy.port),
+            dns_broken=str(self._dns_broken),
+            seed=self.seed * 100 + self._numbers,
+            pause=self._pause,
+            request_timeout=4,
+            strict=self.strict,
+        )
+        return worker
+
+    # What is done to it
+
+    def kill_gateway(self) -> None:
+        assert self.gateway is not None
+        self.recorder.happened("gateway-down")
+        self.gateway.kill()
+        self.recorder.happened("gateway-down")
+
+    def end_gateway(self) -> None:
+        """End it by SIGTERM, as an administrator does."""
+        assert self.gateway is not None
+        self.recorder.happened("gateway-down")
+        status = self.gateway.end(by_signal=True)
+        self.recorder.happened("gateway-down")
+        if status != 0:
+            raise RuntimeError(f"the gateway ended with {status} at SIGTERM")
+
+    def kill_worker(self, workers: list[Process], number: int) -> None:
+        """Kill a worker, and put another one in its place."""
+        workers[number].kill()
+        self.recorder.happened("killed", whom=workers[number].name)
+        workers[number] = self.start_worker("send" if workers is self.senders else "consume")
+
+    def break_dns(self, broken: bool) -> None:
+        if broken:
+            self._dns_broken.touch()
+        else:
+            self._dns_broken.unlink(missing_ok=True)
+
+    def step_clock(self, which: int, seconds: float) -> None:
+        clockshim.set_offset(self.clocks[which], seconds)
+
+    def open_damaged(self, chance: random.Random) -> str:
+        """Damage a copy of the data file, and see what a gateway says of it: it refuses, or what it serves is whole."""
+        copy = self.folder / "damaged.db"
+        for suffix in ("", "-wal"):
+            source = self.data.with_name(self.data.name + suffix)
+            copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+            if source.exists():
+                copy.with_name(copy.name + suffix).write_bytes(source.read_bytes())
+        whole = copy.read_bytes()
+        how = chance.choice(["cut", "page", "header", "zeros"])
+        at = chance.randrange(0, len(whole), 4096)
+        if how == "cut":
+            damaged = whole[: chance.randrange(1, len(whole))]
+        elif how == "header":
+            damaged = chance.randbytes(100) + whole[100:]
+        else:
+            damaged = whole[:at] + (chance.randbytes(4096) if how == "page" else bytes(4096)) + whole[at + 4096 :]
+        copy.write_bytes(damaged)
+        command = [
+            sys.executable,
+            "-m",
+            "azsession",
+            "serve",
+            "--data",
+            str(copy),
+            "--port",
+            "0",
+            "--key",
+            f"root:{KEY}:Manage",
+        ]
+        gateway = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert gateway.stdout is not None
+        line = gateway.stdout.readline().decode().strip()
+        if line:
+            self._look_at_all(line)
+            gateway.kill()
+        _, errors = gateway.communicate()
+        if not line and (gateway.returncode != 1 or b"Traceback" in errors or copy.read_bytes() != damaged):
+            raise RuntimeError(f"a damaged file ({how}) was not refused as it should be: {gateway.returncode}, {errors!r}")
+        return how
+
+    def _look_at_all(self, connection_string: str) -> None:
+        with ServiceBusProvider.from_connection_string(connection_string, retry_attempts=0) as provider:
+            try:
+                for session in provider.list_sessions(QUEUE):
+                    provider.peek_messages(QUEUE, session.session_id, 1000)
+            except QueueError as error:
+                # The damage may be found only when it is read.
+                if error.code == "InternalError":
+                    raise RuntimeError(f"a damaged file made the gateway fail: {error}") from error
+
+    # The end
+
+    def drain(self, seconds: float) -> bool:
+        """Let the consumers finish what is there, without faults; tell whether they did."""
+        for sender in self.senders:
+            sender.end()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with suppress(QueueError):
+                if self.is_empty():
+                    break
+            time.sleep(0.2)
+        drained = self.is_empty()
+        for consumer in self.consumers:
+            consumer.end()
+        return drained
+
+    def is_empty(self) -> bool:
+        """Tell whether no message waits for a consumer; deferred ones and dead letters do not."""
+        return not self.direct.get_queue(QUEUE).active_count
+
+    def take_stock(self) -> None:
+        """Note what is left in the queue."""
+        for session in self.direct.list_sessions(QUEUE):
+            start = 0
+            while messages := self.direct.peek_messages(QUEUE, session.session_id, 250, start):
+                self._note_left(session.session_id, messages)
+                start = (messages[-1].sequence_number or 0) + 1
+        start = 0
+        while letters := self.direct.dead_letters(QUEUE, 250, start):
+            for letter in letters:
+                self._note_left(letter.session_id or "", [letter])
+            start = (letters[-1].sequence_number or 0) + 1
+
+    def _note_left(self, session: str, messages: list[PeekedMessage]) -> None:
+        for where, state in (("active", "Active"), ("deferred", "Deferred"), ("dead", "DeadLettered")):
+            found = [[each.message_id, each.sequence_number, each.delivery_count] for each in messages if each.state == state]
+            if found:
+                self.recorder.happened(
+                    "left", session=session, where=where, messages=found, max_delivery_count=MAX_DELIVERY_COUNT
+                )
+
+    def close(self) -> None:
+        """End everything, and take the disk away."""
+        self.direct.close()
+        for process in (*self.senders, *self.consumers, self.gateway):
+            if process is not None and process.popen.poll() is None:
+                process.go_on()
+                process.kill()
+        self.proxy.close()
+        self._log.close()
+        if self.disk is not None:
+            self.disk.close()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

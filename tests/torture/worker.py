@@ -1,0 +1,292 @@
+"""The processes of a torture run that send and consume: ``python -m tests.torture.worker ROLE NAME``, with JSON on the first
+line of the input: where to write the history, how to connect, a seed. They end at the end of their input.
+
+They use the public API as applications do, and write down what they did and saw. A sender's messages are known by their ids,
+which stand in their bodies too. Consumers complete in order; what they cannot settle they leave to the next holder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from azsession import Message, ReceivedMessage, ServiceBusProvider, SessionClient
+from azsession.errors import (
+    ConnectionFailedError,
+    InvalidReceiptError,
+    NoSessionAvailableError,
+    ProviderError,
+    QueueError,
+    SessionNotFoundError,
+)
+
+from .history import FAILED, OK, UNKNOWN, Recorder
+
+QUEUE = "orders"
+#: The gateway's name, which only the workers know the address of.
+HOST = "gateway.torture"
+SESSIONS = [f"order/{number}" if number % 2 else f"größe {number}%" for number in range(40)]
+SENDING_THREADS, CONSUMING_THREADS = 2, 4
+
+
+def resolve_by(broken: Path) -> None:
+    """Have `HOST` resolve to loopback, but not while the file `broken` is there."""
+    original = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host != HOST:
+            return original(host, *args, **kwargs)
+        if broken.exists():
+            raise socket.gaierror(*random.choice([(socket.EAI_AGAIN, "try again"), (socket.EAI_NONAME, "not known")]))
+        return original("127.0.0.1", *args, **kwargs)
+
+    socket.getaddrinfo = getaddrinfo
+
+
+def outcome_of(error: QueueError, *, strict: bool) -> str:
+    """Return what an operation that failed may have done.
+
+    In front of Azure (not `strict`), a receipt may be refused because the first answer was lost together with its gateway.
+    """
+    if isinstance(error, ConnectionFailedError):
+        return UNKNOWN if error.maybe_delivered else FAILED
+    if isinstance(error, ProviderError) or (isinstance(error, InvalidReceiptError) and not strict):
+        return UNKNOWN
+    return FAILED
+
+
+class Sender:
+    """A thread that sends."""
+
+    def __init__(self, provider: ServiceBusProvider, recorder: Recorder, name: str, seed: int, pause: float) -> None:
+        self._provider = provider
+        self._recorder = recorder
+        self._name = name
+        self._random = random.Random(seed)
+        self._pause = pause
+        self._count = 0
+
+    def run(self, ended: threading.Event) -> None:
+        while not ended.is_set():
+            self._send(self._random.choice(SESSIONS), self._random.choice([1, 1, 1, 2, 5]))
+            ended.wait(self._random.uniform(0, 2 * self._pause))
+
+    def _send(self, session: str, count: int) -> None:
+        ids = [f"{self._name}.{self._count + number}" for number in range(count)]
+        self._count += count
+        messages = [
+            Message(f"{each}:" + "x" * self._random.choice([10, 200, 5000]), session_id=session, message_id=each)
+            for each in ids
+        ]
+        with self._recorder.operation("send", session=session, ids=ids) as result:
+            try:
+                self._provider.send_messages(QUEUE, messages)
+            except QueueError as error:
+                result.update(outcome=outcome_of(error, strict=True), error=repr(error))
+            else:
+                result["outcome"] = OK
+
+
+class Consumer:
+    """A thread that takes session by session."""
+
+    def __init__(self, provider: ServiceBusProvider, recorder: Recorder, name: str, seed: int, *, strict: bool) -> None:
+        self._provider = provider
+        self._recorder = recorder
+        self._name = name
+        self._random = random.Random(seed)
+        self._strict = strict
+        self._count = 0
+
+    def run(self, ended: threading.Event) -> None:
+        while not ended.is_set():
+            self._count += 1
+            session = self._accept(f"{self._name}.{self._count}")
+            if session is not None:
+                Hold(session, self._recorder, f"{self._name}.{self._count}", self._random, self._strict).run(ended)
+
+    def _accept(self, holder: str) -> SessionClient | None:
+        def on_lock_lost(client: SessionClient, error: SessionNotFoundError) -> None:
+            self._recorder.happened("lost", holder=holder, left=client._held.seconds_left(), error=str(error))
+
+        with self._recorder.operation("accept", holder) as result:
+            try:
+                session = self._provider.create_session_client(QUEUE, accept_timeout=1.0, on_lock_lost=on_lock_lost)
+            except NoSessionAvailableError:
+                result["outcome"] = FAILED
+                return None
+            except QueueError as error:
+                result.update(outcome=outcome_of(error, strict=self._strict), error=repr(error))
+                time.sleep(0.1)
+                return None
+            result.update(outcome=OK, session=session.session_id)
+            return session
+
+
+class Hold:
+    """One session, from its accept to its close."""
+
+    def __init__(self, client: SessionClient, recorder: Recorder, holder: str, chance: random.Random, strict: bool) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._holder = holder
+        self._random = chance
+        self._strict = strict
+
+    def run(self, ended: threading.Event) -> None:
+        try:
+            if self._random.random() < 0.2:
+                self._do("get_state", lambda: {"value": _text(self._client.get_session_state())})
+            for _ in range(self._random.randint(1, 12)):
+                if ended.is_set() or not self._step():
+                    break
+        finally:
+            with self._recorder.operation("close", self._holder, session=self._client.session_id) as result:
+                self._client.close_session()
+                result["outcome"] = OK
+
+    def _do(self, name: str, call: Callable[[], dict[str, Any] | None], **about: Any) -> dict[str, Any] | None:
+        """Do something, and write down what came of it; return that, or `None` where it failed."""
+        with self._recorder.operation(name, self._holder, session=self._client.session_id, **about) as result:
+            try:
+                result.update(call() or {}, outcome=OK)
+            except QueueError as error:
+                result.update(outcome=outcome_of(error, strict=self._strict), error=repr(error))
+                return None
+            return result
+
+    def _step(self) -> bool:
+        """Receive, and settle what came; tell whether to go on."""
+        messages = self._receive()
+        if messages is None:
+            # One whose answer was lost is worth another try, which must not be given later messages.
+            return not (self._client.is_lock_lost or self._random.random() < 0.3)
+        if not messages:
+            return False
+        time.sleep(self._random.uniform(0, 0.02) if self._random.random() < 0.97 else self._random.uniform(1, 6))
+        if not self._settle(messages):
+            return False
+        if self._random.random() < 0.2:
+            state = str(messages[-1].sequence_number)
+            return self._do("set_state", lambda: self._client.set_session_state(state.encode()), value=state) is not None
+        return self._random.random() > 0.05 or self._do("renew", self._renew) is not None
+
+    def _renew(self) -> None:
+        self._client.renew_session_lock()
+
+    def _receive(self) -> list[ReceivedMessage] | None:
+        count = self._random.choice([1, 1, 3])
+        timeout = self._random.choice([0.0, 0.0, 0.2, 1.0])
+        messages: list[ReceivedMessage] = []
+
+        def receive() -> dict[str, Any]:
+            messages.extend(self._client.receive_messages(count, timeout) if count > 1 else _one(self._client, timeout))
+            return {"messages": [[_id(each), each.sequence_number, each.delivery_count] for each in messages]}
+
+        return None if self._do("receive", receive) is None else messages
+
+    def _settle(self, messages: list[ReceivedMessage]) -> bool:
+        client, chance = self._client, self._random.random()
+        if chance < 0.05:
+            # The last one first, so that none of them overtakes another.
+            return all(self._each("abandon", client.abandon_message, message) for message in reversed(messages))
+        if chance < 0.07:
+            return self._each(
+                "dead_letter", lambda message: client.dead_letter_message(message, "torture"), messages[0]
+            ) and (self._complete(messages[1:]))
+        if chance < 0.10:
+            return self._put_aside(messages[0]) and self._complete(messages[1:])
+        return self._complete(messages)
+
+    def _put_aside(self, message: ReceivedMessage) -> bool:
+        if not self._each("defer", self._client.defer_message, message):
+            return False
+        deferred: list[ReceivedMessage] = []
+
+        def receive() -> dict[str, Any]:
+            deferred.extend(self._client.receive_deferred_messages([message.sequence_number or 0]))
+            return {"messages": [[_id(each), each.sequence_number, each.delivery_count] for each in deferred]}
+
+        return self._do("receive_deferred", receive) is not None and self._complete(deferred)
+
+    def _complete(self, messages: list[ReceivedMessage]) -> bool:
+        if not messages:
+            return True
+        if len(messages) == 1 or self._random.random() < 0.5:
+            return all(self._each("complete", self._client.complete_message, message) for message in messages)
+        return self._many("complete", lambda: self._client.complete_messages(messages), messages)
+
+    def _each(self, name: str, settle: Callable[[ReceivedMessage], None], message: ReceivedMessage) -> bool:
+        return self._many(name, lambda: settle(message), [message])
+
+    def _many(self, name: str, settle: Callable[[], None], messages: Iterable[ReceivedMessage]) -> bool:
+        sequences = [message.sequence_number for message in messages]
+        with self._recorder.operation(name, self._holder, session=self._client.session_id, sequences=sequences) as result:
+            try:
+                settle()
+            except QueueError as error:
+                # Of many, those that could be are.
+                outcome = outcome_of(error, strict=self._strict)
+                partly = isinstance(error, InvalidReceiptError) and len(sequences) > 1
+                result.update(outcome=UNKNOWN if partly else outcome, error=repr(error))
+                return False
+            result["outcome"] = OK
+            return True
+
+
+def _one(client: SessionClient, timeout: float) -> list[ReceivedMessage]:
+    message = client.receive_message(timeout)
+    return [] if message is None else [message]
+
+
+def _id(message: ReceivedMessage) -> str:
+    """Return a message's id, or something that is none where the body is not the one that was sent under it."""
+    told, _, rest = message.text().partition(":")
+    return told if told == message.message_id and set(rest) == {"x"} else f"corrupt {message.message_id}"
+
+
+def _text(state: bytes | None) -> str | None:
+    return None if state is None else state.decode()
+
+
+def main(role: str, name: str) -> None:
+    """Work until the end of the input."""
+    logging.basicConfig(level=logging.ERROR)
+    told = json.loads(sys.stdin.readline())
+    resolve_by(Path(told["dns_broken"]))
+    recorder = Recorder(Path(told["history"]), name)
+    ended = threading.Event()
+    provider = ServiceBusProvider.from_connection_string(
+        told["connection_string"],
+        allow_insecure_http=True,
+        request_timeout=told["request_timeout"],
+        retry_deadline=4,
+        retry_attempts=3,
+    )
+    workers: list[Sender | Consumer] = []
+    for number in range(SENDING_THREADS if role == "send" else CONSUMING_THREADS):
+        own, seed = f"{name}/{number}", told["seed"] * 1000 + number
+        if role == "send":
+            workers.append(Sender(provider, recorder, own, seed, told["pause"]))
+        else:
+            workers.append(Consumer(provider, recorder, own, seed, strict=told["strict"]))
+    threads = [threading.Thread(target=worker.run, args=(ended,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    ended.set()
+    for thread in threads:
+        thread.join()
+    provider.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
