@@ -22,6 +22,7 @@ from .connections import Flight, drop_inherited, fly, track
 from .errors import (
     AuthenticationFailedError,
     ConnectionFailedError,
+    PermissionDeniedError,
     ProviderError,
     QueueError,
     UnsupportedOperationError,
@@ -236,6 +237,9 @@ class Transport:
             return retrying(attempt)
         except _FailureError as final:
             raise _final(final.error, acted) from final.error.__cause__
+        except (AuthenticationFailedError, PermissionDeniedError) as error:
+            # That this attempt was refused says nothing of the others.
+            raise _final(error, acted) from error.__cause__
         except QueueError as error:
             if acted and call.gone_is_done and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
                 return call.read(Answer(204, {}, b"", started))
@@ -376,7 +380,7 @@ def _final(error: QueueError, acted: bool) -> QueueError:
         return error
     told = ConnectionFailedError(f"{error} (an earlier attempt may have taken effect)", maybe_delivered=True)
     told.code, told.retry_after = error.code, error.retry_after
-    told.status = getattr(error, "status", None)
+    told.status, told.is_transient = getattr(error, "status", None), error.is_transient
     return told
 
 

@@ -43,7 +43,8 @@ LONGEST_DELAY = 3.0
 #: Bytes of a huge header's answer.
 HUGE = 10 * 1024 * 1024
 
-_WRONG = (
+#: What something between client and gateway answers of itself: none of these says that a request was done.
+STATUSES = (
     "500 Internal Server Error",
     "502 Bad Gateway",
     "503 Service Unavailable",
@@ -66,6 +67,7 @@ class Proxy:
     Attributes:
         rate: The share of exchanges that something is done to.
         bodies: What answers say that are of wrong types.
+        statuses: What is answered instead of asking the gateway.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Proxy:
     ) -> None:
         self.target = target
         self.rate = 0.0
-        self.bodies = BODIES
+        self.bodies, self.statuses = BODIES, STATUSES
         self._faults = faults
         self._on_fault = on_fault
         self._random = random.Random(seed)
@@ -152,7 +154,7 @@ class Proxy:
         fault, chance = self._choose()
         if fault in ("cut before the request", "wrong status"):
             if fault == "wrong status":
-                pair.client.sendall(_html(chance.choice(_WRONG)))
+                pair.client.sendall(_html(chance.choice(self.statuses)))
             return False
         if fault == "cut within the request":
             pair.server.sendall(request[: chance.randrange(1, len(request))])

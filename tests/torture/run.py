@@ -10,8 +10,10 @@ from statistics import median
 
 import attrs
 
+from .azure import AzureScene, of_wire
 from .chaos import Chaos
 from .checker import Rules, Violation, check
+from .faults import of_file, of_gateway, of_names, of_workers
 from .history import OK, History, read
 from .scene import Scene
 
@@ -62,9 +64,11 @@ class Report:
 
 def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> Report:
     """Run a scene under faults for some seconds, let it finish without, and judge its history."""
-    with Scene(folder, seed) as scene:
+    with AzureScene(folder, seed) if azure else Scene(folder, seed) as scene:
         time.sleep(min(3.0, seconds / 4))
-        chaos = Chaos(scene)
+        of_data = of_wire(scene) if isinstance(scene, AzureScene) else of_file(scene)
+        groups = [{**of_gateway(scene), **of_data}, of_workers(scene), of_names(scene)]
+        chaos = Chaos(groups, seed, scene.injected)
         scene.proxy.rate = RATE
         chaos.start()
         time.sleep(seconds)
@@ -73,7 +77,7 @@ def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> 
         drained = scene.drain(DRAIN)
         scene.take_stock()
     history = read(sorted(folder.glob("*.history")))
-    return report_on(history, seed, seconds, drained, Rules())
+    return report_on(history, seed, seconds, drained, scene.rules)
 
 
 def report_on(history: History, seed: int, seconds: float, drained: bool, rules: Rules) -> Report:

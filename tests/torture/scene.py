@@ -2,95 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
 
 from azsession import PeekedMessage, QueueSettings, ServiceBusProvider
 from azsession.errors import QueueError
 
 from . import clockshim
+from .checker import Rules
 from .disk import SmallDisk
 from .history import Recorder
+from .process import ROOT, Process
 from .proxy import FAULTS, Proxy
 from .worker import HOST, QUEUE
 
-ROOT = Path(__file__).parents[2]
 KEY = "dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmUgdG9ydHVyZSE="
 LOCK_DURATION = 5.0
 MAX_DELIVERY_COUNT = 20
 SENDERS, CONSUMERS = 2, 4
-#: Seconds after which a process that should serve, or end, is taken to hang.
-PATIENCE = 60.0
-
-
-class Process:
-    """A process of the scene, told to end by the end of its input, or by SIGTERM."""
-
-    def __init__(self, command: list[str], name: str, log: IO[bytes], environment: Mapping[str, str]) -> None:
-        self.name = name
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**os.environ, **environment},
-        )
-        self.stopped = False
-
-    def tell(self, **told: Any) -> None:
-        """Write a line of JSON to its input."""
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(json.dumps(told).encode() + b"\n")
-        self.popen.stdin.flush()
-
-    def first_line(self) -> bytes:
-        assert self.popen.stdout is not None
-        return self.popen.stdout.readline()
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-        self._close_pipes()
-
-    def pause(self) -> None:
-        self.popen.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self.popen.send_signal(signal.SIGCONT)
-
-    def end(self, *, by_signal: bool = False) -> int:
-        """Ask it to end, and wait for that; return its status."""
-        if by_signal:
-            self.popen.terminate()
-        assert self.popen.stdin is not None
-        with suppress(OSError):
-            self.popen.stdin.close()
-        try:
-            return self.popen.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            # A dump of its threads, where it has one, goes to the log.
-            self.popen.send_signal(signal.SIGABRT)
-            self.popen.wait()
-            raise
-        finally:
-            self._close_pipes()
-
-    def _close_pipes(self) -> None:
-        for pipe in (self.popen.stdin, self.popen.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
 
 
 class Scene:
@@ -109,7 +43,7 @@ class Scene:
         self._numbers = 0
         self.recorder = Recorder(folder / "scene.history", "scene")
         self._log = (folder / "log").open("wb")
-        self.disk = SmallDisk.made(folder)
+        self.disk = SmallDisk.made(folder) if self.has_file else None
         self.data = (folder if self.disk is None else self.disk.place) / "data.db"
         self._dns_broken = folder / "dns-broken"
         self.clocks = [folder / "clock-gateway", folder / "clock-workers"]
@@ -137,7 +71,10 @@ class Scene:
 
     # What differs in front of Azure
 
+    #: Whether a refused receipt means that its message was not settled.
     strict = True
+    rules = Rules()
+    has_file = True
 
     def network_faults(self) -> tuple[str, ...]:
         return FAULTS

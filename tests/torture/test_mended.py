@@ -1,8 +1,9 @@
 """What torture found, step by step: each of these broke a promise once. The gateway is real, and the proxy between is the
-torture's, with one fault instead of many."""
+torture's, which does what a test says."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,31 +16,34 @@ from azsession.testing import AzsessionServer
 from .proxy import Proxy
 
 
-class Faulty(Proxy):
-    """A proxy that does one thing to every exchange while it is told to, and maybe closes its port after the first."""
+class Scripted(Proxy):
+    """A proxy that does what its script says, exchange after exchange, and nothing when that is over.
 
-    closes = False
+    Attributes:
+        script: The faults to come.
+        closes: Refuse connections after the next fault.
+    """
 
-    def __init__(self, server: AzsessionServer, fault: str) -> None:
-        super().__init__(int(server.url.rpartition(":")[2]), 0, (fault,), lambda name: self._after())
+    def __init__(self, server: AzsessionServer) -> None:
+        super().__init__(int(server.url.rpartition(":")[2]), 0)
         self.connection_string = server.connection_string.replace(server.url, f"http://127.0.0.1:{self.port}")
+        self.script: list[str] = []
+        self.closes = False
 
-    def _after(self) -> None:
-        if self.closes:
+    def _choose(self) -> tuple[str | None, random.Random]:
+        fault = self.script.pop(0) if self.script else None
+        if fault is not None and self.closes:
             self.stop_accepting()
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        self.rate = 1.0
-        yield
-        self.rate = 0.0
+        return fault, random.Random(0)
 
 
 @contextmanager
-def faulty(server: AzsessionServer, fault: str) -> Iterator[tuple[Faulty, ServiceBusProvider]]:
-    proxy = Faulty(server, fault)
+def scripted(server: AzsessionServer) -> Iterator[tuple[Scripted, ServiceBusProvider]]:
+    """A proxy before the gateway, and a provider that tries each request twice, and knows already what it speaks with."""
+    proxy = Scripted(server)
     try:
         with ServiceBusProvider.from_connection_string(proxy.connection_string, retry_attempts=1) as provider:
+            provider.list_sessions("orders")
             yield proxy, provider
     finally:
         proxy.close()
@@ -51,9 +55,9 @@ def test_what_a_lost_answer_held_is_not_overtaken_by_later_messages(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, fault: str, count: int
 ) -> None:
     azsession_provider.send_messages("orders", [Message(text, session_id="s") for text in ("one", "two", "three")])
-    with faulty(azsession_server, fault) as (proxy, provider), provider.create_session_client("orders", "s") as session:
-        assert provider.list_sessions("orders")
-        with proxy.at_work(), pytest.raises(ConnectionFailedError) as caught:
+    with scripted(azsession_server) as (proxy, provider), provider.create_session_client("orders", "s") as session:
+        proxy.script = [fault] * 2
+        with pytest.raises(ConnectionFailedError) as caught:
             session.receive_messages(count, 0)
         assert caught.value.maybe_delivered
         received = [message for _ in range(3) for message in session.receive_messages(count, 0)]
@@ -66,10 +70,11 @@ def test_what_a_lost_answer_held_is_not_overtaken_by_later_messages(
 def test_a_receive_after_one_that_never_arrived_gets_what_there_is(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
-    with faulty(azsession_server, "cut before the request") as (proxy, provider):
+    with scripted(azsession_server) as (proxy, provider):
         session = provider.create_session_client("orders", "s")
         assert session.receive_message(0) is None
-        with proxy.at_work(), pytest.raises(ConnectionFailedError):
+        proxy.script = ["cut before the request"] * 2
+        with pytest.raises(ConnectionFailedError):
             session.receive_message(0)
         assert session.receive_message(0) is None
         azsession_provider.send_message("orders", Message("one", session_id="s"))
@@ -83,32 +88,37 @@ def test_an_envelope_without_messages_is_no_answer_to_a_receive(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_message("orders", Message("one", session_id="s"))
-    with faulty(azsession_server, "wrong types") as (proxy, provider):
+    with scripted(azsession_server) as (proxy, provider):
         proxy.bodies = (b"[]",)
         with provider.create_session_client("orders", "s") as session:
-            assert provider.list_sessions("orders")
-            with proxy.at_work(), pytest.raises(ConnectionFailedError, match="broken answer"):
+            proxy.script = ["wrong types"] * 2
+            with pytest.raises(ConnectionFailedError, match="broken answer"):
                 session.receive_messages(10, 0)
             assert [message.text() for message in session.receive_messages(10, 0)] == ["one"]
 
 
+@pytest.mark.parametrize("then", ["refused connections", "503 Service Unavailable", "401 Unauthorized", "403 Forbidden"])
 @pytest.mark.parametrize("operation", ["send", "complete"])
 def test_the_last_attempt_does_not_hide_that_an_earlier_one_may_have_taken_effect(
-    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, operation: str
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, operation: str, then: str
 ) -> None:
     azsession_provider.send_message("orders", Message("one", session_id="s"))
-    with faulty(azsession_server, "cut after the request") as (proxy, provider):
+    with scripted(azsession_server) as (proxy, provider):
         session = provider.create_session_client("orders", "s")
         message = session.receive_message(0)
         assert message is not None
-        # The first attempt reaches the gateway, the second one nobody.
-        proxy.closes = True
         calls = {
             "send": lambda: provider.send_message("orders", Message("two", session_id="s")),
             "complete": lambda: session.complete_message(message),
         }
-        with proxy.at_work(), pytest.raises(ConnectionFailedError) as caught:
+        # The first attempt reaches the gateway, none of the others does. A refused token is exchanged for a new one once.
+        proxy.closes = then == "refused connections"
+        proxy.statuses = (then,)
+        proxy.script = ["cut after the request", "wrong status", "wrong status"]
+        with pytest.raises(ConnectionFailedError) as caught:
             calls[operation]()
+        proxy.script = []
         assert caught.value.maybe_delivered
+        session.close_session()
     left = azsession_provider.peek_messages("orders", "s")
     assert [each.text() for each in left] == (["one", "two"] if operation == "send" else [])

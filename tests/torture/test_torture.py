@@ -1,0 +1,24 @@
+"""Short torture runs with fixed seeds; long ones are run by ``python -m tests.torture``, see the README beside this file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ..standin.require import require_standin
+from .run import torture
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", [11, 12])
+def test_nothing_is_lost_doubled_or_misordered_on_the_embedded_broker(tmp_path: Path, seed: int) -> None:
+    report = torture(tmp_path, seed, 40)
+    assert report.is_good, report.text()
+
+
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_doubled_or_misordered_in_front_of_azure(tmp_path: Path) -> None:
+    require_standin()
+    report = torture(tmp_path, 13, 40, azure=True)
+    assert report.is_good, report.text()
