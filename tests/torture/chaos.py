@@ -13,22 +13,20 @@ class Chaos:
     """Does faults until it is stopped.
 
     Args:
-        groups: The faults by name; those of one group never overlap.
+        groups: The faults by name, and the seconds between two of them at the most; those of one group never overlap.
         seed: Of what is done when.
         on_fault: Called with the name of each.
-        quiet: Seconds between two faults of a group, at the most.
     """
 
     def __init__(
-        self, groups: Sequence[Mapping[str, Fault]], seed: int, on_fault: Callable[[str], object], quiet: float = 2.0
+        self, groups: Sequence[tuple[Mapping[str, Fault], float]], seed: int, on_fault: Callable[[str], object]
     ) -> None:
         self._on_fault = on_fault
-        self._quiet = quiet
         self._ended = threading.Event()
         self._errors: list[BaseException] = []
         self._threads = [
-            threading.Thread(target=self._run, args=(faults, random.Random(f"{seed}/{number}")), daemon=True)
-            for number, faults in enumerate(groups)
+            threading.Thread(target=self._run, args=(faults, quiet, random.Random(f"{seed}/{number}")), daemon=True)
+            for number, (faults, quiet) in enumerate(groups)
         ]
 
     def start(self) -> None:
@@ -43,9 +41,9 @@ class Chaos:
         if self._errors:
             raise self._errors[0]
 
-    def _run(self, faults: Mapping[str, Fault], chance: random.Random) -> None:
+    def _run(self, faults: Mapping[str, Fault], quiet: float, chance: random.Random) -> None:
         try:
-            while not self._ended.wait(chance.uniform(0.1, self._quiet)):
+            while not self._ended.wait(chance.uniform(0.1, quiet)):
                 name = chance.choice(list(faults))
                 self._on_fault(name)
                 faults[name](chance)

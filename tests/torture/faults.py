@@ -80,7 +80,7 @@ def of_names(scene: Scene) -> dict[str, Fault]:
         scene.break_dns(True)
         # Only new connections ask for the name.
         scene.proxy.cut_all()
-        _rest(chance, 2.0)
+        _rest(chance, 1.0)
         scene.break_dns(False)
 
     return {"DNS failure": fail}

@@ -67,7 +67,7 @@ def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> 
     with AzureScene(folder, seed) if azure else Scene(folder, seed) as scene:
         time.sleep(min(3.0, seconds / 4))
         of_data = of_wire(scene) if isinstance(scene, AzureScene) else of_file(scene)
-        groups = [{**of_gateway(scene), **of_data}, of_workers(scene), of_names(scene)]
+        groups = [({**of_gateway(scene), **of_data}, 2.0), (of_workers(scene), 3.0), (of_names(scene), 8.0)]
         chaos = Chaos(groups, seed, scene.injected)
         scene.proxy.rate = RATE
         chaos.start()
