@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import attrs
 
+from .errors import ValidationError
 from .messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from .protocol import (
     COUNT_HEADER,
@@ -30,6 +31,7 @@ from .protocol.routes import format_timeout, message_path, route_of, session_pat
 from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
 from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
 from .transport import Answer, Call
+from .validation import check_session_id
 
 T = TypeVar("T")
 
@@ -175,9 +177,10 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
     def read(answer: Answer) -> LockAnswer | None:
         if answer.status == 204:
             return None
-        name = read_object(answer).get("SessionId")
-        if not isinstance(name, str):
-            raise MalformedError("it names no session")
+        try:
+            name = check_session_id(read_object(answer).get("SessionId"))
+        except ValidationError:
+            raise MalformedError("it names no session") from None
         return _lock_answer(answer, name)
 
     return Call(

@@ -101,6 +101,10 @@ class ConnectionString:
             raise ConfigurationError("a connection string has a SharedAccessKey or a SharedAccessSignature, not both")
         if any(not fields.get(name, "-") for name in ("key_name", "key", "signature")):
             raise ConfigurationError("the connection string names a key or signature but leaves it empty")
+        if not (fields.get("signature", "").isascii() and fields.get("signature", "-").isprintable()):
+            raise ConfigurationError(
+                "the connection string's SharedAccessSignature holds a character that no header can carry"
+            )
         if "transport" in fields and fields["transport"].lower() not in _TRANSPORT_TYPES:
             raise ConfigurationError("the connection string's TransportType is Amqp or AmqpWebSockets")
         try:

@@ -131,17 +131,12 @@ def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
 
     An attribute whose name cannot be a header's, or is taken, has it percent-encoded.
     """
-    headers = {BROKER_PROPERTIES: _header_json(_broker_properties(message))}
+    headers = {BROKER_PROPERTIES: json.dumps(_broker_properties(message), separators=(",", ":"))}
     if message.content_type is not None:
         headers["Content-Type"] = _header_text(message.content_type)
     for name, value in message.attributes.items():
-        headers[_attribute_name(name)] = _header_json(value)
+        headers[_attribute_name(name)] = json.dumps(value)
     return headers, message.body
-
-
-def _header_json(value: Any) -> str:
-    """Return a value as JSON that can stand in a header: no control character in it is bare."""
-    return json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def fits_headers(headers: Mapping[str, str]) -> bool:
