@@ -31,7 +31,7 @@ from .protocol.routes import format_timeout, message_path, route_of, session_pat
 from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
 from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
 from .transport import Answer, Call
-from .validation import check_session_id
+from .validation import check_lock_token, check_session_id
 
 T = TypeVar("T")
 
@@ -124,9 +124,10 @@ def _read_messages(answer: Answer, session: Session, lasts: float) -> list[Recei
 
 
 def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
-    token = fields.pop("lock_token", None)
-    if not isinstance(token, str) or not 0 < len(token) <= 256:
-        raise MalformedError("a message has no LockToken")
+    try:
+        token = check_lock_token(fields.pop("lock_token", None))
+    except ValidationError:
+        raise MalformedError("a message has no LockToken") from None
     fields["session_id"] = session.session_id
     return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
 

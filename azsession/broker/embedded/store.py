@@ -102,6 +102,8 @@ def open_database(path: Path | None) -> sqlite3.Connection:
             cannot be written.
     """
     where = ":memory:" if path is None else str(path)
+    if path is not None:
+        _make_private(path)
     shown = "the broker's memory" if path is None else f"the data file {path}"
     try:
         connection = sqlite3.connect(where, timeout=0, isolation_level=None, check_same_thread=False)
@@ -116,6 +118,18 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """Make a file that is not there yet as its owner's alone, whatever the umask is; SQLite gives its log the same mode.
+
+    One that is there is not so much as opened: to close it again would end the locks that this process has on it.
+    """
+    try:
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError:
+        # It is there, or cannot be made: SQLite says why.
+        return
 
 
 def _why_not(error: sqlite3.Error, path: Path | None) -> str:
