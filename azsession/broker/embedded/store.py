@@ -386,15 +386,15 @@ class Store:
     def _turn_over(self, name: str, period: float, now: float) -> int:
         """Return which of the two tables takes new entries, emptying the older one when its time has come."""
         row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
-        current, until = (0, None) if row is None else row
+        current, until = (0, None) if row is None else (int(row[0]), row[1])
         # A wall clock that was set back between two runs must not make entries live for ever.
         if until is not None and now < until <= now + period:
-            return int(current)
+            return current
         if until is not None and until <= now:
             current = 1 - current
             self._run(f"DELETE FROM {name}_{current}")
         self._run("INSERT OR REPLACE INTO turnover VALUES (?, ?, ?)", (name, current, now + period))
-        return int(current)
+        return current
 
     # What time brings
 
