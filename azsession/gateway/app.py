@@ -68,7 +68,8 @@ def create_app(
         presence=presence,
     )
     app = _App()
-    app.add_sink(gateway.serve, "/")
+    # Whatever the path: falcon's own 404 would tell whoever asks.
+    app.add_sink(gateway.serve, "")
     app.add_error_handler(Exception, gateway.on_exception)
     app.add_error_handler(falcon.HTTPError, gateway.on_exception)
     # An answer without a body has no type, and a message without one keeps none.
