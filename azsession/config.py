@@ -140,7 +140,9 @@ def _split_url(url: str, what: str, schemes: tuple[str, ...]) -> tuple[str, str,
 def is_loopback(host: str) -> bool:
     """Tell whether `host`, a name or an address, is this machine's loopback."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
+        # Python itself says so of mapped ones since 3.13.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
