@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import attrs
 
+from .errors import ValidationError
 from .messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from .protocol import (
     COUNT_HEADER,
@@ -30,6 +31,7 @@ from .protocol.routes import format_timeout, message_path, route_of, session_pat
 from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
 from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
 from .transport import Answer, Call
+from .validation import check_lock_token, check_session_id
 
 T = TypeVar("T")
 
@@ -126,9 +128,10 @@ def _read_messages(answer: Answer, session: Session, lasts: float) -> list[Recei
 
 
 def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
-    token = fields.pop("lock_token", None)
-    if not isinstance(token, str) or not 0 < len(token) <= 256:
-        raise MalformedError("a message has no LockToken")
+    try:
+        token = check_lock_token(fields.pop("lock_token", None))
+    except ValidationError:
+        raise MalformedError("a message has no LockToken") from None
     fields["session_id"] = session.session_id
     return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
 
@@ -181,9 +184,10 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
     def read(answer: Answer) -> LockAnswer | None:
         if answer.status == 204:
             return None
-        name = read_object(answer).get("SessionId")
-        if not isinstance(name, str):
-            raise MalformedError("it names no session")
+        try:
+            name = check_session_id(read_object(answer).get("SessionId"))
+        except ValidationError:
+            raise MalformedError("it names no session") from None
         return _lock_answer(answer, name)
 
     return Call(

@@ -101,6 +101,10 @@ class ConnectionString:
             raise ConfigurationError("a connection string has a SharedAccessKey or a SharedAccessSignature, not both")
         if any(not fields.get(name, "-") for name in ("key_name", "key", "signature")):
             raise ConfigurationError("the connection string names a key or signature but leaves it empty")
+        if not (fields.get("signature", "").isascii() and fields.get("signature", "-").isprintable()):
+            raise ConfigurationError(
+                "the connection string's SharedAccessSignature holds a character that no header can carry"
+            )
         if "transport" in fields and fields["transport"].lower() not in _TRANSPORT_TYPES:
             raise ConfigurationError("the connection string's TransportType is Amqp or AmqpWebSockets")
         try:
@@ -136,7 +140,9 @@ def _split_url(url: str, what: str, schemes: tuple[str, ...]) -> tuple[str, str,
 def is_loopback(host: str) -> bool:
     """Tell whether `host`, a name or an address, is this machine's loopback."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
+        # Python itself says so of mapped ones since 3.13.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
 

@@ -19,6 +19,7 @@ QueueError                          .is_transient  .retry_after  .code
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -42,6 +43,26 @@ __all__ = [
 ]
 
 
+# What could steer a terminal, begin a line of a log, or turn text around. Errors hold what servers and others wrote.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BREAKS = re.compile(r"[\t-\r\x85\u2028\u2029]+")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return text in which no character but those in `keep` steers a terminal or breaks a line: they are shown escaped."""
+
+    def shown(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return found[0] if found[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return _STEERING.sub(shown, text)
+
+
+def one_line(text: str) -> str:
+    """Return text in one line, in which nothing steers a terminal."""
+    return printable(_BREAKS.sub(" ", text))
+
+
 def _rebuild(cls: type[QueueError], message: str, fields: Mapping[str, Any]) -> QueueError:
     error = cls(message)
     error.__dict__.update(fields)
@@ -49,7 +70,7 @@ def _rebuild(cls: type[QueueError], message: str, fields: Mapping[str, Any]) -> 
 
 
 class QueueError(Exception):
-    """Whatever azsession raises.
+    """Whatever azsession raises. Its text is one line without control characters, whoever wrote part of it.
 
     Attributes:
         code: The protocol's error code, such as ``"SessionLockLost"``, where there is one.
@@ -67,7 +88,7 @@ class QueueError(Exception):
         is_transient: bool | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.code = code
         self.retry_after = retry_after
         if is_transient is not None:

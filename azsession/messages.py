@@ -20,6 +20,7 @@ from .validation import (
     MAX_SESSION_ID_LENGTH,
     check_attributes,
     check_instant,
+    check_lock_token,
     check_queue_name,
     check_session_id,
     check_text,
@@ -159,9 +160,7 @@ class ReceiptHandle:
             queue_name, session_id, handle, expires, route = fields if len(fields) == 5 else [*fields, ""]
             check_queue_name(queue_name)
             check_session_id(session_id)
-            check_text(handle, "a lock token", 256)
-            if not handle:
-                raise ValidationError("a lock token is not empty")
+            check_lock_token(handle)
             if not _ROUTE.match(route):
                 raise ValidationError("a route goes into a header")
             expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)

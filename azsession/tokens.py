@@ -62,6 +62,11 @@ class Token:
     header: str = attrs.field(repr=False)
     expires_on: float
 
+    def __attrs_post_init__(self) -> None:
+        if not (self.header.isascii() and self.header.isprintable()):
+            # Found out later, it would be by an error that shows it.
+            raise AuthenticationFailedError("the token holds a character that no header can carry, such as a line's end")
+
 
 class TokenSource(Protocol):
     """Where tokens come from."""

@@ -17,7 +17,7 @@ import attrs
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from .config import ServiceBusConfig
+from .config import ServiceBusConfig, is_loopback
 from .connections import Flight, drop_inherited, fly, track
 from .errors import (
     AuthenticationFailedError,
@@ -26,6 +26,7 @@ from .errors import (
     ProviderError,
     QueueError,
     UnsupportedOperationError,
+    one_line,
 )
 from .messages import PeekedMessage
 from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
@@ -307,6 +308,8 @@ class Transport:
             return Answer(response.status_code, response.headers, response.content, sent)
         except (requests.RequestException, OSError) as error:
             cause = _root(error)
+            # It may quote what the server wrote, and a traceback shows it.
+            cause.args = tuple(one_line(arg) if isinstance(arg, str) else arg for arg in cause.args)
             acted = _may_have_acted(error, flight)
             failed = ConnectionFailedError(f"no answer from {self._url}: {_reason(error, cause)}", maybe_delivered=acted)
             failed.__cause__ = cause
@@ -331,7 +334,8 @@ class Transport:
                 headers["Content-Length"] = str(len(request.body))
             elif not request.body:
                 request.body = None
-        request.hooks = self._http.hooks
+        hooks = self._http.hooks.get("response", [])
+        request.hooks = {"response": [*(hooks if isinstance(hooks, (list, tuple)) else [hooks]), _lead_nowhere]}
         request._cookies = self._http.cookies
         if self._http.cookies:
             request.prepare_cookies(self._http.cookies)
@@ -344,6 +348,9 @@ class Transport:
         known = self._settings
         if known is None or known[0] != key:
             found = http.merge_environment_settings(self._url, {}, False, None, None)
+            if not self._config.tls and is_loopback(self._config.host):
+                # A proxy of the environment has a loopback of its own, and would be shown tokens in the clear on the way.
+                found["proxies"] = dict(http.proxies)
             if self._config.ca_bundle is not None:
                 found["verify"] = self._config.ca_bundle
             track(http, self._url, found["proxies"])
@@ -382,6 +389,11 @@ def _final(error: QueueError, acted: bool) -> QueueError:
     told.code, told.retry_after = error.code, error.retry_after
     told.status, told.is_transient = getattr(error, "status", None), error.is_transient
     return told
+
+
+def _lead_nowhere(response: requests.Response, **_: Any) -> None:
+    """Take a redirection's place away: `requests` looks into it though none is followed, and fails where it is malformed."""
+    response.headers.pop("Location", None)
 
 
 def _pause(state: RetryCallState) -> float:

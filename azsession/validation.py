@@ -25,6 +25,8 @@ MAX_BATCH = 1000
 MAX_SECONDS = 1e9
 #: The highest sequence number: 64 bits, of which Azure's partitioned entities use the first 16 for the partition.
 MAX_SEQUENCE_NUMBER = 2**63 - 1
+#: Characters in a lock token; a gateway's are GUIDs.
+MAX_LOCK_TOKEN_LENGTH = 256
 #: Characters in a dead-letter reason or description, as in Azure Service Bus.
 MAX_REASON_LENGTH = 4096
 
@@ -58,6 +60,17 @@ def check_queue_name(name: object) -> str:
             f"{name[:80]!r} is no queue name: letters, digits, '.', '-' and '_', or topic/subscriptions/name"
         )
     return name
+
+
+def check_lock_token(token: object) -> str:
+    """Return the lock token: 1 to 256 characters, and nothing that is another thing where a path has a token.
+
+    ``DELETE ../messages/head`` receives: with such a token, to complete would be to take another message.
+    """
+    token = check_text(token, "a lock token", MAX_LOCK_TOKEN_LENGTH)
+    if token in ("", ".", "..", "head"):
+        raise ValidationError("a lock token is not empty, '.', '..' or 'head'")
+    return token
 
 
 def check_text(value: object, what: str, limit: int | None = None) -> str:

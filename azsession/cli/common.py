@@ -6,7 +6,6 @@ import base64
 import functools
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from .. import errors
 from ..config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, ServiceBusConfig
 from ..errors import ConfigurationError
 from ..messages import PeekedMessage
@@ -30,9 +30,6 @@ PAGE = 100
 PREVIEW = 200
 
 Connect = Callable[[], ServiceBusProvider]
-
-# What could steer a terminal, or turn its text around: bodies are written by others.
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def client_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -82,8 +79,8 @@ def note(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text in which nothing steers a terminal."""
-    return _STEERING.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
+    """Return text in which nothing steers a terminal; lines and tabs stay, for bodies are written by others."""
+    return errors.printable(text, keep="\t\n")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[str] = ()) -> None:

@@ -16,11 +16,15 @@ def stored_keys(path: Path) -> list[AccessKey]:
     """Return the keys of a file, one a line; with one key made if it is not there.
 
     Raises:
-        ConfigurationError: Others can read it, it is damaged, or it cannot be read or made.
+        ConfigurationError: Others can read it or own it, it is damaged, or it cannot be read or made.
     """
     try:
         with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            found = os.fstat(file.fileno())
+            mode = stat.S_IMODE(found.st_mode)
+            if os.name == "posix" and found.st_uid not in (os.geteuid(), 0):
+                # Its owner knows the keys, whatever its mode; and where others may write to the folder it can be theirs.
+                raise ConfigurationError(f"the key file {path} belongs to another user, who can read and change its keys")
             if os.name == "posix" and mode & 0o077:
                 raise ConfigurationError(
                     f"the key file {path} can be read by others (mode {mode:04o}): say chmod 600, or delete it to have a new "

@@ -68,7 +68,8 @@ def create_app(
         presence=presence,
     )
     app = _App()
-    app.add_sink(gateway.serve, "/")
+    # Whatever the path: falcon's own 404 would tell whoever asks.
+    app.add_sink(gateway.serve, "")
     app.add_error_handler(Exception, gateway.on_exception)
     app.add_error_handler(falcon.HTTPError, gateway.on_exception)
     # An answer without a body has no type, and a message without one keeps none.
@@ -148,10 +149,14 @@ class Gateway:
 
     def serve(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
         """Answer one request over HTTP."""
-        route = _route_of(req)
-        if self._guard is not None and route.operation is not Operation.HEALTH:
-            host = req.env.get("HTTP_HOST") or req.env.get("SERVER_NAME", "")
-            self._guard.check(req.get_header("Authorization"), host, route.resource, route.operation)
+        try:
+            route = _route_of(req)
+        except (NoRouteError, ValidationError):
+            # What a path means, or does not, is told to those only who may ask for something.
+            self._authorize(req, None)
+            raise
+        if route.operation is not Operation.HEALTH:
+            self._authorize(req, route)
         request = Request(
             route=route,
             query=_parse_query(req.query_string),
@@ -160,6 +165,12 @@ class Gateway:
             caller=self._presence.caller(req.env.get(SOCKET_KEY)),
         )
         _fill(req, resp, self._handlers.answer(request))
+
+    def _authorize(self, req: falcon.Request, route: Route | None) -> None:
+        if self._guard is not None:
+            host = req.env.get("HTTP_HOST") or req.env.get("SERVER_NAME", "")
+            resource, operation = (None, None) if route is None else (route.resource, route.operation)
+            self._guard.check(req.get_header("Authorization"), host, resource, operation)
 
     def _body_of(self, req: falcon.Request) -> bytes:
         chunked = "HTTP_TRANSFER_ENCODING" in req.env

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
 
+from .. import forks
 from ..broker.base import Broker, Caller, Delivery, Disposition, Settlement
 from ..errors import InvalidReceiptError, MessageTooLargeError, ValidationError
 from ..messages import Message, PeekedMessage
@@ -25,22 +28,29 @@ from ..protocol.durations import decode_queue, encode_queue_info
 from ..protocol.routes import Operation, Route
 from ..protocol.status import CONFLICT
 from ..protocol.wire import (
-    BROKER_PROPERTIES,
     decode_envelope,
     decode_single,
     encode_envelope,
     encode_single,
+    fits_headers,
     format_date,
     json_object,
     message_to_send,
 )
 from ..queues import QueueInfo
-from ..validation import MAX_BATCH, MAX_REASON_LENGTH, MAX_SEQUENCE_NUMBER, check_count, check_session_id, check_text
+from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_session_id
+from .bodies import message_headers, reason_of, settlements_of
 
 #: Seconds that a receive or accept may ask to wait.
 MAX_TIMEOUT = 86400.0
 #: Seconds that a receive or accept waits that does not say.
 DEFAULT_TIMEOUT = 60.0
+#: Bytes of a JSON body that describes no messages.
+MAX_JSON_SIZE = 256 * 1024
+#: Bytes of a JSON body of which one is read at a time: what is made of it takes many times its size.
+LARGE_JSON = 1024 * 1024
+#: Characters in the names and values of a message's attributes, as in Azure Service Bus.
+MAX_ATTRIBUTES_SIZE = 65536
 
 
 @attrs.frozen
@@ -127,7 +137,8 @@ class Answer:
             return self
         if self.single:
             own, body = encode_single(messages[0])
-            return Answer(self.status, {**own, **self.headers}, body)
+            if fits_headers(own):
+                return Answer(self.status, {**own, **self.headers}, body)
         described = {"Content-Type": ENVELOPE_TYPE, COUNT_HEADER: str(len(messages)), **self.headers}
         return Answer(self.status, described, encode_envelope(messages))
 
@@ -138,6 +149,8 @@ class Handlers:
     def __init__(self, broker: Broker, max_message_size: int) -> None:
         self._broker = broker
         self._max_message_size = max_message_size
+        self._reading_large = threading.Lock()
+        forks.register(self)
         self._handlers: dict[Operation, Callable[[Request], Answer]] = {
             Operation.RECEIVE: self._receive,
             Operation.COMPLETE: self._settle_one(Disposition.COMPLETE),
@@ -170,6 +183,21 @@ class Handlers:
         """Do what the request asks for."""
         return self._handlers[request.route.operation](request)
 
+    def after_fork(self) -> None:
+        """In a forked child: nothing is being read."""
+        self._reading_large = threading.Lock()
+
+    def _json(self, request: Request) -> Mapping[str, Any]:
+        """Return the JSON object of a request that describes no messages."""
+        size = len(request.body)
+        if size > MAX_JSON_SIZE:
+            raise MessageTooLargeError(f"this body has at most {MAX_JSON_SIZE} bytes", size=size, limit=MAX_JSON_SIZE)
+        return json_object(request.body)
+
+    def _reading(self, request: Request) -> AbstractContextManager[object]:
+        """Return what is held while a body that may be large is read."""
+        return self._reading_large if len(request.body) > LARGE_JSON else nullcontext()
+
     # Receiving
 
     def _receive(self, request: Request) -> Answer:
@@ -190,7 +218,7 @@ class Handlers:
         return Answer(201, headers, messages=delivery.messages, single=not many)
 
     def _accept(self, request: Request) -> Answer:
-        wanted = json_object(request.body).get("SessionId")
+        wanted = self._json(request).get("SessionId")
         session_id = None if wanted is None else check_session_id(wanted)
         delivery = self._broker.accept(
             request.route.entity,
@@ -206,7 +234,7 @@ class Handlers:
         return attrs.evolve(answer, headers={**answer.headers, **_lock_headers(delivery)})
 
     def _receive_deferred(self, request: Request) -> Answer:
-        numbers = json_object(request.body).get("SequenceNumbers")
+        numbers = self._json(request).get("SequenceNumbers")
         if not isinstance(numbers, list) or not 1 <= len(numbers) <= MAX_BATCH:
             raise ValidationError(f"SequenceNumbers is a list of 1 to {MAX_BATCH} whole numbers")
         for number in numbers:
@@ -222,7 +250,7 @@ class Handlers:
             route = request.route
             reason, description = (None, None)
             if disposition is Disposition.DEAD_LETTER:
-                reason, description = _reason_of(json_object(request.body))
+                reason, description = reason_of(self._json(request))
             settlement = Settlement(route.lock_token, disposition, reason, description)
             code = self._broker.settle(route.entity, route.session_id, [settlement])[0]
             if code is not None:
@@ -232,17 +260,8 @@ class Handlers:
         return settle
 
     def _settle(self, request: Request) -> Answer:
-        settlements = []
-        for name, value in json_object(request.body).items():
-            try:
-                disposition = Disposition(name)
-            except ValueError:
-                raise ValidationError(f"{name[:40]!r} is none of complete, abandon, defer and deadletter") from None
-            if not isinstance(value, list):
-                raise ValidationError(f"{name} is a list")
-            settlements += [_settlement_of(item, disposition) for item in value]
-        if not 1 <= len(settlements) <= MAX_BATCH:
-            raise ValidationError(f"1 to {MAX_BATCH} messages are settled at once, not {len(settlements)}")
+        with self._reading(request):
+            settlements = settlements_of(json_object(request.body))
         codes = self._broker.settle(request.route.entity, request.route.session_id, settlements)
         failed = [
             {"LockToken": settlement.lock_token, "code": code}
@@ -252,7 +271,7 @@ class Handlers:
         return Answer.json(200, {"failed": failed})
 
     def _dead_letter_session(self, request: Request) -> Answer:
-        reason, description = _reason_of(json_object(request.body))
+        reason, description = reason_of(self._json(request))
         route = request.route
         count = self._broker.dead_letter_session(
             route.entity, route.session_id, request.lock_id, reason or "", description, request.request_id
@@ -306,12 +325,12 @@ class Handlers:
 
     def _send(self, request: Request) -> Answer:
         if (request.header("Content-Type") or "").partition(";")[0].strip().lower() == ENVELOPE_TYPE:
-            described = decode_envelope(request.body)
-            if not described:
+            with self._reading(request):
+                messages = [message_to_send(fields) for fields in decode_envelope(request.body)]
+            if not messages:
                 raise ValidationError("an envelope to send has at least one message")
         else:
-            described = [decode_single(_message_headers(request.headers), request.body)]
-        messages = [message_to_send(fields) for fields in described]
+            messages = [message_to_send(decode_single(message_headers(request.headers), request.body))]
         for number, message in enumerate(messages, 1):
             self._check_message(message, number)
         self._broker.send(request.route.entity, messages, request.request_id)
@@ -321,6 +340,13 @@ class Handlers:
         if message.session_id is None:
             raise ValidationError(f"message {number} has no SessionId: every queue here is one of sessions")
         self._check_size(len(message.body), f"message {number}")
+        size = sum(len(name) + (len(value) if isinstance(value, str) else 8) for name, value in message.attributes.items())
+        if size > MAX_ATTRIBUTES_SIZE:
+            raise MessageTooLargeError(
+                f"the attributes of message {number} have {size} characters, the limit is {MAX_ATTRIBUTES_SIZE}",
+                size=size,
+                limit=MAX_ATTRIBUTES_SIZE,
+            )
 
     def _check_size(self, size: int, what: str) -> None:
         limit = self._max_message_size
@@ -344,7 +370,7 @@ class Handlers:
     # Queues
 
     def _create_queue(self, request: Request) -> Answer:
-        settings = decode_queue(json_object(request.body))
+        settings = decode_queue(self._json(request))
         new = self._broker.create_queue(request.route.entity, settings)
         return Answer.json(201 if new else 200, encode_queue_info(QueueInfo(request.route.entity, settings)))
 
@@ -373,34 +399,3 @@ def _decimal(seconds: float) -> str:
 
 def _lock_headers(delivery: Delivery) -> dict[str, str]:
     return {LOCK_EXPIRES_HEADER: _decimal(delivery.lock_expires_in), WAITED_HEADER: _decimal(delivery.waited)}
-
-
-def _reason_of(data: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    reason, description = data.get("DeadLetterReason"), data.get("DeadLetterErrorDescription")
-    if reason is not None:
-        check_text(reason, "DeadLetterReason", MAX_REASON_LENGTH)
-    if description is not None:
-        check_text(description, "DeadLetterErrorDescription", MAX_REASON_LENGTH)
-    return reason, description
-
-
-def _settlement_of(item: Any, disposition: Disposition) -> Settlement:
-    if disposition is Disposition.DEAD_LETTER:
-        if not isinstance(item, dict):
-            raise ValidationError('deadletter is a list of objects with "LockToken"')
-        token = check_text(item.get("LockToken"), "LockToken", 256)
-        return Settlement(token, disposition, *_reason_of(item))
-    return Settlement(check_text(item, "a lock token", 256), disposition)
-
-
-def _message_headers(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return a request's headers, with names as WSGI left them: without case, ``_`` turned into ``-``."""
-    headers = []
-    for name, value in environ.items():
-        if name == "CONTENT_TYPE":
-            headers.append(("Content-Type", value))
-        elif name == "HTTP_BROKERPROPERTIES":
-            headers.append((BROKER_PROPERTIES, value))
-        elif name.startswith("HTTP_"):
-            headers.append((name[5:].replace("_", "-").title(), value))
-    return headers

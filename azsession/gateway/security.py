@@ -27,6 +27,10 @@ MAX_TOKEN_LENGTH = 4096
 
 _SCHEME = "SharedAccessSignature "
 _FIELDS = {"sr", "sig", "se", "skn"}
+#: What stands for the fields of a token that is none, so that refusing it takes the same steps.
+_NO_FIELDS = dict.fromkeys(_FIELDS, "")
+#: What no resource has: characters that URLs are read without, or that end the path, and would make a token for more of it.
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
 
 
 class Right(Enum):
@@ -68,8 +72,8 @@ class AccessKey:
             rights = frozenset(Right(right.strip().capitalize()) for right in names.split(","))
         except ValueError:
             rights = frozenset()
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or not key or not rights or re.search(r"[;\s]", key):
-            # A connection string could not carry a key with such characters.
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or not key or not rights or re.search(r"[;\s\ud800-\udfff]", key):
+            # A connection string could not carry a key with such characters, nor UTF-8 the half of one.
             raise ConfigurationError(
                 "a key is NAME:KEY:RIGHTS, with rights of Send, Listen and Manage, such as app:SECRET:Send,Listen"
             )
@@ -99,8 +103,17 @@ class Guard:
         # Signed against where the key's name is unknown, so that a wrong name takes as long as a wrong signature.
         self._nobody = AccessKey.generate("nobody")
 
-    def check(self, authorization: str | None, host: str, resource: tuple[str, ...], operation: Operation) -> None:
+    def check(
+        self, authorization: str | None, host: str, resource: tuple[str, ...] | None, operation: Operation | None
+    ) -> None:
         """Return where the token is good for this operation on this resource.
+
+        Args:
+            authorization: The request's header.
+            host: The host that the request was sent to.
+            resource: The decoded segments of the path; `None` where the path means nothing, and a token for anything here is
+                enough to be told so.
+            operation: What is asked for; `None` needs no right.
 
         Raises:
             AuthenticationFailedError: There is no token, or not a good one for this resource.
@@ -112,16 +125,14 @@ class Guard:
                 "the request needs a SharedAccessSignature that is not expired, is for this host and path, and is "
                 "signed with a key of this gateway"
             )
-        right = _RIGHTS.get(operation, Right.LISTEN)
-        if not key.allows(right):
+        right = _RIGHTS.get(operation, Right.LISTEN) if operation is not None else None
+        if right is not None and not key.allows(right):
             raise PermissionDeniedError(f"the key {key.name!r} lacks the right {right.value}")
 
-    def _authenticate(self, authorization: str, host: str, resource: tuple[str, ...]) -> AccessKey | None:
-        if len(authorization) > MAX_TOKEN_LENGTH or not authorization.startswith(_SCHEME):
-            return None
-        fields = dict(re.findall(r"(?:^|&)([^=&]*)=([^&]*)", authorization[len(_SCHEME) :]))
-        if set(fields) != _FIELDS or authorization.count("&") != 3:
-            return None
+    def _authenticate(self, authorization: str, host: str, resource: tuple[str, ...] | None) -> AccessKey | None:
+        # Every step is taken whatever the one before it found: a refusal's time does not tell what was wrong.
+        found = _fields_of(authorization)
+        fields = found or _NO_FIELDS
         known = self._keys.get(_undo_double(fields["skn"]))
         signed = f"{fields['sr']}\n{fields['se']}".encode("utf-8", "surrogatepass")
         secret = (known or self._nobody).key.encode()
@@ -133,21 +144,31 @@ class Guard:
         good = hmac.compare_digest(expected, signature)
         in_time = re.fullmatch(r"[0-9]{1,12}", fields["se"]) is not None and int(fields["se"]) > time.time()
         covers = self._covers(fields["sr"], host, resource)
-        return known if good and in_time and covers else None
+        return known if found and good and in_time and covers else None
 
-    def _covers(self, encoded: str, host: str, resource: tuple[str, ...]) -> bool:
+    def _covers(self, encoded: str, host: str, resource: tuple[str, ...] | None) -> bool:
         """Tell whether a token for `encoded` is good at this host for this path, segment by segment."""
-        url = unquote_plus(encoded)
         try:
+            url = unquote_plus(encoded, errors="strict")
             parts = urlsplit(url if "://" in url else f"//{url}")
             name = (parts.hostname or "").lower()
             own = (urlsplit(f"//{host}").hostname or "").lower()
+            # A slash more than needed stands where a base that ends with one and a path that begins with one were joined.
+            path = parts.path.lstrip("/").removesuffix("/")
+            segments = tuple(unquote(segment, errors="strict") for segment in path.split("/")) if path else ()
         except ValueError:
             return False
-        if not name or (name != own and name not in self._hosts):
+        if not name or (name != own and name not in self._hosts) or "@" in parts.netloc or _UNREADABLE.search(url):
             return False
-        segments = tuple(unquote(segment) for segment in parts.path.strip("/").split("/")) if parts.path.strip("/") else ()
-        return resource[: len(segments)] == segments
+        return resource is None or resource[: len(segments)] == segments
+
+
+def _fields_of(authorization: str) -> dict[str, str] | None:
+    """Return the four fields of a token, or `None` where it is none: each is there once, and nothing else is."""
+    if len(authorization) > MAX_TOKEN_LENGTH or not authorization.startswith(_SCHEME):
+        return None
+    fields = dict(re.findall(r"(?:^|&)([^=&]*)=([^&]*)", authorization[len(_SCHEME) :]))
+    return fields if set(fields) == _FIELDS and authorization.count("&") == 3 else None
 
 
 def _undo_double(name: str) -> str:

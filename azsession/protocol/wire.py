@@ -49,9 +49,15 @@ _RESERVED = frozenset(
     strict-transport-security te trailer transfer-encoding upgrade user-agent vary via warning www-authenticate
     brokerproperties""".split()
 )
-_RESERVED_PREFIXES = ("azsession-", "x-ms-", "x-forwarded-", "sec-", "access-control-", "proxy-")
+#: Headers of an answer that a proxy obeys rather than hands on: nginx, Apache, lighttpd, LiteSpeed and Perlbal have such.
+_OBEYED = ("x-accel-", "x-sendfile", "x-lighttpd-", "x-litespeed-", "x-reproxy-")
+_RESERVED_PREFIXES = ("azsession-", "x-ms-", "x-forwarded-", "sec-", "access-control-", "proxy-", *_OBEYED)
 #: Seconds of the longest time to live, as in Azure (.NET's `TimeSpan.MaxValue`).
 _FOR_EVER = 922337203685
+#: What a message may bring in headers; one with more goes in an envelope, which whoever reads it can.
+MAX_HEADERS, MAX_HEADER_SIZE = 64, 32768
+#: Digits of a whole number in JSON: far more than any that means something, and few enough to be read at once.
+_MAX_DIGITS = 400
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 
 
@@ -133,6 +139,11 @@ def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
     return headers, message.body
 
 
+def fits_headers(headers: Mapping[str, str]) -> bool:
+    """Tell whether HTTP clients can be trusted to read so many headers: Python's takes 100, of 64 KB a line."""
+    return len(headers) <= MAX_HEADERS and sum(map(len, headers.values())) + sum(map(len, headers)) <= MAX_HEADER_SIZE
+
+
 def _header_text(text: str) -> str:
     """Return `text` where it can stand in a header, else the default type: it must not break out of its line."""
     return text if text.isascii() and text.isprintable() else DEFAULT_CONTENT_TYPE
@@ -163,8 +174,8 @@ def _parse_attribute(value: str) -> AttributeValue | None:
         return value == "true"
     if (value.startswith('"') and value.endswith('"')) or _NUMBER.match(value):
         try:
-            parsed = json.loads(value)
-        except ValueError:
+            parsed = _JSON.decode(value)
+        except (ValueError, RecursionError):
             return value[1:-1] if len(value) > 1 else None
         return parsed if isinstance(parsed, (str, int, float)) else None
     return None
@@ -215,9 +226,23 @@ def _decode_item(item: Any) -> dict[str, Any]:
     return _fields(item.get("BrokerProperties") or {}, attributes, data, item.get("ContentType"))
 
 
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError("a number is too long")
+    return int(digits)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+#: Reads JSON as RFC 8259 has it: no NaN, and no number that takes long to read.
+_JSON = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)
+
+
 def _load_json(data: str | bytes, what: str) -> Any:
     try:
-        return json.loads(data)
+        return _JSON.decode(data.decode("utf-8-sig") if isinstance(data, bytes) else data)
     except (ValueError, RecursionError):
         raise MalformedError(f"{what} is not JSON") from None
 

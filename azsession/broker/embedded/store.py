@@ -103,6 +103,8 @@ def open_database(path: Path | None) -> sqlite3.Connection:
             cannot be written.
     """
     where = ":memory:" if path is None else str(path)
+    if path is not None:
+        _make_private(path)
     shown = "the broker's memory" if path is None else f"the data file {path}"
     try:
         if path is not None:
@@ -119,6 +121,18 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """Make a file that is not there yet as its owner's alone, whatever the umask is; SQLite gives its log the same mode.
+
+    One that is there is not so much as opened: to close it again would end the locks that this process has on it.
+    """
+    try:
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError:
+        # It is there, or cannot be made: SQLite says why.
+        return
 
 
 def _why_not(error: sqlite3.Error, path: Path | None) -> str:
@@ -390,15 +404,15 @@ class Store:
     def _turn_over(self, name: str, period: float, now: float) -> int:
         """Return which of the two tables takes new entries, emptying the older one when its time has come."""
         row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
-        current, until = (0, None) if row is None else row
+        current, until = (0, None) if row is None else (int(row[0]), row[1])
         # A wall clock that was set back between two runs must not make entries live for ever.
         if until is not None and now < until <= now + period:
-            return int(current)
+            return current
         if until is not None and until <= now:
             current = 1 - current
             self._run(f"DELETE FROM {name}_{current}")
         self._run("INSERT OR REPLACE INTO turnover VALUES (?, ?, ?)", (name, current, now + period))
-        return int(current)
+        return current
 
     # What time brings
 

@@ -1,0 +1,64 @@
+"""How long a gateway takes to refuse a token, by what is wrong with it, beside how long it takes to accept a good one.
+
+What may differ is what the caller knows anyway: how long its token is. What must not is what the caller wants to know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from azsession.errors import AuthenticationFailedError
+from azsession.gateway import AccessKey, Right
+from azsession.gateway.security import Guard
+from azsession.protocol.routes import Operation
+from azsession.tokens import generate_sas_token
+
+KEY = AccessKey("root", "c2VjcmV0", frozenset({Right.MANAGE}))
+
+
+def tokens() -> dict[str, str]:
+    """Return authorizations by what is wrong with them; all but the last two are as long as the good one, or nearly."""
+    until = int(time.time()) + 3600
+    good = generate_sas_token("https://here/orders", KEY.name, KEY.key, until)
+    last = good.index("&se=") - 4
+    return {
+        "good": good,
+        "first byte of the signature wrong": good.replace("sig=", "sig=A", 1),
+        "last bytes of the signature wrong": good[: last - 3] + "AAA" + good[last:],
+        "unknown key": generate_sas_token("https://here/orders", "toor", KEY.key, until),
+        "other secret": generate_sas_token("https://here/orders", KEY.name, "b3RoZXI=", until),
+        "expired": generate_sas_token("https://here/orders", KEY.name, KEY.key, until - 7200),
+        "a sibling": generate_sas_token("https://here/order2", KEY.name, KEY.key, until),
+        "three fields": good.replace("&skn=", "+skn="),
+        "none": "",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--checks", type=int, default=50, help="checks of each token in a round")
+    options = parser.parse_args(arguments)
+    guard, found = Guard([KEY]), tokens()
+    times: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(options.rounds):
+        # In turns, so that what else the machine does falls on all of them.
+        for name, token in found.items():
+            began = time.perf_counter()
+            for _ in range(options.checks):
+                with suppress(AuthenticationFailedError):
+                    guard.check(token, "here", ("orders",), Operation.RECEIVE)
+            times[name].append((time.perf_counter() - began) / options.checks * 1e6)
+    good = statistics.median(times["good"])
+    print(f"{'token':36} {'median':>9} {'of a good one':>14}")
+    for name, each in times.items():
+        median = statistics.median(each)
+        print(f"{name:36} {median:6.1f} us {median / good:14.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What lies on disk is its owner's: the keys, which are refused otherwise, and the messages, which are made so."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from azsession import ConfigurationError, Message, ServiceBusProvider
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.cli.keyfile import stored_keys
+
+SECRET = "c2VjcmV0"
+LINE = f"app:{SECRET}:Manage\n"
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and owners are POSIX's")
+
+
+@pytest.fixture(autouse=True)
+def _open_umask() -> Iterator[None]:
+    kept = os.umask(0)
+    yield
+    os.umask(kept)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_text(LINE)
+    path.chmod(0o600)
+    return path
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def given_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a file belong to another user: truly, where this is root; else it is this process that says it is another."""
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+
+# The keys
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_key_file_of_its_owners_alone_is_read(key_file: Path, mode: int) -> None:
+    key_file.chmod(mode)
+    assert [key.key for key in stored_keys(key_file)] == [SECRET]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o606, 0o610, 0o602, 0o777])
+def test_a_key_file_that_others_can_read_or_change_is_refused(key_file: Path, mode: int) -> None:
+    key_file.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"mode {mode:04o}") as caught:
+        stored_keys(key_file)
+    assert SECRET not in str(caught.value)
+    assert key_file.read_text() == LINE
+
+
+def test_a_key_file_of_another_user_is_refused(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_away(key_file, monkeypatch)
+    with pytest.raises(ConfigurationError, match="another user"):
+        stored_keys(key_file)
+
+
+def test_a_link_is_as_good_as_what_it_leads_to(key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Containers are given their secrets so: the link's own mode means nothing, and who may change the folder, much.
+    link = tmp_path / "link"
+    link.symlink_to(key_file)
+    assert stored_keys(link)[0].key == SECRET
+    key_file.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="read by others"):
+        stored_keys(link)
+    key_file.chmod(0o600)
+    given_away(key_file, monkeypatch)
+    with pytest.raises(ConfigurationError, match="another user"):
+        stored_keys(link)
+
+
+def test_a_folder_is_no_key_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        stored_keys(tmp_path)
+
+
+def test_a_key_file_that_is_made_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    made = stored_keys(tmp_path / "key")
+    assert mode_of(tmp_path / "key") == 0o600
+    assert stored_keys(tmp_path / "key") == made
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_what_another_user_put_where_the_key_would_be_made_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    planted = tmp_path / "data.db.key"
+    planted.write_text("planted:a25vd24=:Manage\n")
+    planted.chmod(0o600)
+    given_away(planted, monkeypatch)
+    with pytest.raises(ConfigurationError, match="another user"):
+        stored_keys(planted)
+
+
+# The messages
+
+
+def test_a_data_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    with ServiceBusProvider.embedded(path, queues=["q"]) as provider:
+        provider.send_message("q", Message("x", session_id="s"))
+        modes = {each.name: mode_of(each) for each in tmp_path.iterdir()}
+    assert modes["data.db"] == 0o600
+    assert all(mode & 0o077 == 0 for mode in modes.values()), modes
+    assert mode_of(path) == 0o600
+
+
+def test_a_data_file_at_the_end_of_a_link_is_too(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "data.db")
+    EmbeddedBroker(tmp_path / "link.db").close()
+    assert mode_of(tmp_path / "data.db") == 0o600
+
+
+def test_the_mode_that_somebody_gave_a_data_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    EmbeddedBroker(path, queues=["q"]).close()
+    path.chmod(0o640)
+    EmbeddedBroker(path).close()
+    assert mode_of(path) == 0o640
+
+
+def test_looking_at_a_data_file_that_is_open_does_not_end_its_lock(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    first = EmbeddedBroker(path, queues=["q"])
+    opening = f"from azsession.broker.embedded import EmbeddedBroker; EmbeddedBroker({str(path)!r})"
+    try:
+        with pytest.raises(ConfigurationError, match="one file has one owner"):
+            EmbeddedBroker(path)
+        # POSIX ends a process's locks on a file when any descriptor of it is closed, and another process is who would notice.
+        ended = subprocess.run([sys.executable, "-c", opening], capture_output=True, text=True, timeout=60, check=False)
+        assert "one file has one owner" in ended.stderr
+    finally:
+        first.close()

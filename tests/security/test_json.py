@@ -1,0 +1,233 @@
+"""What JSON can be made of is bounded: it is answered 400 or 413, or it is harmless, and what it takes has an end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+import requests
+
+from azsession import Message
+from azsession.broker.base import PRESENT
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.errors import ValidationError
+from azsession.gateway import GatewayService, handlers
+from azsession.gateway.bodies import settlements_of
+from azsession.gateway.handlers import LARGE_JSON, MAX_ATTRIBUTES_SIZE, MAX_JSON_SIZE
+from azsession.protocol.routes import Operation, Route
+from azsession.protocol.wire import MalformedError, decode_envelope, decode_single, json_object
+
+from ..gateway.raw import ENVELOPE, KEYS, Gateway, SteppedClock, fresh_id
+
+DIGITS = "9" * 100_000
+MANY_KEYS = "{" + ",".join(f'"k{number}":0' for number in range(10_000)) + "}"
+
+#: What stands where a value is expected.
+BOMBS = {
+    "nested lists": "[" * 60_000,
+    "nested lists that end": "[" * 30_000 + "]" * 30_000,
+    "nested objects": '{"a":' * 12_000 + "1" + "}" * 12_000,
+    "a number of 100,000 digits": DIGITS,
+    "a negative number of 100,000 digits": "-" + DIGITS,
+    "a number of 401 digits": DIGITS[:401],
+    "NaN": "NaN",
+    "Infinity": "Infinity",
+    "-Infinity": "-Infinity",
+}
+#: Numbers that are read, as no number or as the next best.
+LARGE = ["1e999999", "-1e999999", "1" + "0" * 300, "0." + DIGITS[:50_000], "1e-999999", "9223372036854775808"]
+
+
+def in_places(value: str) -> list[tuple[str, str, bytes, dict[str, str]]]:
+    """Return requests with a value in each place where a body or header has some JSON."""
+    place = '{"SessionId":"s"}'
+    session = "/{queue}/sessions/s"
+    envelopes = [
+        value,
+        f'[{{"Body":{value}}}]',
+        f'[{{"Body":"x","BrokerProperties":{value}}}]',
+        f'[{{"Body":"x","BrokerProperties":{{"SessionId":"s","TimeToLive":{value}}}}}]',
+        f'[{{"Body":"x","BrokerProperties":{{"SessionId":"s","SequenceNumber":{value}}}}}]',
+        f'[{{"Body":"x","BrokerProperties":{place},"UserProperties":{value}}}]',
+        f'[{{"Body":"x","BrokerProperties":{place},"UserProperties":{{"a":{value}}}}}]',
+        f'[{{"Body":"x","BrokerProperties":{place},"Unknown":{value}}}]',
+    ]
+    header = value[:60_000]
+    return [
+        *(("POST", "/{queue}/messages", text.encode(), {"Content-Type": ENVELOPE}) for text in envelopes),
+        ("POST", "/{queue}/messages", b"x", {"BrokerProperties": header}),
+        ("POST", "/{queue}/messages", b"x", {"BrokerProperties": f'{{"SessionId":"s","TimeToLive":{header}}}'}),
+        ("POST", "/{queue}/messages", b"x", {"BrokerProperties": place, "Attribute": header}),
+        ("POST", "/{queue}/sessions?timeout=0", value.encode(), {}),
+        ("POST", "/{queue}/sessions?timeout=0", f'{{"SessionId":{value}}}'.encode(), {}),
+        ("POST", f"{session}/messages/$settle", f'{{"complete":{value}}}'.encode(), {}),
+        ("POST", f"{session}/messages/$settle", f'{{"deadletter":[{value}]}}'.encode(), {}),
+        ("POST", f"{session}/messages/$deferred", f'{{"SequenceNumbers":{value}}}'.encode(), {}),
+        ("POST", f"{session}/messages/$deferred", f'{{"SequenceNumbers":[{value}]}}'.encode(), {}),
+        ("POST", f"{session}/messages/x/$deadletter", f'{{"DeadLetterReason":{value}}}'.encode(), {}),
+        ("POST", f"{session}/$deadletter", f'{{"DeadLetterReason":{value}}}'.encode(), {}),
+        ("PUT", "/{queue}-new", f'{{"MaxDeliveryCount":{value}}}'.encode(), {}),
+        ("PUT", "/{queue}-new", f'{{"LockDuration":{value}}}'.encode(), {}),
+    ]
+
+
+def ask_all(gateway: Gateway, queue: str, value: str) -> dict[tuple[str, bytes, str], int]:
+    connection = gateway.connect()
+    try:
+        return {
+            (path, body[:60], str(headers)[:60]): gateway.ask(
+                method, path.format(queue=queue), body, headers, connection=connection
+            ).status
+            for method, path, body, headers in in_places(value)
+        }
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_wherever_it_stands(gateway: Gateway, queue: str, name: str) -> None:
+    attribute = ("/{queue}/messages", b"x")
+    for place, status in ask_all(gateway, queue, BOMBS[name]).items():
+        # A header that is no attribute is none: what other servers and proxies add is not ours to judge.
+        expected = {400, 413} | ({201} if place[:2] == attribute and "Attribute" in place[2] else set())
+        assert status in expected, place
+    assert gateway.ask("GET", f"/{queue}-new").status == 404
+
+
+@pytest.mark.parametrize("value", LARGE)
+def test_a_large_number_is_refused_or_harmless(gateway: Gateway, queue: str, value: str) -> None:
+    for place, status in ask_all(gateway, queue, value).items():
+        assert status in (200, 201, 204, 400, 404, 410, 413), place
+    for message in gateway.ask("GET", f"/{queue}/sessions/s/messages?max=100").json:
+        assert message["Body"] == "x"
+
+
+def test_numbers_are_bounded_whatever_python_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else None
+    if kept is not None:
+        sys.set_int_max_str_digits(0)
+    try:
+        for read in (lambda: json_object(b'{"a":' + DIGITS.encode() + b"}"), lambda: decode_envelope(DIGITS.encode())):
+            with pytest.raises(MalformedError):
+                read()
+        with pytest.raises(MalformedError):
+            decode_single([("BrokerProperties", f'{{"TimeToLive":{DIGITS}}}')], b"")
+        assert decode_single([("A", DIGITS)], b"")["attributes"] == {"A": DIGITS[1:-1]}
+    finally:
+        if kept is not None:
+            sys.set_int_max_str_digits(kept)
+
+
+def test_of_a_doubled_key_the_last_is_taken_whichever_way_a_message_comes(gateway: Gateway, queue: str) -> None:
+    double = '{"SessionId":"first","SessionId":"last"}'
+    gateway.ask("POST", f"/{queue}/messages", b"x", {"BrokerProperties": double})
+    gateway.ask(
+        "POST", f"/{queue}/messages", f'[{{"Body":"x","BrokerProperties":{double}}}]'.encode(), {"Content-Type": ENVELOPE}
+    )
+    assert gateway.ask("GET", f"/{queue}/sessions").json == {"sessions": [{"SessionId": "last", "MessageCount": 2}]}
+
+
+def test_json_in_another_encoding_than_utf_8_is_refused(gateway: Gateway, queue: str) -> None:
+    for encoding in ("utf-16", "utf-16-le", "utf-32-be"):
+        reply = gateway.ask("POST", f"/{queue}/sessions?timeout=0", '{"SessionId": "\u00e9"}'.encode(encoding))
+        assert reply.status == 400, encoding
+    assert gateway.ask("POST", f"/{queue}/sessions?timeout=0", b'\xef\xbb\xbf{"SessionId": "bom"}').status in (201, 204)
+
+
+# How much there may be
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/{queue}/sessions?timeout=0"),
+        ("POST", "/{queue}/sessions/s/messages/$deferred"),
+        ("POST", "/{queue}/sessions/s/messages/x/$deadletter"),
+        ("POST", "/{queue}/sessions/s/$deadletter"),
+        ("PUT", "/{queue}-new"),
+    ],
+)
+def test_a_body_that_describes_no_messages_is_short(method: str, path: str) -> None:
+    with GatewayService(EmbeddedBroker(queues=["q"]), KEYS, max_waiting=4) as service:
+        gateway = Gateway(service, SteppedClock())
+        body = b'{"a":"' + b"x" * MAX_JSON_SIZE + b'"}'
+        reply = gateway.ask(method, path.format(queue="q"), body)
+        assert (reply.status, reply.code) == (413, "MessageTooLarge")
+        assert reply.json["error"]["limit"] == MAX_JSON_SIZE
+
+
+def test_attributes_have_a_limit(gateway: Gateway, queue: str) -> None:
+    def send(**attributes: Any) -> int:
+        item = {"Body": "x", "BrokerProperties": {"SessionId": "s"}, "UserProperties": attributes}
+        return gateway.ask("POST", f"/{queue}/messages", [item], {"Content-Type": ENVELOPE}).status
+
+    assert send(a="x" * (MAX_ATTRIBUTES_SIZE - 1)) == 201
+    assert send(a="x" * MAX_ATTRIBUTES_SIZE) == 413
+    assert send(**json.loads(MANY_KEYS)) == 413
+
+
+def test_a_sender_cannot_make_a_message_that_receivers_cannot_read(gateway: Gateway, queue: str) -> None:
+    many = {f"attribute-{number}": number for number in range(1000)}
+    texts = {"Label": "\U0001f600" * 4096, "ReplyTo": "\U0001f600" * 4096, "To": "\U0001f600" * 4096}
+    items = [
+        {"Body": "many", "BrokerProperties": {"SessionId": "s"}, "UserProperties": many},
+        {"Body": "long", "BrokerProperties": {"SessionId": "s", **texts}},
+        {"Body": "large", "BrokerProperties": {"SessionId": "s"}, "UserProperties": {"a": "\U0001f600" * 30_000}},
+    ]
+    envelope = json.dumps(items, ensure_ascii=False).encode()
+    assert gateway.ask("POST", f"/{queue}/messages", envelope, {"Content-Type": ENVELOPE}).status == 201
+    holder = gateway.holder(queue, "s", fresh_id())
+    for expected in items:
+        # With Python's own client, which takes 100 headers of 64 KB; and not as many messages, but as one.
+        received = requests.delete(
+            f"{gateway.url}{holder.path}/messages/head?timeout=0",
+            headers={"Authorization": gateway.token(), **holder.headers},
+            timeout=20,
+        )
+        assert (received.status_code, received.headers["Azsession-Count"]) == (201, "1")
+        (item,) = received.json()
+        assert item["Body"] == expected["Body"]
+        assert item.get("UserProperties", {}) == expected.get("UserProperties", {})
+
+
+def test_too_many_settlements_are_counted_before_anything_is_made_of_them() -> None:
+    # Were they looked at one by one, it would be the first that is wrong.
+    with pytest.raises(ValidationError, match="not 1001"):
+        settlements_of({"complete": [None] * 600, "abandon": [None] * 401})
+
+
+def test_one_large_body_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[bool] = []
+    decode, read = handlers.decode_envelope, handlers.json_object
+
+    def decoding(data: bytes) -> Any:
+        held.append(reading.locked())
+        return decode(data)
+
+    def reading_object(data: bytes) -> Any:
+        held.append(reading.locked())
+        return read(data)
+
+    monkeypatch.setattr(handlers, "decode_envelope", decoding)
+    monkeypatch.setattr(handlers, "json_object", reading_object)
+    with EmbeddedBroker(queues=["q"]) as broker:
+        answering = handlers.Handlers(broker, LARGE_JSON)
+        reading = answering._reading_large
+        for size in (1, LARGE_JSON):
+            envelope = json.dumps([{"Body": "x" * size, "BrokerProperties": {"SessionId": "s"}}]).encode()
+            sending = handlers.Request(Route(Operation.SEND, "q"), {}, {"CONTENT_TYPE": ENVELOPE}, envelope, PRESENT)
+            assert answering.answer(sending).status == 201
+            tokens = b'{"complete":["' + b"x" * 9 + b'"]' + b" " * size + b"}"
+            settling = handlers.Request(Route(Operation.SETTLE, "q", "s"), {}, {}, tokens, PRESENT)
+            assert answering.answer(settling).status == 200
+        assert held == [False, False, True, True]
+        assert not reading.locked()
+
+
+def test_messages_of_the_usual_kind_are_what_they_were(gateway: Gateway, queue: str) -> None:
+    message = Message("[" * 1000 + "{", session_id="s", attributes={"a": 2**63 - 1, "b": 1.5, "c": True, "d": "NaN"})
+    gateway.service.broker.send(queue, [message])
+    (item,) = gateway.holder(queue, "s").receive("timeout=0&max=9").json
+    assert (item["Body"], item["UserProperties"]) == (message.body.decode(), message.attributes)

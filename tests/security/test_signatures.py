@@ -1,0 +1,130 @@
+"""Signatures are compared in constant time, and every refusal takes the same steps: nothing is told by how long one takes.
+
+The steps are counted, not timed; `benchmarks/refusals.py` measures.
+"""
+
+from __future__ import annotations
+
+import ast
+import hmac
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from azsession.errors import AuthenticationFailedError
+from azsession.gateway import AccessKey, Right, security
+from azsession.gateway.security import Guard
+from azsession.protocol.routes import Operation
+
+from .tokens import signed, wrong_forms, wrong_resources
+
+KEY = AccessKey("root", "bWFuYWdl+/=", frozenset({Right.MANAGE}))
+GUARD = Guard([KEY, AccessKey("other", "b3RoZXI=")])
+GOOD = signed(quote("sb://here/q", safe=""), KEY)
+
+
+class Watched(bytes):
+    """A digest that notices when it is compared otherwise than by `hmac.compare_digest`."""
+
+    compared: list[str] = []  # noqa: RUF012 - emptied by the fixture
+
+    def _compare(self, other: object) -> bool:
+        self.compared.append("compared")
+        return bytes.__eq__(self, other)  # type: ignore[return-value]
+
+    __eq__ = _compare  # type: ignore[assignment]
+    __hash__ = bytes.__hash__
+
+    def __ne__(self, other: object) -> bool:
+        return not self._compare(other)
+
+    def startswith(self, *args: Any) -> bool:
+        self.compared.append("startswith")
+        return super().startswith(*args)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Count what the check of a token does; nothing is changed in it."""
+    counted: Counter[str] = Counter()
+    new, compare = hmac.new, hmac.compare_digest
+    Watched.compared.clear()
+
+    class Signing:
+        def __init__(self, *args: Any) -> None:
+            self._inner = new(*args)
+
+        def digest(self) -> bytes:
+            counted["signed"] += 1
+            return Watched(self._inner.digest())
+
+    def comparing(one: Any, two: Any) -> bool:
+        counted["compared"] += 1
+        counted[f"of {type(one).__name__} and {type(two).__name__}"] += 1
+        return compare(bytes(one), two)
+
+    monkeypatch.setattr(hmac, "new", Signing)
+    monkeypatch.setattr(hmac, "compare_digest", comparing)
+    yield counted
+    assert Watched.compared == []
+
+
+def refuse(token: str | None, resource: tuple[str, ...] | None = ("q", "sessions", "s")) -> None:
+    with pytest.raises(AuthenticationFailedError):
+        GUARD.check(token, "here", resource, Operation.RECEIVE)
+
+
+USUAL = {"signed": 1, "compared": 1, "of Watched and bytes": 1}
+
+
+def test_a_good_token_is_signed_once_and_compared_once_in_constant_time(steps: Counter[str]) -> None:
+    GUARD.check(GOOD, "here", ("q",), Operation.RECEIVE)
+    assert steps == USUAL
+
+
+def test_a_wrong_signature_and_an_unknown_key_take_the_same_steps_as_a_good_token(steps: Counter[str]) -> None:
+    keys = (AccessKey("root", "wrong"), AccessKey("nobody", KEY.key), AccessKey("", KEY.key))
+    for token in [signed(quote("sb://here/q", safe=""), key) for key in keys]:
+        steps.clear()
+        refuse(token)
+        assert steps == USUAL
+
+
+def test_whatever_is_wrong_with_a_token_the_same_steps_are_taken(steps: Counter[str]) -> None:
+    tokens = {**wrong_forms("here", "q", KEY), "none": "", "1 MB": GOOD + "x" * 1_000_000}
+    tokens.update({name: signed(sr, KEY) for name, sr in wrong_resources("here", "q").items()})
+    for name, token in tokens.items():
+        steps.clear()
+        refuse(token)
+        assert steps == USUAL, name
+    steps.clear()
+    refuse(None)
+    refuse(None, None)
+    assert steps == {step: 2 * count for step, count in USUAL.items()}
+
+
+def test_what_decides_on_a_signature_is_compare_digest_alone() -> None:
+    tree = ast.parse(inspect.getsource(security))
+    secrets = {"signature", "expected", "secret", "key", "sig"}
+
+    def names(node: ast.AST) -> set[str]:
+        found = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+        found |= {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
+        return found | {
+            inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+        }
+
+    compares = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    # That there is no key is no secret.
+    by_identity = (ast.Is, ast.IsNot)
+    assert [
+        ast.unparse(node)
+        for node in compares
+        if names(node) & secrets and not all(isinstance(operator, by_identity) for operator in node.ops)
+    ] == []
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert calls.count("hmac.compare_digest") == 1

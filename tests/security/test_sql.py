@@ -1,0 +1,226 @@
+"""SQL is the program's own: nothing that a caller gave becomes part of a statement, only a parameter of one."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import azsession.broker.embedded
+from azsession import Message, QueueError, QueueSettings, ServiceBusProvider
+from azsession.broker.embedded import EmbeddedBroker
+
+FOLDER = Path(azsession.broker.embedded.__file__).parent
+#: What runs statements: sqlite3's methods, and the names that `Store` and `_prepare` have for them.
+RUNNING = {"execute", "executemany", "executescript", "_run", "_many", "run"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Module:
+    """A module's source, asked what may stand in a statement."""
+
+    def __init__(self, source: str) -> None:
+        self.tree = ast.parse(source)
+        self.functions = [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+
+    def statements(self) -> Iterator[tuple[ast.expr, Function | None]]:
+        """Yield the first argument of every call that runs a statement, and the function that it is in."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call) and self._name(node.func) in RUNNING:
+                if isinstance(node.func, ast.Attribute) and node.func.attr == "run":
+                    continue  # `Turns.run`, which takes a job.
+                assert node.args, ast.unparse(node)
+                yield node.args[0], self._around(node)
+
+    def _name(self, func: ast.expr) -> str:
+        return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+
+    def _around(self, node: ast.AST) -> Function | None:
+        around = [function for function in self.functions if any(inner is node for inner in ast.walk(function))]
+        return min(around, key=lambda function: len(list(ast.walk(function))), default=None)
+
+    def is_own(self, node: ast.expr, function: Function | None, seen: frozenset[str] = frozenset()) -> bool:
+        """Tell whether an expression is made of nothing but what stands in the source."""
+
+        def own(inner: ast.expr) -> bool:
+            return self.is_own(inner, function, seen)
+
+        if isinstance(node, ast.Constant):
+            return True
+        if isinstance(node, ast.JoinedStr):
+            return all(own(part) for part in node.values)
+        if isinstance(node, ast.FormattedValue):
+            return own(node.value)
+        if isinstance(node, ast.BinOp):
+            return isinstance(node.op, (ast.Add, ast.Sub, ast.LShift)) and own(node.left) and own(node.right)
+        if isinstance(node, (ast.Tuple, ast.List)):
+            return all(own(part) for part in node.elts)
+        if isinstance(node, ast.IfExp):
+            return own(node.body) and own(node.orelse)
+        if isinstance(node, ast.Call):
+            return self._is_own_call(node, function, seen)
+        if not isinstance(node, ast.Name):
+            return False
+        # What a name is made of may be itself: that adds nothing.
+        place = f"{function and function.lineno} {node.id}"
+        return place in seen or self._is_own_name(node.id, function, seen | {place})
+
+    def _is_own_call(self, node: ast.Call, function: Function | None, seen: frozenset[str]) -> bool:
+        name = self._name(node.func)
+        if name == "int":
+            return True
+        if name == "range":
+            return all(self.is_own(argument, function, seen) for argument in node.args)
+        called = [each for each in self.functions if each.name == name]
+        returned = [inner.value for each in called for inner in ast.walk(each) if isinstance(inner, ast.Return)]
+        return bool(called) and all(
+            value is not None and self.is_own(value, each, seen) for each in called for value in returned
+        )
+
+    def _is_own_name(self, name: str, function: Function | None, seen: frozenset[str]) -> bool:
+        values = list(self._given(name, self.tree if function is None else function))
+        if function is not None and name in [argument.arg for argument in function.args.args]:
+            place = [argument.arg for argument in function.args.args if argument.arg != "self"].index(name)
+            made = [
+                node for node in ast.walk(self.tree) if isinstance(node, ast.Call) and self._name(node.func) == function.name
+            ]
+            return bool(made) and all(
+                len(call.args) > place and self.is_own(call.args[place], self._around(call), seen) for call in made
+            )
+        if not values and function is not None:
+            return self._is_own_name(name, None, seen)
+        return bool(values) and all(self.is_own(value, function, seen) for value in values)
+
+    def _given(self, name: str, where: ast.AST) -> Iterator[ast.expr]:
+        """Yield whatever a name is given in a function, or at the top of the module."""
+        body = where.body if isinstance(where, ast.Module) else list(ast.walk(where))
+        for node in body:
+            if isinstance(node, (ast.For, ast.comprehension)):
+                targets, value = [node.target], node.iter
+            elif isinstance(node, ast.Assign):
+                targets, value = node.targets, node.value
+            elif isinstance(node, (ast.AnnAssign, ast.AugAssign)) and node.value is not None:
+                targets, value = [node.target], node.value
+            else:
+                continue
+            for target in targets:
+                if isinstance(target, ast.Name) and target.id == name:
+                    yield value
+                elif isinstance(target, ast.Tuple):
+                    names = [part.id if isinstance(part, ast.Name) else "" for part in target.elts]
+                    if name in names:
+                        yield from self._parts(value, names.index(name))
+
+    def _parts(self, value: ast.expr, at: int) -> Iterator[ast.expr]:
+        if isinstance(value, ast.IfExp):
+            yield from self._parts(value.body, at)
+            yield from self._parts(value.orelse, at)
+        else:
+            yield value.elts[at] if isinstance(value, ast.Tuple) else value
+
+
+def foreign(source: str) -> list[str]:
+    """Return the statements of a module that something else than its own constants goes into."""
+    module = Module(source)
+    return [ast.unparse(node) for node, function in module.statements() if not module.is_own(node, function)]
+
+
+def test_every_statement_is_made_of_constants() -> None:
+    found = {path.name: foreign(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")}
+    assert {name: statements for name, statements in found.items() if statements} == {}
+    assert sum(len(list(Module((FOLDER / name).read_text()).statements())) for name in found) > 50
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "self._run(f\"SELECT 1 FROM messages WHERE name = '{name}'\")",
+        'self._run("SELECT 1 FROM messages WHERE name = \'" + name + "\'")',
+        "self._run(\"SELECT 1 FROM messages WHERE name = '%s'\" % name)",
+        "self._run(\"SELECT 1 FROM messages WHERE name = '{}'\".format(name))",
+        'self._many(" ".join(["DELETE FROM", name]), [])',
+        'query = f"SELECT {name}"; self._run(query)',
+        'for table in (name, "b"): self._run(f"DELETE FROM {table}")',
+        "connection.executescript(open(name).read())",
+    ],
+)
+def test_a_statement_with_something_else_in_it_would_be_noticed(body: str) -> None:
+    lines = [
+        "class Store:",
+        "    def look(self, name):",
+        f"        {body}",
+        "    def use(self, given):",
+        "        self.look(given)",
+    ]
+    source = "\n".join(lines)
+    assert len(foreign(source)) == 1
+
+
+def test_sqlite_is_spoken_to_nowhere_else() -> None:
+    package = Path(azsession.__file__).parent
+    speaking = {path for path in package.rglob("*.py") if "sqlite3" in path.read_text(encoding="utf-8")}
+    assert speaking
+    assert {path.parent for path in speaking} == {FOLDER}
+
+
+HOSTILE = [
+    "'; DROP TABLE messages; --",
+    '" OR 1=1 --',
+    "s' UNION SELECT settings FROM queues --",
+    "%",
+    "_",
+    "s*",
+    "?",
+    ":name",
+    "\\",
+    "''",
+    "x' AND name > '",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_that_is_sql_is_text(text: str) -> None:
+    with ServiceBusProvider.embedded(queues=["q"]) as provider:
+        provider.create_queue("twice", QueueSettings(requires_duplicate_detection=True))
+        for queue in ("q", "twice"):
+            for number in range(2):
+                provider.send_message(
+                    queue,
+                    Message(text, session_id=text, message_id=f"{text}{number}", subject=text, attributes={text: text}),
+                )
+            provider.send_message(queue, Message(text, session_id="other", message_id=f"{text}0" if queue == "q" else text))
+        with provider.create_session_client("q", text) as session:
+            first, second = session.receive_messages(9, timeout=0)
+            assert (first.text(), first.subject, first.attributes, first.session_id) == (text, text, {text: text}, text)
+            session.set_session_state(text.encode())
+            session.dead_letter_message(first, text, text)
+            session.complete_message(second)
+            assert session.get_session_state() == text.encode()
+        (dead,) = provider.dead_letters("q")
+        assert (dead.dead_letter_reason, dead.dead_letter_description) == (text, text)
+        provider.resubmit("q", dead.sequence_number or 0)
+        assert [each.session_id for each in provider.list_sessions("q")] == sorted([text, "other"])
+        assert len(provider.peek_messages("q", text)) == len(provider.peek_messages("q", "other")) == 1
+        assert len(provider.peek_messages("twice", text)) == 2
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_queue_has_no_such_name(name: str) -> None:
+    if name == "_":
+        return
+    with ServiceBusProvider.embedded(queues=["q"]) as provider:
+        for use in (provider.create_queue, provider.get_queue, provider.delete_queue, provider.list_sessions):
+            with pytest.raises(QueueError):
+                use(name)
+        assert [queue.name for queue in provider.list_queues()] == ["q"]
+
+
+def test_a_lock_token_and_a_request_id_that_are_sql_are_text() -> None:
+    with EmbeddedBroker(queues=["q"]) as broker:
+        for text in HOSTILE:
+            broker.send("q", [Message("x", session_id="s")], text)
+            broker.send("q", [Message("x", session_id="s")], text)
+        assert len(broker.peek("q", "s", 0, 100)) == len(HOSTILE)
