@@ -274,10 +274,13 @@ def settle(session: Session, dispositions: Mapping[str, Sequence[Any]]) -> Call[
     """Return the call that settles many messages; it gives the codes of those that could not be, by token."""
 
     def read(answer: Answer) -> dict[str, str]:
-        failed = [(item.get("LockToken"), item.get("code")) for item in read_items(answer, "failed")]
-        if not all(isinstance(token, str) and isinstance(code, str) for token, code in failed):
-            raise MalformedError("what failed has a LockToken and a code")
-        return dict(failed)
+        failed: dict[str, str] = {}
+        for item in read_items(answer, "failed"):
+            token, code = item.get("LockToken"), item.get("code")
+            if not isinstance(token, str) or not isinstance(code, str):
+                raise MalformedError("what failed has a LockToken and a code")
+            failed[token] = code
+        return failed
 
     return _on_session(session, "POST", "/messages/$settle", read, body=dispositions, about=ABOUT_RECEIPT)
 
