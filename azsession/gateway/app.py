@@ -25,12 +25,12 @@ from ..protocol import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
 )
-from ..protocol.routes import NoRouteError, Operation, Route, parse_route
+from ..protocol.routes import NoRouteError, Route, parse_route
 from ..protocol.status import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
 from ..protocol.wire import MalformedError
 from .handlers import Answer, Handlers, Request
 from .presence import BODY_READ_KEY, SOCKET_KEY, Presence
-from .security import AccessKey, Guard
+from .security import OPEN, AccessKey, Guard
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Gateway:
     def serve(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
         """Answer one request over HTTP."""
         route = _route_of(req)
-        if self._guard is not None and route.operation is not Operation.HEALTH:
+        if self._guard is not None and route.operation not in OPEN:
             host = req.env.get("HTTP_HOST") or req.env.get("SERVER_NAME", "")
             self._guard.check(req.get_header("Authorization"), host, route.resource, route.operation)
         request = Request(

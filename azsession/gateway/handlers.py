@@ -41,6 +41,10 @@ from ..validation import MAX_BATCH, MAX_REASON_LENGTH, MAX_SEQUENCE_NUMBER, chec
 MAX_TIMEOUT = 86400.0
 #: Seconds that a receive or accept waits that does not say.
 DEFAULT_TIMEOUT = 60.0
+#: What a lock id or a request id looks like: a UUID, in whatever way it is written.
+IDENTIFIER = r"[A-Za-z0-9._{}-]{0,64}"
+#: Characters of a lock token in a body.
+MAX_TOKEN = 256
 
 
 @attrs.frozen
@@ -63,7 +67,7 @@ class Request:
     def identifier(self, name: str) -> str:
         """Return a header that holds a UUID or the like; ``""`` where it is not there."""
         value = self.header(name) or ""
-        if not re.fullmatch(r"[A-Za-z0-9._{}-]{0,64}", value):
+        if not re.fullmatch(IDENTIFIER, value):
             raise ValidationError(f"{name} is a UUID")
         return value
 
@@ -164,6 +168,7 @@ class Handlers:
             Operation.DELETE_QUEUE: self._delete_queue,
             Operation.LIST_QUEUES: self._list_queues,
             Operation.HEALTH: lambda request: Answer.json(200, {"status": "ok"}),
+            Operation.OPENAPI: _openapi,
         }
 
     def answer(self, request: Request) -> Answer:
@@ -366,6 +371,13 @@ _WHY_NOT_SETTLED = {
 }
 
 
+def _openapi(request: Request) -> Answer:
+    # Here, not above: few ask for it, and it is described in terms of what is here.
+    from .openapi import document
+
+    return Answer(200, {"Content-Type": JSON_TYPE}, document())
+
+
 def _decimal(seconds: float) -> str:
     """Return seconds rounded down, so that nobody is promised more than there is."""
     return f"{max(0.0, int(seconds * 1000) / 1000):.3f}"
@@ -388,9 +400,9 @@ def _settlement_of(item: Any, disposition: Disposition) -> Settlement:
     if disposition is Disposition.DEAD_LETTER:
         if not isinstance(item, dict):
             raise ValidationError('deadletter is a list of objects with "LockToken"')
-        token = check_text(item.get("LockToken"), "LockToken", 256)
+        token = check_text(item.get("LockToken"), "LockToken", MAX_TOKEN)
         return Settlement(token, disposition, *_reason_of(item))
-    return Settlement(check_text(item, "a lock token", 256), disposition)
+    return Settlement(check_text(item, "a lock token", MAX_TOKEN), disposition)
 
 
 def _message_headers(environ: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -45,6 +45,13 @@ _RIGHTS = {
     Operation.DELETE_QUEUE: Right.MANAGE,
     Operation.LIST_QUEUES: Right.MANAGE,
 }
+#: What is answered without a token: it says nothing about any queue.
+OPEN = frozenset({Operation.HEALTH, Operation.OPENAPI})
+
+
+def right_for(operation: Operation) -> Right:
+    """Return the right that an operation needs."""
+    return _RIGHTS.get(operation, Right.LISTEN)
 
 
 @attrs.frozen
@@ -112,7 +119,7 @@ class Guard:
                 "the request needs a SharedAccessSignature that is not expired, is for this host and path, and is "
                 "signed with a key of this gateway"
             )
-        right = _RIGHTS.get(operation, Right.LISTEN)
+        right = right_for(operation)
         if not key.allows(right):
             raise PermissionDeniedError(f"the key {key.name!r} lacks the right {right.value}")
 
