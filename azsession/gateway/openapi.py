@@ -113,7 +113,7 @@ DESCRIBED: dict[Operation, Described] = {
         "Receive the session's next message, or with `max` up to as many, taking its lock.",
         {
             201: (
-                "The message, or with `max` an envelope.",
+                "The message, or with `max` an envelope. One whose sender gave no content type comes without.",
                 (*LOCKED, *COUNTED),
                 {ENVELOPE_TYPE: {"schema": _ref("Envelope")}, "*/*": ANY_BYTES},
             ),

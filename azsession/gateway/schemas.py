@@ -163,7 +163,8 @@ SCHEMAS: dict[str, Any] = {
         closed=True,
     ),
     "Failed": _object(
-        {"failed": _list(_object({"LockToken": _TOKEN, "code": {"enum": list(STATUS_OF)}}, ("LockToken", "code")))},
+        # The token as it was given, whatever that was.
+        {"failed": _list(_object({"LockToken": _text(MAX_TOKEN), "code": {"enum": list(STATUS_OF)}}, ("LockToken", "code")))},
         ("failed",),
     ),
     "SequenceNumbers": _object({"SequenceNumbers": _list(_number(1), 1)}, ("SequenceNumbers",)),

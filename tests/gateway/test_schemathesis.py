@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import pytest
@@ -104,7 +105,8 @@ def staged(gateway: Gateway, http: requests.Session) -> Stage:
 def put_known(case: Any, stage: Stage, chosen: set[str]) -> None:
     """Exchange parts of a request for what the gateway knows, and have it not wait."""
     for name in set(case.path_parameters or {}) & chosen & set(stage.known):
-        case.path_parameters[name] = stage.known[name]
+        # What Schemathesis made up is percent-encoded here already.
+        case.path_parameters[name] = quote(str(stage.known[name]), safe="")
     if "lock" in chosen:
         case.headers["Azsession-Lock-Id"] = stage.lock_id
     if "SequenceNumbers" in chosen and isinstance(case.body, dict) and "SequenceNumbers" in case.body:
@@ -114,6 +116,13 @@ def put_known(case: Any, stage: Stage, chosen: set[str]) -> None:
     asked = case.query.get("timeout") if case.query else None
     if "timeout" in case.operation.query and not isinstance(asked, (str, list, dict, bool)):
         case.query["timeout"] = 0
+
+
+def validate(case: Any, response: requests.Response) -> None:
+    """Fail where an answer is not as described."""
+    # A message that was sent without a content type comes without one, which is not what Schemathesis expects of a body.
+    untyped = case.method == "DELETE" and response.status_code == 201 and "Content-Type" not in response.headers
+    case.validate_response(response, checks=[one for one in CHECKS if one is not content_type_conformance or not untyped])
 
 
 PARTS = st.sets(st.sampled_from(["entity", "sid", "token", "number", "lock", "SequenceNumbers"]))
@@ -132,7 +141,7 @@ def test_every_answer_is_as_described(gateway: Gateway, http: requests.Session, 
         put_known(case, stage, chosen)
         authorized = {"Authorization": gateway.token()}
         response = case.call(base_url=gateway.url, session=http, headers=authorized)
-        case.validate_response(response, checks=CHECKS)
+        validate(case, response)
         # What was taken, settled or deleted is there again for the next one.
         if response.status_code < 300 and case.method not in ("GET", "HEAD"):
             stage = None
@@ -150,7 +159,7 @@ def test_nobody_is_let_in_without_a_token(gateway: Gateway, http: requests.Sessi
     def ask(case: Any, token: str) -> None:
         put_known(case, stage, {"entity", "sid", "token", "number"})
         response = case.call(base_url=gateway.url, session=http, headers={"Authorization": token})
-        case.validate_response(response, checks=CHECKS)
+        validate(case, response)
         assert (response.status_code == 401) != is_open
 
     ask()
@@ -164,7 +173,7 @@ def test_a_key_that_lacks_the_right_is_refused_as_described(gateway: Gateway, ht
     def ask(case: Any) -> None:
         put_known(case, stage, {"entity"})
         response = case.call(base_url=gateway.url, session=http, headers={"Authorization": gateway.token(key=LISTEN)})
-        case.validate_response(response, checks=CHECKS)
+        validate(case, response)
         assert response.status_code == 403
 
     ask()
