@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
@@ -214,6 +214,7 @@ CALLS: dict[str, Callable[[ServiceBusProvider], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+@settings(max_examples=20)
 @given(st.data())
 def test_only_errors_of_the_tree_come_out_of_a_call(
     call: Callable[[ServiceBusProvider], object], data: st.DataObject

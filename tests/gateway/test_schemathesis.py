@@ -36,7 +36,7 @@ from azsession.protocol.routes import Operation
 from .described import DESCRIPTION
 from .raw import LISTEN, Gateway, Holder, fresh_id, serving
 
-EXAMPLES = int(os.environ.get("AZSESSION_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("AZSESSION_EXAMPLES", "3"))
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
