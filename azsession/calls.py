@@ -31,7 +31,7 @@ from .protocol.routes import format_timeout, message_path, route_of, session_pat
 from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
 from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
 from .transport import Answer, Call
-from .validation import check_lock_token, check_session_id
+from .validation import check_lock_token, check_session_id, check_text
 
 T = TypeVar("T")
 
@@ -127,13 +127,24 @@ def _read_messages(answer: Answer, session: Session, lasts: float) -> list[Recei
     return [_received(fields, session, now, expires_at) for fields in described]
 
 
-def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
+def _checked(check: Callable[..., str], value: object, *args: Any) -> str:
+    """Return a text of an answer, checked as one of a caller is: it goes into paths and receipts."""
     try:
-        token = check_lock_token(fields.pop("lock_token", None))
-    except ValidationError:
-        raise MalformedError("a message has no LockToken") from None
+        return check(value, *args)
+    except ValidationError as error:
+        raise MalformedError(str(error)) from None
+
+
+def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
+    token = _checked(check_lock_token, fields.pop("lock_token", None))
     fields["session_id"] = session.session_id
+    fields["attributes"] = _attributes(fields)
     return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
+
+
+def _attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message's attributes, without what cannot be one."""
+    return {name: value for name, value in fields["attributes"].items() if isinstance(value, (str, int, float))}
 
 
 def _own(message: ReceivedMessage, session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
@@ -184,11 +195,7 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
     def read(answer: Answer) -> LockAnswer | None:
         if answer.status == 204:
             return None
-        try:
-            name = check_session_id(read_object(answer).get("SessionId"))
-        except ValidationError:
-            raise MalformedError("it names no session") from None
-        return _lock_answer(answer, name)
+        return _lock_answer(answer, _checked(check_session_id, read_object(answer).get("SessionId")))
 
     return Call(
         method="POST",
@@ -271,8 +278,13 @@ def settle(session: Session, dispositions: Mapping[str, Sequence[Any]]) -> Call[
     """Return the call that settles many messages; it gives the codes of those that could not be, by token."""
 
     def read(answer: Answer) -> dict[str, str]:
-        failed = read_items(answer, "failed")
-        return {str(item.get("LockToken")): str(item.get("code")) for item in failed}
+        failed: dict[str, str] = {}
+        for item in read_items(answer, "failed"):
+            token, code = item.get("LockToken"), item.get("code")
+            if not isinstance(token, str) or not isinstance(code, str):
+                raise MalformedError("what failed has a LockToken and a code")
+            failed[token] = code
+        return failed
 
     return _on_session(session, "POST", "/messages/$settle", read, body=dispositions, about=ABOUT_RECEIPT)
 
@@ -290,7 +302,7 @@ def dead_letter_session(session: Session, reason: str, description: str | None) 
 
     def read(answer: Answer) -> int:
         count = read_object(answer).get("count")
-        if not isinstance(count, int):
+        if not isinstance(count, int) or count < 0:
             raise MalformedError("it has no count")
         return count
 
@@ -353,6 +365,7 @@ def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[Peeked
         described = decode_envelope(answer.body)
         for fields in described:
             fields.pop("lock_token", None)
+            fields["attributes"] = _attributes(fields)
         return [PeekedMessage(**fields) for fields in described]
 
     return Call(
@@ -378,9 +391,9 @@ def list_sessions(entity: str, after: str, limit: int) -> Call[list[SessionInfo]
 
 def _session_info(item: Mapping[str, Any]) -> SessionInfo:
     name, count, until = item.get("SessionId"), item.get("MessageCount"), item.get("LockedUntilUtc")
-    if not isinstance(name, str) or not isinstance(count, (int, type(None))) or not isinstance(until, (str, type(None))):
+    if not isinstance(count, (int, type(None))) or not isinstance(until, (str, type(None))):
         raise MalformedError("a session has SessionId, MessageCount and maybe LockedUntilUtc")
-    return SessionInfo(name, count, None if until is None else parse_date(until))
+    return SessionInfo(_checked(check_text, name, "a SessionId"), count, None if until is None else parse_date(until))
 
 
 def send(entity: str, envelope: bytes) -> Call[None]:

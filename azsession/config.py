@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from .errors import ConfigurationError, ValidationError
-from .validation import as_seconds, check_queue_name, seconds
+from .validation import as_seconds, check_queue_name, check_text, seconds
 
 #: Environment variables that `ServiceBusConfig.from_env` reads.
 ENV_CONNECTION_STRING = "SERVICEBUS_CONNECTION_STRING"
@@ -45,6 +45,8 @@ _KNOWN_KEYS = {
     "usedevelopmentemulator": "emulator",
     "transporttype": "transport",
 }
+#: What no URL has: spaces, control characters, backslashes, lone surrogates.
+_NO_URL = re.compile(r"[\s\x00-\x1f\\\ud800-\udfff]")
 #: What .NET calls the transports, in lower case.
 _TRANSPORT_TYPES = {"amqp": _AMQP, "amqptcp": _AMQP, "amqpwebsockets": _WEBSOCKETS}
 
@@ -80,6 +82,11 @@ class ConnectionString:
         """
         if not isinstance(text, str) or not text.strip():
             raise ConfigurationError("the connection string is empty")
+        try:
+            check_text(text, "the connection string")
+        except ValidationError as error:
+            # The environment has these for bytes that are no UTF-8.
+            raise ConfigurationError(str(error)) from None
         fields: dict[str, str] = {}
         for part in text.strip().strip(";").split(";"):
             name, equals, value = part.partition("=")
@@ -101,9 +108,9 @@ class ConnectionString:
             raise ConfigurationError("a connection string has a SharedAccessKey or a SharedAccessSignature, not both")
         if any(not fields.get(name, "-") for name in ("key_name", "key", "signature")):
             raise ConfigurationError("the connection string names a key or signature but leaves it empty")
-        if not (fields.get("signature", "").isascii() and fields.get("signature", "-").isprintable()):
+        if not (fields.get("signature", "").isascii() and fields.get("signature", "").isprintable()):
             raise ConfigurationError(
-                "the connection string's SharedAccessSignature holds a character that no header can carry"
+                "a SharedAccessSignature goes into a header: the connection string's is not ASCII in one line"
             )
         if "transport" in fields and fields["transport"].lower() not in _TRANSPORT_TYPES:
             raise ConfigurationError("the connection string's TransportType is Amqp or AmqpWebSockets")
@@ -128,9 +135,14 @@ def _split_url(url: str, what: str, schemes: tuple[str, ...]) -> tuple[str, str,
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        if host and len(host) < 256:
+            # As sockets do it: a part of the name may be empty, or too long.
+            host.encode("idna")
+        else:
+            host = None
     except ValueError:
         host, port, parts = None, None, None
-    if parts is None or not host or parts.scheme.lower() not in schemes or re.search(r"[\s\x00-\x1f\\]", url):
+    if parts is None or not host or parts.scheme.lower() not in schemes or _NO_URL.search(url):
         raise ConfigurationError(f"{what} is not a URL such as {schemes[-1]}://host/")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(f"{what} is scheme, host, port and path only")

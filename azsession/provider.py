@@ -255,13 +255,16 @@ class ServiceBusProvider:
         """
         check_queue_name(queue_name)
         self._require_v1("list sessions")
-        sessions: list[SessionInfo] = []
+        sessions: dict[str, SessionInfo] = {}
+        after = ""
         while True:
-            after = sessions[-1].session_id if sessions else ""
             page = self._send(calls.list_sessions(queue_name, after, MAX_BATCH))
-            sessions += page
-            if len(page) < MAX_BATCH:
-                return sessions
+            known = len(sessions)
+            sessions.update((session.session_id, session) for session in page)
+            # A server that begins again, whatever it is asked for, would never come to an end.
+            if len(page) < MAX_BATCH or len(sessions) == known:
+                return list(sessions.values())
+            after = page[-1].session_id
 
     def peek_messages(
         self, queue_name: str, session_id: str, max_message_count: int = 10, from_sequence_number: int = 0

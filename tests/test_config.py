@@ -176,6 +176,12 @@ def test_a_signature_stands_for_a_key() -> None:
         f"Endpoint=sb://h/;{KEYED};SharedAccessSignature=s",
         f"Endpoint=sb://h/;{KEYED};EntityPath=a b",
         f"Endpoint=sb://h/;{KEYED};nonsense",
+        f"Endpoint=sb://h/;{KEYED}\udcff",
+        f"Endpoint=sb://h..x/;{KEYED}",
+        f"Endpoint=sb://{'a' * 64}.x/;{KEYED}",
+        f"Endpoint=sb://{'a.' * 128}x/;{KEYED}",
+        "Endpoint=sb://h/;SharedAccessSignature=SharedAccessSignature sr=c2V\r\nX-Evil: 1",
+        "Endpoint=sb://h/;SharedAccessSignature=SharedAccessSignature sr=c2V\u00e9",
         None,
         5,
         b"Endpoint=sb://h/",
@@ -186,6 +192,12 @@ def test_a_wrong_connection_string_is_a_configuration_error_without_the_key(text
         ConnectionString.parse(text)
     assert "c2V" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("url", ["https://h/\ud800", "https://h..x/", f"https://{'a' * 64}.x/"])
+def test_a_url_that_no_request_can_be_sent_to_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="gateway_url"):
+        ServiceBusConfig(gateway_url=url)
 
 
 @given(st.text(st.sampled_from("=;:/abcEndpoint SharedAccessKeyName\u00e9[]@"), max_size=80))

@@ -25,12 +25,12 @@ from ..protocol import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
 )
-from ..protocol.routes import NoRouteError, Operation, Route, parse_route
+from ..protocol.routes import NoRouteError, Route, parse_route
 from ..protocol.status import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
 from ..protocol.wire import MalformedError
 from .handlers import Answer, Handlers, Request
 from .presence import BODY_READ_KEY, SOCKET_KEY, Presence
-from .security import AccessKey, Guard
+from .security import OPEN, AccessKey, Guard
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Gateway:
             # What a path means, or does not, is told to those only who may ask for something.
             self._authorize(req, None)
             raise
-        if route.operation is not Operation.HEALTH:
+        if route.operation not in OPEN:
             self._authorize(req, route)
         request = Request(
             route=route,

@@ -8,7 +8,7 @@ from typing import Any
 from ..broker.base import Disposition, Settlement
 from ..errors import ValidationError
 from ..protocol.wire import BROKER_PROPERTIES
-from ..validation import MAX_BATCH, MAX_REASON_LENGTH, check_text
+from ..validation import MAX_BATCH, MAX_LOCK_TOKEN_LENGTH, MAX_REASON_LENGTH, check_text
 
 
 def reason_of(data: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -43,9 +43,9 @@ def _settlement_of(item: Any, disposition: Disposition) -> Settlement:
     if disposition is Disposition.DEAD_LETTER:
         if not isinstance(item, dict):
             raise ValidationError('deadletter is a list of objects with "LockToken"')
-        token = check_text(item.get("LockToken"), "LockToken", 256)
+        token = check_text(item.get("LockToken"), "LockToken", MAX_LOCK_TOKEN_LENGTH)
         return Settlement(token, disposition, *reason_of(item))
-    return Settlement(check_text(item, "a lock token", 256), disposition)
+    return Settlement(check_text(item, "a lock token", MAX_LOCK_TOKEN_LENGTH), disposition)
 
 
 def message_headers(environ: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -51,6 +51,8 @@ MAX_JSON_SIZE = 256 * 1024
 LARGE_JSON = 1024 * 1024
 #: Characters in the names and values of a message's attributes, as in Azure Service Bus.
 MAX_ATTRIBUTES_SIZE = 65536
+#: What a lock id or a request id looks like: a UUID, in whatever way it is written.
+IDENTIFIER = r"[A-Za-z0-9._{}-]{0,64}"
 
 
 @attrs.frozen
@@ -73,7 +75,7 @@ class Request:
     def identifier(self, name: str) -> str:
         """Return a header that holds a UUID or the like; ``""`` where it is not there."""
         value = self.header(name) or ""
-        if not re.fullmatch(r"[A-Za-z0-9._{}-]{0,64}", value):
+        if not re.fullmatch(IDENTIFIER, value):
             raise ValidationError(f"{name} is a UUID")
         return value
 
@@ -177,6 +179,7 @@ class Handlers:
             Operation.DELETE_QUEUE: self._delete_queue,
             Operation.LIST_QUEUES: self._list_queues,
             Operation.HEALTH: lambda request: Answer.json(200, {"status": "ok"}),
+            Operation.OPENAPI: _openapi,
         }
 
     def answer(self, request: Request) -> Answer:
@@ -390,6 +393,13 @@ _WHY_NOT_SETTLED = {
     "SessionLockLost": "the session's lock is gone, and with it the message's",
     CONFLICT: "the message was settled in another way before",
 }
+
+
+def _openapi(request: Request) -> Answer:
+    # Here, not above: few ask for it, and it is described in terms of what is here.
+    from .openapi import document
+
+    return Answer(200, {"Content-Type": JSON_TYPE}, document())
 
 
 def _decimal(seconds: float) -> str:

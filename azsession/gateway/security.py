@@ -49,6 +49,13 @@ _RIGHTS = {
     Operation.DELETE_QUEUE: Right.MANAGE,
     Operation.LIST_QUEUES: Right.MANAGE,
 }
+#: What is answered without a token: it says nothing about any queue.
+OPEN = frozenset({Operation.HEALTH, Operation.OPENAPI})
+
+
+def right_for(operation: Operation) -> Right:
+    """Return the right that an operation needs."""
+    return _RIGHTS.get(operation, Right.LISTEN)
 
 
 @attrs.frozen
@@ -125,7 +132,7 @@ class Guard:
                 "the request needs a SharedAccessSignature that is not expired, is for this host and path, and is "
                 "signed with a key of this gateway"
             )
-        right = _RIGHTS.get(operation, Right.LISTEN) if operation is not None else None
+        right = None if operation is None else right_for(operation)
         if right is not None and not key.allows(right):
             raise PermissionDeniedError(f"the key {key.name!r} lacks the right {right.value}")
 

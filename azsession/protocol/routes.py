@@ -42,6 +42,7 @@ class Operation(Enum):
     DELETE_QUEUE = "delete-queue"
     LIST_QUEUES = "list-queues"
     HEALTH = "health"
+    OPENAPI = "openapi"
 
 
 @attrs.frozen
@@ -86,6 +87,10 @@ _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
         (("release",), Operation.RELEASE),
     ],
 }
+
+
+#: What is about no queue at all. A queue may have such a name, but cannot be asked about.
+_OPEN = {"healthz": Operation.HEALTH, "openapi.json": Operation.OPENAPI}
 
 
 class NoRouteError(Exception):
@@ -133,8 +138,8 @@ def _parse(method: str, path: str, encoded: bool) -> Route:
             raise ValidationError("the path is not percent-encoded UTF-8") from None
     if segments == [""]:
         return _only(method, {"GET": Route(Operation.LIST_QUEUES)})
-    if segments == ["healthz"] and method in ("GET", "HEAD"):
-        return Route(Operation.HEALTH)
+    if len(segments) == 1 and segments[0] in _OPEN and method in ("GET", "HEAD"):
+        return Route(_OPEN[segments[0]])
     length = 3 if len(segments) >= 3 and segments[1].lower() == "subscriptions" else 1
     entity, rest = check_queue_name("/".join(segments[:length])), segments[length:]
     if not rest:

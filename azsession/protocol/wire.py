@@ -129,13 +129,15 @@ def _attribute_name(name: str) -> str:
 def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
     """Return the headers and the body that represent one message.
 
-    An attribute whose name cannot be a header's, or is taken, has it percent-encoded.
+    An attribute whose name cannot be a header's, or is taken, has it percent-encoded. One without a name, which azsession
+    does not send but others can, has no place among headers, and is left out.
     """
     headers = {BROKER_PROPERTIES: json.dumps(_broker_properties(message), separators=(",", ":"))}
     if message.content_type is not None:
         headers["Content-Type"] = _header_text(message.content_type)
     for name, value in message.attributes.items():
-        headers[_attribute_name(name)] = json.dumps(value)
+        if name:
+            headers[_attribute_name(name)] = json.dumps(value)
     return headers, message.body
 
 
@@ -176,7 +178,8 @@ def _parse_attribute(value: str) -> AttributeValue | None:
         try:
             parsed = _JSON.decode(value)
         except (ValueError, RecursionError):
-            return value[1:-1] if len(value) > 1 else None
+            # Not quite JSON's text, but text; or a number of more digits than anybody counts.
+            return value[1:-1] if value.startswith('"') and len(value) > 1 else None
         return parsed if isinstance(parsed, (str, int, float)) else None
     return None
 

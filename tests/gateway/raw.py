@@ -24,6 +24,8 @@ from azsession.clock import Clock
 from azsession.gateway import AccessKey, GatewayService, Right
 from azsession.queues import QueueSettings
 
+from .described import check_answer
+
 ENVELOPE = "application/vnd.microsoft.servicebus.json"
 
 MANAGE = AccessKey("root", "bWFuYWdl+/=", frozenset({Right.MANAGE}))
@@ -139,7 +141,9 @@ class Gateway:
         used = connection or self.connect()
         try:
             used.request(method, path, body, given)
-            return reply_of(used.getresponse())
+            reply = reply_of(used.getresponse())
+            check_answer(method, path, reply.status, reply.headers, reply.body)
+            return reply
         finally:
             if connection is None:
                 used.close()

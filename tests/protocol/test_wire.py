@@ -134,6 +134,12 @@ def test_an_attribute_may_have_any_name(name: str) -> None:
     }
 
 
+def test_an_attribute_without_a_name_is_left_out_of_the_headers() -> None:
+    headers, body = encode_single(PeekedMessage(body=b"x", attributes={"": "v", "a": 1}))
+    assert "" not in headers
+    assert decode_single(headers.items(), body)["attributes"] == {"a": 1}
+
+
 @pytest.mark.parametrize("content_type", ["text/plain\r\nX-Evil: 1", "état/plain", "a\0b", "\n"])
 def test_a_content_type_cannot_break_out_of_its_header(content_type: str) -> None:
     headers, _ = encode_single(PeekedMessage(body=b"x", session_id="s", content_type=content_type))
@@ -165,6 +171,7 @@ def test_headers_of_servers_and_proxies_are_no_attributes() -> None:
         ("false", False),
         ("bare", None),
         ("05", None),
+        ("7" * 5000, None),
         ("NaN", None),
         ('"a"b"', 'a"b'),
         ("", None),

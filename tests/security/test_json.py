@@ -114,7 +114,7 @@ def test_numbers_are_bounded_whatever_python_is_told(monkeypatch: pytest.MonkeyP
                 read()
         with pytest.raises(MalformedError):
             decode_single([("BrokerProperties", f'{{"TimeToLive":{DIGITS}}}')], b"")
-        assert decode_single([("A", DIGITS)], b"")["attributes"] == {"A": DIGITS[1:-1]}
+        assert decode_single([("A", DIGITS)], b"")["attributes"] == {}
     finally:
         if kept is not None:
             sys.set_int_max_str_digits(kept)

@@ -293,6 +293,26 @@ def test_a_body_of_sequences_becomes_one_list() -> None:
     assert decode_message(b"\x00\x53\x76\xc0\x03\x01\x54\x01" + b"\x00\x53\x76\xc0\x03\x01\x54\x02").body == b"[1,2]"
 
 
+def test_few_bytes_do_not_become_many_values() -> None:
+    # An array of 65,536 nulls takes ten bytes, and a message has room for a hundred thousand of these.
+    array = b"\xf0" + (5).to_bytes(4, "big") + (65536).to_bytes(4, "big") + b"\x40"
+    with pytest.raises(MalformedFrameError, match="array"):
+        decode_message(b"\x00\x53\x77" + array)
+    assert decode_message(b"\x00\x53\x77\xe0\x02\x05\x40").value == [None] * 5
+
+
+def test_a_message_in_many_sections_is_read_as_fast_as_in_one() -> None:
+    # A section for each byte: to copy all of them for each one would take minutes.
+    count = 1_000_000
+    assert decode_message(b"\x00\x53\x75\xa0\x01a" * count).data == b"a" * count
+    assert decode_message(b"\x00\x53\x76\xc0\x03\x01\x54\x01" * (count // 10)).value == [1] * (count // 10)
+
+
+def test_half_of_a_surrogate_pair_is_no_character() -> None:
+    assert decode_message(b"\x00\x53\x77\x73\x00\x00\xd8\x00").value == "\ufffd"
+    assert decode_message(b"\x00\x53\x77\x73\x00\x01\xf6\x00").value == "\U0001f600"
+
+
 def test_a_message_without_a_body_has_an_empty_one() -> None:
     assert decode_message(b"").body == b""
 

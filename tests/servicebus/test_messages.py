@@ -273,6 +273,15 @@ def test_no_strange_message_raises(values: list[Any], properties: dict[str, Any]
         assert isinstance(encode_envelope([shown]), bytes)
 
 
+def test_true_is_no_count_and_no_sequence_number() -> None:
+    # A client would find the answer malformed, and so nobody could take the message.
+    strange = AmqpMessage(delivery_count=True, annotations={"x-opt-sequence-number": True}, data=b"x")
+    looked_at = peeked(strange)
+    assert (looked_at.delivery_count, looked_at.sequence_number) == (0, None)
+    assert type(looked_at.delivery_count) is int
+    assert decode_envelope(encode_envelope([looked_at]))[0]["delivery_count"] == 0
+
+
 def test_a_lock_token_is_the_guid_of_the_delivery_tag() -> None:
     token = uuid.uuid4()
     assert token_of(token.bytes_le) == str(token)

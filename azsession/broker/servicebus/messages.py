@@ -155,7 +155,6 @@ def _fields(message: AmqpMessage) -> dict[str, Any]:
         reason = _text(attributes.pop(_DEAD_LETTER_REASON, None))
         description = _text(attributes.pop(_DEAD_LETTER_DESCRIPTION, None))
     annotations = message.annotations
-    number = annotations.get(_SEQUENCE_NUMBER)
     return {
         "body": message.body,
         "session_id": _text(message.group_id),
@@ -169,8 +168,8 @@ def _fields(message: AmqpMessage) -> dict[str, Any]:
         "time_to_live": _time_to_live(message),
         "scheduled_enqueue_time": _instant(annotations.get(_SCHEDULED_TIME)),
         "attributes": _attributes(attributes),
-        "sequence_number": number if isinstance(number, int) else None,
-        "delivery_count": message.delivery_count if isinstance(message.delivery_count, int) else 0,
+        "sequence_number": _whole(annotations.get(_SEQUENCE_NUMBER)),
+        "delivery_count": _whole(message.delivery_count) or 0,
         "enqueued_at": _instant(annotations.get(_ENQUEUED_TIME)),
         "dead_letter_reason": reason,
         "dead_letter_description": description,
@@ -188,6 +187,11 @@ def _time_to_live(message: AmqpMessage) -> timedelta | None:
         return lasts * _MILLISECOND
     except OverflowError:
         return None
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number, or `None` where it is none: true is none, though Python has it for one."""
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _instant(value: Any) -> datetime | None:

@@ -97,7 +97,8 @@ def _message(buf: bytes) -> AmqpMessage:
     properties: list[Any] = []
     annotations: dict[str, Any] = {}
     attributes: dict[str, Any] = {}
-    data: bytes | None = None
+    data: list[bytes] = []
+    sequences: list[list[Any]] = []
     value: Any = None
     pos, end = 0, len(buf)
     while pos < end:
@@ -112,7 +113,7 @@ def _message(buf: bytes) -> AmqpMessage:
                 continue
             raise MalformedFrameError(f"section 0x{section:02x} is a {type(content).__name__}")
         if section == 0x75:
-            data = content if data is None else data + content
+            data.append(content)
         elif section == 0x74:
             attributes = content
         elif section == 0x73:
@@ -124,7 +125,9 @@ def _message(buf: bytes) -> AmqpMessage:
         elif section == 0x77:
             value = content
         elif section == 0x76:
-            value = content if value is None else value + content
+            sequences.append(content)
+    if sequences:
+        value = [item for sequence in sequences for item in sequence]
     durable, priority, ttl, _, count = exactly(header, 5)
     (
         message_id, _, to, subject, reply_to, correlation_id, content_type, _, expiry, created, group, _, reply_group
@@ -146,7 +149,7 @@ def _message(buf: bytes) -> AmqpMessage:
         group,
         reply_group,
         attributes,
-        data,
+        data[0] if len(data) == 1 else b"".join(data) if data else None,
         value,
     )
 

@@ -175,7 +175,9 @@ class _WebSocket:
             ) from error
         connected: Any = self._websocket.sock
         self._stream = _Socket(connected)
-        self._in = self._replies = b""
+        # Not bytes: a large frame comes in many pieces, each of which would copy all before it.
+        self._in = bytearray()
+        self._replies = b""
         self._ended = False
 
     def fileno(self) -> int:
@@ -210,14 +212,14 @@ class _WebSocket:
                 raise OSError("a WebSocket frame larger than any of AMQP")
             if len(data) - start < size:
                 break
-            content, at = data[start : start + size], start + size
+            content, at = bytes(data[start : start + size]), start + size
             if opcode in (_BINARY, _CONTINUED):
                 parts.append(content)
             elif opcode == _PING:
                 self._replies += self._frame(content, _PONG)
             elif opcode == _CLOSE:
                 self._ended = True
-        self._in = data[at:]
+        del data[:at]
         return b"".join(parts)
 
     def pack(self, data: bytes) -> bytes:

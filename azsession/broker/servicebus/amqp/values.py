@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 #: How deeply values may be nested.
 _MAX_DEPTH = 32
-#: How many elements without any bytes of their own an array may claim to have.
-_MAX_EMPTY_ELEMENTS = 65536
+#: How many elements without any bytes of their own an array may claim to have: few bytes shall not become many values.
+_MAX_EMPTY_ELEMENTS = 64
 
 
 class MalformedFrameError(Exception):
@@ -72,7 +72,9 @@ def _timestamp(buf: bytes, pos: int, depth: int) -> tuple[Timestamp, int]:
 
 
 def _character(buf: bytes, pos: int, depth: int) -> tuple[str, int]:
-    return chr(_UINT.unpack_from(buf, pos)[0]), pos + 4
+    number = _UINT.unpack_from(buf, pos)[0]
+    # Half of a surrogate pair is no character, and nothing that could be written again.
+    return "\ufffd" if 0xD800 <= number < 0xE000 else chr(number), pos + 4
 
 
 def _uuid(buf: bytes, pos: int, depth: int) -> tuple[uuid.UUID, int]:

@@ -1,0 +1,89 @@
+"""``python -m tests.fuzz TARGET --seconds N``: look for inputs that a parser does not expect, with atheris.
+
+Needs the extra ``fuzz``. `targets.TARGETS` says what there is; ``--list`` shows it. A run begins with the target's seeds and
+with what earlier runs kept in ``--corpus``, goes by coverage from there, and ends at the first finding, which is written to a
+file and shown with its traceback. Feed such a file to the target again by naming it behind the target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+#: Bytes of the largest input that is tried.
+LARGEST = 4096
+
+
+def _try(target: Callable[[bytes], None], files: Sequence[Path]) -> NoReturn:
+    """Parse files, and end this process."""
+    try:
+        for file in files:
+            target(file.read_bytes())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def main() -> None:
+    """Run one target."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("target", nargs="?")
+    parser.add_argument("files", nargs="*", type=Path, help="inputs to try once, instead of a run")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--corpus", type=Path, help="a folder where a run keeps what it learned, for the next one")
+    parser.add_argument("--findings", type=Path, default=Path("."), help="the folder for inputs that failed")
+    parser.add_argument("--list", action="store_true", help="show the targets")
+    given = parser.parse_args()
+    try:
+        import atheris
+    except ImportError:
+        sys.exit('atheris is not installed: pip install -e ".[fuzz]"')
+    # Whatever the target parses with shall tell of its branches, and so is imported under instruments.
+    with atheris.instrument_imports(include=["azsession", "email", "json", "urllib", "tests.fuzz"]):
+        from tests.fuzz.client import scratch_file
+        from tests.fuzz.served import serving
+        from tests.fuzz.targets import TARGETS
+    if given.list or given.target not in TARGETS:
+        sys.exit("the targets: " + ", ".join(TARGETS))
+    target = TARGETS[given.target]
+    with tempfile.TemporaryDirectory() as folder:
+        # The fuzzer ends its process, whoever would like to clean up.
+        child = os.fork()
+        if child:
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        stack = ExitStack()
+        stack.enter_context(serving())
+        scratch_file(Path(folder, "keys"))
+        if given.files:
+            _try(target, given.files)
+        seeds = Path(folder, "seeds")
+        seeds.mkdir()
+        for number, seed in enumerate(target.seeds):
+            Path(seeds, str(number)).write_bytes(seed)
+        corpus = given.corpus or Path(folder, "corpus")
+        corpus.mkdir(parents=True, exist_ok=True)
+        given.findings.mkdir(parents=True, exist_ok=True)
+        options = [
+            f"-max_total_time={given.seconds}",
+            f"-seed={given.seed}",
+            f"-max_len={LARGEST}",
+            "-timeout=10",
+            "-rss_limit_mb=1024",
+            "-print_final_stats=1",
+            f"-artifact_prefix={given.findings}/{target.name}-",
+        ]
+        atheris.Setup([sys.argv[0], *options, str(corpus), str(seeds)], target)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What arrives from Azure: frames, messages, answers of its management, WebSocket frames. Each is one of `targets`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from azsession.broker.servicebus.amqp import codec
+from azsession.broker.servicebus.amqp.stream import _WebSocket
+from azsession.broker.servicebus.conditions import error_of, refusal_of
+from azsession.broker.servicebus.looking import messages_of
+from azsession.broker.servicebus.messages import as_new, peeked, received, to_amqp, token_of
+from azsession.errors import QueueError, ValidationError
+from azsession.protocol.wire import decode_envelope, decode_single, encode_envelope, encode_single
+
+TOKEN = "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c"
+
+
+def frame(data: bytes) -> None:
+    """Read a frame, behind its header."""
+    code, fields = codec.decode_frame(data)
+    error = getattr(fields, "error", None)
+    if error is not None:
+        assert isinstance(error_of(error, entity="q"), QueueError)
+    if code == codec.TRANSFER and fields.delivery_tag is not None and len(fields.delivery_tag) == 16:
+        assert len(token_of(fields.delivery_tag)) == 36
+
+
+def message(data: bytes) -> None:
+    """Read a message, and hand it on in both representations."""
+    read = codec.decode_message(data)
+    assert isinstance(read.body, bytes)
+    given = received(read, TOKEN, queue_name="q", session_id="s", expires_at=None)
+    envelope = encode_envelope([given, peeked(read, dead_letter=True)])
+    assert decode_envelope(envelope)[0]["body"] == given.body
+    headers, body = encode_single(given)
+    for name, value in headers.items():
+        assert name, "a header has a name"
+        assert f"{name}{value}".isascii(), "headers are ASCII"
+        assert f"{name}{value}".isprintable(), "a header is one line"
+    assert decode_single(headers.items(), body)["lock_token"] == TOKEN
+    try:
+        again = as_new(read)
+    except ValidationError:
+        return
+    assert codec.decode_message(to_amqp(again)).body == again.body
+
+
+def response(data: bytes) -> None:
+    """Read an answer of ``$management``."""
+    read = codec.decode_response(data)
+    condition = refusal_of(read)
+    if condition is not None:
+        assert isinstance(error_of(condition, entity="q"), QueueError)
+    for one in messages_of(read):
+        assert isinstance(one, bytes)
+
+
+def websocket(data: bytes) -> None:
+    """Read WebSocket frames, in pieces that do not end where they do."""
+    stream: Any = _WebSocket.__new__(_WebSocket)
+    stream._in, stream._replies, stream._ended = bytearray(), b"", False
+    whole = b""
+    for start in range(0, len(data), 7 if len(data) < 4096 else 4099):
+        stream._in += data[start : start + (7 if len(data) < 4096 else 4099)]
+        whole += stream._take_frames()
+    assert len(whole) <= len(data)

@@ -1,0 +1,139 @@
+"""What the client reads: its configuration, receipts, error answers and headers. Each function is one of `targets`."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from azsession.cli.demo_data import by_session, choose_roles, from_messages
+from azsession.cli.messages import read_messages
+from azsession.config import ServiceBusConfig
+from azsession.errors import QueueError
+from azsession.messages import ReceiptHandle
+from azsession.protocol.durations import decode_queue, decode_queue_info, encode_queue, encode_queue_info, format_duration
+from azsession.protocol.durations import parse_duration as read_duration
+from azsession.protocol.status import error_from, parse_seconds
+from azsession.protocol.status import parse_retry_after as read_retry_after
+from azsession.protocol.wire import format_date, json_object
+from azsession.protocol.wire import parse_date as read_date
+from azsession.queues import QueueInfo
+from azsession.tokens import source_of
+
+_ABOUT = ("session", "receipt", "queue")
+
+
+def text_of(data: bytes) -> str:
+    """Return text as the environment and arguments hold it: what is not UTF-8 becomes lone surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def connection_string(data: bytes) -> None:
+    """Read a connection string, and sign a request with it."""
+    config = ServiceBusConfig(connection_string=text_of(data))
+    _check_place(config)
+    if config.credentials is not None and (config.credentials.key or config.credentials.signature):
+        header = source_of(config, None).fetch(f"{config.namespace_url}/q", refused=False).header
+        assert header.isascii(), "a header is ASCII"
+        assert header.isprintable(), "a header is one line"
+
+
+def namespace(data: bytes) -> None:
+    """Read a namespace's name, or, behind a ``=``, a gateway's URL, which may be given to a client, too."""
+    text = text_of(data)
+    if not text.startswith("="):
+        _check_place(ServiceBusConfig(namespace=text))
+        return
+    _check_place(ServiceBusConfig(gateway_url=text[1:], allow_insecure_http=True))
+    _check_place(ServiceBusConfig(namespace="x").at(text[1:]))
+
+
+def _check_place(config: ServiceBusConfig) -> None:
+    assert 0 <= config.port <= 65535
+    assert config.host
+    prepared = requests.Request("GET", config.namespace_url + "/q")
+    assert prepared.url is not None
+    repr(config)
+
+
+def receipt(data: bytes) -> None:
+    """Read a receipt's text; what it says is what its own text says."""
+    read = ReceiptHandle.parse(text_of(data))
+    again = ReceiptHandle.parse(str(read))
+    assert (again.handle, again.queue_name, again.session_id, again.route) == (
+        read.handle,
+        read.queue_name,
+        read.session_id,
+        read.route,
+    )
+
+
+def duration(data: bytes) -> None:
+    seconds = read_duration(text_of(data), "it")
+    assert seconds >= 0
+    if seconds < 1e9:
+        assert math.isclose(read_duration(format_duration(seconds), "it"), seconds, abs_tol=1e-6)
+
+
+def queue(data: bytes) -> None:
+    """Read the settings of a queue, and what a server shows of one; both say the same when they are written again."""
+    described = json_object(data)
+    settings = decode_queue(described)
+    again = decode_queue(encode_queue(settings))
+    assert math.isclose(again.lock_duration, settings.lock_duration, abs_tol=1e-6)
+    assert again.max_delivery_count == settings.max_delivery_count
+    info = decode_queue_info({"QueueName": "q", **described})
+    assert isinstance(decode_queue_info(encode_queue_info(info)), QueueInfo)
+
+
+def date(data: bytes) -> None:
+    instant = read_date(text_of(data))
+    assert read_date(format_date(instant)) == instant.replace(microsecond=0)
+
+
+def retry_after(data: bytes) -> None:
+    text = data.decode("latin-1")
+    for seconds in (read_retry_after(text), parse_seconds(text)):
+        assert seconds is None or (math.isfinite(seconds) and seconds >= 0)
+
+
+def error_answer(data: bytes) -> None:
+    """Read an answer that tells of an error: the first two bytes choose the status and what it is about."""
+    status, about = 300 + int.from_bytes(data[:2], "big") % 300, _ABOUT[sum(data[:2]) % 3]
+    head, _, body = data[2:].partition(b"\n")
+    headers = CaseInsensitiveDict({"x-ms-error-code": head.decode("latin-1")}) if head else CaseInsensitiveDict()
+    error = error_from(status, headers, body, about, lock_expires_in=1.0)
+    assert isinstance(error, QueueError)
+    assert error.code is None or error.code.isascii()
+    assert len(str(error)) <= 2048
+
+
+def data_file(data: bytes) -> None:
+    """Read the JSON lines that `azsession send` and `azsession demo` are given."""
+    messages = read_messages(io.BytesIO(data), "session")
+    sent = from_messages(messages)
+    assert sorted(one.body for one in sent) == sorted(message.body for message in messages)
+    assert sum(len(one) for one in by_session(sent).values()) == len(messages)
+    choose_roles(sent, 4, 1)
+
+
+def key_file(data: bytes) -> None:
+    """Read the file of a gateway's keys."""
+    from azsession.cli.keyfile import stored_keys
+
+    path = _SCRATCH.path
+    path.write_bytes(data)
+    path.chmod(0o600)
+    assert stored_keys(path)
+
+
+_SCRATCH = SimpleNamespace(path=Path("never"))
+
+
+def scratch_file(path: Path) -> None:
+    """Say where `key_file` may write."""
+    _SCRATCH.path = path

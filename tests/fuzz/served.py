@@ -1,0 +1,107 @@
+"""What the gateway reads: paths, queries, tokens, keys, and whole requests. Each function is one of `targets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from azsession.broker.base import PRESENT
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.gateway.app import Gateway, _parse_query
+from azsession.gateway.handlers import Request
+from azsession.gateway.security import AccessKey, Guard
+from azsession.protocol.routes import Operation, Route, message_path, parse_route, session_path
+
+METHODS = ("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH", "OPTIONS")
+#: The key whose good tokens are among the seeds.
+KEY = AccessKey("root", "bWFuYWdl+/=")
+HOST = "gateway:8080"
+
+
+def method_of(data: bytes) -> tuple[str, bytes]:
+    """Return the method that the first byte chooses, and the rest."""
+    return METHODS[data[0] % len(METHODS) if data else 0], data[1:]
+
+
+def path(data: bytes) -> None:
+    """Read a path, encoded and decoded; one of a session is read the same when it is written again."""
+    method, rest = method_of(data)
+    route = parse_route(method, rest.decode("latin-1"), encoded=True)
+    if route.session_id:
+        written = session_path(route.entity, route.session_id)
+        if route.lock_token:
+            written += message_path(route.lock_token)
+            again = parse_route("PUT", written, encoded=True)
+            assert (again.entity, again.session_id, again.lock_token) == (route.entity, route.session_id, route.lock_token)
+        again = parse_route("GET", session_path(route.entity, route.session_id) + "/state", encoded=True)
+        assert (again.entity, again.session_id) == (route.entity, route.session_id)
+        assert len(route.resource) in (3, 5)
+
+
+def decoded_path(data: bytes) -> None:
+    """Read a path that a server has decoded."""
+    method, rest = method_of(data)
+    parse_route(method, rest.decode("utf-8", "replace"), encoded=False)
+
+
+def query(data: bytes) -> None:
+    """Read a query, and the parameters that there are."""
+    found = _parse_query(data.decode("latin-1"))
+    request = Request(Route(Operation.RECEIVE), found, {}, b"", PRESENT)
+    assert 0 <= request.timeout <= 86400
+    assert 1 <= request.number("max", 1, 1000, lowest=1) <= 1000
+    assert 0 <= request.number("from", 0, 2**63 - 1) < 2**63
+
+
+def token(data: bytes) -> None:
+    """Check an authorization: whoever comes through has signed it."""
+    header, _, host = data.decode("latin-1").partition("\n")
+    Guard([KEY], ["other"]).check(header, host or HOST, ("orders", "sessions", "a/b"), Operation.RECEIVE)
+
+
+def access_key(data: bytes) -> None:
+    """Read a key; it is the same when it is written again."""
+    key = AccessKey.parse(data.decode("utf-8", "surrogateescape"))
+    rights = ",".join(right.value for right in key.rights)
+    assert AccessKey.parse(f"{key.name}:{key.key}:{rights}") == key
+
+
+_gateways: list[Gateway] = []
+
+
+@contextmanager
+def serving() -> Iterator[None]:
+    """Have a gateway for `request`."""
+    broker = EmbeddedBroker()
+    gateway = Gateway(broker, max_body_size=1024 * 1024, max_message_size=64 * 1024)
+    gateway.answer("PUT", "/q", {}, b"", PRESENT, 0.0)
+    # Its threads begin with the first wait.
+    gateway.answer("DELETE", "/q/sessions/first/messages/head?timeout=0.01", {}, b"", PRESENT, 1.0)
+    _gateways.append(gateway)
+    try:
+        yield
+    finally:
+        _gateways.remove(gateway)
+        broker.close()
+
+
+def request(data: bytes) -> None:
+    """Answer a whole request, without its authorization: a target, lines of headers, an empty line, a body.
+
+    Nothing that is asked may be answered as if the gateway itself had failed.
+    """
+    method, rest = method_of(data)
+    head, _, body = rest.partition(b"\n\n")
+    target, *lines = head.split(b"\n")
+    headers = {"CONTENT_TYPE": "application/vnd.microsoft.servicebus.json"}
+    for line in lines:
+        name, _, value = line.decode("latin-1").partition(":")
+        # As a server hands them on (RFC 3875, 4.1.18).
+        name = name.strip().upper().replace("-", "_")
+        headers[name if name == "CONTENT_TYPE" else f"HTTP_{name}"] = value.strip()
+    answer = _gateways[-1].answer(method, target.decode("latin-1"), headers, body, PRESENT, 0.0).encoded()
+    assert answer.status < 500, answer
+    for name, value in answer.headers.items():
+        assert name, "a header has a name"
+        assert f"{name}{value}".isascii(), "headers are ASCII"
+        assert f"{name}{value}".isprintable(), "a header is one line"

@@ -1,0 +1,134 @@
+"""Messages and answers as they pass over the wire. Each function is one of `targets`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from requests.structures import CaseInsensitiveDict
+
+from azsession import calls
+from azsession.errors import ValidationError
+from azsession.messages import ReceiptHandle, ReceivedMessage
+from azsession.protocol.routes import message_path, session_path
+from azsession.protocol.wire import (
+    MalformedError,
+    decode_envelope,
+    decode_single,
+    encode_envelope,
+    encode_single,
+    message_to_send,
+)
+from azsession.provider import _queue_info
+from azsession.transport import Answer
+
+SESSION = calls.Session("q", "s", "lock", "route")
+
+
+def headers_of(head: bytes) -> list[tuple[str, str]]:
+    """Return the headers that lines describe."""
+    pairs = [line.decode("latin-1").partition(":") for line in head.split(b"\n") if line]
+    return [(name.strip(), value.strip()) for name, _, value in pairs if name.strip()]
+
+
+def single(data: bytes) -> None:
+    """Read one message, headers and body; one that can be sent is the same when it is written and read again."""
+    head, _, body = data.partition(b"\n\n")
+    sent = message_to_send(decode_single(headers_of(head), body))
+    fields = {name: getattr(sent, name) for name in type(sent).__slots__ if not name.startswith("_")}
+    headers, written = encode_single(ReceivedMessage(**fields, receipt=ReceiptHandle("t"), delivered_at=_now()))
+    again = decode_single(headers.items(), written)
+    assert again.pop("lock_token") == "t"
+    for name in ("delivery_count", "state"):
+        del again[name]
+    if sent.content_type is not None and not (sent.content_type.isascii() and sent.content_type.isprintable()):
+        again["content_type"] = sent.content_type
+    assert {name: value for name, value in fields.items() if value is not None} == {
+        name: value for name, value in again.items() if value is not None
+    }
+
+
+def envelope(data: bytes) -> None:
+    """Read an envelope; what can be sent of it is the same when it is written and read again."""
+    messages = [message_to_send(fields) for fields in decode_envelope(data)]
+    again = [message_to_send(fields) for fields in decode_envelope(encode_envelope(messages))]
+    assert again == messages
+
+
+def _now() -> Any:
+    from datetime import datetime, timezone
+
+    return datetime.now(timezone.utc)
+
+
+def _check_message(message: ReceivedMessage) -> None:
+    text = str(message.receipt)
+    assert ReceiptHandle.parse(text).handle == message.receipt.handle
+    message_path(message.receipt.handle)
+    assert all(type(value) in (str, int, float, bool) for value in message.attributes.values())
+
+
+def _locked(answer: calls.LockAnswer | None) -> None:
+    if answer is not None:
+        session_path("q", answer.session_id)
+        assert answer.waited <= time.monotonic() - answer.sent
+        for message in answer.messages:
+            _check_message(message)
+
+
+def _peeked(messages: list[Any]) -> None:
+    for message in messages:
+        repr(message)
+        assert message.expires_at is None or message.expires_at.tzinfo is not None
+        assert all(type(value) in (str, int, float, bool) for value in message.attributes.values())
+
+
+def _sessions(found: list[Any]) -> None:
+    for session in found:
+        assert calls.list_sessions("q", session.session_id, 10).query is not None
+
+
+def _read_queues(answer: Answer) -> None:
+    for item in calls.read_items(answer, "queues"):
+        _queue_info(item)
+
+
+#: What reads the answer to each operation, and what is done with what it read.
+READERS: dict[str, tuple[Callable[[Answer], Any], Callable[[Any], object]]] = {
+    "receive": (calls.receive(SESSION, None, 1.0, 60.0, "request").read, _locked),
+    "receive many": (calls.receive(SESSION, 10, 1.0, 60.0, "request").read, _locked),
+    "accept": (calls.accept("q", None, "lock", 1.0).read, _locked),
+    "renew": (calls.renew(SESSION).read, _locked),
+    "settle": (calls.settle(SESSION, {"complete": ["t"]}).read, lambda failed: [str(code) for code in failed.values()]),
+    "receive deferred": (
+        calls.receive_deferred(SESSION, [1], 60.0).read,
+        lambda messages: [_check_message(message) for message in messages],
+    ),
+    "dead-letter session": (calls.dead_letter_session(SESSION, "why", None).read, repr),
+    "state": (calls.get_state(SESSION).read, repr),
+    "peek": (calls.peek("q", "s", 0, 10).read, _peeked),
+    "dead letters": (calls.dead_letters("q", 0, 10).read, _peeked),
+    "list sessions": (calls.list_sessions("q", "", 10).read, _sessions),
+    "queue": (lambda answer: _queue_info(calls.read_object(answer)), repr),
+    "queues": (_read_queues, repr),
+}
+_NAMES = tuple(READERS)
+
+
+def read_answer(name: str, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    """Read an answer to an operation, and use what it gave."""
+    read, use = READERS[name]
+    found = read(Answer(status, CaseInsensitiveDict(headers), body, time.monotonic()))
+    use(found)
+
+
+def answer(data: bytes) -> None:
+    """Read an answer: the first byte chooses the operation and the status, lines of headers follow, and the body."""
+    choice, rest = (data[0], data[1:]) if data else (0, b"")
+    head, _, body = rest.partition(b"\n\n")
+    read_answer(_NAMES[choice % len(_NAMES)], (200, 201, 204, 202)[choice // 64], headers_of(head), body)
+
+
+#: What may come out of a reader.
+ALLOWED = (MalformedError, ValidationError)
