@@ -393,7 +393,12 @@ class SessionClient(Holder):
 
     def _settle_many(self, dispositions: Mapping[str, Sequence[str]]) -> dict[str, str]:
         """Settle messages in one request; return the codes of those that could not be, by token."""
-        failed = self._transport.send(calls.settle(self._session(), dispositions))
+        try:
+            failed = self._transport.send(calls.settle(self._session(), dispositions))
+        except InvalidReceiptError as error:
+            if error.code == SESSION_LOCK_LOST:
+                self._found_lost(error.code)
+            raise
         for tokens in dispositions.values():
             for token in tokens:
                 self._held.forget(token)
