@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import attrs
 
+from .errors import ValidationError
 from .messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from .protocol import (
     COUNT_HEADER,
@@ -30,8 +31,12 @@ from .protocol.routes import format_timeout, message_path, route_of, session_pat
 from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
 from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
 from .transport import Answer, Call
+from .validation import check_session_id, check_text
 
 T = TypeVar("T")
+
+#: Bytes that the answer may have which brings a message, and for each further one.
+MESSAGE_ROOM, FURTHER_ROOM = 160 * 1024 * 1024, 2 * 1024 * 1024
 
 
 @attrs.frozen
@@ -69,6 +74,11 @@ class LockAnswer:
     sent: float
     lasts: float | None
     waited: float
+
+
+def _room(count: int) -> int:
+    """Return the bytes that an answer with so many messages may have: one as large as Azure's largest, or many as usual."""
+    return MESSAGE_ROOM + (count - 1) * FURTHER_ROOM
 
 
 def _json_body(value: Any) -> bytes:
@@ -113,20 +123,43 @@ def _read_messages(answer: Answer, session: Session, lasts: float) -> list[Recei
         return [
             _own(message, session, now, expires_at) for message in answer.messages if isinstance(message, ReceivedMessage)
         ]
-    content_type = answer.headers.get("Content-Type", "")
-    if answer.headers.get(COUNT_HEADER) is not None or content_type.startswith(ENVELOPE_TYPE):
+    content_type, count = answer.headers.get("Content-Type", ""), answer.headers.get(COUNT_HEADER)
+    if count is not None or content_type.startswith(ENVELOPE_TYPE):
         described = decode_envelope(answer.body)
+        if count is not None and count.strip() != str(len(described)):
+            raise MalformedError(f"it has {len(described)} messages, and says otherwise")
     else:
         described = [decode_single(answer.items, answer.body)]
-    return [_received(fields, session, now, expires_at) for fields in described]
+    messages = [_received(fields, session, now, expires_at) for fields in described]
+    if len({message.receipt.handle for message in messages}) < len(messages):
+        raise MalformedError("two messages have one LockToken")
+    return messages
 
 
 def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
     token = fields.pop("lock_token", None)
-    if not isinstance(token, str) or not 0 < len(token) <= 256:
+    if not isinstance(token, str) or not 0 < len(token) <= 256 or not _is_text(token):
         raise MalformedError("a message has no LockToken")
+    # An answer that was meant for another request, through some mistake on the way, must not pass for this one's.
+    if fields.get("session_id") not in (None, session.session_id):
+        raise MalformedError("a message is of another session")
     fields["session_id"] = session.session_id
+    _drop_other_attributes(fields)
     return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        check_text(value, "it")
+    except ValidationError:
+        return False
+    return True
+
+
+def _drop_other_attributes(fields: dict[str, Any]) -> None:
+    """Leave out attributes that are of no type which an attribute has."""
+    kept = {name: value for name, value in fields["attributes"].items() if isinstance(value, (str, int, float))}
+    fields["attributes"] = kept
 
 
 def _own(message: ReceivedMessage, session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
@@ -163,6 +196,7 @@ def receive(session: Session, max_count: int | None, timeout: float, session_tim
         query=lambda wait: f"timeout={format_timeout(wait)}{limit}",
         wait=timeout,
         headers={**session.headers(), REQUEST_ID_HEADER: str(uuid.uuid4())},
+        room=_room(max_count or 1),
     )
 
 
@@ -175,9 +209,12 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
     def read(answer: Answer) -> LockAnswer | None:
         if answer.status == 204:
             return None
-        name = read_object(answer).get("SessionId")
-        if not isinstance(name, str):
-            raise MalformedError("it names no session")
+        try:
+            name = check_session_id(read_object(answer).get("SessionId"))
+        except ValidationError:
+            raise MalformedError("it names no session") from None
+        if session_id is not None and name != session_id:
+            raise MalformedError("it names another session")
         return _lock_answer(answer, name)
 
     return Call(
@@ -270,9 +307,11 @@ def settle(session: Session, dispositions: Mapping[str, Sequence[Any]]) -> Call[
 def receive_deferred(session: Session, sequence_numbers: Sequence[int], lasts: float) -> Call[list[ReceivedMessage]]:
     """Return the call that receives deferred messages."""
     body = {"SequenceNumbers": list(sequence_numbers)}
-    return _on_session(
+    call = _on_session(
         session, "POST", "/messages/$deferred", lambda answer: _read_messages(answer, session, lasts), body=body
     )
+    call.room = _room(len(sequence_numbers))
+    return call
 
 
 def dead_letter_session(session: Session, reason: str, description: str | None) -> Call[int]:
@@ -280,7 +319,7 @@ def dead_letter_session(session: Session, reason: str, description: str | None) 
 
     def read(answer: Answer) -> int:
         count = read_object(answer).get("count")
-        if not isinstance(count, int):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise MalformedError("it has no count")
         return count
 
@@ -291,7 +330,9 @@ def dead_letter_session(session: Session, reason: str, description: str | None) 
 
 def get_state(session: Session) -> Call[bytes | None]:
     """Return the call that reads a session's state."""
-    return _on_session(session, "GET", "/state", lambda answer: None if answer.status == 204 else answer.body)
+    call = _on_session(session, "GET", "/state", lambda answer: None if answer.status == 204 else answer.body)
+    call.room = MESSAGE_ROOM
+    return call
 
 
 def set_state(session: Session, state: bytes | None) -> Call[None]:
@@ -343,10 +384,17 @@ def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[Peeked
         described = decode_envelope(answer.body)
         for fields in described:
             fields.pop("lock_token", None)
+            _drop_other_attributes(fields)
         return [PeekedMessage(**fields) for fields in described]
 
     return Call(
-        method="GET", path=path, entity=entity, read=read, about=ABOUT_QUEUE, query=lambda _: f"from={start}&max={limit}"
+        method="GET",
+        path=path,
+        entity=entity,
+        read=read,
+        about=ABOUT_QUEUE,
+        query=lambda _: f"from={start}&max={limit}",
+        room=_room(limit),
     )
 
 

@@ -21,6 +21,7 @@ from .errors import (
     ConnectionFailedError,
     MessageTooLargeError,
     NoSessionAvailableError,
+    ProviderError,
     QueueError,
     SessionNotFoundError,
     ValidationError,
@@ -262,6 +263,8 @@ class ServiceBusProvider:
             sessions += page
             if len(page) < MAX_BATCH:
                 return sessions
+            if page[-1].session_id == after:
+                raise ProviderError(f"{self._transport.url} lists the same sessions again and again")
 
     def peek_messages(
         self, queue_name: str, session_id: str, max_message_count: int = 10, from_sequence_number: int = 0
