@@ -16,6 +16,7 @@ from urllib.parse import quote
 import attrs
 
 from .errors import ValidationError
+from .hidden import Hidden
 from .messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from .protocol import (
     COUNT_HEADER,
@@ -299,7 +300,7 @@ def settle(session: Session, dispositions: Mapping[str, Sequence[Any]]) -> Call[
 
     def read(answer: Answer) -> dict[str, str]:
         failed = read_items(answer, "failed")
-        return {str(item.get("LockToken")): str(item.get("code")) for item in failed}
+        return {Hidden(item.get("LockToken")): str(item.get("code")) for item in failed}
 
     return _on_session(session, "POST", "/messages/$settle", read, body=dispositions, about=ABOUT_RECEIPT)
 

@@ -20,6 +20,7 @@ from .errors import (
     SessionNotFoundError,
     ValidationError,
 )
+from .hidden import Hidden
 from .holding import Holder
 from .link import Link
 from .messages import ReceiptHandle, ReceivedMessage
@@ -299,10 +300,10 @@ class SessionClient(Holder):
         ahead = self._held.take_ahead(MAX_BATCH)
         try:
             if ahead and self._transport.speaks_v1:
-                self._settle_many({"abandon": [message.receipt.handle for message in ahead]})
+                self._settle_many({"abandon": [Hidden(message.receipt.handle) for message in ahead]})
             else:
                 while ahead:
-                    self._settle_token(ahead[-1].receipt.handle, calls.abandon)
+                    self._settle_token(Hidden(ahead[-1].receipt.handle), calls.abandon)
                     ahead.pop()
         except BaseException:
             self._held.put_ahead(ahead)

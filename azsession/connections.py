@@ -9,6 +9,8 @@ such as the gateway's in-process one, asks `current_flight` for it.
 from __future__ import annotations
 
 import io
+import logging
+import re
 import socket
 import sys
 import threading
@@ -354,6 +356,24 @@ def _read_body(response: requests.Response, flight: Flight) -> bytes:
             response.close()
             break
     return b"".join(parts)
+
+
+class _HideLockTokens(logging.Filter):
+    """Takes lock tokens out of what urllib3 logs of our requests: they stand in the paths, and who has one can settle."""
+
+    _TOKEN = re.compile(r"(?<=/messages/)(?!head\b)[^/?\s'\")]+")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if current_flight() is not None:
+            text = record.getMessage()
+            shown = self._TOKEN.sub("...", text)
+            if shown != text:
+                record.msg, record.args = shown, ()
+        return True
+
+
+for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_HideLockTokens())
 
 
 def stay(response: requests.Response, *args: Any, **kwargs: Any) -> None:

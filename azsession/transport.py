@@ -27,6 +27,7 @@ from .errors import (
     QueueError,
     UnsupportedOperationError,
 )
+from .hidden import Hidden
 from .messages import PeekedMessage
 from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from .protocol.status import (
@@ -39,7 +40,7 @@ from .protocol.status import (
     parse_seconds,
 )
 from .protocol.wire import MalformedError
-from .tokens import TokenCache
+from .tokens import Token, TokenCache
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -256,11 +257,12 @@ class Transport:
             answer = self._exchange(call, wait, None)
         else:
             resource = f"{self._url}/{call.entity}"
-            token = tokens.get(resource)
+            token, _ = tokens.lookup(resource)
             answer = self._exchange(call, wait, token)
             if answer.status == 401:
-                tokens.drop(resource, token)
-                answer = self._exchange(call, wait, tokens.get(resource))
+                tokens.drop(resource, token.header)
+                token, _ = tokens.lookup(resource)
+                answer = self._exchange(call, wait, token)
         succeeded = 200 <= answer.status < 300
         is_gateways = self._local is not None or answer.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION
         if is_gateways:
@@ -295,7 +297,7 @@ class Transport:
         )
         return _FailureError(error, acted=acted) if status in RETRIED_STATUSES else error
 
-    def _exchange(self, call: Call[Any], wait: float, token: str | None) -> Answer:
+    def _exchange(self, call: Call[Any], wait: float, token: Token | None) -> Answer:
         """Send once; return the answer, whatever it is."""
         limit = self._config.request_timeout + wait
         if call.answer_within is not None:
@@ -304,7 +306,7 @@ class Transport:
         call.flight = flight
         if call.stopped is not None and call.stopped.is_set():
             flight.cancelled = True
-        target = call.path if call.query is None else f"{call.path}?{call.query(wait)}"
+        target = Hidden(call.path if call.query is None else f"{call.path}?{call.query(wait)}")
         sent = time.monotonic()
         try:
             if self._local is not None:
@@ -336,14 +338,14 @@ class Transport:
         finally:
             call.flight = None
 
-    def _prepare(self, call: Call[Any], target: str, token: str | None) -> requests.PreparedRequest:
+    def _prepare(self, call: Call[Any], target: str, token: Token | None) -> requests.PreparedRequest:
         """Return the request. What `requests` would look up anew each time, proxies and netrc, is left out here."""
         request = requests.PreparedRequest()
         request.method = call.method
         request.url = f"{self._url}{target}"
         headers: CaseInsensitiveDict[str | bytes] = CaseInsensitiveDict(self._http.headers.items())
         if token is not None:
-            headers["Authorization"] = token
+            headers["Authorization"] = token.header
         for name, value in call.headers.items():
             headers[name] = value
         request.headers = headers
