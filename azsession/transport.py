@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
@@ -39,7 +40,7 @@ from .protocol.status import (
     parse_retry_after,
     parse_seconds,
 )
-from .protocol.wire import MalformedError
+from .protocol.wire import MalformedError, parse_date
 from .tokens import Token, TokenCache
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 10.0
+#: Seconds that this machine's clock may differ from the server's without a word.
+CLOCK_TOLERANCE = 60.0
 #: Bytes of an answer's body, where it brings no messages.
 ANSWER_SIZE = 16 * 1024 * 1024
 #: What else than its own success an answer of version 1 means something by.
@@ -257,11 +260,11 @@ class Transport:
             answer = self._exchange(call, wait, None)
         else:
             resource = f"{self._url}/{call.entity}"
-            token, _ = tokens.lookup(resource)
+            token = tokens.token(resource)
             answer = self._exchange(call, wait, token)
             if answer.status == 401:
                 tokens.drop(resource, token.header)
-                token, _ = tokens.lookup(resource)
+                token = tokens.token(resource)
                 answer = self._exchange(call, wait, token)
         succeeded = 200 <= answer.status < 300
         is_gateways = self._local is not None or answer.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION
@@ -295,6 +298,8 @@ class Transport:
             lock_expires_in=parse_seconds(headers.get(LOCK_EXPIRES_HEADER)),
             retry_after=parse_retry_after(headers.get("Retry-After")),
         )
+        if status == 401 and self._tokens is not None:
+            error.args = (f"{error}{_clock_hint(headers.get('Date'))}",)
         return _FailureError(error, acted=acted) if status in RETRIED_STATUSES else error
 
     def _exchange(self, call: Call[Any], wait: float, token: Token | None) -> Answer:
@@ -396,6 +401,18 @@ class Transport:
                 ) from None
         if not self.speaks_v1:
             raise UnsupportedOperationError(f"{self._url} has only the plain dialect, which has no way to {operation}")
+
+
+def _clock_hint(date: str | None) -> str:
+    """Return what to add to the refusal of a token where the clocks differ: tokens end by the server's."""
+    try:
+        behind = parse_date(date or "").timestamp() - time.time()
+    except MalformedError:
+        return ""
+    if abs(behind) < CLOCK_TOLERANCE:
+        return ""
+    by = timedelta(seconds=round(abs(behind)))
+    return f" (this machine's clock is {by} {'behind' if behind > 0 else 'ahead of'} the server's: tokens end by that one)"
 
 
 def _with_stay(hooks: Any) -> dict[str, Any]:
