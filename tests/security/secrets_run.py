@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import faulthandler
 import gc
 import http.client
@@ -14,7 +15,9 @@ import json
 import logging
 import os
 import pickle
+import socket
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -126,20 +129,33 @@ def use_session(provider: ServiceBusProvider, secrets: Secrets) -> None:
         print(taker)
         provider.create_session_client(QUEUE, "s1", auto_renew=False)
         failing(lambda: provider.create_session_client(QUEUE, "s1").receive_message(timeout=0))
-        gone = requests.Session()
-        broken = SessionClient(
-            "s1",
-            QUEUE,
-            60,
-            gone,
-            "http://127.0.0.1:1",
-            ServiceBusConfig(connection_string=provider.config.connection_string, retry_attempts=1),
-        )
-        broken.adopt(messages[4].receipt)
-        failing(lambda: broken.complete_message(messages[4].receipt))
-        gone.close()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=hang_up_on_all, args=(listener,), daemon=True).start()
+            for port in (1, listener.getsockname()[1]):
+                lose_the_way(provider.config.connection_string, port, messages[4])
         session.dead_letter_session("all of it")
         print(provider.dead_letters(QUEUE))
+
+
+def hang_up_on_all(listener: socket.socket) -> None:
+    """Read requests, and answer none."""
+    with contextlib.suppress(OSError):
+        while True:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(65536)
+
+
+def lose_the_way(connection_string: str | None, port: int, message: Any) -> None:
+    """Do everything that can be done where nobody answers."""
+    config = ServiceBusConfig(connection_string=connection_string, retry_attempts=1)
+    with (
+        requests.Session() as http,
+        SessionClient("s1", QUEUE, 60, http, f"http://127.0.0.1:{port}", config, auto_renew=False) as broken,
+    ):
+        broken.adopt(message.receipt)
+        failing(lambda: broken.complete_message(message))
+        failing(lambda: broken.receive_message(timeout=0))
 
 
 def be_refused(connection_string: str, secrets: Secrets) -> None:
