@@ -222,7 +222,7 @@ def parse_retry_after(value: str | None) -> float | None:
         return float(number)
     try:
         at = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=timezone.utc)

@@ -164,7 +164,11 @@ def test_retry_after_may_be_a_date() -> None:
     assert parse_retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0
 
 
-@pytest.mark.parametrize("text", [None, "", "soon", "-1", "1e9", "nan", "Xxx, 99 Nov 1994"])
+#: A date in a time zone that is further away than a number can tell.
+FAR_ZONE = "Sun, 06 Nov 1994 08:49:37 +99999999999999999999"
+
+
+@pytest.mark.parametrize("text", [None, "", "soon", "-1", "1e9", "nan", "Xxx, 99 Nov 1994", FAR_ZONE])
 def test_another_retry_after_is_none(text: Any) -> None:
     assert parse_retry_after(text) is None
 
