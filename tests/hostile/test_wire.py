@@ -14,7 +14,9 @@ from azsession import ConnectionFailedError, MessageTooLargeError, ProviderError
 from .operations import ALL, Stage
 from .servers import GATEWAYS, Fate, HostileWay, http_answer, raw
 
-HEAD = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\n"
+KEPT_HEAD = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\n"
+# Told that it ends, so that no later request meets the connection in the moment in which it does.
+HEAD = KEPT_HEAD + b"Connection: close\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 #: What is not HTTP, or not all of it.
@@ -102,7 +104,7 @@ def _answer_to(way: HostileWay, operation: Callable[[], object]) -> bytes:
         whole.append(proper)
         return whole
 
-    way.next(Fate(note, acts=True))
+    way.next(Fate(note, acts=True, closes=False))
     operation()
     assert len(whole[0]) > 100
     return whole[0]
@@ -206,7 +208,8 @@ STRAY = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\nContent-Length: 6\r\n\r\nf
     {
         "a body where none can be": b"HTTP/1.1 204 No Content\r\nAzsession-Protocol: 1\r\nContent-Length: 98\r\n\r\n",
         "chunks where none can be": b"HTTP/1.1 204 No\r\nAzsession-Protocol: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        "an answer of two lengths": HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        "an answer of two lengths": KEPT_HEAD
+        + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     }.items(),
 )
 def test_what_follows_an_answer_is_not_taken_for_the_next(
