@@ -239,12 +239,11 @@ class ResettingServer(Acceptor):
 
     def serve(self, sock: socket.socket) -> None:
         self.talks += 1
-        if self._after:
-            sock.recv(self._after)
+        sock.recv(self._after)
         reset(sock)
 
 
-@pytest.mark.parametrize("after", [0, 1, 65536])
+@pytest.mark.parametrize("after", [1, 65536])
 def test_a_reset_amid_a_plain_receive_may_have_taken_a_message(after: int) -> None:
     with (
         ResettingServer(after) as server,
