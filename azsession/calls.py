@@ -16,6 +16,7 @@ from urllib.parse import quote
 import attrs
 
 from .errors import ValidationError
+from .hidden import Hidden
 from .messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from .protocol import (
     COUNT_HEADER,
@@ -34,6 +35,9 @@ from .transport import Answer, Call
 from .validation import check_lock_token, check_session_id, check_text
 
 T = TypeVar("T")
+
+#: Bytes that the answer may have which brings a message, and for each further one.
+MESSAGE_ROOM, FURTHER_ROOM = 160 * 1024 * 1024, 2 * 1024 * 1024
 
 
 @attrs.frozen
@@ -71,6 +75,11 @@ class LockAnswer:
     sent: float
     lasts: float | None
     waited: float
+
+
+def _room(count: int) -> int:
+    """Return the bytes that an answer with so many messages may have: one as large as Azure's largest, or many as usual."""
+    return MESSAGE_ROOM + (count - 1) * FURTHER_ROOM
 
 
 def _json_body(value: Any) -> bytes:
@@ -115,8 +124,7 @@ def _read_messages(answer: Answer, session: Session, lasts: float) -> list[Recei
         return [
             _own(message, session, now, expires_at) for message in answer.messages if isinstance(message, ReceivedMessage)
         ]
-    content_type = answer.headers.get("Content-Type", "")
-    count = answer.headers.get(COUNT_HEADER)
+    content_type, count = answer.headers.get("Content-Type", ""), answer.headers.get(COUNT_HEADER)
     if count is not None or content_type.startswith(ENVELOPE_TYPE):
         described = decode_envelope(answer.body)
         if not described or (count is not None and count.strip() != str(len(described))):
@@ -124,7 +132,10 @@ def _read_messages(answer: Answer, session: Session, lasts: float) -> list[Recei
             raise MalformedError(f"it has {len(described)} messages, and not as many as it says")
     else:
         described = [decode_single(answer.items, answer.body)]
-    return [_received(fields, session, now, expires_at) for fields in described]
+    messages = [_received(fields, session, now, expires_at) for fields in described]
+    if len({message.receipt.handle for message in messages}) < len(messages):
+        raise MalformedError("two messages have one LockToken")
+    return messages
 
 
 def _checked(check: Callable[..., str], value: object, *args: Any) -> str:
@@ -137,6 +148,9 @@ def _checked(check: Callable[..., str], value: object, *args: Any) -> str:
 
 def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
     token = _checked(check_lock_token, fields.pop("lock_token", None))
+    # An answer that was meant for another request, through some mistake on the way, must not pass for this one's.
+    if fields.get("session_id") not in (None, session.session_id):
+        raise MalformedError("a message is of another session")
     fields["session_id"] = session.session_id
     fields["attributes"] = _attributes(fields)
     return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
@@ -183,6 +197,7 @@ def receive(
         query=lambda wait: f"timeout={format_timeout(wait)}{limit}",
         wait=timeout,
         headers={**session.headers(), REQUEST_ID_HEADER: request_id},
+        room=_room(max_count or 1),
     )
 
 
@@ -195,7 +210,10 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
     def read(answer: Answer) -> LockAnswer | None:
         if answer.status == 204:
             return None
-        return _lock_answer(answer, _checked(check_session_id, read_object(answer).get("SessionId")))
+        name = _checked(check_session_id, read_object(answer).get("SessionId"))
+        if session_id is not None and name != session_id:
+            raise MalformedError("it names another session")
+        return _lock_answer(answer, name)
 
     return Call(
         method="POST",
@@ -283,7 +301,7 @@ def settle(session: Session, dispositions: Mapping[str, Sequence[Any]]) -> Call[
             token, code = item.get("LockToken"), item.get("code")
             if not isinstance(token, str) or not isinstance(code, str):
                 raise MalformedError("what failed has a LockToken and a code")
-            failed[token] = code
+            failed[Hidden(token)] = code
         return failed
 
     return _on_session(session, "POST", "/messages/$settle", read, body=dispositions, about=ABOUT_RECEIPT)
@@ -292,9 +310,11 @@ def settle(session: Session, dispositions: Mapping[str, Sequence[Any]]) -> Call[
 def receive_deferred(session: Session, sequence_numbers: Sequence[int], lasts: float) -> Call[list[ReceivedMessage]]:
     """Return the call that receives deferred messages."""
     body = {"SequenceNumbers": list(sequence_numbers)}
-    return _on_session(
+    call = _on_session(
         session, "POST", "/messages/$deferred", lambda answer: _read_messages(answer, session, lasts), body=body
     )
+    call.room = _room(len(sequence_numbers))
+    return call
 
 
 def dead_letter_session(session: Session, reason: str, description: str | None) -> Call[int]:
@@ -302,7 +322,7 @@ def dead_letter_session(session: Session, reason: str, description: str | None) 
 
     def read(answer: Answer) -> int:
         count = read_object(answer).get("count")
-        if not isinstance(count, int) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise MalformedError("it has no count")
         return count
 
@@ -313,7 +333,9 @@ def dead_letter_session(session: Session, reason: str, description: str | None) 
 
 def get_state(session: Session) -> Call[bytes | None]:
     """Return the call that reads a session's state."""
-    return _on_session(session, "GET", "/state", lambda answer: None if answer.status == 204 else answer.body)
+    call = _on_session(session, "GET", "/state", lambda answer: None if answer.status == 204 else answer.body)
+    call.room = MESSAGE_ROOM
+    return call
 
 
 def set_state(session: Session, state: bytes | None) -> Call[None]:
@@ -369,7 +391,13 @@ def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[Peeked
         return [PeekedMessage(**fields) for fields in described]
 
     return Call(
-        method="GET", path=path, entity=entity, read=read, about=ABOUT_QUEUE, query=lambda _: f"from={start}&max={limit}"
+        method="GET",
+        path=path,
+        entity=entity,
+        read=read,
+        about=ABOUT_QUEUE,
+        query=lambda _: f"from={start}&max={limit}",
+        room=_room(limit),
     )
 
 

@@ -20,6 +20,7 @@ from .errors import (
     SessionNotFoundError,
     ValidationError,
 )
+from .hidden import Hidden
 from .holding import Holder
 from .link import Link
 from .messages import ReceiptHandle, ReceivedMessage
@@ -308,10 +309,10 @@ class SessionClient(Holder):
         ahead = self._held.take_ahead(MAX_BATCH)
         try:
             if ahead and self._transport.speaks_v1:
-                self._settle_many({"abandon": [message.receipt.handle for message in ahead]})
+                self._settle_many({"abandon": [Hidden(message.receipt.handle) for message in ahead]})
             else:
                 while ahead:
-                    self._settle_token(ahead[-1].receipt.handle, calls.abandon)
+                    self._settle_token(Hidden(ahead[-1].receipt.handle), calls.abandon)
                     ahead.pop()
         except BaseException:
             self._held.put_ahead(ahead)
@@ -402,7 +403,12 @@ class SessionClient(Holder):
 
     def _settle_many(self, dispositions: Mapping[str, Sequence[str]]) -> dict[str, str]:
         """Settle messages in one request; return the codes of those that could not be, by token."""
-        failed = self._transport.send(calls.settle(self._session(), dispositions))
+        try:
+            failed = self._transport.send(calls.settle(self._session(), dispositions))
+        except InvalidReceiptError as error:
+            if error.code == SESSION_LOCK_LOST:
+                self._found_lost(error.code)
+            raise
         for tokens in dispositions.values():
             for token in tokens:
                 self._held.forget(token)

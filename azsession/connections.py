@@ -1,5 +1,5 @@
-"""The sockets under `requests`: which one a request uses, so that another thread can end its wait, and how a forked child
-lets go of all of them. Used by `transport`.
+"""The sockets under `requests`: which one a request uses, so that another thread can end its wait, how long and how large its
+answer may be, and how a forked child lets go of all of them. Used by `transport`.
 
 `requests` does not say which connection a request runs on. Its adapters keep urllib3 pools whose classes can be exchanged
 per pool manager; the ones here note the connection in the `Flight` of the thread that uses it. An adapter without sockets,
@@ -8,8 +8,13 @@ such as the gateway's in-process one, asks `current_flight` for it.
 
 from __future__ import annotations
 
+import io
+import logging
+import re
 import socket
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from http.client import HTTPResponse, RemoteDisconnected
@@ -22,13 +27,30 @@ from urllib3 import poolmanager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+#: Bytes a second that an answer may bring and still be waited for, once its own time is over.
+SLOWEST = 16 * 1024
+#: Bytes of an error's answer that are looked at.
+ERROR_SIZE = 65536
+#: Bytes of headers, and of what else stands around a body, for which there is room besides it.
+_HEADERS_SIZE = 8 * 1024 * 1024
+_CHUNK = 65536
+
 
 class CancelledError(OSError):
     """The request was cancelled before it was sent."""
 
 
+class AnswerTooLargeError(OSError):
+    """The answer is larger than any answer to this request has reason to be."""
+
+
 class Flight:
-    """One request under way: whether it was written yet, and how to end its wait.
+    """One request under way: whether it was written yet, how to end its wait, and what its answer may take.
+
+    Args:
+        deadline: When the answer must have come, on the monotonic clock; later by as much as a large one takes at `SLOWEST`.
+            `None` is whenever.
+        room: Bytes that its body may have.
 
     Attributes:
         tracked: Whatever carries it knows of it, so that `written` means something.
@@ -36,9 +58,11 @@ class Flight:
         cancelled: Its wait was ended.
     """
 
-    __slots__ = ("_connection", "_end", "cancelled", "tracked", "written")
+    __slots__ = ("_connection", "_end", "cancelled", "deadline", "room", "tracked", "written")
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float | None = None, room: int = sys.maxsize) -> None:
+        self.deadline = deadline
+        self.room = room
         self.tracked = False
         self.written = False
         self.cancelled = False
@@ -114,10 +138,57 @@ class _HeaderLines:
         self.close = file.close
 
 
+class _Metered(io.RawIOBase):
+    """What comes from the socket for one flight: until its time is over, and not more than it has room for.
+
+    A socket's own timeout begins anew with every byte, and neither `http.client` nor urllib3 bounds what it reads.
+    """
+
+    def __init__(self, raw: Any, sock: Any, flight: Flight, deadline: float) -> None:
+        super().__init__()
+        self._raw = raw
+        self._sock = sock
+        self._flight = flight
+        self._deadline = deadline
+        self._received = 0
+        #: The headers have come: from now on there is room for a body, and time where it is large.
+        self.in_body = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline + (self._received / SLOWEST if self.in_body else 0.0) - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer did not end in time")
+        self._sock.settimeout(left)
+        count: int | None = self._raw.readinto(buffer)
+        self._received += count or 0
+        if self._received > _HEADERS_SIZE + (self._flight.room if self.in_body else 0):
+            what = f"more than {self._flight.room} bytes" if self.in_body else "headers without end"
+            raise AnswerTooLargeError(f"its answer has {what}")
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
 class _WholeResponse(HTTPResponse):
-    """An answer whose headers must end: `http.client` takes those of a cut connection for all, and the body for empty."""
+    """An answer that must be whole, alone on its connection, and within what its flight allows.
+
+    `http.client` takes the headers of a cut connection for all, and the body for empty.
+    """
 
     fp: Any
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        flight: Flight | None = getattr(_current, "flight", None)
+        self._meter: _Metered | None = None
+        if flight is not None and flight.deadline is not None:
+            self._meter = _Metered(self.fp.detach(), sock, flight, flight.deadline)
+            self.fp = io.BufferedReader(self._meter)
 
     def begin(self) -> None:
         file = self.fp
@@ -127,11 +198,30 @@ class _WholeResponse(HTTPResponse):
         finally:
             # `None` where it was closed, over a status line that is none.
             self.fp = self.fp and file
+        if self._has_more():
+            self.will_close = True
+        if self._meter is not None:
+            self._meter.in_body = True
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        # RFC 9110, 15.2: any number of 1xx precede the answer. `http.client` passes over 100 only, and takes 103 for it.
+        return version, 100 if 100 < status < 200 and status != 101 else status, reason
+
+    def _has_more(self) -> bool:
+        """Tell whether something may come behind the answer, which the next request must not take for its own."""
+        length, coding = self.headers.get("Content-Length"), self.headers.get("Transfer-Encoding")
+        if self.status in (101, 204, 304):
+            # None of them has a body (RFC 9112, 6.3); whoever announces one may well send it.
+            return self.status == 101 or coding is not None or length not in (None, "0")
+        return coding is not None and length is not None
 
 
 class _Tracked:
     """A connection that belongs to the flight of the thread that sends on it."""
 
+    #: `http.client` would print tokens and bodies, where somebody has set it for all connections.
+    debuglevel = 0
     response_class: Any = _WholeResponse
     flight: Flight | None = None
     opening: socket.socket | None = None
@@ -231,12 +321,67 @@ def _divide(url: str) -> tuple[str, str]:
 
 
 def fly(http: requests.Session, request: requests.PreparedRequest, flight: Flight, **settings: Any) -> requests.Response:
-    """Send a prepared request on `http`, noting in `flight` what becomes of it."""
+    """Send a prepared request on `http`, noting in `flight` what becomes of it; return the answer, which has been read.
+
+    The body of an error is cut where it is large.
+    """
+    settings["stream"] = True
     _current.flight = flight
     try:
-        return http.send(request, allow_redirects=False, **settings)
+        response = http.send(request, allow_redirects=False, **settings)
+        try:
+            response._content = _read_body(response, flight)
+            return response
+        except BaseException:
+            if response.raw is not None:
+                response.close()
+            raise
     finally:
         _current.flight = None
+
+
+def _read_body(response: requests.Response, flight: Flight) -> bytes:
+    if response.raw is None:  # As an adapter's without sockets may be.
+        return response.content or b""
+    parts: list[bytes] = []
+    size, is_error = 0, response.status_code >= 300
+    most = ERROR_SIZE if is_error else flight.room
+    # Decoded here, piece by piece: a small body can be a large one packed.
+    for part in response.iter_content(_CHUNK):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            if not is_error:
+                raise AnswerTooLargeError(f"its answer has more than {most} bytes")
+            response.close()
+            break
+    return b"".join(parts)
+
+
+class _HideLockTokens(logging.Filter):
+    """Takes lock tokens out of what urllib3 logs of our requests: they stand in the paths, and who has one can settle."""
+
+    _TOKEN = re.compile(r"(?<=/messages/)(?!head\b)[^/?\s'\")]+")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if current_flight() is not None:
+            text = record.getMessage()
+            shown = self._TOKEN.sub("...", text)
+            if shown != text:
+                record.msg, record.args = shown, ()
+        return True
+
+
+for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_HideLockTokens())
+
+
+def stay(response: requests.Response, *args: Any, **kwargs: Any) -> None:
+    """Keep `requests` from preparing to follow a redirection: it would read all of its body first.
+
+    A hook, which runs before that.
+    """
+    response.headers.pop("Location", None)
 
 
 def current_flight() -> Flight | None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 from .errors import InvalidReceiptError, SessionNotFoundError
+from .hidden import Hidden
 from .messages import ReceiptHandle, ReceivedMessage
 from .protocol.routes import route_of
 
@@ -222,7 +223,7 @@ class HeldLock:
             (known.session_id, known.queue_name),
         ):
             raise InvalidReceiptError(f"the receipt was not received from {self.name}, or is settled already")
-        return receipt.handle
+        return Hidden(receipt.handle)
 
     def forget(self, token: str) -> None:
         """Forget a token: its message is settled, or gone."""
@@ -232,7 +233,7 @@ class HeldLock:
     def tokens(self) -> list[str]:
         """Return the tokens of what was received and is not settled, in the order of receipt."""
         with self._lock:
-            return list(self._tokens)
+            return [Hidden(token) for token in self._tokens]
 
     # What was fetched ahead
 

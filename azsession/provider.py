@@ -21,6 +21,7 @@ from .errors import (
     ConnectionFailedError,
     MessageTooLargeError,
     NoSessionAvailableError,
+    ProviderError,
     QueueError,
     SessionNotFoundError,
     ValidationError,
@@ -261,9 +262,10 @@ class ServiceBusProvider:
             page = self._send(calls.list_sessions(queue_name, after, MAX_BATCH))
             known = len(sessions)
             sessions.update((session.session_id, session) for session in page)
-            # A server that begins again, whatever it is asked for, would never come to an end.
-            if len(page) < MAX_BATCH or len(sessions) == known:
+            if len(page) < MAX_BATCH:
                 return list(sessions.values())
+            if len(sessions) == known:
+                raise ProviderError(f"{self._transport.url} lists the same sessions again and again")
             after = page[-1].session_id
 
     def peek_messages(

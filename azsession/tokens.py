@@ -168,8 +168,26 @@ def source_of(config: ServiceBusConfig, credential: TokenCredential | None) -> T
 
 @attrs.frozen(eq=False)
 class _Entry:
+    """A token that is kept. Its times are kept on both clocks, and whichever is over first counts.
+
+    By the wall clock alone it would seem good for hours after a step back; by the monotonic one alone, after a step forward.
+
+    Attributes:
+        refresh_at: When another one is worth asking for, by the wall clock.
+        refresh_by: The same, by the monotonic one.
+        ends_by: When it ends, by the monotonic clock.
+    """
+
     token: Token
     refresh_at: float
+    refresh_by: float
+    ends_by: float
+
+    def refresh_in(self, wall: float, steady: float) -> float:
+        return min(self.refresh_at - wall, self.refresh_by - steady)
+
+    def ends_in(self, wall: float, steady: float) -> float:
+        return min(self.token.expires_on - wall, self.ends_by - steady)
 
 
 class _Fetch:
@@ -186,9 +204,15 @@ class TokenCache:
     While a token is refreshed ahead of its end the other threads go on with the old one.
     """
 
-    def __init__(self, source: TokenSource, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        source: TokenSource,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._source = source
         self._clock = clock
+        self._steady = steady
         self._lock = threading.Lock()  # Guards changes of _entries, _fetches and _refused.
         self._entries: dict[str, _Entry] = {}
         self._fetches: dict[str, _Fetch] = {}
@@ -205,21 +229,30 @@ class TokenCache:
         """
         return self._entry(resource).token.header
 
-    def lookup(self, resource: str) -> tuple[Token, float]:
-        """Return the token for a resource, and when another one will be worth asking for, in seconds since 1970.
+    def token(self, resource: str) -> Token:
+        """Return the token for a resource, a URL.
+
+        Raises:
+            AuthenticationFailedError: No token could be had.
+        """
+        return self._entry(resource).token
+
+    def lookup(self, resource: str) -> tuple[Token, float, float]:
+        """Return the token for a resource, and in how many seconds another one will be worth asking for, and it ends.
 
         Raises:
             AuthenticationFailedError: No token could be had.
         """
         entry = self._entry(resource)
-        return entry.token, entry.refresh_at
+        now, steady = self._clock(), self._steady()
+        return entry.token, entry.refresh_in(now, steady), entry.ends_in(now, steady)
 
     def _entry(self, resource: str) -> _Entry:
         audience = self._source.audience(resource)
         while True:
             entry = self._entries.get(audience)
-            now = self._clock()
-            if entry is not None and now < entry.refresh_at:
+            now, steady = self._clock(), self._steady()
+            if entry is not None and entry.refresh_in(now, steady) > 0:
                 return entry
             with self._lock:
                 fetch = self._fetches.get(audience)
@@ -229,7 +262,7 @@ class TokenCache:
                         continue
                     fetch = self._fetches[audience] = _Fetch()
                 refused = audience in self._refused
-            good = entry is not None and now < entry.token.expires_on
+            good = entry is not None and entry.ends_in(now, steady) > 0
             if mine:
                 return self._fetch(audience, fetch, entry if good else None, refused)
             if good and entry is not None:
@@ -244,7 +277,8 @@ class TokenCache:
         except QueueError as error:
             if old is not None:
                 logger.warning("a token could not be refreshed, the old one is used on: %s", error)
-                kept = attrs.evolve(old, refresh_at=self._clock() + REFRESH_PAUSE)
+                again_at, again_by = self._clock() + REFRESH_PAUSE, self._steady() + REFRESH_PAUSE
+                kept = attrs.evolve(old, refresh_at=again_at, refresh_by=again_by)
                 self._keep(audience, kept, fetch)
                 return kept
             fetch.error = error
@@ -254,9 +288,9 @@ class TokenCache:
             fetch.error = AuthenticationFailedError("the thread that fetched the token was interrupted")
             self._keep(audience, None, fetch)
             raise
-        now = self._clock()
-        ahead = min(REFRESH_SECONDS, REFRESH_PART * (token.expires_on - now))
-        entry = _Entry(token, token.expires_on - ahead)
+        lasts, steady = token.expires_on - self._clock(), self._steady()
+        ahead = min(REFRESH_SECONDS, REFRESH_PART * lasts)
+        entry = _Entry(token, token.expires_on - ahead, steady + lasts - ahead, steady + lasts)
         self._keep(audience, entry, fetch)
         return entry
 

@@ -11,14 +11,16 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 import requests
+import urllib3.exceptions
 from requests.structures import CaseInsensitiveDict
 
 from .config import ServiceBusConfig, is_loopback
-from .connections import Flight, drop_inherited, fly, track
+from .connections import AnswerTooLargeError, Flight, drop_inherited, fly, stay, track
 from .errors import (
     AuthenticationFailedError,
     ConnectionFailedError,
@@ -28,6 +30,7 @@ from .errors import (
     UnsupportedOperationError,
     one_line,
 )
+from .hidden import Hidden
 from .messages import PeekedMessage
 from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from .protocol.status import (
@@ -39,8 +42,8 @@ from .protocol.status import (
     parse_retry_after,
     parse_seconds,
 )
-from .protocol.wire import MalformedError
-from .tokens import TokenCache
+from .protocol.wire import MalformedError, parse_date
+from .tokens import Token, TokenCache
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -55,6 +58,14 @@ T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 10.0
+#: Seconds that this machine's clock may differ from the server's without a word.
+CLOCK_TOLERANCE = 60.0
+#: Bytes of an answer's body, where it brings no messages.
+ANSWER_SIZE = 16 * 1024 * 1024
+#: What else than its own success an answer of version 1 means something by.
+_MEANT_STATUSES = frozenset({404, 409, 410, 423})
+#: What a proxy answers that passes a request on to nobody: it did not arrive in time, or is one too many.
+_NOT_PASSED_ON = frozenset({408, 429})
 
 
 @attrs.frozen(eq=False)
@@ -66,7 +77,7 @@ class Answer:
     """
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     sent: float
     messages: Sequence[PeekedMessage] | None = None
@@ -96,23 +107,27 @@ class Call(Generic[T]):
         repeatable: The plain dialect allows it to be sent again when its answer was lost.
         answer_within: Seconds in which the answer is of use, if fewer than the configuration's.
         patience: Seconds from the first failure in which it is sent again, if fewer than the configuration's.
+        room: Bytes that the body of its answer may have.
+        succeeds: The statuses that its `read` is for.
         flight: Set while a request is under way, so that its wait can be ended.
         stopped: Ends the pauses between attempts.
     """
 
     method: str
-    path: str
+    path: str = attrs.field(repr=False)
     entity: str
     read: Callable[[Answer], T]
     about: str = ABOUT_QUEUE
     query: Callable[[float], str] | None = None
     wait: float | None = None
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-    body: bytes | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    body: bytes | None = attrs.field(default=None, repr=False)
     gone_is_done: bool = False
     repeatable: bool = False
     answer_within: float | None = None
     patience: float | None = None
+    room: int = ANSWER_SIZE
+    succeeds: frozenset[int] = frozenset({200, 201, 204})
     flight: Flight | None = None
     stopped: threading.Event | None = None
 
@@ -252,22 +267,34 @@ class Transport:
             answer = self._exchange(call, wait, None)
         else:
             resource = f"{self._url}/{call.entity}"
-            token = tokens.get(resource)
+            token = tokens.token(resource)
             answer = self._exchange(call, wait, token)
             if answer.status == 401:
-                tokens.drop(resource, token)
-                answer = self._exchange(call, wait, tokens.get(resource))
-        if not self.speaks_v1 and answer.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION:
+                tokens.drop(resource, token.header)
+                token = tokens.token(resource)
+                answer = self._exchange(call, wait, token)
+        succeeded = 200 <= answer.status < 300
+        is_gateways = self._local is not None or answer.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION
+        if is_gateways:
             self.speaks_v1 = True
-        if 200 <= answer.status < 300:
-            try:
-                return call.read(answer)
-            except MalformedError as error:
-                broken = ConnectionFailedError(f"{self._url} gave a broken answer: {error}", maybe_delivered=True)
-                raise _FailureError(broken, acted=True) from None
-        raise self._error(call, answer)
+        elif self.speaks_v1 and (succeeded or answer.status in _MEANT_STATUSES):
+            # What stands before the gateway said that, and it knows of no message and no lock.
+            raise self._broken(f"answered {answer.status} without saying {PROTOCOL_HEADER}, as no gateway does")
+        if not succeeded:
+            # What another says of the gateway does not tell whether that has acted, unless it was not asked at all.
+            acted = self.speaks_v1 and not is_gateways and answer.status not in _NOT_PASSED_ON
+            raise self._error(call, answer, acted=acted)
+        if answer.status not in call.succeeds:
+            raise self._broken(f"answered {answer.status}, which is no success of the protocol")
+        try:
+            return call.read(answer)
+        except MalformedError as error:
+            raise self._broken(f"gave a broken answer: {error}") from None
 
-    def _error(self, call: Call[Any], answer: Answer) -> Exception:
+    def _broken(self, what: str) -> _FailureError:
+        return _FailureError(ConnectionFailedError(f"{self._url} {what}", maybe_delivered=True), acted=True)
+
+    def _error(self, call: Call[Any], answer: Answer, *, acted: bool) -> Exception:
         status, headers = answer.status, answer.headers
         if 300 <= status < 400 or status < 200:
             return ProviderError(f"{self._url} answered {status}, which is no part of the protocol", status=status)
@@ -279,18 +306,20 @@ class Transport:
             lock_expires_in=parse_seconds(headers.get(LOCK_EXPIRES_HEADER)),
             retry_after=parse_retry_after(headers.get("Retry-After")),
         )
-        return _FailureError(error, acted=False) if status in RETRIED_STATUSES else error
+        if status == 401 and self._tokens is not None:
+            error.args = (f"{error}{_clock_hint(headers.get('Date'))}",)
+        return _FailureError(error, acted=acted) if status in RETRIED_STATUSES else error
 
-    def _exchange(self, call: Call[Any], wait: float, token: str | None) -> Answer:
+    def _exchange(self, call: Call[Any], wait: float, token: Token | None) -> Answer:
         """Send once; return the answer, whatever it is."""
-        flight = Flight()
-        call.flight = flight
-        if call.stopped is not None and call.stopped.is_set():
-            flight.cancelled = True
         limit = self._config.request_timeout + wait
         if call.answer_within is not None:
             limit = max(0.1, min(limit, call.answer_within))
-        target = call.path if call.query is None else f"{call.path}?{call.query(wait)}"
+        flight = Flight(time.monotonic() + limit, call.room)
+        call.flight = flight
+        if call.stopped is not None and call.stopped.is_set():
+            flight.cancelled = True
+        target = Hidden(call.path if call.query is None else f"{call.path}?{call.query(wait)}")
         sent = time.monotonic()
         try:
             if self._local is not None:
@@ -306,25 +335,32 @@ class Transport:
                 **self._current_settings(),
             )
             return Answer(response.status_code, response.headers, response.content, sent)
-        except (requests.RequestException, OSError) as error:
+        except QueueError:
+            raise
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # Also what urllib3 raises for a few broken answers: its own errors, and those of reading a number that is none.
             cause = _root(error)
             # It may quote what the server wrote, and a traceback shows it.
             cause.args = tuple(one_line(arg) if isinstance(arg, str) else arg for arg in cause.args)
             acted = _may_have_acted(error, flight)
             failed = ConnectionFailedError(f"no answer from {self._url}: {_reason(error, cause)}", maybe_delivered=acted)
-            failed.__cause__ = cause
+            # Without its frames, whose locals are the request: its token, its body, its lock token.
+            failed.__cause__ = cause.with_traceback(None)
+            if isinstance(cause, AnswerTooLargeError):
+                # It would be as large again.
+                raise failed from failed.__cause__
             raise _FailureError(failed, acted=acted) from None
         finally:
             call.flight = None
 
-    def _prepare(self, call: Call[Any], target: str, token: str | None) -> requests.PreparedRequest:
+    def _prepare(self, call: Call[Any], target: str, token: Token | None) -> requests.PreparedRequest:
         """Return the request. What `requests` would look up anew each time, proxies and netrc, is left out here."""
         request = requests.PreparedRequest()
         request.method = call.method
         request.url = f"{self._url}{target}"
         headers: CaseInsensitiveDict[str | bytes] = CaseInsensitiveDict(self._http.headers.items())
         if token is not None:
-            headers["Authorization"] = token
+            headers["Authorization"] = token.header
         for name, value in call.headers.items():
             headers[name] = value
         request.headers = headers
@@ -334,8 +370,7 @@ class Transport:
                 headers["Content-Length"] = str(len(request.body))
             elif not request.body:
                 request.body = None
-        hooks = self._http.hooks.get("response", [])
-        request.hooks = {"response": [*(hooks if isinstance(hooks, (list, tuple)) else [hooks]), _lead_nowhere]}
+        request.hooks = _with_stay(self._http.hooks)
         request._cookies = self._http.cookies
         if self._http.cookies:
             request.prepare_cookies(self._http.cookies)
@@ -385,15 +420,28 @@ def _final(error: QueueError, acted: bool) -> QueueError:
     """Return the error of the last attempt, where an earlier one may have taken effect: that is what the caller must know."""
     if not acted or (isinstance(error, ConnectionFailedError) and error.maybe_delivered):
         return error
-    told = ConnectionFailedError(f"{error} (an earlier attempt may have taken effect)", maybe_delivered=True)
+    told = ConnectionFailedError(f"{error} (an attempt may have taken effect)", maybe_delivered=True)
     told.code, told.retry_after = error.code, error.retry_after
     told.status, told.is_transient = getattr(error, "status", None), error.is_transient
     return told
 
 
-def _lead_nowhere(response: requests.Response, **_: Any) -> None:
-    """Take a redirection's place away: `requests` looks into it though none is followed, and fails where it is malformed."""
-    response.headers.pop("Location", None)
+def _clock_hint(date: str | None) -> str:
+    """Return what to add to the refusal of a token where the clocks differ: tokens end by the server's."""
+    try:
+        behind = parse_date(date or "").timestamp() - time.time()
+    except MalformedError:
+        return ""
+    if abs(behind) < CLOCK_TOLERANCE:
+        return ""
+    by = timedelta(seconds=round(abs(behind)))
+    return f" (this machine's clock is {by} {'behind' if behind > 0 else 'ahead of'} the server's: tokens end by that one)"
+
+
+def _with_stay(hooks: Any) -> dict[str, Any]:
+    """Return the session's hooks, and behind them ours."""
+    given = hooks.get("response") or []
+    return {**hooks, "response": [*([given] if callable(given) else given), stay]}
 
 
 def _pause(state: RetryCallState) -> float:
@@ -434,8 +482,12 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _reason(error: Exception, cause: BaseException) -> str:
-    if isinstance(error, requests.exceptions.Timeout):
+    if isinstance(error, requests.exceptions.Timeout) or isinstance(cause, TimeoutError):
         return "it timed out"
     if isinstance(cause, requests.RequestException):
         return type(cause).__name__
-    return f"{type(cause).__name__}: {cause}"[:300] if str(cause) else type(cause).__name__
+    # What numbers and headers were wrong may be secret; an OSError may be a ValueError too, over a certificate.
+    text = "" if isinstance(cause, ValueError) and not isinstance(cause, OSError) else str(cause)
+    # In one line, and without what could steer a terminal: a part of the answer may stand in it.
+    shown = "".join(char if char.isprintable() else " " for char in text)[:300].strip()
+    return f"{type(cause).__name__}: {shown}" if shown else type(cause).__name__

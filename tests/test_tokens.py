@@ -80,6 +80,36 @@ def test_a_signature_is_made_once_an_hour_and_ahead_of_its_end() -> None:
     assert f"&se={1_000_000 + 2 * SAS_LIFETIME - 299}&" in cache.get("https://ns/q")
 
 
+@pytest.mark.parametrize("step", [-18000.0, 18000.0])
+def test_a_signature_is_made_anew_in_its_time_though_the_wall_clock_was_stepped(step: float) -> None:
+    wall, steady = [1_000_000.0], [50.0]
+    cache = TokenCache(SasKey("reader", "key", lambda: wall[0]), lambda: wall[0], lambda: steady[0])
+    first, refresh_in, ends_in = cache.lookup("https://ns/q")
+    assert (refresh_in, ends_in) == (3300, 3600)
+    wall[0] += step
+    if step < 0:
+        # By the wall clock it would be good for six hours yet.
+        assert cache.lookup("https://ns/q") == (first, 3300, 3600)
+        steady[0] += 3299
+        assert cache.token("https://ns/q") is first
+        steady[0] += 2
+    assert cache.token("https://ns/q").expires_on == wall[0] + 3600
+
+
+def test_a_failed_refresh_is_tried_again_in_its_time_though_the_wall_clock_was_set_back() -> None:
+    credential = _Credential()
+    steady = [0.0]
+    cache = TokenCache(EntraCredential(credential), credential.clock, lambda: steady[0])  # type: ignore[arg-type]
+    cache.get("https://ns/q")
+    credential.now -= 18000
+    steady[0] += 3301
+    credential.fails = True
+    assert cache.get("https://ns/q") == "Bearer own-secret-1"
+    credential.fails = False
+    steady[0] += 31
+    assert cache.get("https://ns/q") == "Bearer own-secret-3"
+
+
 def test_each_queue_has_a_signature_of_its_own() -> None:
     cache = TokenCache(SasKey("reader", "key"))
     assert "sr=https%3A%2F%2Fns%2Fa&" in cache.get("https://ns/a")

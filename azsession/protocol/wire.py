@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -245,7 +246,8 @@ _JSON = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)
 
 def _load_json(data: str | bytes, what: str) -> Any:
     try:
-        return _JSON.decode(data.decode("utf-8-sig") if isinstance(data, bytes) else data)
+        # Not by the codec "utf-8-sig", whose first use imports it: a process forked meanwhile would wait for that for ever.
+        return _JSON.decode(data.removeprefix(codecs.BOM_UTF8).decode() if isinstance(data, bytes) else data)
     except (ValueError, RecursionError):
         raise MalformedError(f"{what} is not JSON") from None
 

@@ -108,11 +108,12 @@ class Namespace:
     def _put_token(self, uplink: Uplink, entity: str) -> Token | None:
         """Put the entity's token; return it if it was refused."""
         audience = self._audience(entity)
-        token, refresh_at = self._tokens.lookup(audience)
+        token, refresh_in, ends_in = self._tokens.lookup(audience)
+        now = time.monotonic()
         future: Future[Condition | None] = Future()
 
         def job() -> None:
-            uplink.authorize(entity, audience, token, refresh_at, future.set_result)
+            uplink.authorize(entity, audience, token, now + refresh_in, now + ends_in, future.set_result)
 
         self.loop.call(job)
         try:
@@ -261,13 +262,13 @@ class Namespace:
             uplink.refresh.cancel()
         due = uplink.next_refresh()
         if due is not None and due < FOREVER and not uplink.connection.closed:
-            uplink.refresh = self.loop.later(due - time.time(), lambda: self._refresh_tokens(uplink))
+            uplink.refresh = self.loop.later(due - time.monotonic(), lambda: self._refresh_tokens(uplink))
 
     def _refresh_tokens(self, uplink: Uplink) -> None:
         """Have tokens put anew that end soon, by a thread of its own: a credential may take its time."""
-        entities = uplink.to_refresh(time.time())
+        entities = uplink.to_refresh(time.monotonic())
         for entity in entities:
-            uplink.postpone(entity, time.time() + REFRESH_PAUSE)
+            uplink.postpone(entity, time.monotonic() + REFRESH_PAUSE)
         self._plan_refresh(uplink)
         if not entities:
             return

@@ -29,11 +29,11 @@ _SAS_TYPE, _JWT_TYPE = "servicebus.windows.net:sastoken", "jwt"
 
 @attrs.define(eq=False)
 class _Authorization:
-    """The token that was put for an entity."""
+    """The token that was put for an entity. Its times are on the monotonic clock."""
 
     header: str = attrs.field(repr=False)
-    expires_on: float
     refresh_at: float
+    ends_at: float
     confirmed: bool = False
     waiting: list[Callable[[Condition | None], object]] = attrs.field(factory=list)
 
@@ -59,10 +59,16 @@ class Uplink:
     def is_authorized(self, entity: str) -> bool:
         """Tell whether a token for the entity is in place, and good for some time. Any thread may ask."""
         known = self._authorizations.get(entity)
-        return known is not None and known.confirmed and time.time() < known.expires_on - 1
+        return known is not None and known.confirmed and time.monotonic() < known.ends_at - 1
 
     def authorize(
-        self, entity: str, audience: str, token: Token, refresh_at: float, done: Callable[[Condition | None], object]
+        self,
+        entity: str,
+        audience: str,
+        token: Token,
+        refresh_at: float,
+        ends_at: float,
+        done: Callable[[Condition | None], object],
     ) -> None:
         """Put a token for an entity, unless that very one is there; `done` is called with the error, if there is one."""
         known = self._authorizations.get(entity)
@@ -74,7 +80,7 @@ class Uplink:
             return
         if self._cbs is None or self._cbs.ended:
             self._cbs = Exchange(self.connection, "$cbs")
-        authorization = _Authorization(token.header, token.expires_on, refresh_at, waiting=[done])
+        authorization = _Authorization(token.header, refresh_at, ends_at, waiting=[done])
         if known is None or not known.confirmed:
             self._authorizations[entity] = authorization
         scheme, _, bearer = token.header.partition(" ")
@@ -109,7 +115,7 @@ class Uplink:
         return [entity for entity, known in self._authorizations.items() if known.confirmed and known.refresh_at <= now]
 
     def next_refresh(self) -> float | None:
-        """Return when `to_refresh` is worth a look, in seconds since 1970."""
+        """Return when `to_refresh` is worth a look, on the monotonic clock."""
         return min((known.refresh_at for known in self._authorizations.values() if known.confirmed), default=None)
 
     def postpone(self, entity: str, refresh_at: float) -> None:

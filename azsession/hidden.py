@@ -1,0 +1,13 @@
+"""Secrets as they stand in frames: tools that report errors show the `repr` of every local variable they pass. Used by the
+client's rooms for lock tokens."""
+
+from __future__ import annotations
+
+
+class Hidden(str):
+    """A text like any other, but for its `repr`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<hidden>"

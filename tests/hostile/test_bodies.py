@@ -1,0 +1,141 @@
+"""Answers that begin well, and whose bodies are cut, of other types, or too much."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from azsession import ConnectionFailedError, ServiceBusProvider
+
+from .operations import ALL, READING, Stage
+from .servers import GATEWAYS, HostileWay, http_answer
+
+ENVELOPE = "application/vnd.microsoft.servicebus.json"
+
+#: What is no answer to any of the operations that read one.
+BROKEN_JSON = [
+    b"",
+    b"{",
+    b'{"SessionId": "ne',
+    b"[",
+    b"null",
+    b"5",
+    b'"text"',
+    b"[[1]]",
+    b"[null]",
+    b'{"a": 1}',
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b"[" + b"9" * 5000 + b"]",
+    b"<html></html>",
+    b'{"SessionId": 5, "count": "5", "failed": 5, "sessions": {}, "queues": 5, "QueueName": 5}',
+    b'{"SessionId": null, "count": true, "failed": [5], "sessions": [5], "queues": [5], "QueueName": null}',
+    b'{"SessionId": "", "count": -1, "failed": null, "sessions": [{}], "queues": [{}], "QueueName": ["x"]}',
+    b'{"SessionId": "\\ud800", "count": 1.5, "failed": "x", "sessions": [{"SessionId": "s", "MessageCount": "5"}],'
+    b' "queues": [{"QueueName": "q", "LockDuration": "for ever"}], "QueueName": "q", "LockDuration": 5}',
+    b'[{"Body": 5}]',
+    b'[{"Body": "\\ud800"}]',
+    b'[{"Body": "!", "BodyEncoding": "base64"}]',
+    b'[{"Body": "x", "BrokerProperties": ["x"]}]',
+    b'[{"Body": "x", "BrokerProperties": {"SequenceNumber": "1"}}]',
+    b'[{"Body": "x", "BrokerProperties": {"TimeToLive": NaN}}]',
+    b'[{"Body": "x", "BrokerProperties": {"EnqueuedTimeUtc": "99999-99-99"}}]',
+    b'[{"Body": "x", "UserProperties": 5}]',
+]
+
+
+@pytest.mark.parametrize("name", READING)
+def test_a_body_that_is_no_answer_is_a_broken_answer(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    operation = ALL[name](at)
+    for body in BROKEN_JSON:
+        for status in (200, 201):
+            way.always = http_answer(status, body, {**GATEWAYS, "Content-Type": ENVELOPE, "Azsession-Count": "1"})
+            with pytest.raises(ConnectionFailedError) as caught:
+                operation()
+            assert caught.value.maybe_delivered, body[:50]
+            assert not at.session.is_lock_lost
+    way.always = None
+    operation()
+
+
+def message(**properties: Any) -> dict[str, Any]:
+    return {"Body": "forged", "BrokerProperties": {"LockToken": "token", **properties}}
+
+
+#: Envelopes that are well-formed, and cannot be what was asked for.
+WRONG = {
+    "no lock token": [message(LockToken=None)],
+    "an empty lock token": [message(LockToken="")],
+    "a lock token that is a number": [message(LockToken=5)],
+    "a lock token that no URL can carry": [message(LockToken="\ud800")],
+    "a lock token without end": [message(LockToken="t" * 257)],
+    "another session": [message(SessionId="another")],
+    "the same lock token twice": [message(), message()],
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_envelope_with_what_cannot_be_settled_brings_nothing(
+    what: str, way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    at = set_stage()
+    body = json.dumps(WRONG[what]).encode()
+    way.next(http_answer(201, body, {**GATEWAYS, "Content-Type": ENVELOPE}))
+    with pytest.raises(ConnectionFailedError):
+        at.session.receive_message(timeout=0)
+    found = at.session.receive_message(timeout=0)
+    assert found is not None
+    assert found.body == b"second"
+
+
+def test_an_envelope_whose_count_is_another_was_cut_on_the_way(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    headers = {**GATEWAYS, "Content-Type": ENVELOPE, "Azsession-Count": "2"}
+    way.next(http_answer(201, json.dumps([message()]).encode(), headers))
+    with pytest.raises(ConnectionFailedError):
+        at.session.receive_messages(2, timeout=0)
+
+
+def test_attributes_of_other_types_are_left_out(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    attributes = {"list": [1], "object": {}, "null": None, "text": "x", "number": 1, "truth": True}
+    body = json.dumps([{**message(), "UserProperties": attributes}]).encode()
+    way.next(http_answer(201, body, {**GATEWAYS, "Content-Type": ENVELOPE}))
+    found = at.session.receive_message(timeout=0)
+    assert found is not None
+    assert found.attributes == {"text": "x", "number": 1, "truth": True}
+
+
+def test_accepting_one_session_is_not_answered_with_another(
+    way: HostileWay, provider: ServiceBusProvider, queue: str
+) -> None:
+    with provider.create_session_client(queue, "mine", auto_renew=False) as session:
+        way.next(http_answer(201, b'{"SessionId": "another"}', GATEWAYS))
+        with pytest.raises(ConnectionFailedError, match="another session"):
+            session.get_session_state()
+        assert session.get_session_state() is None
+
+
+def test_a_list_that_never_gets_on_ends(way: HostileWay, provider: ServiceBusProvider, queue: str) -> None:
+    page = {"sessions": [{"SessionId": f"s{n:04}", "MessageCount": 1} for n in range(1000)]}
+    way.always = http_answer(200, json.dumps(page).encode(), GATEWAYS)
+    with pytest.raises(Exception, match="again and again"):
+        provider.list_sessions(queue)
+
+
+def test_a_small_body_that_unpacks_to_a_large_one_is_too_large(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage(retry_attempts=2)
+    packed = gzip.compress(b"\x00" * (64 * 1024 * 1024))
+    way.always = http_answer(200, packed, {**GATEWAYS, "Content-Encoding": "gzip"})
+    asked = len(way.asked)
+    with pytest.raises(ConnectionFailedError, match="more than 16777216 bytes"):
+        at.session.complete_message(at.message)
+    assert len(way.asked) == asked + 1
+    way.always = None
+    at.session.complete_message(at.message)

@@ -1,0 +1,260 @@
+"""The network's own faults: no name, nobody there, nobody who answers, no TLS, resets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import trustme
+
+from azsession import ConnectionFailedError, Message, ServiceBusProvider, SessionClient, SessionNotFoundError
+
+from ..concurrency.servers import KEY, Acceptor, SilentServer
+from ..gateway.raw import in_thread
+from ..plain_server import PlainServer
+from .operations import ALL, Stage
+from .servers import Fate, HostileWay
+
+NAME = "gateway.localhost"
+#: Seconds in which every call of these tests ends; without its bounds none would.
+BOUND = 30.0
+
+
+def connect(url: str, **fields: Any) -> ServiceBusProvider:
+    settings = {"request_timeout": 0.5, "retry_attempts": 2, "retry_deadline": 5, **fields}
+    return ServiceBusProvider.from_connection_string(f"Endpoint={url}/;{KEY}", **settings)
+
+
+def fails(call: Callable[[], object]) -> ConnectionFailedError:
+    """Return the error of a call, which ends in time."""
+    began = time.monotonic()
+    with pytest.raises(ConnectionFailedError) as caught:
+        call()
+    assert time.monotonic() - began < BOUND
+    assert caught.value.is_transient
+    return caught.value
+
+
+class Resolver:
+    """Resolves `NAME` to loopback, once it does: the first answers are `failures`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failures: list[Exception] = []
+        self.asked = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self._real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._resolve)
+
+    def _resolve(self, host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host != NAME:
+            return self._real(host, *args, **kwargs)
+        self.asked += 1
+        assert self.gate.wait(BOUND)
+        if self.failures:
+            raise self.failures.pop(0)
+        return self._real("127.0.0.1", *args, **kwargs)
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
+    return Resolver(monkeypatch)
+
+
+@pytest.fixture
+def named(resolver: Resolver) -> Iterator[SessionClient]:
+    """A session of a plain server that is reached by its name, with a message in it."""
+    with PlainServer() as server:
+        server.put("orders", "s1", b"paid")
+        url = server.url.replace("127.0.0.1", NAME)
+        with (
+            connect(url, request_timeout=5) as provider,
+            provider.create_session_client("orders", "s1", auto_renew=False) as session,
+        ):
+            yield session
+
+
+NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+NO_RESOLVER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+@pytest.mark.parametrize("failure", [NO_NAME, NO_RESOLVER, OSError("the resolver is broken"), UnicodeError("label too long")])
+def test_a_name_that_is_not_found_is_no_connection_and_asked_for_again(
+    failure: Exception, resolver: Resolver, named: SessionClient
+) -> None:
+    resolver.failures = [failure] * 3
+    error = fails(lambda: named.receive_message(timeout=5))
+    assert not error.maybe_delivered
+    assert resolver.asked == 3
+    assert not named.is_lock_lost
+
+
+def test_a_name_that_is_found_again_is_used_though_the_request_may_not_be_repeated(
+    resolver: Resolver, named: SessionClient
+) -> None:
+    resolver.failures = [NO_RESOLVER, NO_NAME]
+    message = named.receive_message(timeout=5)
+    assert message is not None
+    assert message.body == b"paid"
+
+
+def test_closing_amid_a_slow_resolver_ends_the_call_as_soon_as_that_does(resolver: Resolver, named: SessionClient) -> None:
+    resolver.gate.clear()
+    receiving = in_thread(lambda: named.receive_message(timeout=20))
+    while not resolver.asked:
+        time.sleep(0.005)
+    named.close()
+    resolver.gate.set()
+    with pytest.raises(SessionNotFoundError):
+        receiving()
+
+
+def test_a_port_where_nobody_listens_was_surely_not_delivered_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with connect(url) as provider, provider.create_session_client("orders", "s1") as session:
+        for call in (
+            lambda: session.receive_message(timeout=5),
+            session.renew_session_lock,
+            lambda: provider.send_message("orders", Message("x", session_id="s1")),
+            lambda: provider.create_session_client("orders", accept_timeout=5),
+        ):
+            assert not fails(call).maybe_delivered
+
+
+@pytest.mark.parametrize(("name", "requests"), [("receive", 1), ("renew", 3)])
+def test_a_server_that_accepts_and_never_answers_is_given_up(name: str, requests: int) -> None:
+    with (
+        SilentServer() as server,
+        connect(server.url) as provider,
+        provider.create_session_client("orders", "s1", auto_renew=False) as session,
+    ):
+        error = fails(session.renew_session_lock if name == "renew" else lambda: session.receive_message(timeout=0))
+        assert error.maybe_delivered
+        assert "timed out" in str(error)
+        for _ in range(requests):
+            assert server.asked.acquire(timeout=10)
+        # A plain receive may not be sent again: it may have taken a message.
+        assert not server.asked.acquire(blocking=False)
+
+
+def test_a_server_that_does_not_even_accept_was_not_delivered_to() -> None:
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(20):
+            one = stack.enter_context(socket.socket())
+            one.settimeout(0.2)
+            try:
+                one.connect(full.getsockname())
+            except TimeoutError:
+                break
+        else:
+            pytest.skip("this system accepts connections beyond a listener's backlog")
+        provider = stack.enter_context(connect(f"http://127.0.0.1:{full.getsockname()[1]}", retry_attempts=1))
+        session = stack.enter_context(provider.create_session_client("orders", "s1"))
+        error = fails(lambda: session.receive_message(timeout=0))
+        assert not error.maybe_delivered
+        assert "timed out" in str(error)
+
+
+class TLSServer(Acceptor):
+    """Does something with each connection that a client wants to speak TLS on."""
+
+    def __init__(self, talk: Callable[[socket.socket], object]) -> None:
+        super().__init__()
+        self._talk = talk
+        self.talks = 0
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("http:", "https:")
+
+    def serve(self, sock: socket.socket) -> None:
+        self.talks += 1
+        self._talk(sock)
+
+
+def untrusted(sock: socket.socket) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with context.wrap_socket(sock, server_side=True) as wrapped:
+        wrapped.recv(1000)
+
+
+def unwilling(sock: socket.socket) -> None:
+    sock.recv(65536)
+    sock.sendall(b"\x15\x03\x03\x00\x02\x02\x28")
+
+
+TALKS: dict[str, Callable[[socket.socket], object]] = {
+    "a certificate that nobody vouches for": untrusted,
+    "an alert": unwilling,
+    "HTTP without TLS": lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+    "an early end": lambda sock: sock.recv(65536),
+    "silence": lambda sock: [sock.recv(65536) for _ in range(2)],
+}
+
+
+@pytest.mark.parametrize("what", TALKS)
+def test_a_handshake_that_fails_was_not_delivered_and_is_tried_again(what: str) -> None:
+    with (
+        TLSServer(TALKS[what]) as server,
+        connect(server.url) as provider,
+        provider.create_session_client("orders", "s1") as session,
+    ):
+        error = fails(session.renew_session_lock)
+        assert not error.maybe_delivered
+        assert server.talks == 3
+        if what == "a certificate that nobody vouches for":
+            assert "certificate verify failed" in str(error)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a connection so that its peer is told of a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+class ResettingServer(Acceptor):
+    """Resets each connection when so many bytes of a request came."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+        self.talks = 0
+
+    def serve(self, sock: socket.socket) -> None:
+        self.talks += 1
+        sock.recv(self._after)
+        reset(sock)
+
+
+@pytest.mark.parametrize("after", [1, 65536])
+def test_a_reset_amid_a_plain_receive_may_have_taken_a_message(after: int) -> None:
+    with (
+        ResettingServer(after) as server,
+        connect(server.url) as provider,
+        provider.create_session_client("orders", "s1", auto_renew=False) as session,
+    ):
+        assert fails(lambda: session.receive_message(timeout=5)).maybe_delivered
+        assert server.talks == 1
+        # The same renewal twice does no harm.
+        assert fails(session.renew_session_lock).maybe_delivered
+        assert server.talks == 4
+
+
+@pytest.mark.parametrize("name", ["receive", "send", "complete", "accept", "renew", "dead-letter the session"])
+def test_a_reset_after_the_gateway_acted_is_got_over(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage(retry_attempts=2)
+    operation = ALL[name](at)
+    way.next(Fate(lambda proper: [], acts=True), Fate(lambda proper: [proper[:10]], acts=True))
+    operation()

@@ -1,0 +1,184 @@
+"""Each operation, answered each wrong status by what stands before the gateway: a proxy, a login page, an empty room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from azsession import (
+    AuthenticationFailedError,
+    ConnectionFailedError,
+    InvalidReceiptError,
+    MessageTooLargeError,
+    PermissionDeniedError,
+    ProviderError,
+    QueueError,
+    QueueNotFoundError,
+    ServiceBusProvider,
+    SessionClient,
+    SessionLockedError,
+    SessionNotFoundError,
+    ThrottledError,
+    UnsupportedOperationError,
+    ValidationError,
+)
+
+from ..plain_server import PlainServer, answer
+from .operations import ALL, ON_LOCK, SETTLING, Stage
+from .servers import GATEWAYS, HostileWay, http_answer, proxy_page
+
+#: What every operation raises for each status of a page that no gateway made; `acts` where it may have taken effect.
+PAGES: dict[int | str, tuple[type[QueueError], bool]] = {
+    "000": (ConnectionFailedError, True),
+    100: (ConnectionFailedError, True),
+    101: (ProviderError, False),
+    103: (ConnectionFailedError, True),
+    **dict.fromkeys((200, 201, 202, 203, 204, 206, 207, 226, 299), (ConnectionFailedError, True)),
+    **dict.fromkeys((300, 301, 302, 303, 304, 307, 308, 399), (ProviderError, False)),
+    400: (ValidationError, False),
+    401: (AuthenticationFailedError, False),
+    403: (PermissionDeniedError, False),
+    **dict.fromkeys((404, 409, 410, 423), (ConnectionFailedError, True)),
+    405: (UnsupportedOperationError, False),
+    413: (MessageTooLargeError, False),
+    429: (ThrottledError, False),
+    **dict.fromkeys((402, 406, 407, 408, 411, 412, 414, 415, 418, 421, 426, 431, 451, 499), (ProviderError, False)),
+    501: (UnsupportedOperationError, False),
+    # Tried again, these say at last that an attempt may have taken effect.
+    **dict.fromkeys((500, 502, 503, 504), (ConnectionFailedError, True)),
+    **dict.fromkeys((505, 507, 511, 520, 599, 600, 999), (ProviderError, False)),
+    "99": (ConnectionFailedError, True),
+    "1000": (ConnectionFailedError, True),
+    "2x0": (ConnectionFailedError, True),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_page_of_any_status_is_the_right_error_and_changes_nothing(
+    name: str, way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    at = set_stage()
+    operation = ALL[name](at)
+    for status, (kind, acts) in PAGES.items():
+        way.always = proxy_page(status)
+        with pytest.raises(QueueError) as caught:
+            operation()
+        assert type(caught.value) is kind, (status, caught.value)
+        assert getattr(caught.value, "maybe_delivered", False) is acts, status
+        assert not at.session.is_lock_lost, status
+    way.always = None
+    operation()
+
+
+@pytest.mark.parametrize("status", [200, 404, 502])
+@pytest.mark.parametrize("name", ALL)
+def test_a_page_instead_of_the_gateways_answer_is_got_over(
+    name: str, status: int, way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    at = set_stage(retry_attempts=2)
+    operation = ALL[name](at)
+    way.next(proxy_page(status, acts=True))
+    operation()
+
+
+#: What the gateway itself can mean by a status, for those who hold a session, and who settle; `lost` where the lock is gone.
+MEANT = {
+    404: (QueueNotFoundError, QueueNotFoundError, "EntityNotFound", True),
+    409: (ProviderError, InvalidReceiptError, "Conflict", False),
+    410: (SessionNotFoundError, InvalidReceiptError, "SessionLockLost", True),
+    423: (SessionLockedError, SessionLockedError, "SessionLocked", True),
+}
+
+
+@pytest.mark.parametrize("status", MEANT)
+@pytest.mark.parametrize("name", [*ON_LOCK, *SETTLING])
+def test_what_the_gateway_says_itself_is_believed(
+    name: str, status: int, way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    holds, settles, code, lost = MEANT[status]
+    at = set_stage()
+    operation = ALL[name](at)
+    way.always = http_answer(status, headers={**GATEWAYS, "x-ms-error-code": code})
+    with pytest.raises(QueueError) as caught:
+        operation()
+    if name in SETTLING:
+        assert type(caught.value) is settles
+        assert at.session.is_lock_lost == (code == "SessionLockLost" and settles is InvalidReceiptError)
+    else:
+        assert type(caught.value) is (SessionNotFoundError if lost else holds)
+        assert at.session.is_lock_lost == lost
+
+
+def test_a_redirection_is_not_followed_and_its_body_not_waited_for(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    for location in ("http://[", "http://127.0.0.1:1/elsewhere", "//", "\xff\xfe", "file:///etc/passwd"):
+        asked = len(way.asked)
+        way.always = http_answer(302, b"x" * 100, {"Location": location})
+        with pytest.raises(ProviderError) as caught:
+            at.session.complete_message(at.message)
+        assert caught.value.status == 302
+        assert len(way.asked) == asked + 1
+    way.always = None
+    at.session.complete_message(at.message)
+
+
+def test_a_page_does_not_make_a_renewer_give_up_the_lock(way: HostileWay, provider: ServiceBusProvider, queue: str) -> None:
+    lost: list[object] = []
+    with provider.create_session_client(queue, "renewed", on_lock_lost=lambda *args: lost.append(args)) as session:
+        session.receive_message(timeout=0)
+        until = session.session_expires_at
+        way.always = proxy_page(410)
+        session._held._lasts = 1000  # So that it is due.
+        session.renew_in_background()
+        assert not session.is_lock_lost
+        way.always = None
+        session.renew_in_background()
+        assert session.session_expires_at > until
+    assert lost == []
+
+
+# The plain dialect, whose servers say nothing of themselves
+
+
+@contextmanager
+def plain_session(server: PlainServer) -> Iterator[SessionClient]:
+    with (
+        ServiceBusProvider.from_connection_string(server.connection_string, retry_attempts=0) as provider,
+        provider.create_session_client("orders", "s1", auto_renew=False) as session,
+    ):
+        yield session
+
+
+@pytest.mark.parametrize("status", [202, 203, 205, 206, 207, 226, 299])
+@pytest.mark.parametrize("name", ["complete", "abandon", "dead-letter"])
+def test_a_settlement_is_not_done_by_a_status_that_is_no_success_of_the_protocol(name: str, status: int) -> None:
+    with PlainServer() as server, plain_session(server) as session:
+        server.put("orders", "s1", b"paid")
+        message = session.receive_message(timeout=2)
+        assert message is not None
+        settle = {
+            "complete": lambda: session.complete_message(message),
+            "abandon": lambda: session.abandon_message(message),
+            "dead-letter": lambda: session.dead_letter_message(message, "broken"),
+        }[name]
+        server.next(answer(status))
+        with pytest.raises(ConnectionFailedError) as caught:
+            settle()
+        assert caught.value.maybe_delivered
+        settle()
+        assert server.left("orders", "s1") == ([b"paid"] if name == "abandon" else [])
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 206])
+def test_a_page_is_no_message(status: int) -> None:
+    with PlainServer() as server, plain_session(server) as session:
+        server.put("orders", "s1", b"paid")
+        server.next(answer(status, {"Content-Type": "text/html"}, b"<html>Please log in</html>"))
+        with pytest.raises(ConnectionFailedError) as caught:
+            session.receive_message(timeout=0)
+        assert caught.value.maybe_delivered
+        message = session.receive_message(timeout=2)
+        assert message is not None
+        assert message.body == b"paid"

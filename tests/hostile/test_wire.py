@@ -1,0 +1,269 @@
+"""Answers that are broken as HTTP, that never end, that come too early, or behind which something follows."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from azsession import ConnectionFailedError, MessageTooLargeError, ProviderError, QueueError
+
+from .operations import ALL, Stage
+from .servers import GATEWAYS, Fate, HostileWay, http_answer, raw
+
+KEPT_HEAD = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\n"
+# Told that it ends, so that no later request meets the connection in the moment in which it does.
+HEAD = KEPT_HEAD + b"Connection: close\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+#: What is not HTTP, or not all of it.
+BROKEN = {
+    "nothing": b"",
+    "HTTP/0.9": b"<html>It works!</html>\r\n\r\n",
+    "HTTP/2": b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64\x00\x04\x00\x10\x00\x00",
+    "HTTP/9": b"HTTP/9.9 200 OK\r\n\r\n",
+    "a TLS alert": b"\x15\x03\x03\x00\x02\x02\x28",
+    "an SSH banner": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+    "AMQP": b"AMQP\x00\x01\x00\x00",
+    "SMTP": b"220 mail ESMTP\r\n",
+    "zeros": b"\x00" * 1000,
+    "a status of letters": b"HTTP/1.1 OK 200\r\n\r\n",
+    "a status that steers a terminal": b"HTTP/1.1 \x1b[31m\x07red\r\n\r\n",
+    "a status line of 10 MB": b"HTTP/1.1 200 " + b"x" * 10_000_000,
+    "a header of 10 MB": HEAD + b"X: " + b"h" * 10_000_000 + b"\r\n\r\n",
+    "100,000 headers": HEAD + b"".join(b"X-%d: x\r\n" % n for n in range(100_000)) + b"\r\n",
+    "10,000 promises": b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
+    "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}}",
+    "two lengths in one": HEAD + b"Content-Length: 2, 3\r\n\r\n{}}",
+    "a length that is too large": HEAD + b"Content-Length: 99999999999999999999\r\n\r\n{}",
+    "chunks without a size": CHUNKED + b"\r\n\r\n",
+    "a chunk of no number": CHUNKED + b"xyz\r\nabc\r\n0\r\n\r\n",
+    "a chunk of a negative size": CHUNKED + b"-5\r\nabc\r\n0\r\n\r\n",
+    "a chunk of minus one": CHUNKED + b"-1\r\nabc\r\n0\r\n\r\n",
+    "a chunk that is too large": CHUNKED + b"fffffffffffffffff\r\nabc",
+    "a chunk size of 1 MB": CHUNKED + b"0" * 1_000_000 + b"\r\n",
+    "chunks without an end": CHUNKED + b"3\r\nabc\r\n",
+    "a trailer of 1 MB": CHUNKED + b"0\r\nX: " + b"x" * 1_000_000,
+    "what is not packed": HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("name", ["receive", "complete", "renew", "send"])
+def test_a_broken_answer_is_told_as_no_answer_and_changes_nothing(
+    name: str, what: str, way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    at = set_stage()
+    operation = ALL[name](at)
+    way.next(raw(BROKEN[what]))
+    with pytest.raises(ConnectionFailedError) as caught:
+        operation()
+    assert caught.value.maybe_delivered
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+    assert not at.session.is_lock_lost
+    operation()
+
+
+@pytest.mark.parametrize("name", ["complete many", "renew"])
+def test_an_answer_that_is_cut_at_any_byte_is_no_answer(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    operation = ALL[name](at)
+    whole = _answer_to(way, ALL[name](set_stage()))
+    for cut in range(len(whole)):
+        way.next(Fate(lambda proper, cut=cut: [proper[:cut]], acts=True))
+        with pytest.raises(ConnectionFailedError) as caught:
+            operation()
+        assert caught.value.maybe_delivered, cut
+        assert not at.session.is_lock_lost, cut
+    # The server remembers a settlement: it is the same one still.
+    operation()
+
+
+def test_a_receive_whose_answer_is_cut_gets_it_whole_when_it_is_sent_again(
+    way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    whole = _answer_to(way, ALL["receive"](set_stage()))
+    at = set_stage(retry_attempts=1)
+    for cut in (*range(0, len(whole), 40), len(whole) - 1):
+        way.next(Fate(lambda proper, cut=cut: [proper[:cut]], acts=True))
+        found = at.session.receive_message(timeout=0)
+        assert found is not None, cut
+        assert found.body == b"second", cut
+        at.session.abandon_message(found)
+
+
+def _answer_to(way: HostileWay, operation: Callable[[], object]) -> bytes:
+    """Return the gateway's answer."""
+    whole: list[bytes] = []
+
+    def note(proper: bytes) -> list[bytes]:
+        whole.append(proper)
+        return whole
+
+    way.next(Fate(note, acts=True, closes=False))
+    operation()
+    assert len(whole[0]) > 100
+    return whole[0]
+
+
+def for_ever(piece: bytes) -> Callable[[bytes], Iterator[bytes]]:
+    return lambda proper: itertools.repeat(piece)
+
+
+def after(head: bytes, piece: bytes, pause: float = 0.0) -> Callable[[bytes], Iterator[bytes]]:
+    def answer(proper: bytes) -> Iterator[bytes]:
+        yield head
+        while True:
+            time.sleep(pause)
+            yield piece
+
+    return answer
+
+
+#: Answers that never end, at full speed.
+ENDLESS = {
+    "a body until it closes": after(HEAD + b"\r\n", b"x" * 65536),
+    "a body of 10 TB": after(HEAD + b"Content-Length: 9999999999999\r\n\r\n", b"x" * 65536),
+    "chunks": after(CHUNKED, b"10000\r\n" + b"x" * 65536 + b"\r\n"),
+    "a chunk's size": after(CHUNKED, b"0" * 65536),
+    "trailers": after(CHUNKED + b"0\r\n", b"X: " + b"x" * 1000 + b"\r\n"),
+    "promises": for_ever(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000),
+    "zeros": for_ever(b"\x00" * 65536),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_an_answer_without_end_is_not_read_without_end(what: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage(request_timeout=1)
+    way.next(Fate(ENDLESS[what]))
+    with pytest.raises(ConnectionFailedError):
+        at.session.complete_message(at.message)
+    assert way.broken.acquire(timeout=10)  # The connection was closed under it.
+    at.session.complete_message(at.message)
+
+
+@pytest.mark.parametrize("status", [302, 404, 410, 500])
+def test_an_error_without_end_is_an_error(status: int, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    head = b"HTTP/1.1 %d Said\r\nLocation: /elsewhere\r\n\r\n" % status
+    way.next(Fate(after(head, b"x" * 65536)))
+    with pytest.raises(ProviderError):
+        at.session.complete_message(at.message)
+    assert way.broken.acquire(timeout=10)
+    at.session.complete_message(at.message)
+
+
+#: Answers that come, but too slowly, a byte at a time.
+TRICKLES = {
+    "the status line": after(b"", b"H", 0.02),
+    "a header": after(HEAD + b"X: ", b"x", 0.02),
+    "headers": after(HEAD, b"X: x\r\n", 0.02),
+    "the body": after(HEAD + b"Content-Length: 100000\r\n\r\n", b"x", 0.02),
+    "chunks": after(CHUNKED, b"1\r\nx\r\n", 0.02),
+    "promises": after(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
+}
+
+
+@pytest.mark.parametrize("what", TRICKLES)
+def test_an_answer_that_trickles_ends_with_its_time(what: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage(request_timeout=0.5)
+    began = time.monotonic()
+    way.next(Fate(TRICKLES[what]))
+    with pytest.raises(ConnectionFailedError, match="timed out"):
+        at.session.complete_message(at.message)
+    assert 0.4 < time.monotonic() - began < 30  # Without a bound it would not end at all.
+    assert way.broken.acquire(timeout=10)
+    at.session.complete_message(at.message)
+
+
+def test_a_large_answer_that_goes_on_coming_is_waited_for_beyond_its_time(
+    way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    at = set_stage(request_timeout=0.5)
+
+    def answer(proper: bytes) -> Iterator[bytes]:
+        yield HEAD + b"Content-Length: %d\r\n\r\n" % (20 * 32768)
+        for _ in range(20):
+            time.sleep(0.05)
+            yield b"x" * 32768
+
+    way.next(Fate(answer))
+    state = at.session.get_session_state()
+    assert state is not None
+    assert len(state) == 20 * 32768
+
+
+# More than one answer
+
+STRAY = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\nContent-Length: 6\r\n\r\nforged"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+@pytest.mark.parametrize(
+    ("what", "first"),
+    {
+        "a body where none can be": b"HTTP/1.1 204 No Content\r\nAzsession-Protocol: 1\r\nContent-Length: 98\r\n\r\n",
+        "chunks where none can be": b"HTTP/1.1 204 No\r\nAzsession-Protocol: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "an answer of two lengths": KEPT_HEAD
+        + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    }.items(),
+)
+def test_what_follows_an_answer_is_not_taken_for_the_next(
+    what: str, first: bytes, pause: float, way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    at = set_stage()
+
+    def answer(proper: bytes) -> Iterator[bytes]:
+        yield first
+        time.sleep(pause)
+        yield STRAY
+
+    at.session.set_session_state(b"state")
+    way.next(Fate(answer, acts=True, closes=False))
+    with suppress(ConnectionFailedError):
+        at.session.complete_message(at.message)
+    assert at.session.get_session_state() == b"state"
+
+
+def test_two_answers_at_once_are_not_taken_for_two(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    at.session.set_session_state(b"state")
+    # With the first one's rest in the reader's buffer, and with it beyond that.
+    for size in (6, 100_000):
+        stray = STRAY.replace(b" 6", b" %d" % size) + b"x" * (size - 6)
+        way.next(Fate(lambda proper, stray=stray: [proper + stray], acts=True, closes=False))
+        assert at.session.get_session_state() == b"state"
+        assert at.session.get_session_state() == b"state"
+
+
+@pytest.mark.parametrize("status", [102, 103, 199])
+def test_a_promise_before_the_answer_is_not_the_answer(status: int, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    at.session.set_session_state(b"state")
+    promise = b"HTTP/1.1 %d Wait\r\nLink: </style.css>\r\n\r\n" % status
+    way.always = Fate(lambda proper: [promise, promise, proper], acts=True, closes=False)
+    for _ in range(3):
+        assert at.session.get_session_state() == b"state"
+
+
+def test_an_answer_before_the_request_was_read_is_the_answer(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+    at = set_stage()
+    way.next(http_answer(413, headers=GATEWAYS, reads=False, closes=False))
+    with pytest.raises(MessageTooLargeError):
+        at.session.set_session_state(b"x" * 100)
+
+
+def test_an_answer_and_a_reset_before_the_request_was_read_is_an_error_of_the_tree(
+    way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    at = set_stage()
+    way.next(http_answer(413, headers=GATEWAYS, reads=False))
+    with pytest.raises(QueueError) as caught:
+        at.session.set_session_state(b"x" * 8_000_000)
+    assert isinstance(caught.value, (MessageTooLargeError, ConnectionFailedError))
+    at.session.set_session_state(b"state")
+    assert at.session.get_session_state() == b"state"
