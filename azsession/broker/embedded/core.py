@@ -69,6 +69,7 @@ class Queue:
 
     def next_key(self) -> int:
         key = message_key(self.id, self.next_sequence)
+    clear_out_at: int = 64
         self.next_sequence += 1
         return key
 

@@ -231,9 +231,7 @@ class Receiving:
             name = self._next_session(queue, lock_id)
             lock = None if name is None else self._core.take_lock(turn, queue, name, lock_id)
         if lock is not None and request_id:
-            queue.accepts[request_id] = lock
-            while len(queue.accepts) > MAX_ACCEPTS:
-                queue.accepts.popitem(last=False)
+            self._remember_accept(queue, request_id, lock)
         return lock
 
     def _next_session(self, queue: Queue, lock_id: str) -> str | None:
@@ -246,6 +244,16 @@ class Receiving:
                 if locks.get(key) is None and not locks.has_ended(key, lock_id):
                     return name
             return None
+    def _remember_accept(self, queue: Queue, request_id: str, lock: SessionLock) -> None:
+        queue.accepts[request_id] = lock
+        if len(queue.accepts) >= queue.clear_out_at:
+            for known, given in list(queue.accepts.items()):
+                if self._core.locks.get(given.key) is not given:
+                    del queue.accepts[known]
+            queue.clear_out_at = 2 * len(queue.accepts) + 64
+        while len(queue.accepts) > MAX_ACCEPTS:
+            queue.accepts.popitem(last=False)
+
         finally:
             ready.close()
 
