@@ -233,6 +233,24 @@ def test_a_receive_that_was_refused_a_place_does_not_wait_on(gateway: Gateway) -
             assert read_reply(sock).body == b"y"
 
 
+def test_a_receive_that_was_refused_a_place_does_not_keep_the_lock() -> None:
+    with serving(max_waiting=1) as small:
+        queue = small.queue()
+        with small.holder(queue, "s", "one").start_receive(60):
+            eventually(lambda: places_left(small) == 0)
+            refused = small.holder(queue, "t", "two")
+            assert refused.receive("timeout=60").status == 429
+            # Another may have the session at once, and the refused one is told of that, not that it lost a lock.
+            other = small.holder(queue, "t", "three")
+            assert other.receive().status == 204
+            assert refused.receive("timeout=60").status == 423
+            assert other.release().status == 204
+            assert refused.receive().status == 204
+            # A lock that it had before stays its own.
+            assert refused.receive("timeout=60").status == 429
+            assert small.holder(queue, "t", "four").receive().status == 423
+
+
 def test_a_hundred_wait_while_others_are_served() -> None:
     with serving(max_waiting=128) as gateway, ExitStack() as stack:
         queue = gateway.queue()

@@ -298,6 +298,11 @@ class Core:
         Raises:
             SessionNotFoundError: It lost the lock, or never had it.
             SessionLockedError: Another one has it.
+    def untake_lock(self, turn: Turn, lock: SessionLock) -> None:
+        """Take back that a lock was just taken, with nothing in hand yet; the session goes to whoever waits for one."""
+        self.locks.untake(turn, lock)
+        self.offer(turn, lock.key)
+
         """
         key = (queue.id, session_id)
         lock = self.locks.get(key)

@@ -131,7 +131,33 @@ class Locks:
         self._locks[key] = lock
         heapq.heappush(self._expiries, (expires, next(self._tie), lock))
 
-        def _restore(self, lock: SessionLock) -> None:
+        def untake() -> None:
+            if self._locks.get(key) is lock:
+                del self._locks[key]
+
+        turn.on_rollback(untake)
+        return lock
+
+    def end(self, turn: Turn, lock: SessionLock) -> None:
+        """End a lock: its holder is told from now on that it is lost."""
+        del self._locks[lock.key]
+        self.note_ended(lock.key, lock.holder)
+        self._drop_stale()
+
+        def unend() -> None:
+            self._restore(lock)
+            self._ended.pop((lock.key, lock.holder), None)
+
+        turn.on_rollback(unend)
+        turn.after_commit(lock.wake_waiters)
+
+    def untake(self, turn: Turn, lock: SessionLock) -> None:
+        """Take back that a lock was taken: its holder was told so, and may take it again."""
+        del self._locks[lock.key]
+        self._drop_stale()
+        turn.on_rollback(lambda: self._restore(lock))
+
+    def _restore(self, lock: SessionLock) -> None:
         self._locks[lock.key] = lock
         heapq.heappush(self._expiries, (lock.expires, next(self._tie), lock))
 
