@@ -26,6 +26,7 @@ from ..protocol.routes import Operation, Route
 from ..protocol.status import CONFLICT
 from ..protocol.wire import (
     BROKER_PROPERTIES,
+    BatchTooLargeError,
     decode_envelope,
     decode_single,
     encode_envelope,
@@ -207,8 +208,9 @@ class Handlers:
 
     def _receive_deferred(self, request: Request) -> Answer:
         numbers = json_object(request.body).get("SequenceNumbers")
-        if not isinstance(numbers, list) or not 1 <= len(numbers) <= MAX_BATCH:
+        if not isinstance(numbers, list) or not numbers:
             raise ValidationError(f"SequenceNumbers is a list of 1 to {MAX_BATCH} whole numbers")
+        _check_batch(len(numbers), "received")
         for number in numbers:
             check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
         route = request.route
@@ -241,8 +243,9 @@ class Handlers:
             if not isinstance(value, list):
                 raise ValidationError(f"{name} is a list")
             settlements += [_settlement_of(item, disposition) for item in value]
-        if not 1 <= len(settlements) <= MAX_BATCH:
-            raise ValidationError(f"1 to {MAX_BATCH} messages are settled at once, not {len(settlements)}")
+        if not settlements:
+            raise ValidationError(f"1 to {MAX_BATCH} messages are settled at once, not none")
+        _check_batch(len(settlements), "settled")
         codes = self._broker.settle(request.route.entity, request.route.session_id, settlements)
         failed = [
             {"LockToken": settlement.lock_token, "code": code}
@@ -306,7 +309,10 @@ class Handlers:
 
     def _send(self, request: Request) -> Answer:
         if (request.header("Content-Type") or "").partition(";")[0].strip().lower() == ENVELOPE_TYPE:
-            described = decode_envelope(request.body)
+            try:
+                described = decode_envelope(request.body)
+            except BatchTooLargeError as error:
+                raise MessageTooLargeError(str(error)) from None
             if not described:
                 raise ValidationError("an envelope to send has at least one message")
         else:
@@ -364,6 +370,11 @@ _WHY_NOT_SETTLED = {
     "SessionLockLost": "the session's lock is gone, and with it the message's",
     CONFLICT: "the message was settled in another way before",
 }
+
+
+def _check_batch(size: int, what: str) -> None:
+    if size > MAX_BATCH:
+        raise MessageTooLargeError(f"at most {MAX_BATCH} messages are {what} at once, not {size}")
 
 
 def _decimal(seconds: float) -> str:

@@ -187,7 +187,7 @@ def test_more_than_a_thousand_are_refused(gateway: Gateway, queue: str) -> None:
         holder.ask("POST", "/messages/$settle", {"complete": ["x"] * 600, "abandon": ["y"] * 401}),
         holder.ask("POST", "/messages/$deferred", {"SequenceNumbers": list(range(1, 1002))}),
     ):
-        assert (reply.status, reply.code) == (400, "InvalidRequest")
+        assert (reply.status, reply.code) == (413, "MessageTooLarge")
     assert holder.receive().status == 204
 
 
