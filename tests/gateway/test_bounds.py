@@ -127,17 +127,17 @@ def test_a_body_that_ends_too_early_sends_nothing(gateway: Gateway, queue: str) 
 def test_a_header_over_the_limit_is_refused(gateway: Gateway, queue: str) -> None:
     head = gateway.head("GET", f"/{queue}", {"X-Large": "x" * 70_000})
     reply = exchange(gateway, head)
-    assert reply.status in (413, 431)
-    assert reply.code
+    assert (reply.status, reply.code) == (413, "MessageTooLarge")
 
 
 def test_many_headers_over_the_limit_are_refused(gateway: Gateway, queue: str) -> None:
     head = gateway.head("GET", f"/{queue}", {f"X-{number}": "x" * 100 for number in range(1000)})
-    assert exchange(gateway, head).status in (413, 431)
+    assert exchange(gateway, head).status == 413
 
 
 def test_a_path_over_the_limit_is_refused(gateway: Gateway) -> None:
-    assert exchange(gateway, gateway.head("GET", "/" + "x" * 70_000)).status == 414
+    reply = exchange(gateway, gateway.head("GET", "/" + "x" * 70_000))
+    assert (reply.status, reply.code) == (413, "MessageTooLarge")
 
 
 @pytest.mark.parametrize(
