@@ -16,7 +16,7 @@ from datetime import datetime, timedelta, timezone
 from urllib.parse import urlsplit
 
 from azsession import Message, QueueSettings, ReceivedMessage, ServiceBusProvider, SessionClient
-from azsession.errors import NoSessionAvailableError, QueueError
+from azsession.errors import NoSessionAvailableError, QueueError, SessionNotFoundError
 from azsession.tokens import generate_sas_token
 
 from .ledger import Ledger
@@ -80,7 +80,8 @@ class Work:
             try:
                 job()
             except BaseException as error:
-                self._ledger.complain(f"a thread failed: {error!r}")
+                if not (self._ended.is_set() and isinstance(error, SessionNotFoundError)):
+                    self._ledger.complain(f"a thread failed: {error!r}")
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
