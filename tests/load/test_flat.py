@@ -76,7 +76,7 @@ def test_a_gateway_is_flat_over_two_thousand_operations() -> None:
             assert ask("POST", f"{holder.path}/release", **holder.headers) == 204
             gateway.clock.forward(20)
 
-        assert growth(operation, 250) < NOISE
+        assert growth(operation, 120) < NOISE
 
 
 def test_a_gateway_is_flat_over_clients_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_a_client_is_flat_over_sessions_that_come_and_go() -> None:
                 (letter,) = provider.dead_letters(queue)
                 provider.delete_dead_letter(queue, letter.sequence_number)
 
-            assert growth(operation, 250) < NOISE
+            assert growth(operation, 120) < NOISE
 
 
 def test_a_provider_of_this_process_is_flat() -> None:
