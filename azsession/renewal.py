@@ -44,6 +44,7 @@ class Renewer:
     def __init__(self) -> None:
         self._wanted = threading.Condition()  # Guards all that follows.
         self._due: list[tuple[float, int, weakref.ref[Renewable]]] = []
+        self._clear_out_at = 64
         self._tie = itertools.count()
         self._work: queue.SimpleQueue[weakref.ref[Renewable] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -58,9 +59,17 @@ class Renewer:
             self._push(due, weakref.ref(client))
 
     def _push(self, due: float, client: weakref.ref[Renewable]) -> None:
+        alive: list[Renewable | None] = []
         with self._wanted:
             if self._stopped:
                 return
+            if len(self._due) >= self._clear_out_at:
+                # Those that are gone would stay until they had been due. Who is let go by `alive` may be the last to hold a
+                # client, so that this happens without the lock.
+                alive = [entry[2]() for entry in self._due]
+                self._due = [entry for entry, known in zip(self._due, alive, strict=True) if known is not None]
+                heapq.heapify(self._due)
+                self._clear_out_at = 2 * len(self._due) + 64
             first = not self._due or due < self._due[0][0]
             heapq.heappush(self._due, (due, next(self._tie), client))
             if self._thread is None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -84,6 +85,17 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--tls-cert", type=_FILE, help="The certificate chain, to serve https.")
 @click.option("--tls-key", type=_FILE, help="The certificate's private key.")
 @click.option("--insecure", is_flag=True, help="Allow plain http on an address that is not loopback.")
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(1),
+    help="Receives that may wait at once, each with a thread; more are answered 429. By default 1024.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1),
+    help="Connections at once. Past them the one that has been idle longest is closed, or the new one is answered 503. By "
+    "default as many as the process may open files, less some, and at most 16384.",
+)
 @azure_options
 @click.option(
     "--json",
@@ -104,6 +116,8 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     insecure: bool,
+    max_waiting: int | None,
+    max_connections: int | None,
     azure_string: str | None,
     azure_namespace: str | None,
     azure_websockets: bool,
@@ -114,7 +128,7 @@ def serve(
     Prints the connection string to use on standard output, and nothing else there. SIGTERM and Ctrl-C finish what is running
     and end it; a second one ends it at once.
     """
-    from ..gateway import AccessKey, GatewayService
+    from ..gateway import MAX_WAITING, AccessKey, GatewayService
     from .keyfile import stored_keys
 
     azure = chosen_azure(azure_string, azure_namespace, azure_websockets)
@@ -133,6 +147,7 @@ def serve(
     path = None if memory or config is not None else _data_file(data)
     if not keys and key_file is None:
         key_file = _key_file(path, config)
+    _allow_open_files()
     # Messages and keys are the owner's alone, whatever the umask was.
     os.umask(0o077)
     broker: Broker
@@ -158,6 +173,8 @@ def serve(
             tls_cert=tls_cert,
             tls_key=tls_key,
             insecure=insecure,
+            max_waiting=max_waiting or MAX_WAITING,
+            max_connections=max_connections,
             **limits,
         )
         signals = _Signals()
@@ -187,6 +204,17 @@ def serve(
         if lookout is not None:
             lookout.end()
         service.stop()
+
+
+def _allow_open_files() -> None:
+    """Let this process open as many files as it may: each connection is one, and the usual limit is 1024."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _key_file(path: Path | None, config: ServiceBusConfig | None) -> Path | None:

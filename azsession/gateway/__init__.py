@@ -12,13 +12,13 @@ from .._extras import need
 
 need("falcon", "server")
 
-from .app import create_app  # noqa: E402 - after the check that names a missing extra
+from .app import MAX_WAITING, create_app  # noqa: E402 - after the check that names a missing extra
 from .security import AccessKey, Right  # noqa: E402
 
 if TYPE_CHECKING:
     from .service import GatewayService
 
-__all__ = ["AccessKey", "GatewayService", "Right", "create_app"]
+__all__ = ["MAX_WAITING", "AccessKey", "GatewayService", "Right", "create_app"]
 
 
 def __getattr__(name: str) -> Any:

@@ -258,8 +258,12 @@ def _route_of(req: falcon.Request) -> Route:
     return parse_route(req.method, path, encoded=True)
 
 
-@lru_cache(256)
 def _parse_query(text: str) -> Mapping[str, str]:
+    # What is kept is short: only few queries are asked again and again.
+    return _parse_known_query(text) if len(text) <= _SHORT_QUERY else _parse_any_query(text)
+
+
+def _parse_any_query(text: str) -> Mapping[str, str]:
     if not text:
         return {}
     try:
@@ -270,6 +274,10 @@ def _parse_query(text: str) -> Mapping[str, str]:
     if len(query) != len(pairs):
         raise ValidationError("a parameter of the query stands there twice")
     return query
+
+
+_SHORT_QUERY = 64
+_parse_known_query = lru_cache(256)(_parse_any_query)
 
 
 def _fill(req: falcon.Request, resp: falcon.Response, answer: Answer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..broker.base import Disposition, Settlement
-from ..errors import ValidationError
+from ..errors import MessageTooLargeError, ValidationError
 from ..protocol.wire import BROKER_PROPERTIES
 from ..validation import MAX_BATCH, MAX_LOCK_TOKEN_LENGTH, MAX_REASON_LENGTH, check_text
 
@@ -31,12 +31,17 @@ def settlements_of(data: Mapping[str, Any]) -> list[Settlement]:
             raise ValidationError(f"{name[:40]!r} is none of complete, abandon, defer and deadletter") from None
         if not isinstance(value, list):
             raise ValidationError(f"{name} is a list")
-        if len(items) + len(value) > MAX_BATCH:
-            raise ValidationError(f"1 to {MAX_BATCH} messages are settled at once, not {len(items) + len(value)}")
+        check_batch(len(items) + len(value), "settled")
         items += [(item, disposition) for item in value]
     if not items:
         raise ValidationError(f"1 to {MAX_BATCH} messages are settled at once, not 0")
     return [_settlement_of(item, disposition) for item, disposition in items]
+
+
+def check_batch(size: int, what: str) -> None:
+    """Raise `MessageTooLargeError` where more is asked for at once than may be."""
+    if size > MAX_BATCH:
+        raise MessageTooLargeError(f"at most {MAX_BATCH} messages are {what} at once, not {size}")
 
 
 def _settlement_of(item: Any, disposition: Disposition) -> Settlement:

@@ -28,6 +28,7 @@ from ..protocol.durations import decode_queue, encode_queue_info
 from ..protocol.routes import Operation, Route
 from ..protocol.status import CONFLICT
 from ..protocol.wire import (
+    BatchTooLargeError,
     decode_envelope,
     decode_single,
     encode_envelope,
@@ -39,7 +40,7 @@ from ..protocol.wire import (
 )
 from ..queues import QueueInfo
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_session_id
-from .bodies import message_headers, reason_of, settlements_of
+from .bodies import check_batch, message_headers, reason_of, settlements_of
 
 #: Seconds that a receive or accept may ask to wait.
 MAX_TIMEOUT = 86400.0
@@ -238,8 +239,9 @@ class Handlers:
 
     def _receive_deferred(self, request: Request) -> Answer:
         numbers = self._json(request).get("SequenceNumbers")
-        if not isinstance(numbers, list) or not 1 <= len(numbers) <= MAX_BATCH:
+        if not isinstance(numbers, list) or not numbers:
             raise ValidationError(f"SequenceNumbers is a list of 1 to {MAX_BATCH} whole numbers")
+        check_batch(len(numbers), "received")
         for number in numbers:
             check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
         route = request.route
@@ -329,7 +331,7 @@ class Handlers:
     def _send(self, request: Request) -> Answer:
         if (request.header("Content-Type") or "").partition(";")[0].strip().lower() == ENVELOPE_TYPE:
             with self._reading(request):
-                messages = [message_to_send(fields) for fields in decode_envelope(request.body)]
+                messages = [message_to_send(fields) for fields in _envelope_of(request.body)]
             if not messages:
                 raise ValidationError("an envelope to send has at least one message")
         else:
@@ -393,6 +395,13 @@ _WHY_NOT_SETTLED = {
     "SessionLockLost": "the session's lock is gone, and with it the message's",
     CONFLICT: "the message was settled in another way before",
 }
+
+
+def _envelope_of(body: bytes) -> list[dict[str, Any]]:
+    try:
+        return decode_envelope(body)
+    except BatchTooLargeError as error:
+        raise MessageTooLargeError(str(error)) from None
 
 
 def _openapi(request: Request) -> Answer:

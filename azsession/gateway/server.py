@@ -1,13 +1,12 @@
 """The WSGI server that serves the gateway: cheroot, with what long polls and hostile clients need.
 
 cheroot gives TLS, one process, clean starting and stopping inside another program, and the raw request path. What is added
-here: a connection takes a thread only once it has sent something; TLS handshakes happen in that thread, so that a silent
-client holds up nobody; and a request must arrive within a deadline, however slowly its bytes come.
+here: connections wait without a thread until a whole request head lies there (`front`); threads come and go with the load
+(`threads`); a body must arrive, and an answer be taken, at a rate that is worth a thread; past each bound there is an answer.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import ssl
@@ -20,25 +19,32 @@ from typing import Any
 from cheroot import server as cheroot_server
 from cheroot import wsgi
 from cheroot.ssl.builtin import BuiltinSSLAdapter
-from cheroot.workers.threadpool import ThreadPool
 
 from ..errors import ConfigurationError
-from ..protocol import ERROR_CODE_HEADER, JSON_TYPE, PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..protocol.status import INTERNAL_ERROR, INVALID_REQUEST, MESSAGE_TOO_LARGE, NOT_SUPPORTED
+from .front import Front, refusal
 from .presence import BODY_READ_KEY, SOCKET_KEY
+from .streams import Reader, Writer
+from .threads import Threads
 
 logger = logging.getLogger(__name__)
 
-#: Seconds in which a request's headers must arrive.
+#: Seconds in which a request's head must arrive, and for which a body or an answer may stand still.
 HEADER_DEADLINE = 10.0
-#: Bytes a second at which a body must arrive, on top of `HEADER_DEADLINE`.
+#: Bytes a second at which a body must arrive, and an answer be taken, on average.
 BODY_RATE = 16384
 #: Bytes of headers in a request.
 MAX_HEADER_SIZE = 65536
+#: Bytes of a body that are read past, where it is not wanted, to keep its connection; for a larger one it is closed.
+MAX_SKIPPED = 65536
 #: Seconds for which a connection is kept that asks for nothing.
 IDLE_TIMEOUT = 75
 #: Threads for requests that do not wait, besides one for each that may wait: as many, up to this.
 SPARE_THREADS = 256
+#: Connections at most, where the process may open so many files.
+MAX_CONNECTIONS = 16384
+#: Files that the process needs for other things than connections.
+OTHER_FILES = 64
 
 
 #: Headers of which a second one would mean something else to whatever stands before the gateway.
@@ -56,7 +62,7 @@ class _Request(cheroot_server.HTTPRequest):  # type: ignore[misc]
     ready: bool
 
     def parse_request(self) -> None:
-        self.conn.set_deadline(HEADER_DEADLINE)
+        self.conn.expect(self.conn.rfile)
         self.inheaders = _Headers()
         try:
             super().parse_request()
@@ -69,47 +75,107 @@ class _Request(cheroot_server.HTTPRequest):  # type: ignore[misc]
         if self.chunked_read:
             # Where such a body ends is read in more than one way: what may be the next request is not looked at.
             self.close_connection = True
-        size = int(length) if length.isdigit() else self.server.max_request_body_size
-        if self.ready and (size or self.chunked_read):
-            self.conn.set_deadline(HEADER_DEADLINE + min(size, self.server.max_request_body_size) / BODY_RATE)
-        else:
-            self.conn.set_deadline(None)
+            self.conn.lingers = True
+        if not self.ready or not (int(length) or self.chunked_read):
+            self.conn.expect(None)
 
     def simple_response(self, status: object, msg: str = "") -> None:
         """Answer what the application never saw, in the protocol's form."""
-        number = int(str(status)[:3])
+        text = str(status)
+        if text.startswith("414"):
+            # Whatever is too large is answered alike.
+            text = "413 Content Too Large"
+        number = int(text[:3])
         code = {405: NOT_SUPPORTED, 413: MESSAGE_TOO_LARGE}.get(number, INVALID_REQUEST if number < 500 else INTERNAL_ERROR)
-        body = json.dumps({"error": {"code": code, "message": msg or str(status)}}).encode()
-        fields = {"Content-Type": JSON_TYPE, "Content-Length": len(body), "Connection": "close"}
-        fields.update({PROTOCOL_HEADER: PROTOCOL_VERSION, ERROR_CODE_HEADER: code})
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self.close_connection = True
+        self.conn.lingers = True
+        self.conn.expect(self.conn.wfile)
         with suppress(OSError):
-            self.conn.wfile.write(f"{self.server.protocol} {status}\r\n{head}\r\n".encode("latin-1") + body)
+            self.conn.wfile.write(refusal(text, code, msg or text))
+
+    def send_headers(self) -> None:
+        self._leave_unread()
+        self.conn.expect(self.conn.wfile)
+        super().send_headers()
+
+    def _leave_unread(self) -> None:
+        """See to what is left of the body, without waiting for it here: it may never come."""
+        left = 0 if self.chunked_read else getattr(self.rfile, "remaining", 0)
+        if not left:
+            return
+        self.rfile.remaining = 0
+        if left <= MAX_SKIPPED:
+            self.conn.rfile.skip(left)
+        else:
+            self.close_connection = True
+        # Where it is closed, for this or another reason, something may still be on its way.
+        self.conn.lingers = True
 
 
-class _Connection(cheroot_server.HTTPConnection):  # type: ignore[misc]
+class Connection(cheroot_server.HTTPConnection):  # type: ignore[misc]
+    """A connection.
+
+    Attributes:
+        parked: How it is held by the front; `None` while a thread has it.
+        refused: It came past the bound.
+        lingers: Its peer may be sending when it is closed.
+    """
+
     RequestHandlerClass = _Request
 
-    def set_deadline(self, seconds: float | None) -> None:
-        """Cut the connection after `seconds`, unless told otherwise by then."""
-        if seconds is None:
-            self.server.arriving.pop(self, None)
+    def __init__(self, server: GatewayServer, sock: socket.socket) -> None:
+        # Not the base class's, which makes a ring of references for each.
+        self.server = server
+        self.socket = sock
+        self.rfile = Reader(sock, MAX_HEADER_SIZE)
+        self.wfile = Writer(sock)
+        self.requests_seen = 0
+        self.parked: int | None = None
+        self.refused = False
+        self.lingers = False
+        self._closed = False
+
+    def expect(self, stream: Reader | Writer | None) -> None:
+        """Cut the connection where the bytes of `stream` do not keep their rate, until told otherwise."""
+        if stream is None:
+            self.server.moving.pop(self, None)
         else:
-            self.server.arriving[self] = time.monotonic() + seconds
+            self.server.moving[self] = _Movement(stream, self.server.header_deadline)
 
     def communicate(self) -> Any:
+        self.lingers = False
         try:
             return super().communicate()
         finally:
-            self.set_deadline(None)
+            self.expect(None)
 
-    def close(self) -> None:
-        try:
-            super().close()
-        finally:
-            # What could not be sent to a client that went away would be tried again, and reported, at collection.
-            self.wfile._write_buf.clear()
+    def close(self, lingering: bool = True) -> None:
+        """Close it; where its peer may still be sending, once that has had time to read its answer."""
+        if lingering and self.lingers and self.server.ready:
+            self.lingers = False
+            self.server.leave(self)
+        elif not self._closed:
+            self._closed = True
+            try:
+                super().close()
+            finally:
+                self.server.gone()
+
+
+class _Movement:
+    """Bytes that are to come or go, and by when more of them must."""
+
+    def __init__(self, stream: Reader | Writer, patience: float) -> None:
+        self._stream = stream
+        self._patience = patience
+        self._count = stream.count
+        self._due = time.monotonic() + patience
+
+    def is_late(self, now: float, rate: float) -> bool:
+        """Tell whether it stands still, or goes too slowly. What came faster than it had to gives no credit for later."""
+        moved, self._count = self._stream.count - self._count, self._stream.count
+        self._due = min(self._due + moved / rate, now + self._patience)
+        return self._due < now
 
 
 class _Gateway(wsgi.Gateway_10):  # type: ignore[misc]
@@ -124,49 +190,30 @@ class _Gateway(wsgi.Gateway_10):  # type: ignore[misc]
             # Left unread, the end of the body would look like something that the client sends while it waits.
             for _ in self.req.rfile.read_trailer_lines():
                 pass
-        self.req.conn.set_deadline(None)
+        self.req.conn.expect(None)
 
 
 class _LazyTLS(BuiltinSSLAdapter):  # type: ignore[misc]
-    """Leaves the handshake to the first read, which is in a worker thread."""
+    """Leaves the handshake to the first reads, which do not block."""
 
     def wrap(self, sock: socket.socket) -> tuple[ssl.SSLSocket, dict[str, str]]:
         wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         return wrapped, {"wsgi.url_scheme": "https", "HTTPS": "on"}
 
 
-class _Threads(ThreadPool):  # type: ignore[misc]
-    """Worker threads, started as they are needed: when a connection has something to read and no thread is free."""
+def default_max_connections() -> int:
+    """Return how many connections there may be: as many as the process may open files, with some left for other things."""
+    try:
+        import resource
 
-    def __init__(self, server: GatewayServer, most: int) -> None:
-        super().__init__(server, min=1, max=most)
-        self._counting = threading.Lock()  # Guards _free, _stopping and the making of threads.
-        self._free = 0  # Threads that wait for a connection; below 0, connections that wait for a thread.
-        self._stopping = False
-        self.get = self._next
-
-    def start(self) -> None:
-        """Start none yet."""
-
-    def _next(self) -> Any:
-        with self._counting:
-            self._free += 1
-        return self._queue.get()
-
-    def put(self, obj: Any) -> None:
-        with self._counting:
-            self._free -= 1
-            if self._free < 0 and len(self._threads) < self.max and not self._stopping:
-                try:
-                    self._threads.append(self._spawn_worker())
-                except RuntimeError:
-                    logger.warning("this machine gives no more threads: requests wait for one of the %d", len(self._threads))
-        super().put(obj)
-
-    def stop(self, timeout: float = 5) -> None:
-        with self._counting:
-            self._stopping = True
-        super().stop(timeout)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except ImportError:
+        limit = 512  # What select() takes on Windows.
+    else:
+        if limit == resource.RLIM_INFINITY:
+            return MAX_CONNECTIONS
+    # The front holds an eighth more, to refuse them.
+    return max(8, min(MAX_CONNECTIONS, (limit - OTHER_FILES) * 8 // 9))
 
 
 class GatewayServer(wsgi.Server):  # type: ignore[misc]
@@ -178,16 +225,13 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
         port: The port; 0 takes a free one.
         max_waiting: Requests that may wait at once.
         max_body_size: Bytes of a request's body.
+        max_connections: Connections at once. By default as many as the process may open files, less some.
         tls_cert: A file with the certificate chain, to serve https.
         tls_key: A file with its private key.
 
     Raises:
         ConfigurationError: The certificate or key cannot be used.
     """
-
-    ConnectionClass = _Connection
-    keep_alive_conn_limit = None
-    expiration_interval = 0.1
 
     def __init__(
         self,
@@ -197,21 +241,25 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
         *,
         max_waiting: int,
         max_body_size: int,
+        max_connections: int | None = None,
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
     ) -> None:
         super().__init__(
             (host, port),
             application,
-            request_queue_size=1024,
+            request_queue_size=4096,
             timeout=IDLE_TIMEOUT,
             shutdown_timeout=5,
         )
-        self.requests = _Threads(self, max_waiting + min(max_waiting, SPARE_THREADS))
+        self.requests = Threads(self, max_waiting + min(max_waiting, SPARE_THREADS))
         self.gateway = _Gateway
         self.max_request_header_size = MAX_HEADER_SIZE
         self.max_request_body_size = max_body_size
-        self.arriving: dict[_Connection, float] = {}
+        self.max_connections = default_max_connections() if max_connections is None else max_connections
+        self.header_deadline = HEADER_DEADLINE
+        #: Bodies that arrive, and answers that are sent.
+        self.moving: dict[Connection, _Movement] = {}
         self._scheme = "http"
         if tls_cert is not None or tls_key is not None:
             if tls_cert is None or tls_key is None:
@@ -222,8 +270,7 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
                 raise ConfigurationError(f"the TLS certificate or key cannot be used: {error}") from error
             self.ssl_adapter.context.minimum_version = ssl.TLSVersion.TLSv1_2
             self._scheme = "https"
-        self._ended = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -242,28 +289,34 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
         except OSError as error:
             host, port = self.bind_addr[:2]
             raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
-        for target, name in ((self.serve, "azsession-server"), (self._cut_late, "azsession-server-deadlines")):
-            thread = threading.Thread(target=target, name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._thread = threading.Thread(target=self.serve, name="azsession-server", daemon=True)
+        self._thread.start()
+
+    def prepare(self) -> None:
+        """Listen."""
+        super().prepare()
+        self._connections.close()
+        self._connections: Front = Front(self, self.socket, self.max_connections)
+
+    def serve(self) -> None:
+        """Accept and serve, until `stop`."""
+        while self.ready:
+            self._serve()
+
+    def _serve(self) -> None:
+        try:
+            self._connections.run()
+        except Exception:
+            logger.exception("the gateway's accepting thread failed; it goes on in a second")
+            time.sleep(1.0)
 
     def stop(self) -> None:
         """Stop accepting, finish what is running, and end all threads."""
-        self._ended.set()
-        if self.ready:
-            self._wake()
         super().stop()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-
-    def _wake(self) -> None:
-        """End the accepting thread's wait now, rather than at its next round: it is about to be stopped."""
-        self._connections._stop_requested = True
-        try:
-            socket.create_connection(self.socket.getsockname()[:2], timeout=1.0).close()
-        except OSError:
-            return
+        # cheroot keeps the figures of every server that there ever was, and with them the server.
+        getattr(logging, "statistics", {}).pop(f"Cheroot HTTPServer {id(self)}", None)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
     @staticmethod
     def bind_socket(socket_: socket.socket, bind_addr: Any) -> Any:
@@ -274,24 +327,41 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
             socket_.close()
             raise
 
-    def process_conn(self, conn: _Connection) -> None:
-        """Hand a connection to a worker; one that has not sent anything yet waits without."""
-        if conn.last_used is None:
-            self._connections.put(conn)
-        else:
-            super().process_conn(conn)
+    def connection(self, sock: socket.socket, address: Any) -> Connection:
+        """Return the connection on a socket that was accepted.
+
+        Raises:
+            OSError: It cannot be used any more.
+        """
+        env: dict[str, str] = {}
+        if self.ssl_adapter is not None:
+            sock, env = self.ssl_adapter.wrap(sock)
+        conn = Connection(self, sock)
+        conn.ssl_env = env
+        conn.remote_addr, conn.remote_port = address[:2]
+        return conn
+
+    def leave(self, conn: Connection) -> None:
+        """Close a connection once its peer has had time to read the last answer."""
+        self._connections.leave(conn)
+
+    def gone(self) -> None:
+        """Count a connection that was closed."""
+        self._connections.gone()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return int(self._connections.connections)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         """Pass cheroot's messages to this module's logger."""
         logger.log(level, "%s", msg, exc_info=traceback)
 
-    def _cut_late(self) -> None:
-        while not self._ended.wait(1.0):
-            now = time.monotonic()
-            for connection, deadline in list(self.arriving.items()):
-                if deadline < now:
-                    try:
-                        # The base class's: a TLS socket's own would need the thread that uses it.
-                        socket.socket.shutdown(connection.socket, socket.SHUT_RD)
-                    except OSError:
-                        self.arriving.pop(connection, None)
+    def cut_late(self, now: float) -> None:
+        """Cut the connections whose bodies or answers do not keep their rate, so that their threads go on."""
+        for conn, movement in list(self.moving.items()):
+            if movement.is_late(now, BODY_RATE):
+                # The base class's: a TLS socket's own would need the thread that uses it.
+                with suppress(OSError):
+                    socket.socket.shutdown(conn.socket, socket.SHUT_RDWR)

@@ -30,6 +30,8 @@ class GatewayService:
         max_waiting: Receives that may wait at once; each has a thread.
         max_body_size: Bytes of a request's body.
         max_message_size: Bytes of one message's body.
+        max_connections: Connections at once; past them the one that has been idle longest is closed, or the new one is
+            answered 503. By default as many as the process may open files, less some, and 16,384 at most.
 
     Raises:
         ConfigurationError: The address needs TLS or `insecure`, or cannot be listened on; the certificate is of no use.
@@ -49,6 +51,7 @@ class GatewayService:
         max_waiting: int = MAX_WAITING,
         max_body_size: int = MAX_BODY_SIZE,
         max_message_size: int = MAX_MESSAGE_SIZE,
+        max_connections: int | None = None,
     ) -> None:
         if tls_cert is None and not insecure and not is_loopback(host):
             raise ConfigurationError(
@@ -73,6 +76,7 @@ class GatewayService:
             port,
             max_waiting=max_waiting,
             max_body_size=max_body_size + 65536,
+            max_connections=max_connections,
             tls_cert=tls_cert,
             tls_key=tls_key,
         )

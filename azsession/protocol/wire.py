@@ -66,6 +66,10 @@ class MalformedError(ValueError):
     """Bytes that are no message: the gateway answers 400, the client raises `ProviderError`."""
 
 
+class BatchTooLargeError(MalformedError):
+    """An envelope has more messages than there may be in one."""
+
+
 def format_date(instant: datetime) -> str:
     """Return an aware datetime in RFC 1123's form, whatever the locale."""
     at = instant.astimezone(timezone.utc)
@@ -212,7 +216,7 @@ def decode_envelope(data: bytes) -> list[dict[str, Any]]:
     if not isinstance(items, list):
         raise MalformedError("an envelope is a JSON array")
     if len(items) > MAX_BATCH:
-        raise MalformedError(f"an envelope has at most {MAX_BATCH} messages, this one has {len(items)}")
+        raise BatchTooLargeError(f"an envelope has at most {MAX_BATCH} messages, this one has {len(items)}")
     return [_decode_item(item) for item in items]
 
 

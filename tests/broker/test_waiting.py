@@ -144,6 +144,18 @@ def test_a_lock_that_expires_wakes_a_waiting_accept_on_time() -> None:
         assert waiting_accept(broker, "B").result() == "s"
 
 
+def test_a_message_with_all_the_time_there_is_does_not_end_the_timer() -> None:
+    with EmbeddedBroker(queues=["q"]) as broker:
+        broker.send("q", messages("a", session="t", time_to_live=timedelta(seconds=922337203685)))
+        broker.create_queue("short", QueueSettings(lock_duration=1))
+        broker.send("short", messages("b"))
+        assert broker.accept("short", "s", "A", timeout=0) is not None
+        # Only the timer sees that the lock expires: nobody else asks.
+        taken = broker.accept("short", None, "B", timeout=600)
+        assert taken is not None
+        assert taken.session_id == "s"
+
+
 def test_a_scheduled_message_wakes_a_waiting_receive_on_time(broker: EmbeddedBroker) -> None:
     waiting = waiting_receive(broker)
     send(broker, "a", scheduled_enqueue_time=datetime.now(timezone.utc) + timedelta(seconds=0.3))

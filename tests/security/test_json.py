@@ -12,7 +12,7 @@ import requests
 from azsession import Message
 from azsession.broker.base import PRESENT
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.errors import ValidationError
+from azsession.errors import MessageTooLargeError
 from azsession.gateway import GatewayService, handlers
 from azsession.gateway.bodies import settlements_of
 from azsession.gateway.handlers import LARGE_JSON, MAX_ATTRIBUTES_SIZE, MAX_JSON_SIZE
@@ -194,7 +194,7 @@ def test_a_sender_cannot_make_a_message_that_receivers_cannot_read(gateway: Gate
 
 def test_too_many_settlements_are_counted_before_anything_is_made_of_them() -> None:
     # Were they looked at one by one, it would be the first that is wrong.
-    with pytest.raises(ValidationError, match="not 1001"):
+    with pytest.raises(MessageTooLargeError, match="not 1001"):
         settlements_of({"complete": [None] * 600, "abandon": [None] * 401})
 
 

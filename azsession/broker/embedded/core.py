@@ -49,7 +49,10 @@ T = TypeVar("T")
 
 #: Scheduled and expired messages handled in one turn, so that others get theirs.
 TICK_LIMIT = 500
-#: Accepts of one queue whose answers can be given again.
+#: Seconds after which it is looked whether the file has become mostly free, and between two steps of making it smaller.
+RELEASE_AFTER = 60.0
+RELEASE_PAUSE = 0.1
+#: Accepts of one queue whose answers can be given again, while the locks last that they gave.
 MAX_ACCEPTS = 4096
 
 TTL_EXPIRED = "TTLExpiredException"
@@ -66,6 +69,7 @@ class Queue:
     next_sequence: int
     acceptors: Acceptors = attrs.field(factory=Acceptors)
     accepts: OrderedDict[str, SessionLock] = attrs.field(factory=OrderedDict)
+    clear_out_at: int = 64
 
     def next_key(self) -> int:
         key = message_key(self.id, self.next_sequence)
@@ -96,6 +100,7 @@ class Core:
         self._timer = Timer(self._on_time, clock)
         self._closing = threading.Lock()  # Guards _closed.
         self._closed = False
+        self._release_at: float | None = None
         self._pid = os.getpid()
         forks.register(self)
         if self._next_due is not None or self._next_expiry is not None:
@@ -110,6 +115,10 @@ class Core:
             if self._closed:
                 raise ProviderError("the broker is closed", code="ServerBusy", is_transient=True)
             self._tick(turn)
+            if durable and self._release_at is None:
+                # Messages may have gone.
+                self._release_at = self.clock.monotonic() + RELEASE_AFTER
+                self._timer.set(self._release_at)
             return work(turn)
 
         self._check_process()
@@ -161,6 +170,8 @@ class Core:
     def _on_time(self) -> float | None:
         """Do what is due, for the timer; return when to look again, on the monotonic clock."""
         try:
+            if self._release_at is not None and self._release_at <= self.clock.monotonic():
+                self.perform(self._release_pages)
             return self.perform(lambda turn: self._next_event())
         except QueueError:
             return None if self._closed else self.clock.monotonic() + 1.0
@@ -168,8 +179,16 @@ class Core:
     def _next_event(self) -> float | None:
         to_monotonic = self.clock.monotonic() - self.clock.now()
         walls = [at + to_monotonic for at in (self._next_due, self._next_expiry) if at is not None]
-        expiry = self.locks.next_expiry()
-        return min([*walls, expiry] if expiry is not None else walls, default=None)
+        others = [at for at in (self.locks.next_expiry(), self._release_at) if at is not None]
+        return min(walls + others, default=None)
+
+    def _release_pages(self, turn: Turn) -> None:
+        """Make a file smaller that is mostly free: a bit at a time, so that nobody waits for it."""
+        self._release_at = None
+        if self.store.release_pages():
+            self._release_at = self.clock.monotonic() + RELEASE_PAUSE
+            # Until then the file keeps its length.
+            turn.after_commit(self.store.checkpoint)
 
     # Time
 
@@ -277,6 +296,11 @@ class Core:
         self.locks.end(turn, lock)
         if lock.tokens:
             self.expect_expiries(turn)
+        self.offer(turn, lock.key)
+
+    def untake_lock(self, turn: Turn, lock: SessionLock) -> None:
+        """Take back that a lock was just taken, with nothing in hand yet; the session goes to whoever waits for one."""
+        self.locks.untake(turn, lock)
         self.offer(turn, lock.key)
 
     def offer(self, turn: Turn, key: SessionKey) -> None:

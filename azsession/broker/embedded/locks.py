@@ -142,14 +142,30 @@ class Locks:
         """End a lock: its holder is told from now on that it is lost."""
         del self._locks[lock.key]
         self.note_ended(lock.key, lock.holder)
+        self._drop_stale()
 
         def unend() -> None:
-            self._locks[lock.key] = lock
-            heapq.heappush(self._expiries, (lock.expires, next(self._tie), lock))
+            self._restore(lock)
             self._ended.pop((lock.key, lock.holder), None)
 
         turn.on_rollback(unend)
         turn.after_commit(lock.wake_waiters)
+
+    def untake(self, turn: Turn, lock: SessionLock) -> None:
+        """Take back that a lock was taken: its holder was told so, and may take it again."""
+        del self._locks[lock.key]
+        self._drop_stale()
+        turn.on_rollback(lambda: self._restore(lock))
+
+    def _restore(self, lock: SessionLock) -> None:
+        self._locks[lock.key] = lock
+        heapq.heappush(self._expiries, (lock.expires, next(self._tie), lock))
+
+    def _drop_stale(self) -> None:
+        """Forget the expiries of locks that ended before, once they are most: else they would stay until they came."""
+        if len(self._expiries) > 2 * len(self._locks) + 64:
+            self._expiries = [entry for entry in self._expiries if self._locks.get(entry[2].key) is entry[2]]
+            heapq.heapify(self._expiries)
 
     def forget_queue(self, turn: Turn, queue: int) -> None:
         """End all locks of a queue that is deleted."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from typing import TypeVar
 
-from ...errors import ProviderError
+from ...errors import ProviderError, ThrottledError
 from ...messages import ReceivedMessage
 from ..base import Caller, Delivery, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
@@ -37,8 +37,10 @@ class Receiving:
         """Take the lock and messages, waiting for the first."""
         started = self._core.clock.monotonic()
         waiter = Waiter(request_id)
+        taken: SessionLock | None = None
 
         def attempt(turn: Turn, last: bool) -> Delivery | None:
+            nonlocal taken
             queue = self._core.queue(turn, entity)
             if waiter.superseded:
                 raise superseded_error()
@@ -46,7 +48,10 @@ class Receiving:
             if gone and not waiter.has_waited:
                 # Its request may have been overtaken by the next one of a client that tried again: it takes no lock either.
                 return Delivery(session_id, [], 0.0, 0.0)
+            held = self._core.locks.get((queue.id, session_id))
             lock = self._lock_for(turn, queue, session_id, lock_id)
+            if lock is not held:
+                taken = lock
             was_waiting = waiter in lock.waiters
             if was_waiting:
                 lock.waiters.remove(waiter)
@@ -66,11 +71,15 @@ class Receiving:
             left = lock.expires - self._core.clock.monotonic()
             return Delivery(session_id, messages, left, self._core.clock.monotonic() - started)
 
-        def leave(turn: Turn) -> None:
+        def leave(turn: Turn, refused: bool) -> None:
             for lock in self._core.locks:
                 if waiter in lock.waiters:
                     lock.waiters.remove(waiter)
-                    self._core.locks.extend(lock, lock.expires)
+                    if refused and lock is taken and not (lock.waiters or lock.tokens):
+                        # Its caller does not know that it has the lock.
+                        self._core.untake_lock(turn, lock)
+                    else:
+                        self._core.locks.extend(lock, lock.expires)
 
         return self._wait_for(attempt, leave, waiter, started + timeout, caller)
 
@@ -108,7 +117,7 @@ class Receiving:
             now = self._core.clock.monotonic()
             return (Delivery(lock.key[1], [], lock.expires - now, now - started),)
 
-        def leave(turn: Turn) -> None:
+        def leave(turn: Turn, refused: bool) -> None:
             queue = self._core.queues.get(entity)
             if queue is not None:
                 queue.acceptors.leave(waiter)
@@ -120,7 +129,7 @@ class Receiving:
     def _wait_for(
         self,
         attempt: Callable[[Turn, bool], T | None],
-        leave: Callable[[Turn], None],
+        leave: Callable[[Turn, bool], None],
         waiter: Waiter,
         deadline: float,
         caller: Caller,
@@ -138,10 +147,11 @@ class Receiving:
                         watching = True
                         stack.enter_context(caller.watched(waiter.wake))
                     waiter.wait(max(0.0, deadline - self._core.clock.monotonic()))
-            except BaseException:
+            except BaseException as error:
                 if waiter.has_waited:
                     # A failure, Ctrl-C, or no room to wait: nobody may wait on in our place.
-                    self._core.tidy(leave)
+                    refused = isinstance(error, ThrottledError)
+                    self._core.tidy(lambda turn: leave(turn, refused))
                 raise
 
     def _lock_for(self, turn: Turn, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
@@ -233,10 +243,18 @@ class Receiving:
             name = self._next_session(queue, lock_id)
             lock = None if name is None else self._core.take_lock(turn, queue, name, lock_id)
         if lock is not None and request_id:
-            queue.accepts[request_id] = lock
-            while len(queue.accepts) > MAX_ACCEPTS:
-                queue.accepts.popitem(last=False)
+            self._remember_accept(queue, request_id, lock)
         return lock
+
+    def _remember_accept(self, queue: Queue, request_id: str, lock: SessionLock) -> None:
+        queue.accepts[request_id] = lock
+        if len(queue.accepts) >= queue.clear_out_at:
+            for known, given in list(queue.accepts.items()):
+                if self._core.locks.get(given.key) is not given:
+                    del queue.accepts[known]
+            queue.clear_out_at = 2 * len(queue.accepts) + 64
+        while len(queue.accepts) > MAX_ACCEPTS:
+            queue.accepts.popitem(last=False)
 
     def _next_session(self, queue: Queue, lock_id: str) -> str | None:
         """Return the free session whose first message is oldest."""

@@ -9,16 +9,19 @@ lies in ``messages``; how often it was delivered in ``deliveries``, so that a de
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ...errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 #: Marks a file as azsession's ("azse"), in the SQLite header.
 APPLICATION_ID = 0x617A7365
@@ -32,6 +35,13 @@ STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
 #: What is remembered is kept in two tables, turned over in this many seconds: each entry lives for one to two of them.
 SETTLED_SECONDS = 300.0
 REQUESTS_SECONDS = 600.0
+
+#: Free pages of a file that are no reason to make it smaller: 8 MB.
+MIN_FREE_PAGES = 2048
+#: Pages given back to the system in one turn.
+RELEASED_PAGES = 256
+
+_INCREMENTAL = 2  # As `PRAGMA auto_vacuum` tells it.
 
 _SCHEMA = f"""
 CREATE TABLE queues (
@@ -186,11 +196,15 @@ def _check(connection: sqlite3.Connection, shown: str) -> None:
 def _prepare(connection: sqlite3.Connection) -> None:
     run = connection.execute
     run("PRAGMA locking_mode=EXCLUSIVE")
+    if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        # So that the file can become smaller again; it must be said before anything is written.
+        run("PRAGMA auto_vacuum=INCREMENTAL")
     # Takes the exclusive lock, which this connection then keeps.
     run("PRAGMA journal_mode=WAL")
     run("BEGIN IMMEDIATE")
     run("COMMIT")
     run("PRAGMA synchronous=FULL")
+    _rewrite_if_mostly_free(connection)
     run("PRAGMA temp_store=MEMORY")
     run("PRAGMA cache_size=-32768")
     run("PRAGMA journal_size_limit=67108864")
@@ -202,10 +216,29 @@ def _prepare(connection: sqlite3.Connection) -> None:
     run("COMMIT")
 
 
+def _is_mostly_free(connection: sqlite3.Connection) -> bool:
+    (free,), (pages,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count"))
+    return bool(free > MIN_FREE_PAGES and 2 * free > pages)
+
+
+def _rewrite_if_mostly_free(connection: sqlite3.Connection) -> None:
+    """Rewrite a file that was made before files could shrink while they are used, where that makes it less than half."""
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if mode == _INCREMENTAL or not _is_mostly_free(connection):
+        return
+    try:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("VACUUM")
+    except sqlite3.OperationalError as error:
+        # There is no room for a copy: the file is as good as before.
+        logger.warning("the data file could not be made smaller (%s); it is used as it is", error)
+
+
 class Store:
     """The statements, by what they are for. Every method is one or a few statements; the caller is in a transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
         self._run = connection.execute
         self._many = connection.executemany
 
@@ -447,6 +480,26 @@ class Store:
             f"SELECT key, session FROM messages WHERE expires <= ? AND status < {SCHEDULED} ORDER BY expires LIMIT ?",
             (now, limit),
         ).fetchall()
+
+    # The file's size
+
+    def release_pages(self) -> bool:
+        """Give some of the pages back that hold nothing, if that is most of them; tell whether it did."""
+        if not self._is_incremental() or not _is_mostly_free(self._connection):
+            return False
+        for _ in range(RELEASED_PAGES):
+            # One page a statement: sqlite3 steps it once, whatever number is given.
+            self._run("PRAGMA incremental_vacuum(1)")
+        return True
+
+    def _is_incremental(self) -> bool:
+        (mode,) = self._run("PRAGMA auto_vacuum").fetchone()
+        return bool(mode == _INCREMENTAL)
+
+    def checkpoint(self) -> None:
+        """Bring the log into the file, outside of a transaction: after the one that gave pages back, it becomes shorter."""
+        with suppress(sqlite3.Error):
+            self._run("PRAGMA wal_checkpoint(PASSIVE)")
 
     # Dead letters
 

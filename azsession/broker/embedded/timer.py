@@ -10,6 +10,9 @@ from ...clock import Clock
 
 logger = logging.getLogger(__name__)
 
+#: Seconds of one wait at the most: a message may have thousands of years to live, which no wait can be told.
+LONGEST_WAIT = 86400.0
+
 
 class Timer:
     """Calls `act` when its time has come; `act` returns when to be called next, or `None`. The thread starts when needed."""
@@ -49,7 +52,7 @@ class Timer:
                     left = None if self._at is None else self._at - self._clock.monotonic()
                     if left is not None and left <= 0:
                         break
-                    self._wanted.wait(left)
+                    self._wanted.wait(None if left is None else min(left, LONGEST_WAIT))
                 if self._stopped:
                     return
                 self._at = None

@@ -1,0 +1,225 @@
+"""Past the bounds on connections, requests and files the answer is 503 at once, while others are served."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import socket
+import threading
+import time
+import weakref
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.gateway import GatewayService, front, server, threads
+
+from ..cli.processes import Served
+from ..conftest import eventually
+from ..gateway.raw import KEYS, Gateway, SteppedClock, fresh_id, in_thread, places_left, read_reply, serving
+from .burst import Orders, Watch, burst
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("CP Server")]
+
+
+def is_over(sock: socket.socket) -> bool:
+    """Read to the end of a connection."""
+    sock.settimeout(20)
+    try:
+        while sock.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+# Connections
+
+
+def test_a_connection_past_the_bound_is_answered_503_at_once_and_others_are_served() -> None:
+    with serving(max_connections=3) as gateway, ExitStack() as stack:
+        queue = gateway.queue()
+        waiting = [stack.enter_context(gateway.holder(queue, f"s{n}", fresh_id()).start_receive(60)) for n in range(3)]
+        eventually(lambda: places_left(gateway) == 13)
+        for _ in range(5):
+            with gateway.open_socket(HEALTH) as sock:
+                reply = read_reply(sock)
+                assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "ServerBusy", "1")
+                assert is_over(sock)
+        gateway.service.broker.stop_waiting()
+        assert [read_reply(sock).status for sock in waiting] == [204] * 3
+
+
+def test_the_connection_that_was_idle_longest_makes_room_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "IDLE_GRACE", 0.0)
+    with serving(max_connections=3) as gateway, ExitStack() as stack:
+        kept = [gateway.connect() for _ in range(3)]
+        for connection in kept:
+            stack.callback(connection.close)
+            assert gateway.ask("GET", "/healthz", connection=connection).status == 200
+        # The first was used last.
+        assert gateway.ask("GET", "/healthz", connection=kept[0]).status == 200
+        eventually(lambda: len(gateway.service._server._connections._parked[front.IDLE]) == 3)
+        with gateway.open_socket(HEALTH) as sock:
+            assert read_reply(sock).status == 200
+            assert is_over(kept[1].sock)
+            for connection in (kept[0], kept[2]):
+                assert gateway.ask("GET", "/healthz", connection=connection).status == 200
+
+
+def test_a_connection_that_has_just_come_makes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "IDLE_GRACE", 600.0)
+    with serving(max_connections=2) as gateway, gateway.open_socket() as first, gateway.open_socket() as second:
+        eventually(lambda: gateway.service._server.connections == 2)
+        with gateway.open_socket(HEALTH) as sock:
+            assert read_reply(sock).status == 503
+        for sock in (first, second):
+            sock.sendall(HEALTH)
+            assert read_reply(sock).status == 200
+
+
+def test_no_more_are_held_than_it_takes_to_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "IDLE_GRACE", 600.0)
+    with serving(max_connections=16) as gateway, ExitStack() as stack:
+        silent = [stack.enter_context(gateway.open_socket()) for _ in range(60)]
+        # 16, and 8 that could still ask and be refused; the others are gone.
+        for sock in silent[24:]:
+            assert is_over(sock)
+        assert gateway.service._server.connections == 24
+        silent[16].sendall(HEALTH)
+        assert read_reply(silent[16]).status == 503
+        silent[0].sendall(HEALTH)
+        assert read_reply(silent[0]).status == 200
+
+
+def test_as_many_connections_as_files_may_be_opened_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, expected in ((1024, 853), (20_000, 16384), (resource.RLIM_INFINITY, 16384), (64, 8)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert server.default_max_connections() == expected
+        assert expected + max(8, expected // 8) <= max(limit, 16) or limit == resource.RLIM_INFINITY
+
+
+# Requests that wait for a thread
+
+
+class GatedBroker(EmbeddedBroker):
+    """Its sends wait at a gate."""
+
+    def __init__(self) -> None:
+        super().__init__(queues=["q"])
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+
+    def send(self, *args: object, **more: object) -> None:
+        self.entered.release()
+        assert self.gate.wait(20)
+        super().send(*args, **more)  # type: ignore[arg-type]
+
+
+def test_a_request_past_the_queue_for_threads_is_answered_503_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MAX_QUEUED", 2)
+    broker = GatedBroker()
+    with GatewayService(broker, KEYS, max_waiting=1) as service:
+        gateway = Gateway(service, SteppedClock())
+        headers = {"BrokerProperties": '{"SessionId": "s"}'}
+        sends = []
+        for number in range(4):
+            sends.append(in_thread(lambda: gateway.ask("POST", "/q/messages", b"x", headers)))
+            if number < 2:  # It has two threads.
+                assert broker.entered.acquire(timeout=20)
+            else:
+                eventually(lambda number=number: len(service._server.requests._waiting) == number - 1)
+        reply = gateway.ask("GET", "/healthz")
+        assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "ServerBusy", "1")
+        broker.gate.set()
+        assert [send().status for send in sends] == [201] * 4
+        assert gateway.ask("GET", "/healthz").status == 200
+
+
+def test_threads_that_were_needed_once_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "THREAD_IDLE", 0.05)
+    before = len(workers())
+    with serving(max_waiting=32) as gateway, ExitStack() as stack:
+        queue = gateway.queue()
+        for round_ in range(2):
+            polls = [stack.enter_context(gateway.holder(queue, f"{round_}-{n}").start_receive(60)) for n in range(30)]
+            eventually(lambda: places_left(gateway) == 2)
+            assert len(workers()) >= before + 30
+            for sock in polls:
+                sock.close()
+            eventually(lambda: len(workers()) == before)
+            assert gateway.service._server.stats["Worker Threads"] == {}
+        assert gateway.ask("GET", "/healthz").status == 200
+
+
+def test_a_gateway_that_was_stopped_is_forgotten() -> None:
+    with serving() as gateway:
+        assert gateway.ask("GET", "/healthz").status == 200
+    gone = weakref.ref(gateway.service._server)
+    del gateway
+
+    def is_gone() -> bool:
+        gc.collect()
+        return gone() is None
+
+    eventually(is_gone)
+
+
+# Files
+
+
+def limited(soft: int, hard: int) -> dict[str, object]:
+    """Return how to start a process that may open so many files."""
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))}
+
+
+def test_serve_opens_as_many_files_as_it_may() -> None:
+    with Served("--memory", **limited(200, 1000)) as served:
+        assert psutil.Process(served.process.pid).rlimit(resource.RLIMIT_NOFILE) == (1000, 1000)
+
+
+@pytest.mark.parametrize("options", [(), ("--max-connections", "100000")], ids=["its bound", "no file left"])
+def test_a_burst_past_the_limit_of_files_loses_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
+    data = ("--data", tmp_path / "data.db", "--queue", "orders")
+    with Served(*data, *options, **limited(300, 300)) as served:
+        url = served.line.split(";")[0].partition("=")[2].rstrip("/")
+        orders = Orders(served.line)
+        eventually(lambda: orders.ledger.counts["settled for good"] > 10)
+        watch = Watch(psutil.Process(served.process.pid))
+        outcomes = burst(url, 500, hold=0.5)
+        assert outcomes["connected"] >= 300
+        assert watch.most[1] <= 300
+        assert orders.end() == []
+        watch.end()
+        eventually(lambda: watch.now()[1] <= watch.before[1], lambda: f"{watch.before} {watch.now()}")
+        _, out, err = served.end()
+    assert "Traceback" not in err
+    assert err.count("no more connections can be accepted") <= 1
+    assert out == ""
+
+
+def test_the_accepting_thread_rests_while_no_file_is_left(tmp_path: Path) -> None:
+    with Served("--memory", "--max-connections", "100000", **limited(100, 100)) as served, ExitStack() as stack:
+        url = served.line.split(";")[0].partition("=")[2].rstrip("/")
+        host, port = url.removeprefix("http://").split(":")
+        process = psutil.Process(served.process.pid)
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        eventually(lambda: process.num_fds() >= 95)
+        before, ours = sum(process.cpu_times()[:2]), time.process_time()
+        while time.process_time() < ours + 0.5:
+            pass
+        # A busy loop there would have had as much as the one here, however little that was.
+        assert sum(process.cpu_times()[:2]) - before < 0.25
+        stack.close()
+        eventually(lambda: process.num_fds() < 50)
+        connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        connection.sendall(HEALTH)
+        assert read_reply(connection).status == 200

@@ -1,0 +1,168 @@
+"""What a gateway and a client keep in memory does not grow with the number of operations, only with what is there."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import tracemalloc
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+
+import psutil
+import pytest
+
+from azsession import Message, ServiceBusProvider
+from azsession.broker.embedded import locks
+from azsession.gateway import threads
+
+from ..conftest import eventually
+from ..gateway.raw import Gateway, fresh_id, serving, waiters
+
+#: Objects by which the number may differ between two counts, for caches and threads.
+NOISE = 150
+
+
+def objects() -> int:
+    """Return how many objects there are that can refer to others."""
+    for cached in gc.get_objects():
+        # Which is full after some time, but not so soon.
+        if isinstance(cached, functools._lru_cache_wrapper) and cached.__module__.startswith("azsession"):
+            cached.cache_clear()
+    for _ in range(3):
+        gc.collect()
+    return len(gc.get_objects())
+
+
+def growth(operation: Callable[[int], None], times: int) -> int:
+    """Return how many objects more there are after `times` operations, when it is warm."""
+    for number in range(times // 4):
+        operation(number)
+    before = objects()
+    for number in range(times // 4, times + times // 4):
+        operation(number)
+    return objects() - before
+
+
+@pytest.fixture(autouse=True)
+def _few_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reach the bounds of what is bounded by number early."""
+    monkeypatch.setattr(locks, "MAX_ENDED", 50)
+
+
+def test_a_gateway_is_flat_over_two_thousand_operations() -> None:
+    with serving() as gateway, ExitStack() as stack:
+        queue = gateway.queue(lock_duration=300, max_delivery_count=1000)
+        kept = stack.enter_context(closing(gateway.connect()))
+        gateway.ask("GET", "/healthz", connection=kept)
+
+        def operation(number: int) -> None:
+            def ask(method: str, path: str, body: object = None, **headers: str) -> int:
+                return gateway.ask(method, path, body, headers or None, connection=kept).status
+
+            name = f"s-{number % 50}"
+            holder = gateway.holder(queue, name, fresh_id())
+            sent = {"BrokerProperties": f'{{"SessionId": "{name}"}}', "Azsession-Request-Id": fresh_id()}
+            for _ in range(2):
+                assert gateway.ask("POST", f"/{queue}/messages", b"x", sent, connection=kept).status == 201
+            first = holder.receive("timeout=0", {"Azsession-Request-Id": fresh_id()}, connection=kept)
+            if number % 4 == 0:
+                assert ask("PUT", f"{holder.path}/messages/{first.token}") == 204
+                first = holder.receive(connection=kept)
+            assert ask("POST", f"{holder.path}/renewlock", **holder.headers) == 204
+            if number % 4 == 1:
+                assert ask("PUT", f"{holder.path}/state", b"state", **holder.headers) == 204
+                assert ask("DELETE", f"{holder.path}/state", **holder.headers) == 204
+            assert ask("DELETE", f"{holder.path}/messages/{first.token}") == 204
+            assert ask("POST", f"{holder.path}/release", **holder.headers) == 204
+            gateway.clock.forward(20)
+
+        assert growth(operation, 120) < NOISE
+
+
+def test_a_gateway_is_flat_over_clients_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "THREAD_IDLE", 0.05)
+    with serving(max_waiting=64) as gateway:
+        queue = gateway.queue(lock_duration=300)
+
+        def poll(number: int) -> None:
+            name = f"s-{number % 30}"
+            holder = gateway.holder(queue, name, fresh_id())
+            with holder.start_receive(60):
+                eventually(lambda: waiters(gateway, queue, name) == 1)
+            eventually(lambda: waiters(gateway, queue, name) == 0)
+            holder.release()
+            with gateway.open_socket(b"GET / HT"):
+                pass
+            assert gateway.ask("GET", f"/{queue}/nothing").status == 404
+
+        assert growth(poll, 150) < NOISE
+        eventually(lambda: gateway.service._server.connections == 0)
+        eventually(lambda: gateway.service._server.requests._threads == [])
+        assert gateway.service._server.moving == {}
+
+
+def test_a_client_is_flat_over_sessions_that_come_and_go() -> None:
+    with serving() as gateway:
+        queue = gateway.queue(lock_duration=300)
+        with ServiceBusProvider.from_connection_string(gateway.service.connection_string()) as provider:
+
+            def operation(number: int) -> None:
+                name = f"s-{number % 50}"
+                provider.send_messages(queue, [Message(body, session_id=name) for body in ("a", "b")])
+                with provider.create_session_client(queue, accept_timeout=0) as session:
+                    first, second = session.receive_messages(2, timeout=0)
+                    session.complete_message(first)
+                    session.renew_session_lock()
+                    session.defer_message(second)
+                    (again,) = session.receive_deferred_messages([second.sequence_number])
+                    session.dead_letter_message(again, "done")
+                (letter,) = provider.dead_letters(queue)
+                provider.delete_dead_letter(queue, letter.sequence_number)
+
+            assert growth(operation, 120) < NOISE
+
+
+def test_a_provider_of_this_process_is_flat() -> None:
+    def operation(number: int) -> None:
+        with ServiceBusProvider.embedded(queues=["q"]) as provider:
+            provider.send_message("q", Message("x", session_id="s"))
+            with provider.create_session_client("q", "s") as session:
+                message = session.receive_message(timeout=0)
+                assert message is not None
+                session.complete_message(message)
+
+    assert growth(operation, 100) < NOISE
+
+
+def test_gateways_that_are_started_and_stopped_leave_nothing() -> None:
+    here = psutil.Process()
+    files = here.num_fds()
+
+    def operation(number: int) -> None:
+        with serving(max_waiting=2) as gateway:
+            assert gateway.ask("GET", "/healthz").status == 200
+
+    assert growth(operation, 40) < NOISE
+    assert here.num_fds() <= files + 2
+
+
+def test_long_paths_and_queries_are_not_kept() -> None:
+    with serving() as gateway:
+        ask_for_long_names(gateway, 20)
+        tracemalloc.start()
+        try:
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            ask_for_long_names(gateway, 200)
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] - before < 10_000_000  # The standard library keeps 128 parsed URLs.
+        finally:
+            tracemalloc.stop()
+
+
+def ask_for_long_names(gateway: Gateway, count: int) -> None:
+    with closing(gateway.connect()) as connection:
+        for _ in range(count):
+            long = "x" * 30_000 + fresh_id()
+            for path in (f"/q/sessions?after={long}", f"/{long}", f"/q/sessions/{long}/state"):
+                assert gateway.ask("GET", path, connection=connection).status in (400, 404)

@@ -1,0 +1,287 @@
+"""Clients that are slow, silent or rude take no thread from others, and each is cut by its deadline."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from azsession.gateway import front, server
+
+from ..conftest import eventually
+from ..gateway.raw import ENVELOPE, Gateway, exchange, fresh_id, in_thread, read_reply, reply_of, serving
+from .test_connections import HEALTH, is_over
+
+#: A gateway of two threads: one client that took a thread for long would be noticed.
+SMALL: dict[str, Any] = {"max_waiting": 1}
+
+
+#: Beginnings of requests that never end.
+STARTS = [b"", b"G", b"GET /healthz", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"\r\n"]
+
+
+def test_heads_that_never_end_take_no_thread() -> None:
+    with serving(**SMALL) as gateway, ExitStack() as stack:
+        for said in STARTS * 10:
+            stack.enter_context(gateway.open_socket(said))
+        eventually(lambda: gateway.service._server.connections == 50)
+        for _ in range(5):
+            assert gateway.ask("GET", "/healthz").status == 200
+        assert len(gateway.service._server.requests._threads) <= 1
+
+
+def test_a_head_that_comes_in_bits_is_a_request() -> None:
+    with serving(**SMALL) as gateway, gateway.open_socket() as sock:
+        for at in range(len(HEALTH)):
+            sock.sendall(HEALTH[at : at + 1])
+        assert read_reply(sock).status == 200
+        # What comes with the end of one head is the beginning of the next.
+        sock.sendall(HEALTH + HEALTH[:10])
+        assert read_reply(sock).status == 200
+        sock.sendall(HEALTH[10:])
+        assert read_reply(sock).status == 200
+
+
+def test_a_head_that_takes_too_long_is_answered_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE", 0.2)
+    with serving(**SMALL) as gateway, gateway.open_socket(HEALTH[:20]) as sock:
+        reply = read_reply(sock)
+        assert (reply.status, reply.code) == (408, "InvalidRequest")
+        assert is_over(sock)
+
+
+def test_a_connection_that_says_nothing_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "IDLE_TIMEOUT", 0.2)
+    with serving(**SMALL) as gateway:
+        kept = gateway.connect()
+        assert gateway.ask("GET", "/healthz", connection=kept).status == 200
+        with gateway.open_socket() as silent:
+            assert is_over(silent)
+        assert is_over(kept.sock)
+        kept.close()
+        eventually(lambda: gateway.service._server.connections == 0)
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("size", [1000, 200_000])
+def test_a_body_that_nobody_wants_is_not_waited_for(size: int) -> None:
+    with serving(**SMALL) as gateway:
+        queue = gateway.queue()
+        head = gateway.head("POST", f"/{queue}/messages", {"Content-Length": str(size)}).replace(b"sig=", b"sig=x")
+        with gateway.open_socket(head) as sock:
+            reply = read_reply(sock)
+            assert reply.status == 401
+            sock.sendall(b"x" * size)
+            if size <= server.MAX_SKIPPED:
+                # Its connection goes on behind the body.
+                assert reply.headers["Connection"] is None
+                sock.sendall(HEALTH)
+                assert read_reply(sock).status == 200
+            else:
+                assert reply.headers["Connection"] == "close"
+                assert is_over(sock)
+
+
+def test_a_body_that_stands_still_is_cut_however_fast_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE", 0.3)
+    with serving(**SMALL) as gateway:
+        queue = gateway.queue()
+        head = gateway.head("POST", f"/{queue}/messages", {"Content-Length": "16000000", "Content-Type": ENVELOPE})
+        # At the rate that is asked for, this would be good for a minute.
+        with gateway.open_socket(head + b"[" * 1_000_000) as sock:
+            assert is_over(sock)
+        eventually(lambda: gateway.service._server.connections == 0)
+
+
+def test_a_body_that_keeps_its_rate_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE", 0.4)
+    monkeypatch.setattr(server, "BODY_RATE", 10)
+    with serving(**SMALL) as gateway:
+        queue = gateway.queue()
+        headers = {"Content-Length": "100", "BrokerProperties": '{"SessionId": "s"}'}
+        pause = threading.Event()
+        with gateway.open_socket(gateway.head("POST", f"/{queue}/messages", headers)) as sock:
+            for _ in range(20):
+                pause.wait(0.1)
+                sock.sendall(b"xxxxx")
+            assert read_reply(sock).status == 201
+
+
+def test_a_chunk_whose_line_never_ends_is_refused() -> None:
+    with serving(**SMALL) as gateway:
+        queue = gateway.queue()
+        head = gateway.head("POST", f"/{queue}/messages", {"Transfer-Encoding": "chunked", "Content-Type": ENVELOPE})
+        assert exchange(gateway, head + b"1;" + b"x" * 200_000).status in (400, 413)
+
+
+def test_the_answer_to_a_body_too_large_is_read_by_one_who_sends_all_of_it_first() -> None:
+    with serving(max_body_size=100_000) as gateway:
+        queue = gateway.queue()
+        body = b"x" * 30_000_000
+        for headers in ({"Content-Length": str(len(body))}, {"Transfer-Encoding": "chunked"}):
+            with gateway.open_socket(gateway.head("POST", f"/{queue}/messages", headers)) as sock:
+                sock.sendall(body if "Content-Length" in headers else f"{len(body):x}\r\n".encode() + body)
+                reply = read_reply(sock)
+                assert (reply.status, reply.code) == (413, "MessageTooLarge")
+
+
+def send_until_cut(sock: socket.socket, data: bytes) -> None:
+    with suppress(ConnectionError):
+        while True:
+            sock.sendall(data)
+
+
+def test_one_who_never_stops_sending_is_not_listened_to_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "LINGER", 0.3)
+    with serving(max_body_size=100_000) as gateway:
+        queue = gateway.queue()
+        with gateway.open_socket(gateway.head("POST", f"/{queue}/messages", {"Content-Length": str(10**12)})) as sock:
+            send_until_cut(sock, b"x" * 100_000)
+
+
+# Answers
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE", 0.3)
+    with serving(**SMALL) as gateway:
+        queue = gateway.queue()
+        size = 500_000
+        for number in range(40):
+            gateway.send(queue, "s", f"{number:02d}" + "x" * size)
+        holder = gateway.holder(queue, "s", fresh_id())
+        head = gateway.head("DELETE", f"{holder.path}/messages/head?timeout=0&max=40", holder.headers)
+        with gateway.open_socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.sendall(head)
+            moving = gateway.service._server.moving
+            eventually(lambda: bool(moving))
+            assert gateway.ask("GET", "/healthz").status == 200
+            eventually(lambda: not moving and gateway.service._server.connections == 0)
+        assert holder.release().status == 204
+        received = gateway.holder(queue, "s", fresh_id()).receive("timeout=0&max=40").json
+        assert [item["Body"][:2] for item in received] == [f"{number:02d}" for number in range(40)]
+
+
+def test_a_client_that_reads_slowly_but_does_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE", 0.5)
+    with serving() as gateway:
+        queue = gateway.queue()
+        for _ in range(20):
+            gateway.send(queue, "s", "x" * 900_000)
+        holder = gateway.holder(queue, "s", fresh_id())
+        with gateway.open_socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            sock.sendall(gateway.head("DELETE", f"{holder.path}/messages/head?timeout=0&max=20", holder.headers))
+            response = http.client.HTTPResponse(sock)
+            response.begin()
+            pause, got = threading.Event(), 0
+            while data := response.read(1_200_000):
+                got += len(data)
+                pause.wait(0.1)
+            assert got == int(response.headers["Content-Length"]) > 18_000_000
+
+
+# Many requests on one connection
+
+
+def test_thousands_of_requests_sent_ahead_starve_nobody() -> None:
+    with serving(**SMALL) as gateway, gateway.open_socket() as sock:
+        count = 3000
+        sending = in_thread(lambda: sock.sendall(HEALTH * count))
+        answered = in_thread(lambda: read_answers(sock, count))
+        for _ in range(10):
+            assert gateway.ask("GET", "/healthz").status == 200
+        assert answered() == count
+        sending()
+
+
+def read_answers(sock: socket.socket, count: int) -> int:
+    begins = b"HTTP/1.1 200"
+    received, answered = b"", 0
+    while answered < count and (data := sock.recv(65536)):
+        received = received[1 - len(begins) :] + data
+        answered += received.count(begins)
+    return answered
+
+
+def test_one_who_sends_ahead_and_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE", 0.3)
+    with serving(**SMALL) as gateway, gateway.open_socket() as sock:
+        queue = gateway.queue()
+        gateway.send(queue, "s", "x" * 900_000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ended = in_thread(lambda: send_until_cut(sock, gateway.head("GET", f"/{queue}/sessions/s/messages") * 100))
+        for _ in range(5):
+            assert gateway.ask("GET", "/healthz").status == 200
+        ended()
+        eventually(lambda: gateway.service._server.connections == 0)
+
+
+# TLS
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA, tmp_path: Path) -> dict[str, Path]:
+    issued = authority.issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    return {"tls_cert": chain, "tls_key": key}
+
+
+def tls_socket(gateway: Gateway, authority: trustme.CA) -> ssl.SSLSocket:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context.wrap_socket(gateway.open_socket(), server_hostname="127.0.0.1")
+
+
+def test_handshakes_that_never_end_take_no_thread(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+    with serving(**SMALL, **certificate) as gateway, ExitStack() as stack:
+        for said in (b"", b"\x16", b"\x16\x03\x01\x02\x00", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03") * 10:
+            stack.enter_context(gateway.open_socket(said))
+        eventually(lambda: gateway.service._server.connections == 40)
+        with tls_socket(gateway, authority) as sock:
+            sock.sendall(HEALTH)
+            assert read_reply(sock).status == 200
+        assert len(gateway.service._server.requests._threads) <= 1
+
+
+def test_heads_over_tls_that_never_end_take_no_thread(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+    with serving(**SMALL, **certificate) as gateway, ExitStack() as stack:
+        for said in STARTS:
+            stack.enter_context(tls_socket(gateway, authority)).sendall(said or b"X")
+        with tls_socket(gateway, authority) as sock:
+            for at in range(len(HEALTH)):
+                sock.sendall(HEALTH[at : at + 1])
+            assert read_reply(sock).status == 200
+            # Two in one record.
+            sock.sendall(HEALTH * 2)
+            response = http.client.HTTPResponse(sock)
+            response.begin()
+            assert reply_of(response).status == 200
+
+
+def test_a_tls_connection_past_the_bound_is_answered_503(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+    with serving(max_connections=1, **certificate) as gateway, ExitStack() as stack:
+        first = stack.enter_context(tls_socket(gateway, authority))
+        with tls_socket(gateway, authority) as sock:
+            sock.sendall(HEALTH)
+            reply = read_reply(sock)
+            assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+        first.sendall(HEALTH)
+        assert read_reply(first).status == 200
