@@ -151,7 +151,7 @@ def test_a_time_further_away_than_any_wait_does_not_end_the_timer() -> None:
     timer = Timer(lambda: acted.set(), Clock())
     # As a message asks for that may live as long as Azure can count.
     timer.set(922337203685.0)
-    eventually(lambda: timer._thread is not None)
+    eventually(lambda: timer._wanted._waiters)  # type: ignore[attr-defined]
     timer.set(0.0)
     assert acted.wait(10)
     timer.stop()
