@@ -23,6 +23,7 @@ from .protocol import (
     ENVELOPE_TYPE,
     JSON_TYPE,
     LOCK_EXPIRES_HEADER,
+    LOCK_HELD_HEADER,
     LOCK_ID_HEADER,
     REQUEST_ID_HEADER,
     ROUTE_HEADER,
@@ -172,9 +173,12 @@ def _receipt(token: str, session: Session, expires_at: datetime) -> ReceiptHandl
 
 
 def receive(
-    session: Session, max_count: int | None, timeout: float, session_timeout: float, request_id: str
+    session: Session, max_count: int | None, timeout: float, session_timeout: float, request_id: str, *, holds: bool = False
 ) -> Call[LockAnswer]:
-    """Return the call that receives: one message in the plain dialect, or up to `max_count`."""
+    """Return the call that receives: one message in the plain dialect, or up to `max_count`.
+
+    Whoever `holds` the lock must not be given it anew: another one may have had the session meanwhile.
+    """
     limit = "" if max_count is None else f"&max={max_count}"
 
     def read(answer: Answer) -> LockAnswer:
@@ -196,7 +200,7 @@ def receive(
         about=ABOUT_SESSION,
         query=lambda wait: f"timeout={format_timeout(wait)}{limit}",
         wait=timeout,
-        headers={**session.headers(), REQUEST_ID_HEADER: request_id},
+        headers={**session.headers(), REQUEST_ID_HEADER: request_id, **({LOCK_HELD_HEADER: "1"} if holds else {})},
         room=_room(max_count or 1),
     )
 

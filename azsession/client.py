@@ -254,7 +254,10 @@ class SessionClient(Holder):
         while True:
             request_id, is_again = self._held.request_id()
             try:
-                answer = self._on_lock(calls.receive(self._session(), count, timeout, self._session_timeout, request_id))
+                call = calls.receive(
+                    self._session(), count, timeout, self._session_timeout, request_id, holds=self._held.begun
+                )
+                answer = self._on_lock(call)
             except BaseException:
                 if self._transport.speaks_v1:
                     self._held.note_unanswered(request_id)

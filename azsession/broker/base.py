@@ -113,8 +113,12 @@ class Broker(abc.ABC):
         timeout: float,
         request_id: str = "",
         caller: Caller = PRESENT,
+        holds: bool = False,
     ) -> Delivery:
-        """Take the session's lock if it is free, and up to `max_count` messages, waiting `timeout` seconds for the first."""
+        """Take the session's lock if it is free, and up to `max_count` messages, waiting `timeout` seconds for the first.
+
+        Whoever `holds` the lock, to its own knowledge, is told where it is lost, and not given it anew.
+        """
 
     @abc.abstractmethod
     def accept(

@@ -20,6 +20,7 @@ from ..protocol import (
     ENVELOPE_TYPE,
     JSON_TYPE,
     LOCK_EXPIRES_HEADER,
+    LOCK_HELD_HEADER,
     LOCK_ID_HEADER,
     REQUEST_ID_HEADER,
     WAITED_HEADER,
@@ -215,6 +216,7 @@ class Handlers:
             timeout=request.timeout,
             request_id=request.request_id,
             caller=request.caller,
+            holds=request.header(LOCK_HELD_HEADER) == "1",
         )
         headers = _lock_headers(delivery)
         if not delivery.messages:

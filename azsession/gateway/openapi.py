@@ -13,7 +13,15 @@ from typing import Any
 
 import attrs
 
-from ..protocol import ENVELOPE_TYPE, JSON_TYPE, LOCK_ID_HEADER, PROTOCOL_VERSION, REQUEST_ID_HEADER, ROUTE_HEADER
+from ..protocol import (
+    ENVELOPE_TYPE,
+    JSON_TYPE,
+    LOCK_HELD_HEADER,
+    LOCK_ID_HEADER,
+    PROTOCOL_VERSION,
+    REQUEST_ID_HEADER,
+    ROUTE_HEADER,
+)
 from ..protocol.routes import Operation
 from ..protocol.status import INVALID_REQUEST, STATUS_OF
 from .schemas import ANY_BYTES, COUNTED, HEADERS, LOCKED, PARAMETERS, SCHEMAS
@@ -120,7 +128,7 @@ DESCRIBED: dict[Operation, Described] = {
             204: ("None came in time. The lock is taken all the same.", LOCKED, {}),
         },
         query=("timeout", "maxReceived"),
-        headers=(*_HOLDER, REQUEST_ID_HEADER),
+        headers=(*_HOLDER, LOCK_HELD_HEADER, REQUEST_ID_HEADER),
     ),
     Operation.COMPLETE: _of_message("delete", "Complete a message: it is done, and deleted."),
     Operation.ABANDON: _of_message("put", "Give a message back: it comes again, before the later ones."),

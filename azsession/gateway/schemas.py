@@ -9,6 +9,7 @@ from ..protocol import (
     ERROR_CODE_HEADER,
     JSON_TYPE,
     LOCK_EXPIRES_HEADER,
+    LOCK_HELD_HEADER,
     LOCK_ID_HEADER,
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
@@ -220,6 +221,9 @@ PARAMETERS: dict[str, Any] = {
     "from": _in_query("from", _number(0, default=0), "The sequence number to begin at."),
     "after": _in_query("after", _SESSION_ID, "The session id to begin behind."),
     LOCK_ID_HEADER: _in_header(LOCK_ID_HEADER, f"^{IDENTIFIER}$", "Who holds the session; all without it are one holder."),
+    LOCK_HELD_HEADER: _in_header(
+        LOCK_HELD_HEADER, "^[01]$", "1: the caller has the lock, as it was told; it must not get it anew."
+    ),
     ROUTE_HEADER: _in_header(ROUTE_HEADER, "^[A-Za-z0-9-]{0,64}$", "Which of several gateways; for what balances."),
     REQUEST_ID_HEADER: _in_header(REQUEST_ID_HEADER, f"^{IDENTIFIER}$", "The same in a call's retries."),
     "BrokerProperties": {

@@ -15,6 +15,9 @@ PROTOCOL_HEADER = "Azsession-Protocol"
 PROTOCOL_VERSION = "1"
 #: Who holds the session: a UUID, fresh for every time that a client takes a session's lock.
 LOCK_ID_HEADER = "Azsession-Lock-Id"
+#: ``1`` on a receive of a caller who was told that it has the lock: it is not given the lock anew, whatever the server knows
+#: of lock ids that ended. A server that was started anew knows of none.
+LOCK_HELD_HEADER = "Azsession-Lock-Held"
 #: Which of several gateways: the same on all requests about one holder's session, and in its receipts. No secret. The
 #: gateways ignore it; what balances between them may go by it.
 ROUTE_HEADER = "Azsession-Route"

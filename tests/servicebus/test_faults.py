@@ -85,6 +85,13 @@ def test_a_receive_again_gives_the_same_messages_after_the_link_was_lost(
     assert texts(holder.receive(request_id="r2")) == ["b"]
 
 
+def test_a_holder_whose_gateway_was_another_is_not_given_the_lock_anew(broker: ServiceBusBroker) -> None:
+    with pytest.raises(SessionNotFoundError) as caught:
+        broker.receive(QUEUE, "s1", str(uuid.uuid4()), max_count=1, timeout=0.0, holds=True)
+    assert caught.value.code == "SessionLockLost"
+    assert Holder(broker).receive(timeout=0.0) == []
+
+
 def test_a_receive_again_takes_the_place_of_one_that_still_waits(namespace: StandIn, broker: ServiceBusBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.receive(request_id="r1"))

@@ -6,14 +6,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from azsession import Message, ServiceBusProvider
-from azsession.errors import ConnectionFailedError
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.errors import ConnectionFailedError, SessionNotFoundError
+from azsession.gateway import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
 from .proxy import Proxy
+from .scene import free_port
 
 
 class Scripted(Proxy):
@@ -122,3 +126,34 @@ def test_the_last_attempt_does_not_hide_that_an_earlier_one_may_have_taken_effec
         session.close_session()
     left = azsession_provider.peek_messages("orders", "s")
     assert [each.text() for each in left] == (["one", "two"] if operation == "send" else [])
+
+
+def test_a_holder_is_not_let_back_in_by_a_gateway_that_was_started_anew(tmp_path: Path) -> None:
+    keys = [AccessKey("root", "c2VjcmV0")]
+
+    port = free_port()
+
+    def served() -> GatewayService:
+        return GatewayService(EmbeddedBroker(tmp_path / "data.db", auto_create=True), keys, port=port)
+
+    with served() as before:
+        place = before.connection_string()
+        provider = ServiceBusProvider.from_connection_string(place)
+        provider.send_messages("orders", [Message(text, session_id="s") for text in ("one", "two")])
+        early = provider.create_session_client("orders", "s")
+        message = early.receive_message(0)
+        assert message is not None
+        never_answered = provider.create_session_client("orders", "t")
+    with provider, served():
+        with provider.create_session_client("orders", "s") as late:
+            taken = late.receive_message(0)
+            assert taken is not None
+            assert (taken.text(), taken.delivery_count) == ("one", 2)
+            late.complete_message(taken)
+        # The session is free, and the gateway knows nothing of the lock that was. Its holder must hear of that all the same.
+        with pytest.raises(SessionNotFoundError):
+            early.receive_message(0)
+        assert early.is_lock_lost
+        # Who was never told that it has the lock may take it.
+        assert never_answered.receive_message(0) is None
+        never_answered.close_session()

@@ -33,6 +33,7 @@ class Receiving:
         timeout: float,
         request_id: str,
         caller: Caller,
+        holds: bool,
     ) -> Delivery:
         """Take the lock and messages, waiting for the first."""
         started = self._core.clock.monotonic()
@@ -49,7 +50,7 @@ class Receiving:
                 # Its request may have been overtaken by the next one of a client that tried again: it takes no lock either.
                 return Delivery(session_id, [], 0.0, 0.0)
             held = self._core.locks.get((queue.id, session_id))
-            lock = self._lock_for(turn, queue, session_id, lock_id)
+            lock = self._lock_for(turn, queue, session_id, lock_id, holds=holds)
             if lock is not held:
                 taken = lock
             was_waiting = waiter in lock.waiters
@@ -154,8 +155,8 @@ class Receiving:
                     self._core.tidy(lambda turn: leave(turn, refused))
                 raise
 
-    def _lock_for(self, turn: Turn, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
-        """Return the holder's lock, taking it if the session is free."""
+    def _lock_for(self, turn: Turn, queue: Queue, session_id: str, lock_id: str, *, holds: bool = False) -> SessionLock:
+        """Return the holder's lock, taking it if the session is free, unless it was held and is lost: by a restart."""
         key = (queue.id, session_id)
         lock = self._core.locks.get(key)
         if lock is not None and lock.holder == lock_id:
@@ -164,6 +165,8 @@ class Receiving:
             raise lost_error()
         if lock is not None:
             raise self._core.locked_error(lock)
+        if holds and lock_id:
+            raise lost_error()
         return self._core.take_lock(turn, queue, session_id, lock_id)
 
     def _receive_now(

@@ -96,8 +96,9 @@ class ServiceBusBroker(Broker):
         timeout: float,
         request_id: str = "",
         caller: Caller = PRESENT,
+        holds: bool = False,
     ) -> Delivery:
-        return self._receiving.receive(entity, session_id, lock_id, max_count, timeout, request_id, caller)
+        return self._receiving.receive(entity, session_id, lock_id, max_count, timeout, request_id, caller, holds)
 
     def accept(
         self,

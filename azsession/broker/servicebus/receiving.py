@@ -50,6 +50,7 @@ class Receiving:
         timeout: float,
         request_id: str,
         caller: Caller,
+        holds: bool,
     ) -> Delivery:
         """Take the lock and messages, waiting for the first."""
         started = time.monotonic()
@@ -63,7 +64,7 @@ class Receiving:
             session = held
             self._loop.resolve(wait.future, lambda: session.waiting.want(wait))
         else:
-            session = self._claim(entity, session_id, lock_id, wait)
+            session = self._claim(entity, session_id, lock_id, wait, holds and bool(lock_id))
         try:
             messages = self._await(session, wait, started + timeout, caller)
         except BaseException:
@@ -75,11 +76,11 @@ class Receiving:
         left = session.left()
         return Delivery(session_id, self._received(session, messages, left), left, time.monotonic() - started)
 
-    def _claim(self, entity: str, session_id: str, lock_id: str, wait: Wait) -> HeldSession:
+    def _claim(self, entity: str, session_id: str, lock_id: str, wait: Wait, holds: bool) -> HeldSession:
         """Return the holder's session, with the receive waiting in it."""
 
         def job() -> tuple[HeldSession, bool]:
-            session, is_new = self._table.claim(entity, session_id, lock_id)
+            session, is_new = self._table.claim(entity, session_id, lock_id, holds=holds)
             session.waiting.want(wait)
             return session, is_new
 

@@ -69,7 +69,7 @@ class Table:
             raise SessionLockedError("another holder has this session", code=SESSION_LOCKED, retry_after=left)
         return None
 
-    def claim(self, entity: str, session_id: str, lock_id: str) -> tuple[HeldSession, bool]:
+    def claim(self, entity: str, session_id: str, lock_id: str, *, holds: bool = False) -> tuple[HeldSession, bool]:
         """Return this holder's session; `True` says that it is new, and the caller must have it opened.
 
         Raises:
@@ -78,6 +78,9 @@ class Table:
         session = self.holders(entity, session_id, lock_id)
         if session is not None:
             return session, False
+        if holds:
+            # By another gateway, or by this one before it was started anew: another may have had the session meanwhile.
+            raise SessionNotFoundError("the session's lock is lost: it ended with its gateway", code=SESSION_LOCK_LOST)
         self._check_open()
         session = self._held[entity, session_id] = HeldSession(self, entity, session_id, lock_id)
         return session, True
