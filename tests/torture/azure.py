@@ -56,6 +56,12 @@ def of_wire(scene: AzureScene) -> dict[str, Fault]:
     def stall(chance: random.Random) -> None:
         scene.wire.stall(True)
         time.sleep(chance.uniform(0.2, LOCK_DURATION * 1.5))
+        scene.recorder.happened("link-down")
         scene.wire.stall(False)
 
-    return {"link to Azure cut": lambda chance: scene.wire.cut_all(), "link to Azure stalled": stall}
+    def cut(chance: random.Random) -> None:
+        scene.recorder.happened("link-down")
+        scene.wire.cut_all()
+        scene.recorder.happened("link-down")
+
+    return {"link to Azure cut": cut, "link to Azure stalled": stall}

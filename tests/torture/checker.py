@@ -6,8 +6,8 @@ the order in which they were accepted; a message is delivered again only if its 
 A history has, of senders, ``send`` (with the ids of the messages, in order); of consumers, under the name of one session
 client each, ``accept``, ``receive`` and ``receive_deferred`` (which gave messages: id, sequence number, delivery count),
 ``complete``, ``abandon``, ``defer`` and ``dead_letter`` (of sequence numbers), ``set_state``, ``get_state``, ``renew`` and
-``close``; of the scene, events: ``killed`` and ``stopped`` processes, ``gateway-down``, and ``left``, what was in the queue
-at the end.
+``close``; of the scene, events: ``killed`` processes, ``gateway-down``, ``link-down`` between the gateway and Azure, and
+``left``, what was in the queue at the end.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class _Check:
         self._left: dict[int, Event] = {}
         self._copies: dict[str, set[int]] = defaultdict(set)
         self._session_of: dict[int, str] = {}
-        self._downs = sorted(event.at for event in history.events if event.what == "gateway-down")
+        self._downs = [event.at for event in history.events if event.what == "gateway-down"]
+        self._link_downs = [event.at for event in history.events if event.what == "link-down"]
         self._lost = {event.fields["holder"]: event.at for event in reversed(history.events) if event.what == "lost"}
         self._killed = {event.fields["whom"]: event.at for event in history.events if event.what == "killed"}
         for one in history.operations:
@@ -259,7 +260,7 @@ class _Check:
         self, before: _Delivery, after: _Delivery, settlings: list[Operation], holdings: dict[str, _Holding]
     ) -> bool:
         began, ended = before.receive.begin, after.receive.end
-        if self._down_in(began, ended):
+        if self._down_in(began, ended) or _is_any_in(self._link_downs, began, ended):
             return True
         if any(one.name in ("abandon", "defer") and one.may_have_acted and began <= one.begin <= ended for one in settlings):
             return True
@@ -268,8 +269,7 @@ class _Check:
         return before.receive.holder != after.receive.holder and (holder.ended <= ended or holder.name in self._lost)
 
     def _down_in(self, began: float, ended: float) -> bool:
-        at = bisect_left(self._downs, began)
-        return at < len(self._downs) and self._downs[at] <= ended
+        return _is_any_in(self._downs, began, ended)
 
     # The session's state, and locks
 
@@ -304,6 +304,11 @@ class _Check:
                 yield Violation(
                     "lock taken", f"{holding.session}: {holding.name} lost its lock with {event.fields['left']:.2f} s left"
                 )
+
+
+def _is_any_in(instants: list[float], began: float, ended: float) -> bool:
+    at = bisect_left(instants, began)
+    return at < len(instants) and instants[at] <= ended
 
 
 def _was_tried(one: Operation, own: list[Operation]) -> bool:

@@ -220,7 +220,7 @@ def test_a_settle_is_confirmed_again_if_the_first_answer_was_lost() -> None:
     assert forged.accept("q.1").settle("complete", "p.1", 1).kinds() == []
 
 
-@pytest.mark.parametrize("cause", ["nothing", "close", "killed", "lost", "gateway-down", "abandon"])
+@pytest.mark.parametrize("cause", ["nothing", "close", "killed", "lost", "gateway-down", "link-down", "abandon"])
 def test_a_duplicate_needs_a_cause(cause: str) -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1))
     if cause == "close":
