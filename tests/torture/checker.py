@@ -12,7 +12,7 @@ client each, ``accept``, ``receive`` and ``receive_deferred`` (which gave messag
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
@@ -219,20 +219,33 @@ class _Check:
         return holdings
 
     def _two_holders(self) -> Iterator[Violation]:
-        """Nothing is confirmed to a holder that it began after another one's accept was answered."""
-        by_session: dict[str, list[tuple[float, str]]] = defaultdict(list)
-        for name, holding in self._holdings.items():
-            taken = next((one for one in holding.operations if one.outcome == OK and one.name in ("accept", *HOLDING)), None)
-            if taken is not None:
-                by_session[holding.session].append((taken.end, name))
-        for session, takes in by_session.items():
-            takes.sort()
-            for (_, name), (next_at, next_name) in pairwise(takes):
-                own = self._holdings[name].operations
-                for one in own:
-                    if one.begin > next_at and one.outcome == OK and one.name in HOLDING and not _was_tried(one, own):
+        """Nothing is confirmed to a holder after something was to another one: a lock that was lost does not come back.
+
+        What was confirmed took effect between its begin and its end: only what surely came before or after counts.
+        """
+        by_session: dict[str, list[Operation]] = defaultdict(list)
+        for holding in self._holdings.values():
+            confirmed = [one for one in holding.operations if one.outcome == OK and one.name in ("accept", *HOLDING)]
+            by_session[holding.session] += [one for one in confirmed if not _was_tried(one, holding.operations)]
+        for session, operations in by_session.items():
+            operations.sort(key=lambda one: one.begin)
+            own: dict[str, list[Operation]] = defaultdict(list)
+            for one in operations:
+                own[one.holder].append(one)
+            begins = [one.begin for one in operations]
+            for name, confirmed in own.items():
+                held_at = min(one.end for one in confirmed)
+                taken: Operation | None = None
+                for other in operations[bisect_right(begins, held_at) :]:
+                    if taken is not None and other.begin > taken.end:
+                        break
+                    if other.holder != name and (taken is None or other.end < taken.end):
+                        taken = other
+                for one in confirmed:
+                    if taken is not None and one.begin > taken.end:
                         yield Violation(
-                            "two holders", f"{session}: {one.name} of {name} was confirmed although {next_name} had it"
+                            "two holders",
+                            f"{session}: {one.name} of {name} was confirmed after {taken.name} of {taken.holder} was",
                         )
 
     # Deliveries

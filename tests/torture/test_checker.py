@@ -208,6 +208,19 @@ def test_a_receive_confirmed_to_a_holder_after_the_next_one_had_the_session_is_t
     assert "two holders" in Forged().send("a").accept("p.1").accept("q.1").receive("p.1", ("a", 1)).kinds()
 
 
+def test_an_accept_whose_answer_was_read_late_may_have_ended_before_the_next_one() -> None:
+    # As when its process was stopped meanwhile: the lock was given at 0, and expired before the other one's accept.
+    forged = Forged().send("a").add("accept", "q.1", at=(3, 30)).add("accept", "p.1", at=(20, 21))
+    forged.receive("p.1", ("a", 1), at=(31, 32)).settle("complete", "p.1", 1)
+    assert forged.kinds() == []
+
+
+def test_what_is_confirmed_by_turns_is_two_holders_however_late_an_accept_was_read() -> None:
+    forged = Forged().send("a").add("accept", "q.1", at=(3, 30)).add("accept", "p.1", at=(20, 21))
+    forged.receive("p.1", ("a", 1), at=(31, 32)).add("renew", "q.1").settle("complete", "p.1", 1)
+    assert forged.kinds() == ["two holders"]
+
+
 def test_a_settle_that_was_under_way_when_the_next_holder_came_is_no_second_holder() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).settle("complete", "p.1", 1, at=(7, 12))
     forged.operations.append(Operation("q", "accept", "q.1", "s", 8, 9, OK))
