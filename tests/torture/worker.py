@@ -159,7 +159,9 @@ class Hold:
             try:
                 result.update(call() or {}, outcome=OK)
             except QueueError as error:
-                result.update(outcome=outcome_of(error, strict=self._strict), error=repr(error))
+                # That the lock ended meanwhile does not tell whether a state was set before.
+                late = name == "set_state" and isinstance(error, SessionNotFoundError)
+                result.update(outcome=UNKNOWN if late else outcome_of(error, strict=self._strict), error=repr(error))
                 return None
             return result
 
