@@ -133,7 +133,7 @@ def test_past_its_limit_a_lock_is_not_renewed_any_more() -> None:
 def test_a_client_that_is_forgotten_while_its_renewal_gets_no_answer_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
     # Records that pytest keeps would keep the client, too.
     caplog.set_level(logging.CRITICAL, "azsession")
-    with RenewalServer(lasts=2) as server, connect(server) as provider:
+    with RenewalServer(lasts=6) as server, connect(server) as provider:
         server.silent.add("forgotten")
 
         def begin_a_renewal() -> weakref.ref[SessionClient]:

