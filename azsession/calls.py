@@ -16,6 +16,7 @@ from urllib.parse import quote
 import attrs
 
 from .errors import ValidationError
+from .exchange import Answer, Call
 from .hidden import Hidden
 from .messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from .protocol import (
@@ -32,7 +33,6 @@ from .protocol import (
 from .protocol.routes import format_timeout, message_path, route_of, session_path
 from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
 from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
-from .transport import Answer, Call
 from .validation import check_lock_token, check_session_id, check_text
 
 T = TypeVar("T")

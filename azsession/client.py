@@ -20,12 +20,12 @@ from .errors import (
     SessionNotFoundError,
     ValidationError,
 )
+from .exchange import Call
 from .hidden import Hidden
 from .holding import Holder
 from .link import Link
 from .messages import ReceiptHandle, ReceivedMessage
 from .protocol.status import CONFLICT, SESSION_LOCK_LOST
-from .transport import Call
 from .validation import (
     MAX_BATCH,
     MAX_REASON_LENGTH,

@@ -22,11 +22,11 @@ from .errors import (
     SessionLockedError,
     SessionNotFoundError,
 )
+from .exchange import Call
 from .link import Link, UnderWay
 from .locks import ExpiredError, HeldLock
 from .messages import ReceiptHandle, ReceivedMessage
 from .protocol.status import SESSION_LOCK_LOST
-from .transport import Call
 from .validation import MAX_BATCH, seconds
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,10 @@ from ._extras import need
 from .config import ServiceBusConfig
 from .connections import KeptAdapter
 from .errors import ConfigurationError
+from .exchange import Call
 from .renewal import Renewer
 from .tokens import TokenCache, source_of
-from .transport import Call, Transport
+from .transport import Transport
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential

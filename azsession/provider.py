@@ -26,13 +26,13 @@ from .errors import (
     SessionNotFoundError,
     ValidationError,
 )
+from .exchange import Answer, Call
 from .holding import RELEASE_PATIENCE
 from .link import Link, UnderWay, embedded_link
 from .messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
 from .protocol.durations import decode_queue_info, encode_queue
 from .protocol.wire import MalformedError, encode_item
 from .queues import QueueInfo, QueueSettings
-from .transport import Answer, Call
 from .validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_queue_name, check_session_id, seconds
 
 if TYPE_CHECKING:

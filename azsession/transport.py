@@ -1,4 +1,4 @@
-"""One protocol request on its way: built, sent, sent again where that is safe, and turned into a result or an error.
+"""Requests of the protocol on their way: built, sent, sent again where that is safe, and turned into a result or an error.
 
 There is no other way to the server. `SessionClient`, `ServiceBusProvider` and the renewer describe what they want as a
 `Call`, and get what its `read` makes of the answer.
@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 import requests
 import urllib3.exceptions
 from requests.structures import CaseInsensitiveDict
@@ -30,11 +27,10 @@ from .errors import (
     UnsupportedOperationError,
     one_line,
 )
+from .exchange import Answer, Call
 from .hidden import Hidden
-from .messages import PeekedMessage
 from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from .protocol.status import (
-    ABOUT_QUEUE,
     ENTITY_NOT_FOUND,
     MESSAGE_NOT_FOUND,
     RETRIED_STATUSES,
@@ -60,84 +56,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 CONNECT_TIMEOUT = 10.0
 #: Seconds that this machine's clock may differ from the server's without a word.
 CLOCK_TOLERANCE = 60.0
-#: Bytes of an answer's body, where it brings no messages.
-ANSWER_SIZE = 16 * 1024 * 1024
 #: What else than its own success an answer of version 1 means something by.
 _MEANT_STATUSES = frozenset({404, 409, 410, 423})
 #: What a proxy answers that passes a request on to nobody: it did not arrive in time, or is one too many.
 _NOT_PASSED_ON = frozenset({408, 429})
-
-
-@attrs.frozen(eq=False)
-class Answer:
-    """An answer: its status, headers and body, and when its request was sent, on the monotonic clock.
-
-    Attributes:
-        messages: What it brings, where it comes from this process and was not encoded.
-    """
-
-    status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
-    sent: float
-    messages: Sequence[PeekedMessage] | None = None
-
-    @property
-    def items(self) -> Iterable[tuple[str, str]]:
-        """The headers, each with the name that it was sent with."""
-        return self.headers.items()
-
-
-@attrs.define(eq=False, kw_only=True)
-class Call(Generic[T]):
-    """What is asked of the server.
-
-    Args:
-        method: The HTTP method.
-        path: The path below the namespace's URL, encoded.
-        entity: The queue that it is about; a token is made out to it.
-        read: Makes the result of an answer; raises `MalformedError` where it cannot.
-        about: What a 404 or 410 is about.
-        query: The query, given the seconds that the server may still wait.
-        wait: Seconds that the server may wait before it answers; a failed request is sent again within them. `None` where it
-            does not wait.
-        headers: Headers besides the usual ones.
-        body: The body.
-        gone_is_done: What it asks for is that something be gone: found gone by a second try, it was done by the first.
-        repeatable: The plain dialect allows it to be sent again when its answer was lost.
-        answer_within: Seconds in which the answer is of use, if fewer than the configuration's.
-        patience: Seconds from the first failure in which it is sent again, if fewer than the configuration's.
-        room: Bytes that the body of its answer may have.
-        succeeds: The statuses that its `read` is for.
-        flight: Set while a request is under way, so that its wait can be ended.
-        stopped: Ends the pauses between attempts.
-    """
-
-    method: str
-    path: str = attrs.field(repr=False)
-    entity: str
-    read: Callable[[Answer], T]
-    about: str = ABOUT_QUEUE
-    query: Callable[[float], str] | None = None
-    wait: float | None = None
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    body: bytes | None = attrs.field(default=None, repr=False)
-    gone_is_done: bool = False
-    repeatable: bool = False
-    answer_within: float | None = None
-    patience: float | None = None
-    room: int = ANSWER_SIZE
-    succeeds: frozenset[int] = frozenset({200, 201, 204})
-    flight: Flight | None = None
-    stopped: threading.Event | None = None
-
-    def cancel(self) -> None:
-        """End its wait, from another thread."""
-        if self.stopped is not None:
-            self.stopped.set()
-        flight = self.flight
-        if flight is not None:
-            flight.cancel()
 
 
 class _FailureError(Exception):

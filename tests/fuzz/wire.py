@@ -10,6 +10,7 @@ from requests.structures import CaseInsensitiveDict
 
 from azsession import calls
 from azsession.errors import ValidationError
+from azsession.exchange import Answer
 from azsession.messages import ReceiptHandle, ReceivedMessage
 from azsession.protocol.routes import message_path, session_path
 from azsession.protocol.wire import (
@@ -21,7 +22,6 @@ from azsession.protocol.wire import (
     message_to_send,
 )
 from azsession.provider import _queue_info
-from azsession.transport import Answer
 
 SESSION = calls.Session("q", "s", "lock", "route")
 
