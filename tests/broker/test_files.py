@@ -17,7 +17,7 @@ import pytest
 
 from azsession import ConfigurationError, ProviderError
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.store import SCHEMA_VERSION
+from azsession.broker.embedded.file import SCHEMA_VERSION
 from azsession.broker.embedded.turns import Turn
 from azsession.queues import QueueSettings
 from tests.conftest import eventually

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from azsession.broker.embedded import EmbeddedBroker, core, store
+from azsession.broker.embedded import EmbeddedBroker, core, file, store
 from azsession.queues import QueueSettings
 
 from ..conftest import eventually
@@ -29,7 +29,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have files looked at soon, and small ones too."""
     monkeypatch.setattr(core, "RELEASE_AFTER", 0.05)
     monkeypatch.setattr(core, "RELEASE_PAUSE", 0.001)
-    monkeypatch.setattr(store, "MIN_FREE_PAGES", 64)
+    monkeypatch.setattr(file, "MIN_FREE_PAGES", 64)
 
 
 def fill(broker: EmbeddedBroker, count: int, session: str = "s") -> None:
@@ -49,7 +49,7 @@ def size(path: Path) -> int:
 def make_old(path: Path) -> None:
     """Make a file as azsession did before files could become smaller."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(f"BEGIN; {store._SCHEMA} COMMIT;")
+        connection.executescript(f"BEGIN; {file.SCHEMA} COMMIT;")
         assert connection.execute("PRAGMA auto_vacuum").fetchone() == (0,)
 
 
@@ -72,7 +72,7 @@ def test_a_file_becomes_smaller_after_its_peak_while_it_is_used(path: Path) -> N
 
 
 def test_a_file_that_is_not_mostly_free_keeps_its_space_for_what_comes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MIN_FREE_PAGES", 10**9)
+    monkeypatch.setattr(file, "MIN_FREE_PAGES", 10**9)
     with EmbeddedBroker(path, queues=["q"]) as broker:
         fill(broker, 500)
         drain(broker)
@@ -122,9 +122,9 @@ def test_an_old_file_that_is_well_filled_is_used_as_it_is(path: Path) -> None:
 
 NO_ROOM = """
 import logging, resource, signal, sys
-from azsession.broker.embedded import EmbeddedBroker, store
+from azsession.broker.embedded import EmbeddedBroker, file
 logging.basicConfig(format="%(message)s")
-store.MIN_FREE_PAGES = 64
+file.MIN_FREE_PAGES = 64
 most = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 with EmbeddedBroker(sys.argv[1]) as broker:

@@ -90,9 +90,19 @@ class Module:
             return bool(made) and all(
                 len(call.args) > place and self.is_own(call.args[place], self._around(call), seen) for call in made
             )
-        if not values and function is not None:
-            return self._is_own_name(name, None, seen)
+        if not values:
+            return self._is_own_import(name) if function is None else self._is_own_name(name, None, seen)
         return bool(values) and all(self.is_own(value, function, seen) for value in values)
+
+    def _is_own_import(self, name: str) -> bool:
+        """Tell so of what is imported from a module beside this one."""
+        places = [
+            FOLDER / f"{node.module}.py"
+            for node in self.tree.body
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and name in [alias.name for alias in node.names]
+        ]
+        sources = [place.read_text(encoding="utf-8") for place in places]
+        return bool(sources) and all(Module(source)._is_own_name(name, None, frozenset()) for source in sources)
 
     def _given(self, name: str, where: ast.AST) -> Iterator[ast.expr]:
         """Yield whatever a name is given in a function, or at the top of the module."""

@@ -15,9 +15,10 @@ from ...queues import QueueInfo, QueueSettings
 from ...validation import check_queue_name
 from ..base import PRESENT, Broker, Caller, Delivery, Settlement
 from .core import Core, Queue, message_fields, pack_properties, peeked
+from .file import ACTIVE, DEAD, DEFERRED, SCHEDULED
 from .receiving import Receiving
 from .settling import Settling
-from .store import ACTIVE, DEAD, DEFERRED, SCHEDULED, SEQUENCE_MASK, Row, find_key, message_key
+from .store import SEQUENCE_MASK, Row, find_key, message_key
 from .turns import Turn
 
 

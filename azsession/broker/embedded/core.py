@@ -32,15 +32,14 @@ from ...errors import (
 )
 from ...messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage
 from ...queues import QueueSettings
+from .file import STATE_NAMES, open_database
 from .locks import Acceptors, InHand, Locks, SessionKey, SessionLock
 from .store import (
     SEQUENCE_BITS,
     SEQUENCE_MASK,
-    STATE_NAMES,
     Row,
     Store,
     message_key,
-    open_database,
 )
 from .timer import Timer
 from .turns import Turn, Turns

@@ -11,8 +11,9 @@ from ...errors import ProviderError, ThrottledError
 from ...messages import ReceivedMessage
 from ..base import Caller, Delivery, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
+from .file import ACTIVE, DEFERRED
 from .locks import SessionLock, Waiter
-from .store import ACTIVE, DEFERRED, Row, find_key
+from .store import Row, find_key
 from .turns import Turn
 
 T = TypeVar("T")

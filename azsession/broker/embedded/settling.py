@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ..base import Disposition, Settlement
 from .core import MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error, token_key
+from .file import DEFERRED
 from .locks import InHand, SessionLock
-from .store import DEFERRED
 from .turns import Turn
 
 SESSION_LOCK_LOST = "SessionLockLost"
