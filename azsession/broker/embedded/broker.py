@@ -14,9 +14,10 @@ from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...queues import QueueInfo, QueueSettings
 from ...validation import check_queue_name
 from ..base import PRESENT, Broker, Caller, Delivery, Settlement
-from .core import Core, Queue, message_fields, pack_properties, peeked
+from .core import Core, Queue
 from .file import ACTIVE, DEAD, DEFERRED, SCHEDULED
 from .receiving import Receiving
+from .rows import message_fields, pack_properties, peeked
 from .settling import Settling
 from .store import SEQUENCE_MASK, Row, find_key, message_key
 from .turns import Turn

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import secrets
 import sqlite3
@@ -14,9 +13,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -30,10 +29,11 @@ from ...errors import (
     SessionLockedError,
     SessionNotFoundError,
 )
-from ...messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage
+from ...messages import ReceiptHandle, ReceivedMessage
 from ...queues import QueueSettings
-from .file import STATE_NAMES, open_database
+from .file import open_database
 from .locks import Acceptors, InHand, Locks, SessionKey, SessionLock
+from .rows import message_fields
 from .store import (
     SEQUENCE_BITS,
     SEQUENCE_MASK,
@@ -379,47 +379,3 @@ def token_key(queue_id: int, token: str) -> int | None:
         return message_key(queue_id, int(digits, 16) >> 88)
     except ValueError:
         return None
-
-
-_PROPERTIES = ("message_id", "subject", "content_type", "correlation_id", "reply_to", "reply_to_session_id", "to")
-
-
-def pack_properties(message: Message, message_id: str) -> str:
-    """Return what is stored of a message besides its body."""
-    packed: dict[str, Any] = {}
-    for name in _PROPERTIES:
-        value = getattr(message, name)
-        if value is not None:
-            packed[name] = value
-    packed["message_id"] = message_id
-    if message.time_to_live is not None:
-        packed["time_to_live"] = message.time_to_live.total_seconds()
-    if message.scheduled_enqueue_time is not None:
-        packed["scheduled_enqueue_time"] = message.scheduled_enqueue_time.timestamp()
-    if message.attributes:
-        packed["attributes"] = message.attributes
-    return json.dumps(packed, separators=(",", ":"))
-
-
-def message_fields(row: Row, session_id: str) -> dict[str, Any]:
-    """Return the fields of a stored message, but for its delivery count."""
-    fields: dict[str, Any] = json.loads(row.properties)
-    if "time_to_live" in fields:
-        fields["time_to_live"] = timedelta(seconds=fields["time_to_live"])
-    if "scheduled_enqueue_time" in fields:
-        fields["scheduled_enqueue_time"] = datetime.fromtimestamp(fields["scheduled_enqueue_time"], timezone.utc)
-    fields.update(
-        body=row.body,
-        session_id=session_id,
-        sequence_number=row.key & SEQUENCE_MASK,
-        enqueued_at=datetime.fromtimestamp(row.enqueued, timezone.utc),
-        dead_letter_reason=row.reason,
-        dead_letter_description=row.description,
-        state=STATE_NAMES[row.status],
-    )
-    return fields
-
-
-def peeked(row: Row, session_id: str) -> PeekedMessage:
-    """Return a stored message for looking at."""
-    return PeekedMessage(**message_fields(row, session_id), delivery_count=row.count)
