@@ -28,7 +28,8 @@ from ..protocol import (
 from ..protocol.routes import NoRouteError, Route, parse_route
 from ..protocol.status import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
 from ..protocol.wire import MalformedError
-from .handlers import Answer, Handlers, Request
+from .exchange import Answer, Request
+from .handlers import Handlers
 from .presence import BODY_READ_KEY, SOCKET_KEY, Presence
 from .security import OPEN, AccessKey, Guard
 

@@ -27,7 +27,7 @@ from ..connections import CancelledError, Flight, current_flight
 from ..errors import ConfigurationError, QueueError
 from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from .app import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
-from .handlers import Answer
+from .exchange import Answer
 
 #: Seconds that closing waits for requests that run.
 CLOSE_PATIENCE = 5.0

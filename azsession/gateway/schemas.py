@@ -27,7 +27,7 @@ from ..validation import (
     MAX_SEQUENCE_NUMBER,
     MAX_SESSION_ID_LENGTH,
 )
-from .handlers import DEFAULT_TIMEOUT, IDENTIFIER, MAX_TIMEOUT
+from .exchange import DEFAULT_TIMEOUT, IDENTIFIER, MAX_TIMEOUT
 
 #: A body that is bytes, whatever they are.
 ANY_BYTES: dict[str, Any] = {"schema": {}}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from azsession.broker.base import PRESENT
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.gateway.app import Gateway, _parse_query
-from azsession.gateway.handlers import Request
+from azsession.gateway.exchange import Request
 from azsession.gateway.security import AccessKey, Guard
 from azsession.protocol.routes import Operation, Route, message_path, parse_route, session_path
 
