@@ -65,13 +65,19 @@ class Threads(threadpool.ThreadPool):  # type: ignore[misc]
             if len(self._waiting) >= self._coming + MAX_QUEUED:
                 return False
             self._waiting.append(obj)
-            if len(self._waiting) > self._coming and len(self._threads) < self.max and not self._stopping:
-                try:
-                    self._threads.append(self._spawn_worker())
-                    self._coming += 1
-                except RuntimeError:
-                    logger.warning("this machine gives no more threads: requests wait for one of the %d", len(self._threads))
-        return True
+            if len(self._waiting) <= self._coming or len(self._threads) >= self.max or self._stopping:
+                return True
+            try:
+                self._threads.append(self._spawn_worker())
+                self._coming += 1
+                return True
+            except RuntimeError:
+                number = len(self._threads)
+                if not number:
+                    # Nobody would come for it.
+                    self._waiting.pop()
+        logger.warning("this machine gives no more threads: requests wait for one of the %d", number)
+        return number > 0
 
     def _spawn_worker(self) -> Any:
         worker = _Worker(self.server)

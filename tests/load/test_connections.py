@@ -143,6 +143,18 @@ def test_a_request_past_the_queue_for_threads_is_answered_503_at_once(monkeypatc
         assert gateway.ask("GET", "/healthz").status == 200
 
 
+def test_a_request_for_which_the_machine_gives_no_thread_is_answered_503_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with serving() as gateway:
+        with monkeypatch.context() as patch:
+            patch.setattr(threads._Worker, "start", fail)
+            reply = gateway.ask("GET", "/healthz")
+            assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "ServerBusy", "1")
+        assert gateway.ask("GET", "/healthz").status == 200
+
+
 def test_threads_that_were_needed_once_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "THREAD_IDLE", 0.05)
     before = len(workers())
