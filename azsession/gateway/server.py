@@ -46,7 +46,6 @@ MAX_CONNECTIONS = 16384
 #: Files that the process needs for other things than connections.
 OTHER_FILES = 64
 
-
 #: Headers of which a second one would mean something else to whatever stands before the gateway.
 _ONCE = frozenset((b"Authorization", b"Content-Length", b"Host", b"Transfer-Encoding"))
 
@@ -360,7 +359,8 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
 
     def cut_late(self, now: float) -> None:
         """Cut the connections whose bodies or answers do not keep their rate, so that their threads go on."""
-        for conn, movement in list(self.moving.items()):
+        # A copy, which is made at once: worker threads add and remove meanwhile.
+        for conn, movement in self.moving.copy().items():
             if movement.is_late(now, BODY_RATE):
                 # The base class's: a TLS socket's own would need the thread that uses it.
                 with suppress(OSError):
