@@ -410,6 +410,4 @@ def _reason(error: Exception, cause: BaseException) -> str:
         return type(cause).__name__
     # What numbers and headers were wrong may be secret; an OSError may be a ValueError too, over a certificate.
     text = "" if isinstance(cause, ValueError) and not isinstance(cause, OSError) else str(cause)
-    # In one line, and without what could steer a terminal: a part of the answer may stand in it.
-    shown = "".join(char if char.isprintable() else " " for char in text)[:300].strip()
-    return f"{type(cause).__name__}: {shown}" if shown else type(cause).__name__
+    return f"{type(cause).__name__}: {text[:300].strip()}" if text.strip() else type(cause).__name__
