@@ -197,8 +197,8 @@ class MessageTooLargeError(QueueError):
     """A message, or a request, is larger than the server takes.
 
     Attributes:
-        size: The size that was refused, in bytes, where known.
-        limit: The largest size taken, in bytes, where known.
+        size: The size that was refused, in bytes (attributes: in characters), where known.
+        limit: The largest size taken, in the same, where known.
     """
 
     def __init__(self, message: str, *, code: str | None = None, size: int | None = None, limit: int | None = None) -> None:

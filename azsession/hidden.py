@@ -1,5 +1,5 @@
-"""Secrets as they stand in frames: tools that report errors show the `repr` of every local variable they pass. Used by the
-client's rooms for lock tokens."""
+"""Secrets as they stand in frames: tools that report errors show the `repr` of every local variable they pass. The client
+keeps lock tokens, and paths with them, in this form."""
 
 from __future__ import annotations
 

@@ -121,7 +121,8 @@ DESCRIBED: dict[Operation, Described] = {
         "Receive the session's next message, or with `max` up to as many, taking its lock.",
         {
             201: (
-                "The message, or with `max` an envelope. One whose sender gave no content type comes without.",
+                "The message, or an envelope: with `max`, and of one message that is too much for headers. One whose sender "
+                "gave no content type comes without.",
                 (*LOCKED, *COUNTED),
                 {ENVELOPE_TYPE: {"schema": _ref("Envelope")}, "*/*": ANY_BYTES},
             ),

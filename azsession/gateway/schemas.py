@@ -207,7 +207,7 @@ def _most(default: int) -> dict[str, Any]:
 
 
 _SECONDS = {"type": "number", "minimum": 0, "maximum": MAX_TIMEOUT, "default": DEFAULT_TIMEOUT}
-_ONE_MANY = "How many at the most, in an envelope. Without it there is one message, in the form of its own."
+_ONE_MANY = "How many at the most, in an envelope. Without it one comes, in the form of its own if it fits headers."
 
 PARAMETERS: dict[str, Any] = {
     "entity": _in_path("entity", _ENTITY, "orders"),
