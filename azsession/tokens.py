@@ -221,14 +221,6 @@ class TokenCache:
     def __repr__(self) -> str:
         return f"<TokenCache of {len(self._entries)} tokens>"
 
-    def get(self, resource: str) -> str:
-        """Return the ``Authorization`` for a resource, a URL.
-
-        Raises:
-            AuthenticationFailedError: No token could be had.
-        """
-        return self._entry(resource).token.header
-
     def token(self, resource: str) -> Token:
         """Return the token for a resource, a URL.
 

@@ -72,12 +72,12 @@ def test_a_signature_is_the_hmac_of_the_keys_text() -> None:
 def test_a_signature_is_made_once_an_hour_and_ahead_of_its_end() -> None:
     now = [1_000_000.0]
     cache = TokenCache(SasKey("reader", "key", lambda: now[0]), lambda: now[0])
-    first = cache.get("https://ns/q")
+    first = cache.token("https://ns/q").header
     assert f"&se={1_000_000 + SAS_LIFETIME}&" in first
     now[0] += SAS_LIFETIME - 301
-    assert cache.get("https://ns/q") == first
+    assert cache.token("https://ns/q").header == first
     now[0] += 2
-    assert f"&se={1_000_000 + 2 * SAS_LIFETIME - 299}&" in cache.get("https://ns/q")
+    assert f"&se={1_000_000 + 2 * SAS_LIFETIME - 299}&" in cache.token("https://ns/q").header
 
 
 @pytest.mark.parametrize("step", [-18000.0, 18000.0])
@@ -100,20 +100,20 @@ def test_a_failed_refresh_is_tried_again_in_its_time_though_the_wall_clock_was_s
     credential = _Credential()
     steady = [0.0]
     cache = TokenCache(EntraCredential(credential), credential.clock, lambda: steady[0])  # type: ignore[arg-type]
-    cache.get("https://ns/q")
+    cache.token("https://ns/q")
     credential.now -= 18000
     steady[0] += 3301
     credential.fails = True
-    assert cache.get("https://ns/q") == "Bearer own-secret-1"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-1"
     credential.fails = False
     steady[0] += 31
-    assert cache.get("https://ns/q") == "Bearer own-secret-3"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-3"
 
 
 def test_each_queue_has_a_signature_of_its_own() -> None:
     cache = TokenCache(SasKey("reader", "key"))
-    assert "sr=https%3A%2F%2Fns%2Fa&" in cache.get("https://ns/a")
-    assert "sr=https%3A%2F%2Fns%2Fb&" in cache.get("https://ns/b")
+    assert "sr=https%3A%2F%2Fns%2Fa&" in cache.token("https://ns/a").header
+    assert "sr=https%3A%2F%2Fns%2Fb&" in cache.token("https://ns/b").header
 
 
 def test_a_ready_signature_is_sent_as_it_stands() -> None:
@@ -286,7 +286,7 @@ def test_64_threads_that_start_together_cause_one_fetch(identity: IdentityEndpoi
 
     def get() -> str:
         start.wait(20)
-        return cache.get("https://ns/orders")
+        return cache.token("https://ns/orders").header
 
     with ThreadPoolExecutor(64) as pool:
         waiting = [pool.submit(get) for _ in range(64)]
@@ -322,13 +322,13 @@ def test_a_second_401_is_the_answer(identity: IdentityEndpoint, credential: Any)
 
 def test_401s_of_many_threads_cause_one_more_fetch(identity: IdentityEndpoint, credential: Any) -> None:
     cache = TokenCache(EntraCredential(credential))
-    refused = cache.get("https://ns/orders")
+    refused = cache.token("https://ns/orders").header
     start = threading.Barrier(16)
 
     def refetch() -> str:
         start.wait(20)
         cache.drop("https://ns/orders", refused)
-        return cache.get("https://ns/orders")
+        return cache.token("https://ns/orders").header
 
     with ThreadPoolExecutor(16) as pool:
         tokens = {one.result(20) for one in [pool.submit(refetch) for _ in range(16)]}
@@ -398,81 +398,81 @@ class _Credential:
 def test_any_token_credential_will_do_and_is_asked_again_after_a_refusal() -> None:
     credential = _Credential()
     cache = credential.cache()
-    assert cache.get("https://ns/q") == "Bearer own-secret-1"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-1"
     cache.drop("https://ns/q", "Bearer own-secret-1")
-    assert cache.get("https://ns/q") == "Bearer own-secret-2"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-2"
     assert credential.fetched == [(ENTRA_SCOPE,)] * 2
 
 
 def test_a_token_is_refreshed_ahead_while_the_others_go_on_with_the_old_one() -> None:
     credential = _Credential()
     cache = credential.cache()
-    cache.get("https://ns/q")
+    cache.token("https://ns/q")
     credential.now += 3301
     credential.gate.clear()
     with ThreadPoolExecutor(1) as pool:
-        refreshing = pool.submit(cache.get, "https://ns/q")
+        refreshing = pool.submit(cache.token, "https://ns/q")
         eventually(lambda: len(credential.fetched) == 2)
-        assert [cache.get("https://ns/q") for _ in range(3)] == ["Bearer own-secret-1"] * 3
+        assert [cache.token("https://ns/q").header for _ in range(3)] == ["Bearer own-secret-1"] * 3
         credential.gate.set()
-        assert refreshing.result(20) == "Bearer own-secret-2"
-    assert cache.get("https://ns/q") == "Bearer own-secret-2"
+        assert refreshing.result(20).header == "Bearer own-secret-2"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-2"
     assert len(credential.fetched) == 2
 
 
 def test_a_token_is_not_refreshed_before_its_last_minutes() -> None:
     credential = _Credential()
     cache = credential.cache()
-    cache.get("https://ns/q")
+    cache.token("https://ns/q")
     credential.now += 3299
-    assert cache.get("https://ns/q") == "Bearer own-secret-1"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-1"
 
 
 def test_a_short_lived_token_is_refreshed_in_its_last_fifth() -> None:
     credential = _Credential(lifetime=100)
     cache = credential.cache()
-    cache.get("https://ns/q")
+    cache.token("https://ns/q")
     credential.now += 79
-    assert cache.get("https://ns/q") == "Bearer own-secret-1"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-1"
     credential.now += 2
-    assert cache.get("https://ns/q") == "Bearer own-secret-2"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-2"
 
 
 def test_a_failed_early_refresh_is_logged_and_the_old_token_used(caplog: pytest.LogCaptureFixture) -> None:
     credential = _Credential()
     cache = credential.cache()
-    cache.get("https://ns/q")
+    cache.token("https://ns/q")
     credential.now += 3301
     credential.fails = True
     with caplog.at_level(logging.WARNING, "azsession"):
-        assert cache.get("https://ns/q") == "Bearer own-secret-1"
+        assert cache.token("https://ns/q").header == "Bearer own-secret-1"
         # Not again at once.
-        assert cache.get("https://ns/q") == "Bearer own-secret-1"
+        assert cache.token("https://ns/q").header == "Bearer own-secret-1"
     assert len(credential.fetched) == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "hunter2" not in caplog.text
     assert "own-secret" not in caplog.text
     credential.now += 31
     credential.fails = False
-    assert cache.get("https://ns/q") == "Bearer own-secret-3"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-3"
 
 
 def test_a_failed_refresh_of_an_expired_token_is_an_error_for_all_who_wait() -> None:
     credential = _Credential()
     cache = credential.cache()
-    cache.get("https://ns/q")
+    cache.token("https://ns/q")
     credential.now += 3601
     credential.fails = True
     credential.gate.clear()
     with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(cache.get, "https://ns/q") for _ in range(4)]
+        waiting = [pool.submit(cache.token, "https://ns/q") for _ in range(4)]
         eventually(lambda: len(credential.fetched) == 2)
         credential.gate.set()
         failures = [one.exception(20) for one in waiting]
     assert all(type(failure) is AuthenticationFailedError for failure in failures)
     assert not any("hunter2" in str(failure) for failure in failures)
     credential.fails = False
-    assert cache.get("https://ns/q").startswith("Bearer own-secret-")
+    assert cache.token("https://ns/q").header.startswith("Bearer own-secret-")
 
 
 def test_an_interrupted_fetch_does_not_leave_the_others_waiting() -> None:
@@ -490,18 +490,18 @@ def test_an_interrupted_fetch_does_not_leave_the_others_waiting() -> None:
 
     cache = TokenCache(Source(), lambda: 1e9)
     with pytest.raises(KeyboardInterrupt):
-        cache.get("https://ns/q")
-    assert cache.get("https://ns/q") == "Bearer x"
+        cache.token("https://ns/q")
+    assert cache.token("https://ns/q").header == "Bearer x"
 
 
 def test_dropping_a_token_that_was_replaced_already_keeps_the_new_one() -> None:
     credential = _Credential()
     cache = credential.cache()
-    cache.get("https://ns/q")
+    cache.token("https://ns/q")
     cache.drop("https://ns/q", "Bearer own-secret-1")
-    cache.get("https://ns/q")
+    cache.token("https://ns/q")
     cache.drop("https://ns/q", "Bearer own-secret-1")
-    assert cache.get("https://ns/q") == "Bearer own-secret-2"
+    assert cache.token("https://ns/q").header == "Bearer own-secret-2"
 
 
 # What must not be seen
@@ -509,9 +509,9 @@ def test_dropping_a_token_that_was_replaced_already_keeps_the_new_one() -> None:
 
 def test_nothing_shows_a_token_a_key_or_a_signature(identity: IdentityEndpoint, credential: Any) -> None:
     entra = TokenCache(EntraCredential(credential))
-    token = entra.get("https://ns/q").removeprefix("Bearer ")
+    token = entra.token("https://ns/q").header.removeprefix("Bearer ")
     sas = TokenCache(SasKey("reader", KEY))
-    signature = parse_qs(sas.get("https://ns/q"))["sig"][0]
+    signature = parse_qs(sas.token("https://ns/q").header)["sig"][0]
     shown = [entra, sas, EntraCredential(credential), SasKey("reader", KEY), SasSignature(signature), Token(token, 1.0)]
     with PlainServer() as server:
         config = ServiceBusConfig(connection_string=server.connection_string)
