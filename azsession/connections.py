@@ -1,9 +1,8 @@
-"""The sockets under `requests`: which one a request uses, so that another thread can end its wait, how long and how large its
-answer may be, and how a forked child lets go of all of them. Used by `transport`.
+"""The sockets under `requests`: which one a request uses, how long and how large its answer may be, and how a forked child
+lets go of all of them. Used by `transport`.
 
 `requests` does not say which connection a request runs on. Its adapters keep urllib3 pools whose classes can be exchanged
-per pool manager; the ones here note the connection in the `Flight` of the thread that uses it. An adapter without sockets,
-such as the gateway's in-process one, asks `current_flight` for it.
+per pool manager; the ones here note the connection in the `Flight` of the thread that uses it.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ import io
 import logging
 import re
 import socket
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from http.client import HTTPResponse, RemoteDisconnected
 from typing import Any
 
@@ -27,6 +24,9 @@ from urllib3 import poolmanager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from . import flights
+from .flights import AnswerTooLargeError, Flight, current_flight, socket_of
+
 #: Bytes a second that an answer may bring and still be waited for, once its own time is over.
 SLOWEST = 16 * 1024
 #: Bytes of an error's answer that are looked at.
@@ -36,87 +36,8 @@ _HEADERS_SIZE = 8 * 1024 * 1024
 _CHUNK = 65536
 
 
-class CancelledError(OSError):
-    """The request was cancelled before it was sent."""
-
-
-class AnswerTooLargeError(OSError):
-    """The answer is larger than any answer to this request has reason to be."""
-
-
-class Flight:
-    """One request under way: whether it was written yet, how to end its wait, and what its answer may take.
-
-    Args:
-        deadline: When the answer must have come, on the monotonic clock; later by as much as a large one takes at `SLOWEST`.
-            `None` is whenever.
-        room: Bytes that its body may have.
-
-    Attributes:
-        tracked: Whatever carries it knows of it, so that `written` means something.
-        written: Part of it may have reached the server.
-        cancelled: Its wait was ended.
-    """
-
-    __slots__ = ("_connection", "_end", "cancelled", "deadline", "room", "tracked", "written")
-
-    def __init__(self, deadline: float | None = None, room: int = sys.maxsize) -> None:
-        self.deadline = deadline
-        self.room = room
-        self.tracked = False
-        self.written = False
-        self.cancelled = False
-        self._connection: Any = None
-        self._end: Callable[[], object] | None = None
-
-    def cancel(self) -> None:
-        """End the wait: the thread that waits gets a connection error at once."""
-        with _owners:
-            self.cancelled = True
-            connection = self._connection
-            # With the lock held, so that no other flight can take the connection in between.
-            if connection is not None and connection.flight is self:
-                for sock in (connection.opening, _socket_of(connection.sock)):
-                    _shut(sock)
-        end = self._end
-        if end is not None:
-            end()
-
-    def on_cancel(self, end: Callable[[], object] | None) -> None:
-        """Have `cancel` call `end`, from any thread and maybe more than once; now, if it was cancelled already."""
-        # Noted before `cancelled` is looked at, and looked for after that was set: one of the two sees the other.
-        self._end = end
-        if end is not None and self.cancelled:
-            end()
-
-    def _take_off(self, connection: Any) -> None:
-        with _owners:
-            if self.cancelled:
-                raise CancelledError("the request was cancelled")
-            self._connection, connection.flight = connection, self
-        self.tracked = True
-
-
-_owners = threading.Lock()  # Guards which flight a connection belongs to, and `cancelled`.
-_current = threading.local()
 _connections: weakref.WeakSet[Any] = weakref.WeakSet()
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def _socket_of(sock: Any) -> socket.socket | None:
-    """Return the socket itself: TLS through a proxy that is spoken to in TLS has it wrapped in another object."""
-    while sock is not None and not isinstance(sock, socket.socket):
-        sock = getattr(sock, "socket", None)
-    return sock
-
-
-def _shut(sock: socket.socket | None) -> None:
-    if sock is not None:
-        try:
-            # The base class's: a TLS socket's own would take its state away under the thread that reads.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        except OSError:
-            return
 
 
 class _HeaderLines:
@@ -184,7 +105,7 @@ class _WholeResponse(HTTPResponse):
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        flight: Flight | None = getattr(_current, "flight", None)
+        flight = current_flight()
         self._meter: _Metered | None = None
         if flight is not None and flight.deadline is not None:
             self._meter = _Metered(self.fp.detach(), sock, flight, flight.deadline)
@@ -228,19 +149,19 @@ class _Tracked:
     sock: Any
 
     def connect(self) -> None:
-        flight: Flight | None = getattr(_current, "flight", None)
+        flight = current_flight()
         if flight is not None:
-            flight._take_off(self)
+            flight.take_off(self)
         _connections.add(self)
         super().connect()  # type: ignore[misc]
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        flight: Flight | None = getattr(_current, "flight", None)
+        flight = current_flight()
         if flight is not None:
             if self.sock is None:
                 self.connect()
             # After connecting: a flight that was cancelled meanwhile had no socket to shut.
-            flight._take_off(self)
+            flight.take_off(self)
             flight.written = True
         super().request(*args, **kwargs)  # type: ignore[misc]
 
@@ -254,7 +175,7 @@ class _TrackedHTTPS(_Tracked, HTTPSConnection):
         try:
             super().connect()
         finally:
-            with _owners:
+            with flights.owners:
                 if self.opening is not None:
                     self.opening.close()
                     self.opening = None
@@ -276,7 +197,7 @@ class _Pool:
     def _put_conn(self, conn: Any) -> None:
         # Its next flight must not be ended by a late `cancel` of this one.
         if conn is not None:
-            with _owners:
+            with flights.owners:
                 conn.flight = None
         super()._put_conn(conn)  # type: ignore[misc]
 
@@ -326,7 +247,7 @@ def fly(http: requests.Session, request: requests.PreparedRequest, flight: Fligh
     The body of an error is cut where it is large.
     """
     settings["stream"] = True
-    _current.flight = flight
+    flights.current.flight = flight
     try:
         response = http.send(request, allow_redirects=False, **settings)
         try:
@@ -337,7 +258,7 @@ def fly(http: requests.Session, request: requests.PreparedRequest, flight: Fligh
                 response.close()
             raise
     finally:
-        _current.flight = None
+        flights.current.flight = None
 
 
 def _read_body(response: requests.Response, flight: Flight) -> bytes:
@@ -384,12 +305,6 @@ def stay(response: requests.Response, *args: Any, **kwargs: Any) -> None:
     response.headers.pop("Location", None)
 
 
-def current_flight() -> Flight | None:
-    """Return the flight of the request that this thread sends, where `fly` sends it."""
-    flight: Flight | None = getattr(_current, "flight", None)
-    return flight
-
-
 def track(http: requests.Session, url: str, proxies: dict[str, str]) -> None:
     """Have the adapter that `http` uses for `url` make tracked connections, where it is one of requests' own."""
     adapter = http.get_adapter(url)
@@ -406,10 +321,9 @@ def track(http: requests.Session, url: str, proxies: dict[str, str]) -> None:
 
 def drop_inherited(http: requests.Session) -> None:
     """In a forked child: give `http` new pools, and close the child's copies of the parent's sockets."""
-    global _owners
-    _owners = threading.Lock()
+    flights.owners = threading.Lock()
     for connection in list(_connections):
-        for sock in (connection.opening, _socket_of(connection.sock)):
+        for sock in (connection.opening, socket_of(connection.sock)):
             # Only this process's descriptor: the connection itself stays the parent's, so no TLS or TCP goodbye.
             if sock is not None and sock.fileno() >= 0:
                 socket.close(socket.socket.detach(sock))

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from .connections import Flight
+from .flights import Flight
 from .messages import PeekedMessage
 from .protocol.status import ABOUT_QUEUE
 

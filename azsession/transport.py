@@ -17,7 +17,7 @@ import urllib3.exceptions
 from requests.structures import CaseInsensitiveDict
 
 from .config import ServiceBusConfig, is_loopback
-from .connections import AnswerTooLargeError, Flight, drop_inherited, fly, stay, track
+from .connections import drop_inherited, fly, stay, track
 from .errors import (
     AuthenticationFailedError,
     ConnectionFailedError,
@@ -28,6 +28,7 @@ from .errors import (
     one_line,
 )
 from .exchange import Answer, Call
+from .flights import AnswerTooLargeError, Flight
 from .hidden import Hidden
 from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from .protocol.status import (

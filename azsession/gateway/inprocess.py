@@ -23,8 +23,8 @@ from requests.utils import get_encoding_from_headers
 
 from .. import forks
 from ..broker.base import Broker, Caller
-from ..connections import CancelledError, Flight, current_flight
 from ..errors import ConfigurationError, QueueError
+from ..flights import CancelledError, Flight, current_flight
 from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from .app import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
 from .exchange import Answer

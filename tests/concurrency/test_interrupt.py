@@ -15,7 +15,8 @@ import trustme
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.connections import Flight, fly, track
+from azsession.connections import fly, track
+from azsession.flights import Flight
 from azsession.gateway import AccessKey, GatewayService
 
 from ..conftest import eventually

@@ -16,7 +16,8 @@ import requests
 from azsession import ConfigurationError, Message, ProviderError
 from azsession.broker.base import PRESENT, Caller, Delivery, asking
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.connections import Flight, fly
+from azsession.connections import fly
+from azsession.flights import Flight
 from azsession.gateway import AccessKey, GatewayService
 from azsession.gateway.inprocess import InProcessAdapter
 from azsession.tokens import generate_sas_token
