@@ -87,7 +87,7 @@ class Answer:
     Attributes:
         messages: What it brings, instead of a body: `encoded` makes headers and body of them, for those who are not in this
             process.
-        single: There is one message, in the form of its own; others are in an envelope.
+        single: One message goes in the form of its own, where headers can carry it; else there is an envelope.
     """
 
     status: int
@@ -106,7 +106,8 @@ class Answer:
         messages = self.messages
         if messages is None:
             return self
-        if self.single:
+        # A receive of many that is made again for one has the same answer: all of it is in its caller's hands.
+        if self.single and len(messages) == 1:
             own, body = encode_single(messages[0])
             if fits_headers(own):
                 return Answer(self.status, {**own, **self.headers}, body)
