@@ -34,9 +34,9 @@ _MESSAGE = "/{entity}/sessions/{sid}/messages/{token}"
 _DEAD = "/{entity}/$deadletterqueue/messages"
 
 #: Statuses that any request which needs a token can be answered with, whatever the gateway stands before.
-_ANY = (400, 401, 403, 405, 413, 429, 500, 502, 503, 507)
+_ANY = (400, 401, 403, 405, 408, 413, 429, 500, 502, 503, 507)
 #: And one about a queue, one by a session's holder, one that needs no token.
-_OF_QUEUE, _OF_HOLDER, _OF_OPEN = (404, 409), (410, 423), (400, 413, 500, 503)
+_OF_QUEUE, _OF_HOLDER, _OF_OPEN = (404, 409), (410, 423), (400, 408, 413, 500, 503)
 
 _DESCRIPTION = """\
 Message sessions over HTTP: strict order and one holder at a time for each session id.
@@ -273,6 +273,8 @@ def _codes() -> dict[int, list[str]]:
         codes.setdefault(status, []).append(code)
     # A path that is none of the protocol's.
     codes[404].append(INVALID_REQUEST)
+    # A head that takes too long.
+    codes[408] = [INVALID_REQUEST]
     return codes
 
 
