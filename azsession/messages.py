@@ -72,7 +72,7 @@ class Message:
         to: Where it is meant to go; kept, but not acted on.
         time_to_live: Seconds or a timedelta after which nobody needs it any more.
         scheduled_enqueue_time: When it shall become visible, a timezone-aware datetime.
-        attributes: Further properties by name: str, int, float or bool.
+        attributes: Further properties by name: str, int, float or bool. A gateway takes 65,536 characters of them together.
 
     Raises:
         ValidationError: An argument is not of these forms.

@@ -1,7 +1,7 @@
 """Version 1 of the session protocol in OpenAPI 3.1, which the gateway serves at ``/openapi.json``.
 
 It is made of what the gateway reads and answers with: operations, limits, rights and statuses are those of `protocol`,
-`validation`, `handlers` and `security`. `schemas` has the bodies and headers.
+`validation`, `exchange` and `security`. `schemas` has the bodies and headers.
 """
 
 from __future__ import annotations
