@@ -32,7 +32,7 @@ from .protocol import (
 )
 from .protocol.routes import format_timeout, message_path, route_of, session_path
 from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
-from .protocol.wire import MalformedError, decode_envelope, decode_single, parse_date
+from .protocol.wire import MalformedError, decode_envelope, decode_single, json_object, parse_date
 from .validation import check_lock_token, check_session_id, check_text
 
 T = TypeVar("T")
@@ -93,13 +93,9 @@ def _nothing(answer: Answer) -> None:
 
 def read_object(answer: Answer) -> Mapping[str, Any]:
     """Return the JSON object of an answer."""
-    try:
-        value = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
+    if not answer.body:
         raise MalformedError("it is no JSON object")
-    return value
+    return json_object(answer.body, "it")
 
 
 def read_items(answer: Answer, name: str) -> list[Mapping[str, Any]]:

@@ -213,8 +213,11 @@ def _allow_open_files() -> None:
     except ImportError:
         return  # Windows has no such limit.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # macOS says that there is no limit, and refuses that as one.
+    for wanted in (most, 10240):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+            return
 
 
 def _key_file(path: Path | None, config: ServiceBusConfig | None) -> Path | None:
