@@ -13,7 +13,8 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+
+from .wire import Relay
 
 #: What is done to an exchange, by name.
 FAULTS = (
@@ -55,7 +56,7 @@ STATUSES = (
 BODIES = (b"[]", b"{}", b"17", b'{"failed":3}')
 
 
-class Proxy:
+class Proxy(Relay):
     """Listens on a free port of loopback, and passes everything on to `target`, with faults.
 
     Args:
@@ -77,69 +78,21 @@ class Proxy:
         faults: tuple[str, ...] = FAULTS,
         on_fault: Callable[[str], object] = lambda name: None,
     ) -> None:
-        self.target = target
         self.rate = 0.0
         self.bodies, self.statuses = BODIES, STATUSES
         self._faults = faults
         self._on_fault = on_fault
         self._random = random.Random(seed)
-        self._lock = threading.Lock()  # Guards _random and _sockets.
-        self._sockets: set[socket.socket] = set()
-        self._ended = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._choosing = threading.Lock()  # Guards _random.
+        super().__init__(target)
 
-    def close(self) -> None:
-        """Stop, and cut what is open."""
-        self._ended.set()
-        self.stop_accepting()
-        self.cut_all()
-
-    def stop_accepting(self) -> None:
-        """Refuse connections from now on."""
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def cut_all(self) -> None:
-        """Cut every connection that is open."""
-        with self._lock:
-            sockets = list(self._sockets)
-        for sock in sockets:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self) -> None:
-        while not self._ended.is_set():
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        try:
-            server = socket.create_connection(("127.0.0.1", self.target), timeout=5)
-        except OSError:
-            client.close()
-            return
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
         pair = _Pair(client, server)
-        with self._lock:
-            self._sockets |= {client, server}
-        try:
-            while not self._ended.is_set() and self._exchange(pair):
-                pass
-        except OSError:
+        while self._exchange(pair):
             pass
-        finally:
-            with self._lock:
-                self._sockets -= {client, server}
-            client.close()
-            server.close()
 
     def _choose(self) -> tuple[str | None, random.Random]:
-        with self._lock:
+        with self._choosing:
             chance = random.Random(self._random.getrandbits(64))
             fault = self._random.choice(self._faults) if self._random.random() < self.rate else None
         if fault is not None and fault not in DISTORTIONS:
@@ -196,7 +149,6 @@ class _Pair:
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
-        server.settimeout(None)
         for sock in (client, server):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -1,14 +1,16 @@
-"""A TCP proxy that knows nothing of what it passes on, between the gateway and the stand-in of Azure: it cuts and stalls."""
+"""TCP proxies of the tests' own. `Wire` knows nothing of what it passes on, between the gateway and the stand-in of Azure: it
+cuts and stalls. `Relay` is what it has in common with `Proxy`, which knows HTTP."""
 
 from __future__ import annotations
 
+import abc
 import socket
 import threading
 from contextlib import suppress
 
 
-class Wire:
-    """Listens on a free port of loopback, and passes bytes on to `target`, both ways.
+class Relay(abc.ABC):
+    """Listens on a free port of loopback; each connection gets one of its own to the port behind it, and a thread.
 
     Args:
         target: The port behind it.
@@ -18,18 +20,20 @@ class Wire:
         self._target = target
         self._lock = threading.Lock()  # Guards _sockets.
         self._sockets: set[socket.socket] = set()
-        self._flows = threading.Event()
-        self._flows.set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def stall(self, stalled: bool) -> None:
-        """Let nothing through, or everything again."""
-        if stalled:
-            self._flows.clear()
-        else:
-            self._flows.set()
+    def close(self) -> None:
+        """Stop, and cut what is open."""
+        self.stop_accepting()
+        self.cut_all()
+
+    def stop_accepting(self) -> None:
+        """Refuse connections from now on."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def cut_all(self) -> None:
         """Cut every connection that is open."""
@@ -39,25 +43,61 @@ class Wire:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        self.stall(False)
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut_all()
-
     def _accept(self) -> None:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
             except OSError:
                 return
-            server.settimeout(None)
+            threading.Thread(target=self._run, args=(client,), daemon=True).start()
+
+    def _run(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+        except OSError:
+            client.close()
+            return
+        server.settimeout(None)
+        with self._lock:
+            self._sockets |= {client, server}
+        try:
+            with suppress(OSError):
+                self._serve(client, server)
+        finally:
             with self._lock:
-                self._sockets |= {client, server}
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                self._sockets -= {client, server}
+            client.close()
+            server.close()
+
+    @abc.abstractmethod
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass on what comes, until the connection is to end."""
+
+
+class Wire(Relay):
+    """Passes bytes on, both ways."""
+
+    def __init__(self, target: int) -> None:
+        self._flows = threading.Event()
+        self._flows.set()
+        super().__init__(target)
+
+    def stall(self, stalled: bool) -> None:
+        """Let nothing through, or everything again."""
+        if stalled:
+            self._flows.clear()
+        else:
+            self._flows.set()
+
+    def close(self) -> None:
+        self.stall(False)
+        super().close()
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+        back.start()
+        self._pump(client, server)
+        back.join()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -67,6 +107,3 @@ class Wire:
         for sock in (source, sink):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        with self._lock:
-            self._sockets.discard(source)
-        source.close()
