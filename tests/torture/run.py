@@ -82,28 +82,35 @@ def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> 
 
 def report_on(history: History, seed: int, seconds: float, drained: bool, rules: Rules) -> Report:
     """Judge a history."""
-    accepted: list[float] = []
-    done: list[float] = []
-    counts: Counter[str] = Counter()
-    for one in history.operations:
-        number = len(one.about.get("ids", one.about.get("sequences", ())))
-        counts[f"{one.name} {one.outcome}"] += 1
-        if one.name == "send" and one.outcome == OK:
-            accepted += [one.end] * number
-        elif one.name == "complete" and one.outcome == OK:
-            done += [one.begin] * number
-    accepted.sort()
-    done.sort()
+    counts = Counter(f"{one.name} {one.outcome}" for one in history.operations)
     under_way: dict[str, list[int]] = defaultdict(list)
+    begun, done = _lives(history)
     for event in history.events:
         if event.what == "fault":
-            under_way[event.fields["kind"]].append(bisect_left(accepted, event.at) - bisect_left(done, event.at))
-    told = {"messages accepted": len(accepted), "completed": len(done), **dict(sorted(counts.items()))}
+            under_way[event.fields["kind"]].append(bisect_left(begun, event.at) - bisect_left(done, event.at))
     return Report(
         seed,
         seconds,
         {kind: (len(each), median(each)) for kind, each in under_way.items()},
-        told,
+        {"messages": len(begun), "done": len(done), **dict(sorted(counts.items()))},
         check(history, rules),
         drained,
     )
+
+
+def _lives(history: History) -> tuple[list[float], list[float]]:
+    """Return when the messages that there were came, and when they were completed or dead-lettered, in order.
+
+    One whose send has no known outcome came when it was first seen.
+    """
+    begun: dict[str, float] = {}
+    done: dict[int, float] = {}
+    for one in history.operations:
+        if one.name == "send" and one.outcome == OK:
+            begun.update(dict.fromkeys(one.about["ids"], one.end))
+        for message, _, _ in one.result.get("messages", ()):
+            begun.setdefault(message, one.begin)
+        if one.name in ("complete", "dead_letter") and one.may_have_acted:
+            for sequence in one.about["sequences"]:
+                done.setdefault(sequence, one.begin)
+    return sorted(begun.values()), sorted(done.values())
