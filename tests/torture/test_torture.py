@@ -13,12 +13,12 @@ from .run import torture
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [11, 12])
 def test_nothing_is_lost_doubled_or_misordered_on_the_embedded_broker(tmp_path: Path, seed: int) -> None:
-    report = torture(tmp_path, seed, 40)
+    report = torture(tmp_path, seed, 30)
     assert report.is_good, report.text()
 
 
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_doubled_or_misordered_in_front_of_azure(tmp_path: Path) -> None:
     require_standin()
-    report = torture(tmp_path, 13, 40, azure=True)
+    report = torture(tmp_path, 13, 30, azure=True)
     assert report.is_good, report.text()
