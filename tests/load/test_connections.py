@@ -92,7 +92,7 @@ def test_no_more_are_held_than_it_takes_to_refuse_them(monkeypatch: pytest.Monke
         # 16, and 8 that could still ask and be refused; the others are gone.
         for sock in silent[24:]:
             assert is_over(sock)
-        assert gateway.service._server.connections == 24
+        eventually(lambda: gateway.service._server.connections == 24)
         silent[16].sendall(HEALTH)
         assert read_reply(silent[16]).status == 503
         silent[0].sendall(HEALTH)
