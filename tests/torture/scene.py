@@ -18,7 +18,7 @@ from .checker import Rules
 from .disk import SmallDisk
 from .history import Recorder
 from .process import ROOT, Process
-from .proxy import FAULTS, Proxy
+from .proxy import Proxy
 from .worker import HOST, QUEUE
 
 KEY = "dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmUgdG9ydHVyZSE="
@@ -49,7 +49,7 @@ class Scene:
         self.clocks = [folder / "clock-gateway", folder / "clock-workers"]
         self.has_clocks = not clockshim.unavailable()
         self.port = free_port()
-        self.proxy = Proxy(self.port, seed, self.network_faults(), self.injected)
+        self.proxy = Proxy(self.port, seed, on_fault=self.injected)
         self.direct = ServiceBusProvider.from_connection_string(self.connection_string(self.port, "127.0.0.1"))
         self.gateway: Process | None = None
         self.senders: list[Process] = []
@@ -75,9 +75,6 @@ class Scene:
     strict = True
     rules = Rules()
     has_file = True
-
-    def network_faults(self) -> tuple[str, ...]:
-        return FAULTS
 
     def prepare(self) -> None:
         """Make the queue."""
