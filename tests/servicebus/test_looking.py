@@ -83,7 +83,6 @@ def test_a_dead_letter_that_is_not_there(broker: ServiceBusBroker, number: int) 
 def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
     broker: ServiceBusBroker, namespace: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "SEARCH_QUIET", 0.2)
     numbers = bury(broker, "one", "two")
     with broker_on(namespace) as other:
         dead_letters = QUEUE + looking.DEAD_LETTER_QUEUE
@@ -91,7 +90,8 @@ def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
         search = looking._Search(uplink, dead_letters, numbers["two"])
         other._loop.call(lambda: uplink.connection.attach(search))
         search.found.result(10)
-        with pytest.raises(ProviderError) as caught:
+        with monkeypatch.context() as quickly, pytest.raises(ProviderError) as caught:
+            quickly.setattr(looking, "SEARCH_QUIET", 0.2)
             broker.delete_dead_letter(QUEUE, numbers["two"])
         assert caught.value.is_transient
         assert caught.value.code == "ServerBusy"
