@@ -12,6 +12,7 @@ from azsession import Message, ProviderError, ServiceBusProvider
 from azsession.broker.base import Disposition
 from azsession.broker.servicebus import ServiceBusBroker, looking
 
+from ..conftest import eventually
 from ..standin.require import require_standin
 from .holders import QUEUE, Holder, broker_on, send, texts
 
@@ -87,22 +88,49 @@ def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
     with broker_on(namespace) as other:
         dead_letters = QUEUE + looking.DEAD_LETTER_QUEUE
         uplink = other._namespace.reach(dead_letters)
-        search = looking._Search(uplink, dead_letters, numbers["two"])
+        search = looking._Search(other._loop, uplink, dead_letters, numbers["two"])
         other._loop.call(lambda: uplink.connection.attach(search))
         search.found.result(10)
-        with monkeypatch.context() as quickly, pytest.raises(ProviderError) as caught:
+        with monkeypatch.context() as quickly:
             quickly.setattr(looking, "SEARCH_QUIET", 0.2)
-            broker.delete_dead_letter(QUEUE, numbers["two"])
+            with pytest.raises(ProviderError) as caught:
+                broker.delete_dead_letter(QUEUE, numbers["two"])
         assert caught.value.is_transient
         assert caught.value.code == "ServerBusy"
-        other._loop.run(lambda: search.settle(*[search_id(search)] * 2, looking.codec.RELEASED, lambda *_: None))
         other._loop.call(search.give_back)
         broker.delete_dead_letter(QUEUE, numbers["one"])
         broker.delete_dead_letter(QUEUE, numbers["two"])
 
 
-def search_id(search: looking._Search) -> int:
-    return search.found.result(0)[0]
+def test_what_comes_while_a_search_ends_is_not_left_locked(broker: ServiceBusBroker, namespace: StandIn) -> None:
+    numbers = bury(broker, "one")
+    dead_letters = QUEUE + looking.DEAD_LETTER_QUEUE
+    queue = namespace._queue(dead_letters)
+
+    def locked() -> list[bytes]:
+        return namespace.loop.call(lambda: list(queue.locked))
+
+    def search_on(broker: ServiceBusBroker, number: int) -> looking._Search:
+        uplink = broker._namespace.reach(dead_letters)
+        search = looking._Search(broker._loop, uplink, dead_letters, number)
+        broker._loop.call(lambda: uplink.connection.attach(search))
+        eventually(lambda: search.attached)
+        return search
+
+    with broker_on(namespace) as other:
+        holding = search_on(other, numbers["one"])
+        holding.found.result(10)
+        late, before = search_on(broker, 999), locked()
+
+        def end() -> None:
+            # The loop does not read what comes until this is over.
+            other._loop.call(holding.give_back)
+            eventually(lambda: locked() not in ([], before))
+            late.give_back()
+
+        broker._loop.call(end)
+        eventually(lambda: locked() == [])
+        assert late.seen == 0
 
 
 def test_many_dead_letters_are_resubmitted_at_the_same_time(namespace: StandIn) -> None:

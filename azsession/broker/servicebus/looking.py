@@ -13,11 +13,13 @@ from ...messages import PeekedMessage, SessionInfo
 from ...protocol.status import MESSAGE_NOT_FOUND, SERVER_BUSY
 from .amqp import codec
 from .amqp.codec import AmqpMessage, Attach, Condition, Response
-from .amqp.links import Receiver
+from .amqp.links import Outcome, Receiver
+from .amqp.loop import Loop
 from .conditions import error_of
 from .messages import peeked
 from .namespace import Namespace
 from .uplink import Uplink, address_of
+from .waiting import DRAIN_TIMEOUT
 
 #: Messages of a request to peek, and sessions of one to list.
 PAGE = 250
@@ -107,8 +109,8 @@ class Looking:
         if not any(one.sequence_number == number for one in self.dead_letters(entity, number, 1)):
             raise _no_dead_letter(number)
         uplink = self._namespace.reach(entity + DEAD_LETTER_QUEUE)
-        search = _Search(uplink, entity + DEAD_LETTER_QUEUE, number)
         loop = self._namespace.loop
+        search = _Search(loop, uplink, entity + DEAD_LETTER_QUEUE, number)
         loop.call(lambda: uplink.connection.attach(search))
         try:
             deadline = time.monotonic() + self._namespace.timeout
@@ -123,7 +125,7 @@ class Looking:
                         break
             if not search.found.done():
                 raise self._not_found(entity, number)
-            delivery_id, message = search.found.result()
+            message = search.found.result()
             if then is not None:
                 then(message)
             done: Future[tuple[str | None, Condition | None]] = Future()
@@ -131,7 +133,7 @@ class Looking:
             def settled(_: int, state: str | None, error: Condition | None) -> None:
                 done.set_result((state, error))
 
-            loop.call(lambda: search.settle(delivery_id, delivery_id, codec.ACCEPTED, settled))
+            loop.call(lambda: search.complete(settled))
             state, error = self._namespace.wait(done)
             if state is None or error is not None:
                 raise error_of(error, entity=entity)
@@ -148,13 +150,16 @@ class Looking:
 class _Search(Receiver):
     """A receiver on the dead-letter queue that looks for one message."""
 
-    def __init__(self, uplink: Uplink, entity: str, number: int) -> None:
+    def __init__(self, loop: Loop, uplink: Uplink, entity: str, number: int) -> None:
         super().__init__(f"azsession-{uuid.uuid4()}", address_of(entity))
+        self._loop = loop
         self._uplink = uplink
         self._entity = entity
         self._number = number
-        self._others: list[int] = []
-        self.found: Future[tuple[int, AmqpMessage]] = Future()
+        self._in_hand: list[int] = []
+        self._found_id = -1
+        self._ending = False
+        self.found: Future[AmqpMessage] = Future()
         self.seen = 0
 
     def on_attached(self, attach: Attach) -> None:
@@ -162,20 +167,42 @@ class _Search(Receiver):
         self.give_credit(SEARCH_CREDIT)
 
     def on_message(self, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
+        self._in_hand.append(delivery_id)
+        if self._ending:
+            return
         self.seen += 1
         message = codec.decode_message(payload)
         if message.annotations.get("x-opt-sequence-number") == self._number and not self.found.done():
             self.give_credit(0)
-            self.found.set_result((delivery_id, message))
-            return
-        self._others.append(delivery_id)
-        if not self.found.done() and self.credit <= 1:
+            self._found_id = delivery_id
+            self.found.set_result(message)
+        elif not self.found.done() and self.credit <= 1:
             self.give_credit(SEARCH_CREDIT)
 
+    def complete(self, settled: Outcome) -> None:
+        """Complete the one that was found."""
+        self._in_hand.remove(self._found_id)
+        self.settle(self._found_id, self._found_id, codec.ACCEPTED, settled)
+
     def give_back(self) -> None:
-        """Unlock what was not looked for, and end: Azure keeps what a link that ends has locked until its locks expire."""
-        for number in self._others:
-            self.settle(number, number, codec.RELEASED, lambda *_: None)
+        """End, when nothing more can be on its way, and unlock what was not completed.
+
+        Azure keeps what it sent to a link that ends locked until its locks expire.
+        """
+        if self.attached and self.credit:
+            self._ending = True
+            self.drain()
+            self._loop.later(DRAIN_TIMEOUT, self._end)
+        else:
+            self._end()
+
+    def on_drained(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        in_hand, self._in_hand = self._in_hand, []
+        for delivery_id in in_hand:
+            self.settle(delivery_id, delivery_id, codec.RELEASED, lambda *_: None)
         self.detach()
 
     def on_ended(self, error: Condition | None) -> None:
