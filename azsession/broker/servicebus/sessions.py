@@ -18,6 +18,7 @@ from .amqp import codec
 from .amqp.codec import ABSENT, Attach, Condition, Response
 from .amqp.links import CONNECTION_LOST, Receiver
 from .amqp.loop import Timer
+from .clock import MIN_LOCK_DURATION
 from .conditions import SESSION_LOCK_LOST_CONDITION, TIMEOUT, error_of
 from .messages import token_of
 from .retaking import Retaking
@@ -36,8 +37,6 @@ RENEW_PART = 0.5
 CLEAR_PART = 0.1
 #: Seconds between 0001-01-01, which Azure counts ticks of 100 ns from, and 1970.
 _TICKS_EPOCH = 62135596800
-#: Seconds that an Azure session lock lasts at the most, and after which a clock that is wrong cannot matter more.
-MAX_LOCK_DURATION = 300.0
 #: Seconds that the answer to a wish for a session may take beyond the time that Azure was given for it.
 ANSWER_TIME = 10.0
 #: Seconds in which Azure tells of a link's end after it gave the link's session to another one.
@@ -173,8 +172,7 @@ class HeldSession:
                 return
         self.session_id = granted
         ticks = attach.properties.get("com.microsoft:locked-until-utc")
-        self._set_expiry(ticks / 1e7 - _TICKS_EPOCH if isinstance(ticks, int) else time.time() + 30.0)
-        self._duration = max(self._duration, self.left())
+        self._set_expiry(ticks / 1e7 - _TICKS_EPOCH if isinstance(ticks, int) else None)
         if not self.opened.done():
             self.table.on_opened(self)
             self.opened.set_result(True)
@@ -285,9 +283,10 @@ class HeldSession:
         """Return the seconds that the lock has left."""
         return max(0.0, self.expires - time.monotonic())
 
-    def _set_expiry(self, instant: float) -> None:
-        """Note until when Azure says that the lock lasts, in seconds since 1970."""
-        self.expires = time.monotonic() + min(MAX_LOCK_DURATION, max(0.0, instant - time.time()))
+    def _set_expiry(self, instant: float | None) -> None:
+        """Note until when Azure says that the lock lasts, in seconds since 1970; `None` where it does not say."""
+        left = MIN_LOCK_DURATION if instant is None else self.table.clock.left(instant)
+        self.expires = time.monotonic() + left
         self._duration = max(self._duration, self.left())
         self.plan()
 

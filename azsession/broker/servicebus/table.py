@@ -13,6 +13,7 @@ from ...errors import QueueError, SessionLockedError, SessionNotFoundError
 from ...protocol.status import CONFLICT, SESSION_LOCK_LOST, SESSION_LOCKED
 from ..base import Settlement
 from .amqp.loop import closed_error
+from .clock import ServiceClock
 from .namespace import Namespace
 from .retaking import MAX_RETAKE_PAUSE, VERIFY_TIMEOUT
 from .sessions import HeldSession
@@ -35,6 +36,7 @@ class Table:
 
     def __init__(self, namespace: Namespace) -> None:
         self.loop = namespace.loop
+        self.clock = ServiceClock()
         self._namespace = namespace
         self._held: dict[SessionKey, HeldSession] = {}
         self._pending: set[HeldSession] = set()
