@@ -32,10 +32,28 @@ from azure.servicebus import (  # noqa: E402
     ServiceBusSubQueue,
 )
 from azure.servicebus import exceptions as errors  # noqa: E402
+from azure.servicebus._pyamqp._transport import SSLTransport  # noqa: E402
 from proton import Message  # noqa: E402
 
 _CLOSING = ThreadPoolExecutor(8, thread_name_prefix="closing")
 _NAMES = (f"orders-{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten_sockets() -> Iterator[None]:
+    """Close what the SDK leaves open: a connection whose close fails forgets its socket."""
+    transports: list[Any] = []
+    connect = SSLTransport.connect
+
+    def noting(transport: Any) -> None:
+        transports.append(transport)
+        connect(transport)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SSLTransport, "connect", noting)
+        yield
+    for transport in transports:
+        transport.close()
 
 
 @pytest.fixture(scope="module")
