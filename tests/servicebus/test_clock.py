@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import azsession.clock
 from azsession.broker.servicebus import clock
 from azsession.broker.servicebus.clock import MIN_LOCK_DURATION, ServiceClock
 
@@ -48,8 +49,14 @@ class Clocks:
 @pytest.fixture
 def clocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Clocks:
     clocks = Clocks(getattr(request, "param", 0.0))
-    monkeypatch.setattr(clock, "time", clocks)
+    use(clocks, monkeypatch)
     return clocks
+
+
+def use(clocks: Clocks | SetClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the service's clock, and nothing else, be told from these."""
+    for module in (clock, azsession.clock):
+        monkeypatch.setattr(module, "time", clocks)
 
 
 @pytest.mark.parametrize("step", [-86400.0, -7200.0, -300.0, -30.0, 0.0, 30.0, 300.0, 7200.0, 86400.0])
@@ -110,7 +117,7 @@ def test_a_holder_is_told_the_time_that_its_lock_has_after_the_clock_was_set(
         send(broker, "x", "y", session_id="s1")
         holder, other = Holder(broker), Holder(broker, "s2")
         holder.take()
-        monkeypatch.setattr(clock, "time", SetClock(step))
+        use(SetClock(step), monkeypatch)
         assert LOCK_DURATION / 2 < holder.renew() <= LOCK_DURATION
         holder.complete(*holder.take())
         other.receive(timeout=0)

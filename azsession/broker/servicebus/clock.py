@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 
+from ...clock import Clock
+
 #: Seconds that a lock of Azure's may be configured to last: LockDuration is 5 seconds to 5 minutes.
 MIN_LOCK_DURATION, MAX_LOCK_DURATION = 5.0, 300.0
 
@@ -19,7 +21,7 @@ class ServiceClock:
     """
 
     def __init__(self) -> None:
-        self._unset = time.time() - time.monotonic()
+        self._untouched = Clock()
 
     def left(self, instant: float) -> float:
         """Return the seconds that a lock has left which Azure granted just now.
@@ -30,9 +32,8 @@ class ServiceClock:
         Args:
             instant: The lock's end as Azure told it, in seconds since 1970.
         """
-        wall, monotonic = time.time(), time.monotonic()
-        by_wall, by_unset = instant - wall, instant - self._unset - monotonic
-        possible = [left for left in (by_wall, by_unset) if 0.0 < left <= MAX_LOCK_DURATION]
+        by_wall, by_untouched = instant - time.time(), instant - self._untouched.now()
+        possible = [left for left in (by_wall, by_untouched) if 0.0 < left <= MAX_LOCK_DURATION]
         if possible == [by_wall]:
-            self._unset = wall - monotonic
+            self._untouched = Clock()
         return min(possible, default=MIN_LOCK_DURATION)
