@@ -182,6 +182,9 @@ class Transport:
         except QueueError as error:
             if acted and call.gone_is_done and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
                 return call.read(Answer(204, {}, b"", started))
+            if (getattr(error, "status", None) or 0) >= 500:
+                # The server could not; whether an earlier attempt did, that does not tell.
+                raise _final(error, acted) from error.__cause__
             raise
 
     def _attempt(self, call: Call[T], wait: float) -> T:

@@ -83,6 +83,18 @@ def test_a_page_instead_of_the_gateways_answer_is_got_over(
     operation()
 
 
+@pytest.mark.parametrize("status", [501, 507, 511])
+def test_a_server_that_cannot_does_not_hide_that_an_earlier_attempt_may_have_taken_effect(
+    status: int, way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
+    operation = ALL["send"](set_stage(retry_attempts=2))
+    way.next(proxy_page(502, acts=True), proxy_page(status))
+    with pytest.raises(ConnectionFailedError) as caught:
+        operation()
+    assert caught.value.maybe_delivered
+    assert caught.value.status == status
+
+
 #: What the gateway itself can mean by a status, for those who hold a session, and who settle; `lost` where the lock is gone.
 MEANT = {
     404: (QueueNotFoundError, QueueNotFoundError, "EntityNotFound", True),
