@@ -110,19 +110,22 @@ class Renewer:
         with self._wanted:
             if self._stopped:
                 return
-            self._outstanding += 1
-            if len(self._workers) < min(self._outstanding, MAX_WORKERS):
-                worker = threading.Thread(target=self._serve, name="azsession-renewer-worker", daemon=True)
-                try:
-                    worker.start()
-                except RuntimeError:
-                    if not self._workers:
-                        self._outstanding -= 1
-                        self._push(time.monotonic() + NO_THREAD_PAUSE, client)
-                        return
-                else:
-                    self._workers.add(worker)
-            self._work.put(client)
+            if self._has_worker():
+                self._outstanding += 1
+                self._work.put(client)
+                return
+        self._push(time.monotonic() + NO_THREAD_PAUSE, client)
+
+    def _has_worker(self) -> bool:
+        """See that there is a worker for one more renewal, with the lock held; there may be no thread to be had."""
+        if len(self._workers) < min(self._outstanding + 1, MAX_WORKERS):
+            worker = threading.Thread(target=self._serve, name="azsession-renewer-worker", daemon=True)
+            try:
+                worker.start()
+            except RuntimeError:
+                return bool(self._workers)
+            self._workers.add(worker)
+        return True
 
     def _serve(self) -> None:
         while True:

@@ -51,6 +51,23 @@ def test_two_hundred_locks_of_five_seconds_are_renewed_in_time_by_a_slow_server(
         assert not any(client.is_lock_lost for client in clients)
 
 
+def test_a_lock_is_renewed_as_soon_as_there_is_a_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = threading.Thread.start, []
+
+    def start_late(thread: threading.Thread) -> None:
+        if thread.name == "azsession-renewer-worker" and len(refused) < 3:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    with RenewalServer(lasts=2) as server, connect(server) as provider:
+        client = opened(provider, "s", 2)
+        eventually(lambda: renewed(server, client, 2), seconds=30)
+        assert len(refused) == 3
+        assert not client.is_lock_lost
+
+
 def test_renewals_that_get_no_answer_do_not_make_others_late() -> None:
     lost: list[str] = []
     silent = {f"silent{n}" for n in range(8)}
