@@ -9,31 +9,27 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import attrs
 
-from .errors import ValidationError
+from .answers import LockAnswer, checked, read_items, read_lock, read_messages, read_object, read_peeked, read_sessions
 from .exchange import Answer, Call
 from .hidden import Hidden
-from .messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
+from .messages import PeekedMessage, ReceivedMessage, SessionInfo
 from .protocol import (
-    COUNT_HEADER,
     ENVELOPE_TYPE,
     JSON_TYPE,
-    LOCK_EXPIRES_HEADER,
     LOCK_HELD_HEADER,
     LOCK_ID_HEADER,
     REQUEST_ID_HEADER,
     ROUTE_HEADER,
-    WAITED_HEADER,
 )
 from .protocol.routes import format_timeout, message_path, route_of, session_path
-from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, parse_seconds
-from .protocol.wire import MalformedError, decode_envelope, decode_single, json_object, parse_date
-from .validation import check_lock_token, check_session_id, check_text
+from .protocol.status import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION
+from .protocol.wire import MalformedError
+from .validation import check_session_id
 
 T = TypeVar("T")
 
@@ -59,25 +55,6 @@ class Session:
         return {LOCK_ID_HEADER: self.lock_id, ROUTE_HEADER: self.route}
 
 
-@attrs.frozen(eq=False)
-class LockAnswer:
-    """What a receive, accept or renewal gave.
-
-    Attributes:
-        session_id: The session.
-        messages: What was received.
-        sent: When the request was sent, on the monotonic clock.
-        lasts: Seconds that the lock lasts from `sent` + `waited`, where the server told.
-        waited: Seconds that the server held the request.
-    """
-
-    session_id: str
-    messages: Sequence[ReceivedMessage]
-    sent: float
-    lasts: float | None
-    waited: float
-
-
 def _room(count: int) -> int:
     """Return the bytes that an answer with so many messages may have: one as large as Azure's largest, or many as usual."""
     return MESSAGE_ROOM + (count - 1) * FURTHER_ROOM
@@ -85,87 +62,6 @@ def _room(count: int) -> int:
 
 def _json_body(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _nothing(answer: Answer) -> None:
-    return None
-
-
-def read_object(answer: Answer) -> Mapping[str, Any]:
-    """Return the JSON object of an answer."""
-    if not answer.body:
-        raise MalformedError("it is no JSON object")
-    return json_object(answer.body, "it")
-
-
-def read_items(answer: Answer, name: str) -> list[Mapping[str, Any]]:
-    """Return the list of JSON objects that an answer has under `name`."""
-    items = read_object(answer).get(name)
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise MalformedError(f"it has no list of {name}")
-    return items
-
-
-def _lock_answer(answer: Answer, session_id: str, messages: Sequence[ReceivedMessage] = ()) -> LockAnswer:
-    lasts = parse_seconds(answer.headers.get(LOCK_EXPIRES_HEADER))
-    # A server cannot have held the request for longer than it took: whatever it says, the lock is not overestimated.
-    waited = min(parse_seconds(answer.headers.get(WAITED_HEADER)) or 0.0, time.monotonic() - answer.sent)
-    return LockAnswer(session_id, messages, answer.sent, lasts, waited)
-
-
-def _read_messages(answer: Answer, session: Session, lasts: float) -> list[ReceivedMessage]:
-    """Return the messages of an answer, whichever way they are represented."""
-    now = datetime.now(timezone.utc)
-    expires_at = now + timedelta(seconds=lasts)
-    if answer.messages is not None:
-        return [
-            _own(message, session, now, expires_at) for message in answer.messages if isinstance(message, ReceivedMessage)
-        ]
-    content_type, count = answer.headers.get("Content-Type", ""), answer.headers.get(COUNT_HEADER)
-    if count is not None or content_type.startswith(ENVELOPE_TYPE):
-        described = decode_envelope(answer.body)
-        if not described or (count is not None and count.strip() != str(len(described))):
-            # What is missing would be in this holder's hands without its knowing, and overtaken by what comes next.
-            raise MalformedError(f"it has {len(described)} messages, and not as many as it says")
-    else:
-        described = [decode_single(answer.items, answer.body)]
-    messages = [_received(fields, session, now, expires_at) for fields in described]
-    if len({message.receipt.handle for message in messages}) < len(messages):
-        raise MalformedError("two messages have one LockToken")
-    return messages
-
-
-def _checked(check: Callable[..., str], value: object, *args: Any) -> str:
-    """Return a text of an answer, checked as one of a caller is: it goes into paths and receipts."""
-    try:
-        return check(value, *args)
-    except ValidationError as error:
-        raise MalformedError(str(error)) from None
-
-
-def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
-    token = _checked(check_lock_token, fields.pop("lock_token", None))
-    # An answer that was meant for another request, through some mistake on the way, must not pass for this one's.
-    if fields.get("session_id") not in (None, session.session_id):
-        raise MalformedError("a message is of another session")
-    fields["session_id"] = session.session_id
-    fields["attributes"] = _attributes(fields)
-    return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
-
-
-def _attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message's attributes, without what cannot be one."""
-    return {name: value for name, value in fields["attributes"].items() if isinstance(value, (str, int, float))}
-
-
-def _own(message: ReceivedMessage, session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
-    """Return a message of a broker in this process, with this client's own reckoning of its lock."""
-    receipt = _receipt(message.receipt.handle, session, expires_at)
-    return attrs.evolve(message, session_id=session.session_id, receipt=receipt, delivered_at=now)
-
-
-def _receipt(token: str, session: Session, expires_at: datetime) -> ReceiptHandle:
-    return ReceiptHandle(token, expires_at, queue_name=session.entity, session_id=session.session_id, route=session.route)
 
 
 def receive(
@@ -179,13 +75,13 @@ def receive(
 
     def read(answer: Answer) -> LockAnswer:
         if answer.status == 204:
-            return _lock_answer(answer, session.session_id)
+            return read_lock(answer, session.session_id)
         if answer.status not in (200, 201):
             raise MalformedError(f"a receive is not answered {answer.status}")
-        found = _lock_answer(answer, session.session_id)
+        found = read_lock(answer, session.session_id)
         lasts = session_timeout if found.lasts is None else found.lasts
         left = found.sent + found.waited + lasts - time.monotonic()
-        messages = _read_messages(answer, session, left)
+        messages = read_messages(answer, session, left)
         return LockAnswer(found.session_id, messages, found.sent, found.lasts, found.waited)
 
     return Call(
@@ -210,10 +106,10 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
     def read(answer: Answer) -> LockAnswer | None:
         if answer.status == 204:
             return None
-        name = _checked(check_session_id, read_object(answer).get("SessionId"))
+        name = checked(check_session_id, read_object(answer).get("SessionId"))
         if session_id is not None and name != session_id:
             raise MalformedError("it names another session")
-        return _lock_answer(answer, name)
+        return read_lock(answer, name)
 
     return Call(
         method="POST",
@@ -239,7 +135,7 @@ def renew(session: Session) -> Call[LockAnswer]:
         method="POST",
         path=session.path + "/renewlock",
         entity=session.entity,
-        read=lambda answer: _lock_answer(answer, session.session_id),
+        read=lambda answer: read_lock(answer, session.session_id),
         about=ABOUT_SESSION,
         headers=session.headers(),
         repeatable=True,
@@ -248,7 +144,7 @@ def renew(session: Session) -> Call[LockAnswer]:
 
 def release(session: Session) -> Call[None]:
     """Return the call that gives the session's lock back."""
-    return _on_session(session, "POST", "/release", _nothing)
+    return _on_session(session, "POST", "/release", ignore)
 
 
 def complete(session: Session, token: str) -> Call[None]:
@@ -284,7 +180,7 @@ def _on_message(session: Session, method: str, path: str, *, body: Any = None, r
         method=method,
         path=session.path + path,
         entity=session.entity,
-        read=_nothing,
+        read=ignore,
         about=ABOUT_RECEIPT,
         headers=session.headers() if body is None else {**session.headers(), "Content-Type": JSON_TYPE},
         body=None if body is None else _json_body(body),
@@ -311,7 +207,7 @@ def receive_deferred(session: Session, sequence_numbers: Sequence[int], lasts: f
     """Return the call that receives deferred messages."""
     body = {"SequenceNumbers": list(sequence_numbers)}
     call = _on_session(
-        session, "POST", "/messages/$deferred", lambda answer: _read_messages(answer, session, lasts), body=body
+        session, "POST", "/messages/$deferred", lambda answer: read_messages(answer, session, lasts), body=body
     )
     call.room = _room(len(sequence_numbers))
     return call
@@ -340,7 +236,7 @@ def get_state(session: Session) -> Call[bytes | None]:
 
 def set_state(session: Session, state: bytes | None) -> Call[None]:
     """Return the call that sets or clears a session's state."""
-    call = _on_session(session, "DELETE" if state is None else "PUT", "/state", _nothing)
+    call = _on_session(session, "DELETE" if state is None else "PUT", "/state", ignore)
     if state is not None:
         call.body = state
         call.headers = {**call.headers, "Content-Type": "application/octet-stream"}
@@ -381,20 +277,11 @@ def dead_letters(entity: str, start: int, limit: int) -> Call[list[PeekedMessage
 
 
 def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
-    def read(answer: Answer) -> list[PeekedMessage]:
-        if answer.messages is not None:
-            return list(answer.messages)
-        described = decode_envelope(answer.body)
-        for fields in described:
-            fields.pop("lock_token", None)
-            fields["attributes"] = _attributes(fields)
-        return [PeekedMessage(**fields) for fields in described]
-
     return Call(
         method="GET",
         path=path,
         entity=entity,
-        read=read,
+        read=read_peeked,
         about=ABOUT_QUEUE,
         query=lambda _: f"from={start}&max={limit}",
         room=_room(limit),
@@ -403,25 +290,14 @@ def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[Peeked
 
 def list_sessions(entity: str, after: str, limit: int) -> Call[list[SessionInfo]]:
     """Return the call that lists sessions behind `after`."""
-
-    def read(answer: Answer) -> list[SessionInfo]:
-        return [_session_info(item) for item in read_items(answer, "sessions")]
-
     behind = f"&after={quote(after, safe='')}" if after else ""
     return Call(
         method="GET",
         path=f"/{quote(entity)}/sessions",
         entity=entity,
-        read=read,
+        read=read_sessions,
         query=lambda _: f"max={limit}{behind}",
     )
-
-
-def _session_info(item: Mapping[str, Any]) -> SessionInfo:
-    name, count, until = item.get("SessionId"), item.get("MessageCount"), item.get("LockedUntilUtc")
-    if not isinstance(count, (int, type(None))) or not isinstance(until, (str, type(None))):
-        raise MalformedError("a session has SessionId, MessageCount and maybe LockedUntilUtc")
-    return SessionInfo(_checked(check_text, name, "a SessionId"), count, None if until is None else parse_date(until))
 
 
 def send(entity: str, envelope: bytes) -> Call[None]:
@@ -430,7 +306,7 @@ def send(entity: str, envelope: bytes) -> Call[None]:
         method="POST",
         path=f"/{quote(entity)}/messages",
         entity=entity,
-        read=_nothing,
+        read=ignore,
         headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: str(uuid.uuid4())},
         body=envelope,
     )

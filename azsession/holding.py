@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from . import calls
+from .answers import LockAnswer
 from .errors import (
     ConnectionFailedError,
     InvalidReceiptError,
@@ -78,7 +79,7 @@ class Holder:
 
     # For the provider and the renewer
 
-    def begin(self, answer: calls.LockAnswer, lock_id: str) -> None:
+    def begin(self, answer: LockAnswer, lock_id: str) -> None:
         """Note that the provider has accepted the session under this lock id."""
         self._held.take_over(lock_id)
         self._refresh(answer)
@@ -195,14 +196,14 @@ class Holder:
             if answer is not None:
                 self._refresh(answer)
 
-    def _on_lock(self, call: Call[calls.LockAnswer]) -> calls.LockAnswer:
+    def _on_lock(self, call: Call[LockAnswer]) -> LockAnswer:
         """Send a call that takes or renews the lock."""
         self._held.request()
         answer = self._on_session(call, waits=True)
         self._refresh(answer)
         return answer
 
-    def _refresh(self, answer: calls.LockAnswer) -> None:
+    def _refresh(self, answer: LockAnswer) -> None:
         lasts = self._session_timeout if answer.lasts is None else answer.lasts
         if self._held.refresh(answer.sent, lasts, waited=answer.waited):
             if self._max_renewal is not None:

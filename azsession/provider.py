@@ -14,6 +14,7 @@ import attrs
 import requests
 
 from . import calls, forks
+from .answers import read_queue, read_queues
 from .client import SessionClient
 from .config import ServiceBusConfig
 from .errors import (
@@ -26,12 +27,12 @@ from .errors import (
     SessionNotFoundError,
     ValidationError,
 )
-from .exchange import Answer, Call
+from .exchange import Call
 from .holding import RELEASE_PATIENCE
 from .link import Link, UnderWay, embedded_link
 from .messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
-from .protocol.durations import decode_queue_info, encode_queue
-from .protocol.wire import MalformedError, encode_item
+from .protocol.durations import encode_queue
+from .protocol.wire import encode_item
 from .queues import QueueInfo, QueueSettings
 from .validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_queue_name, check_session_id, seconds
 
@@ -405,7 +406,7 @@ class ServiceBusProvider:
         """
         check_queue_name(queue_name)
         self._require_v1("manage queues")
-        return self._send(calls.on_entity("GET", queue_name, read=_read_queue))
+        return self._send(calls.on_entity("GET", queue_name, read=read_queue))
 
     def list_queues(self) -> list[QueueInfo]:
         """Return all queues, by name, without counts. Needs the right Manage.
@@ -414,11 +415,7 @@ class ServiceBusProvider:
             QueueError: As any request does.
         """
         self._require_v1("manage queues")
-
-        def read(answer: Answer) -> list[QueueInfo]:
-            return [_queue_info(item) for item in calls.read_items(answer, "queues")]
-
-        return self._send(calls.on_entity("GET", "", read=read))
+        return self._send(calls.on_entity("GET", "", read=read_queues))
 
     def delete_queue(self, queue_name: str) -> None:
         """Delete a queue and everything in it. Needs the right Manage.
@@ -483,14 +480,3 @@ def _divide(items: Sequence[bytes]) -> Iterable[list[bytes]]:
         part.append(item)
         size += len(item) + 1
     yield part
-
-
-def _read_queue(answer: Answer) -> QueueInfo:
-    return _queue_info(calls.read_object(answer))
-
-
-def _queue_info(data: Mapping[str, Any]) -> QueueInfo:
-    try:
-        return decode_queue_info(data)
-    except ValidationError as error:
-        raise MalformedError(str(error)) from None

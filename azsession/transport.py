@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
@@ -28,6 +27,7 @@ from .errors import (
     one_line,
 )
 from .exchange import Answer, Call
+from .failures import FailedAttemptError, clock_hint, final, may_have_acted, reason_of, root_of
 from .flights import AnswerTooLargeError, Flight
 from .hidden import Hidden
 from .protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
@@ -39,7 +39,7 @@ from .protocol.status import (
     parse_retry_after,
     parse_seconds,
 )
-from .protocol.wire import MalformedError, parse_date
+from .protocol.wire import MalformedError
 from .tokens import Token, TokenCache
 
 if TYPE_CHECKING:
@@ -55,22 +55,10 @@ T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 10.0
-#: Seconds that this machine's clock may differ from the server's without a word.
-CLOCK_TOLERANCE = 60.0
 #: What else than its own success an answer of version 1 means something by.
 _MEANT_STATUSES = frozenset({404, 409, 410, 423})
 #: What a proxy answers that passes a request on to nobody: it did not arrive in time, or is one too many.
 _NOT_PASSED_ON = frozenset({408, 429})
-
-
-class _FailureError(Exception):
-    """An attempt failed in a way that may pass."""
-
-    def __init__(self, error: QueueError, *, acted: bool) -> None:
-        super().__init__()
-        self.error = error
-        #: The request may have taken effect without our knowing the answer.
-        self.acted = acted
 
 
 class Transport:
@@ -127,10 +115,10 @@ class Transport:
         started = time.monotonic()
         try:
             return self._attempt(call, call.wait or 0.0)
-        except _FailureError as failure:
+        except FailedAttemptError as failure:
             return self._send_again(call, failure, started)
 
-    def _send_again(self, call: Call[T], failure: _FailureError, started: float) -> T:
+    def _send_again(self, call: Call[T], failure: FailedAttemptError, started: float) -> T:
         # Here, not above: it would make importing azsession a good deal slower, and most calls never get here.
         from tenacity import Retrying, retry_if_exception
 
@@ -149,12 +137,12 @@ class Transport:
             nonlocal acted
             try:
                 return self._attempt(call, max(0.0, (call.wait or 0.0) - (time.monotonic() - started)))
-            except _FailureError as again:
+            except FailedAttemptError as again:
                 acted = acted or again.acted
                 raise
 
         def may_pass(error: BaseException) -> bool:
-            return isinstance(error, _FailureError) and (not error.acted or call.repeatable or self.speaks_v1)
+            return isinstance(error, FailedAttemptError) and (not error.acted or call.repeatable or self.speaks_v1)
 
         def is_over(state: RetryCallState) -> bool:
             return (
@@ -174,17 +162,17 @@ class Transport:
         )
         try:
             return retrying(attempt)
-        except _FailureError as final:
-            raise _final(final.error, acted) from final.error.__cause__
+        except FailedAttemptError as last_one:
+            raise final(last_one.error, acted) from last_one.error.__cause__
         except (AuthenticationFailedError, PermissionDeniedError) as error:
             # That this attempt was refused says nothing of the others.
-            raise _final(error, acted) from error.__cause__
+            raise final(error, acted) from error.__cause__
         except QueueError as error:
             if acted and call.gone_is_done and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
                 return call.read(Answer(204, {}, b"", started))
             if (getattr(error, "status", None) or 0) >= 500:
                 # The server could not; whether an earlier attempt did, that does not tell.
-                raise _final(error, acted) from error.__cause__
+                raise final(error, acted) from error.__cause__
             raise
 
     def _attempt(self, call: Call[T], wait: float) -> T:
@@ -217,8 +205,8 @@ class Transport:
         except MalformedError as error:
             raise self._broken(f"gave a broken answer: {error}") from None
 
-    def _broken(self, what: str) -> _FailureError:
-        return _FailureError(ConnectionFailedError(f"{self._url} {what}", maybe_delivered=True), acted=True)
+    def _broken(self, what: str) -> FailedAttemptError:
+        return FailedAttemptError(ConnectionFailedError(f"{self._url} {what}", maybe_delivered=True), acted=True)
 
     def _error(self, call: Call[Any], answer: Answer, *, acted: bool) -> Exception:
         status, headers = answer.status, answer.headers
@@ -233,8 +221,8 @@ class Transport:
             retry_after=parse_retry_after(headers.get("Retry-After")),
         )
         if status == 401 and self._tokens is not None:
-            error.args = (f"{error}{_clock_hint(headers.get('Date'))}",)
-        return _FailureError(error, acted=acted) if status in RETRIED_STATUSES else error
+            error.args = (f"{error}{clock_hint(headers.get('Date'))}",)
+        return FailedAttemptError(error, acted=acted) if status in RETRIED_STATUSES else error
 
     def _exchange(self, call: Call[Any], wait: float, token: Token | None) -> Answer:
         """Send once; return the answer, whatever it is."""
@@ -265,17 +253,17 @@ class Transport:
             raise
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # Also what urllib3 raises for a few broken answers: its own errors, and those of reading a number that is none.
-            cause = _root(error)
+            cause = root_of(error)
             # It may quote what the server wrote, and a traceback shows it.
             cause.args = tuple(one_line(arg) if isinstance(arg, str) else arg for arg in cause.args)
-            acted = _may_have_acted(error, flight)
-            failed = ConnectionFailedError(f"no answer from {self._url}: {_reason(error, cause)}", maybe_delivered=acted)
+            acted = may_have_acted(error, flight)
+            failed = ConnectionFailedError(f"no answer from {self._url}: {reason_of(error, cause)}", maybe_delivered=acted)
             # Without its frames, whose locals are the request: its token, its body, its lock token.
             failed.__cause__ = cause.with_traceback(None)
             if isinstance(cause, AnswerTooLargeError):
                 # It would be as large again.
                 raise failed from failed.__cause__
-            raise _FailureError(failed, acted=acted) from None
+            raise FailedAttemptError(failed, acted=acted) from None
         finally:
             call.flight = None
 
@@ -342,28 +330,6 @@ class Transport:
             raise UnsupportedOperationError(f"{self._url} has only the plain dialect, which has no way to {operation}")
 
 
-def _final(error: QueueError, acted: bool) -> QueueError:
-    """Return the error of the last attempt, where an earlier one may have taken effect: that is what the caller must know."""
-    if not acted or (isinstance(error, ConnectionFailedError) and error.maybe_delivered):
-        return error
-    told = ConnectionFailedError(f"{error} (an attempt may have taken effect)", maybe_delivered=True)
-    told.code, told.retry_after = error.code, error.retry_after
-    told.status, told.is_transient = getattr(error, "status", None), error.is_transient
-    return told
-
-
-def _clock_hint(date: str | None) -> str:
-    """Return what to add to the refusal of a token where the clocks differ: tokens end by the server's."""
-    try:
-        behind = parse_date(date or "").timestamp() - time.time()
-    except MalformedError:
-        return ""
-    if abs(behind) < CLOCK_TOLERANCE:
-        return ""
-    by = timedelta(seconds=round(abs(behind)))
-    return f" (this machine's clock is {by} {'behind' if behind > 0 else 'ahead of'} the server's: tokens end by that one)"
-
-
 def _with_stay(hooks: Any) -> dict[str, Any]:
     """Return the session's hooks, and behind them ours."""
     given = hooks.get("response") or []
@@ -374,44 +340,11 @@ def _pause(state: RetryCallState) -> float:
     """Return the seconds before the next attempt: full jitter, but no less than the server asked for."""
     longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(state.attempt_number, 10))
     failure = state.outcome.exception() if state.outcome is not None else None
-    asked = failure.error.retry_after if isinstance(failure, _FailureError) else None
+    asked = failure.error.retry_after if isinstance(failure, FailedAttemptError) else None
     return max(asked or 0.0, random.uniform(0, longest))  # noqa: S311 - no secret
 
 
 def _log_pause(state: RetryCallState) -> None:
     failure = state.outcome.exception() if state.outcome is not None else None
-    if isinstance(failure, _FailureError):
+    if isinstance(failure, FailedAttemptError):
         logger.info("trying again in %.2f s: %s", state.upcoming_sleep, failure.error)
-
-
-def _may_have_acted(error: Exception, flight: Flight) -> bool:
-    """Tell whether a request whose answer did not come may have reached the server."""
-    if flight.tracked:
-        return flight.written
-    text = repr(error)
-    never_sent = (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError, requests.exceptions.SSLError)
-    return not isinstance(error, never_sent) and "NewConnectionError" not in text and "NameResolutionError" not in text
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return the innermost cause: the ones around it show the whole URL, and with it lock tokens."""
-    seen: set[int] = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
-        if not isinstance(inner, BaseException):
-            inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
-        if inner is None:
-            return error
-        error = inner
-    return error
-
-
-def _reason(error: Exception, cause: BaseException) -> str:
-    if isinstance(error, requests.exceptions.Timeout) or isinstance(cause, TimeoutError):
-        return "it timed out"
-    if isinstance(cause, requests.RequestException):
-        return type(cause).__name__
-    # What numbers and headers were wrong may be secret; an OSError may be a ValueError too, over a certificate.
-    text = "" if isinstance(cause, ValueError) and not isinstance(cause, OSError) else str(cause)
-    return f"{type(cause).__name__}: {text[:300].strip()}" if text.strip() else type(cause).__name__

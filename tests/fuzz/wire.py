@@ -9,6 +9,7 @@ from typing import Any
 from requests.structures import CaseInsensitiveDict
 
 from azsession import calls
+from azsession.answers import LockAnswer, read_queue, read_queues
 from azsession.errors import ValidationError
 from azsession.exchange import Answer
 from azsession.messages import ReceiptHandle, ReceivedMessage
@@ -21,7 +22,6 @@ from azsession.protocol.wire import (
     encode_single,
     message_to_send,
 )
-from azsession.provider import _queue_info
 
 SESSION = calls.Session("q", "s", "lock", "route")
 
@@ -69,7 +69,7 @@ def _check_message(message: ReceivedMessage) -> None:
     assert all(type(value) in (str, int, float, bool) for value in message.attributes.values())
 
 
-def _locked(answer: calls.LockAnswer | None) -> None:
+def _locked(answer: LockAnswer | None) -> None:
     if answer is not None:
         session_path("q", answer.session_id)
         assert answer.waited <= time.monotonic() - answer.sent
@@ -89,11 +89,6 @@ def _sessions(found: list[Any]) -> None:
         assert calls.list_sessions("q", session.session_id, 10).query is not None
 
 
-def _read_queues(answer: Answer) -> None:
-    for item in calls.read_items(answer, "queues"):
-        _queue_info(item)
-
-
 #: What reads the answer to each operation, and what is done with what it read.
 READERS: dict[str, tuple[Callable[[Answer], Any], Callable[[Any], object]]] = {
     "receive": (calls.receive(SESSION, None, 1.0, 60.0, "request").read, _locked),
@@ -110,8 +105,8 @@ READERS: dict[str, tuple[Callable[[Answer], Any], Callable[[Any], object]]] = {
     "peek": (calls.peek("q", "s", 0, 10).read, _peeked),
     "dead letters": (calls.dead_letters("q", 0, 10).read, _peeked),
     "list sessions": (calls.list_sessions("q", "", 10).read, _sessions),
-    "queue": (lambda answer: _queue_info(calls.read_object(answer)), repr),
-    "queues": (_read_queues, repr),
+    "queue": (read_queue, repr),
+    "queues": (read_queues, repr),
 }
 _NAMES = tuple(READERS)
 
