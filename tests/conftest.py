@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ settings.register_profile(
     "azsession", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("azsession")
+
+# A shell's background jobs have interrupts ignored, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: 329 GitHub webhooks in 70 sessions, interleaved.
 WEBHOOKS = Path(__file__).parent / "data" / "github-webhooks.jsonl"
