@@ -234,7 +234,7 @@ class SessionClient(Holder):
         except QueueError as error:
             # What came is not lost with what did not, unless the lock is.
             self._check()
-            logger.warning("%s gave %d messages, and then none: %s", self._held.name, len(messages), error)
+            logger.warning("%s gave %d messages, and then none: %s", self._held.name, len(messages), str(error))
         return messages
 
     def _receive_plain(self, timeout: float) -> list[ReceivedMessage]:

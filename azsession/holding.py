@@ -115,7 +115,7 @@ class Holder:
         except SessionNotFoundError:
             return None
         except QueueError as error:
-            logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self._held.name, left, error)
+            logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self._held.name, left, str(error))
             left = self._held.seconds_left()
             pause = max(min(RENEW_AGAIN, left / 4), min(error.retry_after or 0.0, left / 2))
             return time.monotonic() + max(0.0, pause * random.uniform(0.5, 1.0) if left > 0.2 else left)  # noqa: S311 - no secret
@@ -166,7 +166,7 @@ class Holder:
         try:
             self._transport.send(call)
         except QueueError as error:
-            logger.warning("%s could not be released, its lock holds until it expires: %s", self._held.name, error)
+            logger.warning("%s could not be released, its lock holds until it expires: %s", self._held.name, str(error))
             return not isinstance(error, ConnectionFailedError)
         return True
 

@@ -325,6 +325,20 @@ def test_a_forgotten_client_warns_and_is_not_renewed() -> None:
         assert len(server.seen) == so_far
 
 
+def test_a_log_that_keeps_what_it_is_told_holds_no_client(caplog: pytest.LogCaptureFixture) -> None:
+    with PlainServer() as server, ServiceBusProvider.from_connection_string(server.connection_string) as provider:
+
+        def forget_one() -> None:
+            session = provider.create_session_client("orders", "s1", session_timeout=1)
+            session.receive_message(timeout=0)
+            server.next(answer(503))
+            eventually(lambda: "could not be renewed" in caplog.text)
+            del session
+
+        with pytest.warns(ResourceWarning, match="never closed") as warned:
+            forget_and_collect(forget_one, warned)
+
+
 def forget_and_collect(forget: Callable[[], None], warned: pytest.WarningsRecorder) -> None:
     forget()
     eventually(lambda: gc.collect() >= 0 and len(warned), "something holds the client")

@@ -92,6 +92,26 @@ def test_a_holder_whose_gateway_was_another_is_not_given_the_lock_anew(broker: S
     assert Holder(broker).receive(timeout=0.0) == []
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda broker, whose: broker.get_state(*whose),
+        lambda broker, whose: broker.set_state(*whose, b"mine"),
+        lambda broker, whose: broker.receive_deferred(*whose, [1]),
+        lambda broker, whose: broker.dead_letter_session(*whose, "why", None),
+        lambda broker, whose: broker.renew(*whose),
+    ],
+    ids=["get state", "set state", "receive deferred", "dead-letter session", "renew"],
+)
+def test_a_holder_whose_gateway_was_another_is_not_let_in_by_what_only_a_holder_may_do(
+    operation: Callable[[ServiceBusBroker, tuple[str, str, str]], object], namespace: StandIn, broker: ServiceBusBroker
+) -> None:
+    with pytest.raises(SessionNotFoundError) as caught:
+        operation(broker, Holder(broker).whose)
+    assert caught.value.code == "SessionLockLost"
+    assert namespace.locked_sessions(QUEUE) == set()
+
+
 def test_a_receive_again_takes_the_place_of_one_that_still_waits(namespace: StandIn, broker: ServiceBusBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.receive(request_id="r1"))

@@ -165,9 +165,7 @@ class ServiceBusBroker(Broker):
         return None
 
     def renew(self, entity: str, session_id: str, lock_id: str) -> float:
-        session = self._loop.run(lambda: self._table.holders(entity, session_id, lock_id))
-        if session is None:
-            raise SessionNotFoundError("the session's lock is lost, or was never taken", code=SESSION_LOCK_LOST)
+        session = self._loop.run(lambda: self._table.require(entity, session_id, lock_id))
         self._namespace.wait(session.opened)
         done: Future[Response | Condition] = Future()
         self._loop.call(lambda: session.renew(done.set_result))

@@ -148,7 +148,7 @@ class Receiving:
         if caller.is_gone():
             return None
         if session_id is not None:
-            session = self.hold(entity, session_id, lock_id)
+            session = self._take(entity, session_id, lock_id)
             return Delivery(session_id, [], session.left(), time.monotonic() - started)
         pause = FIRST_PAUSE
         while True:
@@ -193,13 +193,16 @@ class Receiving:
             raise
 
     def hold(self, entity: str, session_id: str, lock_id: str) -> HeldSession:
-        """Return the holder's session, taking its lock if it is free.
+        """Return the holder's session; a caller without a lock id takes its lock if it is free.
 
         Raises:
             SessionLockedError: Another holder has it.
-            SessionNotFoundError: This holder had it, and lost or released it.
+            SessionNotFoundError: This holder lost or released it, or never had it.
         """
-        session, is_new = self._loop.run(lambda: self._table.claim(entity, session_id, lock_id))
+        return self._take(entity, session_id, lock_id, holds=bool(lock_id))
+
+    def _take(self, entity: str, session_id: str, lock_id: str, *, holds: bool = False) -> HeldSession:
+        session, is_new = self._loop.run(lambda: self._table.claim(entity, session_id, lock_id, holds=holds))
         if is_new:
             self._open(session)
         self._namespace.wait(session.opened)

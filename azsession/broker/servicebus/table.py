@@ -71,18 +71,28 @@ class Table:
             raise SessionLockedError("another holder has this session", code=SESSION_LOCKED, retry_after=left)
         return None
 
+    def require(self, entity: str, session_id: str, lock_id: str) -> HeldSession:
+        """Return the session of a holder who has it.
+
+        Raises:
+            SessionLockedError: Another holder has it here.
+            SessionNotFoundError: This holder lost or released it, or never had it.
+        """
+        session = self.holders(entity, session_id, lock_id)
+        if session is None:
+            # It may have had it by another gateway, or by this one before it was started anew.
+            raise SessionNotFoundError("the session's lock is lost, or was never taken", code=SESSION_LOCK_LOST)
+        return session
+
     def claim(self, entity: str, session_id: str, lock_id: str, *, holds: bool = False) -> tuple[HeldSession, bool]:
         """Return this holder's session; `True` says that it is new, and the caller must have it opened.
 
         Raises:
             QueueError: As `holders` does.
         """
-        session = self.holders(entity, session_id, lock_id)
+        session = self.require(entity, session_id, lock_id) if holds else self.holders(entity, session_id, lock_id)
         if session is not None:
             return session, False
-        if holds:
-            # By another gateway, or by this one before it was started anew: another may have had the session meanwhile.
-            raise SessionNotFoundError("the session's lock is lost: it ended with its gateway", code=SESSION_LOCK_LOST)
         self._check_open()
         session = self._held[entity, session_id] = HeldSession(self, entity, session_id, lock_id)
         return session, True
