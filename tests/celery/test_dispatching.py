@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.transport.virtual import Channel
 
 from azsession import ConfigurationError, Message, ServiceBusProvider
 from azsession.contrib.celery import Dispatcher, session_task
@@ -116,6 +117,25 @@ def test_it_goes_on_after_an_outage(
         "the dispatcher goes on",
     ]
     assert pauses[0] > pauses[1] == 0.05
+
+
+@pytest.mark.parametrize("error", [AttributeError("'NoneType' object has no attribute 'client'"), OSError("no route")])
+def test_it_goes_on_when_celerys_broker_took_no_task(
+    error: Exception, app: Celery, task: Any, azsession_provider: ServiceBusProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, failed = Channel.basic_publish, []
+
+    def break_once(channel: Any, *args: Any, **options: Any) -> Any:
+        if not failed:
+            failed.append(error)
+            raise error
+        return publish(channel, *args, **options)
+
+    monkeypatch.setattr(Channel, "basic_publish", break_once)
+    send(azsession_provider, "a", "1")
+    pauses: list[float] = []
+    assert Dispatcher(app, [QUEUE]).run(lambda pause: pauses.append(pause) or len(pauses) == 2, 0.05) == 1
+    assert pauses[0] > pauses[1]
 
 
 def test_an_app_that_is_none_is_one_line() -> None:

@@ -74,7 +74,7 @@ class Dispatcher:
 
         Raises:
             QueueError: As `ServiceBusProvider.list_sessions` and `peek_messages` do.
-            OperationalError: Kombu's: Celery's broker cannot be reached.
+            OperationalError: Kombu's: Celery's broker cannot be reached, or took no task.
         """
         with self._lock:
             if self._is_looking:
@@ -104,7 +104,7 @@ class Dispatcher:
                 if now < last.until:
                     continue
                 lasts = min(last.lasts * 2, REMEMBER_AT_MOST)
-            task.apply_async((info.session_id,))
+            _send(task, info.session_id)
             sent[info.session_id] = _Sent(head, lasts, now + lasts)
             count += 1
         return count
@@ -133,6 +133,16 @@ class Dispatcher:
                 pause = max(interval, pause_after(failures, LONGEST_OUTAGE_PAUSE))
             if sleep(pause):
                 return count
+
+
+def _send(task: Any, session_id: str) -> None:
+    try:
+        task.apply_async((session_id,))
+    except (OperationalError, OSError):
+        raise
+    except Exception as error:
+        # Kombu's transports let out errors of their own making while their connections break and come back.
+        raise OperationalError(f"a task could not be sent: {error!r}") from error
 
 
 def _tasks_of(app: Any, queue_names: tuple[str, ...]) -> dict[str, Any]:
