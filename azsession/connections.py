@@ -231,6 +231,12 @@ class KeptAdapter(HTTPAdapter):
         found: HTTPConnectionPool = pool
         return found
 
+    def close(self) -> None:
+        # urllib3 leaves closing to the pools' finalizers, which have run already where this is done as the process ends.
+        for pool in list(self._kept.values()):
+            pool.close()
+        super().close()
+
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         return super().request_url(request, proxies) if proxies else _divide(request.url or "")[1]
 

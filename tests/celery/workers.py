@@ -24,6 +24,9 @@ APP = "tests.celery.work"
 QUEUE = "orders"
 #: How a warning begins that Kombu's transport makes SQLAlchemy give.
 KOMBUS = "The ``noload`` loader strategy"
+#: Warnings that processes show: all but those, what Celery says to root, and what Python 3.13 says of connections that Kombu
+#: leaves to the process's end.
+WARNINGS = f"default,ignore:{KOMBUS},ignore:You're running the worker with superuser,ignore:unclosed database"
 
 
 class Place:
@@ -35,7 +38,7 @@ class Place:
             server.connection_string,
             WORK_PLACE=str(folder),
             PYTHONPATH=str(ROOT),
-            PYTHONWARNINGS=f"default,ignore:{KOMBUS},ignore:You're running the worker with superuser",
+            PYTHONWARNINGS=WARNINGS,
             PYTHONDONTWRITEBYTECODE="1",
         )
 

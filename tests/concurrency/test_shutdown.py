@@ -51,10 +51,10 @@ def opened(session_id, **options):
 '''
 
 
-def run(flags: tuple[str, ...], script: str, connection_string: str) -> tuple[int, str]:
+def run(flags: tuple[str, ...], script: str, connection_string: str, tools: str = _TOOLS) -> tuple[int, str]:
     """Run a script; return its exit status and what it wrote to stderr."""
     done = subprocess.run(
-        [sys.executable, *flags, "-c", _TOOLS + script, connection_string],
+        [sys.executable, *flags, "-c", tools + script, connection_string],
         capture_output=True,
         text=True,
         timeout=60,
@@ -104,6 +104,20 @@ def silent_server() -> Iterator[RenewalServer]:
     with RenewalServer(lasts=2) as server:
         server.silent |= {f"s{n}" for n in range(5)}
         yield server
+
+
+def test_a_provider_that_is_closed_as_the_last_thing_leaves_no_connection(azsession_server: AzsessionServer) -> None:
+    early = """
+import atexit, sys
+atexit.register(lambda: provider.close())
+from azsession import *
+provider = ServiceBusProvider.from_connection_string(sys.argv[1])
+client = provider.create_session_client("q", "s")
+client.receive_message(timeout=0)
+"""
+    assert run(_STRICT, early, azsession_server.connection_string, tools="") == (0, "")
+    with azsession_server.provider() as provider, provider.create_session_client("q", "s") as client:
+        assert client.receive_message(timeout=0) is None
 
 
 @pytest.mark.parametrize(

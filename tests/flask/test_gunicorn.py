@@ -22,6 +22,9 @@ EXAMPLES = ROOT / "examples"
 #: What gunicorn writes of each request: which process served it, its path, and the name that the client gave it.
 ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
 
+#: Python's own from 3.12 on, where a process with threads forks, is none of ours.
+WARNINGS = "default,ignore:This process:DeprecationWarning"
+
 
 class Worker:
     """Somebody who is handed messages in one request, and settles each in another, on a new connection each.
@@ -67,7 +70,7 @@ def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
         # Ten are handed out at once: sessions with more are handed out again when that lock is over.
         provider.create_queue("webhooks", QueueSettings(lock_duration=2, max_delivery_count=100))
         provider.send_messages("webhooks", messages)
-        environ = environment(broker.line, PYTHONPATH=f"{ROOT}:{EXAMPLES}", PYTHONWARNINGS="default")
+        environ = environment(broker.line, PYTHONPATH=f"{ROOT}:{EXAMPLES}", PYTHONWARNINGS=WARNINGS)
         command = ["-m", "gunicorn", "--preload", "--workers", "3", "--threads", "8", "--bind", "127.0.0.1:0", *ACCESS]
         with Running([*command, "tests.flask.served:app"], environ, tmp_path, cwd=ROOT) as server:
             worker, enough = Worker(server.says(r"Listening at: (\S+)")[1]), threading.Event()
