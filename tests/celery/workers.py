@@ -24,9 +24,12 @@ APP = "tests.celery.work"
 QUEUE = "orders"
 #: How a warning begins that Kombu's transport makes SQLAlchemy give.
 KOMBUS = "The ``noload`` loader strategy"
-#: Warnings that processes show: all but those, what Celery says to root, and what Python 3.13 says of connections that Kombu
-#: leaves to the process's end.
-WARNINGS = f"default,ignore:{KOMBUS},ignore:You're running the worker with superuser,ignore:unclosed database"
+#: Warnings that processes show: all but those, what Celery says to root, and what Python says from 3.12 on of forks in a
+#: process with threads, and from 3.13 on of connections that Kombu leaves to its end.
+WARNINGS = (
+    f"default,ignore:{KOMBUS},ignore:You're running the worker with superuser"
+    ",ignore:This process:DeprecationWarning,ignore:unclosed database"
+)
 
 
 class Place:
