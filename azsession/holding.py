@@ -115,6 +115,7 @@ class Holder:
         except SessionNotFoundError:
             return None
         except QueueError as error:
+            # Its text: a log that keeps its records would keep an error's frames, and this client with them.
             logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self._held.name, left, str(error))
             left = self._held.seconds_left()
             pause = max(min(RENEW_AGAIN, left / 4), min(error.retry_after or 0.0, left / 2))

@@ -82,6 +82,13 @@ def test_a_clock_that_was_wrong_from_the_start_is_not_believed(clocks: Clocks) -
     assert service.left(clocks.azure + 60) == pytest.approx(60)
 
 
+@pytest.mark.parametrize("clocks", [-20.0, -0.5, 0.0, 0.5, 20.0], indirect=True)
+@pytest.mark.parametrize("lasts", [60.0, 300.0])
+def test_a_clock_that_is_off_by_seconds_is_as_good_as_it_is(clocks: Clocks, lasts: float) -> None:
+    told = clocks.azure + lasts - clocks.wall
+    assert ServiceClock().left(clocks.azure + lasts) == pytest.approx(min(300.0, told))
+
+
 @pytest.mark.parametrize("asleep", [40.0, 3600.0])
 def test_a_machine_that_slept_believes_its_wall_clock(clocks: Clocks, asleep: float) -> None:
     service = ServiceClock()

@@ -11,6 +11,8 @@ from ...clock import Clock
 
 #: Seconds that a lock of Azure's may be configured to last: LockDuration is 5 seconds to 5 minutes.
 MIN_LOCK_DURATION, MAX_LOCK_DURATION = 5.0, 300.0
+#: Seconds that a clock may be behind without being taken for wrong.
+TOLERANCE = 30.0
 
 
 class ServiceClock:
@@ -33,7 +35,7 @@ class ServiceClock:
             instant: The lock's end as Azure told it, in seconds since 1970.
         """
         by_wall, by_untouched = instant - time.time(), instant - self._untouched.now()
-        possible = [left for left in (by_wall, by_untouched) if 0.0 < left <= MAX_LOCK_DURATION]
+        possible = [left for left in (by_wall, by_untouched) if 0.0 < left <= MAX_LOCK_DURATION + TOLERANCE]
         if possible == [by_wall]:
             self._untouched = Clock()
-        return min(possible, default=MIN_LOCK_DURATION)
+        return min(MAX_LOCK_DURATION, *possible) if possible else MIN_LOCK_DURATION
