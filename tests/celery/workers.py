@@ -31,6 +31,12 @@ WARNINGS = (
     ",ignore:This process:DeprecationWarning,ignore:unclosed database"
 )
 
+_MAKE_QUEUE = f"""
+from {APP} import app
+with app.connection_for_write() as connection:
+    app.amqp.queues["celery"](connection.default_channel).declare()
+"""
+
 
 class Place:
     """A folder that has the app's broker, and what its tasks note."""
@@ -44,6 +50,8 @@ class Place:
             PYTHONWARNINGS=WARNINGS,
             PYTHONDONTWRITEBYTECODE="1",
         )
+        # Two processes that make Kombu's tables and queue at the same time are in each other's way.
+        subprocess.run([sys.executable, "-c", _MAKE_QUEUE], env=self._environment, cwd=folder, timeout=PATIENCE, check=True)
 
     def worker(self, *options: str) -> Running:
         """Start a worker."""
