@@ -60,11 +60,12 @@ def read_items(answer: Answer, name: str) -> list[Mapping[str, Any]]:
     return items
 
 
-def read_lock(answer: Answer, session_id: str, messages: Sequence[ReceivedMessage] = ()) -> LockAnswer:
+def read_lock(answer: Answer, session_id: str) -> LockAnswer:
+    """Return what an answer says of the session's lock."""
     lasts = parse_seconds(answer.headers.get(LOCK_EXPIRES_HEADER))
     # A server cannot have held the request for longer than it took: whatever it says, the lock is not overestimated.
     waited = min(parse_seconds(answer.headers.get(WAITED_HEADER)) or 0.0, time.monotonic() - answer.sent)
-    return LockAnswer(session_id, messages, answer.sent, lasts, waited)
+    return LockAnswer(session_id, (), answer.sent, lasts, waited)
 
 
 def read_messages(answer: Answer, session: Session, lasts: float) -> list[ReceivedMessage]:

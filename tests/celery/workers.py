@@ -16,7 +16,7 @@ import psutil
 from azsession import Message, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
-from ..cli.processes import PATIENCE, environment
+from ..cli.processes import FORKS_IGNORED, PATIENCE, environment
 from ..conftest import eventually, whole_lines
 
 ROOT = Path(__file__).parents[2]
@@ -24,12 +24,9 @@ APP = "tests.celery.work"
 QUEUE = "orders"
 #: How a warning begins that Kombu's transport makes SQLAlchemy give.
 KOMBUS = "The ``noload`` loader strategy"
-#: Warnings that processes show: all but those, what Celery says to root, and what Python says from 3.12 on of forks in a
-#: process with threads, and from 3.13 on of connections that Kombu leaves to its end.
-WARNINGS = (
-    f"default,ignore:{KOMBUS},ignore:You're running the worker with superuser"
-    ",ignore:This process:DeprecationWarning,ignore:unclosed database"
-)
+#: Warnings that processes show: all but those, what Celery says to root, and what Python says of forks, and from 3.13 on of
+#: connections that Kombu leaves to the process's end.
+WARNINGS = f"default,ignore:{KOMBUS},ignore:You're running the worker with superuser,{FORKS_IGNORED},ignore:unclosed database"
 
 _MAKE_QUEUE = f"""
 from {APP} import app

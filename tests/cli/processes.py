@@ -17,6 +17,9 @@ COMMAND = [sys.executable, "-m", "azsession"]
 #: Seconds after which a process is taken to hang.
 PATIENCE = 60
 
+#: Leaves out what Python says from 3.12 on of every fork of a process with threads: that it may go wrong.
+FORKS_IGNORED = "ignore:This process:DeprecationWarning"
+
 
 def environment(connection_string: str | None = None, **more: str) -> dict[str, str]:
     """Return this process's environment without what would change how the command behaves."""

@@ -16,6 +16,7 @@ from azsession import ConfigurationError, Message
 from azsession.contrib.django import close_provider, closing_connections, get_provider
 from azsession.testing import AzsessionServer
 
+from ..cli.processes import FORKS_IGNORED
 from .projects import ROOT, surroundings
 
 MEMORY = {"EMBEDDED": "memory"}
@@ -96,8 +97,7 @@ def join(*children):
 
 def script(text: str, server: AzsessionServer, tmp_path: Path) -> None:
     """Run a script, in a process that is no more than it made itself. It must end well, and without a warning."""
-    # Python's own, on any fork of a process with threads, from 3.12 on.
-    warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+    warnings = ["-W", "error", "-W", FORKS_IGNORED]
     ended = subprocess.run(
         [sys.executable, *warnings, "-c", _SCRIPT + text, server.connection_string],
         env=surroundings(None, tmp_path / "none"),

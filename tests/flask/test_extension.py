@@ -24,7 +24,7 @@ from azsession import (
 from azsession.contrib.flask import AzSession, current_provider
 from azsession.testing import AzsessionServer
 
-from ..cli.processes import PATIENCE, environment
+from ..cli.processes import FORKS_IGNORED, PATIENCE, environment
 from ..conftest import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -255,8 +255,7 @@ def fork(work):
     assert os.waitpid(pid, 0)[1] == 0
 """
     ended = subprocess.run(
-        # Python says of every fork of a process with threads that it may go wrong.
-        [sys.executable, "-X", "dev", "-W", "ignore:This process:DeprecationWarning", "-c", head + script],
+        [sys.executable, "-X", "dev", "-W", FORKS_IGNORED, "-c", head + script],
         env=environment(connection_string, PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,

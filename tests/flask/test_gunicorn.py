@@ -14,16 +14,13 @@ import requests
 
 from azsession import Message, QueueSettings, ServiceBusProvider
 
-from ..cli.processes import Served, environment
+from ..cli.processes import FORKS_IGNORED, Served, environment
 from ..django.projects import ROOT, Running
 
 CLIENTS = 12
 EXAMPLES = ROOT / "examples"
 #: What gunicorn writes of each request: which process served it, its path, and the name that the client gave it.
 ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
-
-#: Python's own from 3.12 on, where a process with threads forks, is none of ours.
-WARNINGS = "default,ignore:This process:DeprecationWarning"
 
 
 class Worker:
@@ -70,7 +67,7 @@ def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
         # Ten are handed out at once: sessions with more are handed out again when that lock is over.
         provider.create_queue("webhooks", QueueSettings(lock_duration=2, max_delivery_count=100))
         provider.send_messages("webhooks", messages)
-        environ = environment(broker.line, PYTHONPATH=f"{ROOT}:{EXAMPLES}", PYTHONWARNINGS=WARNINGS)
+        environ = environment(broker.line, PYTHONPATH=f"{ROOT}:{EXAMPLES}", PYTHONWARNINGS=f"default,{FORKS_IGNORED}")
         command = ["-m", "gunicorn", "--preload", "--workers", "3", "--threads", "8", "--bind", "127.0.0.1:0", *ACCESS]
         with Running([*command, "tests.flask.served:app"], environ, tmp_path, cwd=ROOT) as server:
             worker, enough = Worker(server.says(r"Listening at: (\S+)")[1]), threading.Event()

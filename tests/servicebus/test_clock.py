@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,7 +54,7 @@ def clocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
     return clocks
 
 
-def use(clocks: Clocks | SetClock, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(clocks: Clocks | SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the service's clock, and nothing else, be told from these."""
     for module in (clock, azsession.clock):
         monkeypatch.setattr(module, "time", clocks)
@@ -103,19 +104,6 @@ def namespace() -> Iterator[StandIn]:
         yield namespace
 
 
-class SetClock:
-    """The machine's clocks, whose wall clock is wrong."""
-
-    def __init__(self, by: float) -> None:
-        self._by = by
-
-    def time(self) -> float:
-        return time.time() + self._by
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-
 @pytest.mark.parametrize("step", [-7200.0, -60.0, 60.0, 7200.0])
 def test_a_holder_is_told_the_time_that_its_lock_has_after_the_clock_was_set(
     namespace: StandIn, step: float, monkeypatch: pytest.MonkeyPatch
@@ -124,7 +112,7 @@ def test_a_holder_is_told_the_time_that_its_lock_has_after_the_clock_was_set(
         send(broker, "x", "y", session_id="s1")
         holder, other = Holder(broker), Holder(broker, "s2")
         holder.take()
-        use(SetClock(step), monkeypatch)
+        use(SimpleNamespace(time=lambda: time.time() + step, monotonic=time.monotonic), monkeypatch)
         assert LOCK_DURATION / 2 < holder.renew() <= LOCK_DURATION
         holder.complete(*holder.take())
         other.receive(timeout=0)

@@ -125,7 +125,7 @@ class Looking:
                         break
             if not search.found.done():
                 raise self._not_found(entity, number)
-            message = search.found.result()
+            delivery_id, message = search.found.result()
             if then is not None:
                 then(message)
             done: Future[tuple[str | None, Condition | None]] = Future()
@@ -133,7 +133,7 @@ class Looking:
             def settled(_: int, state: str | None, error: Condition | None) -> None:
                 done.set_result((state, error))
 
-            loop.call(lambda: search.complete(settled))
+            loop.call(lambda: search.complete(delivery_id, settled))
             state, error = self._namespace.wait(done)
             if state is None or error is not None:
                 raise error_of(error, entity=entity)
@@ -157,9 +157,7 @@ class _Search(Receiver):
         self._entity = entity
         self._number = number
         self._in_hand: list[int] = []
-        self._found_id = -1
-        self._ending = False
-        self.found: Future[AmqpMessage] = Future()
+        self.found: Future[tuple[int, AmqpMessage]] = Future()
         self.seen = 0
 
     def on_attached(self, attach: Attach) -> None:
@@ -168,21 +166,20 @@ class _Search(Receiver):
 
     def on_message(self, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
         self._in_hand.append(delivery_id)
-        if self._ending:
+        if self.draining:
             return
         self.seen += 1
         message = codec.decode_message(payload)
         if message.annotations.get("x-opt-sequence-number") == self._number and not self.found.done():
             self.give_credit(0)
-            self._found_id = delivery_id
-            self.found.set_result(message)
+            self.found.set_result((delivery_id, message))
         elif not self.found.done() and self.credit <= 1:
             self.give_credit(SEARCH_CREDIT)
 
-    def complete(self, settled: Outcome) -> None:
+    def complete(self, delivery_id: int, settled: Outcome) -> None:
         """Complete the one that was found."""
-        self._in_hand.remove(self._found_id)
-        self.settle(self._found_id, self._found_id, codec.ACCEPTED, settled)
+        self._in_hand.remove(delivery_id)
+        self.settle(delivery_id, delivery_id, codec.ACCEPTED, settled)
 
     def give_back(self) -> None:
         """End, when nothing more can be on its way, and unlock what was not completed.
@@ -190,7 +187,6 @@ class _Search(Receiver):
         Azure keeps what it sent to a link that ends locked until its locks expire.
         """
         if self.attached and self.credit:
-            self._ending = True
             self.drain()
             self._loop.later(DRAIN_TIMEOUT, self._end)
         else:
