@@ -3,7 +3,8 @@
 `ServiceBusProvider` is where to begin.
 """
 
-from .client import SessionClient
+from .client.provider import ServiceBusProvider
+from .client.session import SessionClient
 from .config import ServiceBusConfig
 from .errors import (
     AuthenticationFailedError,
@@ -24,7 +25,6 @@ from .errors import (
 )
 from .messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from .processor import DeadLetter, DeadLetterSession, ProcessorStats, SessionProcessor
-from .provider import ServiceBusProvider
 from .queues import QueueInfo, QueueSettings
 
 __version__ = "0.1.0"

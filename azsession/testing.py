@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .provider import ServiceBusProvider
+from .client.provider import ServiceBusProvider
 from .queues import QueueSettings
 
 if TYPE_CHECKING:
-    from .gateway import GatewayService
+    from .server import GatewayService
 
 #: Receives that may wait at once in the server of a test.
 MAX_WAITING = 64
@@ -50,7 +50,7 @@ class AzsessionServer:
 def azsession_server() -> Iterator[AzsessionServer]:
     """A gateway of this test's own, over a real socket, empty; gone after the test."""
     from .broker.embedded import EmbeddedBroker
-    from .gateway import AccessKey, GatewayService
+    from .server import AccessKey, GatewayService
 
     broker = EmbeddedBroker(auto_create=True)
     with GatewayService(broker, [AccessKey.generate()], max_waiting=MAX_WAITING) as service:

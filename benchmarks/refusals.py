@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from azsession.errors import AuthenticationFailedError
-from azsession.gateway import AccessKey, Right
-from azsession.gateway.security import Guard
 from azsession.protocol.routes import Operation
+from azsession.server import AccessKey, Right
+from azsession.server.authorization import Guard
 from azsession.tokens import generate_sas_token
 
 KEY = AccessKey("root", "c2VjcmV0", frozenset({Right.MANAGE}))

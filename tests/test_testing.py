@@ -10,7 +10,7 @@ import pytest
 
 from azsession import Message, SessionNotFoundError
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.gateway import AccessKey, GatewayService
+from azsession.server import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
 from .conftest import eventually

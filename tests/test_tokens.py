@@ -40,7 +40,7 @@ from azsession.tokens import (
 )
 
 from .conftest import eventually
-from .plain_server import KEY, PlainServer, answer
+from .support.plain_server import KEY, PlainServer, answer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 

@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import errors
+from ..client.provider import ServiceBusProvider
 from ..config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, ServiceBusConfig
 from ..errors import ConfigurationError
 from ..messages import PeekedMessage
-from ..provider import ServiceBusProvider
 
 #: Messages fetched or sent in one request, which bounds what is held in memory.
 PAGE = 100

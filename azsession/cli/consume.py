@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ..contrib.consume_options import processor_options
 from ..processor import ProcessorStats, SessionProcessor
 from .common import Connect, client_options, note, plural, printable, show_json
-from .processing import processor_options
 
 #: Seconds between two lines where there is no terminal to show a live view on.
 LINE_EVERY = 10.0

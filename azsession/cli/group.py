@@ -16,7 +16,7 @@ from ..errors import QueueError
 from .celery_dispatch import celery_dispatch
 from .common import printable
 from .consume import consume
-from .demo import demo
+from .demo.command import demo
 from .messages import peek, receive, send
 from .queues import dead_letters, queue, sessions
 from .serve import serve

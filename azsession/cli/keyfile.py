@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from ..gateway import AccessKey
+from ..server import AccessKey
 
 
 def stored_keys(path: Path) -> list[AccessKey]:

@@ -8,10 +8,10 @@ from typing import BinaryIO
 
 import click
 
-from ..client import SessionClient
+from ..client.provider import ServiceBusProvider
+from ..client.session import SessionClient
 from ..errors import NoSessionAvailableError, QueueError, ValidationError
 from ..messages import Message, PeekedMessage, ReceivedMessage
-from ..provider import ServiceBusProvider
 from ..validation import check_queue_name, check_session_id
 from .common import (
     PAGE,

@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 import click
 
+from ..client.provider import ServiceBusProvider
 from ..errors import ProviderError
 from ..messages import PeekedMessage
-from ..protocol.status import MESSAGE_NOT_FOUND
-from ..provider import ServiceBusProvider
+from ..protocol.error_codes import MESSAGE_NOT_FOUND
 from ..queues import QueueInfo, QueueSettings
 from .common import (
     PAGE,

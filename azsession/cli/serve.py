@@ -16,16 +16,16 @@ from urllib.parse import urlsplit
 import click
 
 from .. import __version__
+from ..client.server_connection import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from ..config import ENV_CONNECTION_STRING, ServiceBusConfig, is_loopback
 from ..errors import ConfigurationError
-from ..link import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from .address import WILDCARDS, public_url
 from .common import note
 from .serve_azure import Lookout, azure_broker, azure_options, chosen_azure, refuse_local
 
 if TYPE_CHECKING:
     from ..broker.base import Broker
-    from ..gateway import AccessKey
+    from ..server import AccessKey
 
 DEFAULT_PORT = 8720
 
@@ -128,7 +128,7 @@ def serve(
     Prints the connection string to use on standard output, and nothing else there. SIGTERM and Ctrl-C finish what is running
     and end it; a second one ends it at once.
     """
-    from ..gateway import MAX_WAITING, AccessKey, GatewayService
+    from ..server import MAX_WAITING, AccessKey, GatewayService
     from .keyfile import stored_keys
 
     azure = chosen_azure(azure_string, azure_namespace, azure_websockets)

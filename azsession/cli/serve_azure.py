@@ -17,7 +17,7 @@ from ..errors import AuthenticationFailedError, ConfigurationError, QueueError
 from .common import note
 
 if TYPE_CHECKING:
-    from ..broker.servicebus import ServiceBusBroker
+    from ..broker.azure import ServiceBusBroker
 
 #: Environment variables that `azsession serve` reads. They are not the clients': these name the gateway.
 ENV_AZURE, ENV_AZURE_NAMESPACE = "AZSESSION_AZURE_CONNECTION_STRING", "AZSESSION_AZURE_NAMESPACE"
@@ -139,7 +139,7 @@ def azure_broker(config: ServiceBusConfig) -> ServiceBusBroker:
     need("azure.servicebus", "servicebus")
     if config.uses_websockets:
         need("websocket", "servicebus")
-    from ..broker.servicebus import ServiceBusBroker
+    from ..broker.azure import ServiceBusBroker
 
     return ServiceBusBroker(config)
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 from .._extras import need
+from ..client.provider import ServiceBusProvider
 from ..config import ServiceBusConfig
 from ..errors import ConfigurationError, QueueError
 from ..processor import SessionProcessor
-from ..provider import ServiceBusProvider
-from .keeping import FIELDS, MEMORY, PLACES, TEXTS, KeptProvider, ProviderSetting, kind_of
+from .process_provider import FIELDS, MEMORY, PLACES, TEXTS, KeptProvider, ProviderSetting, kind_of
 
 need("flask", "flask")
 
@@ -25,7 +25,7 @@ from flask import Flask, current_app, has_app_context  # noqa: E402
 from flask.cli import AppGroup  # noqa: E402
 from werkzeug.local import LocalProxy  # noqa: E402
 
-from ..cli.processing import processor_options  # noqa: E402
+from .consume_options import processor_options  # noqa: E402
 
 __all__ = ["AzSession", "current_provider"]
 

@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections.abc import Iterable
 
-from ..client import SessionClient
+from ..client.session import SessionClient
 
 #: Sessions that are held at the most; a slot that gets another one waits with it.
 MAX_PARKED = 1000

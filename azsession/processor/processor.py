@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any
 
 from .. import forks
+from ..client.provider import ServiceBusProvider
 from ..errors import ConfigurationError
-from ..provider import ServiceBusProvider
 from ..validation import seconds
-from .crew import Crew
+from .options import Handler, OnError, OnSession, check
 from .outcomes import ProcessorStats
-from .settings import Handler, OnError, OnSession, check
+from .slots import Crew
 
 #: What stops a processor that runs in the main thread.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import attrs
 
-from ..client import SessionClient
-from ..link import UnderWay
-from ..provider import ServiceBusProvider
+from ..client.provider import ServiceBusProvider
+from ..client.server_connection import UnderWay
+from ..client.session import SessionClient
 from .backoff import Backoff
 
 #: Seconds of one wait for a session, or for a message of a chosen one.

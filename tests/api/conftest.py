@@ -13,8 +13,8 @@ import pytest
 
 from azsession import Message, QueueSettings, ReceivedMessage, ServiceBusConfig, ServiceBusProvider, SessionClient
 
-from ..cli.processes import Served
 from ..standin.require import require_standin
+from ..support.processes import Served
 
 _numbers = itertools.count(1)
 
@@ -107,7 +107,7 @@ class EmbeddedOverHTTP(Arrangement):
 
     def start(self) -> None:
         from azsession.broker.embedded import EmbeddedBroker
-        from azsession.gateway import AccessKey, GatewayService
+        from azsession.server import AccessKey, GatewayService
 
         self._service = self._stack.enter_context(GatewayService(EmbeddedBroker(), [AccessKey.generate()], max_waiting=64))
         self.connection_string = self._service.connection_string()

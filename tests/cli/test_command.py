@@ -17,7 +17,7 @@ from azsession.cli.group import cli
 from azsession.testing import AzsessionServer
 
 from ..conftest import WEBHOOKS, eventually
-from .processes import COMMAND, PATIENCE, assert_one_line, environment, run, run_here, start
+from ..support.processes import COMMAND, PATIENCE, assert_one_line, environment, run, run_here, start
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 

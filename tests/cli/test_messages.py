@@ -14,7 +14,7 @@ from azsession.cli.messages import read_messages
 from azsession.testing import AzsessionServer
 
 from ..conftest import WEBHOOKS
-from .processes import assert_one_line, run, run_here
+from ..support.processes import assert_one_line, run, run_here
 
 
 def _lines(text: str) -> list[dict[str, Any]]:

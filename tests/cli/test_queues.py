@@ -9,7 +9,7 @@ import attrs
 from azsession import Message, QueueSettings, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
-from .processes import assert_one_line, run_here
+from ..support.processes import assert_one_line, run_here
 
 
 def test_a_queue_is_made_with_every_setting_shown_listed_and_deleted(azsession_server: AzsessionServer) -> None:

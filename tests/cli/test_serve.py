@@ -20,7 +20,7 @@ from azsession import Message, ServiceBusConfig, ServiceBusProvider
 from azsession.tokens import generate_sas_token
 
 from ..conftest import eventually
-from .processes import PATIENCE, Served, assert_one_line, run, run_here
+from ..support.processes import PATIENCE, Served, assert_one_line, run, run_here
 
 SECRET = "dGhpcy1pcy1hLXNlY3JldA=="
 

@@ -34,7 +34,7 @@ from azsession import (
 
 from ..conftest import eventually
 from ..standin.require import require_standin
-from .processes import PATIENCE, Served, assert_one_line, environment, run, run_here
+from ..support.processes import PATIENCE, Served, assert_one_line, environment, run, run_here
 
 if TYPE_CHECKING:
     from ..standin.server import StandIn

@@ -11,7 +11,7 @@ import trustme
 
 from azsession import Message, ServiceBusProvider
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.gateway import AccessKey, GatewayService
+from azsession.server import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
 from .servers import Handler, QuietHTTPServer

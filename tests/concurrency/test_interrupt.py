@@ -15,9 +15,9 @@ import trustme
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.connections import fly, track
-from azsession.flights import Flight
-from azsession.gateway import AccessKey, GatewayService
+from azsession.client.cancellation import Flight
+from azsession.client.http_sockets import fly, track
+from azsession.server import AccessKey, GatewayService
 
 from ..conftest import eventually
 from .servers import Handler, Proxy, QuietHTTPServer, SilentServer

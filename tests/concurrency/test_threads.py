@@ -24,8 +24,8 @@ from azsession import (
     SessionClient,
     SessionLockedError,
     SessionNotFoundError,
-    calls,
 )
+from azsession.client import operations
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
@@ -442,7 +442,7 @@ def test_a_lost_lock_is_told_once_however_many_threads_find_it(azsession_server:
             crew.start(until_lost, lambda: client.receive_message(timeout=300))
         eventually(lambda: len(client._under_way._calls) >= 8)
         # Behind the client's back.
-        other._transport.send(calls.release(client._session()))
+        other._transport.send(operations.release(client._session()))
         crew.join(20)
         assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 16
         assert [about[0] for about in told] == [client]

@@ -15,7 +15,7 @@ import pytest
 from azsession import ServiceBusProvider
 from azsession.testing import AzsessionServer
 
-from ..cli.processes import PATIENCE, environment
+from ..support.processes import PATIENCE, environment
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))

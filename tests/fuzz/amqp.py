@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from azsession.broker.servicebus.amqp import codec
-from azsession.broker.servicebus.amqp.stream import _WebSocket
-from azsession.broker.servicebus.conditions import error_of, refusal_of
-from azsession.broker.servicebus.looking import messages_of
-from azsession.broker.servicebus.messages import as_new, peeked, received, to_amqp, token_of
+from azsession.amqp import codec
+from azsession.broker.azure.browsing import messages_of
+from azsession.broker.azure.error_mapping import error_of, refusal_of
+from azsession.broker.azure.message_mapping import as_new, peeked, received, to_amqp, token_of
+from azsession.broker.azure.transport.stream import _WebSocket
 from azsession.errors import QueueError, ValidationError
 from azsession.protocol.wire import decode_envelope, decode_single, encode_envelope, encode_single
 

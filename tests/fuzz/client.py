@@ -10,15 +10,15 @@ from types import SimpleNamespace
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from azsession.cli.demo_data import by_session, choose_roles, from_messages
+from azsession.cli.demo.data import by_session, choose_roles, from_messages
 from azsession.cli.messages import read_messages
 from azsession.config import ServiceBusConfig
 from azsession.errors import QueueError
 from azsession.messages import ReceiptHandle
-from azsession.protocol.durations import decode_queue, decode_queue_info, encode_queue, encode_queue_info, format_duration
-from azsession.protocol.durations import parse_duration as read_duration
-from azsession.protocol.status import error_from, parse_seconds
-from azsession.protocol.status import parse_retry_after as read_retry_after
+from azsession.protocol.error_codes import error_from, parse_seconds
+from azsession.protocol.error_codes import parse_retry_after as read_retry_after
+from azsession.protocol.queue_json import decode_queue, decode_queue_info, encode_queue, encode_queue_info, format_duration
+from azsession.protocol.queue_json import parse_duration as read_duration
 from azsession.protocol.wire import format_date, json_object
 from azsession.protocol.wire import parse_date as read_date
 from azsession.queues import QueueInfo

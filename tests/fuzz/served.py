@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from azsession.broker.base import PRESENT
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.gateway.app import Gateway, _parse_query
-from azsession.gateway.exchange import Request
-from azsession.gateway.security import AccessKey, Guard
 from azsession.protocol.routes import Operation, Route, message_path, parse_route, session_path
+from azsession.server.authorization import AccessKey, Guard
+from azsession.server.dispatch import Gateway, _parse_query
+from azsession.server.request import Request
 
 METHODS = ("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH", "OPTIONS")
 #: The key whose good tokens are among the seeds.

@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 
 import attrs
 
-from azsession.broker.servicebus.amqp import codec
-from azsession.broker.servicebus.amqp.codec import AmqpMessage, MalformedFrameError
+from azsession.amqp import codec
+from azsession.amqp.codec import AmqpMessage, MalformedFrameError
 from azsession.errors import (
     AuthenticationFailedError,
     ConfigurationError,

@@ -8,10 +8,10 @@ from typing import Any
 
 from requests.structures import CaseInsensitiveDict
 
-from azsession import calls
-from azsession.answers import LockAnswer, read_queue, read_queues
+from azsession.client import operations
+from azsession.client.call import Answer
+from azsession.client.responses import LockAnswer, read_queue, read_queues
 from azsession.errors import ValidationError
-from azsession.exchange import Answer
 from azsession.messages import ReceiptHandle, ReceivedMessage
 from azsession.protocol.routes import message_path, session_path
 from azsession.protocol.wire import (
@@ -23,7 +23,7 @@ from azsession.protocol.wire import (
     message_to_send,
 )
 
-SESSION = calls.Session("q", "s", "lock", "route")
+SESSION = operations.Session("q", "s", "lock", "route")
 
 
 def headers_of(head: bytes) -> list[tuple[str, str]]:
@@ -86,25 +86,25 @@ def _peeked(messages: list[Any]) -> None:
 
 def _sessions(found: list[Any]) -> None:
     for session in found:
-        assert calls.list_sessions("q", session.session_id, 10).query is not None
+        assert operations.list_sessions("q", session.session_id, 10).query is not None
 
 
 #: What reads the answer to each operation, and what is done with what it read.
 READERS: dict[str, tuple[Callable[[Answer], Any], Callable[[Any], object]]] = {
-    "receive": (calls.receive(SESSION, None, 1.0, 60.0, "request").read, _locked),
-    "receive many": (calls.receive(SESSION, 10, 1.0, 60.0, "request").read, _locked),
-    "accept": (calls.accept("q", None, "lock", 1.0).read, _locked),
-    "renew": (calls.renew(SESSION).read, _locked),
-    "settle": (calls.settle(SESSION, {"complete": ["t"]}).read, lambda failed: [str(code) for code in failed.values()]),
+    "receive": (operations.receive(SESSION, None, 1.0, 60.0, "request").read, _locked),
+    "receive many": (operations.receive(SESSION, 10, 1.0, 60.0, "request").read, _locked),
+    "accept": (operations.accept("q", None, "lock", 1.0).read, _locked),
+    "renew": (operations.renew(SESSION).read, _locked),
+    "settle": (operations.settle(SESSION, {"complete": ["t"]}).read, lambda failed: [str(code) for code in failed.values()]),
     "receive deferred": (
-        calls.receive_deferred(SESSION, [1], 60.0).read,
+        operations.receive_deferred(SESSION, [1], 60.0).read,
         lambda messages: [_check_message(message) for message in messages],
     ),
-    "dead-letter session": (calls.dead_letter_session(SESSION, "why", None).read, repr),
-    "state": (calls.get_state(SESSION).read, repr),
-    "peek": (calls.peek("q", "s", 0, 10).read, _peeked),
-    "dead letters": (calls.dead_letters("q", 0, 10).read, _peeked),
-    "list sessions": (calls.list_sessions("q", "", 10).read, _sessions),
+    "dead-letter session": (operations.dead_letter_session(SESSION, "why", None).read, repr),
+    "state": (operations.get_state(SESSION).read, repr),
+    "peek": (operations.peek("q", "s", 0, 10).read, _peeked),
+    "dead letters": (operations.dead_letters("q", 0, 10).read, _peeked),
+    "list sessions": (operations.list_sessions("q", "", 10).read, _sessions),
     "queue": (read_queue, repr),
     "queues": (read_queues, repr),
 }

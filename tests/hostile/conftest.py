@@ -10,8 +10,8 @@ import pytest
 
 from azsession import Message, ServiceBusProvider
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.gateway import AccessKey, GatewayService
 from azsession.queues import QueueSettings
+from azsession.server import AccessKey, GatewayService
 
 from .operations import Stage, stage
 from .servers import HostileWay

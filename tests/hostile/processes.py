@@ -97,7 +97,7 @@ def gateway_process(folder: Path, *, lock_duration: float, steps: bool = True) -
     """A gateway on the data file of a folder, and its connection string."""
     offset_file = folder / "gateway-clock" if steps else None
     arguments = (str(folder / "data.db"), "0", KEY, str(lock_duration))
-    process = Process(offset_file, "tests.gateway.gateway_process", *arguments)
+    process = Process(offset_file, "tests.server.gateway_process", *arguments)
     try:
         yield process, process.read()
     finally:

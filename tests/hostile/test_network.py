@@ -17,8 +17,8 @@ import trustme
 from azsession import ConnectionFailedError, Message, ServiceBusProvider, SessionClient, SessionNotFoundError
 
 from ..concurrency.servers import KEY, Acceptor, SilentServer
-from ..gateway.raw import in_thread
-from ..plain_server import PlainServer
+from ..server.raw import in_thread
+from ..support.plain_server import PlainServer
 from .operations import ALL, Stage
 from .servers import Fate, HostileWay
 

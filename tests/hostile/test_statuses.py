@@ -25,7 +25,7 @@ from azsession import (
     ValidationError,
 )
 
-from ..plain_server import PlainServer, answer
+from ..support.plain_server import PlainServer, answer
 from .operations import ALL, ON_LOCK, SETTLING, Stage
 from .servers import GATEWAYS, HostileWay, http_answer, proxy_page
 

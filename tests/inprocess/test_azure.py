@@ -26,7 +26,7 @@ from azsession import (
     SessionClient,
     SessionNotFoundError,
 )
-from azsession.gateway.inprocess import InProcessAdapter
+from azsession.client.inprocess import InProcessAdapter
 from tests.conftest import eventually
 
 URL = "https://myns.servicebus.windows.net/"
@@ -75,7 +75,7 @@ except ConfigurationError as error:
 
 
 def test_cheroot_is_not_needed_for_it() -> None:
-    code = "import sys; sys.modules['cheroot'] = None; import azsession.gateway.inprocess; print('done')"
+    code = "import sys; sys.modules['cheroot'] = None; import azsession.client.inprocess; print('done')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")
 

@@ -20,7 +20,7 @@ from azsession import (
     ThrottledError,
     ValidationError,
 )
-from azsession.gateway import app
+from azsession.server import dispatch
 from tests.conftest import eventually
 
 
@@ -133,7 +133,7 @@ def test_sessions_have_one_holder() -> None:
 
 def test_as_many_may_wait_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     # The gateway's bound is for strangers; the threads here are the caller's own.
-    monkeypatch.setattr(app, "MAX_WAITING", 1)
+    monkeypatch.setattr(dispatch, "MAX_WAITING", 1)
     throttled: list[ThrottledError] = []
     with ServiceBusProvider.embedded() as provider:
 
@@ -180,7 +180,7 @@ def test_a_forgotten_provider_lets_go_of_its_file(tmp_path: Path) -> None:
 
 
 def test_importing_azsession_loads_nothing_of_the_broker() -> None:
-    code = "import sys, azsession; print({'falcon', 'cheroot', 'sqlite3', 'azsession.gateway'} & set(sys.modules))"
+    code = "import sys, azsession; print({'falcon', 'cheroot', 'sqlite3', 'azsession.server'} & set(sys.modules))"
     assert _python(code) == (0, "set()\n", "")
 
 

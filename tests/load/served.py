@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sys
 
-from azsession.broker.embedded import core, locks, store
+from azsession.broker.embedded import core, session_locks, store
 from azsession.cli import main
 
 if __name__ == "__main__":
     period = float(sys.argv[1])
     store.SETTLED_SECONDS = period
     store.REQUESTS_SECONDS = 2 * period
-    locks.MAX_ENDED = int(50 * period)
+    session_locks.MAX_ENDED = int(50 * period)
     core.RELEASE_AFTER = min(core.RELEASE_AFTER, period)
     sys.argv[1:] = ["serve", *sys.argv[2:]]
     main()

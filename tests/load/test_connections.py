@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.gateway import GatewayService, front, server, threads
+from azsession.server import GatewayService
+from azsession.server.http import front, server, threads
 
-from ..cli.processes import Served
 from ..conftest import eventually
-from ..gateway.raw import KEYS, Gateway, SteppedClock, fresh_id, in_thread, places_left, read_reply, serving
+from ..server.raw import KEYS, Gateway, SteppedClock, fresh_id, in_thread, places_left, read_reply, serving
+from ..support.processes import Served
 from .burst import Orders, Watch, burst
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

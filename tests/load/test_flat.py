@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from azsession import Message, ServiceBusProvider
-from azsession.broker.embedded import locks
-from azsession.gateway import threads
+from azsession.broker.embedded import session_locks
+from azsession.server.http import threads
 
 from ..conftest import eventually
-from ..gateway.raw import Gateway, fresh_id, serving, waiters
+from ..server.raw import Gateway, fresh_id, serving, waiters
 
 #: Objects by which the number may differ between two counts, for caches and threads.
 NOISE = 150
@@ -47,7 +47,7 @@ def growth(operation: Callable[[int], None], times: int) -> int:
 @pytest.fixture(autouse=True)
 def _few_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reach the bounds of what is bounded by number early."""
-    monkeypatch.setattr(locks, "MAX_ENDED", 50)
+    monkeypatch.setattr(session_locks, "MAX_ENDED", 50)
 
 
 def test_a_gateway_is_flat_over_two_thousand_operations() -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import trustme
 
-from azsession.gateway import front, server
+from azsession.server.http import front, server
 
 from ..conftest import eventually
-from ..gateway.raw import ENVELOPE, Gateway, exchange, fresh_id, in_thread, read_reply, reply_of, serving
+from ..server.raw import ENVELOPE, Gateway, exchange, fresh_id, in_thread, read_reply, reply_of, serving
 from .test_connections import HEALTH, is_over
 
 #: A gateway of two threads: one client that took a thread for long would be noticed.

@@ -18,8 +18,8 @@ import pytest
 from azsession import Message, QueueSettings, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
-from ..cli.processes import COMMAND, PATIENCE, Served, assert_one_line, environment, run, run_here
 from ..conftest import eventually, whole_lines
+from ..support.processes import COMMAND, PATIENCE, Served, assert_one_line, environment, run, run_here
 from .helpers import QUEUE, left, locked, send
 
 ROOT = Path(__file__).parents[2]

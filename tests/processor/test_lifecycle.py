@@ -20,12 +20,12 @@ from azsession import (
     SessionClient,
     SessionProcessor,
 )
-from azsession.processor import crew as crew_module
+from azsession.processor import slots
 from azsession.testing import AzsessionServer
 
-from ..cli.processes import Served
 from ..concurrency.servers import Relay, hang_up, pump
 from ..conftest import eventually
+from ..support.processes import Served
 from .helpers import QUEUE, Gate, Seen, left, locked, send
 
 
@@ -206,7 +206,7 @@ def test_a_forked_child_does_not_process(azsession_provider: ServiceBusProvider)
 def test_it_goes_on_by_itself_when_the_broker_comes_back(
     azsession_server: AzsessionServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew_module, "LONGEST_OUTAGE_PAUSE", 0.2)
+    monkeypatch.setattr(slots, "LONGEST_OUTAGE_PAUSE", 0.2)
     errors: list[BaseException] = []
 
     def on_error(error: BaseException, session: Any, message: Any) -> None:

@@ -1,7 +1,7 @@
-"""The gateway that these tests share: the one of `tests.gateway`, with queues of each test's own."""
+"""The gateway that these tests share: the one of `tests.server`, with queues of each test's own."""
 
 from __future__ import annotations
 
-from ..gateway.conftest import gateway, queue
+from ..server.conftest import gateway, queue
 
 __all__ = ["gateway", "queue"]

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from azsession import QueueError, ServiceBusProvider
 from azsession.errors import AuthenticationFailedError, ConfigurationError, ConnectionFailedError, ProviderError, printable
 
-from ..cli.processes import run_here
-from ..plain_server import KEY, Fate, PlainServer, answer
+from ..support.plain_server import KEY, Fate, PlainServer, answer
+from ..support.processes import run_here
 
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 #: What a server may write where people read it.

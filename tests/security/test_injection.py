@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from azsession import Message, PeekedMessage, ServiceBusProvider
 from azsession.protocol.wire import decode_single, encode_single
 
-from ..gateway.raw import ENVELOPE, Gateway, exchange, fresh_id
-from ..plain_server import PlainServer
+from ..server.raw import ENVELOPE, Gateway, exchange, fresh_id
+from ..support.plain_server import PlainServer
 
 BREAK = 'x\r\nInjected: yes\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", \x00\x1b[31m\x7f\x85\u2028\u202e\U0001f600'
 #: Properties of a message that take any text.

@@ -13,13 +13,13 @@ from azsession import Message
 from azsession.broker.base import PRESENT
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import MessageTooLargeError
-from azsession.gateway import GatewayService, handlers
-from azsession.gateway.bodies import settlements_of
-from azsession.gateway.handlers import LARGE_JSON, MAX_ATTRIBUTES_SIZE, MAX_JSON_SIZE
 from azsession.protocol.routes import Operation, Route
 from azsession.protocol.wire import MalformedError, decode_envelope, decode_single, json_object
+from azsession.server import GatewayService, handlers
+from azsession.server.bodies import settlements_of
+from azsession.server.handlers import LARGE_JSON, MAX_ATTRIBUTES_SIZE, MAX_JSON_SIZE
 
-from ..gateway.raw import ENVELOPE, KEYS, Gateway, SteppedClock, fresh_id
+from ..server.raw import ENVELOPE, KEYS, Gateway, SteppedClock, fresh_id
 
 DIGITS = "9" * 100_000
 MANY_KEYS = "{" + ",".join(f'"k{number}":0' for number in range(10_000)) + "}"

@@ -11,8 +11,8 @@ from azsession import Message, PeekedMessage
 from azsession.protocol.wire import decode_single, encode_single
 
 from ..conftest import eventually
-from ..gateway.nginx import Nginx
-from ..gateway.raw import Gateway, fresh_id
+from ..server.nginx import Nginx
+from ..server.raw import Gateway, fresh_id
 
 OBEYED = {
     "X-Accel-Redirect": "/healthz",

@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.gateway import AccessKey, Right, create_app
+from azsession.server import AccessKey, Right, create_app
 
-from ..gateway.raw import MANAGE, Gateway
+from ..server.raw import MANAGE, Gateway
 from .tokens import signed
 
 KEY = AccessKey("root", "c2VjcmV0", frozenset({Right.MANAGE}))

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azsession import InvalidReceiptError, Message, QueueNotFoundError, ReceiptHandle, ReceivedMessage, ServiceBusProvider
-from azsession.gateway import GatewayService
+from azsession.server import GatewayService
 
-from ..gateway.raw import Gateway, serving
-from ..plain_server import PlainServer, answer
+from ..server.raw import Gateway, serving
+from ..support.plain_server import PlainServer, answer
 
 #: What becomes of a receipt that is not as it was given: it is none, or there is no such queue.
 REFUSED = (InvalidReceiptError, QueueNotFoundError)

@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus
 import attrs
 import pytest
 
-from ..cli.processes import PATIENCE, environment
+from ..support.processes import PATIENCE, environment
 
 #: The command, with everything that is logged in a file.
 _LOGGED = (

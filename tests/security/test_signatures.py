@@ -16,9 +16,9 @@ from urllib.parse import quote
 import pytest
 
 from azsession.errors import AuthenticationFailedError
-from azsession.gateway import AccessKey, Right, security
-from azsession.gateway.security import Guard
 from azsession.protocol.routes import Operation
+from azsession.server import AccessKey, Right, authorization
+from azsession.server.authorization import Guard
 
 from .tokens import signed, wrong_forms, wrong_resources
 
@@ -108,7 +108,7 @@ def test_whatever_is_wrong_with_a_token_the_same_steps_are_taken(steps: Counter[
 
 
 def test_what_decides_on_a_signature_is_compare_digest_alone() -> None:
-    tree = ast.parse(inspect.getsource(security))
+    tree = ast.parse(inspect.getsource(authorization))
     secrets = {"signature", "expected", "secret", "key", "sig"}
 
     def names(node: ast.AST) -> set[str]:

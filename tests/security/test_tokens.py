@@ -11,11 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from azsession.errors import AuthenticationFailedError, ConfigurationError
-from azsession.gateway import AccessKey, Right
-from azsession.gateway.security import Guard
 from azsession.protocol.routes import Operation
+from azsession.server import AccessKey, Right
+from azsession.server.authorization import Guard
 
-from ..gateway.raw import LISTEN, MANAGE, Gateway
+from ..server.raw import LISTEN, MANAGE, Gateway
 from .tokens import SCHEME, signed, wrong_forms, wrong_resources
 
 KEY = AccessKey("reader", "c2VjcmV0", frozenset({Right.LISTEN}))

@@ -8,7 +8,7 @@ import hmac
 import time
 from urllib.parse import quote, quote_plus
 
-from azsession.gateway import AccessKey
+from azsession.server import AccessKey
 
 SCHEME = "SharedAccessSignature "
 

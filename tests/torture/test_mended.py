@@ -13,7 +13,7 @@ import pytest
 from azsession import Message, ServiceBusProvider
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import ConnectionFailedError, SessionNotFoundError
-from azsession.gateway import AccessKey, GatewayService
+from azsession.server import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
 from .proxy import Proxy

@@ -8,19 +8,19 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
-from ...clock import Clock
 from ...errors import ProviderError, QueueNotFoundError, ValidationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...queues import QueueInfo, QueueSettings
 from ...validation import check_queue_name
 from ..base import PRESENT, Broker, Caller, Delivery, Settlement
+from ..clock import Clock
 from .core import Core, Queue
-from .file import ACTIVE, DEAD, DEFERRED, SCHEDULED
+from .database_file import ACTIVE, DEAD, DEFERRED, SCHEDULED
+from .group_commit import Turn
 from .receiving import Receiving
 from .rows import message_fields, pack_properties, peeked
 from .settling import Settling
 from .store import SEQUENCE_MASK, Row, find_key, message_key
-from .turns import Turn
 
 
 class EmbeddedBroker(Broker):

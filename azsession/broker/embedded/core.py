@@ -20,7 +20,6 @@ from typing import TypeVar
 import attrs
 
 from ... import forks
-from ...clock import Clock
 from ...errors import (
     ConfigurationError,
     ProviderError,
@@ -31,9 +30,11 @@ from ...errors import (
 )
 from ...messages import ReceiptHandle, ReceivedMessage
 from ...queues import QueueSettings
-from .file import open_database
-from .locks import Acceptors, InHand, Locks, SessionKey, SessionLock
+from ..clock import Clock
+from .database_file import open_database
+from .group_commit import Turn, Turns
 from .rows import message_fields
+from .session_locks import Acceptors, InHand, Locks, SessionKey, SessionLock
 from .store import (
     SEQUENCE_BITS,
     SEQUENCE_MASK,
@@ -41,8 +42,7 @@ from .store import (
     Store,
     message_key,
 )
-from .timer import Timer
-from .turns import Turn, Turns
+from .timer_thread import Timer
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ from ...errors import ProviderError, ThrottledError
 from ...messages import ReceivedMessage
 from ..base import Caller, Delivery, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
-from .file import ACTIVE, DEFERRED
-from .locks import SessionLock, Waiter
+from .database_file import ACTIVE, DEFERRED
+from .group_commit import Turn
+from .session_locks import SessionLock, Waiter
 from .store import Row, find_key
-from .turns import Turn
 
 T = TypeVar("T")
 

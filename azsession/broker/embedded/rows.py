@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ...messages import Message, PeekedMessage
-from .file import STATE_NAMES
+from .database_file import STATE_NAMES
 from .store import SEQUENCE_MASK, Row
 
 _PROPERTIES = ("message_id", "subject", "content_type", "correlation_id", "reply_to", "reply_to_session_id", "to")

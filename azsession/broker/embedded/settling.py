@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ..base import Disposition, Settlement
 from .core import MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error, token_key
-from .file import DEFERRED
-from .locks import InHand, SessionLock
-from .turns import Turn
+from .database_file import DEFERRED
+from .group_commit import Turn
+from .session_locks import InHand, SessionLock
 
 SESSION_LOCK_LOST = "SessionLockLost"
 MESSAGE_LOCK_LOST = "MessageLockLost"

@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from .file import ACTIVE, DEAD, INCREMENTAL, SCHEDULED, is_mostly_free
+from .database_file import ACTIVE, DEAD, INCREMENTAL, SCHEDULED, is_mostly_free
 
 SEQUENCE_BITS = 40
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1

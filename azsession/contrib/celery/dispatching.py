@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 
 from ...errors import ConfigurationError, QueueError
 from ...processor.backoff import LONGEST_OUTAGE_PAUSE, pause_after
-from ...processor.handling import PERMANENT
+from ...processor.session_runner import PERMANENT
 from ...validation import seconds
 from .provider import current_provider
 from .tasks import first_active

@@ -14,10 +14,10 @@ from celery import signals
 from celery._state import get_current_app, get_current_task
 from celery.utils.imports import symbol_by_name
 
+from ...client.provider import ServiceBusProvider
 from ...config import ServiceBusConfig
 from ...errors import ConfigurationError, QueueError
-from ...provider import ServiceBusProvider
-from ..keeping import FIELDS, PLACES, TEXTS, KeptProvider, ProviderSetting, kind_of
+from ..process_provider import FIELDS, PLACES, TEXTS, KeptProvider, ProviderSetting, kind_of
 
 #: The name of the setting in `app.conf`.
 NAME = "azsession"

@@ -11,15 +11,15 @@ from typing import Any
 from celery import shared_task
 from celery.exceptions import TaskPredicate
 
-from ...client import SessionClient
+from ...client.provider import ServiceBusProvider
+from ...client.session import SessionClient
 from ...errors import SessionLockedError, ValidationError
 from ...messages import ReceivedMessage
 from ...processor.backoff import LONGEST_PAUSE, Backoff, pause_after
-from ...processor.handling import PERMANENT, Handling, Outcome
-from ...processor.settings import Settings, check
+from ...processor.options import Settings, check
+from ...processor.session_runner import PERMANENT, Handling, Outcome
 from ...processor.sources import Taken
-from ...processor.tally import Tally
-from ...provider import ServiceBusProvider
+from ...processor.stats import Tally
 from .provider import WorkerEnds, current_provider, worker_ends
 
 logger = logging.getLogger(__name__)

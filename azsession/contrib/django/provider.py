@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.signals import setting_changed
 
 from ... import forks
-from ...provider import ServiceBusProvider
+from ...client.provider import ServiceBusProvider
 from .setting import NAME, read
 
 

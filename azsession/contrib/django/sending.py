@@ -8,9 +8,9 @@ from typing import overload
 
 from django.db import transaction
 
+from ...client.provider import with_id
 from ...errors import QueueError
 from ...messages import Message
-from ...provider import with_id
 from ...validation import check_queue_name
 from .provider import get_provider
 

@@ -12,11 +12,11 @@ import attrs
 from django.utils.module_loading import import_string
 
 from ..._extras import need
+from ...client.provider import ServiceBusProvider
 from ...config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, ServiceBusConfig
 from ...errors import ConfigurationError
-from ...provider import ServiceBusProvider
 from ...tokens import source_of
-from ..keeping import MEMORY, embedded_provider, provider_with
+from ..process_provider import MEMORY, embedded_provider, provider_with
 
 #: The setting's name.
 NAME = "AZSESSION"

@@ -1,0 +1,217 @@
+"""What needs no session's lock: peeking, listing sessions, and the dead-letter queue."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from ...amqp import codec
+from ...amqp.codec import AmqpMessage, Attach, Condition, Response
+from ...errors import ConnectionFailedError, ProviderError, QueueError
+from ...messages import PeekedMessage, SessionInfo
+from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
+from .authorized_connection import Uplink, address_of
+from .error_mapping import error_of
+from .message_mapping import peeked
+from .namespace import Namespace
+from .session.pending_receives import DRAIN_TIMEOUT
+from .transport.links import Outcome, Receiver
+from .transport.loop import Loop
+
+#: Messages of a request to peek, and sessions of one to list.
+PAGE = 250
+#: What asks for all sessions that have messages or state: a time later than any, as the SDK's session browser has it.
+ALL_SESSIONS_MS = 253402300800000
+#: Dead letters that are locked at once while one is looked for.
+SEARCH_CREDIT = 100
+#: Seconds without a dead letter coming after which there are no more.
+SEARCH_QUIET = 1.0
+
+#: The part of an entity that its dead letters are in. It is authorized by itself, as the SDK does it.
+DEAD_LETTER_QUEUE = "/$DeadLetterQueue"
+
+
+class Looking:
+    """The part of the broker on Azure that looks at messages and dead letters."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    def peek(self, entity: str, session_id: str, start: int, max_count: int) -> list[PeekedMessage]:
+        """Return messages of a session, by sequence number."""
+        return [peeked(message) for message in self._peek(entity, session_id, start, max_count)]
+
+    def dead_letters(self, entity: str, start: int, max_count: int) -> list[PeekedMessage]:
+        """Return dead letters, by sequence number."""
+        found = self._peek(entity + DEAD_LETTER_QUEUE, None, start, max_count)
+        return [peeked(message, dead_letter=True) for message in found]
+
+    def _peek(self, entity: str, session_id: str | None, start: int, max_count: int) -> list[AmqpMessage]:
+        found: list[AmqpMessage] = []
+        while len(found) < max_count:
+            body: dict[str, Any] = {
+                "from-sequence-number": codec.long(start),
+                "message-count": min(PAGE, max_count - len(found)),
+            }
+            if session_id is not None:
+                body["session-id"] = session_id
+            answer = self._namespace.manage(entity, "peek-message", body)
+            page = [codec.decode_message(payload) for payload in messages_of(answer)]
+            if not page:
+                break
+            found += page
+            last = page[-1].annotations.get("x-opt-sequence-number")
+            start = (last if isinstance(last, int) else start) + 1
+        return found[:max_count]
+
+    def deferred_numbers(self, entity: str, session_id: str) -> list[int]:
+        """Return the sequence numbers of a session's deferred messages."""
+        numbers: list[int] = []
+        start = 0
+        while page := self.peek(entity, session_id, start, PAGE):
+            numbers += [one.sequence_number for one in page if one.state == "Deferred" and one.sequence_number is not None]
+            start = (page[-1].sequence_number or start) + 1
+        return numbers
+
+    def list_sessions(self, entity: str, after: str, max_count: int) -> list[SessionInfo]:
+        """Return the sessions that have messages or state, by id."""
+        names: set[str] = set()
+        skip = 0
+        while True:
+            body = {
+                "last-updated-time": codec.timestamp(ALL_SESSIONS_MS),
+                "skip": skip,
+                "top": PAGE,
+            }
+            answer = self._namespace.manage(entity, "get-message-sessions", body)
+            page = answer.body.get("sessions-ids") if isinstance(answer.body, dict) else None
+            if not page:
+                break
+            names.update(str(name) for name in page)
+            skip += len(page)
+            if len(page) < PAGE:
+                break
+        return [SessionInfo(name, None) for name in sorted(names) if name > after][:max_count]
+
+    # Dead letters
+
+    def take_dead_letter(self, entity: str, number: int, then: Callable[[AmqpMessage], object] | None) -> None:
+        """Lock a dead letter, do something with it, and complete it.
+
+        Azure locks dead letters only in their order, so those before it are locked, too, and given back.
+
+        Raises:
+            ProviderError: There is no such dead letter.
+        """
+        if not any(one.sequence_number == number for one in self.dead_letters(entity, number, 1)):
+            raise _no_dead_letter(number)
+        uplink = self._namespace.reach(entity + DEAD_LETTER_QUEUE)
+        loop = self._namespace.loop
+        search = _Search(loop, uplink, entity + DEAD_LETTER_QUEUE, number)
+        loop.call(lambda: uplink.connection.attach(search))
+        try:
+            deadline = time.monotonic() + self._namespace.timeout
+            while not search.found.done():
+                seen, left = search.seen, min(SEARCH_QUIET, deadline - time.monotonic())
+                if left <= 0:
+                    break
+                try:
+                    self._namespace.wait(search.found, left)
+                except ConnectionFailedError:
+                    if search.seen == seen:
+                        break
+            if not search.found.done():
+                raise self._not_found(entity, number)
+            delivery_id, message = search.found.result()
+            if then is not None:
+                then(message)
+            done: Future[tuple[str | None, Condition | None]] = Future()
+
+            def settled(_: int, state: str | None, error: Condition | None) -> None:
+                done.set_result((state, error))
+
+            loop.call(lambda: search.complete(delivery_id, settled))
+            state, error = self._namespace.wait(done)
+            if state is None or error is not None:
+                raise error_of(error, entity=entity)
+        finally:
+            loop.call(search.give_back)
+
+    def _not_found(self, entity: str, number: int) -> QueueError:
+        if any(one.sequence_number == number for one in self.dead_letters(entity, number, 1)):
+            text = f"somebody else is working with the dead letter {number}, or with what comes before it"
+            return ProviderError(text, code=SERVER_BUSY, status=503, is_transient=True)
+        return _no_dead_letter(number)
+
+
+class _Search(Receiver):
+    """A receiver on the dead-letter queue that looks for one message."""
+
+    def __init__(self, loop: Loop, uplink: Uplink, entity: str, number: int) -> None:
+        super().__init__(f"azsession-{uuid.uuid4()}", address_of(entity))
+        self._loop = loop
+        self._uplink = uplink
+        self._entity = entity
+        self._number = number
+        self._in_hand: list[int] = []
+        self.found: Future[tuple[int, AmqpMessage]] = Future()
+        self.seen = 0
+
+    def on_attached(self, attach: Attach) -> None:
+        super().on_attached(attach)
+        self.give_credit(SEARCH_CREDIT)
+
+    def on_message(self, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
+        self._in_hand.append(delivery_id)
+        if self.draining:
+            return
+        self.seen += 1
+        message = codec.decode_message(payload)
+        if message.annotations.get("x-opt-sequence-number") == self._number and not self.found.done():
+            self.give_credit(0)
+            self.found.set_result((delivery_id, message))
+        elif not self.found.done() and self.credit <= 1:
+            self.give_credit(SEARCH_CREDIT)
+
+    def complete(self, delivery_id: int, settled: Outcome) -> None:
+        """Complete the one that was found."""
+        self._in_hand.remove(delivery_id)
+        self.settle(delivery_id, delivery_id, codec.ACCEPTED, settled)
+
+    def give_back(self) -> None:
+        """End, when nothing more can be on its way, and unlock what was not completed.
+
+        Azure keeps what it sent to a link that ends locked until its locks expire.
+        """
+        if self.attached and self.credit:
+            self.drain()
+            self._loop.later(DRAIN_TIMEOUT, self._end)
+        else:
+            self._end()
+
+    def on_drained(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        in_hand, self._in_hand = self._in_hand, []
+        for delivery_id in in_hand:
+            self.settle(delivery_id, delivery_id, codec.RELEASED, lambda *_: None)
+        self.detach()
+
+    def on_ended(self, error: Condition | None) -> None:
+        self._uplink.distrust(self._entity, error)
+        if not self.found.done():
+            self.found.set_exception(error_of(error, entity=self._entity))
+
+
+def messages_of(answer: Response) -> list[bytes]:
+    """Return the encoded messages of a management response."""
+    items = answer.body.get("messages") if isinstance(answer.body, dict) else None
+    return [item["message"] for item in items or [] if isinstance(item, dict) and isinstance(item.get("message"), bytes)]
+
+
+def _no_dead_letter(number: int) -> ProviderError:
+    return ProviderError(f"there is no dead letter {number}", code=MESSAGE_NOT_FOUND, status=404)

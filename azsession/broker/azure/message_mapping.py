@@ -1,0 +1,243 @@
+"""azsession's messages as AMQP messages, and what Azure delivers as azsession's: nothing that a sender wrote raises here."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from ...amqp.codec import AmqpMessage, Described, Timestamp, encode_message, long, timestamp
+from ...amqp.message import as_bytes
+from ...errors import ValidationError
+from ...messages import AttributeValue, Message, PeekedMessage, ReceiptHandle, ReceivedMessage
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
+_UINT_MAX = 0xFFFFFFFF
+#: The latest expiry that Azure takes (9999-12-31T07:59:59Z), in milliseconds since 1970.
+_LATEST_EXPIRY = 253402243199000
+
+_SEQUENCE_NUMBER = "x-opt-sequence-number"
+_ENQUEUED_TIME = "x-opt-enqueued-time"
+_SCHEDULED_TIME = "x-opt-scheduled-enqueue-time"
+_MESSAGE_STATE = "x-opt-message-state"
+_DEAD_LETTER_REASON = "DeadLetterReason"
+_DEAD_LETTER_DESCRIPTION = "DeadLetterErrorDescription"
+
+_STATES = {1: "Deferred", 2: "Scheduled"}
+
+
+def to_amqp(message: Message, now: datetime | None = None) -> bytes:
+    """Return the encoded AMQP message that sends `message`.
+
+    A time to live goes into the header, whose 32 bits of milliseconds end after 49 days, and into the properties as creation
+    and expiry. Numbers among the attributes become ``long`` and ``double``. A message id is made up where there is none, so
+    that a second try with the same bytes is known for one.
+
+    Raises:
+        ValidationError: An attribute is not what AMQP can carry.
+    """
+    ttl_ms = created = expiry = None
+    if message.time_to_live is not None:
+        lasts = max(1, message.time_to_live // _MILLISECOND)
+        created = _milliseconds(now or datetime.now(timezone.utc))
+        ttl_ms, expiry = min(lasts, _UINT_MAX), min(created + lasts, _LATEST_EXPIRY)
+    annotations = {}
+    if message.scheduled_enqueue_time is not None:
+        annotations[_SCHEDULED_TIME] = timestamp(_milliseconds(message.scheduled_enqueue_time))
+    return encode_message(
+        AmqpMessage(
+            ttl_ms=ttl_ms,
+            annotations=annotations,
+            message_id=message.message_id or str(uuid.uuid4()),
+            to=message.to,
+            subject=message.subject,
+            reply_to=message.reply_to,
+            correlation_id=message.correlation_id,
+            content_type=message.content_type,
+            absolute_expiry=expiry,
+            creation_time=created,
+            group_id=message.session_id,
+            reply_to_group_id=message.reply_to_session_id,
+            application_properties={name: _typed(name, value) for name, value in message.attributes.items()},
+            data=message.body,
+        )
+    )
+
+
+def _typed(name: str, value: AttributeValue) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if not -(2**63) <= value < 2**63:
+        raise ValidationError(f"the attribute {name!r} does not fit into 64 bits")
+    return long(value)
+
+
+def _milliseconds(instant: datetime) -> int:
+    """Return an instant in AMQP's milliseconds, the next one where it is between two: nothing happens before its time."""
+    return -((_EPOCH - instant) // _MILLISECOND)
+
+
+def token_of(delivery_tag: bytes) -> str:
+    """Return the lock token of a delivery: its tag is the token's GUID, in .NET's order of bytes.
+
+    Raises:
+        ValueError: The tag is no GUID.
+    """
+    return str(uuid.UUID(bytes_le=delivery_tag))
+
+
+def tag_of(lock_token: str) -> bytes:
+    """Return the delivery tag of a lock token.
+
+    Raises:
+        ValueError: The token is no GUID.
+    """
+    return uuid.UUID(lock_token).bytes_le
+
+
+def received(
+    message: AmqpMessage,
+    lock_token: str,
+    *,
+    queue_name: str,
+    session_id: str,
+    expires_at: datetime | None,
+    delivered_at: datetime | None = None,
+) -> ReceivedMessage:
+    """Return a message that was received under a session's lock.
+
+    Args:
+        message: As it came.
+        lock_token: What settles it.
+        queue_name: The queue that it came from.
+        session_id: The session that it came from.
+        expires_at: When the session's lock ends; aware, UTC.
+        delivered_at: When it came; now, if absent.
+    """
+    fields = _fields(message)
+    fields["session_id"] = session_id
+    # AMQP counts the deliveries before this one.
+    fields["delivery_count"] += 1
+    return ReceivedMessage(
+        **fields,
+        state=_state(message),
+        receipt=ReceiptHandle(lock_token, expires_at, queue_name=queue_name, session_id=session_id),
+        delivered_at=delivered_at or datetime.now(timezone.utc),
+    )
+
+
+def peeked(message: AmqpMessage, *, dead_letter: bool = False) -> PeekedMessage:
+    """Return a message that was looked at, in the queue or, with `dead_letter`, in its dead-letter queue."""
+    return PeekedMessage(**_fields(message), state="DeadLettered" if dead_letter else _state(message))
+
+
+def as_new(message: AmqpMessage) -> Message:
+    """Return a message, a dead letter say, as one to send again: what its sender gave it, without what befell it since."""
+    fields = _fields(message)
+    for name in ("sequence_number", "delivery_count", "enqueued_at", "dead_letter_reason", "dead_letter_description"):
+        del fields[name]
+    return Message(**{**fields, "scheduled_enqueue_time": None})
+
+
+def _state(message: AmqpMessage) -> str:
+    state = message.annotations.get(_MESSAGE_STATE)
+    return _STATES.get(state, "Active") if isinstance(state, int) else "Active"
+
+
+def _fields(message: AmqpMessage) -> dict[str, Any]:
+    attributes, reason, description = message.application_properties, None, None
+    if _DEAD_LETTER_REASON in attributes or _DEAD_LETTER_DESCRIPTION in attributes:
+        attributes = dict(attributes)
+        reason = _text(attributes.pop(_DEAD_LETTER_REASON, None))
+        description = _text(attributes.pop(_DEAD_LETTER_DESCRIPTION, None))
+    annotations = message.annotations
+    return {
+        "body": message.body,
+        "session_id": _text(message.group_id),
+        "message_id": _text(message.message_id),
+        "subject": _text(message.subject),
+        "content_type": _text(message.content_type),
+        "correlation_id": _text(message.correlation_id),
+        "reply_to": _text(message.reply_to),
+        "reply_to_session_id": _text(message.reply_to_group_id),
+        "to": _text(message.to),
+        "time_to_live": _time_to_live(message),
+        "scheduled_enqueue_time": _instant(annotations.get(_SCHEDULED_TIME)),
+        "attributes": _attributes(attributes),
+        "sequence_number": _whole(annotations.get(_SEQUENCE_NUMBER)),
+        "delivery_count": _whole(message.delivery_count) or 0,
+        "enqueued_at": _instant(annotations.get(_ENQUEUED_TIME)),
+        "dead_letter_reason": reason,
+        "dead_letter_description": description,
+    }
+
+
+def _time_to_live(message: AmqpMessage) -> timedelta | None:
+    """Return the header's time to live; where that is as long as it can be, what the properties say about it."""
+    lasts, created, expiry = message.ttl_ms, message.creation_time, message.absolute_expiry
+    if not isinstance(lasts, int):
+        return None
+    if lasts == _UINT_MAX and isinstance(created, int) and isinstance(expiry, int):
+        lasts = max(lasts, expiry - created)
+    try:
+        return lasts * _MILLISECOND
+    except OverflowError:
+        return None
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number, or `None` where it is none: true is none, though Python has it for one."""
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _instant(value: Any) -> datetime | None:
+    """Return milliseconds since 1970 as a datetime, or `None` where they are none that it can hold."""
+    if not isinstance(value, int):
+        return None
+    try:
+        return _EPOCH + value * _MILLISECOND
+    except OverflowError:
+        return None
+
+
+def _text(value: Any) -> str | None:
+    """Return a property, an id say, as text: binary as UTF-8 or else base64, a time in ISO 8601, others as `str` has them."""
+    if value is None or type(value) is str:
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    if isinstance(value, Timestamp):
+        instant = _instant(value)
+        return str(int(value)) if instant is None else instant.isoformat().replace("+00:00", "Z")
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Described):
+        return _text(value.value)
+    if isinstance(value, (list, dict)):
+        return as_bytes(value).decode()
+    return str(value)
+
+
+def _attributes(properties: dict[str, Any]) -> dict[str, AttributeValue]:
+    """Return application properties as attributes.
+
+    str, bool, whole numbers and finite floats stay what they are. What has no value is left out; anything else becomes text,
+    as `_text` says.
+    """
+    attributes: dict[str, AttributeValue] = {}
+    for name, value in properties.items():
+        kind = type(value)
+        if kind is str or kind is int or kind is bool or (kind is float and math.isfinite(value)):
+            attribute: AttributeValue | None = value
+        else:
+            attribute = _text(value)
+        if attribute is not None:
+            attributes[name if type(name) is str else _text(name) or ""] = attribute
+    return attributes

@@ -1,0 +1,1 @@
+"""One session on Azure: its lock, receives, unsettled messages, and recovery after a lost link."""

@@ -1,0 +1,1 @@
+"""The client library: `ServiceBusProvider`, `SessionClient`, and what they are built from."""

@@ -1,0 +1,117 @@
+"""Brokers on a namespace of the stand-in, and holders of sessions on them, without a gateway in between."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from azsession import Message, ReceivedMessage, ServiceBusConfig
+from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.base import Disposition, Settlement
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
+
+T = TypeVar("T")
+
+QUEUE = "orders"
+
+
+@contextmanager
+def broker_on(namespace: StandIn, **config_fields: Any) -> Iterator[ServiceBusBroker]:
+    """A broker of its own, with a connection of its own, closed afterwards."""
+    config = ServiceBusConfig(connection_string=namespace.connection_string, **config_fields)
+    broker = ServiceBusBroker(config, None)
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+class Holder:
+    """One who holds a session, or wants to."""
+
+    def __init__(self, broker: ServiceBusBroker, session_id: str = "s1", lock_id: str | None = None) -> None:
+        self.broker = broker
+        self.session_id = session_id
+        self.lock_id = str(uuid.uuid4()) if lock_id is None else lock_id
+
+    @property
+    def whose(self) -> tuple[str, str, str]:
+        return QUEUE, self.session_id, self.lock_id
+
+    def receive(self, max_count: int = 1, timeout: float = 10.0, request_id: str = "") -> list[ReceivedMessage]:
+        delivery = self.broker.receive(*self.whose, max_count=max_count, timeout=timeout, request_id=request_id)
+        return list(delivery.messages)
+
+    def take(self, count: int = 1) -> list[ReceivedMessage]:
+        """Receive messages that are there."""
+        messages: list[ReceivedMessage] = []
+        while len(messages) < count:
+            more = self.receive(count - len(messages))
+            assert more
+            messages += more
+        return messages
+
+    def accept_next(self, timeout: float = 10.0, request_id: str = "") -> str | None:
+        """Accept the next session, and be its holder."""
+        delivery = self.broker.accept(QUEUE, None, self.lock_id, timeout=timeout, request_id=request_id)
+        if delivery is not None:
+            self.session_id = delivery.session_id
+        return None if delivery is None else delivery.session_id
+
+    def settle(self, *messages: ReceivedMessage, how: Disposition = Disposition.COMPLETE) -> list[str | None]:
+        settlements = [Settlement(message.receipt.handle, how, "because", None) for message in messages]
+        return self.broker.settle(QUEUE, self.session_id, settlements)
+
+    def complete(self, *messages: ReceivedMessage) -> list[str | None]:
+        return self.settle(*messages)
+
+    def renew(self) -> float:
+        return self.broker.renew(*self.whose)
+
+    def release(self) -> None:
+        self.broker.release(*self.whose)
+
+
+def send(broker: ServiceBusBroker, *bodies: str, session_id: str = "s1", **fields: Any) -> None:
+    """Send messages to one session."""
+    broker.send(QUEUE, [Message(body, session_id=session_id, message_id=body, **fields) for body in bodies])
+
+
+def texts(messages: list[ReceivedMessage]) -> list[str]:
+    return [message.text() for message in messages]
+
+
+def completed(namespace: StandIn, session_id: str = "s1") -> list[Any]:
+    """Return the ids of a session's messages that were completed, in that order."""
+    return [message_id for session, _, message_id in namespace.completed(QUEUE) if session == session_id]
+
+
+def in_thread(call: Callable[[], T]) -> Future[T]:
+    """Begin `call` in a thread of its own; return the future of its result."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def waits_in(holder: Holder) -> int:
+    """Return how many receives wait in a holder's session."""
+    broker = holder.broker
+
+    def count() -> int:
+        session = broker._table.held(QUEUE, holder.session_id)
+        return 0 if session is None else len(session.waiting.waits)
+
+    return broker._loop.run(count)

@@ -1,0 +1,193 @@
+"""Tokens are put for each entity, renewed on the living connection, and replaced where they were revoked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from azure.core.credentials import AccessToken
+
+from azsession import (
+    AuthenticationFailedError,
+    ConnectionFailedError,
+    PermissionDeniedError,
+    QueueError,
+    ServiceBusConfig,
+)
+from azsession import tokens as tokens_module
+from azsession.broker.azure import ServiceBusBroker
+
+from ...conftest import eventually
+from ...standin.require import require_standin
+from .holders import QUEUE, Holder, broker_on, completed, send
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
+
+
+class Credential:
+    """A caller's own `TokenCredential`."""
+
+    def __init__(self, lifetime: float, *texts: str) -> None:
+        self.lifetime, self.texts = lifetime, texts
+        self.asked: list[dict[str, Any]] = []
+
+    def get_token(self, *scopes: str, **claims: Any) -> AccessToken:
+        assert scopes == ("https://servicebus.azure.net/.default",)
+        self.asked.append(claims)
+        text = self.texts[min(len(self.asked), len(self.texts)) - 1] if self.texts else f"good-{len(self.asked)}"
+        return AccessToken(text, int(time.time() + self.lifetime))
+
+
+@pytest.fixture
+def namespace() -> Iterator[StandIn]:
+    with require_standin()() as namespace:
+        namespace.create_queue(QUEUE)
+        namespace.create_queue("others")
+        yield namespace
+
+
+@contextmanager
+def broker_with(namespace: StandIn, credential: Any) -> Iterator[ServiceBusBroker]:
+    broker = ServiceBusBroker(ServiceBusConfig(connection_string=namespace.connection_string), credential)
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def puts(namespace: StandIn) -> int:
+    """Return how many tokens are in place."""
+    return sum(len(peer.grants) for peer in list(namespace.peers))
+
+
+def test_each_entity_gets_a_token_and_keeps_it(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        for _ in range(3):
+            send(broker, "x")
+            broker.peek("others", "s", 0, 1)
+        assert puts(namespace) == 2
+
+
+def test_a_token_of_a_credential_is_renewed_ahead_of_its_end_on_the_same_connection(namespace: StandIn) -> None:
+    credential = Credential(3)
+    with broker_with(namespace, credential) as broker:
+        holder = Holder(broker)
+        send(broker, "one")
+        messages = holder.take()
+        eventually(lambda: len(credential.asked) >= 3)
+        assert holder.complete(*messages) == [None]
+        assert (namespace.connections(), namespace.log["open"], namespace.log["detach"]) == (1, 1, 0)
+
+
+def test_a_signature_is_renewed_ahead_of_its_end(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "SAS_LIFETIME", 3)
+    with broker_on(namespace) as broker:
+        send(broker, "one")
+        holder = Holder(broker)
+        messages = holder.take()
+
+        def ends() -> float:
+            return max(grant.expires for peer in list(namespace.peers) for grant in peer.grants.values())
+
+        first = ends()
+        eventually(lambda: ends() > first + 2)
+        assert holder.complete(*messages) == [None]
+        assert (namespace.connections(), namespace.log["detach"]) == (1, 0)
+
+
+def test_tokens_that_expired_are_put_again_and_everything_goes_on(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        send(broker, "one", "two")
+        holder = Holder(broker)
+        messages = holder.take()
+        namespace.expire_tokens()
+        assert holder.complete(*messages) == [None]
+        send(broker, "three")
+        assert [message.text() for message in holder.take(2)] == ["two", "three"]
+        assert completed(namespace) == ["one"]
+        assert namespace.connections() == 1
+
+
+def test_a_revoked_token_is_replaced_once(namespace: StandIn) -> None:
+    credential = Credential(3600, "revoked", "good")
+    with broker_with(namespace, credential) as broker:
+        send(broker, "one")
+        assert len(namespace.accepted(QUEUE)) == 1
+    # The second is asked for past the credential's own cache.
+    assert [bool(claims) for claims in credential.asked] == [False, True]
+
+
+def test_a_credential_without_a_good_token_is_not_asked_for_ever(namespace: StandIn) -> None:
+    credential = Credential(3600, "bad")
+    with broker_with(namespace, credential) as broker, pytest.raises(AuthenticationFailedError):
+        send(broker, "one")
+    assert len(credential.asked) == 2
+
+
+def test_a_wrong_key_is_a_failed_authentication(namespace: StandIn) -> None:
+    wrong = namespace.connection_string.replace("SharedAccessKey=", "SharedAccessKey=x")
+    broker = ServiceBusBroker(ServiceBusConfig(connection_string=wrong))
+    try:
+        for call in (lambda: send(broker, "one"), lambda: Holder(broker).receive(timeout=10)):
+            with pytest.raises(AuthenticationFailedError):
+                call()
+    finally:
+        broker.close()
+    # One refused, and one more to be sure, for each of the two.
+    assert namespace.log["transfer"] == 4
+
+
+@pytest.mark.parametrize("right", ["Send", "Listen"])
+def test_a_key_without_the_right_is_denied(namespace: StandIn, right: str) -> None:
+    namespace.keys["limited"] = (namespace.keys["RootManageSharedAccessKey"][0], frozenset({right}))
+    broker = ServiceBusBroker(ServiceBusConfig(connection_string=namespace.connection_string_of("limited")))
+    calls = {"Send": lambda: send(broker, "one"), "Listen": lambda: Holder(broker).receive(timeout=0)}
+    try:
+        calls.pop(right)()
+        with pytest.raises(PermissionDeniedError, match="claim"):
+            calls.popitem()[1]()
+    finally:
+        broker.close()
+
+
+def test_a_ready_signature_is_used_as_it_is_and_its_end_is_told(namespace: StandIn) -> None:
+    name, (key, _) = next(iter(namespace.keys.items()))
+
+    def string(expires_on: float) -> str:
+        token = tokens_module.generate_sas_token("sb://127.0.0.1/", name, key, int(expires_on))
+        return f"Endpoint=sb://127.0.0.1:{namespace.port};SharedAccessSignature={token};UseDevelopmentEmulator=true"
+
+    broker = ServiceBusBroker(ServiceBusConfig(connection_string=string(time.time() + 60)))
+    try:
+        send(broker, "one")
+    finally:
+        broker.close()
+    broker = ServiceBusBroker(ServiceBusConfig(connection_string=string(time.time() - 60)))
+    try:
+        with pytest.raises(AuthenticationFailedError, match="SharedAccessSignature of the connection string"):
+            send(broker, "two")
+    finally:
+        broker.close()
+
+
+def test_a_token_without_an_answer_is_put_again_by_the_next_call(namespace: StandIn) -> None:
+    namespace.swallow("put-token")
+    with broker_on(namespace, request_timeout=1.0) as broker:
+        with pytest.raises(ConnectionFailedError) as caught:
+            send(broker, "one")
+        assert not caught.value.maybe_delivered
+        send(broker, "two")
+        assert len(namespace.accepted(QUEUE)) == 1
+
+
+def test_a_namespace_that_fails_over_a_token_is_worth_another_try(namespace: StandIn) -> None:
+    namespace.refuse("put-token", "amqp:internal-error")
+    with broker_on(namespace) as broker:
+        with pytest.raises(QueueError) as caught:
+            send(broker, "one")
+        assert caught.value.is_transient
+        send(broker, "one")

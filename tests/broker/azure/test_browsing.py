@@ -1,0 +1,143 @@
+"""Peeking, listing sessions, and dead letters on Azure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from azsession import Message, ProviderError, ServiceBusProvider
+from azsession.broker.azure import ServiceBusBroker, browsing
+from azsession.broker.base import Disposition
+
+from ...conftest import eventually
+from ...standin.require import require_standin
+from .holders import QUEUE, Holder, broker_on, send, texts
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
+
+
+@pytest.fixture
+def namespace() -> Iterator[StandIn]:
+    with require_standin()() as namespace:
+        namespace.create_queue(QUEUE)
+        yield namespace
+
+
+@pytest.fixture
+def broker(namespace: StandIn) -> Iterator[ServiceBusBroker]:
+    with broker_on(namespace) as broker:
+        yield broker
+
+
+def bury(broker: ServiceBusBroker, *bodies: str) -> dict[str, int]:
+    """Send messages, dead-letter them, and return their numbers as dead letters."""
+    holder = Holder(broker)
+    send(broker, *bodies, attributes={"kind": "order"})
+    holder.settle(*holder.take(len(bodies)), how=Disposition.DEAD_LETTER)
+    holder.release()
+    return {found.text(): found.sequence_number or 0 for found in broker.dead_letters(QUEUE, 0, 1000)}
+
+
+def test_peeking_goes_on_beyond_a_page(broker: ServiceBusBroker) -> None:
+    send(broker, *(str(number) for number in range(600)))
+    found = broker.peek(QUEUE, "s1", 0, 1000)
+    assert [message.text() for message in found] == [str(number) for number in range(600)]
+    assert [message.text() for message in broker.peek(QUEUE, "s1", found[300].sequence_number or 0, 2)] == ["300", "301"]
+    assert broker.peek(QUEUE, "s1", 2**63 - 1, 10) == []
+
+
+def test_sessions_are_listed_beyond_a_page(broker: ServiceBusBroker) -> None:
+    names = sorted(f"s{number:04}" for number in range(600))
+    broker.send(QUEUE, [Message("x", session_id=name) for name in names])
+    assert [session.session_id for session in broker.list_sessions(QUEUE, "", 1000)] == names
+    assert [session.session_id for session in broker.list_sessions(QUEUE, names[400], 3)] == names[401:404]
+
+
+def test_a_dead_letter_goes_to_the_end_of_its_session_with_what_it_had(broker: ServiceBusBroker, namespace: StandIn) -> None:
+    numbers = bury(broker, "one", "two", "three")
+    send(broker, "four")
+    broker.resubmit(QUEUE, numbers["two"])
+    messages = Holder(broker).take(2)
+    assert texts(messages) == ["four", "two"]
+    assert messages[1].attributes == {"kind": "order"}
+    assert messages[1].delivery_count == 1
+    assert [letter.text() for letter in broker.dead_letters(QUEUE, 0, 10)] == ["one", "three"]
+    # The others are not left locked.
+    broker.delete_dead_letter(QUEUE, numbers["one"])
+    broker.delete_dead_letter(QUEUE, numbers["three"])
+    assert broker.dead_letters(QUEUE, 0, 10) == []
+
+
+@pytest.mark.parametrize("number", [999, 2**63 - 1])
+def test_a_dead_letter_that_is_not_there(broker: ServiceBusBroker, number: int) -> None:
+    bury(broker, "one")
+    for call in (broker.resubmit, broker.delete_dead_letter):
+        with pytest.raises(ProviderError) as caught:
+            call(QUEUE, number)
+        assert caught.value.code == "MessageNotFound"
+
+
+def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
+    broker: ServiceBusBroker, namespace: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = bury(broker, "one", "two")
+    with broker_on(namespace) as other:
+        dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
+        uplink = other._namespace.reach(dead_letters)
+        search = browsing._Search(other._loop, uplink, dead_letters, numbers["two"])
+        other._loop.call(lambda: uplink.connection.attach(search))
+        search.found.result(10)
+        with monkeypatch.context() as quickly:
+            quickly.setattr(browsing, "SEARCH_QUIET", 0.2)
+            with pytest.raises(ProviderError) as caught:
+                broker.delete_dead_letter(QUEUE, numbers["two"])
+        assert caught.value.is_transient
+        assert caught.value.code == "ServerBusy"
+        other._loop.call(search.give_back)
+        broker.delete_dead_letter(QUEUE, numbers["one"])
+        broker.delete_dead_letter(QUEUE, numbers["two"])
+
+
+def test_what_comes_while_a_search_ends_is_not_left_locked(broker: ServiceBusBroker, namespace: StandIn) -> None:
+    numbers = bury(broker, "one")
+    dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
+    queue = namespace._queue(dead_letters)
+
+    def locked() -> list[bytes]:
+        return namespace.loop.call(lambda: list(queue.locked))
+
+    def search_on(broker: ServiceBusBroker, number: int) -> browsing._Search:
+        uplink = broker._namespace.reach(dead_letters)
+        search = browsing._Search(broker._loop, uplink, dead_letters, number)
+        broker._loop.call(lambda: uplink.connection.attach(search))
+        eventually(lambda: search.attached)
+        return search
+
+    with broker_on(namespace) as other:
+        holding = search_on(other, numbers["one"])
+        holding.found.result(10)
+        late, before = search_on(broker, 999), locked()
+
+        def end() -> None:
+            # The loop does not read what comes until this is over.
+            other._loop.call(holding.give_back)
+            eventually(lambda: locked() not in ([], before))
+            late.give_back()
+
+        broker._loop.call(end)
+        eventually(lambda: locked() == [])
+        assert late.seen == 0
+
+
+def test_many_dead_letters_are_resubmitted_at_the_same_time(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        numbers = bury(broker, *(str(number) for number in range(12)))
+    with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: provider.resubmit(QUEUE, number), numbers.values()))
+        assert provider.dead_letters(QUEUE) == []
+        found = provider.peek_messages(QUEUE, "s1", 1000)
+        assert sorted(message.text() for message in found) == sorted(numbers)

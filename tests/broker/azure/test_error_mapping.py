@@ -1,0 +1,167 @@
+"""Azure's error conditions as exceptions, in process and behind a gateway."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from azsession.amqp.codec import Condition, Response
+from azsession.broker.azure.error_mapping import _MEANINGS, error_of, refusal_of
+from azsession.errors import (
+    AuthenticationFailedError,
+    InvalidReceiptError,
+    MessageTooLargeError,
+    PermissionDeniedError,
+    ProviderError,
+    QueueError,
+    QueueNotFoundError,
+    SessionLockedError,
+    SessionNotFoundError,
+    ThrottledError,
+    UnsupportedOperationError,
+    ValidationError,
+)
+from azsession.protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, answer_to, error_from
+
+#: The condition, what it becomes, its code, whether the same call may succeed later.
+TABLE: list[tuple[str, type[QueueError], str, bool]] = [
+    ("com.microsoft:session-lock-lost", SessionNotFoundError, "SessionLockLost", False),
+    ("com.microsoft:session-cannot-be-locked", SessionLockedError, "SessionLocked", True),
+    ("com.microsoft:message-lock-lost", InvalidReceiptError, "MessageLockLost", False),
+    ("com.microsoft:message-not-found", ProviderError, "MessageNotFound", False),
+    ("com.microsoft:timeout", ProviderError, "ServerBusy", True),
+    ("com.microsoft:server-busy", ThrottledError, "Throttled", True),
+    ("com.microsoft:auth-failed", AuthenticationFailedError, "Unauthorized", False),
+    ("amqp:unauthorized-access", AuthenticationFailedError, "Unauthorized", False),
+    ("amqp:not-found", QueueNotFoundError, "EntityNotFound", False),
+    ("com.microsoft:entity-disabled", ProviderError, "EntityDisabled", False),
+    ("amqp:resource-limit-exceeded", ProviderError, "QuotaExceeded", False),
+    ("amqp:link:message-size-exceeded", MessageTooLargeError, "MessageTooLarge", False),
+    ("com.microsoft:argument-error", ValidationError, "InvalidRequest", False),
+    ("com.microsoft:argument-out-of-range", ValidationError, "InvalidRequest", False),
+    ("com.microsoft:precondition-failed", ValidationError, "InvalidRequest", False),
+    ("amqp:not-allowed", ValidationError, "InvalidRequest", False),
+    ("amqp:not-implemented", UnsupportedOperationError, "NotSupported", False),
+    ("amqp:internal-error", ProviderError, "InternalError", True),
+    ("amqp:link:detach-forced", ProviderError, "ServerBusy", True),
+    ("amqp:connection:forced", ProviderError, "ServerBusy", True),
+    ("com.microsoft:operation-cancelled", ProviderError, "ServerBusy", True),
+    ("com.contoso:never-heard-of", ProviderError, "InternalError", True),
+]
+
+
+def of(condition: str, description: str = "") -> QueueError:
+    return error_of(Condition(condition, description, {}), entity="orders", session_id="s1")
+
+
+def over_http(error: QueueError, about: str) -> QueueError:
+    status, body = answer_to(error)
+    return error_from(status, {}, json.dumps(body).encode(), about, retry_after=error.retry_after)
+
+
+@pytest.mark.parametrize(("condition", "kind", "code", "transient"), TABLE)
+def test_a_condition_becomes_the_error_of_the_table(
+    condition: str, kind: type[QueueError], code: str, transient: bool
+) -> None:
+    error = of(condition, "why")
+    assert (type(error), error.code, error.is_transient) == (kind, code, transient)
+    assert "orders" in str(error)
+    assert "why" in str(error)
+
+
+@pytest.mark.parametrize("about", [ABOUT_SESSION, ABOUT_RECEIPT, ABOUT_QUEUE])
+@pytest.mark.parametrize("condition", [*sorted(_MEANINGS), "com.contoso:never-heard-of"])
+def test_a_conditions_error_is_the_same_behind_a_gateway(condition: str, about: str) -> None:
+    error = of(condition)
+    # By the protocol, a lost lock is a lost session where one asked for a session, and a lost receipt where for that.
+    if isinstance(error, (SessionNotFoundError, InvalidReceiptError)):
+        about = ABOUT_SESSION if isinstance(error, SessionNotFoundError) else ABOUT_RECEIPT
+    back = over_http(error, about)
+    assert type(back) is type(error)
+    assert (back.code, back.is_transient, back.retry_after) == (error.code, error.is_transient, error.retry_after)
+    assert str(back) == str(error)
+    if isinstance(error, ProviderError):
+        assert isinstance(back, ProviderError)
+        assert back.status == error.status
+
+
+def test_a_busy_azure_tells_when_to_come_back() -> None:
+    assert of("com.microsoft:server-busy").retry_after == 10
+
+
+def test_a_close_without_a_reason_may_be_tried_again() -> None:
+    error = error_of(None, entity="orders")
+    assert isinstance(error, ProviderError)
+    assert error.is_transient
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "Unauthorized access. 'Send' claim(s) are required to perform this operation. Resource: 'sb://ns/q'. TrackingId:1_G2",
+        "Unauthorized access. 'Listen' claim(s) are required to perform this operation. TrackingId:1_G2",
+    ],
+)
+def test_an_identity_that_lacks_a_claim_is_denied_not_unknown(description: str) -> None:
+    assert type(of("amqp:unauthorized-access", description)) is PermissionDeniedError
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "ExpiredToken: The token is expired. Expiration time: '2026-01-01', TrackingId:1",
+        "InvalidSignature: The token has an invalid signature. TrackingId:1",
+        "",
+    ],
+)
+def test_a_token_that_azure_does_not_take_is_a_failed_authentication(description: str) -> None:
+    assert type(of("amqp:unauthorized-access", description)) is AuthenticationFailedError
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "SharedAccessSignature sr=sb%3a%2f%2fns&sig=topsecret%3d&se=1&skn=root",
+        "token sig=topsecret&se=1",
+        "Bearer eyJhbGciOi.topsecret.sig",
+        "jwt eyJhbGciOiJSUzI1.topsecret",
+    ],
+)
+def test_a_token_in_a_description_is_not_passed_on(secret: str) -> None:
+    assert "topsecret" not in str(of("amqp:unauthorized-access", f"Bad token {secret} TrackingId:7"))
+
+
+def test_a_description_of_many_lines_becomes_one_of_bounded_length() -> None:
+    text = str(of("amqp:internal-error", "a\r\nb\n" + "c" * 5000))
+    assert "\n" not in text
+    assert len(text) < 1000
+
+
+@pytest.mark.parametrize(
+    ("status", "condition", "description", "kind"),
+    [
+        (410, "com.microsoft:session-lock-lost", "", SessionNotFoundError),
+        (410, "com.microsoft:message-lock-lost", "", InvalidReceiptError),
+        (404, "com.microsoft:message-not-found", "", ProviderError),
+        (404, None, "", QueueNotFoundError),
+        (401, None, "InvalidSignature", AuthenticationFailedError),
+        (403, None, "'Manage' claim(s) are required", PermissionDeniedError),
+        (403, None, "the quota is exceeded", ProviderError),
+        (401, "com.contoso:new", "", AuthenticationFailedError),
+        (503, None, "", ThrottledError),
+        (500, None, "", ProviderError),
+        (302, None, "", ProviderError),
+    ],
+)
+def test_a_response_is_told_by_its_condition_and_else_by_its_status(
+    status: int, condition: str | None, description: str, kind: type[QueueError]
+) -> None:
+    refusal = refusal_of(Response("1", status, description, condition, None))
+    error = error_of(refusal, entity="orders")
+    assert refusal is not None
+    assert type(error) is kind
+
+
+def test_a_success_is_no_refusal() -> None:
+    assert refusal_of(Response("1", 202, "Accepted", None, None)) is None

@@ -1,0 +1,207 @@
+"""Sending to Azure: whole or not at all, once, in order, and what refusals come to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+
+from azsession import (
+    ConnectionFailedError,
+    Message,
+    MessageTooLargeError,
+    ProviderError,
+    QueueNotFoundError,
+    ServiceBusProvider,
+    ThrottledError,
+    ValidationError,
+)
+from azsession.broker.azure import ServiceBusBroker, error_mapping
+from azsession.config import ServiceBusConfig
+from azsession.protocol.error_codes import OUTCOME_UNKNOWN
+from azsession.server import AccessKey, GatewayService
+
+from ...conftest import eventually
+from ...standin.require import require_standin
+from .holders import QUEUE, Holder, broker_on, in_thread, send
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
+
+
+@pytest.fixture
+def namespace() -> Iterator[StandIn]:
+    with require_standin()() as namespace:
+        namespace.create_queue(QUEUE)
+        yield namespace
+
+
+@pytest.fixture(params=["in-process", "over-HTTP"])
+def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[ServiceBusProvider]:
+    with ExitStack() as stack:
+        where = namespace.connection_string
+        if request.param == "over-HTTP":
+            broker = ServiceBusBroker(ServiceBusConfig(connection_string=where))
+            where = stack.enter_context(GatewayService(broker, [AccessKey.generate()])).connection_string()
+        yield stack.enter_context(ServiceBusProvider.from_connection_string(where, retry_attempts=2))
+
+
+def test_every_property_arrives(namespace: StandIn) -> None:
+    message = Message(
+        b"\x00body",
+        session_id="s1",
+        message_id="id",
+        correlation_id="c",
+        content_type="application/json",
+        attributes={"text": "ü", "number": 2**40, "part": 0.5, "yes": True},
+        time_to_live=timedelta(minutes=5),
+    )
+    with broker_on(namespace) as broker:
+        broker.send(QUEUE, [message])
+        got = Holder(broker).take()[0]
+    for name in ("body", "session_id", "message_id", "correlation_id", "content_type", "attributes", "time_to_live"):
+        assert getattr(got, name) == getattr(message, name), name
+
+
+def test_a_scheduled_message_comes_when_it_is_due(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        due = datetime.now(timezone.utc) + timedelta(seconds=0.7)
+        broker.send(QUEUE, [Message("later", session_id="s1", scheduled_enqueue_time=due)])
+        holder = Holder(broker)
+        assert holder.receive(timeout=0) == []
+        assert [message.text() for message in holder.receive(timeout=10)] == ["later"]
+        assert datetime.now(timezone.utc) >= due - timedelta(seconds=0.05)
+
+
+def test_a_batch_is_one_transfer_and_refused_as_a_whole(provider: ServiceBusProvider, namespace: StandIn) -> None:
+    messages = [Message(str(number), session_id="s1") for number in range(5)]
+    namespace.refuse("send", "com.microsoft:argument-error")
+    with pytest.raises(ValidationError):
+        provider.send_messages(QUEUE, messages)
+    assert not namespace.accepted(QUEUE)
+    provider.send_messages(QUEUE, messages)
+    assert len(namespace.accepted(QUEUE)) == 5
+
+
+def test_a_send_whose_answer_was_lost_is_told_as_such_and_not_sent_twice(
+    provider: ServiceBusProvider, namespace: StandIn
+) -> None:
+    provider.send_message(QUEUE, Message("first", session_id="s1"))
+    namespace.swallow("send")
+    sending = in_thread(lambda: provider.send_message(QUEUE, Message("second", session_id="s1")))
+    eventually(lambda: len(namespace.accepted(QUEUE)) == 2)
+    namespace.drop_connections()
+    with pytest.raises(ConnectionFailedError) as caught:
+        sending.result(20)
+    assert caught.value.maybe_delivered
+    assert caught.value.code == OUTCOME_UNKNOWN
+    assert len(namespace.accepted(QUEUE)) == 2
+
+
+def test_a_send_that_is_never_answered_is_not_known_to_be_done(namespace: StandIn) -> None:
+    with broker_on(namespace, request_timeout=1.0) as broker:
+        send(broker, "first")
+        namespace.swallow("send")
+        with pytest.raises(ConnectionFailedError) as caught:
+            send(broker, "second")
+    assert caught.value.maybe_delivered
+    assert caught.value.code == OUTCOME_UNKNOWN
+
+
+def test_a_namespace_that_cannot_be_reached_is_tried_again_and_told_as_such(namespace: StandIn) -> None:
+    string = namespace.connection_string
+    closed = string.replace(f":{namespace.port};", ":1;")
+    with (
+        ServiceBusProvider.from_connection_string(closed, retry_attempts=1) as provider,
+        pytest.raises(ConnectionFailedError, match="cannot be reached: ConnectionRefusedError") as caught,
+    ):
+        provider.send_message(QUEUE, Message("x", session_id="s1"))
+    assert not caught.value.maybe_delivered
+
+
+def test_a_send_that_was_not_begun_when_its_connection_went_is_sent_again(
+    provider: ServiceBusProvider, namespace: StandIn
+) -> None:
+    for number in range(5):
+        provider.send_message(QUEUE, Message(str(number), session_id="s1"))
+        namespace.drop_connections()
+        eventually(lambda: not namespace.connections())
+    assert [entry[0] for entry in namespace.accepted(QUEUE)] == ["s1"] * 5
+
+
+def test_messages_of_many_threads_arrive_in_the_order_of_each(namespace: StandIn) -> None:
+    with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
+
+        def run(name: str) -> None:
+            for number in range(200):
+                provider.send_message(QUEUE, Message("x", session_id="s1", message_id=f"{name}-{number}"))
+
+        threads = [threading.Thread(target=run, args=(f"t{number}",)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ids = [str(entry[2]) for entry in namespace.accepted(QUEUE)]
+        assert len(ids) == 1600
+        for number in range(8):
+            own = [name for name in ids if name.startswith(f"t{number}-")]
+            assert own == [f"t{number}-{at}" for at in range(200)]
+
+
+# Refusals
+
+
+def test_an_unknown_queue(provider: ServiceBusProvider) -> None:
+    with pytest.raises(QueueNotFoundError):
+        provider.send_message("nowhere", Message("x", session_id="s1"))
+    with provider.create_session_client("nowhere", "s1") as client, pytest.raises(QueueNotFoundError):
+        client.receive_message(timeout=0)
+
+
+def test_a_disabled_queue_and_one_that_is_full(provider: ServiceBusProvider, namespace: StandIn) -> None:
+    namespace.disable(QUEUE)
+    with pytest.raises(ProviderError) as disabled:
+        provider.send_message(QUEUE, Message("x", session_id="s1"))
+    assert disabled.value.code == "EntityDisabled"
+    namespace.enable(QUEUE)
+    namespace.refuse("send", "amqp:resource-limit-exceeded")
+    with pytest.raises(ProviderError) as full:
+        provider.send_message(QUEUE, Message("x", session_id="s1"))
+    assert full.value.code == "QuotaExceeded"
+
+
+def test_a_busy_namespace_is_tried_again_and_then_told_with_when_to_come_back(
+    provider: ServiceBusProvider, namespace: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(error_mapping, "BUSY_SECONDS", 0.1)
+    namespace.throttle(1)
+    provider.send_message(QUEUE, Message("x", session_id="s1"))
+    namespace.throttle(100)
+    with pytest.raises(ThrottledError) as caught:
+        provider.send_message(QUEUE, Message("x", session_id="s1"))
+    assert caught.value.retry_after is not None
+    assert len(namespace.accepted(QUEUE)) == 1
+    namespace.throttle(0)
+
+
+def test_a_message_that_is_too_large_is_told_with_its_size_and_the_limit(provider: ServiceBusProvider) -> None:
+    with pytest.raises(MessageTooLargeError) as caught:
+        provider.send_message(QUEUE, Message(b"x" * 300_000, session_id="s1"))
+    assert caught.value.limit == 256 * 1024
+    assert caught.value.size is not None
+    assert caught.value.size > 300_000
+
+
+def test_a_batch_larger_than_the_link_takes_is_divided(provider: ServiceBusProvider, namespace: StandIn) -> None:
+    ids = provider.send_messages(QUEUE, [Message(b"x" * 10_000, session_id="s1") for _ in range(100)])
+    assert [entry[2] for entry in namespace.accepted(QUEUE)] == ids
+
+
+def test_a_queue_without_sessions_is_told_apart(provider: ServiceBusProvider, namespace: StandIn) -> None:
+    namespace.create_queue("plain", requires_session=False)
+    with provider.create_session_client("plain", "s1") as client, pytest.raises(ValidationError, match="require sessions"):
+        client.receive_message(timeout=0)

@@ -1,0 +1,269 @@
+"""A connection: how it is opened and kept, and what a peer that is gone, broken or odd comes to."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from azsession import ConnectionFailedError, Message, QueueError, ServiceBusConfig
+from azsession.amqp import codec
+from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import namespace as namespace_module
+from azsession.broker.azure.transport import connection as connection_module
+
+from ....conftest import eventually
+from ....standin.require import require_standin
+from ..holders import QUEUE, Holder, broker_on, in_thread, send
+from .raw_peer import RawPeer, Talk, mechanisms, outcome, raw_peer
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
+
+
+@pytest.fixture
+def namespace() -> Iterator[StandIn]:
+    with require_standin()() as namespace:
+        namespace.create_queue(QUEUE)
+        yield namespace
+
+
+def broker_of(peer: RawPeer, **config_fields: object) -> ServiceBusBroker:
+    return ServiceBusBroker(ServiceBusConfig(connection_string=peer.connection_string, **config_fields))  # type: ignore[arg-type]
+
+
+def failure_of(peer: RawPeer) -> QueueError:
+    """Return what a receive on such a peer comes to. The broker's thread has survived it."""
+    broker = broker_of(peer)
+    try:
+        with pytest.raises(QueueError) as caught:
+            Holder(broker).receive(timeout=10)
+        assert broker._loop.run(lambda: True)
+        return caught.value
+    finally:
+        broker.close()
+
+
+# Keeping it
+
+
+def test_heartbeats_keep_a_connection_while_nothing_is_called() -> None:
+    with require_standin()(idle_timeout=1.0) as namespace:
+        namespace.create_queue(QUEUE)
+        with broker_on(namespace) as broker:
+            send(broker, "one")
+            holder = Holder(broker)
+            messages = holder.take()
+            began = time.monotonic()
+            eventually(lambda: time.monotonic() - began > 2.5 or not namespace.connections())
+            assert namespace.connections() == 1
+            assert namespace.log["open"] == 1
+            assert holder.complete(*messages) == [None]
+
+
+def test_heartbeats_are_sent_also_while_the_peer_goes_on_sending() -> None:
+    heartbeats = threading.Event()
+
+    def script(talk: Talk) -> None:
+        talk.open(idle_timeout_ms=400)
+        stop = threading.Event()
+
+        def chatter() -> None:
+            while not stop.wait(0.02):
+                talk.send(codec.EMPTY_FRAME)
+
+        thread = threading.Thread(target=chatter, daemon=True)
+        thread.start()
+        try:
+            for _ in range(5):
+                talk.frame(codec.HEARTBEAT)
+            heartbeats.set()
+        finally:
+            stop.set()
+            thread.join()
+
+    with raw_peer(script) as peer:
+        broker = broker_of(peer)
+        waiting = in_thread(lambda: Holder(broker).receive(timeout=30))
+        assert heartbeats.wait(15)
+        broker.close()
+        with pytest.raises(QueueError):
+            waiting.result(10)
+
+
+def test_a_peer_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "IDLE_TIMEOUT", 0.5)
+    announced = []
+
+    def script(talk: Talk) -> None:
+        announced.append(talk.open().idle_timeout_ms)
+        while talk.read(1):
+            pass
+
+    with raw_peer(script) as peer:
+        error = failure_of(peer)
+    assert "nothing came for 0.5 s" in str(error) or "lost" in str(error)
+    assert announced[0] == 500
+
+
+def test_a_peer_that_does_not_answer_the_open_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespace_module, "CONNECT_TIMEOUT", 0.3)
+
+    def script(talk: Talk) -> None:
+        while talk.read(1):
+            pass
+
+    with raw_peer(script) as peer:
+        error = failure_of(peer)
+    assert isinstance(error, ConnectionFailedError)
+    assert "did not answer in time" in str(error)
+    assert not error.maybe_delivered
+
+
+def test_a_connection_that_was_lost_is_opened_again_by_the_next_call(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        send(broker, "one")
+        for polite in (False, True):
+            assert namespace.drop_connections(polite=polite) == 1
+            eventually(lambda: not namespace.connections())
+            eventually(lambda: not broker._namespace._uplinks)
+            send(broker, "again")
+            assert namespace.connections() == 1
+        assert len(namespace.accepted(QUEUE)) == 3
+
+
+# Odd peers
+
+_HUGE = (1 << 24).to_bytes(4, "big") + b"\x02\x00\x00\x00"
+
+
+def _refuses(talk: Talk) -> None:
+    talk.read(8)
+    talk.send(codec.SASL_HEADER, mechanisms())
+    talk.read(int.from_bytes(talk.read(4), "big") - 4)
+    talk.send(outcome(1))
+
+
+def _opens_and(*frames: bytes) -> Callable[[Talk], object]:
+    def script(talk: Talk) -> None:
+        talk.open()
+        talk.send(*frames)
+        while talk.read(1):
+            pass
+
+    return script
+
+
+ODD: dict[str, tuple[Callable[[Talk], object], str]] = {
+    "closes-at-once": (lambda talk: talk.sock.close(), "peer closed it|ConnectionReset"),
+    "speaks-http": (lambda talk: talk.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "another protocol"),
+    "another-version": (lambda talk: talk.send(b"AMQP\x00\x00\x09\x01"), "another protocol"),
+    "refuses": (_refuses, "authentication failed with SASL code 1"),
+    "opens-without-asking-who": (
+        lambda talk: talk.send(
+            codec.SASL_HEADER,
+            codec.open_frame(container_id="p", hostname="", max_frame_size=512, channel_max=1, idle_timeout_ms=None),
+        ),
+        "as agreed",
+    ),
+    "a-frame-too-large": (_opens_and(_HUGE), "a frame of 16777216 bytes"),
+    "a-frame-too-small": (_opens_and(b"\x00\x00\x00\x07\x02\x00\x00\x00"), "a frame of 7 bytes"),
+    "a-wrong-offset": (_opens_and(b"\x00\x00\x00\x08\x09\x00\x00\x00"), "wrong offset"),
+    "garbage-in-a-frame": (_opens_and(b"\x00\x00\x00\x10\x02\x00\x00\x00" + b"\xff" * 8), "as agreed|own"),
+    "a-second-open": (
+        _opens_and(codec.open_frame(container_id="p", hostname="", max_frame_size=512, channel_max=1, idle_timeout_ms=None)),
+        "out of turn",
+    ),
+    "a-close": (_opens_and(codec.close_frame()), "peer closed it"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_peer_is_a_failed_connection_and_harms_nothing_else(name: str) -> None:
+    script, why = ODD[name]
+    with raw_peer(script) as peer:
+        error = failure_of(peer)
+    assert error.is_transient
+    assert any(part in str(error) for part in why.split("|")), str(error)
+
+
+def test_a_connection_that_ends_within_a_frame_is_a_failed_one() -> None:
+    def script(talk: Talk) -> None:
+        talk.open()
+        talk.send(b"\x00\x00\x01\x00\x02\x00")
+        talk.sock.close()
+
+    with raw_peer(script) as peer:
+        assert failure_of(peer).is_transient
+
+
+def test_frames_for_links_and_channels_that_are_not_there_are_passed_over(namespace: StandIn) -> None:
+    served = threading.Event()
+
+    def script(talk: Talk) -> None:
+        talk.open()
+        talk.send(
+            codec.detach_frame(7, handle=9),
+            codec.end_frame(9),
+            codec.disposition_frame(3, first=1, last=2**32 - 1, outcome=codec.ACCEPTED, settled=True),
+            *codec.transfer_frames(
+                2, handle=4, delivery_id=0, delivery_tag=b"t", message_format=0, payload=b"x", max_frame_size=512
+            ),
+        )
+        talk.begin()
+        talk.send(codec.detach_frame(0, handle=9))
+        talk.serve_token()
+        served.set()
+        while talk.read(1):
+            pass
+
+    with raw_peer(script) as peer:
+        broker = broker_of(peer)
+        waiting = in_thread(lambda: Holder(broker).receive(timeout=30))
+        assert served.wait(10)
+        assert broker._namespace._uplinks
+        broker.close()
+        # Told that the broker is closed, or that nothing came until then.
+        with suppress(QueueError):
+            assert waiting.result(10) == []
+
+
+# Windows
+
+
+def test_a_message_of_many_frames_waits_for_the_window_of_its_session() -> None:
+    parts: list[int] = []
+    body = os.urandom(30_000)
+
+    def script(talk: Talk) -> None:
+        talk.window = 3
+        talk.open(max_frame_size=2048)
+        talk.begin()
+        talk.serve_token()
+        talk.attach()
+        more, allowed = True, talk.transfers + 3
+        while more:
+            transfer = talk.frame(codec.TRANSFER)
+            parts.append(len(transfer.payload))
+            more = transfer.more
+            if talk.transfers == allowed and more:
+                # The answer to this is next: no part came without leave.
+                talk.flow(0, next_incoming_id=talk.transfers, echo=True)
+                assert talk.next_code() == codec.FLOW
+                talk.flow(3, next_incoming_id=talk.transfers)
+                allowed += 3
+        talk.send(codec.disposition_frame(0, first=1, last=1, outcome=codec.ACCEPTED, settled=True))
+        while talk.read(1):
+            pass
+
+    with raw_peer(script) as peer:
+        broker = broker_of(peer)
+        broker.send(QUEUE, [Message(body, session_id="s")])
+        broker.close()
+    assert len(parts) > 12
+    assert sum(parts) > len(body)

@@ -1,0 +1,172 @@
+"""The limits that a peer sets: links of an AMQP session, sessions of a connection, bytes of a frame, frames on the way."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from azsession import Message, ProviderError, ServiceBusProvider, SessionClient
+from azsession.broker.azure import namespace as namespace_module
+
+from ....conftest import eventually
+from ....standin.require import require_standin
+from ..holders import QUEUE, Holder, broker_on, completed, in_thread, send, waits_in
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture
+def namespace() -> Iterator[StandIn]:
+    with require_standin()(handle_max=15) as namespace:
+        namespace.create_queue(QUEUE)
+        yield namespace
+
+
+def test_sessions_beyond_the_handle_max_get_another_amqp_session(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        holders = [Holder(broker, f"s{number}") for number in range(40)]
+        for holder in holders:
+            send(broker, f"of {holder.session_id}", session_id=holder.session_id)
+        for holder in holders:
+            assert [message.text() for message in holder.take()] == [f"of {holder.session_id}"]
+        assert len(namespace.locked_sessions(QUEUE)) == 40
+        assert namespace.connections() == 1
+        assert namespace.log["begin"] >= 3
+
+
+def test_handles_are_used_again_after_a_release() -> None:
+    with require_standin()(handle_max=7, channel_max=0) as namespace:
+        namespace.create_queue(QUEUE)
+        with broker_on(namespace) as broker:
+            for number in range(500):
+                send(broker, "x", session_id=f"s{number}")
+                holder = Holder(broker, f"s{number}")
+                assert holder.complete(*holder.take()) == [None]
+                holder.release()
+            assert namespace.connections() == 1
+            assert namespace.log["begin"] == 1
+        assert len(namespace.completed(QUEUE)) == 500
+
+
+def test_another_connection_is_opened_where_the_channels_of_one_are_full() -> None:
+    with require_standin()(handle_max=15, channel_max=1) as namespace:
+        namespace.create_queue(QUEUE)
+        with broker_on(namespace) as broker:
+            holders = [Holder(broker, f"s{number}") for number in range(100)]
+            for holder in holders:
+                send(broker, "x", session_id=holder.session_id)
+            taken = [(holder, holder.take()) for holder in holders]
+            assert len(namespace.locked_sessions(QUEUE)) == 100
+            assert 4 <= namespace.connections() <= 6
+            for holder, messages in taken:
+                # Each on the connection that has its link.
+                assert holder.renew() > 0
+                broker.set_state(*holder.whose, holder.session_id.encode())
+                assert broker.get_state(*holder.whose) == holder.session_id.encode()
+                assert holder.complete(*messages) == [None]
+                holder.release()
+            assert namespace.links() <= 40
+
+
+def test_connections_are_bounded_and_then_a_caller_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespace_module, "MAX_CONNECTIONS", 1)
+    with require_standin()(handle_max=15, channel_max=0) as namespace:
+        namespace.create_queue(QUEUE)
+        with ServiceBusProvider.from_connection_string(namespace.connection_string, retry_attempts=0) as provider:
+
+            def hold_many() -> None:
+                for number in range(20):
+                    clients.append(provider.create_session_client(QUEUE, f"s{number}"))
+                    clients[-1].receive_message(timeout=0)
+
+            clients: list[SessionClient] = []
+            with pytest.raises(ProviderError, match="full of sessions") as caught:
+                hold_many()
+        assert caught.value.is_transient
+
+
+def test_sessions_that_are_accepted_at_the_same_time_all_find_room() -> None:
+    with require_standin()(handle_max=15, channel_max=0) as namespace:
+        namespace.create_queue(QUEUE)
+        with (
+            ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
+            ThreadPoolExecutor(32) as pool,
+        ):
+            clients = [provider.create_session_client(QUEUE, f"s{number}") for number in range(60)]
+            assert list(pool.map(lambda client: client.receive_message(timeout=0), clients)) == [None] * 60
+            assert len(namespace.locked_sessions(QUEUE)) == 60
+
+
+@pytest.mark.parametrize("max_frame_size", [1024, 65536])
+def test_a_message_of_a_megabyte_goes_both_ways_in_frames_that_the_peer_takes(max_frame_size: int) -> None:
+    body = os.urandom(MEGABYTE)
+    with require_standin()(max_frame_size=max_frame_size) as namespace:
+        namespace.create_queue(QUEUE, max_message_size=2 * MEGABYTE)
+        with broker_on(namespace) as broker:
+            broker.send(QUEUE, [Message(body, session_id="s1")])
+            assert namespace.log["transfer"] >= MEGABYTE // max_frame_size
+            received = Holder(broker).take()
+            assert received[0].body == body
+
+
+def test_a_batch_of_more_frames_than_the_window_of_a_session_comes_through_whole(namespace: StandIn) -> None:
+    """The window that is granted here is of 5,000 frames: a small frame size uses it up."""
+    with require_standin()(max_frame_size=512) as small:
+        small.create_queue(QUEUE, max_message_size=8 * MEGABYTE)
+        with broker_on(small) as broker:
+            bodies = [os.urandom(MEGABYTE) for _ in range(4)]
+            for body in bodies:
+                broker.send(QUEUE, [Message(body, session_id="s1")])
+            assert [message.body for message in Holder(broker).take(4)] == bodies
+
+
+def test_a_thousand_sessions_are_held_at_once_by_few_threads() -> None:
+    with require_standin()() as namespace:
+        namespace.create_queue(QUEUE)
+        with broker_on(namespace) as broker, ThreadPoolExecutor(32) as pool:
+            names = [f"s{number}" for number in range(1000)]
+            for at in range(0, 1000, 250):
+                broker.send(QUEUE, [Message(name, session_id=name) for name in names[at : at + 250]])
+
+            def accept(_: int) -> Holder:
+                holder = Holder(broker)
+                assert holder.accept_next() is not None
+                return holder
+
+            before = set(threading.enumerate())
+            holders = list(pool.map(accept, range(1000)))
+            assert {holder.session_id for holder in holders} == set(names) == namespace.locked_sessions(QUEUE)
+            assert namespace.connections() == 1
+            ours = [each.name for each in threading.enumerate() if each not in before and each.name.startswith("azsession")]
+            assert len(ours) <= 2
+
+            def finish(holder: Holder) -> None:
+                assert holder.complete(*holder.take()) == [None]
+                holder.release()
+
+            list(pool.map(finish, holders))
+            assert not namespace.locked_sessions(QUEUE)
+            assert len(namespace.completed(QUEUE)) == 1000
+
+
+def test_a_settlement_and_a_renewal_overtake_a_receive_that_waits_in_the_same_session(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        send(broker, "one")
+        holder = Holder(broker)
+        messages = holder.take()
+        waiting = in_thread(lambda: holder.receive(timeout=60))
+        eventually(lambda: waits_in(holder) == 1)
+        assert holder.complete(*messages) == [None]
+        assert holder.renew() > 0
+        assert completed(namespace) == ["one"]
+        assert not waiting.done()
+        send(broker, "two")
+        assert [message.text() for message in waiting.result(10)] == ["two"]

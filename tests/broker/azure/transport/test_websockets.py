@@ -1,0 +1,142 @@
+"""AMQP in TLS and over WebSockets: certificates are verified, frames come through whole."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from azsession import ConnectionFailedError, Message, ServiceBusProvider
+
+from ....conftest import eventually
+from ....standin.require import require_standin
+from ..holders import QUEUE
+from .websocket_bridge import Bridge
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
+
+BODY = os.urandom(700_000)
+
+
+class Certificates:
+    """An authority, and a certificate of its for this machine or another one."""
+
+    def __init__(self, place: Path, host: str) -> None:
+        authority = trustme.CA()
+        self.bundle = str(place / "ca.pem")
+        authority.cert_pem.write_to_path(self.bundle)
+        issued = authority.issue_cert(host)
+        self.files = (str(place / "cert.pem"), str(place / "key.pem"))
+        for number, blob in enumerate(issued.cert_chain_pems):
+            blob.write_to_path(self.files[0], append=bool(number))
+        issued.private_key_pem.write_to_path(self.files[1])
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.files)
+        return context
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path, "127.0.0.1")
+
+
+@pytest.fixture
+def plain() -> Iterator[StandIn]:
+    with require_standin()() as namespace:
+        namespace.create_queue(QUEUE, max_message_size=2_000_000)
+        yield namespace
+
+
+def go_through_it(provider: ServiceBusProvider) -> None:
+    """Send and receive, small and large."""
+    provider.send_messages(QUEUE, [Message(BODY, session_id="s1"), Message("small", session_id="s1")])
+    with provider.create_session_client(QUEUE, "s1") as client:
+        bodies = []
+        for _ in range(2):
+            message = client.receive_message(timeout=10)
+            assert message is not None
+            bodies.append(message.body)
+            client.complete_message(message.receipt)
+        assert bodies == [BODY, b"small"]
+
+
+def test_a_certificate_of_a_trusted_authority_is_taken(certificates: Certificates) -> None:
+    with require_standin()(tls=certificates.files) as namespace:
+        namespace.create_queue(QUEUE, max_message_size=2_000_000)
+        with ServiceBusProvider.from_connection_string(
+            namespace.connection_string, transport="amqp", ca_bundle=certificates.bundle
+        ) as provider:
+            go_through_it(provider)
+
+
+@pytest.mark.parametrize("transport", ["amqp", "amqp-websockets"])
+@pytest.mark.parametrize(
+    ("host", "trusted", "why"),
+    [("127.0.0.1", False, "not trusted"), ("elsewhere.example", True, "not trusted .*mismatch")],
+    ids=["unknown-authority", "another-host"],
+)
+def test_a_certificate_that_is_not_good_is_named_and_refused(
+    tmp_path: Path, transport: str, host: str, trusted: bool, why: str
+) -> None:
+    certificates = Certificates(tmp_path, host)
+    bundle = certificates.bundle if trusted else None
+    with require_standin()() as namespace, Bridge(namespace.port, certificates.context) as bridge:
+        string = namespace.connection_string.replace(f":{namespace.port}", f":{bridge.port}")
+        string = string.replace(";UseDevelopmentEmulator=true", "")
+        with (
+            ServiceBusProvider.from_connection_string(
+                string, transport=transport, ca_bundle=bundle, retry_attempts=0
+            ) as provider,
+            pytest.raises(ConnectionFailedError, match=why) as caught,
+        ):
+            provider.send_message(QUEUE, Message("x", session_id="s1"))
+        assert not caught.value.maybe_delivered
+        assert namespace.log["open"] == 0
+
+
+@pytest.mark.parametrize("piece", [700, 65536])
+def test_amqp_goes_over_websockets(plain: StandIn, certificates: Certificates, piece: int) -> None:
+    with Bridge(plain.port, certificates.context, piece=piece) as bridge:
+        string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
+        string = string.replace(";UseDevelopmentEmulator=true", "")
+        with ServiceBusProvider.from_connection_string(
+            string, transport="amqp-websockets", ca_bundle=certificates.bundle
+        ) as provider:
+            go_through_it(provider)
+        head = bridge.requests[0]
+        assert head.startswith("GET /$servicebus/websocket HTTP/1.1\r\n")
+        assert "Sec-WebSocket-Protocol: AMQPWSB10\r\n" in head
+        eventually(lambda: len(bridge.pongs) >= 3)
+        assert bridge.pongs[:3] == [b"ping 1", b"ping 2", b"ping 3"]
+
+
+def test_websockets_without_tls_reach_an_emulator(plain: StandIn) -> None:
+    with Bridge(plain.port) as bridge:
+        string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
+        with ServiceBusProvider.from_connection_string(string, transport="amqp-websockets") as provider:
+            go_through_it(provider)
+            # A connection that the peer closes is opened again.
+            plain.drop_connections()
+            # What can be asked again comes first: a send that meets the lost connection is not repeated.
+            assert provider.peek_messages(QUEUE, "s1") == []
+            provider.send_message(QUEUE, Message("again", session_id="s1"))
+        assert len(bridge.requests) == 2
+
+
+def test_a_server_of_another_subprotocol_is_refused(plain: StandIn) -> None:
+    with Bridge(plain.port, protocol="chat") as bridge:
+        string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
+        with (
+            ServiceBusProvider.from_connection_string(string, transport="amqp-websockets", retry_attempts=0) as provider,
+            pytest.raises(ConnectionFailedError, match="took no WebSocket connection"),
+        ):
+            provider.send_message(QUEUE, Message("x", session_id="s1"))

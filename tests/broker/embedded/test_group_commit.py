@@ -1,0 +1,331 @@
+"""`Turns`: jobs in turn, in shared transactions, and what happens when one of them fails or is interrupted."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from azsession import ProviderError, QueueError, SessionLockedError
+from azsession.broker.embedded.group_commit import MAX_JOBS, Turn, Turns, _Job
+from tests.conftest import eventually
+
+from . import Background
+
+
+class Connection(sqlite3.Connection):
+    """Raises `after_commit`, once, when a commit is done: a Ctrl-C that comes meanwhile is raised then."""
+
+    after_commit: BaseException | None = None
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        cursor = super().execute(sql, *args)
+        if sql == "COMMIT" and self.after_commit is not None:
+            error, self.after_commit = self.after_commit, None
+            raise error
+        return cursor
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    made = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=Connection)
+    made.execute("CREATE TABLE t (x UNIQUE)")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def turns(connection: Connection) -> Turns:
+    return Turns(connection)
+
+
+@pytest.fixture
+def commits(connection: Connection) -> list[str]:
+    """The COMMITs so far."""
+    seen: list[str] = []
+    connection.set_trace_callback(lambda sql: seen.append(sql) if sql == "COMMIT" else None)
+    return seen
+
+
+class Gate:
+    """A job that keeps its turn until `open`, so that others come together meanwhile."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._reached, self._opened = threading.Event(), threading.Event()
+        self._job = Background(lambda: turns.run(self._wait, durable=False))
+        assert self._reached.wait(10)
+        self._waiting: list[Background[Any]] = []
+
+    def _wait(self, turn: Turn) -> None:
+        self._reached.set()
+        assert self._opened.wait(10)
+
+    def queue(self, *jobs: Callable[[Turn], object]) -> list[Background[Any]]:
+        """Start jobs that come after the gate, in this order."""
+        for job in jobs:
+            before = len(self._turns._queue)
+            self._waiting.append(Background(lambda job=job: self._turns.run(job, durable=True)))
+            eventually(lambda before=before: len(self._turns._queue) == before + 1)
+        return self._waiting
+
+    def open(self) -> None:
+        self._opened.set()
+        self._job.result()
+
+
+def insert(connection: Connection, value: int) -> Callable[[Turn], int]:
+    def job(turn: Turn) -> int:
+        connection.execute("INSERT INTO t VALUES (?)", (value,))
+        return value
+
+    return job
+
+
+def stored(connection: Connection) -> list[int]:
+    return [row[0] for row in connection.execute("SELECT x FROM t ORDER BY x")]
+
+
+def test_a_job_alone_runs_in_its_callers_thread(turns: Turns) -> None:
+    assert turns.run(lambda turn: threading.current_thread(), durable=True) is threading.current_thread()
+
+
+def test_jobs_that_come_together_share_one_commit(turns: Turns, connection: Connection, commits: list[str]) -> None:
+    gate = Gate(turns)
+    jobs = gate.queue(*(insert(connection, value) for value in range(20)))
+    gate.open()
+    assert [job.result() for job in jobs] == list(range(20))
+    assert stored(connection) == list(range(20))
+    assert len(commits) == 2
+
+
+def test_a_shared_transaction_has_a_limit(turns: Turns, connection: Connection, commits: list[str]) -> None:
+    gate = Gate(turns)
+    jobs = gate.queue(*(insert(connection, value) for value in range(MAX_JOBS + 10)))
+    gate.open()
+    for job in jobs:
+        job.result()
+    assert len(commits) == 3
+
+
+def test_what_follows_the_commit_comes_after_it_and_before_the_answer(
+    turns: Turns, connection: Connection, commits: list[str]
+) -> None:
+    seen: list[int] = []
+    turns.run(lambda turn: turn.after_commit(lambda: seen.append(len(commits))), durable=True)
+    assert seen == [1]
+
+
+def test_a_failed_job_is_taken_back_in_reverse_order_and_nothing_follows(turns: Turns, connection: Connection) -> None:
+    undone: list[str] = []
+
+    def job(turn: Turn) -> None:
+        connection.execute("INSERT INTO t VALUES (1)")
+        turn.on_rollback(lambda: undone.append("first"))
+        turn.on_rollback(lambda: undone.append("second"))
+        turn.after_commit(lambda: undone.append("never"))
+        connection.execute("INSERT INTO t VALUES (1)")
+
+    with pytest.raises(ProviderError, match="nothing was changed") as caught:
+        turns.run(job, durable=True)
+    assert isinstance(caught.value.__cause__, sqlite3.Error)
+    assert undone == ["second", "first"]
+    assert stored(connection) == []
+    assert not connection.in_transaction
+
+
+def test_a_refusal_keeps_the_changes_of_its_job(turns: Turns, connection: Connection) -> None:
+    def job(turn: Turn) -> None:
+        connection.execute("INSERT INTO t VALUES (1)")
+        turn.on_rollback(lambda: pytest.fail("was rolled back"))
+        raise SessionLockedError("no")
+
+    with pytest.raises(SessionLockedError):
+        turns.run(job, durable=True)
+    assert stored(connection) == [1]
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), ZeroDivisionError("a bug")])
+def test_only_the_guilty_job_of_a_shared_transaction_fails(turns: Turns, connection: Connection, error: Exception) -> None:
+    undone: list[str] = []
+
+    def guilty(turn: Turn) -> None:
+        connection.execute("INSERT INTO t VALUES (99)")
+        raise error
+
+    def refused(turn: Turn) -> None:
+        raise SessionLockedError("held")
+
+    def innocent(turn: Turn) -> str:
+        turn.on_rollback(lambda: undone.append("x"))
+        connection.execute("INSERT INTO t VALUES (3)")
+        return "fine"
+
+    gate = Gate(turns)
+    jobs = gate.queue(insert(connection, 1), refused, innocent, guilty, insert(connection, 2))
+    gate.open()
+    assert jobs[0].result() == 1
+    with pytest.raises(SessionLockedError, match="held"):
+        jobs[1].result()
+    assert jobs[2].result() == "fine"
+    with pytest.raises((ProviderError, ZeroDivisionError)):
+        jobs[3].result()
+    assert jobs[4].result() == 2
+    assert stored(connection) == [1, 2, 3]
+    assert undone == ["x"], "each attempt that failed is taken back once"
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("database or disk is full", "the disk is full"),
+        ("attempt to write a readonly database", "cannot be written"),
+        ("database disk image is malformed", "is damaged"),
+        ("file is not a database", "is damaged"),
+        ("Cannot operate on a closed database.", "the broker is closed"),
+        ("disk I/O error", "could not be read or written"),
+    ],
+)
+def test_failures_of_sqlite_say_what_they_mean(turns: Turns, text: str, meaning: str) -> None:
+    def job(turn: Turn) -> None:
+        raise sqlite3.OperationalError(text)
+
+    with pytest.raises(ProviderError, match=meaning) as caught:
+        turns.run(job, durable=True)
+    assert (caught.value.code, caught.value.is_transient) == ("ServerBusy", True)
+
+
+def test_memory_is_protected_once_for_each_transaction() -> None:
+    turn, thing = Turn(), object()
+    assert [turn.first_touch(thing), turn.first_touch(thing), turn.first_touch(object())] == [True, False, True]
+    assert Turn().first_touch(thing)
+
+
+def test_32_threads_hand_the_lead_over_without_losing_a_job(turns: Turns, connection: Connection) -> None:
+    start = threading.Barrier(32)
+    running: list[int] = []
+
+    def work(thread: int) -> list[int]:
+        start.wait()
+        done = []
+        for number in range(50):
+            value = thread * 1000 + number
+
+            def job(turn: Turn, value: int = value) -> int:
+                running.append(value)
+                assert len(running) == 1, "two jobs at once"
+                connection.execute("INSERT INTO t VALUES (?)", (value,))
+                running.clear()
+                return value
+
+            done.append(turns.run(job, durable=number % 2 == 0))
+        return done
+
+    threads = [Background(lambda thread=thread: work(thread)) for thread in range(32)]
+    answers = [value for thread in threads for value in thread.result(60)]
+    assert sorted(answers) == stored(connection)
+    assert len(answers) == 1600
+    assert turns._leader is None
+
+
+def test_ctrl_c_in_the_leading_thread_reaches_it_alone(turns: Turns, connection: Connection) -> None:
+    undone: list[str] = []
+
+    def interrupted(turn: Turn) -> None:
+        raise KeyboardInterrupt
+
+    def other(turn: Turn) -> None:
+        turn.on_rollback(lambda: undone.append("other"))
+        connection.execute("INSERT INTO t VALUES (2)")
+
+    gate = Gate(turns)
+    first, second, third = gate.queue(insert(connection, 1), other, interrupted)
+    gate.open()
+    with pytest.raises(KeyboardInterrupt):
+        first.result()
+    for job in (second, third):
+        with pytest.raises(QueueError, match="interrupted") as caught:
+            job.result()
+        assert caught.value.is_transient
+    assert undone == ["other"]
+    assert stored(connection) == []
+    assert turns.run(insert(connection, 4), durable=True) == 4
+
+
+def test_ctrl_c_that_comes_with_the_commit_does_not_take_it_back(turns: Turns, connection: Connection) -> None:
+    seen: list[str] = []
+
+    def job(turn: Turn) -> str:
+        connection.execute("INSERT INTO t VALUES (1)")
+        turn.on_rollback(lambda: seen.append("rolled back"))
+        turn.after_commit(lambda: seen.append("followed"))
+        return "done"
+
+    gate = Gate(turns)
+    first, second = gate.queue(job, insert(connection, 2))
+    # The gate's own commit must not use it up.
+    turns._queue[0].work = _arm(connection, turns._queue[0].work)
+    gate.open()
+    with pytest.raises(KeyboardInterrupt):
+        first.result()
+    assert second.result() == 2
+    assert stored(connection) == [1, 2]
+    assert seen == ["followed"]
+
+
+def _arm(connection: Connection, work: Callable[[Turn], Any]) -> Callable[[Turn], Any]:
+    def armed(turn: Turn) -> Any:
+        connection.after_commit = KeyboardInterrupt()
+        return work(turn)
+
+    return armed
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_ctrl_c_in_a_thread_that_waits_for_its_turn_leaves_the_others_going(
+    turns: Turns, connection: Connection, place: int
+) -> None:
+    gate = Gate(turns)
+    others = list(gate.queue(insert(connection, 1)) if place else [])
+
+    def interrupt() -> None:
+        eventually(lambda: len(turns._queue) == place + 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupter = Background(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            turns.run(insert(connection, 99), durable=True)
+        interrupter.result()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    others = gate.queue(insert(connection, 2))
+    gate.open()
+    for job in others:
+        job.result()
+    assert turns.run(insert(connection, 3), durable=True) == 3
+    assert 99 not in stored(connection)
+
+
+def test_a_lead_whose_thread_was_interrupted_goes_to_the_next(turns: Turns, connection: Connection) -> None:
+    gate = Gate(turns)
+    # As when Ctrl-C comes between the hand-over of the lead and the work.
+    interrupted = _Job(insert(connection, 1), durable=True)
+    turns._queue.append(interrupted)
+    jobs = gate.queue(insert(connection, 2), insert(connection, 3))
+    gate.open()
+    assert turns._leader is interrupted
+    turns._leave(interrupted)
+    assert [job.result() for job in jobs] == [2, 3]
+    assert stored(connection) == [2, 3]
+
+
+def test_a_closed_connection_takes_no_more_jobs(turns: Turns) -> None:
+    turns.close()
+    with pytest.raises(ProviderError, match="the broker is closed"):
+        turns.run(lambda turn: None, durable=True)

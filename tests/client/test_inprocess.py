@@ -1,0 +1,319 @@
+"""The adapter itself, under plain `requests`: its answers are those of the gateway on a socket."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from azsession import ConfigurationError, Message, ProviderError
+from azsession.broker.base import PRESENT, Caller, Delivery, asking
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.client.cancellation import Flight
+from azsession.client.http_sockets import fly
+from azsession.client.inprocess import InProcessAdapter
+from azsession.server import AccessKey, GatewayService
+from azsession.tokens import generate_sas_token
+from tests.conftest import eventually
+
+URL = "http://bus.localhost"
+HEAD = f"{URL}/q/sessions/s/messages/head"
+ENVELOPE = {"Content-Type": "application/vnd.microsoft.servicebus.json"}
+
+
+@pytest.fixture
+def broker() -> EmbeddedBroker:
+    return EmbeddedBroker(auto_create=True)
+
+
+@pytest.fixture
+def adapter(broker: EmbeddedBroker) -> Iterator[InProcessAdapter]:
+    adapter = InProcessAdapter(broker, URL, max_body_size=100_000)
+    yield adapter
+    adapter.close()
+
+
+@pytest.fixture
+def http(adapter: InProcessAdapter) -> Iterator[requests.Session]:
+    with requests.Session() as http:
+        http.mount(URL + "/", adapter)
+        yield http
+
+
+def send(broker: EmbeddedBroker, *bodies: str, session_id: str = "s") -> None:
+    broker.send("q", [Message(body, session_id=session_id) for body in bodies])
+
+
+def test_an_answer_is_one_of_requests(http: requests.Session, adapter: InProcessAdapter, broker: EmbeddedBroker) -> None:
+    broker.send("q", [Message(b"\0\xff", session_id="s", attributes={"CaseOfName": "v", "lower": 1})])
+    response = http.delete(HEAD + "?timeout=0")
+    assert type(response) is requests.Response
+    assert (response.status_code, response.reason, response.ok) == (201, "Created", True)
+    assert (response.content, response.url) == (b"\0\xff", HEAD + "?timeout=0")
+    assert response.request.method == "DELETE"
+    assert response.elapsed.total_seconds() > 0
+    assert response.connection is adapter  # type: ignore[comparison-overlap]
+    assert response.headers["azsession-protocol"] == "1"
+    assert {"CaseOfName", "lower"} <= set(response.headers)
+    assert response.raw.read() == b"\0\xff"
+    response.close()
+
+
+def test_an_answer_can_be_streamed(http: requests.Session, broker: EmbeddedBroker) -> None:
+    send(broker, "abc")
+    with http.delete(HEAD + "?timeout=0", stream=True) as response:
+        assert b"".join(response.iter_content(2)) == b"abc"
+
+
+def test_json_is_decoded(http: requests.Session) -> None:
+    response = http.get(URL + "/healthz")
+    assert (response.json(), response.encoding) == ({"status": "ok"}, "utf-8")
+
+
+@pytest.mark.parametrize("session_id", ["a/b", "a%2Fb", "\u00e9\u4e2d \U0001f40e", "a?b#c", ";=&+"])
+def test_every_session_id_arrives_as_it_is(http: requests.Session, broker: EmbeddedBroker, session_id: str) -> None:
+    send(broker, "x", session_id=session_id)
+    path = requests.utils.quote(session_id, safe="")
+    assert http.delete(f"{URL}/q/sessions/{path}/messages/head?timeout=0").content == b"x"
+
+
+def test_a_base_may_have_a_path(broker: EmbeddedBroker) -> None:
+    send(broker, "x")
+    with requests.Session() as http:
+        http.mount(URL + "/base/", InProcessAdapter(broker, URL + "/base/"))
+        assert http.delete(URL + "/base/q/sessions/s/messages/head?timeout=0").content == b"x"
+
+
+@pytest.mark.parametrize("kind", [bytes, str, io.BytesIO, list])
+def test_a_body_may_be_any_that_requests_takes(http: requests.Session, broker: EmbeddedBroker, kind: Any) -> None:
+    text = json.dumps([{"Body": "x", "BrokerProperties": {"SessionId": "s"}}])
+    body = {
+        bytes: text.encode(),
+        str: text,
+        io.BytesIO: io.BytesIO(text.encode()),
+        list: iter([text[:5].encode(), text[5:].encode()]),
+    }
+    assert http.post(URL + "/q/messages", data=body[kind], headers=ENVELOPE).status_code == 201
+    assert [message.body for message in broker.peek("q", "s", 0, 10)] == [b"x"]
+
+
+def test_no_token_is_asked_for(http: requests.Session) -> None:
+    assert http.get(URL + "/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/healthz", None),
+        ("GET", "/nothing/here/at/all", None),
+        ("PATCH", "/q", None),
+        ("GET", "/%ff", None),
+        ("POST", "/q/messages", b"[" * 5),
+        ("POST", "/q/messages", b"x" * 110_000),
+        ("DELETE", "/q/sessions/s/messages/head?timeout=x", None),
+        ("DELETE", "/q/sessions/s/messages/head?timeout=0", None),
+        ("DELETE", "/absent/sessions/s/messages/no-such-token", None),
+        ("GET", "/q/sessions/s/state", None),
+        ("PUT", "/q/sessions/s/state", b"kept"),
+        ("PUT", "/q2", b"{}"),
+        ("GET", "/", None),
+    ],
+)
+def test_an_answer_is_the_one_that_a_socket_gives(http: requests.Session, method: str, path: str, body: bytes | None) -> None:
+    key = AccessKey.generate()
+    own = {"date", "server", "connection", "keep-alive", "transfer-encoding", "content-length", "azsession-lock-expires-in"}
+    own.add("azsession-waited")
+    with GatewayService(EmbeddedBroker(auto_create=True), [key], max_waiting=2, max_body_size=100_000) as service:
+        token = generate_sas_token(service.url, key.name, key.key, int(time.time()) + 100)
+        lock = {"Azsession-Lock-Id": str(uuid.uuid4()), **(ENVELOPE if method == "POST" else {})}
+        found = []
+        for base, headers in ((service.url, {**lock, "Authorization": token}), (URL, lock)):
+            answer = http.request(method, base + path, data=body, headers=headers)
+            named = {name: value for name, value in answer.headers.items() if name.lower() not in own}
+            found.append((answer.status_code, answer.content, named))
+    assert found[0] == found[1]
+
+
+def test_a_read_timeout_ends_the_wait_and_no_message_is_handed_to_nobody(
+    http: requests.Session, broker: EmbeddedBroker
+) -> None:
+    headers = {"Azsession-Lock-Id": "first"}
+    with pytest.raises(requests.ReadTimeout):
+        http.delete(HEAD + "?timeout=300", headers=headers, timeout=(5, 0.05))
+    send(broker, "x")
+    assert http.delete(HEAD + "?timeout=0", headers=headers).content == b"x"
+
+
+def test_a_read_timeout_is_none_for_what_does_not_wait(http: requests.Session, broker: EmbeddedBroker) -> None:
+    send(broker, "x")
+    assert http.delete(HEAD + "?timeout=300", timeout=0.000001).content == b"x"
+
+
+def test_an_accept_is_ended_by_a_read_timeout_too(http: requests.Session, broker: EmbeddedBroker) -> None:
+    with pytest.raises(requests.ReadTimeout):
+        http.post(f"{URL}/q/sessions?timeout=300", json={}, headers={"Azsession-Lock-Id": "a"}, timeout=0.05)
+    send(broker, "x")
+    assert broker.accept("q", None, "b", timeout=0) is not None
+
+
+def test_cancelling_a_flight_ends_its_wait(http: requests.Session, broker: EmbeddedBroker) -> None:
+    flight = Flight()
+    errors: list[Exception] = []
+
+    def wait() -> None:
+        request = http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=300", headers={"Azsession-Lock-Id": "a"}))
+        try:
+            fly(http, request, flight)
+        except requests.RequestException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: flight._end is not None)
+    flight.cancel()
+    flight.cancel()
+    thread.join(20)
+    assert [type(error) for error in errors] == [requests.ConnectionError]
+    assert (flight.tracked, flight.written) == (True, True)
+    send(broker, "x")
+    assert len(broker.receive("q", "s", "a", max_count=1, timeout=0).messages) == 1
+
+
+def test_a_flight_that_was_cancelled_before_does_not_act(http: requests.Session, broker: EmbeddedBroker) -> None:
+    flight = Flight()
+    flight.cancel()
+    with pytest.raises(requests.ConnectionError):
+        fly(http, http.prepare_request(requests.Request("PUT", URL + "/new", data=b"{}")), flight)
+    assert (flight.tracked, flight.written) == (True, False)
+    assert broker.list_queues() == []
+
+
+class _LateCancel(EmbeddedBroker):
+    """Cancels a flight when it has a message for it."""
+
+    flight: Flight
+
+    def receive(self, *args: Any, caller: Caller = PRESENT, **kwargs: Any) -> Delivery:
+        delivery = super().receive(*args, caller=caller, **kwargs)
+        self.flight.cancel()
+        return delivery
+
+
+def test_a_message_that_was_handed_out_before_the_cancel_reaches_its_caller() -> None:
+    broker = _LateCancel(auto_create=True)
+    broker.flight = Flight()
+    send(broker, "x")
+    with requests.Session() as http:
+        http.mount(URL + "/", InProcessAdapter(broker, URL))
+        response = fly(http, http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=0")), broker.flight)
+    assert response.content == b"x"
+
+
+class _EarlyCancel(EmbeddedBroker):
+    """Cancels a flight before it looks for messages."""
+
+    flight: Flight
+
+    def receive(self, *args: Any, caller: Caller = PRESENT, **kwargs: Any) -> Delivery:
+        self.flight.cancel()
+        return super().receive(*args, caller=caller, **kwargs)
+
+
+def test_a_cancel_before_the_wait_leaves_the_message_where_it_is() -> None:
+    broker = _EarlyCancel(auto_create=True)
+    broker.flight = Flight()
+    send(broker, "x")
+    with requests.Session() as http:
+        http.mount(URL + "/", InProcessAdapter(broker, URL))
+        with pytest.raises(requests.ConnectionError):
+            fly(http, http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=0")), broker.flight)
+        assert broker.list_sessions("q", "", 10)[0].locked_until is None
+
+
+class _Broken(EmbeddedBroker):
+    failure: BaseException
+
+    def list_queues(self) -> Any:
+        raise self.failure
+
+
+def test_a_failure_of_the_broker_is_a_500_without_its_text() -> None:
+    broker = _Broken()
+    broker.failure = ValueError("secret")
+    with requests.Session() as http:
+        http.mount(URL + "/", InProcessAdapter(broker, URL))
+        response = http.get(URL + "/")
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "InternalError")
+    assert "secret" not in response.text
+
+
+def test_ctrl_c_goes_through() -> None:
+    broker = _Broken()
+    broker.failure = KeyboardInterrupt()
+    with requests.Session() as http:
+        http.mount(URL + "/", InProcessAdapter(broker, URL))
+        with pytest.raises(KeyboardInterrupt):
+            http.get(URL + "/")
+
+
+def test_closing_the_requests_session_ends_waits_and_closes_the_broker(broker: EmbeddedBroker) -> None:
+    http = requests.Session()
+    http.mount(URL + "/", InProcessAdapter(broker, URL))
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(http.delete(HEAD + "?timeout=300").status_code))
+    thread.start()
+    eventually(lambda: any(lock.waiters for lock in broker._core.locks))
+    http.close()
+    http.close()
+    thread.join(20)
+    assert answers == [204]
+    with pytest.raises(ConfigurationError, match="was closed"):
+        http.get(URL + "/healthz")
+
+
+class _Slow(EmbeddedBroker):
+    """Waits for somebody else's answer, which never comes, in an operation that is not given its caller."""
+
+    waiting: threading.Event
+
+    def renew(self, entity: str, session_id: str, lock_id: str) -> float:
+        gone = threading.Event()
+        with asking.caller.watched(gone.set), asking.caller.watched(lambda: None):
+            self.waiting.set()
+            assert asking.until is not None
+            gone.wait(asking.until - time.monotonic())
+        raise ProviderError("no answer", code="ServerBusy", is_transient=True)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+def test_a_broker_that_waits_for_others_learns_who_asks_and_for_how_long(how: str) -> None:
+    broker = _Slow()
+    broker.waiting = threading.Event()
+    flight = Flight()
+    errors: list[Exception] = []
+    with requests.Session() as http:
+        http.mount(URL + "/", InProcessAdapter(broker, URL))
+
+        def renew() -> None:
+            request = http.prepare_request(requests.Request("POST", f"{URL}/q/sessions/s/renewlock"))
+            try:
+                fly(http, request, flight, timeout=300 if how == "cancelled" else 0.05)
+            except requests.RequestException as error:
+                errors.append(error)
+            assert (asking.caller, asking.until) == (PRESENT, None)
+
+        thread = threading.Thread(target=renew)
+        thread.start()
+        assert broker.waiting.wait(20)
+        if how == "cancelled":
+            eventually(lambda: flight._end is not None)
+            flight.cancel()
+        thread.join(20)
+    assert [type(error) for error in errors] == [requests.ConnectionError if how == "cancelled" else requests.ReadTimeout]

@@ -1,0 +1,246 @@
+"""The one provider of a process: when it is made and closed, and what it does in threads and after a fork."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from django.test import override_settings
+
+from azsession import ConfigurationError, Message
+from azsession.contrib.django import close_provider, closing_connections, get_provider
+from azsession.testing import AzsessionServer
+
+from ...support.processes import FORKS_IGNORED
+from .projects import ROOT, surroundings
+
+MEMORY = {"EMBEDDED": "memory"}
+
+
+@override_settings(AZSESSION=MEMORY)
+def test_all_threads_get_the_same_one() -> None:
+    together = threading.Barrier(8)
+
+    def get() -> object:
+        together.wait()
+        return get_provider()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len({id(future.result()) for future in [pool.submit(get) for _ in range(8)]}) == 1
+
+
+def test_a_setting_that_is_overridden_takes_effect_and_closes_the_one_before(server: AzsessionServer) -> None:
+    real = get_provider()
+    with override_settings(AZSESSION=MEMORY):
+        embedded = get_provider()
+        assert embedded is not real
+        assert "embedded in memory" in repr(embedded)
+        with pytest.raises(ConfigurationError, match="closed"):
+            real.send_message("q", Message("x", session_id="s"))
+    assert repr(get_provider()) == f"<ServiceBusProvider at {server.url}>"
+    with pytest.raises(ConfigurationError, match="closed"):
+        embedded.send_message("q", Message("x", session_id="s"))
+
+
+@override_settings(AZSESSION=MEMORY)
+def test_another_setting_changes_nothing() -> None:
+    provider = get_provider()
+    with override_settings(DEBUG=True):
+        assert get_provider() is provider
+
+
+@override_settings(AZSESSION=MEMORY)
+def test_closing_it_makes_room_for_an_empty_one() -> None:
+    get_provider().send_message("q", Message("x", session_id="s"))
+    close_provider()
+    close_provider()
+    assert get_provider().list_queues() == []
+
+
+def test_a_data_file_is_named_by_its_path(tmp_path: Path) -> None:
+    with override_settings(AZSESSION={"EMBEDDED": tmp_path / "shop.db"}):
+        get_provider().send_message("q", Message("kept", session_id="s"))
+        close_provider()
+        assert [each.body for each in get_provider().peek_messages("q", "s")] == [b"kept"]
+
+
+_SCRIPT = """
+import os, signal, sys, threading, traceback
+signal.alarm(30)
+from django.conf import settings
+settings.configure(AZSESSION=sys.argv[1])
+from azsession import Message
+from azsession.contrib.django import get_provider
+
+def fork(work):
+    pid = os.fork()
+    if pid:
+        return pid
+    signal.alarm(20)
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    sys.exit()  # As a worker of a web server ends: what is to be done at the end is done.
+
+def join(*children):
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def script(text: str, server: AzsessionServer, tmp_path: Path) -> None:
+    """Run a script, in a process that is no more than it made itself. It must end well, and without a warning."""
+    warnings = ["-W", "error", "-W", FORKS_IGNORED]
+    ended = subprocess.run(
+        [sys.executable, *warnings, "-c", _SCRIPT + text, server.connection_string],
+        env=surroundings(None, tmp_path / "none"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_it_is_closed_at_the_end_of_the_process(server: AzsessionServer, tmp_path: Path) -> None:
+    get_provider().send_message("q", Message("x", session_id="s"))
+    script(
+        """
+session = get_provider().create_session_client("q", "s")
+assert session.receive_message(timeout=5).body == b"x"
+""",
+        server,
+        tmp_path,
+    )
+    # Its lock, of a minute, was released.
+    with get_provider().create_session_client("q", "s") as session:
+        message = session.receive_message(timeout=0)
+        assert message is not None
+        assert message.delivery_count == 2
+
+
+def test_children_that_are_forked_use_it_on_connections_of_their_own(server: AzsessionServer, tmp_path: Path) -> None:
+    script(
+        """
+provider = get_provider()
+kept = provider.create_session_client("q", "parent")
+provider.send_message("q", Message("x", session_id="parent"))
+kept.receive_message(timeout=5)
+
+def sockets():
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink("/proc/self/fd/" + name))
+        except OSError:
+            pass
+    return {name for name in found if name.startswith("socket:")}
+
+before = sockets()
+
+def child(name):
+    with get_provider().create_session_client("q", name) as session:
+        for number in range(20):
+            get_provider().send_message("q", Message(str(number), session_id=name))
+            message = session.receive_message(timeout=5)
+            assert message.text() == str(number)
+            session.complete_message(message)
+    assert sockets() - before
+
+join(*[fork(lambda name=name: child(name)) for name in ("a", "b", "c")])
+# A child's end left the parent's session alone.
+kept.renew_session_lock()
+kept.close_session()
+""",
+        server,
+        tmp_path,
+    )
+    assert [each.session_id for each in get_provider().list_sessions("q")] == ["parent"]
+
+
+def test_an_embedded_broker_is_not_the_childs(server: AzsessionServer, tmp_path: Path) -> None:
+    script(
+        """
+from azsession import ConfigurationError
+settings.AZSESSION = {"EMBEDDED": "memory"}
+get_provider().send_message("q", Message("x", session_id="s"))
+
+def child():
+    try:
+        get_provider().list_sessions("q")
+    except ConfigurationError as error:
+        assert "belongs to the process that opened it" in str(error)
+    else:
+        raise AssertionError
+
+join(fork(child))
+assert len(get_provider().list_sessions("q")) == 1
+""",
+        server,
+        tmp_path,
+    )
+
+
+def test_a_fork_amid_the_making_of_it_leaves_no_lock_behind(server: AzsessionServer, tmp_path: Path) -> None:
+    script(
+        """
+from azsession.contrib.django import setting
+inside, forked, read = threading.Event(), threading.Event(), setting.Setting.provider
+
+def slow(self):
+    if threading.current_thread() is not threading.main_thread():
+        inside.set()
+        assert forked.wait(20)
+    return read(self)
+
+setting.Setting.provider = slow
+maker = threading.Thread(target=get_provider)
+maker.start()
+assert inside.wait(20)
+child = fork(lambda: get_provider().send_message("q", Message("x", session_id="s")))
+forked.set()
+maker.join()
+join(child)
+""",
+        server,
+        tmp_path,
+    )
+    assert [each.session_id for each in get_provider().list_sessions("q")] == ["s"]
+
+
+def test_a_handler_finds_database_connections_as_a_request_does() -> None:
+    seen: list[object] = []
+
+    def handle(message: object, session: object) -> str:
+        assert connection.queries_log.maxlen
+        seen.append(len(connection.queries))
+        connection.cursor().execute("SELECT 1")
+        seen.append(len(connection.queries))
+        return f"{message} {session}"
+
+    with override_settings(DEBUG=True):
+        wrapped = closing_connections(handle)
+        for _ in range(2):
+            assert wrapped("one", session="two") == "one two"
+            # CONN_MAX_AGE is 0.
+            assert connection.connection is None
+    assert seen == [0, 1, 0, 1]
+    assert wrapped.__name__ == "handle"
+
+
+def test_a_handler_that_fails_leaves_no_connection_open() -> None:
+    def handle() -> None:
+        connection.cursor().execute("SELECT 1")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        closing_connections(handle)()
+    assert connection.connection is None

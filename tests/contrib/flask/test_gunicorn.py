@@ -1,0 +1,101 @@
+"""The example behind gunicorn, with `azsession serve` as the broker: three workers that were forked from one process."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from azsession import Message, QueueSettings, ServiceBusProvider
+
+from ...support.processes import FORKS_IGNORED, Served, environment
+from ..django.projects import ROOT, Running
+
+CLIENTS = 12
+EXAMPLES = ROOT / "examples"
+#: What gunicorn writes of each request: which process served it, its path, and the name that the client gave it.
+ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
+
+
+class Worker:
+    """Somebody who is handed messages in one request, and settles each in another, on a new connection each.
+
+    Attributes:
+        done: The positions of the webhooks that were settled, by session, in the order of that.
+        settled: Released for each.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.done: dict[str, list[int]] = defaultdict(list)
+        self.settled = threading.Semaphore(0)
+
+    def work(self, name: int, enough: threading.Event) -> None:
+        number = 0
+        while not enough.is_set():
+            number += 1
+            tag = f"?{name}.{number}"
+            given = requests.post(f"{self._url}/work{tag}", timeout=30)
+            if given.status_code == 204:
+                continue
+            assert given.status_code == 200, given.text
+            work = given.json()
+            for each in work["messages"]:
+                answer = requests.post(f"{self._url}/done{tag}", json={"receipt": each["receipt"]}, timeout=30)
+                if answer.status_code == 410:
+                    # This machine was slow, and the lock is over: what is left of it comes again.
+                    break
+                assert answer.status_code == 204, answer.text
+                self.done[work["session"]].append(each["payload"]["position"])
+                self.settled.release()
+
+
+def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
+    tmp_path: Path, webhooks: list[dict[str, Any]]
+) -> None:
+    expected: dict[str, list[int]] = defaultdict(list)
+    for event in webhooks:
+        expected[event["session_id"]].append(event["position"])
+    messages = [Message(json.dumps(event), session_id=event["session_id"], subject=event["event"]) for event in webhooks]
+    with Served("--memory", "--auto-create") as broker, ServiceBusProvider.from_connection_string(broker.line) as provider:
+        # Ten are handed out at once: sessions with more are handed out again when that lock is over.
+        provider.create_queue("webhooks", QueueSettings(lock_duration=2, max_delivery_count=100))
+        provider.send_messages("webhooks", messages)
+        environ = environment(broker.line, PYTHONPATH=f"{ROOT}:{EXAMPLES}", PYTHONWARNINGS=f"default,{FORKS_IGNORED}")
+        command = ["-m", "gunicorn", "--preload", "--workers", "3", "--threads", "8", "--bind", "127.0.0.1:0", *ACCESS]
+        with Running([*command, "tests.contrib.flask.served:app"], environ, tmp_path, cwd=ROOT) as server:
+            worker, enough = Worker(server.says(r"Listening at: (\S+)")[1]), threading.Event()
+            with ThreadPoolExecutor(CLIENTS) as pool:
+                working = [pool.submit(worker.work, name, enough) for name in range(CLIENTS)]
+                deadline = time.monotonic() + 80
+                all_done = all(worker.settled.acquire(timeout=max(0.0, deadline - time.monotonic())) for _ in webhooks)
+                enough.set()
+            for each in working:
+                each.result()
+            assert all_done
+            assert len(server.see()) == 3
+            assert server.end() == 0
+        assert worker.done == expected
+        assert provider.list_sessions("webhooks") == []
+        assert provider.dead_letters("webhooks") == []
+        for queue, session_id in [("kept", "kept"), *(("webhooks", session_id) for session_id in expected)]:
+            # It would be `SessionLockedError` if a worker held it still, or the process that forked them.
+            with provider.create_session_client(queue, session_id) as session:
+                assert len(session.receive_messages(10, timeout=0)) == (1 if queue == "kept" else 0)
+    assert [line for line in server.err.splitlines() if "[INFO]" not in line] == []
+    handed_out: dict[str, str] = {}
+    settlers: dict[str, set[str]] = defaultdict(set)
+    for line in server.out.splitlines():
+        process, path, tag = line.split()
+        if path == "/work":
+            handed_out[tag] = process
+        else:
+            settlers[tag].add(process)
+    assert len(set(handed_out.values())) == 3
+    assert any(processes - {handed_out[tag]} for tag, processes in settlers.items())

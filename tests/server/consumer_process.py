@@ -1,0 +1,77 @@
+"""A consumer of the webhooks with four threads: ``python -m tests.server.consumer_process REPORT NAME DELAY``.
+
+The connection string comes on the first line of the input; ``ready`` is said before. Threads take session by session until
+the input ends. All consumers share one report, a line for each message received and each completed: which of the two, the
+consumer's name, the session, the position, how often it was delivered. ``completed`` is written after the broker confirmed
+it, and before the session is given back, so that a session's lines stand in the order in which things happened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from urllib.parse import quote
+
+from azsession import ServiceBusProvider
+from azsession.errors import (
+    InvalidReceiptError,
+    NoSessionAvailableError,
+    QueueError,
+    SessionLockedError,
+    SessionNotFoundError,
+)
+
+from .gateway_process import QUEUE
+
+THREADS = 4
+PREFETCH = 3
+
+
+def consume(provider: ServiceBusProvider, report: int, name: str, delay: float, ended: threading.Event) -> None:
+    while not ended.is_set():
+        try:
+            with provider.create_session_client(QUEUE, accept_timeout=0.5) as session:
+                for message in session.messages(timeout=0, prefetch=PREFETCH):
+                    event = json.loads(message.body)
+                    session_id = quote(event["session_id"], safe="")
+                    line = f"{name} {session_id} {event['position']} {message.delivery_count}\n".encode()
+                    os.write(report, b"received " + line)
+                    ended.wait(delay)
+                    session.complete_message(message)
+                    os.write(report, b"completed " + line)
+                    if ended.is_set():
+                        break
+        except NoSessionAvailableError:
+            continue
+        except (SessionNotFoundError, SessionLockedError, InvalidReceiptError):
+            # The gateway was started anew: whoever comes first takes the session.
+            continue
+        except QueueError as error:
+            if not error.is_transient:
+                raise
+            time.sleep(0.02)
+
+
+def main(path: str, name: str, delay: str) -> None:
+    print("ready", flush=True)
+    connection_string = sys.stdin.readline().strip()
+    report = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    ended = threading.Event()
+    with ServiceBusProvider.from_connection_string(connection_string) as provider:
+        threads = [
+            threading.Thread(target=consume, args=(provider, report, name, float(delay), ended)) for _ in range(THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+        sys.stdin.read()
+        ended.set()
+        for thread in threads:
+            thread.join()
+    os.close(report)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

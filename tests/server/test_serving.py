@@ -1,0 +1,362 @@
+"""How the gateway serves: clients that go away, that are slow or silent, TLS, and its end."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.errors import ConfigurationError
+from azsession.server import AccessKey, GatewayService
+from azsession.server.http import server
+
+from ..conftest import eventually
+from .raw import KEYS, Gateway, SteppedClock, acceptors, fresh_id, in_thread, read_reply, serving, waiters
+
+# Clients that go away
+
+
+@pytest.mark.parametrize("lock_id", [None, "holder"], ids=["plain", "version 1"])
+def test_a_client_that_goes_away_in_a_receive_swallows_no_message(gateway: Gateway, queue: str, lock_id: str | None) -> None:
+    holder = gateway.holder(queue, "s", lock_id)
+    holder.start_receive(60).close()
+    gateway.send(queue, "s", "one")
+    received = holder.receive()
+    assert received.body == b"one"
+    assert received.properties["DeliveryCount"] == 1
+
+
+def test_a_client_that_goes_away_stops_waiting(gateway: Gateway, queue: str) -> None:
+    with gateway.holder(queue, "s").start_receive(60):
+        eventually(lambda: waiters(gateway, queue, "s") == 1)
+    eventually(lambda: waiters(gateway, queue, "s") == 0)
+
+
+def test_a_message_goes_to_the_receive_whose_client_is_still_there(gateway: Gateway, queue: str) -> None:
+    holder = gateway.holder(queue, "s", fresh_id())
+    with holder.start_receive(60) as gone, holder.start_receive(60) as there:
+        eventually(lambda: waiters(gateway, queue, "s") == 2)
+        gone.close()
+        gateway.send(queue, "s", "one")
+        assert read_reply(there).body == b"one"
+
+
+def test_a_session_goes_to_the_accept_whose_client_is_still_there(gateway: Gateway, queue: str) -> None:
+    def accept() -> socket.socket:
+        headers = {"Azsession-Lock-Id": fresh_id(), "Content-Length": "2"}
+        return gateway.open_socket(gateway.head("POST", f"/{queue}/sessions?timeout=60", headers) + b"{}")
+
+    with accept() as gone:
+        eventually(lambda: acceptors(gateway, queue) == 1)
+        with accept() as there:
+            eventually(lambda: acceptors(gateway, queue) == 2)
+            gone.close()
+            gateway.send(queue, "s", "one")
+            assert read_reply(there).json == {"SessionId": "s"}
+
+
+def test_a_client_that_goes_away_after_a_chunked_accept_stops_waiting(gateway: Gateway, queue: str) -> None:
+    headers = {"Azsession-Lock-Id": fresh_id(), "Transfer-Encoding": "chunked"}
+    head = gateway.head("POST", f"/{queue}/sessions?timeout=60", headers)
+    with gateway.open_socket(head + b"2\r\n{}\r\n0\r\n\r\n"):
+        eventually(lambda: acceptors(gateway, queue) == 1)
+    eventually(lambda: acceptors(gateway, queue) == 0)
+
+
+def test_a_client_that_is_reset_stops_waiting(gateway: Gateway, queue: str) -> None:
+    sock = gateway.holder(queue, "s").start_receive(60)
+    eventually(lambda: waiters(gateway, queue, "s") == 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    sock.close()
+    eventually(lambda: waiters(gateway, queue, "s") == 0)
+
+
+def test_requests_follow_each_other_on_one_connection(gateway: Gateway, queue: str) -> None:
+    holder = gateway.holder(queue, "s", fresh_id())
+    connection = gateway.connect()
+    try:
+        for number in range(5):
+            gateway.send(queue, "s", str(number))
+            assert holder.receive("timeout=5", connection=connection).body == str(number).encode()
+            assert holder.receive("timeout=0.01", connection=connection).status == 204
+    finally:
+        connection.close()
+
+
+def test_requests_may_be_sent_ahead(gateway: Gateway, queue: str) -> None:
+    gateway.send(queue, "s", "one", "two")
+    head = gateway.head("DELETE", f"/{queue}/sessions/s/messages/head?timeout=0")
+    with gateway.open_socket(head + head) as sock:
+        received = b""
+        while received.count(b"HTTP/1.1 201") < 2 or not received.endswith(b"two"):
+            received += sock.recv(65536)
+    assert received.index(b"\r\n\r\none") < received.index(b"\r\n\r\ntwo")
+
+
+# Slow and silent clients
+
+
+def test_slow_clients_block_nobody_and_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE", 1.0)
+    with serving(max_waiting=64) as gateway, ExitStack() as stack:
+        slow = [stack.enter_context(gateway.open_socket(b"GET /healthz HTTP/1.1\r\nX-Slow: ")) for _ in range(40)]
+        body = gateway.head("POST", "/q/messages", {"Content-Length": "1000"})
+        slow.append(stack.enter_context(gateway.open_socket(body + b"a bit")))
+        ended = threading.Event()
+
+        def trickle() -> None:
+            while not ended.wait(0.05):
+                for sock in slow:
+                    with suppress(OSError):
+                        sock.sendall(b"x")
+
+        result = in_thread(trickle)
+        try:
+            for _ in range(10):
+                assert gateway.ask("GET", "/healthz").status == 200
+            for sock in slow:
+                answered = b""
+                try:
+                    while data := sock.recv(4096):
+                        answered += data
+                except ConnectionResetError:
+                    pass
+                assert b" 200 " not in answered
+        finally:
+            ended.set()
+            result()
+
+
+def test_a_body_may_take_longer_than_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "BODY_RATE", 100)
+    with serving() as gateway:
+        queue = gateway.queue()
+        headers = {"Content-Length": "1000", "BrokerProperties": '{"SessionId": "s"}'}
+        with gateway.open_socket(gateway.head("POST", f"/{queue}/messages", headers) + b"x" * 500) as sock:
+            monkeypatch.setattr(server, "HEADER_DEADLINE", 0.1)
+            sock.sendall(b"x" * 500)
+            assert read_reply(sock).status == 201
+
+
+def test_clients_that_say_nothing_block_nobody() -> None:
+    with serving(max_waiting=2) as gateway, ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(gateway.open_socket())
+        assert gateway.ask("GET", "/healthz").status == 200
+
+
+# TLS
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA, tmp_path: Path) -> dict[str, Path]:
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    return {"tls_cert": chain, "tls_key": key}
+
+
+def context_for(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def test_the_gateway_speaks_tls(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+    with serving(**certificate) as gateway:
+        assert gateway.url.startswith("https://")
+        queue = gateway.queue()
+        connection = http.client.HTTPSConnection(gateway.host, gateway.port, timeout=20, context=context_for(authority))
+        try:
+            holder = gateway.holder(queue, "s", fresh_id())
+            headers = {"BrokerProperties": '{"SessionId": "s"}'}
+            body = b"x" * 300_000
+            assert gateway.ask("POST", f"/{queue}/messages", body, headers, connection=connection).status == 201
+            assert holder.receive(connection=connection).body == body
+            assert holder.receive("timeout=0.05", connection=connection).status == 204
+        finally:
+            connection.close()
+
+
+@pytest.mark.parametrize(("version", "works"), [("TLSv1_2", True), ("TLSv1_3", True), ("TLSv1_1", False)])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_old_versions_of_tls_are_refused(
+    authority: trustme.CA, certificate: dict[str, Path], version: str, works: bool
+) -> None:
+    context = context_for(authority)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = ssl.TLSVersion[version]
+    with serving(**certificate) as gateway, gateway.open_socket() as sock:
+        if not works:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                context.wrap_socket(sock, server_hostname=gateway.host)
+            return
+        with context.wrap_socket(sock, server_hostname=gateway.host) as wrapped:
+            wrapped.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_reply(wrapped).status == 200
+
+
+def test_a_silent_or_broken_tls_client_blocks_nobody(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+    with serving(max_waiting=8, **certificate) as gateway, ExitStack() as stack:
+        for data in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 100):
+            for _ in range(2):
+                stack.enter_context(gateway.open_socket(data))
+        connection = http.client.HTTPSConnection(gateway.host, gateway.port, timeout=20, context=context_for(authority))
+        stack.callback(connection.close)
+        assert gateway.ask("GET", "/healthz", connection=connection).status == 200
+
+
+def test_a_silent_tls_client_is_cut(
+    authority: trustme.CA, certificate: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE", 0.2)
+    with serving(**certificate) as gateway, gateway.open_socket(b"\x16\x03\x01") as sock:
+        # A last alert may come before the end.
+        while sock.recv(100):
+            pass
+
+
+def test_a_tls_client_that_goes_away_swallows_no_message(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+    with serving(**certificate) as gateway:
+        queue = gateway.queue()
+        holder = gateway.holder(queue, "s", fresh_id())
+        head = gateway.head("DELETE", f"{holder.path}/messages/head?timeout=60", holder.headers)
+        with context_for(authority).wrap_socket(gateway.open_socket(), server_hostname=gateway.host) as sock:
+            sock.sendall(head)
+            eventually(lambda: waiters(gateway, queue, "s") == 1)
+        eventually(lambda: waiters(gateway, queue, "s") == 0)
+
+
+def test_a_certificate_that_is_of_no_use_is_told_at_once(tmp_path: Path, certificate: dict[str, Path]) -> None:
+    nothing = tmp_path / "nothing.pem"
+    for cert, key in ((nothing, certificate["tls_key"]), (certificate["tls_cert"], nothing), (certificate["tls_cert"], None)):
+        with EmbeddedBroker() as broker, pytest.raises(ConfigurationError, match="TLS"):
+            GatewayService(broker, KEYS, tls_cert=cert, tls_key=key, max_waiting=2)
+
+
+# Where it listens
+
+
+def test_an_address_that_is_not_loopback_needs_tls_or_a_word() -> None:
+    with EmbeddedBroker() as broker:
+        with pytest.raises(ConfigurationError, match="loopback"):
+            GatewayService(broker, KEYS, host="192.0.2.1", max_waiting=2)
+        with pytest.raises(ConfigurationError, match="loopback"):
+            GatewayService(broker, KEYS, host="0.0.0.0", max_waiting=2)
+
+
+def test_a_port_that_is_taken_is_told(gateway: Gateway) -> None:
+    with EmbeddedBroker() as broker, pytest.raises(ConfigurationError, match="listen"):
+        GatewayService(broker, KEYS, port=gateway.port, max_waiting=2).start()
+
+
+# Its end
+
+
+def test_a_stop_answers_those_who_wait_with_204() -> None:
+    with serving() as gateway, ExitStack() as stack:
+        queue = gateway.queue()
+        receive = stack.enter_context(gateway.holder(queue, "s", fresh_id()).start_receive(60))
+        head = gateway.head("POST", f"/{queue}/sessions?timeout=60", {"Content-Length": "0"})
+        accept = stack.enter_context(gateway.open_socket(head))
+        eventually(lambda: waiters(gateway, queue, "s") == 1 and acceptors(gateway, queue) == 1)
+        gateway.service.stop()
+        assert read_reply(receive).status == 204
+        assert read_reply(accept).status == 204
+        with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
+            gateway.open_socket()
+        gateway.service.stop()
+
+
+class _SlowBroker(EmbeddedBroker):
+    def __init__(self) -> None:
+        super().__init__(queues=["q"])
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def send(self, *args: object, **more: object) -> None:
+        self.entered.set()
+        assert self.go_on.wait(20)
+        super().send(*args, **more)  # type: ignore[arg-type]
+
+
+def test_a_stop_lets_a_running_request_finish() -> None:
+    broker = _SlowBroker()
+    with GatewayService(broker, KEYS, max_waiting=2) as service:
+        gateway = Gateway(service, SteppedClock())
+        sending = in_thread(lambda: gateway.ask("POST", "/q/messages", b"x", {"BrokerProperties": '{"SessionId": "s"}'}))
+        assert broker.entered.wait(20)
+        stopping = in_thread(service.stop)
+        eventually(lambda: not service._server.ready)
+        broker.go_on.set()
+        assert sending().status == 201
+        stopping()
+
+
+def test_a_stop_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    with serving() as gateway:
+        queue = gateway.queue()
+        gateway.holder(queue, "s").receive("timeout=0.01")
+        with gateway.open_socket(), gateway.open_socket(b"GET"):
+            gateway.service.stop()
+    eventually(lambda: not set(threading.enumerate()) - before, lambda: str(set(threading.enumerate()) - before))
+
+
+LIFE = """
+import gc, threading
+from tests.gateway.raw import acceptors, fresh_id, read_reply, serving, waiters
+from tests.conftest import eventually
+
+with serving(max_waiting=4) as gateway:
+    queue = gateway.queue()
+    gateway.send(queue, "s", "one")
+    holder = gateway.holder(queue, "s", fresh_id())
+    holder.complete(holder.receive().token)
+    idle = gateway.open_socket()
+    kept = gateway.connect()
+    gateway.ask("GET", "/healthz", connection=kept)
+    gone = holder.start_receive(60)
+    eventually(lambda: waiters(gateway, queue, "s") == 1)
+    gone.close()
+    eventually(lambda: waiters(gateway, queue, "s") == 0)
+    with holder.start_receive(60) as waiting:
+        eventually(lambda: waiters(gateway, queue, "s") == 1)
+        gateway.service.stop()
+        assert read_reply(waiting).status == 204
+    idle.close()
+    kept.close()
+del gateway, holder
+gc.collect()
+eventually(lambda: threading.active_count() == 1, lambda: str(threading.enumerate()))
+print("done")
+"""
+
+
+def test_a_gateways_life_leaves_neither_socket_nor_warning() -> None:
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", LIFE], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+def test_a_connection_string_leads_to_the_gateway(gateway: Gateway) -> None:
+    own = AccessKey.parse("mine:c2VjcmV0=:Send")
+    text = gateway.service.connection_string(own)
+    assert text == f"Endpoint={gateway.url}/;SharedAccessKeyName=mine;SharedAccessKey=c2VjcmV0="
