@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from sybil import Sybil
@@ -11,7 +10,9 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 from azsession.testing import AzsessionServer
 
-README = Path(__file__).parent.parent / "README.md"
+from .support.paths import ROOT
+
+README = ROOT / "README.md"
 DOCUMENT = Sybil(parsers=[PythonCodeBlockParser()]).parse(README)
 EXAMPLES = list(DOCUMENT.examples())
 

@@ -15,9 +15,9 @@ import pytest
 from azsession import ServiceBusProvider
 from azsession.testing import AzsessionServer
 
+from ..support.paths import ROOT
 from ..support.processes import PATIENCE, environment
 
-ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ..support.paths import ROOT
 from . import served
 from .client import scratch_file
 from .targets import TARGETS, Target
@@ -82,8 +83,7 @@ def test_a_large_input_is_read_or_refused_in_bounded_time(target: Target) -> Non
 )
 def test_a_target_runs_under_atheris(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", "duration", "--seconds", "1", "--findings", str(tmp_path)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "number_of_executed_units" in done.stderr
     assert not list(tmp_path.iterdir())

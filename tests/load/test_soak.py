@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+from ..support.paths import ROOT
 from .figures import MB, Line, lines_of
 from .ledger import Ledger
 
 
 def run_small(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", f"tests.load.{module}", *arguments]
     environ = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=110, check=False)
 
 
 def test_a_small_soak_loses_nothing() -> None:

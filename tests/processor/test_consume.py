@@ -19,10 +19,9 @@ from azsession import Message, QueueSettings, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually, whole_lines
+from ..support.paths import ROOT
 from ..support.processes import COMMAND, PATIENCE, Served, assert_one_line, environment, run, run_here
 from .helpers import QUEUE, left, locked, send
-
-ROOT = Path(__file__).parents[2]
 
 
 def consume(connection_string: str, report: Path, handler: str, *options: str, **streams: Any) -> subprocess.Popen[str]:

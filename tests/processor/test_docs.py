@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-from pathlib import Path
 
 import attrs
 import click
@@ -19,9 +18,10 @@ from azsession import ProcessorStats, ServiceBusProvider, SessionProcessor
 from azsession.cli.consume import consume
 from azsession.testing import AzsessionServer
 
+from ..support.paths import ROOT
 from .helpers import left, send
 
-PAGE = Path(__file__).parents[2] / "docs" / "processor.md"
+PAGE = ROOT / "docs" / "processor.md"
 EXAMPLES = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(PAGE).examples())
 
 

@@ -14,7 +14,9 @@ from types import TracebackType
 import pytest
 import requests
 
-CONFIG = Path(__file__).parents[2] / "docs" / "nginx.conf"
+from ..support.paths import ROOT
+
+CONFIG = ROOT / "docs" / "nginx.conf"
 #: Set where the tests behind nginx must run: there, a missing nginx fails them.
 REQUIRED = "AZSESSION_REQUIRE_NGINX"
 

@@ -20,6 +20,7 @@ from azsession.server import AccessKey, GatewayService
 from azsession.server.http import server
 
 from ..conftest import eventually
+from ..support.paths import ROOT
 from .raw import KEYS, Gateway, SteppedClock, acceptors, fresh_id, in_thread, read_reply, serving, waiters
 
 # Clients that go away
@@ -349,9 +350,8 @@ print("done")
 
 
 def test_a_gateways_life_leaves_neither_socket_nor_warning() -> None:
-    root = Path(__file__).parents[2]
     ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", LIFE], cwd=root, capture_output=True, text=True, timeout=60
+        [sys.executable, "-X", "dev", "-W", "error", "-c", LIFE], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 

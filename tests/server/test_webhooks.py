@@ -21,10 +21,10 @@ import pytest
 from azsession import Message, ServiceBusProvider
 
 from ..conftest import eventually, whole_lines
+from ..support.paths import ROOT
 from .consumer_process import PREFETCH, THREADS
 from .gateway_process import QUEUE
 
-ROOT = Path(__file__).parents[2]
 KEY = "c2VjcmV0IG9mIGEgdGVzdA=="
 PROCESSES = 8
 

@@ -25,6 +25,7 @@ import trustme
 
 from tests.conftest import eventually
 from tests.standin.require import require_standin
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from tests.standin import StandIn
@@ -364,8 +365,7 @@ def test_the_stand_in_serves_tls(tmp_path: Path) -> None:
 
 def test_the_stand_in_runs_as_a_process() -> None:
     command = [sys.executable, "-m", "tests.standin", "--queue", "orders", "--lock-duration", "5"]
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=dict(os.environ)) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=dict(os.environ)) as process:
         assert process.stdout is not None
         answer = json.loads(process.stdout.readline())
         assert answer["connection_string"].startswith(f"Endpoint=sb://127.0.0.1:{answer['port']}")

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).parents[2]
+from ..support.paths import ROOT
+
 #: Seconds after which a process that should end is taken to hang.
 PATIENCE = 60.0
 

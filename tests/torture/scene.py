@@ -13,11 +13,12 @@ from pathlib import Path
 from azsession import PeekedMessage, QueueSettings, ServiceBusProvider
 from azsession.errors import QueueError
 
+from ..support.paths import ROOT
 from . import clockshim
 from .checker import Rules
 from .disk import SmallDisk
 from .history import Recorder
-from .process import ROOT, Process
+from .process import Process
 from .proxy import Proxy
 from .worker import HOST, QUEUE
 

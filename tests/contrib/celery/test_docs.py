@@ -17,8 +17,8 @@ from azsession.cli.celery_dispatch import celery_dispatch
 from azsession.contrib.celery import session_task
 from azsession.testing import AzsessionServer
 
+from ...support.paths import ROOT
 from ...support.processes import PATIENCE, environment
-from .workers import ROOT
 
 PAGE = ROOT / "docs" / "celery.md"
 TEXT = PAGE.read_text(encoding="utf-8")

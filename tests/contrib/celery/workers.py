@@ -17,9 +17,9 @@ from azsession import Message, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
 from ...conftest import eventually, whole_lines
+from ...support.paths import ROOT
 from ...support.processes import FORKS_IGNORED, PATIENCE, environment
 
-ROOT = Path(__file__).parents[3]
 APP = "tests.contrib.celery.work"
 QUEUE = "orders"
 #: How a warning begins that Kombu's transport makes SQLAlchemy give.

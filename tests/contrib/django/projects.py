@@ -13,9 +13,9 @@ from types import TracebackType
 import psutil
 
 from ...conftest import eventually
+from ...support.paths import ROOT
 from ...support.processes import PATIENCE, environment
 
-ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "django_project"
 
 

@@ -15,7 +15,8 @@ from azsession.contrib.django.management.commands.azsession_consume import Comma
 from azsession.contrib.django.setting import _KEYS
 from azsession.testing import AzsessionServer
 
-from .projects import ROOT, manage, surroundings
+from ...support.paths import ROOT
+from .projects import manage, surroundings
 
 PAGE = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
 BLOCKS = {

@@ -16,8 +16,9 @@ from azsession import ConfigurationError, Message
 from azsession.contrib.django import close_provider, closing_connections, get_provider
 from azsession.testing import AzsessionServer
 
+from ...support.paths import ROOT
 from ...support.processes import FORKS_IGNORED
-from .projects import ROOT, surroundings
+from .projects import surroundings
 
 MEMORY = {"EMBEDDED": "memory"}
 

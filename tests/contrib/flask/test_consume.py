@@ -17,8 +17,8 @@ from azsession.contrib import flask as contrib
 from azsession.testing import AzsessionServer
 
 from ...conftest import eventually, whole_lines
+from ...support.paths import ROOT
 from ...support.processes import PATIENCE, environment
-from ..django.projects import ROOT
 
 QUEUE = "orders"
 

@@ -17,8 +17,8 @@ from azsession.contrib import flask as contrib
 from azsession.testing import AzsessionServer
 
 from ...conftest import eventually
+from ...support.paths import ROOT
 from ...support.processes import PATIENCE, environment
-from ..django.projects import ROOT
 
 PAGE = ROOT / "docs" / "flask.md"
 #: The page's files, by the names in their first lines.

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from flask import Flask, current_app, g, has_app_context
@@ -25,9 +24,8 @@ from azsession.contrib.flask import AzSession, current_provider
 from azsession.testing import AzsessionServer
 
 from ...conftest import eventually
+from ...support.paths import ROOT
 from ...support.processes import FORKS_IGNORED, PATIENCE, environment
-
-ROOT = Path(__file__).parents[3]
 
 
 def make_app(name: str = __name__, **config: object) -> Flask:

@@ -14,8 +14,9 @@ import requests
 
 from azsession import Message, QueueSettings, ServiceBusProvider
 
+from ...support.paths import ROOT
 from ...support.processes import FORKS_IGNORED, Served, environment
-from ..django.projects import ROOT, Running
+from ..django.projects import Running
 
 CLIENTS = 12
 EXAMPLES = ROOT / "examples"
