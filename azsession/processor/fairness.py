@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from .sources import Taken
+from .sources import TakenSession
 
 #: Sessions that are passed over at once, at the most.
 MAX_PASSED = 16
@@ -18,7 +18,7 @@ MAX_PASSED = 16
 MAX_REMEMBERED = 10_000
 
 
-class Turns:
+class Fairness:
     """The sessions that had their share and may have more. Safe to use from many threads."""
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class Turns:
                     if len(self._had) > MAX_REMEMBERED:
                         self._had.popitem(last=False)
 
-    def choose(self, taken: Taken, take_now: Callable[[], Taken | None]) -> Taken:
+    def choose(self, taken: TakenSession, take_now: Callable[[], TakenSession | None]) -> TakenSession:
         """Return the session to handle: this one, or another one if it is not this one's turn. The rest is released."""
-        passed: list[Taken] = []
-        chosen: Taken | None = taken
+        passed: list[TakenSession] = []
+        chosen: TakenSession | None = taken
         while chosen is not None and chosen.session.session_id in self._had:
             passed.append(chosen)
             chosen = take_now() if len(passed) < MAX_PASSED else None

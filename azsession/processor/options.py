@@ -40,7 +40,7 @@ def _session_ids(value: Iterable[str]) -> tuple[str, ...]:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Settings:
+class ProcessorOptions:
     """What a processor was told; see `SessionProcessor`."""
 
     queue_name: str
@@ -57,7 +57,7 @@ class Settings:
     grace_period: float
 
 
-def check(
+def check_options(
     queue_name: str,
     handler: Handler,
     max_concurrent_sessions: int,
@@ -68,14 +68,14 @@ def check(
     max_renewal: float | timedelta | None,
     grace_period: float | timedelta,
     **hooks: Any,
-) -> Settings:
+) -> ProcessorOptions:
     """Return settings that are right.
 
     Raises:
         ValidationError: One is not; says which.
     """
     most = max_messages_per_session
-    return Settings(
+    return ProcessorOptions(
         queue_name=check_queue_name(queue_name),
         handler=_callable(handler, "handler"),
         max_concurrent_sessions=check_count(max_concurrent_sessions, "max_concurrent_sessions", MAX_SLOTS),

@@ -12,8 +12,8 @@ from ..client.session import SessionClient
 MAX_PARKED = 1000
 
 
-class Parking:
-    """The parked sessions, by when they are due. Not guarded: the crew does that."""
+class ParkedSessions:
+    """The parked sessions, by when they are due. Not guarded: `Slots` does that."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, SessionClient]] = []

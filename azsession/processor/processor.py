@@ -16,9 +16,9 @@ from .. import forks
 from ..client.provider import ServiceBusProvider
 from ..errors import ConfigurationError
 from ..validation import seconds
-from .options import Handler, OnError, OnSession, check
+from .options import Handler, OnError, OnSession, check_options
 from .outcomes import ProcessorStats
-from .slots import Crew
+from .slots import Slots
 
 #: What stops a processor that runs in the main thread.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -76,7 +76,7 @@ class SessionProcessor:
         if not isinstance(provider, ServiceBusProvider):
             raise ConfigurationError(f"a SessionProcessor needs a ServiceBusProvider, not {type(provider).__name__}")
         self._provider = provider
-        self._settings = check(
+        self._options = check_options(
             queue_name=queue_name,
             handler=handler,
             max_concurrent_sessions=max_concurrent_sessions,
@@ -90,14 +90,14 @@ class SessionProcessor:
             on_session_closed=on_session_closed,
             grace_period=grace_period,
         )
-        self._lock = threading.Lock()  # Guards _crew and _stats.
-        self._crew: Crew | None = None
+        self._lock = threading.Lock()  # Guards _slots and _stats.
+        self._slots: Slots | None = None
         self._stats = ProcessorStats()
         forks.register(self)
 
     def __repr__(self) -> str:
-        state = "stopped" if self._crew is None else "stopping" if self._crew.stopping else "running"
-        return f"<SessionProcessor of {self._settings.queue_name!r}, {state}>"
+        state = "stopped" if self._slots is None else "stopping" if self._slots.stopping else "running"
+        return f"<SessionProcessor of {self._options.queue_name!r}, {state}>"
 
     def __enter__(self) -> SessionProcessor:
         self.start()
@@ -115,7 +115,7 @@ class SessionProcessor:
     def stats(self) -> ProcessorStats:
         """What was done since the last start."""
         with self._lock:
-            return self._stats if self._crew is None else self._crew.stats()
+            return self._stats if self._slots is None else self._slots.stats()
 
     def run(self) -> None:
         """Process until told to stop. Blocks.
@@ -128,32 +128,32 @@ class SessionProcessor:
             QueueError: It cannot go on: there is no such queue, no right to it, or the provider was closed.
             KeyboardInterrupt: A handler raised it, and SystemExit likewise; the processor was stopped first.
         """
-        crew, grace = self._new_crew(), 0.0
+        slots, grace = self._new_slots(), 0.0
         try:
             # Before any handler can run: whoever sees one may send a signal.
-            with _signals(crew.news) as came:
-                crew.start()
-                grace = self._settings.grace_period
-                self._watch(crew, came)
+            with _signals(slots.news) as came:
+                slots.start()
+                grace = self._options.grace_period
+                self._watch(slots, came)
             grace = 0.0
         finally:
-            self._finish(crew, grace)
-        if crew.error is not None:
-            raise crew.error
+            self._finish(slots, grace)
+        if slots.error is not None:
+            raise slots.error
 
-    def _watch(self, crew: Crew, came: list[int]) -> None:
-        """Return when the crew has ended, or shall wait no longer."""
+    def _watch(self, slots: Slots, came: list[int]) -> None:
+        """Return when the slots has ended, or shall wait no longer."""
         deadline: float | None = None
-        while not crew.done.is_set():
-            if came and not crew.stopping:
-                crew.begin_stop()
-            if crew.stopping and deadline is None:
-                deadline = time.monotonic() + self._settings.grace_period
+        while not slots.done.is_set():
+            if came and not slots.stopping:
+                slots.begin_stop()
+            if slots.stopping and deadline is None:
+                deadline = time.monotonic() + self._options.grace_period
             left = LOOK_UP if deadline is None else min(LOOK_UP, deadline - time.monotonic())
             if len(came) > 1 or left <= 0:
                 return
             try:
-                crew.news.get(timeout=left)
+                slots.news.get(timeout=left)
             except queue.Empty:
                 continue
 
@@ -163,19 +163,19 @@ class SessionProcessor:
         Raises:
             ConfigurationError: It runs already, or the provider is closed.
         """
-        crew = self._new_crew()
+        slots = self._new_slots()
         try:
-            crew.start()
+            slots.start()
         except BaseException:
-            self._finish(crew, 0.0)
+            self._finish(slots, 0.0)
             raise
 
-    def _new_crew(self) -> Crew:
+    def _new_slots(self) -> Slots:
         with self._lock:
-            if self._crew is not None:
+            if self._slots is not None:
                 raise ConfigurationError("the session processor runs already")
-            self._crew = Crew(self._provider, self._settings)
-            return self._crew
+            self._slots = Slots(self._provider, self._options)
+            return self._slots
 
     def stop(self, timeout: float | timedelta | None = None) -> bool:
         """Let handlers finish what they have in hand, send everything else back, and release all sessions. Idempotent.
@@ -192,38 +192,38 @@ class SessionProcessor:
         Raises:
             QueueError: Why the processor ended before, by itself, as `run` does.
         """
-        wait = self._settings.grace_period if timeout is None else seconds(timeout, "timeout")
-        crew = self._crew
-        if crew is None:
+        wait = self._options.grace_period if timeout is None else seconds(timeout, "timeout")
+        slots = self._slots
+        if slots is None:
             return True
-        if crew.has_this_thread():
-            crew.begin_stop()
+        if slots.has_this_thread():
+            slots.begin_stop()
             return False
-        ended = self._finish(crew, wait)
-        if crew.error is not None:
-            raise crew.error
+        ended = self._finish(slots, wait)
+        if slots.error is not None:
+            raise slots.error
         return ended
 
-    def _finish(self, crew: Crew, wait: float) -> bool:
-        crew.begin_stop()
-        ended = crew.done.wait(wait)
+    def _finish(self, slots: Slots, wait: float) -> bool:
+        slots.begin_stop()
+        ended = slots.done.wait(wait)
         if not ended:
-            crew.let_go()
-            crew.done.wait(LAST_MOMENTS)
-        if crew.done.is_set():
-            crew.join()
+            slots.let_go()
+            slots.done.wait(LAST_MOMENTS)
+        if slots.done.is_set():
+            slots.join()
         with self._lock:
-            if self._crew is crew:
-                self._stats, self._crew = crew.stats(), None
+            if self._slots is slots:
+                self._stats, self._slots = slots.stats(), None
         return ended
 
     def after_fork(self) -> None:
         """In a forked child: it does not run here, and can be started."""
         self._lock = threading.Lock()
-        crew, self._crew = self._crew, None
+        slots, self._slots = self._slots, None
         self._stats = ProcessorStats()
-        if crew is not None:
-            crew.after_fork()
+        if slots is not None:
+            slots.after_fork()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """One session in a processor's hands: its messages are received, handled in order, and settled.
 
-Used by the crew's threads, which bring sessions here and take the outcome.
+Used by the threads of `Slots`, which bring sessions here and take the outcome.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..errors import (
 )
 from ..messages import ReceivedMessage
 from .backoff import Backoff
-from .options import Settings
+from .options import ProcessorOptions
 from .outcomes import DeadLetter, DeadLetterSession
-from .sources import Taken
-from .stats import Tally
+from .sources import TakenSession
+from .stats import StatsCounters
 
 logger = logging.getLogger(__name__)
 
 #: What trying again does not help against.
-PERMANENT = (
+PERMANENT_ERRORS = (
     ConfigurationError,
     PermissionDeniedError,
     QueueNotFoundError,
@@ -74,17 +74,17 @@ class Outcome:
     fatal: BaseException | None = None
 
 
-class Handling:
+class SessionRunner:
     """Handles sessions. Safe to use from many threads.
 
     Attributes:
         stopping: Set when no message shall be begun any more.
     """
 
-    def __init__(self, settings: Settings, backoff: Backoff, tally: Tally) -> None:
-        self._settings = settings
+    def __init__(self, options: ProcessorOptions, backoff: Backoff, counters: StatsCounters) -> None:
+        self._options = options
         self._backoff = backoff
-        self._tally = tally
+        self._counters = counters
         self._lock = threading.Lock()  # Guards what follows.
         self._open: set[SessionClient] = set()
         self._waiting: set[SessionClient] = set()
@@ -109,7 +109,7 @@ class Handling:
         self.stopping = threading.Event()
         self.stopping.set()
 
-    def handle(self, taken: Taken) -> Outcome:
+    def handle(self, taken: TakenSession) -> Outcome:
         """Handle a session's messages until there are none, or it has had its share, or one failed; release it."""
         session = taken.session
         with self._lock:
@@ -130,37 +130,37 @@ class Handling:
             if failure is not None and failure.message is not None:
                 self.report(failure.error, session, failure.message)
             if run.handled:
-                self._tally.add("sessions_done")
+                self._counters.add("sessions_done")
             return Outcome(run.handled, run.had_share, failure, fatal)
         finally:
             with self._lock:
                 self._open.discard(session)
             if run.handled:
-                self._tally.add("sessions_open", -1)
-                call_hook(self._settings.on_session_closed, session)
+                self._counters.add("sessions_open", -1)
+                call_hook(self._options.on_session_closed, session)
 
     def _is_over(self, session: SessionClient) -> bool:
         """Tell whether a receive failed because the processor stops."""
         return self.stopping.is_set() and not session.is_lock_lost
 
     def _handle_all(self, session: SessionClient, wait: float, run: _Run) -> Failure | None:
-        settings = self._settings
+        options = self._options
         while not self.stopping.is_set():
             message = session.next_ahead()
             if message is None:
-                if session.is_lock_lost or (run.was_short and settings.session_idle_timeout == 0):
+                if session.is_lock_lost or (run.was_short and options.session_idle_timeout == 0):
                     # A receive gives what is there: fewer than asked for is all.
                     return None
                 message = self._fetch(session, wait, run)
-                wait = settings.session_idle_timeout
+                wait = options.session_idle_timeout
                 if message is None:
                     return None
                 if self.stopping.is_set():
                     return None
             if not run.handled:
                 run.handled = True
-                self._tally.add("sessions_open")
-                call_hook(settings.on_session_opened, session)
+                self._counters.add("sessions_open")
+                call_hook(options.on_session_opened, session)
             if session.is_lock_lost:
                 return None
             failure = self._deliver(session, message, run)
@@ -171,9 +171,9 @@ class Handling:
     def _fetch(self, session: SessionClient, wait: float, run: _Run) -> ReceivedMessage | None:
         """Receive; return the first message, and keep the others for later."""
         # A message that failed lets those behind it be delivered in vain: fetch none of these.
-        count = 1 if self._backoff.due(session.session_id) is not None else self._settings.prefetch
-        if self._settings.max_messages_per_session is not None:
-            count = min(count, self._settings.max_messages_per_session - run.fetched)
+        count = 1 if self._backoff.due(session.session_id) is not None else self._options.prefetch
+        if self._options.max_messages_per_session is not None:
+            count = min(count, self._options.max_messages_per_session - run.fetched)
             if count <= 0:
                 run.had_share = True
                 return None
@@ -197,18 +197,18 @@ class Handling:
         """Have a message handled, and settle it; return what failed."""
         try:
             try:
-                self._settings.handler(message, session)
+                self._options.handler(message, session)
             except DeadLetter as verdict:
                 session.dead_letter_message(message, verdict.reason, verdict.description)
-                self._tally.add("messages_dead_lettered")
+                self._counters.add("messages_dead_lettered")
             except DeadLetterSession as verdict:
                 run.is_done = True
                 count = session.dead_letter_session(verdict.reason, verdict.description)
-                self._tally.add("messages_dead_lettered", count)
+                self._counters.add("messages_dead_lettered", count)
             else:
                 if not session.has_settled(message):
                     session.complete_message(message)
-                self._tally.add("messages_done")
+                self._counters.add("messages_done")
         except BaseException as error:
             failure = Failure(error, message)
             self._give_back(session, message)
@@ -220,7 +220,7 @@ class Handling:
 
     def _give_back(self, session: SessionClient, message: ReceivedMessage) -> None:
         """Abandon a message that failed, if that can be; what was fetched behind it goes back with the lock."""
-        self._tally.add("messages_failed")
+        self._counters.add("messages_failed")
         self._backoff.failed(session.session_id)
         session.forget_ahead()
         try:
@@ -231,15 +231,15 @@ class Handling:
 
     def report(self, error: BaseException, session: SessionClient | None, message: ReceivedMessage | None) -> None:
         """Tell of an error: to the hook, or to the log where there is none."""
-        if self._settings.on_error is not None:
-            call_hook(self._settings.on_error, error, session, message)
+        if self._options.on_error is not None:
+            call_hook(self._options.on_error, error, session, message)
         elif message is not None and session is not None:
             number, session_id = message.sequence_number, session.session_id
             logger.error("message %s of session %r failed", number, session_id, exc_info=error)
         elif session is not None:
-            logger.warning("session %r of %r: %s", session.session_id, self._settings.queue_name, error)
+            logger.warning("session %r of %r: %s", session.session_id, self._options.queue_name, error)
         else:
-            logger.warning("the session processor of %r: %s", self._settings.queue_name, error)
+            logger.warning("the session processor of %r: %s", self._options.queue_name, error)
 
 
 @attrs.define

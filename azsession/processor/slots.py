@@ -1,5 +1,5 @@
 """The threads of a processor that runs: the slots, which take sessions and handle them, and those for sessions that were
-parked. `SessionProcessor` makes a crew for each start, and stops it."""
+parked. `SessionProcessor` makes new `Slots` at each start, and stops it."""
 
 from __future__ import annotations
 
@@ -15,44 +15,46 @@ from ..client.server_connection import UnderWay
 from ..client.session import SessionClient
 from ..errors import QueueError, SessionLockedError, SessionNotFoundError
 from .backoff import LONGEST_OUTAGE_PAUSE, Backoff, pause_after
-from .fairness import Turns
-from .options import Settings
+from .fairness import Fairness
+from .options import ProcessorOptions
 from .outcomes import ProcessorStats
-from .parking import Parking, close_all
-from .session_runner import PERMANENT, Handling
-from .sources import Chosen, NextAvailable, Source, Taken
-from .stats import Tally
+from .parking import ParkedSessions, close_all
+from .session_runner import PERMANENT_ERRORS, SessionRunner
+from .sources import ListedSessions, NextAvailableSessions, Source, TakenSession
+from .stats import StatsCounters
 
 logger = logging.getLogger(__name__)
 
 
-class Crew:
+class Slots:
     """Runs until it is stopped, or cannot go on.
 
     Attributes:
         error: Why it ended by itself.
-        news: Something is put into it when the crew begins to stop, and when all threads have ended.
+        news: Something is put into it when the slots begin to stop, and when all threads have ended.
         done: Set when all threads have ended.
     """
 
-    def __init__(self, provider: ServiceBusProvider, settings: Settings) -> None:
-        self._settings = settings
-        self._tally = Tally()
+    def __init__(self, provider: ServiceBusProvider, options: ProcessorOptions) -> None:
+        self._options = options
+        self._counters = StatsCounters()
         self._backoff = Backoff()
-        self._turns = Turns()
-        self._handling = Handling(settings, self._backoff, self._tally)
+        self._fairness = Fairness()
+        self._runner = SessionRunner(options, self._backoff, self._counters)
         self._waits = provider.new_waits()
-        options: dict[str, Any] = {"max_renewal": settings.max_renewal}
+        session_options: dict[str, Any] = {"max_renewal": options.max_renewal}
         self._source: Source
-        if settings.session_ids is None:
-            self._slots = settings.max_concurrent_sessions
-            self._source = NextAvailable(provider, settings.queue_name, options, self._waits)
+        if options.session_ids is None:
+            self._slot_count = options.max_concurrent_sessions
+            self._source = NextAvailableSessions(provider, options.queue_name, session_options, self._waits)
         else:
-            self._slots = min(settings.max_concurrent_sessions, len(settings.session_ids))
-            self._source = Chosen(provider, settings.queue_name, options, settings.session_ids, self._slots, self._backoff)
+            self._slot_count = min(options.max_concurrent_sessions, len(options.session_ids))
+            self._source = ListedSessions(
+                provider, options.queue_name, session_options, options.session_ids, self._slot_count, self._backoff
+            )
         self._changed = threading.Condition()  # Guards all that follows.
         self._busy = 0
-        self._parking = Parking()
+        self._parking = ParkedSessions()
         self._parker: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
         #: Threads, and `start`: it may be stopped by another thread meanwhile.
@@ -66,32 +68,32 @@ class Crew:
     @property
     def stopping(self) -> bool:
         """No message is begun any more."""
-        return self._handling.stopping.is_set()
+        return self._runner.stopping.is_set()
 
     def stats(self) -> ProcessorStats:
         """Return what was done so far."""
-        return self._tally.read(len(self._parking))
+        return self._counters.read(len(self._parking))
 
     # The beginning and the end
 
     def start(self) -> None:
         """Start the slots."""
         try:
-            for _ in range(self._slots):
+            for _ in range(self._slot_count):
                 self._start(self._run_slot)
         except RuntimeError as error:  # Too many threads, or the interpreter ends.
             if self._started == 1:
                 raise
-            logger.warning("the session processor runs with %d of %d slots: %s", self._started - 1, self._slots, error)
+            logger.warning("the session processor runs with %d of %d slots: %s", self._started - 1, self._slot_count, error)
         finally:
             self._one_ended()
 
     def begin_stop(self, error: BaseException | None = None) -> None:
-        """Begin no message any more, and end all waits; `error` is why, if the crew does that by itself."""
+        """Begin no message any more, and end all waits; `error` is why, if the slots stop by themselves."""
         with self._changed:
             if self.error is None:
                 self.error = error
-        self._handling.stop()
+        self._runner.stop()
         self._waits.stop()
         with self._changed:
             self._changed.notify_all()
@@ -100,11 +102,11 @@ class Crew:
     def let_go(self) -> None:
         """Release all sessions, also those whose handlers still run: their messages go back."""
         self.begin_stop()
-        sessions = self._handling.open_sessions()
+        sessions = self._runner.open_sessions()
         if sessions:
             logger.warning(
                 "the session processor of %r gives up %d sessions whose handlers still run",
-                self._settings.queue_name,
+                self._options.queue_name,
                 len(sessions),
             )
         close_all(sessions)
@@ -121,13 +123,13 @@ class Crew:
         """In a forked child: none of the threads is here, but for the one that forked, which shall end."""
         self._changed = threading.Condition()
         self._waits = UnderWay()
-        self._tally.after_fork()
+        self._counters.after_fork()
         self._backoff.after_fork()
-        self._turns.after_fork()
-        self._handling.after_fork()
+        self._fairness.after_fork()
+        self._runner.after_fork()
 
     def has_this_thread(self) -> bool:
-        """Tell whether the calling thread is one of the crew."""
+        """Tell whether the calling thread is one of the slots."""
         return threading.current_thread() in self._threads
 
     def _start(self, work: Callable[..., object], *args: Any) -> threading.Thread:
@@ -180,7 +182,7 @@ class Crew:
                 continue
             if not self._is_due(taken):
                 continue
-            taken = self._turns.choose(taken, self._take_another)
+            taken = self._fairness.choose(taken, self._take_another)
             session_id = taken.session.session_id
             if not self._enter():
                 taken.session.close_session()
@@ -188,17 +190,17 @@ class Crew:
             else:
                 failures = 0 if self._handle(taken, failures) else failures + 1
 
-    def _take(self) -> Taken | None:
-        self._tally.waits()
+    def _take(self) -> TakenSession | None:
+        self._counters.waits()
         try:
-            taken = self._source.take(self._handling.stopping.wait)
+            taken = self._source.take(self._runner.stopping.wait)
         finally:
-            self._tally.waits_no_more()
-        if self._settings.session_ids is None:
+            self._counters.waits_no_more()
+        if self._options.session_ids is None:
             self._note_back()
         return taken
 
-    def _take_another(self) -> Taken | None:
+    def _take_another(self) -> TakenSession | None:
         """Return another session if there is one."""
         try:
             while not self.stopping:
@@ -209,7 +211,7 @@ class Crew:
             logger.info("no other session could be asked for: %s", error)
         return None
 
-    def _is_due(self, taken: Taken) -> bool:
+    def _is_due(self, taken: TakenSession) -> bool:
         """Tell whether a session may be handled now; it is parked if not."""
         due = self._backoff.due(taken.session.session_id)
         if due is None or due <= time.monotonic():
@@ -220,35 +222,35 @@ class Crew:
     def _note_back(self) -> None:
         if self._outage:
             self._outage = False
-            logger.info("the session processor of %r goes on", self._settings.queue_name)
+            logger.info("the session processor of %r goes on", self._options.queue_name)
 
     def _after_failure(self, error: QueueError, failures: int) -> None:
         """Report what failed, once for each outage, and pause; or stop, where trying again is no help."""
         if self.stopping:
             return
-        if isinstance(error, PERMANENT):
+        if isinstance(error, PERMANENT_ERRORS):
             self.begin_stop(error)
             return
         with self._changed:
             is_news, self._outage = not self._outage, True
         if is_news:
-            self._handling.report(error, None, None)
+            self._runner.report(error, None, None)
         pause = pause_after(failures, LONGEST_OUTAGE_PAUSE)
-        self._handling.stopping.wait(max(pause, min(error.retry_after or 0.0, LONGEST_OUTAGE_PAUSE)))
+        self._runner.stopping.wait(max(pause, min(error.retry_after or 0.0, LONGEST_OUTAGE_PAUSE)))
 
-    def _handle(self, taken: Taken, failures: int = 0) -> bool:
+    def _handle(self, taken: TakenSession, failures: int = 0) -> bool:
         """Handle a session, whose place is taken; return whether the server was there for it."""
         session = taken.session
         try:
-            outcome = self._handling.handle(taken)
+            outcome = self._runner.handle(taken)
         finally:
             self._leave()
         error = None if outcome.failure is None else outcome.failure.error
         locked_for = None
         if isinstance(error, SessionLockedError):
             locked_for = error.retry_after or 1.0
-        if self._settings.session_ids is None:
-            self._turns.note(session.session_id, had_share=outcome.had_share)
+        if self._options.session_ids is None:
+            self._fairness.note(session.session_id, had_share=outcome.had_share)
         self._source.back(session.session_id, handled=outcome.handled, locked_for=locked_for)
         if outcome.failure is None:
             self._note_back()
@@ -256,7 +258,7 @@ class Crew:
             self.begin_stop(error)
         elif outcome.failure.message is None and locked_for is None:
             if isinstance(error, SessionNotFoundError):
-                self._handling.report(error, session, None)
+                self._runner.report(error, session, None)
             elif isinstance(error, QueueError):
                 self._after_failure(error, failures + 1)
                 return False
@@ -275,9 +277,9 @@ class Crew:
                 self._changed.notify_all()
                 return
         if not stopping:
-            self._handling.stopping.wait(due - time.monotonic())
+            self._runner.stopping.wait(due - time.monotonic())
         if self._wait_for_room() and self._enter():
-            self._handle(Taken(session))
+            self._handle(TakenSession(session))
         else:
             session.close_session()
 
@@ -289,7 +291,7 @@ class Crew:
                     due = self._parking.next_due()
                     left = None if due is None else due - time.monotonic()
                     if left is not None and left <= 0:
-                        if self._busy < self._settings.max_concurrent_sessions:
+                        if self._busy < self._options.max_concurrent_sessions:
                             break
                         left = None
                     self._changed.wait(left)
@@ -299,9 +301,9 @@ class Crew:
                 session = self._parking.pop()
                 self._busy += 1
             try:
-                self._start(self._handle, Taken(session))
+                self._start(self._handle, TakenSession(session))
             except RuntimeError:
-                self._handle(Taken(session))
+                self._handle(TakenSession(session))
         close_all(sessions)
 
     # Room: how many sessions are handled at once
@@ -309,14 +311,14 @@ class Crew:
     def _wait_for_room(self) -> bool:
         """Wait until one session more may be handled; return whether to go on."""
         with self._changed:
-            while self._busy >= self._settings.max_concurrent_sessions and not self.stopping:
+            while self._busy >= self._options.max_concurrent_sessions and not self.stopping:
                 self._changed.wait()
         return not self.stopping
 
     def _enter(self) -> bool:
         """Take a place among those who handle a session, if there is one."""
         with self._changed:
-            if self.stopping or self._busy >= self._settings.max_concurrent_sessions:
+            if self.stopping or self._busy >= self._options.max_concurrent_sessions:
                 return False
             self._busy += 1
             return True

@@ -25,7 +25,7 @@ LOCKED_PAUSE = 5.0
 
 
 @attrs.frozen
-class Taken:
+class TakenSession:
     """A session to handle, and how long its first receive waits."""
 
     session: SessionClient
@@ -35,17 +35,17 @@ class Taken:
 class Source(Protocol):
     """Gives the slots their sessions."""
 
-    def take(self, sleep: Callable[[float], object]) -> Taken | None:
+    def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         """Return a session; blocks. `sleep` is what to pause with."""
 
-    def take_now(self) -> Taken | None:
+    def take_now(self) -> TakenSession | None:
         """Return another session if there is one at this moment, where sessions do not come in turns anyway."""
 
     def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         """Note that a session was released, whether messages of it were handled, or for how long others have it."""
 
 
-class NextAvailable:
+class NextAvailableSessions:
     """Whatever session has messages."""
 
     def __init__(self, provider: ServiceBusProvider, queue_name: str, options: dict[str, Any], waits: UnderWay) -> None:
@@ -54,22 +54,22 @@ class NextAvailable:
         self._options = options
         self._waits = waits
 
-    def take(self, sleep: Callable[[float], object]) -> Taken | None:
+    def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         return self._take(LONG_POLL)
 
-    def take_now(self) -> Taken | None:
+    def take_now(self) -> TakenSession | None:
         return self._take(0.0)
 
-    def _take(self, wait: float) -> Taken | None:
+    def _take(self, wait: float) -> TakenSession | None:
         lasts = self._provider.config.session_timeout
         session = self._provider.accept_next(self._queue_name, lasts, wait, self._waits, self._options)
-        return None if session is None else Taken(session)
+        return None if session is None else TakenSession(session)
 
     def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         pass
 
 
-class Chosen:
+class ListedSessions:
     """The sessions of a list, each by one slot at a time, in turns.
 
     Where there is a slot for each, it waits in its session; else the sessions are looked at, less often while they are empty.
@@ -94,7 +94,7 @@ class Chosen:
         self._empty: dict[str, int] = {}
         self._lock = threading.Lock()  # Guards _turns and _empty.
 
-    def take(self, sleep: Callable[[float], object]) -> Taken | None:
+    def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         while True:
             with self._lock:
                 due, _, session_id = heapq.heappop(self._turns) if self._turns else (0.0, 0, "")
@@ -108,13 +108,13 @@ class Chosen:
                 return None
             if pause <= 0:
                 client = self._provider.create_session_client(self._queue_name, session_id, **self._options)
-                return Taken(client, self._wait)
+                return TakenSession(client, self._wait)
             if later == due:
                 # It is the first of all.
                 sleep(pause)
                 return None
 
-    def take_now(self) -> Taken | None:
+    def take_now(self) -> TakenSession | None:
         return None
 
     def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:

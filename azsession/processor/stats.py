@@ -12,7 +12,7 @@ from .outcomes import ProcessorStats
 RATE_WINDOW = 10
 
 
-class Tally:
+class StatsCounters:
     """Counts what is done. Safe to use from many threads."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 
 from ...errors import ConfigurationError, QueueError
 from ...processor.backoff import LONGEST_OUTAGE_PAUSE, pause_after
-from ...processor.session_runner import PERMANENT
+from ...processor.session_runner import PERMANENT_ERRORS
 from ...validation import seconds
 from .provider import current_provider
 from .tasks import first_active
@@ -125,7 +125,7 @@ class Dispatcher:
                     logger.warning("the dispatcher goes on")
                 failures, pause = 0, interval
             except (QueueError, OperationalError, OSError) as error:
-                if isinstance(error, PERMANENT):
+                if isinstance(error, PERMANENT_ERRORS):
                     raise
                 if not failures:
                     logger.warning("the dispatcher cannot look, and tries again: %s", error)

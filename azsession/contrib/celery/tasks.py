@@ -16,10 +16,10 @@ from ...client.session import SessionClient
 from ...errors import SessionLockedError, ValidationError
 from ...messages import ReceivedMessage
 from ...processor.backoff import LONGEST_PAUSE, Backoff, pause_after
-from ...processor.options import Settings, check
-from ...processor.session_runner import PERMANENT, Handling, Outcome
-from ...processor.sources import Taken
-from ...processor.stats import Tally
+from ...processor.options import ProcessorOptions, check_options
+from ...processor.session_runner import PERMANENT_ERRORS, Outcome, SessionRunner
+from ...processor.sources import TakenSession
+from ...processor.stats import StatsCounters
 from .provider import WorkerEnds, current_provider, worker_ends
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def session_task(
         def handler(message: ReceivedMessage, session: SessionClient) -> object:
             return body(task, message, session) if bind else body(message, session)
 
-        settings = check(
+        checked = check_options(
             queue_name,
             handler if callable(body) else body,
             1,
@@ -82,7 +82,7 @@ def session_task(
         )
 
         def run(self: Any, session_id: str) -> int:
-            return _drain(self, settings, session_id)
+            return _drain(self, checked, session_id)
 
         # Not `functools.wraps`: Celery goes by the signature. Nor has what is no function a name.
         run.__module__, run.__doc__ = body.__module__, body.__doc__
@@ -98,20 +98,20 @@ def session_task(
     return decorate
 
 
-def _drain(task: Any, settings: Settings, session_id: str) -> int:
+def _drain(task: Any, options: ProcessorOptions, session_id: str) -> int:
     """Handle a session's messages; see to it that a task comes for those that are left."""
-    provider, tally = current_provider(task.app), Tally()
+    provider, counters = current_provider(task.app), StatsCounters()
     while True:
-        turn = _Turn(settings, tally)
+        turn = _Turn(options, counters)
         try:
             outcome = turn.take(provider, session_id, failed_before=task.request.retries > 0)
             left = turn.leaves(provider, session_id, outcome)
-        except PERMANENT:
+        except PERMANENT_ERRORS:
             raise
         except Exception as problem:  # The server, or a time limit outside of the function.
             if task.request.is_eager:
                 raise  # Which tries again at once, for ever.
-            raise _retry(task, problem, tally) from problem
+            raise _retry(task, problem, counters) from problem
         failure = outcome.failure
         if left is not None:
             if not (task.request.called_directly or task.request.is_eager):
@@ -123,35 +123,35 @@ def _drain(task: Any, settings: Settings, session_id: str) -> int:
             raise outcome.fatal
         elif failure is not None and not isinstance(failure.error, SessionLockedError):
             # Retry, Ignore and Reject are how the function says what Celery shall do.
-            is_ours = failure.message is None and (task.request.is_eager or isinstance(failure.error, PERMANENT))
+            is_ours = failure.message is None and (task.request.is_eager or isinstance(failure.error, PERMANENT_ERRORS))
             if is_ours or isinstance(failure.error, TaskPredicate):
                 raise failure.error
-            raise _retry(task, failure.error, tally) from failure.error
-        return tally.read(0).messages_done
+            raise _retry(task, failure.error, counters) from failure.error
+        return counters.read(0).messages_done
 
 
 class _Turn:
     """One time that a session is held."""
 
-    def __init__(self, settings: Settings, tally: Tally) -> None:
-        self._settings = settings
-        self._tally = tally
+    def __init__(self, options: ProcessorOptions, counters: StatsCounters) -> None:
+        self._options = options
+        self._counters = counters
 
     def take(self, provider: ServiceBusProvider, session_id: str, *, failed_before: bool) -> Outcome:
         """Handle the session's messages."""
         backoff = Backoff()
         if failed_before:
             backoff.failed(session_id)  # So that nothing is fetched behind a message that may fail again.
-        handling = Handling(self._settings, backoff, self._tally)
-        handling.stopping = WorkerEnds()
+        runner = SessionRunner(self._options, backoff, self._counters)
+        runner.stopping = WorkerEnds()
         self._session = provider.create_session_client(
-            self._settings.queue_name, session_id, max_renewal=self._settings.max_renewal
+            self._options.queue_name, session_id, max_renewal=self._options.max_renewal
         )
-        return handling.handle(Taken(self._session))
+        return runner.handle(TakenSession(self._session))
 
     def leaves(self, provider: ServiceBusProvider, session_id: str, outcome: Outcome) -> float | None:
         """Return in how many seconds the next task shall come for the session; `None` if none needs to, or a retry does."""
-        name = self._settings.queue_name
+        name = self._options.queue_name
         error = None if outcome.failure is None else outcome.failure.error
         if isinstance(error, SessionLockedError):
             logger.info("session %r of %r is held elsewhere", session_id, name)
@@ -170,9 +170,9 @@ class _Turn:
         return 0.0 if outcome.handled else NEXT_PAUSE
 
 
-def _retry(task: Any, error: BaseException, tally: Tally) -> BaseException:
+def _retry(task: Any, error: BaseException, counters: StatsCounters) -> BaseException:
     """Have Celery run the task again, later with each failure in a row; return what to raise."""
-    stats = tally.read(0)
+    stats = counters.read(0)
     if stats.messages_done or stats.messages_dead_lettered:
         task.request.retries = 0  # Another message's failures.
     countdown = pause_after(task.request.retries + 1, LONGEST_PAUSE)

@@ -84,7 +84,7 @@ def test_the_webhooks_come_in_the_order_of_their_positions(webhooks: list[dict[s
 SABOTAGE = """
 import sys
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.cli import demo_run
+from azsession.cli.demo import run as demo_run
 demo_run.SLOW = 0.1
 send = EmbeddedBroker.send
 def send_twice(self, entity, messages, request_id=""):
