@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,7 @@ from .call import Call
 from .holder import RELEASE_PATIENCE
 from .responses import read_queue, read_queues
 from .server_connection import Link, UnderWay, embedded_link
-from .session import SessionClient
+from .session import SessionClient, SessionOptions
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -177,23 +177,21 @@ class ServiceBusProvider:
         if session_timeout is not None:
             lasts = seconds(session_timeout, "session_timeout", positive=True)
         wait = seconds(accept_timeout, "accept_timeout")
-        options: dict[str, Any] = {"auto_renew": auto_renew, "max_renewal": max_renewal, "on_lock_lost": on_lock_lost}
+        options = SessionOptions(lasts, auto_renew, max_renewal, on_lock_lost)
         if session_id is not None:
             check_session_id(session_id)
             self._check_open()
-            client = SessionClient.on_link(self._link, session_id, queue_name, lasts, **options)
+            client = SessionClient.on_link(self._link, session_id, queue_name, options)
             if self._closed:  # By another thread, which may not have seen the client.
                 client.shut()
                 self._check_open()
             return client
-        next_one = self.accept_next(queue_name, lasts, wait, self._under_way, options)
+        next_one = self.accept_next(queue_name, options, wait, self._under_way)
         if next_one is None:
             raise NoSessionAvailableError(f"no session of {queue_name!r} had messages within {wait:g} s")
         return next_one
 
-    def accept_next(
-        self, queue_name: str, lasts: float, wait: float, under_way: UnderWay, options: Mapping[str, Any]
-    ) -> SessionClient | None:
+    def accept_next(self, queue_name: str, options: SessionOptions, wait: float, under_way: UnderWay) -> SessionClient | None:
         """Return a client that holds the next available session; `None` if none came, or `under_way` was stopped.
 
         For `SessionProcessor`, whose waits end without the provider's.
@@ -211,7 +209,7 @@ class ServiceBusProvider:
             answer = self._ask_again(call) if error.maybe_delivered else None
         if answer is None:
             return None
-        client = SessionClient.on_link(self._link, answer.session_id, queue_name, lasts, **options)
+        client = SessionClient.on_link(self._link, answer.session_id, queue_name, options)
         client.begin(answer, lock_id)
         if self._closed or under_way.stopped.is_set():
             if client.shut():
@@ -244,9 +242,8 @@ class ServiceBusProvider:
         """
         self._check_open()
         parsed = ReceiptHandle.parse(str(receipt))
-        client = SessionClient.on_link(
-            self._link, parsed.session_id, parsed.queue_name, self._config.session_timeout, auto_renew=False
-        )
+        options = SessionOptions(self._config.session_timeout, auto_renew=False)
+        client = SessionClient.on_link(self._link, parsed.session_id, parsed.queue_name, options)
         client.adopt(parsed)
         return client
 
@@ -459,6 +456,11 @@ class ServiceBusProvider:
 
     def _send(self, call: Call[T], *, waits: bool = False) -> T:
         return self._under_way.send(self._transport, call, waits=waits)
+
+
+def core_of(provider: ServiceBusProvider) -> ServiceBusProvider:
+    """Return the part of a provider that the processor works with."""
+    return provider
 
 
 def with_id(message: Message) -> Message:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+import attrs
 import requests
 
 from ..config import ServiceBusConfig
@@ -46,6 +47,23 @@ T = TypeVar("T")
 
 #: What settles a message: itself, its receipt, or the receipt's text.
 Receipt = ReceivedMessage | ReceiptHandle | str
+
+
+@attrs.frozen
+class SessionOptions:
+    """How a client treats its lock.
+
+    Attributes:
+        session_timeout: Seconds that the lock is expected to last if the server does not say.
+        auto_renew: Renew the lock in the background.
+        max_renewal: Seconds (or a timedelta) after the start of the lock at which the renewal stops. `None` is never.
+        on_lock_lost: Called once, with the client and the error, when the lock is found to be lost.
+    """
+
+    session_timeout: float
+    auto_renew: bool = True
+    max_renewal: float | timedelta | None = None
+    on_lock_lost: Callable[[SessionClient, SessionNotFoundError], object] | None = None
 
 
 class SessionClient(Holder):
@@ -100,16 +118,20 @@ class SessionClient(Holder):
         link: Link,
         session_id: str,
         queue_name: str,
-        session_timeout: float,
-        *,
-        auto_renew: bool = True,
-        max_renewal: float | timedelta | None = None,
-        on_lock_lost: Callable[[SessionClient, SessionNotFoundError], object] | None = None,
+        options: SessionOptions,
     ) -> SessionClient:
         """Return a client on a provider's link, which outlives it. For `ServiceBusProvider`."""
         client = cls.__new__(cls)
         client._own_link = None
-        client._begin(link, session_id, queue_name, session_timeout, auto_renew, max_renewal, on_lock_lost)
+        client._begin(
+            link,
+            session_id,
+            queue_name,
+            options.session_timeout,
+            options.auto_renew,
+            options.max_renewal,
+            options.on_lock_lost,
+        )
         return client
 
     # What it is
@@ -486,6 +508,11 @@ class SessionClient(Holder):
     def close(self) -> None:
         """Close the session, as `close_session` does."""
         self.close_session()
+
+
+def holder_of(client: SessionClient) -> Holder:
+    """Return the part of a client that the processor works with."""
+    return client
 
 
 def _check_reason(reason: str, description: str | None) -> None:

@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections.abc import Iterable
 
-from ..client.session import SessionClient
+from ..client.session import SessionClient, holder_of
 
 #: Sessions that are held at the most; a slot that gets another one waits with it.
 MAX_PARKED = 1000
@@ -46,6 +46,6 @@ class ParkedSessions:
 
 def close_all(sessions: Iterable[SessionClient]) -> None:
     """Close sessions. All refuse calls before the first is released; one that is not answered is enough of waiting."""
-    for session in [session for session in sessions if session.shut()]:
-        if not session.release():
+    for holder in [holder for holder in map(holder_of, sessions) if holder.shut()]:
+        if not holder.release():
             break

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from ..client.session import SessionClient
+from ..client.session import SessionClient, holder_of
 from ..errors import (
     ConfigurationError,
     PermissionDeniedError,
@@ -101,7 +101,7 @@ class SessionRunner:
         with self._lock:
             waiting = list(self._waiting)
         for session in waiting:
-            session.stop_waiting()
+            holder_of(session).stop_waiting()
 
     def after_fork(self) -> None:
         """In a forked child: the sessions are the parent's to handle."""
@@ -125,7 +125,7 @@ class SessionRunner:
                 if not self._is_over(session):
                     failure = Failure(error)
             finally:
-                session.forget_ahead()
+                holder_of(session).forget_ahead()
                 session.close_session()
             if failure is not None and failure.message is not None:
                 self.report(failure.error, session, failure.message)
@@ -146,7 +146,7 @@ class SessionRunner:
     def _handle_all(self, session: SessionClient, wait: float, run: _Run) -> Failure | None:
         options = self._options
         while not self.stopping.is_set():
-            message = session.next_ahead()
+            message = holder_of(session).next_ahead()
             if message is None:
                 if session.is_lock_lost or (run.was_short and options.session_idle_timeout == 0):
                     # A receive gives what is there: fewer than asked for is all.
@@ -190,7 +190,7 @@ class SessionRunner:
         run.was_short = len(messages) < count
         if not messages:
             return None
-        session.keep_ahead(messages[1:])
+        holder_of(session).keep_ahead(messages[1:])
         return messages[0]
 
     def _deliver(self, session: SessionClient, message: ReceivedMessage, run: _Run) -> Failure | None:
@@ -206,7 +206,7 @@ class SessionRunner:
                 count = session.dead_letter_session(verdict.reason, verdict.description)
                 self._counters.add("messages_dead_lettered", count)
             else:
-                if not session.has_settled(message):
+                if not holder_of(session).has_settled(message):
                     session.complete_message(message)
                 self._counters.add("messages_done")
         except BaseException as error:
@@ -222,9 +222,9 @@ class SessionRunner:
         """Abandon a message that failed, if that can be; what was fetched behind it goes back with the lock."""
         self._counters.add("messages_failed")
         self._backoff.failed(session.session_id)
-        session.forget_ahead()
+        holder_of(session).forget_ahead()
         try:
-            if not session.is_lock_lost and not session.closed and not session.has_settled(message):
+            if not session.is_lock_lost and not session.closed and not holder_of(session).has_settled(message):
                 session.abandon_message(message)
         except QueueError as error:
             logger.info("a message that failed goes back with its session's lock: %s", error)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..client.provider import ServiceBusProvider
+from ..client.provider import ServiceBusProvider, core_of
 from ..client.server_connection import UnderWay
 from ..client.session import SessionClient
 from ..errors import QueueError, SessionLockedError, SessionNotFoundError
@@ -41,16 +41,15 @@ class Slots:
         self._backoff = Backoff()
         self._fairness = Fairness()
         self._runner = SessionRunner(options, self._backoff, self._counters)
-        self._waits = provider.new_waits()
-        session_options: dict[str, Any] = {"max_renewal": options.max_renewal}
+        self._waits = core_of(provider).new_waits()
         self._source: Source
         if options.session_ids is None:
             self._slot_count = options.max_concurrent_sessions
-            self._source = NextAvailableSessions(provider, options.queue_name, session_options, self._waits)
+            self._source = NextAvailableSessions(provider, options.queue_name, options.max_renewal, self._waits)
         else:
             self._slot_count = min(options.max_concurrent_sessions, len(options.session_ids))
             self._source = ListedSessions(
-                provider, options.queue_name, session_options, options.session_ids, self._slot_count, self._backoff
+                provider, options.queue_name, options.max_renewal, options.session_ids, self._slot_count, self._backoff
             )
         self._changed = threading.Condition()  # Guards all that follows.
         self._busy = 0

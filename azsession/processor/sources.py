@@ -7,13 +7,13 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 
-from ..client.provider import ServiceBusProvider
+from ..client.provider import ServiceBusProvider, core_of
 from ..client.server_connection import UnderWay
-from ..client.session import SessionClient
+from ..client.session import SessionClient, SessionOptions
 from .backoff import Backoff
 
 #: Seconds of one wait for a session, or for a message of a chosen one.
@@ -48,10 +48,10 @@ class Source(Protocol):
 class NextAvailableSessions:
     """Whatever session has messages."""
 
-    def __init__(self, provider: ServiceBusProvider, queue_name: str, options: dict[str, Any], waits: UnderWay) -> None:
-        self._provider = provider
+    def __init__(self, provider: ServiceBusProvider, queue_name: str, max_renewal: float | None, waits: UnderWay) -> None:
+        self._core = core_of(provider)
         self._queue_name = queue_name
-        self._options = options
+        self._options = SessionOptions(self._core.config.session_timeout, max_renewal=max_renewal)
         self._waits = waits
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
@@ -61,8 +61,7 @@ class NextAvailableSessions:
         return self._take(0.0)
 
     def _take(self, wait: float) -> TakenSession | None:
-        lasts = self._provider.config.session_timeout
-        session = self._provider.accept_next(self._queue_name, lasts, wait, self._waits, self._options)
+        session = self._core.accept_next(self._queue_name, self._options, wait, self._waits)
         return None if session is None else TakenSession(session)
 
     def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
@@ -79,14 +78,14 @@ class ListedSessions:
         self,
         provider: ServiceBusProvider,
         queue_name: str,
-        options: dict[str, Any],
+        max_renewal: float | None,
         session_ids: Iterable[str],
         slots: int,
         backoff: Backoff,
     ) -> None:
         self._provider = provider
         self._queue_name = queue_name
-        self._options = options
+        self._max_renewal = max_renewal
         self._backoff = backoff
         self._tie = itertools.count()
         self._turns = [(0.0, next(self._tie), session_id) for session_id in session_ids]
@@ -107,7 +106,7 @@ class ListedSessions:
                 sleep(LOOK_AGAIN[1])
                 return None
             if pause <= 0:
-                client = self._provider.create_session_client(self._queue_name, session_id, **self._options)
+                client = self._provider.create_session_client(self._queue_name, session_id, max_renewal=self._max_renewal)
                 return TakenSession(client, self._wait)
             if later == due:
                 # It is the first of all.
