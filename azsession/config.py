@@ -10,13 +10,17 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import urlsplit
 
 import attrs
 
 from .errors import ConfigurationError, ValidationError
-from .validation import as_seconds, check_queue_name, check_text, seconds
+from .validation import as_seconds, check_queue_name, check_text, did_you_mean, seconds
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Environment variables that `ServiceBusConfig.from_env` reads.
 ENV_CONNECTION_STRING = "SERVICEBUS_CONNECTION_STRING"
@@ -186,7 +190,28 @@ class _Place:
     websockets: bool
 
 
-@attrs.frozen(kw_only=True)
+class ConfigOptions(TypedDict, total=False):
+    """The fields of `ServiceBusConfig` that do not name the namespace: keyword arguments beside a connection string."""
+
+    gateway_url: str | None
+    session_timeout: float | timedelta
+    request_timeout: float | timedelta
+    retry_attempts: int
+    retry_deadline: float | timedelta
+    pool_connections: int
+    ca_bundle: str | None
+    allow_insecure_http: bool
+    transport: str
+
+
+class ConfigFields(ConfigOptions, total=False):
+    """All fields of `ServiceBusConfig`, as keyword arguments."""
+
+    connection_string: str | None
+    namespace: str | None
+
+
+@attrs.frozen(kw_only=True, init=False)
 class ServiceBusConfig:
     """How to reach the session routes, or Azure itself.
 
@@ -223,6 +248,14 @@ class ServiceBusConfig:
     transport: str = "auto"
     _parsed: ConnectionString | None = attrs.field(init=False, repr=False, eq=False)
     _place: _Place = attrs.field(init=False, repr=False, eq=False)
+
+    def __init__(self, **fields: Unpack[ConfigFields]) -> None:
+        for name in fields:
+            if name not in ConfigFields.__annotations__:
+                raise ConfigurationError(
+                    f"there is no configuration field {did_you_mean(name, ConfigFields.__annotations__)}"
+                )
+        self.__attrs_init__(**fields)
 
     def __attrs_post_init__(self) -> None:
         if self.transport not in _TRANSPORTS:
@@ -321,7 +354,7 @@ class ServiceBusConfig:
         return self._parsed
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ, **fields: Any) -> ServiceBusConfig:
+    def from_env(cls, environ: Mapping[str, str] = os.environ, **fields: Unpack[ConfigFields]) -> ServiceBusConfig:
         """Return the configuration that the environment describes; `fields` go before it.
 
         Reads SERVICEBUS_CONNECTION_STRING, else SERVICEBUS_FULLY_QUALIFIED_NAMESPACE, and AZSESSION_GATEWAY_URL.

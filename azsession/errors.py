@@ -1,20 +1,20 @@
-"""Every exception that azsession raises on purpose, as one tree. All rooms raise these; nothing else crosses a public call.
+"""The exceptions of azsession. Every public call raises one of these, and no other kind, when an operation fails.
 
-QueueError                          .is_transient  .retry_after  .code
+QueueError                          .code  .is_transient  .retry_after  .accepted
 ├── ProviderError                   the broker or the network failed (.provider, .code, .status)
 │   ├── ConnectionFailedError       no answer; .maybe_delivered says that the request may have taken effect
-│   ├── ThrottledError              429, after the retries
-│   └── UnsupportedOperationError   this server lacks the operation
-├── SessionNotFoundError            the session is gone, or its lock expired, was lost or was closed
+│   ├── ThrottledError              the server answered 429, also to the last retry
+│   └── UnsupportedOperationError   the server does not offer the operation
+├── SessionNotFoundError            the session does not exist, or its lock expired, was lost or was released
 ├── SessionLockedError              another holder has it (.locked_until)
-├── NoSessionAvailableError         no session with messages came in time
-├── InvalidReceiptError             not received here, already settled, or its lock expired
+├── NoSessionAvailableError         no session had messages in time
+├── InvalidReceiptError             unknown receipt, message already settled, or lock expired
 ├── QueueNotFoundError              the queue or subscription does not exist
-├── AuthenticationFailedError       401
-├── PermissionDeniedError           403
-├── MessageTooLargeError            (.size, .limit)
-├── ConfigurationError              also a ValueError
-└── ValidationError                 also a ValueError
+├── AuthenticationFailedError       the server refused the credentials (401)
+├── PermissionDeniedError           the credentials lack the right (403)
+├── MessageTooLargeError            larger than the server accepts (.size, .limit)
+├── ConfigurationError              wrong configuration; also a ValueError
+└── ValidationError                 wrong argument; also a ValueError
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "AuthenticationFailedError",
@@ -43,39 +46,60 @@ __all__ = [
 ]
 
 
-# What could steer a terminal, begin a line of a log, or turn text around. Errors hold what servers and others wrote.
-_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_BREAKS = re.compile(r"[\t-\r\x85\u2028\u2029]+")
+#: Characters that control a terminal, begin a new line, or change the direction of text. An error's text can hold words of
+#: a server or of another user.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINE_BREAKS = re.compile(r"[\t-\r\x85\u2028\u2029]+")
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return text in which no character but those in `keep` steers a terminal or breaks a line: they are shown escaped."""
+    """Return `text` with its control characters escaped, except those in `keep`: safe to print on a terminal."""
 
-    def shown(found: re.Match[str]) -> str:
+    def escaped(found: re.Match[str]) -> str:
         code = ord(found[0])
         return found[0] if found[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
-    return _STEERING.sub(shown, text)
+    return _CONTROL.sub(escaped, text)
 
 
 def one_line(text: str) -> str:
-    """Return text in one line, in which nothing steers a terminal."""
-    return printable(_BREAKS.sub(" ", text))
+    """Return `text` as one line with its control characters escaped."""
+    return printable(_LINE_BREAKS.sub(" ", text))
 
 
-def _rebuild(cls: type[QueueError], message: str, fields: Mapping[str, Any]) -> QueueError:
-    error = cls(message)
-    error.__dict__.update(fields)
-    return error
+class ErrorDetails(TypedDict, total=False):
+    """The keyword arguments that every error takes."""
+
+    code: str | None
+    is_transient: bool | None
+    retry_after: float | None
+    accepted: int
+
+
+class ProviderErrorDetails(ErrorDetails, total=False):
+    """The keyword arguments that every `ProviderError` takes."""
+
+    status: int | None
+    provider: str
 
 
 class QueueError(Exception):
-    """Whatever azsession raises. Its text is one line without control characters, whoever wrote part of it.
+    """The base of all errors of azsession.
 
-    Attributes:
-        code: The protocol's error code, such as ``"SessionLockLost"``, where there is one.
-        is_transient: The same call may succeed if it is made again later.
-        retry_after: Seconds that the server asked to wait, where it did.
+    Args:
+        message: The text. It becomes one line, and control characters in it are escaped.
+        code: The error code of the protocol, for example ``"SessionLockLost"``, or `None`.
+        is_transient: Whether the same call may succeed later. `None` takes the class's own value.
+        retry_after: Seconds that the server asked to wait, or `None`.
+        accepted: How many messages the server had accepted before the error (`ServiceBusProvider.send_messages`).
+
+    Each argument is an attribute of the same name. Errors can be pickled.
+
+    Example:
+        >>> from azsession import QueueError
+        >>> error = QueueError("the queue is busy", code="ServerBusy", is_transient=True, retry_after=10.0)
+        >>> error.code, error.is_transient, error.retry_after
+        ('ServerBusy', True, 10.0)
     """
 
     is_transient: bool = False
@@ -87,24 +111,28 @@ class QueueError(Exception):
         code: str | None = None,
         is_transient: bool | None = None,
         retry_after: float | None = None,
+        accepted: int = 0,
     ) -> None:
         super().__init__(one_line(message))
         self.code = code
         self.retry_after = retry_after
+        self.accepted = accepted
         if is_transient is not None:
             self.is_transient = is_transient
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Celery and multiprocessing pickle exceptions; the default forgets keyword arguments.
+    def __reduce__(self) -> tuple[object, ...]:
+        # Celery and multiprocessing pickle exceptions. The default calls the class with `args`: it loses keyword arguments.
         return _rebuild, (type(self), str(self), dict(self.__dict__))
 
 
 class ProviderError(QueueError):
     """The broker or the network failed.
 
-    Attributes:
-        provider: Which kind of service failed, ``"azure-servicebus"``.
-        status: The HTTP status, where an answer came.
+    Args:
+        message: The text.
+        status: The HTTP status, or `None` where there was no answer.
+        provider: The kind of service that failed, ``"azure-servicebus"``.
+        details: The other keyword arguments of `QueueError`.
     """
 
     provider: str = "azure-servicebus"
@@ -113,80 +141,78 @@ class ProviderError(QueueError):
         self,
         message: str,
         *,
-        code: str | None = None,
         status: int | None = None,
-        is_transient: bool | None = None,
-        retry_after: float | None = None,
+        provider: str | None = None,
+        **details: Unpack[ErrorDetails],
     ) -> None:
-        super().__init__(message, code=code, is_transient=is_transient, retry_after=retry_after)
+        super().__init__(message, **details)
         self.status = status
+        if provider is not None:
+            self.provider = provider
 
 
 class ConnectionFailedError(ProviderError):
     """No answer came, or a broken one.
 
-    Attributes:
-        maybe_delivered: The request may have taken effect on the server; ``False`` means that it surely did not.
+    Args:
+        message: The text.
+        maybe_delivered: `True`: the request may have taken effect on the server. `False`: it certainly did not.
+        details: The other keyword arguments of `ProviderError`.
     """
 
     is_transient = True
 
-    def __init__(self, message: str, *, maybe_delivered: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, maybe_delivered: bool = False, **details: Unpack[ProviderErrorDetails]) -> None:
+        super().__init__(message, **details)
         self.maybe_delivered = maybe_delivered
 
 
 class ThrottledError(ProviderError):
-    """The server answered 429, and went on doing so through the retries."""
+    """The server answered 429 (too many requests), also to the last retry."""
 
     is_transient = True
 
 
 class UnsupportedOperationError(ProviderError):
-    """The server does not have this operation: it speaks the plain dialect only, or answered 405 or 501."""
+    """The server does not offer this operation: it speaks only the plain dialect, or answered 405 or 501."""
 
 
 class SessionNotFoundError(QueueError):
-    """The session is gone, or its lock expired, was lost to another holder, or was closed."""
+    """The session does not exist, or its lock expired, was lost to another holder, or was released."""
 
 
 class SessionLockedError(QueueError):
-    """Another holder has the session.
+    """Another holder has the session's lock.
 
-    Attributes:
-        locked_until: When its lock ends unless it is renewed (aware, UTC), where the server told.
+    Args:
+        message: The text.
+        locked_until: When that lock expires unless its holder renews it (timezone-aware, UTC), or `None` if unknown.
+        details: The other keyword arguments of `QueueError`.
     """
 
     is_transient = True
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: str | None = None,
-        locked_until: datetime | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message, code=code, retry_after=retry_after)
+    def __init__(self, message: str, *, locked_until: datetime | None = None, **details: Unpack[ErrorDetails]) -> None:
+        super().__init__(message, **details)
         self.locked_until = locked_until
 
 
 class NoSessionAvailableError(QueueError):
-    """No session with messages became available within the time given."""
+    """No session with messages became available in time."""
 
     is_transient = True
 
 
 class InvalidReceiptError(QueueError):
-    """The receipt was not received here, is settled already, or its lock expired."""
+    """The receipt is unknown or malformed, its message is already settled, or its lock expired."""
 
 
 class QueueNotFoundError(QueueError):
-    """There is no such queue or subscription."""
+    """The queue or subscription does not exist."""
 
 
 class AuthenticationFailedError(QueueError):
-    """The server refused the token (401), or no token could be had."""
+    """The server refused the token (401), or the credential could not provide one."""
 
 
 class PermissionDeniedError(QueueError):
@@ -194,15 +220,19 @@ class PermissionDeniedError(QueueError):
 
 
 class MessageTooLargeError(QueueError):
-    """A message, or a request, is larger than the server takes.
+    """A message or a request is larger than the server accepts.
 
-    Attributes:
-        size: The size that was refused, in bytes (attributes: in characters), where known.
-        limit: The largest size taken, in the same, where known.
+    Args:
+        message: The text.
+        size: The refused size in bytes (in characters if the attributes are too large), or `None` if unknown.
+        limit: The largest accepted size in the same unit, or `None` if unknown.
+        details: The other keyword arguments of `QueueError`.
     """
 
-    def __init__(self, message: str, *, code: str | None = None, size: int | None = None, limit: int | None = None) -> None:
-        super().__init__(message, code=code)
+    def __init__(
+        self, message: str, *, size: int | None = None, limit: int | None = None, **details: Unpack[ErrorDetails]
+    ) -> None:
+        super().__init__(message, **details)
         self.size = size
         self.limit = limit
 
@@ -212,4 +242,30 @@ class ConfigurationError(QueueError, ValueError):
 
 
 class ValidationError(QueueError, ValueError):
-    """An argument is wrong: raised before a request is made, or for a request that the server found malformed."""
+    """An argument is wrong. It was found before a request was made, or by the server."""
+
+
+ErrorT = TypeVar("ErrorT", bound=QueueError)
+
+
+def _rebuild(cls: type[ErrorT], message: str, attributes: Mapping[str, object]) -> ErrorT:
+    error = cls(message)
+    error.__dict__.update(attributes)
+    return error
+
+
+def revised(error: ErrorT, message: str | None = None, *, code: str | None = None, accepted: int | None = None) -> ErrorT:
+    """Return a copy of `error` with another message, code or number of accepted messages.
+
+    The copy has the cause and the traceback of `error`. Raise the copy ``from error.__cause__``: a traceback then shows
+    the failure once.
+    """
+    changes: dict[str, object] = {}
+    if code is not None:
+        changes["code"] = code
+    if accepted is not None:
+        changes["accepted"] = accepted
+    text = str(error) if message is None else one_line(message)
+    copy = _rebuild(type(error), text, {**error.__dict__, **changes})
+    copy.__cause__ = error.__cause__
+    return copy.with_traceback(error.__traceback__)

@@ -14,6 +14,9 @@ from .client.provider import ServiceBusProvider
 from .queues import QueueSettings
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .config import ConfigOptions
     from .server import GatewayService
 
 #: Receives that may wait at once in the server of a test.
@@ -41,7 +44,7 @@ class AzsessionServer:
         self._service.broker.create_queue(name, QueueSettings(**settings))
         return name
 
-    def provider(self, **config_fields: Any) -> ServiceBusProvider:
+    def provider(self, **config_fields: Unpack[ConfigOptions]) -> ServiceBusProvider:
         """Return a new provider for this server; close it. `config_fields` are those of `ServiceBusConfig`."""
         return ServiceBusProvider.from_connection_string(self.connection_string, **config_fields)
 

@@ -6,8 +6,10 @@ cannot drift apart. A failed check raises `ValidationError` with what was wrong 
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -137,3 +139,14 @@ def check_attributes(attributes: object) -> dict[str, str | int | float | bool]:
         else:
             raise ValidationError(f"the attribute {name!r} is a {type(value).__name__}, not str, int, float or bool")
     return dict(attributes)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the unknown `name`, quoted, and the known name that looks most like it, or all known names.
+
+    For example ``'sesion_timeout'; did you mean 'session_timeout'?``. Error messages end with it.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    shown = f"{name[:80]!r}"
+    return f"{shown}; did you mean {near[0]!r}?" if near else f"{shown}; there are {', '.join(names)}"

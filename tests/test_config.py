@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -328,3 +329,25 @@ def test_a_provider_is_not_made_from_a_connection_string_by_mistake() -> None:
 def test_no_repr_shows_a_key() -> None:
     config = ServiceBusConfig(connection_string=f"Endpoint=https://h/;{KEYED}")
     assert "c2V" not in repr(config) + repr(config.credentials) + str(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong", "right"),
+    [
+        (lambda **fields: ServiceBusConfig(namespace="ns", **fields), "sesion_timeout", "session_timeout"),
+        (ServiceBusConfig.from_env, "conection_string", "connection_string"),
+        (ServiceBusProvider.from_env, "gateway", "gateway_url"),
+        (lambda **fields: ServiceBusProvider.from_connection_string(AZURE, **fields), "retry_atempts", "retry_attempts"),
+        (lambda **fields: ServiceBusProvider.from_namespace("ns", **fields), "Transport", "transport"),
+    ],
+)
+def test_a_misspelled_field_suggests_the_right_one(make: Callable[..., object], wrong: str, right: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"no configuration field '{wrong}'; did you mean '{right}'"):
+        make(**{wrong: 3})
+
+
+def test_a_field_that_looks_like_no_other_lists_them_all() -> None:
+    with pytest.raises(ConfigurationError, match="no configuration field 'zzz'; there are .*session_timeout") as caught:
+        ServiceBusConfig(zzz=1)  # type: ignore[call-arg]
+    for field in attrs.fields(ServiceBusConfig):
+        assert (field.name in str(caught.value)) == field.init

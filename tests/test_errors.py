@@ -1,10 +1,11 @@
-"""The tree of exceptions: as at the top of `azsession.errors`, and able to cross processes."""
+"""The exceptions: their tree is as `azsession.errors` draws it, they pickle, and they are complete when they are created."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 import re
+import traceback
 from datetime import datetime, timezone
 from typing import Any
 
@@ -52,7 +53,7 @@ EXAMPLES: list[QueueError] = [
 
 
 def drawn_tree() -> dict[str, str]:
-    """Return each class that the picture shows, with the one that it stands under."""
+    """Return each class of the drawn tree with its parent."""
     parents: dict[str, str] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -65,24 +66,24 @@ def drawn_tree() -> dict[str, str]:
     return parents
 
 
-def test_the_tree_is_as_drawn() -> None:
+def test_the_classes_inherit_as_the_module_docstring_draws_them() -> None:
     found = {name: getattr(errors, name).__bases__[0].__name__ for name in errors.__all__ if name != "QueueError"}
     assert drawn_tree() == found
 
 
-def test_every_error_has_an_example_here_and_is_a_public_name() -> None:
+def test_every_error_is_exported_and_has_an_example_here() -> None:
     assert {type(error).__name__ for error in EXAMPLES} == set(errors.__all__)
     assert set(errors.__all__) <= set(azsession.__all__)
 
 
 @pytest.mark.parametrize("kind", [ConfigurationError, ValidationError])
-def test_what_is_wrong_with_an_argument_is_a_value_error_too(kind: type[Exception]) -> None:
+def test_configuration_and_validation_errors_are_value_errors(kind: type[Exception]) -> None:
     assert issubclass(kind, ValueError)
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_an_error_survives_pickling_with_all_that_it_says(error: QueueError, protocol: int) -> None:
+def test_a_pickled_error_keeps_its_text_and_attributes(error: QueueError, protocol: int) -> None:
     again = pickle.loads(pickle.dumps(error, protocol))
     assert type(again) is type(error)
     assert str(again) == str(error)
@@ -91,21 +92,47 @@ def test_an_error_survives_pickling_with_all_that_it_says(error: QueueError, pro
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_an_error_survives_copying(error: QueueError) -> None:
+def test_a_copied_error_keeps_its_attributes(error: QueueError) -> None:
     assert vars(copy.copy(error)) == vars(error)
 
 
-def test_what_a_caller_notes_on_an_error_is_pickled_with_it() -> None:
-    error = ProviderError("m")
-    error.accepted = 3  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_takes_the_common_keyword_arguments(name: str) -> None:
+    error = getattr(errors, name)("m", code="c", is_transient=True, retry_after=1.5, accepted=3)
+    assert (error.code, error.is_transient, error.retry_after, error.accepted) == ("c", True, 1.5, 3)
     assert pickle.loads(pickle.dumps(error)).accepted == 3
+
+
+@pytest.mark.parametrize("kind", [ProviderError, ConnectionFailedError, ThrottledError, UnsupportedOperationError])
+def test_every_provider_error_takes_status_and_provider(kind: type[ProviderError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("m", status=503, provider="emulator")))
+    assert (error.status, error.provider) == (503, "emulator")
+
+
+def failing() -> None:
+    try:
+        raise OSError("no route")
+    except OSError as error:
+        raise ConnectionFailedError("no answer", maybe_delivered=True) from error
+
+
+def test_a_revised_error_keeps_all_but_its_revisions() -> None:
+    try:
+        failing()
+    except ConnectionFailedError as error:
+        original, again = error, errors.revised(error, "no answer\n(2 of 3)", code="OutcomeUnknown", accepted=2)
+    assert (type(again), str(again)) == (ConnectionFailedError, "no answer (2 of 3)")
+    assert (again.code, again.accepted, again.maybe_delivered) == ("OutcomeUnknown", 2, True)
+    assert isinstance(again.__cause__, OSError)
+    assert [frame.name for frame in traceback.extract_tb(again.__traceback__)][-1] == "failing"
+    assert (str(original), original.code, original.accepted) == ("no answer", None, 0)
 
 
 TRANSIENT = {ConnectionFailedError, ThrottledError, SessionLockedError, NoSessionAvailableError}
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_what_may_pass_says_so(name: str) -> None:
+def test_only_these_errors_are_transient_by_default(name: str) -> None:
     kind: Any = getattr(errors, name)
     assert kind("m").is_transient == (kind in TRANSIENT)
 
@@ -113,7 +140,7 @@ def test_what_may_pass_says_so(name: str) -> None:
 def test_every_error_has_the_common_attributes() -> None:
     for name in errors.__all__:
         error = getattr(errors, name)("m")
-        assert (error.code, error.retry_after) == (None, None)
+        assert (error.code, error.retry_after, error.accepted) == (None, None, 0)
 
 
 def test_a_provider_error_names_its_provider() -> None:

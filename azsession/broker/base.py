@@ -16,6 +16,7 @@ import attrs
 
 from ..errors import ProviderError
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
+from ..protocol.error_codes import SERVER_BUSY
 from ..queues import QueueInfo, QueueSettings
 
 
@@ -92,7 +93,7 @@ asking = Asking()
 
 def superseded_error() -> ProviderError:
     """Return what a receive is told whose caller tried again: if that was the later try, it must come once more."""
-    return ProviderError("another try of this request took its place", code="ServerBusy", is_transient=True)
+    return ProviderError("another try of this request took its place", code=SERVER_BUSY, is_transient=True)
 
 
 class Broker(abc.ABC):

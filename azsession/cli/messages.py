@@ -10,7 +10,7 @@ import click
 
 from ..client.provider import ServiceBusProvider
 from ..client.session import SessionClient
-from ..errors import NoSessionAvailableError, QueueError, ValidationError
+from ..errors import NoSessionAvailableError, QueueError, ValidationError, revised
 from ..messages import Message, PeekedMessage, ReceivedMessage
 from ..validation import check_queue_name, check_session_id
 from .common import (
@@ -71,10 +71,11 @@ def _send_all(provider: ServiceBusProvider, queue: str, messages: Sequence[Messa
             try:
                 ids += provider.send_messages(queue, part)
             except QueueError as error:
-                accepted = len(ids) + getattr(error, "accepted", 0)
-                if len(messages) > 1:
-                    error.args = (f"{error}; the first {accepted} of {len(messages)} messages were sent",)
-                raise
+                accepted = len(ids) + error.accepted
+                if len(messages) == 1:
+                    raise
+                text = f"{error}; the first {accepted} of {len(messages)} messages were sent"
+                raise revised(error, text, accepted=accepted) from error.__cause__
             advance(len(part))
     return ids
 

@@ -14,7 +14,7 @@ import attrs
 import requests
 
 from .. import forks
-from ..config import ServiceBusConfig
+from ..config import ConfigFields, ConfigOptions, ServiceBusConfig
 from ..errors import (
     ConfigurationError,
     ConnectionFailedError,
@@ -24,6 +24,7 @@ from ..errors import (
     QueueError,
     SessionNotFoundError,
     ValidationError,
+    revised,
 )
 from ..messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
 from ..protocol.queue_json import encode_queue
@@ -39,6 +40,7 @@ from .session import SessionClient, SessionOptions
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -87,20 +89,20 @@ class ServiceBusProvider:
 
     @classmethod
     def from_connection_string(
-        cls, connection_string: str, *, credential: TokenCredential | None = None, **config_fields: Any
+        cls, connection_string: str, *, credential: TokenCredential | None = None, **config_fields: Unpack[ConfigOptions]
     ) -> ServiceBusProvider:
         """Return a provider for a connection string of Azure's form; `config_fields` are those of `ServiceBusConfig`."""
         return cls(ServiceBusConfig(connection_string=connection_string, **config_fields), credential=credential)
 
     @classmethod
     def from_namespace(
-        cls, namespace: str, credential: TokenCredential | None = None, **config_fields: Any
+        cls, namespace: str, credential: TokenCredential | None = None, **config_fields: Unpack[ConfigOptions]
     ) -> ServiceBusProvider:
         """Return a provider for ``"myns"`` or ``"myns.servicebus.windows.net"``, by default with `DefaultAzureCredential`."""
         return cls(ServiceBusConfig(namespace=namespace, **config_fields), credential=credential)
 
     @classmethod
-    def from_env(cls, **config_fields: Any) -> ServiceBusProvider:
+    def from_env(cls, **config_fields: Unpack[ConfigFields]) -> ServiceBusProvider:
         """Return a provider for what the environment says; see `ServiceBusConfig.from_env`."""
         return cls(ServiceBusConfig.from_env(**config_fields))
 
@@ -315,11 +317,11 @@ class ServiceBusProvider:
             for part in _divide(items):
                 accepted += self._send_part(queue_name, part)
         except QueueError as error:
-            accepted += getattr(error, "accepted", 0)
-            error.accepted = accepted  # type: ignore[attr-defined]
-            if accepted:
-                error.args = (f"{error} ({accepted} of {len(named)} messages were accepted before that)",)
-            raise
+            accepted += error.accepted
+            if not accepted:
+                raise
+            text = f"{error} ({accepted} of {len(named)} messages were accepted before that)"
+            raise revised(error, text, accepted=accepted) from error.__cause__
         return [str(message.message_id) for message in named]
 
     def _send_part(self, queue_name: str, items: Sequence[bytes]) -> int:
@@ -336,8 +338,7 @@ class ServiceBusProvider:
             for half in (items[:middle], items[middle:]):
                 accepted += self._send_part(queue_name, half)
         except QueueError as error:
-            error.accepted = accepted + getattr(error, "accepted", 0)  # type: ignore[attr-defined]
-            raise
+            raise revised(error, accepted=accepted + error.accepted) from error.__cause__
         return accepted
 
     # Dead letters

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 
 from ..errors import InvalidReceiptError, SessionNotFoundError
 from ..messages import ReceiptHandle, ReceivedMessage
+from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import route_of
 from .redacted import Hidden
 
@@ -110,7 +111,7 @@ class HeldLock:
             SessionNotFoundError: The session was closed, its lock is lost or over, or is another process's.
         """
         if self._closed:
-            raise SessionNotFoundError(f"{self.name} is closed", code="SessionLockLost")
+            raise SessionNotFoundError(f"{self.name} is closed", code=SESSION_LOCK_LOST)
         if self._error is not None:
             raise SessionNotFoundError(str(self._error), code=self._error.code) from self._error
         if self._inherited:
@@ -119,10 +120,10 @@ class HeldLock:
             raise SessionNotFoundError(
                 f"{self.name} was opened by the process that this one was forked from: it stays that one's; open "
                 "another session here, or settle what was received there",
-                code="SessionLockLost",
+                code=SESSION_LOCK_LOST,
             )
         if self._begun and self._deadline <= time.monotonic():
-            error = SessionNotFoundError(f"the lock of {self.name} expired", code="SessionLockLost")
+            error = SessionNotFoundError(f"the lock of {self.name} expired", code=SESSION_LOCK_LOST)
             raise ExpiredError(error)
 
     def request(self) -> str:

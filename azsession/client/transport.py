@@ -24,6 +24,7 @@ from ..errors import (
     QueueError,
     UnsupportedOperationError,
     one_line,
+    revised,
 )
 from ..protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..protocol.error_codes import (
@@ -221,7 +222,7 @@ class Transport:
             retry_after=parse_retry_after(headers.get("Retry-After")),
         )
         if status == 401 and self._tokens is not None:
-            error.args = (f"{error}{clock_hint(headers.get('Date'))}",)
+            error = revised(error, f"{error}{clock_hint(headers.get('Date'))}")
         return FailedAttemptError(error, acted=acted) if status in RETRIED_STATUSES else error
 
     def _exchange(self, call: Call[Any], wait: float, token: Token | None) -> Answer:

@@ -148,9 +148,7 @@ def error_from(
         return PermissionDeniedError(message, code=code)
     if code in (OUTCOME_UNKNOWN, CONNECTION_FAILED):
         unknown = code == OUTCOME_UNKNOWN or details.get("maybeDelivered") is True
-        failed = ConnectionFailedError(message, maybe_delivered=unknown)
-        failed.code = code
-        return failed
+        return ConnectionFailedError(message, code=code, maybe_delivered=unknown)
     # InvalidRequest: a gateway does not know the path, say behind a proxy that changes it; the session may be well.
     if status in (404, 410, 409) and code not in (MESSAGE_NOT_FOUND, INVALID_REQUEST, ENTITY_DISABLED):
         error = _gone(status, code, message, about)

@@ -20,7 +20,7 @@ from ..protocol import (
     LOCK_HELD_HEADER,
     WAITED_HEADER,
 )
-from ..protocol.error_codes import CONFLICT
+from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..protocol.queue_json import decode_queue, encode_queue_info
 from ..protocol.routes import Operation
 from ..protocol.wire import (
@@ -290,8 +290,8 @@ class Handlers:
 
 
 _WHY_NOT_SETTLED = {
-    "MessageLockLost": "this lock token is unknown: the message was settled, or its lock was lost",
-    "SessionLockLost": "the session's lock is gone, and with it the message's",
+    MESSAGE_LOCK_LOST: "this lock token is unknown: the message was settled, or its lock was lost",
+    SESSION_LOCK_LOST: "the session's lock is gone, and with it the message's",
     CONFLICT: "the message was settled in another way before",
 }
 

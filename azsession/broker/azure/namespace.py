@@ -81,9 +81,8 @@ class Namespace:
             uplink = self._connected()
             self._authorize(uplink, entity)
         except ConnectionFailedError as error:
-            # That much is sure, even where an answer is missing: nothing was asked for yet.
-            error.maybe_delivered = False
-            raise
+            # Nothing was asked for yet, so that nothing can have taken effect, even where an answer is missing.
+            raise ConnectionFailedError(str(error), code=error.code) from error.__cause__
         return uplink
 
     def at_hand(self, entity: str) -> Uplink | None:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 from ...amqp import codec
 from ...amqp.codec import Condition
-from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, ValidationError
+from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, ValidationError, revised
 from ...messages import Message
 from ...protocol.error_codes import OUTCOME_UNKNOWN, SERVER_BUSY
 from .error_mapping import error_of
@@ -66,8 +66,7 @@ class Sending:
         try:
             self._check(entity, self._namespace.wait(ended), len(payload))
         except ConnectionFailedError as error:
-            error.code = OUTCOME_UNKNOWN
-            raise
+            raise revised(error, code=OUTCOME_UNKNOWN) from error.__cause__
 
     def _remember(self, request_id: str, ended: Future[_Ended]) -> None:
         now = time.monotonic()
@@ -91,7 +90,7 @@ class Sending:
             raise ProviderError(f"{entity}: Azure did not take the messages", code=SERVER_BUSY, status=503, is_transient=True)
         failure = error_of(error, entity=entity)
         if isinstance(failure, MessageTooLargeError):
-            failure.size, failure.limit = size, limit
+            failure = MessageTooLargeError(str(failure), code=failure.code, size=size, limit=limit)
         raise failure
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from ...errors import ProviderError, QueueNotFoundError, ValidationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
+from ...protocol.error_codes import CONFLICT, MESSAGE_NOT_FOUND
 from ...queues import QueueInfo, QueueSettings
 from ...validation import check_queue_name
 from ..base import PRESENT, Broker, Caller, Delivery, Settlement
@@ -233,7 +234,7 @@ class EmbeddedBroker(Broker):
         key = find_key(queue.id, sequence_number)
         row, home = self._core.store.message(key), self._core.store.session_of(key)
         if row is None or home is None or row.status != DEAD:
-            raise ProviderError(f"there is no dead letter {sequence_number}", code="MessageNotFound", status=404)
+            raise ProviderError(f"there is no dead letter {sequence_number}", code=MESSAGE_NOT_FOUND, status=404)
         return row, *home
 
     # Queues
@@ -245,7 +246,7 @@ class EmbeddedBroker(Broker):
                 self._core.add_queue(turn, entity, settings)
             elif queue.settings != settings:
                 raise ProviderError(
-                    f"the queue {entity!r} is there with other settings: delete it first", code="Conflict", status=409
+                    f"the queue {entity!r} is there with other settings: delete it first", code=CONFLICT, status=409
                 )
             return queue is None
 

@@ -29,6 +29,7 @@ from ...errors import (
     SessionNotFoundError,
 )
 from ...messages import ReceiptHandle, ReceivedMessage
+from ...protocol.error_codes import SERVER_BUSY, SESSION_LOCK_LOST
 from ...queues import QueueSettings
 from ..clock import Clock
 from .database_file import open_database
@@ -112,7 +113,7 @@ class Core:
 
         def job(turn: Turn) -> T:
             if self._closed:
-                raise ProviderError("the broker is closed", code="ServerBusy", is_transient=True)
+                raise ProviderError("the broker is closed", code=SERVER_BUSY, is_transient=True)
             self._tick(turn)
             if durable and self._release_at is None:
                 # Messages may have gone.
@@ -360,7 +361,7 @@ class Core:
 
 
 def lost_error() -> SessionNotFoundError:
-    return SessionNotFoundError("the session's lock is lost, or was never taken", code="SessionLockLost")
+    return SessionNotFoundError("the session's lock is lost, or was never taken", code=SESSION_LOCK_LOST)
 
 
 def new_token(key: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ...errors import ProviderError, QueueError
+from ...protocol.error_codes import SERVER_BUSY
 
 T = TypeVar("T")
 
@@ -141,7 +142,7 @@ class Turns:
             # Ctrl-C in the leading thread: the others must not take it for their success.
             for job in batch:
                 if job.error is None and not job.committed:
-                    job.error = ProviderError("the operation was interrupted", code="ServerBusy", is_transient=True)
+                    job.error = ProviderError("the operation was interrupted", code=SERVER_BUSY, is_transient=True)
             own.error = error
         finally:
             with self._lock:
@@ -221,6 +222,6 @@ def storage_error(error: sqlite3.Error) -> ProviderError:
         meaning = "the broker is closed"
     else:
         meaning = "the data file could not be read or written; nothing was changed"
-    wrapped = ProviderError(f"{meaning} ({type(error).__name__}: {error})", code="ServerBusy", is_transient=True)
+    wrapped = ProviderError(f"{meaning} ({type(error).__name__}: {error})", code=SERVER_BUSY, is_transient=True)
     wrapped.__cause__ = error
     return wrapped

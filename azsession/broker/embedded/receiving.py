@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ...errors import ProviderError, ThrottledError
 from ...messages import ReceivedMessage
+from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ..base import Caller, Delivery, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
 from .database_file import ACTIVE, DEFERRED
@@ -290,7 +291,7 @@ class Receiving:
                 row = self._core.store.message(key)
                 home = self._core.store.session_of(key)
                 if row is None or row.status != DEFERRED or home is None or home[1] != session_id:
-                    raise ProviderError(f"the session has no deferred message {number}", code="MessageNotFound", status=404)
+                    raise ProviderError(f"the session has no deferred message {number}", code=MESSAGE_NOT_FOUND, status=404)
                 rows.append(row)
             lock.protect(turn)
             self._core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows if row.key not in in_hand])

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..base import Disposition, Settlement
 from .core import MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error, token_key
 from .database_file import DEFERRED
 from .group_commit import Turn
 from .session_locks import InHand, SessionLock
-
-SESSION_LOCK_LOST = "SessionLockLost"
-MESSAGE_LOCK_LOST = "MessageLockLost"
-CONFLICT = "Conflict"
 
 
 class Settling:

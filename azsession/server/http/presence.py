@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from ...broker.base import Caller
 from ...errors import ThrottledError
+from ...protocol.error_codes import THROTTLED
 
 #: The key in the WSGI environment under which the server hands on the request's socket.
 SOCKET_KEY = "azsession.socket"
@@ -67,7 +68,7 @@ class Presence:
     def waiting(self, sock: socket.socket | None, on_gone: Callable[[], None]) -> Iterator[None]:
         """Count one who waits, and call `on_gone` when its client goes away."""
         if not self._slots.acquire(blocking=False):
-            raise ThrottledError("too many receives wait here already", code="Throttled", retry_after=1.0)
+            raise ThrottledError("too many receives wait here already", code=THROTTLED, retry_after=1.0)
         try:
             watched = sock is not None and self._watch(sock, on_gone)
             try:

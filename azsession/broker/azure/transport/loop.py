@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from ....errors import ProviderError
+from ....protocol.error_codes import SERVER_BUSY
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +263,7 @@ class Loop:
 
 def closed_error() -> ProviderError:
     """Return the error of calls on a broker that was closed."""
-    return ProviderError("the broker is closed", code="ServerBusy", status=503)
+    return ProviderError("the broker is closed", code=SERVER_BUSY, status=503)
 
 
 def _safely(job: Callable[[], object]) -> None:
