@@ -347,7 +347,7 @@ def test_a_misspelled_field_suggests_the_right_one(make: Callable[..., object], 
 
 
 def test_a_field_that_looks_like_no_other_lists_them_all() -> None:
-    with pytest.raises(ConfigurationError, match="no configuration field 'zzz'; there are .*session_timeout") as caught:
+    with pytest.raises(ConfigurationError, match=r"no configuration field 'zzz'; there are .*session_timeout") as caught:
         ServiceBusConfig(zzz=1)  # type: ignore[call-arg]
     for field in attrs.fields(ServiceBusConfig):
         assert (field.name in str(caught.value)) == field.init
