@@ -24,7 +24,7 @@ _GATEWAY = """
 import sys
 from azsession import QueueSettings
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.gateway import AccessKey, GatewayService
+from azsession.server import AccessKey, GatewayService
 
 path, lock_duration = sys.argv[1], float(sys.argv[2])
 broker = EmbeddedBroker(path or None)

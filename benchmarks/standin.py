@@ -26,8 +26,8 @@ PEER = f"azure-servicebus {SDK_VERSION}, its settlements unconfirmed"
 _GATEWAY = """
 import sys
 from azsession import ServiceBusConfig
-from azsession.broker.servicebus import ServiceBusBroker
-from azsession.gateway import AccessKey, GatewayService
+from azsession.broker.azure import ServiceBusBroker
+from azsession.server import AccessKey, GatewayService
 
 broker = ServiceBusBroker(ServiceBusConfig(connection_string=sys.stdin.readline().strip()))
 with GatewayService(broker, [AccessKey.generate()]) as service:

@@ -132,7 +132,7 @@ import sys
 from azsession.errors import ConfigurationError
 {change}
 try:
-    import azsession.broker.servicebus.amqp.codec
+    import azsession.amqp.codec
 except ConfigurationError as error:
     print(error)
 """

@@ -321,7 +321,7 @@ def test_a_stop_leaves_no_thread() -> None:
 
 LIFE = """
 import gc, threading
-from tests.gateway.raw import acceptors, fresh_id, read_reply, serving, waiters
+from tests.server.raw import acceptors, fresh_id, read_reply, serving, waiters
 from tests.conftest import eventually
 
 with serving(max_waiting=4) as gateway:

@@ -122,7 +122,7 @@ def test_an_old_file_that_is_well_filled_is_used_as_it_is(path: Path) -> None:
 
 NO_ROOM = """
 import logging, resource, signal, sys
-from azsession.broker.embedded import EmbeddedBroker, file
+from azsession.broker.embedded import EmbeddedBroker, database_file
 logging.basicConfig(format="%(message)s")
 database_file.MIN_FREE_PAGES = 64
 most = int(sys.argv[2])

@@ -9,6 +9,6 @@ from azsession import Message
 app = create_app()
 
 with app.app_context():
-    azsession.client.provider.send_message("kept", Message("by the one who forks", session_id="kept"))
-    kept = azsession.client.provider.create_session_client("kept", "kept")
+    azsession.provider.send_message("kept", Message("by the one who forks", session_id="kept"))
+    kept = azsession.provider.create_session_client("kept", "kept")
     assert kept.receive_message(timeout=5) is not None

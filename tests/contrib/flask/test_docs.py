@@ -94,7 +94,7 @@ import time
 from consumer import app, azsession, consume
 
 def until_done():
-    while any(azsession.client.provider.get_queue(name).active_count for name in ("orders", "returns")):
+    while any(azsession.provider.get_queue(name).active_count for name in ("orders", "returns")):
         time.sleep(0.01)
 
 with app.app_context():

@@ -87,7 +87,7 @@ def test_apps_in_one_process_have_providers_of_their_own() -> None:
     for app in apps:
         with app.app_context():
             assert [message.text() for message in current_provider.peek_messages("orders", "1")] == [app.name]
-            assert azsession.client.provider is app_provider(app)
+            assert azsession.provider is app_provider(app)
         azsession.close(app)
 
 
@@ -96,8 +96,8 @@ def test_the_context_says_which_app_is_meant_before_the_one_given_at_the_start()
     azsession = AzSession(shop)
     azsession.init_app(stock)
     with stock.app_context():
-        assert azsession.client.provider is app_provider(stock)
-    assert azsession.client.provider is app_provider(shop)
+        assert azsession.provider is app_provider(stock)
+    assert azsession.provider is app_provider(shop)
     azsession.close(shop)
     azsession.close(stock)
 
@@ -121,12 +121,12 @@ def test_an_app_is_set_up_once(app: Flask) -> None:
 def test_after_it_was_closed_the_next_use_makes_a_new_provider(app: Flask) -> None:
     azsession = AzSession()
     with app.app_context():
-        first = azsession.client.provider
+        first = azsession.provider
         azsession.close()
         azsession.close()
         with pytest.raises(ConfigurationError, match="closed"):
             first.list_sessions("orders")
-        assert azsession.client.provider is not first
+        assert azsession.provider is not first
 
 
 # Handlers
@@ -286,21 +286,21 @@ def test_a_forked_child_makes_a_provider_of_its_own_and_settles_what_its_parent_
 ) -> None:
     run(
         """
-parents = azsession.client.provider
+parents = azsession.provider
 parents.send_messages("orders", [Message(text, session_id="1") for text in "abc"])
 session = parents.create_session_client("orders", "1")
 receipt = str(session.receive_message().receipt)
 
 def child():
     with app.app_context():
-        assert azsession.client.provider is not parents
+        assert azsession.provider is not parents
         with current_provider.session_from_receipt(receipt) as elsewhere:
             elsewhere.complete_message(receipt)
         current_provider.send_message("orders", Message("d", session_id="1"))
     azsession.close()
 
 fork(child)
-assert azsession.client.provider is parents
+assert azsession.provider is parents
 assert [message.text() for message in session.messages(timeout=0)] == ["b", "c", "d"]
 """,
         azsession_server.connection_string,
@@ -311,18 +311,18 @@ def test_an_embedded_broker_tells_a_forked_child_that_it_is_not_its_own(azsessio
     run(
         """
 app.config.update(AZSESSION_EMBEDDED="memory")
-azsession.client.provider.send_message("orders", Message("paid", session_id="1"))
+azsession.provider.send_message("orders", Message("paid", session_id="1"))
 
 def child():
     try:
-        azsession.client.provider.list_sessions("orders")
+        azsession.provider.list_sessions("orders")
     except ConfigurationError as error:
         assert "belongs to the process that opened it" in str(error), error
     else:
         raise AssertionError("it has another broker")
 
 fork(child)
-assert len(azsession.client.provider.list_sessions("orders")) == 1
+assert len(azsession.provider.list_sessions("orders")) == 1
 """,
         azsession_server.connection_string,
     )

@@ -39,7 +39,7 @@ def config_of(**config: object) -> ServiceBusConfig:
     """Return the configuration that settings come to."""
     azsession = AzSession(app_with(**config))
     try:
-        return azsession.client.provider.config
+        return azsession.provider.config
     finally:
         azsession.close()
 
@@ -112,7 +112,7 @@ def test_transport_alone_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_with(AZSESSION_TRANSPORT="amqp")
     azsession = AzSession(app)
     monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", SHARED)
-    assert azsession.client.provider.config.uses_amqp
+    assert azsession.provider.config.uses_amqp
     azsession.close()
 
 
@@ -120,9 +120,9 @@ def test_that_nothing_says_where_to_connect_to_is_told_at_the_first_use_and_can_
     app = app_with()
     azsession = AzSession(app)
     with pytest.raises(ConfigurationError, match=r"app\.config has none of AZSESSION_CONNECTION_STRING, .*environment"):
-        _ = azsession.client.provider
+        _ = azsession.provider
     app.config["AZSESSION_EMBEDDED"] = "memory"
-    assert azsession.client.provider.send_message("orders", Message("paid", session_id="42"))
+    assert azsession.provider.send_message("orders", Message("paid", session_id="42"))
     azsession.close()
 
 
@@ -131,14 +131,14 @@ def test_settings_that_went_wrong_after_the_app_was_set_up_are_told_at_the_first
     azsession = AzSession(app)
     app.config["AZSESSION_EMBEDED"] = "memory"
     with pytest.raises(ConfigurationError, match="did you mean AZSESSION_EMBEDDED"):
-        _ = azsession.client.provider
+        _ = azsession.provider
 
 
 def test_an_embedded_broker_goes_before_all_others_so_that_tests_need_one_line(azsession_server: AzsessionServer) -> None:
     app = app_with(AZSESSION_CONNECTION_STRING=azsession_server.connection_string)
     azsession = AzSession(app)
     app.config.update(AZSESSION_EMBEDDED="memory")
-    azsession.client.provider.send_message("orders", Message("paid", session_id="42"))
+    azsession.provider.send_message("orders", Message("paid", session_id="42"))
     azsession.close()
     with azsession_server.provider() as provider:
         assert provider.list_queues() == []
@@ -146,7 +146,7 @@ def test_an_embedded_broker_goes_before_all_others_so_that_tests_need_one_line(a
 
 def test_an_embedded_broker_can_keep_its_messages_in_a_file(tmp_path: Path) -> None:
     azsession = AzSession(app_with(AZSESSION_EMBEDDED=tmp_path / "orders.db"))
-    azsession.client.provider.send_message("orders", Message("paid", session_id="42"))
+    azsession.provider.send_message("orders", Message("paid", session_id="42"))
     azsession.close()
     with ServiceBusProvider.embedded(tmp_path / "orders.db") as provider:
         assert [message.text() for message in provider.peek_messages("orders", "42")] == ["paid"]
@@ -155,5 +155,5 @@ def test_an_embedded_broker_can_keep_its_messages_in_a_file(tmp_path: Path) -> N
 @pytest.mark.parametrize("credential", [Credential(), Credential, lambda: Credential()])
 def test_a_credential_is_one_or_makes_one(credential: object) -> None:
     azsession = AzSession(app_with(AZSESSION_NAMESPACE="shop", AZSESSION_TRANSPORT="http", AZSESSION_CREDENTIAL=credential))
-    assert azsession.client.provider.config.host == "shop.servicebus.windows.net"
+    assert azsession.provider.config.host == "shop.servicebus.windows.net"
     azsession.close()
