@@ -33,8 +33,8 @@ class AzsessionServer:
 
     def __init__(self, service: GatewayService) -> None:
         self._service = service
-        self.connection_string = service.connection_string()
-        self.url = service.url
+        self.connection_string: str = service.connection_string()
+        self.url: str = service.url
 
     def __repr__(self) -> str:
         return f"<AzsessionServer at {self.url}>"

@@ -24,7 +24,7 @@ from .errors import AuthenticationFailedError, ConfigurationError, QueueError
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds that a shared access signature is good for.
 SAS_LIFETIME = 3600

@@ -88,7 +88,7 @@ class Asking(threading.local):
 
 
 #: Set by the gateway, for callers in its own process.
-asking = Asking()
+asking: Asking = Asking()
 
 
 def superseded_error() -> ProviderError:

@@ -35,8 +35,8 @@ def cli() -> None:
     """
 
 
-for command in (demo, serve, send, receive, consume, celery_dispatch, peek, sessions, dead_letters, queue):
-    cli.add_command(command)
+for _command in (demo, serve, send, receive, consume, celery_dispatch, peek, sessions, dead_letters, queue):
+    cli.add_command(_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

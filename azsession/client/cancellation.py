@@ -38,11 +38,11 @@ class Flight:
     __slots__ = ("_connection", "_end", "cancelled", "deadline", "room", "tracked", "written")
 
     def __init__(self, deadline: float | None = None, room: int = sys.maxsize) -> None:
-        self.deadline = deadline
-        self.room = room
-        self.tracked = False
-        self.written = False
-        self.cancelled = False
+        self.deadline: float | None = deadline
+        self.room: int = room
+        self.tracked: bool = False
+        self.written: bool = False
+        self.cancelled: bool = False
         self._connection: Any = None
         self._end: Callable[[], object] | None = None
 
@@ -79,8 +79,8 @@ class Flight:
         self.tracked = True
 
 
-owners = threading.Lock()  # Guards which flight a connection belongs to, and `cancelled`.
-current = threading.local()
+owners: threading.Lock = threading.Lock()  # Guards which flight a connection belongs to, and `cancelled`.
+current: threading.local = threading.local()
 
 
 def current_flight() -> Flight | None:

@@ -30,7 +30,7 @@ from .responses import LockAnswer
 from .server_connection import Link, UnderWay
 from .session_lock import ExpiredError, HeldLock
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

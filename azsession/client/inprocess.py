@@ -101,7 +101,7 @@ class InProcessAdapter(BaseAdapter):
     ) -> None:
         super().__init__()
         self.identity = identity
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self._broker = broker
         self._gateway = Gateway(broker, max_body_size=max_body_size, max_message_size=max_message_size)
         self._in_child = in_child

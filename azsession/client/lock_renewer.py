@@ -15,7 +15,7 @@ import time
 import weakref
 from typing import Protocol
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Renewals under way at once.
 MAX_WORKERS = 32

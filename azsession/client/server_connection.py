@@ -41,7 +41,7 @@ class UnderWay:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # Guards _calls.
         self._calls: set[Call[Any]] = set()
-        self.stopped = threading.Event()
+        self.stopped: threading.Event = threading.Event()
 
     def send(self, transport: Transport, call: Call[T], *, waits: bool = False) -> T:
         """Send a call; `waits` says that `stop` shall end it, rather than let it finish."""
@@ -92,11 +92,13 @@ class Link:
         elif adapter is None:
             tokens = TokenCache(source_of(config, credential))
         self._own_http = http is None
-        self.http = _make_session(config) if http is None else http
+        self.http: requests.Session = _make_session(config) if http is None else http
         if adapter is not None:
             _mount(self.http, adapter)
-        self.transport = Transport(self.http, config.namespace_url, config, tokens, adapter if http is None else None)
-        self.renewer = Renewer()
+        self.transport: Transport = Transport(
+            self.http, config.namespace_url, config, tokens, adapter if http is None else None
+        )
+        self.renewer: Renewer = Renewer()
         self._lock = threading.Lock()  # Guards _clients.
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         forks.register(self)

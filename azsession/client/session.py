@@ -41,7 +41,7 @@ from .server_connection import Link
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

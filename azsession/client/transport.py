@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from .inprocess import InProcessAdapter
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class Transport:
         self._config = config
         self._tokens = tokens
         self._settings: tuple[Any, dict[str, Any]] | None = None
-        self.speaks_v1 = local is not None
+        self.speaks_v1: bool = local is not None
 
     def __repr__(self) -> str:
         return f"<Transport to {self._url}>"

@@ -134,7 +134,7 @@ def _of(app: Flask) -> KeptProvider:
 
 
 #: The current app's `ServiceBusProvider`, as long as there is an application context.
-current_provider = cast("ServiceBusProvider", LocalProxy(lambda: _of(_current_app()).get()))
+current_provider: ServiceBusProvider = cast("ServiceBusProvider", LocalProxy(lambda: _of(_current_app()).get()))
 
 
 # Settings

@@ -20,7 +20,7 @@ class _Verdict(Exception):  # noqa: N818 - no failure: what a handler decides
 
     def __init__(self, reason: str, description: str | None = None) -> None:
         super().__init__(reason, description)
-        self.reason = check_text(reason, "a dead-letter reason", MAX_REASON_LENGTH)
+        self.reason: str = check_text(reason, "a dead-letter reason", MAX_REASON_LENGTH)
         self.description = description
         if description is not None:
             check_text(description, "a dead-letter description", MAX_REASON_LENGTH)

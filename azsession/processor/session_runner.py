@@ -28,7 +28,7 @@ from .outcomes import DeadLetter, DeadLetterSession
 from .sources import TakenSession
 from .stats import StatsCounters
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: What trying again does not help against.
 PERMANENT_ERRORS = (
@@ -88,7 +88,7 @@ class SessionRunner:
         self._lock = threading.Lock()  # Guards what follows.
         self._open: set[SessionClient] = set()
         self._waiting: set[SessionClient] = set()
-        self.stopping = threading.Event()
+        self.stopping: threading.Event = threading.Event()
 
     def open_sessions(self) -> list[SessionClient]:
         """Return the sessions in hand."""

@@ -23,7 +23,7 @@ from .session_runner import PERMANENT_ERRORS, SessionRunner
 from .sources import ListedSessions, NextAvailableSessions, Source, TakenSession
 from .stats import StatsCounters
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Slots:
@@ -62,7 +62,7 @@ class Slots:
         self._outage = False
         self.error: BaseException | None = None
         self.news: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.done = threading.Event()
+        self.done: threading.Event = threading.Event()
 
     @property
     def stopping(self) -> bool:

@@ -98,7 +98,7 @@ class NoRouteError(Exception):
 
     def __init__(self, message: str, *, allowed: Iterable[str] = ()) -> None:
         super().__init__(message)
-        self.allowed = tuple(allowed)
+        self.allowed: tuple[str, ...] = tuple(allowed)
 
 
 def parse_route(method: str, path: str, *, encoded: bool) -> Route:

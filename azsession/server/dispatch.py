@@ -33,7 +33,7 @@ from .handlers import Handlers
 from .http.presence import BODY_READ_KEY, SOCKET_KEY, Presence
 from .request import Answer, Request
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Bytes of a request's body, and of one message in it, unless told otherwise.
 MAX_BODY_SIZE = 16 * 1024 * 1024

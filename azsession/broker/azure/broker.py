@@ -31,7 +31,7 @@ from .transport.stream import Address
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Messages that are dead-lettered at once.
 BURY_COUNT = 500

@@ -24,7 +24,7 @@ from .transport.connection import Connection
 from .transport.loop import Loop, closed_error
 from .transport.stream import Address, Stream, open_stream
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Namespace:
     """
 
     def __init__(self, address: Address, tokens: TokenCache, *, timeout: float) -> None:
-        self.loop = Loop()
+        self.loop: Loop = Loop()
         self.timeout = timeout
         self._address = address
         self._tokens = tokens

@@ -84,10 +84,10 @@ class Core:
         self.clock = clock
         self.auto_create = auto_create
         self.stopping = False
-        self.connection = open_database(path)
-        self.store = Store(self.connection)
-        self.turns = Turns(self.connection)
-        self.locks = Locks()
+        self.connection: sqlite3.Connection = open_database(path)
+        self.store: Store = Store(self.connection)
+        self.turns: Turns = Turns(self.connection)
+        self.locks: Locks = Locks()
         self.queues: dict[str, Queue] = {}
         try:
             for number, name, settings, following in self.store.queues():

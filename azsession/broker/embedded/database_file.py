@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...errors import ConfigurationError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Marks a file as azsession's ("azse"), in the SQLite header.
 APPLICATION_ID = 0x617A7365

@@ -37,10 +37,10 @@ class Waiter:
     __slots__ = ("_event", "has_waited", "request_id", "superseded", "woken")
 
     def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.has_waited = False
-        self.superseded = False
-        self.woken = False
+        self.request_id: str = request_id
+        self.has_waited: bool = False
+        self.superseded: bool = False
+        self.woken: bool = False
         self._event = threading.Event()
 
     def wake(self) -> None:

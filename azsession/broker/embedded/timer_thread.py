@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..clock import Clock
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds of one wait at the most: a message may have thousands of years to live, which no wait can be told.
 LONGEST_WAIT = 86400.0

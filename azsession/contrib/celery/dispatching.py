@@ -22,7 +22,7 @@ from ...validation import seconds
 from .provider import current_provider
 from .tasks import first_active
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds in which no second task is sent for a session whose first message stays the same.
 REMEMBER = 60.0

@@ -13,7 +13,7 @@ from ...errors import InvalidReceiptError, QueueError
 from ...messages import ReceiptHandle, ReceivedMessage
 from .provider import current_provider
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: The attribute of a task's request that has what is to be settled.
 _NOTED = "azsession_receipts"

@@ -22,7 +22,7 @@ from ...processor.sources import TakenSession
 from ...processor.stats import StatsCounters
 from .provider import WorkerEnds, current_provider, worker_ends
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds after which the next task for a session comes, where this one could do nothing in it.
 NEXT_PAUSE = 1.0

@@ -14,7 +14,7 @@ from ...messages import Message
 from ...validation import check_queue_name
 from .provider import get_provider
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @overload

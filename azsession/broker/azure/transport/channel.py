@@ -28,8 +28,8 @@ class Channel:
     def __init__(self, connection: Connection, number: int) -> None:
         self._connection = connection
         self.number = number
-        self.mapped = False
-        self.ended = False
+        self.mapped: bool = False
+        self.ended: bool = False
         self._handle_max = MAX_HANDLES - 1
         self._next_handle = 0
         self._free: list[int] = []

@@ -17,7 +17,7 @@ from .links import CONNECTION_LOST, NO_ROOM, Link
 from .loop import Loop, Timer
 from .stream import Address, Stream
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Bytes of a frame that are taken, and sent where the peer takes as much.
 MAX_FRAME_SIZE = 64 * 1024
@@ -51,9 +51,9 @@ class Connection:
         on_closed: Callable[[QueueError], object],
         open_timeout: float,
     ) -> None:
-        self.max_frame_size = 512
-        self.opened = False
-        self.closed = False
+        self.max_frame_size: int = 512
+        self.opened: bool = False
+        self.closed: bool = False
         self._loop = loop
         self._stream = stream
         self._address = address

@@ -43,12 +43,12 @@ class Link:
     def __init__(self, name: str, address: str, properties: dict[str, Any] | None = None) -> None:
         self.name = name
         self.address = address
-        self.properties = properties or {}
+        self.properties: dict[str, Any] = properties or {}
         self.channel: Channel | None = None
         self.handle = -1
-        self.attached = False
-        self.ended = False
-        self.detaching = False
+        self.attached: bool = False
+        self.ended: bool = False
+        self.detaching: bool = False
 
     def attach_frame(self, channel: int) -> bytes:
         """Return the frame that asks for it."""
@@ -104,8 +104,8 @@ class Receiver(Link):
     ) -> None:
         super().__init__(name, address, properties)
         self.session_id = session_id
-        self.credit = 0
-        self.draining = False
+        self.credit: int = 0
+        self.draining: bool = False
         self._delivery_count = self._limit = 0
         self._parts: list[bytes] = []
         self._first: Transfer | None = None

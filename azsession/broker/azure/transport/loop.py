@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from ....errors import ProviderError
 from ....protocol.error_codes import SERVER_BUSY
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ class Exchange:
     """
 
     def __init__(self, connection: Connection, address: str) -> None:
-        self.ended = False
+        self.ended: bool = False
         name = f"azsession-{uuid.uuid4()}"
         self._pending: dict[str, OnResponse] = {}
         self._receiver = _Responses(self, f"{name}-in", address)
