@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 
 from azsession import Message, NoSessionAvailableError, QueueSettings
-from azsession.broker.base import Disposition, Settlement
+from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 
 from .common import QUEUE, Figure, Gateway, arguments, data_file, gateway, show
@@ -72,13 +72,13 @@ def _through_broker(path: Path, stack: ExitStack) -> _Work:
     broker = stack.enter_context(EmbeddedBroker(path))
 
     def complete_one(session_id: str) -> None:
-        found = broker.receive(QUEUE, session_id, "", max_count=1, timeout=0)
+        found = broker.receive(ReceiveRequest(QUEUE, session_id, "", max_count=1, timeout=0))
         token = found.messages[0].receipt.handle
         assert broker.settle(QUEUE, session_id, [Settlement(token, Disposition.COMPLETE)]) == [None]
 
     def accept() -> None:
         lock_id = str(uuid.uuid4())
-        found = broker.accept(QUEUE, None, lock_id, timeout=0)
+        found = broker.accept(AcceptRequest(QUEUE, None, lock_id, timeout=0))
         assert found is not None
         broker.release(QUEUE, found.session_id, lock_id)
 

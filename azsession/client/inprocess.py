@@ -22,7 +22,7 @@ from requests.adapters import BaseAdapter
 from requests.utils import get_encoding_from_headers
 
 from .. import forks
-from ..broker.base import Broker, Caller
+from ..broker.base import Broker, CallContext, Caller
 from ..errors import ConfigurationError, QueueError
 from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
@@ -188,7 +188,7 @@ class InProcessAdapter(BaseAdapter):
             # From here on it may take effect, whatever becomes of the answer.
             flight.written = True
             named = {_key_of(name): value for name, value in headers.items()}
-            answer = self._gateway.answer(method, target, named, body, caller, patience)
+            answer = self._gateway.answer(method, target, named, body, CallContext(caller, deadline))
         finally:
             self._running.discard(caller)
             if self._ended is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -17,7 +16,7 @@ from urllib.parse import parse_qsl
 import attrs
 import falcon
 
-from ..broker.base import PRESENT, Broker, Caller, asking
+from ..broker.base import Broker, CallContext
 from ..errors import MessageTooLargeError, QueueError, SessionLockedError, ValidationError
 from ..protocol import (
     ERROR_CODE_HEADER,
@@ -117,9 +116,7 @@ class Gateway:
         self._max_body_size = max_body_size
         self._presence = presence or Presence(MAX_WAITING)
 
-    def answer(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, caller: Caller, patience: float | None
-    ) -> Answer:
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes, context: CallContext) -> Answer:
         """Answer a request of this process, in the caller's thread. Nothing is raised: failures are answers, too.
 
         What is answered is not encoded: messages stay what they are.
@@ -129,22 +126,14 @@ class Gateway:
             target: The path below the base of the routes, encoded, and the query.
             headers: The headers, under the names that WSGI gives them.
             body: The body.
-            caller: Who asks.
-            patience: Seconds that they wait for the answer at the most.
+            context: The caller and its deadline.
         """
         path, _, query = target.partition("?")
         try:
             if len(body) > self._max_body_size:
                 raise self._too_large(len(body))
             route = parse_route(method, path, encoded=True)
-            request = Request(route, _parse_query(query), headers, body, caller, patience)
-            if patience is None:
-                return self._handlers.answer(request)
-            asking.caller, asking.until = caller, time.monotonic() + patience
-            try:
-                return self._handlers.answer(request)
-            finally:
-                asking.caller, asking.until = PRESENT, None
+            return self._handlers.answer(Request(route, _parse_query(query), headers, body, context))
         except Exception as error:
             return _answer_to(error, method)
 
@@ -163,7 +152,7 @@ class Gateway:
             query=_parse_query(req.query_string),
             headers=req.env,
             body=self._body_of(req),
-            caller=self._presence.caller(req.env.get(SOCKET_KEY)),
+            context=CallContext(self._presence.caller(req.env.get(SOCKET_KEY))),
         )
         _fill(req, resp, self._handlers.answer(request))
 

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from .. import forks
-from ..broker.base import Broker, Delivery, Disposition, Settlement
+from ..broker.base import AcceptRequest, Broker, Delivery, Disposition, ReceiveRequest, Settlement
 from ..errors import InvalidReceiptError, MessageTooLargeError, ValidationError
 from ..messages import Message
 from ..protocol import (
@@ -105,16 +105,16 @@ class Handlers:
     def _receive(self, request: Request) -> Answer:
         route = request.route
         many = "max" in request.query
-        delivery = self._broker.receive(
+        wanted = ReceiveRequest(
             route.entity,
             route.session_id,
             request.lock_id,
             max_count=request.number("max", 1, MAX_BATCH, lowest=1),
             timeout=request.timeout,
             request_id=request.request_id,
-            caller=request.caller,
-            holds=request.header(LOCK_HELD_HEADER) == "1",
+            holds_lock=request.header(LOCK_HELD_HEADER) == "1",
         )
+        delivery = self._broker.receive(wanted, context=request.context)
         headers = _lock_headers(delivery)
         if not delivery.messages:
             return Answer(204, headers)
@@ -123,14 +123,10 @@ class Handlers:
     def _accept(self, request: Request) -> Answer:
         wanted = self._json(request).get("SessionId")
         session_id = None if wanted is None else check_session_id(wanted)
-        delivery = self._broker.accept(
-            request.route.entity,
-            session_id,
-            request.lock_id,
-            timeout=request.timeout,
-            request_id=request.request_id,
-            caller=request.caller,
+        asked = AcceptRequest(
+            request.route.entity, session_id, request.lock_id, timeout=request.timeout, request_id=request.request_id
         )
+        delivery = self._broker.accept(asked, context=request.context)
         if delivery is None:
             return Answer(204)
         answer = Answer.json(201, {"SessionId": delivery.session_id})
@@ -144,7 +140,9 @@ class Handlers:
         for number in numbers:
             check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
         route = request.route
-        messages = self._broker.receive_deferred(route.entity, route.session_id, request.lock_id, numbers)
+        messages = self._broker.receive_deferred(
+            route.entity, route.session_id, request.lock_id, numbers, context=request.context
+        )
         return Answer(201, messages=messages)
 
     # Settling
@@ -156,7 +154,7 @@ class Handlers:
             if disposition is Disposition.DEAD_LETTER:
                 reason, description = reason_of(self._json(request))
             settlement = Settlement(route.lock_token, disposition, reason, description)
-            code = self._broker.settle(route.entity, route.session_id, [settlement])[0]
+            code = self._broker.settle(route.entity, route.session_id, [settlement], context=request.context)[0]
             if code is not None:
                 raise InvalidReceiptError(_WHY_NOT_SETTLED[code], code=code)
             return Answer(204)
@@ -166,7 +164,7 @@ class Handlers:
     def _settle(self, request: Request) -> Answer:
         with self._reading(request):
             settlements = settlements_of(json_object(request.body))
-        codes = self._broker.settle(request.route.entity, request.route.session_id, settlements)
+        codes = self._broker.settle(request.route.entity, request.route.session_id, settlements, context=request.context)
         failed = [
             {"LockToken": settlement.lock_token, "code": code}
             for settlement, code in zip(settlements, codes, strict=True)
@@ -178,38 +176,48 @@ class Handlers:
         reason, description = reason_of(self._json(request))
         route = request.route
         count = self._broker.dead_letter_session(
-            route.entity, route.session_id, request.lock_id, reason or "", description, request.request_id
+            route.entity,
+            route.session_id,
+            request.lock_id,
+            reason or "",
+            description,
+            request.request_id,
+            context=request.context,
         )
         return Answer.json(200, {"count": count})
 
     # The lock and the state
 
     def _renew(self, request: Request) -> Answer:
-        left = self._broker.renew(request.route.entity, request.route.session_id, request.lock_id)
+        left = self._broker.renew(request.route.entity, request.route.session_id, request.lock_id, context=request.context)
         return Answer(204, {LOCK_EXPIRES_HEADER: _decimal(left)})
 
     def _release(self, request: Request) -> Answer:
-        self._broker.release(request.route.entity, request.route.session_id, request.lock_id)
+        self._broker.release(request.route.entity, request.route.session_id, request.lock_id, context=request.context)
         return Answer(204)
 
     def _get_state(self, request: Request) -> Answer:
-        state = self._broker.get_state(request.route.entity, request.route.session_id, request.lock_id)
+        state = self._broker.get_state(
+            request.route.entity, request.route.session_id, request.lock_id, context=request.context
+        )
         return Answer(204) if state is None else Answer(200, {"Content-Type": "application/octet-stream"}, state)
 
     def _set_state(self, request: Request) -> Answer:
         self._check_size(len(request.body), "a session's state")
-        self._broker.set_state(request.route.entity, request.route.session_id, request.lock_id, request.body)
+        self._broker.set_state(
+            request.route.entity, request.route.session_id, request.lock_id, request.body, context=request.context
+        )
         return Answer(204)
 
     def _clear_state(self, request: Request) -> Answer:
-        self._broker.set_state(request.route.entity, request.route.session_id, request.lock_id, None)
+        self._broker.set_state(request.route.entity, request.route.session_id, request.lock_id, None, context=request.context)
         return Answer(204)
 
     # Looking
 
     def _peek(self, request: Request) -> Answer:
         start, limit = request.number("from", 0, MAX_SEQUENCE_NUMBER), request.number("max", 10, MAX_BATCH, lowest=1)
-        messages = self._broker.peek(request.route.entity, request.route.session_id, start, limit)
+        messages = self._broker.peek(request.route.entity, request.route.session_id, start, limit, context=request.context)
         return Answer(200, messages=messages)
 
     def _list_sessions(self, request: Request) -> Answer:
@@ -218,7 +226,7 @@ class Handlers:
             check_session_id(after)
         sessions = []
         limit = request.number("max", 100, MAX_BATCH, lowest=1)
-        for session in self._broker.list_sessions(request.route.entity, after, limit):
+        for session in self._broker.list_sessions(request.route.entity, after, limit, context=request.context):
             item: dict[str, Any] = {"SessionId": session.session_id, "MessageCount": session.message_count}
             if session.locked_until is not None:
                 item["LockedUntilUtc"] = format_date(session.locked_until)
@@ -237,7 +245,7 @@ class Handlers:
             messages = [message_to_send(decode_single(message_headers(request.headers), request.body))]
         for number, message in enumerate(messages, 1):
             self._check_message(message, number)
-        self._broker.send(request.route.entity, messages, request.request_id)
+        self._broker.send(request.route.entity, messages, request.request_id, context=request.context)
         return Answer(201)
 
     def _check_message(self, message: Message, number: int) -> None:
@@ -261,32 +269,34 @@ class Handlers:
 
     def _dead_letters(self, request: Request) -> Answer:
         start, limit = request.number("from", 0, MAX_SEQUENCE_NUMBER), request.number("max", 10, MAX_BATCH, lowest=1)
-        return Answer(200, messages=self._broker.dead_letters(request.route.entity, start, limit))
+        return Answer(200, messages=self._broker.dead_letters(request.route.entity, start, limit, context=request.context))
 
     def _resubmit(self, request: Request) -> Answer:
-        self._broker.resubmit(request.route.entity, request.route.sequence_number)
+        self._broker.resubmit(request.route.entity, request.route.sequence_number, context=request.context)
         return Answer(201)
 
     def _delete_dead_letter(self, request: Request) -> Answer:
-        self._broker.delete_dead_letter(request.route.entity, request.route.sequence_number)
+        self._broker.delete_dead_letter(request.route.entity, request.route.sequence_number, context=request.context)
         return Answer(204)
 
     # Queues
 
     def _create_queue(self, request: Request) -> Answer:
         settings = decode_queue(self._json(request))
-        new = self._broker.create_queue(request.route.entity, settings)
+        new = self._broker.create_queue(request.route.entity, settings, context=request.context)
         return Answer.json(201 if new else 200, encode_queue_info(QueueInfo(request.route.entity, settings)))
 
     def _get_queue(self, request: Request) -> Answer:
-        return Answer.json(200, encode_queue_info(self._broker.get_queue(request.route.entity)))
+        return Answer.json(200, encode_queue_info(self._broker.get_queue(request.route.entity, context=request.context)))
 
     def _delete_queue(self, request: Request) -> Answer:
-        self._broker.delete_queue(request.route.entity)
+        self._broker.delete_queue(request.route.entity, context=request.context)
         return Answer(204)
 
     def _list_queues(self, request: Request) -> Answer:
-        return Answer.json(200, {"queues": [encode_queue_info(queue) for queue in self._broker.list_queues()]})
+        return Answer.json(
+            200, {"queues": [encode_queue_info(queue) for queue in self._broker.list_queues(context=request.context)]}
+        )
 
 
 _WHY_NOT_SETTLED = {

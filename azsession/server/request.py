@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from ..broker.base import Caller
+from ..broker.base import CallContext
 from ..errors import ValidationError
 from ..messages import PeekedMessage
 from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, JSON_TYPE, LOCK_ID_HEADER, REQUEST_ID_HEADER
@@ -32,8 +33,7 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, Any]
     body: bytes
-    caller: Caller
-    patience: float | None = None
+    context: CallContext
 
     def header(self, name: str) -> str | None:
         """Return a header of the request."""
@@ -68,7 +68,8 @@ class Request:
 
     def _bounded(self, timeout: float) -> float:
         """Bound a wait, so that it does not outlast its caller's."""
-        return timeout if self.patience is None else min(timeout, self.patience)
+        deadline = self.context.deadline
+        return timeout if deadline is None else max(0.0, min(timeout, deadline - time.monotonic()))
 
     def number(self, name: str, default: int, highest: int, *, lowest: int = 0) -> int:
         """Return a whole number of the query."""

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from azsession import ConfigurationError, Message, ProviderError
-from azsession.broker.base import PRESENT, Caller, Delivery, asking
+from azsession.broker.base import NO_DEADLINE, AcceptRequest, CallContext, Delivery, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.client.cancellation import Flight
 from azsession.client.http_sockets import fly
@@ -160,7 +160,7 @@ def test_an_accept_is_ended_by_a_read_timeout_too(http: requests.Session, broker
     with pytest.raises(requests.ReadTimeout):
         http.post(f"{URL}/q/sessions?timeout=300", json={}, headers={"Azsession-Lock-Id": "a"}, timeout=0.05)
     send(broker, "x")
-    assert broker.accept("q", None, "b", timeout=0) is not None
+    assert broker.accept(AcceptRequest("q", None, "b", timeout=0)) is not None
 
 
 def test_cancelling_a_flight_ends_its_wait(http: requests.Session, broker: EmbeddedBroker) -> None:
@@ -183,7 +183,7 @@ def test_cancelling_a_flight_ends_its_wait(http: requests.Session, broker: Embed
     assert [type(error) for error in errors] == [requests.ConnectionError]
     assert (flight.tracked, flight.written) == (True, True)
     send(broker, "x")
-    assert len(broker.receive("q", "s", "a", max_count=1, timeout=0).messages) == 1
+    assert len(broker.receive(ReceiveRequest("q", "s", "a", max_count=1, timeout=0)).messages) == 1
 
 
 def test_a_flight_that_was_cancelled_before_does_not_act(http: requests.Session, broker: EmbeddedBroker) -> None:
@@ -200,8 +200,8 @@ class _LateCancel(EmbeddedBroker):
 
     flight: Flight
 
-    def receive(self, *args: Any, caller: Caller = PRESENT, **kwargs: Any) -> Delivery:
-        delivery = super().receive(*args, caller=caller, **kwargs)
+    def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
+        delivery = super().receive(request, context=context)
         self.flight.cancel()
         return delivery
 
@@ -221,9 +221,9 @@ class _EarlyCancel(EmbeddedBroker):
 
     flight: Flight
 
-    def receive(self, *args: Any, caller: Caller = PRESENT, **kwargs: Any) -> Delivery:
+    def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
         self.flight.cancel()
-        return super().receive(*args, caller=caller, **kwargs)
+        return super().receive(request, context=context)
 
 
 def test_a_cancel_before_the_wait_leaves_the_message_where_it_is() -> None:
@@ -240,7 +240,7 @@ def test_a_cancel_before_the_wait_leaves_the_message_where_it_is() -> None:
 class _Broken(EmbeddedBroker):
     failure: BaseException
 
-    def list_queues(self) -> Any:
+    def list_queues(self, **options: Any) -> Any:
         raise self.failure
 
 
@@ -279,16 +279,16 @@ def test_closing_the_requests_session_ends_waits_and_closes_the_broker(broker: E
 
 
 class _Slow(EmbeddedBroker):
-    """Waits for somebody else's answer, which never comes, in an operation that is not given its caller."""
+    """Waits for the answer of a remote service, which never comes."""
 
     waiting: threading.Event
 
-    def renew(self, entity: str, session_id: str, lock_id: str) -> float:
+    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> float:
         gone = threading.Event()
-        with asking.caller.watched(gone.set), asking.caller.watched(lambda: None):
+        with context.caller.watched(gone.set), context.caller.watched(lambda: None):
             self.waiting.set()
-            assert asking.until is not None
-            gone.wait(asking.until - time.monotonic())
+            assert context.deadline is not None
+            gone.wait(context.deadline - time.monotonic())
         raise ProviderError("no answer", code="ServerBusy", is_transient=True)
 
 
@@ -307,7 +307,6 @@ def test_a_broker_that_waits_for_others_learns_who_asks_and_for_how_long(how: st
                 fly(http, request, flight, timeout=300 if how == "cancelled" else 0.05)
             except requests.RequestException as error:
                 errors.append(error)
-            assert (asking.caller, asking.until) == (PRESENT, None)
 
         thread = threading.Thread(target=renew)
         thread.start()

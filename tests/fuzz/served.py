@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from azsession.broker.base import PRESENT
+from azsession.broker.base import NO_DEADLINE, PRESENT, CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.protocol.routes import Operation, Route, message_path, parse_route, session_path
 from azsession.server.authorization import AccessKey, Guard
@@ -47,7 +48,7 @@ def decoded_path(data: bytes) -> None:
 def query(data: bytes) -> None:
     """Read a query, and the parameters that there are."""
     found = _parse_query(data.decode("latin-1"))
-    request = Request(Route(Operation.RECEIVE), found, {}, b"", PRESENT)
+    request = Request(Route(Operation.RECEIVE), found, {}, b"", NO_DEADLINE)
     assert 0 <= request.timeout <= 86400
     assert 1 <= request.number("max", 1, 1000, lowest=1) <= 1000
     assert 0 <= request.number("from", 0, 2**63 - 1) < 2**63
@@ -74,9 +75,9 @@ def serving() -> Iterator[None]:
     """Have a gateway for `request`."""
     broker = EmbeddedBroker()
     gateway = Gateway(broker, max_body_size=1024 * 1024, max_message_size=64 * 1024)
-    gateway.answer("PUT", "/q", {}, b"", PRESENT, 0.0)
+    gateway.answer("PUT", "/q", {}, b"", NO_DEADLINE)
     # Its threads begin with the first wait.
-    gateway.answer("DELETE", "/q/sessions/first/messages/head?timeout=0.01", {}, b"", PRESENT, 1.0)
+    gateway.answer("DELETE", "/q/sessions/first/messages/head?timeout=0.01", {}, b"", NO_DEADLINE)
     _gateways.append(gateway)
     try:
         yield
@@ -99,7 +100,11 @@ def request(data: bytes) -> None:
         # As a server hands them on (RFC 3875, 4.1.18).
         name = name.strip().upper().replace("-", "_")
         headers[name if name == "CONTENT_TYPE" else f"HTTP_{name}"] = value.strip()
-    answer = _gateways[-1].answer(method, target.decode("latin-1"), headers, body, PRESENT, 0.0).encoded()
+    answer = (
+        _gateways[-1]
+        .answer(method, target.decode("latin-1"), headers, body, CallContext(PRESENT, time.monotonic()))
+        .encoded()
+    )
     assert answer.status < 500, answer
     for name, value in answer.headers.items():
         assert name, "a header has a name"

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from azsession import Message
-from azsession.broker.base import PRESENT
+from azsession.broker.base import NO_DEADLINE
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import MessageTooLargeError
 from azsession.protocol.routes import Operation, Route
@@ -217,10 +217,10 @@ def test_one_large_body_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         reading = answering._reading_large
         for size in (1, LARGE_JSON):
             envelope = json.dumps([{"Body": "x" * size, "BrokerProperties": {"SessionId": "s"}}]).encode()
-            sending = handlers.Request(Route(Operation.SEND, "q"), {}, {"CONTENT_TYPE": ENVELOPE}, envelope, PRESENT)
+            sending = handlers.Request(Route(Operation.SEND, "q"), {}, {"CONTENT_TYPE": ENVELOPE}, envelope, NO_DEADLINE)
             assert answering.answer(sending).status == 201
             tokens = b'{"complete":["' + b"x" * 9 + b'"]' + b" " * size + b"}"
-            settling = handlers.Request(Route(Operation.SETTLE, "q", "s"), {}, {}, tokens, PRESENT)
+            settling = handlers.Request(Route(Operation.SETTLE, "q", "s"), {}, {}, tokens, NO_DEADLINE)
             assert answering.answer(settling).status == 200
         assert held == [False, False, True, True]
         assert not reading.locked()

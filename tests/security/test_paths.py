@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from azsession.broker.base import AcceptRequest, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import AccessKey, Right, create_app
 
@@ -43,12 +44,21 @@ class Noting(EmbeddedBroker):
         self.acted: list[tuple[str, ...]] = []
 
 
+def _acted_on(args: tuple[Any, ...]) -> tuple[str, Any]:
+    """Return the queue and the session of a call's arguments; the session is worth something where the call has one."""
+    first = args[0]
+    if isinstance(first, ReceiveRequest | AcceptRequest):
+        return first.entity, first.session_id
+    return first, args[1] if len(args) > 1 else None
+
+
 def _note(name: str, with_session: bool) -> None:
     real = getattr(EmbeddedBroker, name)
 
-    def noting(self: Noting, entity: str, *args: Any, **options: Any) -> Any:
-        self.acted.append((name, entity, args[0]) if with_session else (name, entity))
-        return real(self, entity, *args, **options)
+    def noting(self: Noting, *args: Any, **options: Any) -> Any:
+        entity, session_id = _acted_on(args)
+        self.acted.append((name, entity, session_id) if with_session else (name, entity))
+        return real(self, *args, **options)
 
     setattr(Noting, name, noting)
 
@@ -59,9 +69,9 @@ for _name in OF_QUEUES:
     _note(_name, False)
 
 
-def _note_all(self: Noting) -> Any:
+def _note_all(self: Noting, **options: Any) -> Any:
     self.acted.append(("list_queues",))
-    return EmbeddedBroker.list_queues(self)
+    return EmbeddedBroker.list_queues(self, **options)
 
 
 Noting.list_queues = _note_all  # type: ignore[method-assign]

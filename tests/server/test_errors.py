@@ -422,7 +422,7 @@ def test_a_plain_holder_keeps_version_1_out(gateway: Gateway, queue: str) -> Non
 
 
 class _BrokenBroker(EmbeddedBroker):
-    def list_queues(self) -> Any:
+    def list_queues(self, **options: Any) -> Any:
         raise RuntimeError("a secret of the inside")
 
 

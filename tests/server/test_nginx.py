@@ -31,6 +31,7 @@ from azsession import (
     SessionNotFoundError,
 )
 from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.base import AcceptRequest, ReceiveRequest
 from azsession.client.server_connection import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from azsession.config import ServiceBusConfig
 from azsession.server import AccessKey, GatewayService
@@ -89,28 +90,29 @@ class Here:
         class Noting(ServiceBusBroker):
             """Notes the session and what was asked of it, before it does it."""
 
-            def accept(self, entity: str, session_id: str | None, lock_id: str, **rest: Any) -> Any:
-                asked.append(("accept", entity, lock_id))
-                return super().accept(entity, session_id, lock_id, **rest)
+            def accept(self, request: AcceptRequest, **rest: Any) -> Any:
+                asked.append(("accept", request.entity, request.lock_id))
+                return super().accept(request, **rest)
 
-            def receive(self, entity: str, session_id: str, lock_id: str, **rest: Any) -> Any:
-                asked.append(("receive", entity, lock_id or session_id))
+            def receive(self, request: ReceiveRequest, **rest: Any) -> Any:
+                who = request.lock_id or request.session_id
+                asked.append(("receive", request.entity, who))
                 try:
-                    return super().receive(entity, session_id, lock_id, **rest)
+                    return super().receive(request, **rest)
                 finally:
-                    asked.append(("received", entity, lock_id or session_id))
+                    asked.append(("received", request.entity, who))
 
-            def renew(self, entity: str, session_id: str, lock_id: str) -> float:
+            def renew(self, entity: str, session_id: str, lock_id: str, **rest: Any) -> float:
                 asked.append(("renew", entity, lock_id or session_id))
-                return super().renew(entity, session_id, lock_id)
+                return super().renew(entity, session_id, lock_id, **rest)
 
-            def settle(self, entity: str, session_id: str, settlements: Any) -> Any:
+            def settle(self, entity: str, session_id: str, settlements: Any, **rest: Any) -> Any:
                 asked.append(("settle", entity, session_id))
-                return super().settle(entity, session_id, settlements)
+                return super().settle(entity, session_id, settlements, **rest)
 
-            def send(self, entity: str, messages: Any, request_id: str = "") -> None:
+            def send(self, entity: str, messages: Any, request_id: str = "", **rest: Any) -> None:
                 asked.append(("send", entity, request_id))
-                super().send(entity, messages, request_id)
+                super().send(entity, messages, request_id, **rest)
 
         broker = Noting(ServiceBusConfig(connection_string=scene.namespace.connection_string))
         service = GatewayService(

@@ -10,14 +10,14 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ... import forks
-from ...amqp.codec import Condition, Response
+from ...amqp.codec import AmqpMessage, Condition, Response
 from ...config import ServiceBusConfig
 from ...errors import ProviderError, QueueError, SessionNotFoundError, UnsupportedOperationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import MESSAGE_LOCK_LOST, NOT_SUPPORTED, SESSION_LOCK_LOST
 from ...queues import QueueInfo, QueueSettings
 from ...tokens import TokenCache, source_of
-from ..base import PRESENT, Broker, Caller, Delivery, Disposition, Settlement
+from ..base import NO_DEADLINE, PRESENT, AcceptRequest, Broker, CallContext, Delivery, Disposition, ReceiveRequest, Settlement
 from .browsing import Looking
 from .error_mapping import error_of
 from .message_mapping import as_new
@@ -82,42 +82,30 @@ class ServiceBusBroker(Broker):
         Raises:
             QueueError: What keeps the namespace from being used.
         """
-        self._namespace.reach(entity)
+        self._namespace.reach(entity, NO_DEADLINE)
 
     # A session's holder
 
-    def receive(
+    def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
+        return self._receiving.receive(request, context.caller, context)
+
+    def accept(self, request: AcceptRequest, *, context: CallContext = NO_DEADLINE) -> Delivery | None:
+        return self._receiving.accept(request, context)
+
+    def receive_deferred(
         self,
         entity: str,
         session_id: str,
         lock_id: str,
+        sequence_numbers: Sequence[int],
         *,
-        max_count: int,
-        timeout: float,
-        request_id: str = "",
-        caller: Caller = PRESENT,
-        holds: bool = False,
-    ) -> Delivery:
-        return self._receiving.receive(entity, session_id, lock_id, max_count, timeout, request_id, caller, holds)
-
-    def accept(
-        self,
-        entity: str,
-        session_id: str | None,
-        lock_id: str,
-        *,
-        timeout: float,
-        request_id: str = "",
-        caller: Caller = PRESENT,
-    ) -> Delivery | None:
-        return self._receiving.accept(entity, session_id, lock_id, timeout, request_id, caller)
-
-    def receive_deferred(
-        self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int]
+        context: CallContext = NO_DEADLINE,
     ) -> list[ReceivedMessage]:
-        return self._receiving.receive_deferred(entity, session_id, lock_id, sequence_numbers)
+        return self._receiving.receive_deferred(entity, session_id, lock_id, sequence_numbers, context)
 
-    def settle(self, entity: str, session_id: str, settlements: Sequence[Settlement]) -> list[str | None]:
+    def settle(
+        self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = NO_DEADLINE
+    ) -> list[str | None]:
         answers = Answers(len(settlements))
         here = True
 
@@ -132,15 +120,15 @@ class ServiceBusBroker(Broker):
                 answers.give(at, self._table.how_settled(settlement, SESSION_LOCK_LOST))
 
         self._loop.resolve(answers.future, job)
-        found = self._namespace.wait(answers.future)
+        found = self._namespace.wait(answers.future, context)
         if here:
             return found
         for at, settlement in enumerate(settlements):
             if found[at] == SESSION_LOCK_LOST:
-                found[at] = self._settle_elsewhere(entity, session_id, settlement)
+                found[at] = self._settle_elsewhere(entity, session_id, settlement, context)
         return found
 
-    def _settle_elsewhere(self, entity: str, session_id: str, settlement: Settlement) -> str | None:
+    def _settle_elsewhere(self, entity: str, session_id: str, settlement: Settlement, context: CallContext) -> str | None:
         """Settle a message of a session that is held by another process: Azure knows it by its lock token, and decides."""
         try:
             uuid.UUID(settlement.lock_token)
@@ -151,6 +139,7 @@ class ServiceBusBroker(Broker):
                 entity,
                 "update-disposition",
                 disposition_body(settlement, session_id, settlement.lock_token),
+                context,
                 session_id=session_id,
             )
         except (SessionNotFoundError, ProviderError) as error:
@@ -164,17 +153,17 @@ class ServiceBusBroker(Broker):
         self._loop.call(lambda: self._table.remember_settled(settlement))
         return None
 
-    def renew(self, entity: str, session_id: str, lock_id: str) -> float:
+    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> float:
         session = self._loop.run(lambda: self._table.require(entity, session_id, lock_id))
-        self._namespace.wait(session.opened)
+        self._namespace.wait(session.opened, context)
         done: Future[Response | Condition] = Future()
         self._loop.call(lambda: session.renew(done.set_result))
-        answer = self._namespace.wait(done)
+        answer = self._namespace.wait(done, context)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=entity, session_id=session_id)
         return session.left()
 
-    def release(self, entity: str, session_id: str, lock_id: str) -> None:
+    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> None:
         def job() -> Future[None] | None:
             session = self._table.held(entity, session_id)
             if session is not None and session.lock_id == lock_id:
@@ -184,44 +173,56 @@ class ServiceBusBroker(Broker):
 
         released = self._loop.run(job)
         if released is not None:
-            self._namespace.wait(released)
+            self._namespace.wait(released, context)
 
-    def get_state(self, entity: str, session_id: str, lock_id: str) -> bytes | None:
-        answer = self._manage_session(entity, session_id, lock_id, "get-session-state", {})
+    def get_state(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> bytes | None:
+        answer = self._manage_session(entity, session_id, lock_id, "get-session-state", {}, context)
         state = answer.body.get("session-state") if isinstance(answer.body, dict) else None
         return state if isinstance(state, bytes) else None
 
-    def set_state(self, entity: str, session_id: str, lock_id: str, state: bytes | None) -> None:
-        self._manage_session(entity, session_id, lock_id, "set-session-state", {"session-state": state})
+    def set_state(
+        self, entity: str, session_id: str, lock_id: str, state: bytes | None, *, context: CallContext = NO_DEADLINE
+    ) -> None:
+        self._manage_session(entity, session_id, lock_id, "set-session-state", {"session-state": state}, context)
 
     def _manage_session(
-        self, entity: str, session_id: str, lock_id: str, operation: str, body: dict[str, object]
+        self, entity: str, session_id: str, lock_id: str, operation: str, body: dict[str, object], context: CallContext
     ) -> Response:
-        return self._receiving.ask(self._receiving.hold(entity, session_id, lock_id), operation, body)
+        session = self._receiving.hold(entity, session_id, lock_id, context)
+        return self._receiving.ask(session, operation, body, context)
 
     def dead_letter_session(
-        self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None, request_id: str = ""
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        reason: str,
+        description: str | None,
+        request_id: str = "",
+        *,
+        context: CallContext = NO_DEADLINE,
     ) -> int:
         known = self._loop.run(lambda: self._buried.get(request_id))
         if known is not None:
             return known
-        session = self._receiving.hold(entity, session_id, lock_id)
+        session = self._receiving.hold(entity, session_id, lock_id, context)
 
         def bury(tokens: Sequence[str]) -> int:
             settlements = [Settlement(token, Disposition.DEAD_LETTER, reason, description) for token in tokens]
             answers = Answers(len(settlements))
             self._loop.resolve(answers.future, lambda: session.settling.settle(settlements, answers))
-            return self._namespace.wait(answers.future).count(None)
+            return self._namespace.wait(answers.future, context).count(None)
 
         count = bury(self._loop.run(lambda: list(session.settling.in_hand)))
+        rest = ReceiveRequest(entity, session_id, lock_id, max_count=BURY_COUNT, timeout=0.0)
         while True:
-            delivery = self.receive(entity, session_id, lock_id, max_count=BURY_COUNT, timeout=0.0)
+            delivery = self._receiving.receive(rest, PRESENT, context)
             if not delivery.messages:
                 break
             count += bury([message.receipt.handle for message in delivery.messages])
-        numbers = self._looking.deferred_numbers(entity, session_id)
+        numbers = self._looking.deferred_numbers(entity, session_id, context)
         for at in range(0, len(numbers), BURY_COUNT):
-            found = self.receive_deferred(entity, session_id, lock_id, numbers[at : at + BURY_COUNT])
+            found = self.receive_deferred(entity, session_id, lock_id, numbers[at : at + BURY_COUNT], context=context)
             count += bury([message.receipt.handle for message in found])
         if request_id:
             self._loop.call(lambda: self._remember_buried(request_id, count))
@@ -234,40 +235,49 @@ class ServiceBusBroker(Broker):
 
     # Sending and looking
 
-    def send(self, entity: str, messages: Sequence[Message], request_id: str = "") -> None:
-        self._sending.send(entity, messages, request_id)
+    def send(
+        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = NO_DEADLINE
+    ) -> None:
+        self._sending.send(entity, messages, request_id, context)
 
-    def peek(self, entity: str, session_id: str, from_sequence_number: int, max_count: int) -> list[PeekedMessage]:
-        return self._looking.peek(entity, session_id, from_sequence_number, max_count)
+    def peek(
+        self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
+    ) -> list[PeekedMessage]:
+        return self._looking.peek(entity, session_id, from_sequence_number, max_count, context)
 
-    def list_sessions(self, entity: str, after: str, max_count: int) -> list[SessionInfo]:
-        return self._looking.list_sessions(entity, after, max_count)
+    def list_sessions(
+        self, entity: str, after: str, max_count: int, *, context: CallContext = NO_DEADLINE
+    ) -> list[SessionInfo]:
+        return self._looking.list_sessions(entity, after, max_count, context)
 
     # Dead letters
 
-    def dead_letters(self, entity: str, from_sequence_number: int, max_count: int) -> list[PeekedMessage]:
-        return self._looking.dead_letters(entity, from_sequence_number, max_count)
+    def dead_letters(
+        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
+    ) -> list[PeekedMessage]:
+        return self._looking.dead_letters(entity, from_sequence_number, max_count, context)
 
-    def resubmit(self, entity: str, sequence_number: int) -> None:
-        self._looking.take_dead_letter(
-            entity, sequence_number, lambda message: self._sending.send(entity, [as_new(message)], "")
-        )
+    def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
+        def send(message: AmqpMessage) -> None:
+            self._sending.send(entity, [as_new(message)], "", context)
 
-    def delete_dead_letter(self, entity: str, sequence_number: int) -> None:
-        self._looking.take_dead_letter(entity, sequence_number, None)
+        self._looking.take_dead_letter(entity, sequence_number, send, context)
+
+    def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
+        self._looking.take_dead_letter(entity, sequence_number, None, context)
 
     # Queues
 
-    def create_queue(self, entity: str, settings: QueueSettings) -> bool:
+    def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = NO_DEADLINE) -> bool:
         raise _not_here()
 
-    def get_queue(self, entity: str) -> QueueInfo:
+    def get_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> QueueInfo:
         raise _not_here()
 
-    def list_queues(self) -> list[QueueInfo]:
+    def list_queues(self, *, context: CallContext = NO_DEADLINE) -> list[QueueInfo]:
         raise _not_here()
 
-    def delete_queue(self, entity: str) -> None:
+    def delete_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> None:
         raise _not_here()
 
     # Its life
@@ -284,7 +294,7 @@ class ServiceBusBroker(Broker):
         self._closed = True
         try:
             for released in self._loop.run(self._table.release_all):
-                self._namespace.wait(released, RELEASE_TIMEOUT)
+                self._namespace.wait(released, NO_DEADLINE, RELEASE_TIMEOUT)
         except ProviderError as error:
             logger.info("not every session lock could be given back: %s", error)
         self._namespace.close()

@@ -13,6 +13,7 @@ from ...amqp.codec import AmqpMessage, Attach, Condition, Response
 from ...errors import ConnectionFailedError, ProviderError, QueueError
 from ...messages import PeekedMessage, SessionInfo
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
+from ..base import CallContext
 from .authorized_connection import Uplink, address_of
 from .error_mapping import error_of
 from .message_mapping import peeked
@@ -40,16 +41,18 @@ class Looking:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
 
-    def peek(self, entity: str, session_id: str, start: int, max_count: int) -> list[PeekedMessage]:
+    def peek(self, entity: str, session_id: str, start: int, max_count: int, context: CallContext) -> list[PeekedMessage]:
         """Return messages of a session, by sequence number."""
-        return [peeked(message) for message in self._peek(entity, session_id, start, max_count)]
+        return [peeked(message) for message in self._peek(entity, session_id, start, max_count, context)]
 
-    def dead_letters(self, entity: str, start: int, max_count: int) -> list[PeekedMessage]:
+    def dead_letters(self, entity: str, start: int, max_count: int, context: CallContext) -> list[PeekedMessage]:
         """Return dead letters, by sequence number."""
-        found = self._peek(entity + DEAD_LETTER_QUEUE, None, start, max_count)
+        found = self._peek(entity + DEAD_LETTER_QUEUE, None, start, max_count, context)
         return [peeked(message, dead_letter=True) for message in found]
 
-    def _peek(self, entity: str, session_id: str | None, start: int, max_count: int) -> list[AmqpMessage]:
+    def _peek(
+        self, entity: str, session_id: str | None, start: int, max_count: int, context: CallContext
+    ) -> list[AmqpMessage]:
         found: list[AmqpMessage] = []
         while len(found) < max_count:
             body: dict[str, Any] = {
@@ -58,7 +61,7 @@ class Looking:
             }
             if session_id is not None:
                 body["session-id"] = session_id
-            answer = self._namespace.manage(entity, "peek-message", body)
+            answer = self._namespace.manage(entity, "peek-message", body, context)
             page = [codec.decode_message(payload) for payload in messages_of(answer)]
             if not page:
                 break
@@ -67,16 +70,16 @@ class Looking:
             start = (last if isinstance(last, int) else start) + 1
         return found[:max_count]
 
-    def deferred_numbers(self, entity: str, session_id: str) -> list[int]:
+    def deferred_numbers(self, entity: str, session_id: str, context: CallContext) -> list[int]:
         """Return the sequence numbers of a session's deferred messages."""
         numbers: list[int] = []
         start = 0
-        while page := self.peek(entity, session_id, start, PAGE):
+        while page := self.peek(entity, session_id, start, PAGE, context):
             numbers += [one.sequence_number for one in page if one.state == "Deferred" and one.sequence_number is not None]
             start = (page[-1].sequence_number or start) + 1
         return numbers
 
-    def list_sessions(self, entity: str, after: str, max_count: int) -> list[SessionInfo]:
+    def list_sessions(self, entity: str, after: str, max_count: int, context: CallContext) -> list[SessionInfo]:
         """Return the sessions that have messages or state, by id."""
         names: set[str] = set()
         skip = 0
@@ -86,7 +89,7 @@ class Looking:
                 "skip": skip,
                 "top": PAGE,
             }
-            answer = self._namespace.manage(entity, "get-message-sessions", body)
+            answer = self._namespace.manage(entity, "get-message-sessions", body, context)
             page = answer.body.get("sessions-ids") if isinstance(answer.body, dict) else None
             if not page:
                 break
@@ -98,7 +101,9 @@ class Looking:
 
     # Dead letters
 
-    def take_dead_letter(self, entity: str, number: int, then: Callable[[AmqpMessage], object] | None) -> None:
+    def take_dead_letter(
+        self, entity: str, number: int, then: Callable[[AmqpMessage], object] | None, context: CallContext
+    ) -> None:
         """Lock a dead letter, do something with it, and complete it.
 
         Azure locks dead letters only in their order, so those before it are locked, too, and given back.
@@ -106,9 +111,9 @@ class Looking:
         Raises:
             ProviderError: There is no such dead letter.
         """
-        if not any(one.sequence_number == number for one in self.dead_letters(entity, number, 1)):
+        if not any(one.sequence_number == number for one in self.dead_letters(entity, number, 1, context)):
             raise _no_dead_letter(number)
-        uplink = self._namespace.reach(entity + DEAD_LETTER_QUEUE)
+        uplink = self._namespace.reach(entity + DEAD_LETTER_QUEUE, context)
         loop = self._namespace.loop
         search = _Search(loop, uplink, entity + DEAD_LETTER_QUEUE, number)
         loop.call(lambda: uplink.connection.attach(search))
@@ -119,12 +124,12 @@ class Looking:
                 if left <= 0:
                     break
                 try:
-                    self._namespace.wait(search.found, left)
+                    self._namespace.wait(search.found, context, left)
                 except ConnectionFailedError:
                     if search.seen == seen:
                         break
             if not search.found.done():
-                raise self._not_found(entity, number)
+                raise self._not_found(entity, number, context)
             delivery_id, message = search.found.result()
             if then is not None:
                 then(message)
@@ -134,14 +139,14 @@ class Looking:
                 done.set_result((state, error))
 
             loop.call(lambda: search.complete(delivery_id, settled))
-            state, error = self._namespace.wait(done)
+            state, error = self._namespace.wait(done, context)
             if state is None or error is not None:
                 raise error_of(error, entity=entity)
         finally:
             loop.call(search.give_back)
 
-    def _not_found(self, entity: str, number: int) -> QueueError:
-        if any(one.sequence_number == number for one in self.dead_letters(entity, number, 1)):
+    def _not_found(self, entity: str, number: int, context: CallContext) -> QueueError:
+        if any(one.sequence_number == number for one in self.dead_letters(entity, number, 1, context)):
             text = f"somebody else is working with the dead letter {number}, or with what comes before it"
             return ProviderError(text, code=SERVER_BUSY, status=503, is_transient=True)
         return _no_dead_letter(number)

@@ -17,7 +17,7 @@ from ...amqp.codec import Condition, Response
 from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
 from ...protocol.error_codes import SERVER_BUSY
 from ...tokens import REFRESH_PAUSE, Token, TokenCache
-from ..base import PRESENT, asking
+from ..base import NO_DEADLINE, CallContext
 from .authorized_connection import Uplink, address_of
 from .error_mapping import error_of
 from .transport.connection import Connection
@@ -66,7 +66,7 @@ class Namespace:
 
     # Any thread
 
-    def reach(self, entity: str) -> Uplink:
+    def reach(self, entity: str, context: CallContext) -> Uplink:
         """Return a connection with room for more links, opened and authorized for an entity. Blocks.
 
         Raises:
@@ -78,8 +78,8 @@ class Namespace:
         if ready is not None:
             return ready
         try:
-            uplink = self._connected()
-            self._authorize(uplink, entity)
+            uplink = self._connected(context)
+            self._authorize(uplink, entity, context)
         except ConnectionFailedError as error:
             # Nothing was asked for yet, so that nothing can have taken effect, even where an answer is missing.
             raise ConnectionFailedError(str(error), code=error.code) from error.__cause__
@@ -93,18 +93,18 @@ class Namespace:
     def _with_room(self) -> Uplink | None:
         return next((one for one in self._uplinks if not one.connection.closed and not one.connection.is_full), None)
 
-    def _authorize(self, uplink: Uplink, entity: str) -> None:
-        refused = self._put_token(uplink, entity)
+    def _authorize(self, uplink: Uplink, entity: str, context: CallContext) -> None:
+        refused = self._put_token(uplink, entity, context)
         if refused is not None:
             # It may have been revoked: a new one, once.
             self._tokens.drop(self._audience(entity), refused.header)
-            if self._put_token(uplink, entity) is not None:
+            if self._put_token(uplink, entity, context) is not None:
                 raise AuthenticationFailedError(f"the namespace refused the token for {entity or self._address.host!r}")
 
     def _audience(self, entity: str) -> str:
         return f"sb://{self._address.host}/{address_of(entity)}"
 
-    def _put_token(self, uplink: Uplink, entity: str) -> Token | None:
+    def _put_token(self, uplink: Uplink, entity: str, context: CallContext) -> Token | None:
         """Put the entity's token; return it if it was refused."""
         audience = self._audience(entity)
         token, refresh_in, ends_in = self._tokens.lookup(audience)
@@ -116,7 +116,7 @@ class Namespace:
 
         self.loop.call(job)
         try:
-            error = self.wait(future)
+            error = self.wait(future, context)
         except ConnectionFailedError:
             self._tell(lambda: uplink.give_up(entity, token))
             raise
@@ -128,24 +128,26 @@ class Namespace:
             return token
         raise failure
 
-    def wait(self, future: Future[T], seconds: float | None = None) -> T:
+    def wait(self, future: Future[T], context: CallContext, seconds: float | None = None) -> T:
         """Return a future's result.
 
         Raises:
             ConnectionFailedError: There was none within the time that answers have, or that the caller has for it.
         """
         limit = self.timeout if seconds is None else seconds
-        if asking.until is not None:
-            limit = max(0.0, min(limit, asking.until - time.monotonic()))
+        if context.deadline is not None:
+            limit = max(0.0, min(limit, context.deadline - time.monotonic()))
         try:
-            return future.result(limit if asking.caller is PRESENT else min(limit, QUICKLY))
+            return future.result(limit if context.deadline is None else min(limit, QUICKLY))
         except FutureTimeoutError:
             if future.done():
                 raise
-        if asking.caller is not PRESENT:
+        # A caller without a deadline is a client over HTTP. To watch one takes one of the gateway's places for waiting,
+        # which are for receives and accepts.
+        if context.deadline is not None:
             ended = threading.Event()
             future.add_done_callback(lambda _: ended.set())
-            with asking.caller.watched(ended.set):
+            with context.caller.watched(ended.set):
                 ended.wait(max(0.0, limit - QUICKLY))
             if future.done():
                 return future.result()
@@ -156,6 +158,7 @@ class Namespace:
         entity: str,
         operation: str,
         body: Mapping[str, Any],
+        context: CallContext,
         *,
         link: str | None = None,
         session_id: str | None = None,
@@ -165,19 +168,19 @@ class Namespace:
         Raises:
             QueueError: What it answered, or that it did not.
         """
-        reached = self.reach(entity)
+        reached = self.reach(entity, context)
         future: Future[Response | Condition] = Future()
         self.loop.call(lambda: reached.manage(entity, operation, body, future.set_result, link))
-        answer = self.wait(future)
+        answer = self.wait(future, context)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=entity, session_id=session_id)
         return answer
 
     # The connection
 
-    def _connected(self) -> Uplink:
+    def _connected(self, context: CallContext) -> Uplink:
         future = self.loop.run(self._join_or_open)
-        return self.wait(future, 3 * CONNECT_TIMEOUT)
+        return self.wait(future, context, 3 * CONNECT_TIMEOUT)
 
     def _join_or_open(self) -> Future[Uplink]:
         """Return the future of a connection with room, being opened in a thread of its own if there is none."""
@@ -280,7 +283,7 @@ class Namespace:
 
     def _refresh_token(self, uplink: Uplink, entity: str) -> None:
         try:
-            self._authorize(uplink, entity)
+            self._authorize(uplink, entity, NO_DEADLINE)
         except QueueError as error:
             logger.warning("the token for %s could not be refreshed: %s", entity, error)
 

@@ -15,7 +15,7 @@ from ...amqp.codec import Condition, Response
 from ...errors import ProviderError, QueueError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
-from ..base import Caller, Delivery
+from ..base import AcceptRequest, CallContext, Caller, Delivery, ReceiveRequest
 from .error_mapping import error_of
 from .message_mapping import received
 from .namespace import CONNECT_TIMEOUT, Namespace
@@ -41,32 +41,22 @@ class Receiving:
         self._loop = namespace.loop
         self._table = table
 
-    def receive(
-        self,
-        entity: str,
-        session_id: str,
-        lock_id: str,
-        max_count: int,
-        timeout: float,
-        request_id: str,
-        caller: Caller,
-        holds: bool,
-    ) -> Delivery:
+    def receive(self, request: ReceiveRequest, caller: Caller, context: CallContext) -> Delivery:
         """Take the lock and messages, waiting for the first."""
-        started = time.monotonic()
+        session_id, started = request.session_id, time.monotonic()
         if caller.is_gone():
             return Delivery(session_id, [], 0.0, 0.0)
-        wait = Wait(max_count, request_id)
-        wait.over = timeout <= 0
-        held = self._table.held(entity, session_id)
-        if held is not None and held.lock_id == lock_id:
+        wait = Wait(request.max_count, request.request_id)
+        wait.over = request.timeout <= 0
+        held = self._table.held(request.entity, session_id)
+        if held is not None and held.lock_id == request.lock_id:
             # By far the most receives: they need not wait for the loop's thread twice.
             session = held
             self._loop.resolve(wait.future, lambda: session.waiting.want(wait))
         else:
-            session = self._claim(entity, session_id, lock_id, wait, holds and bool(lock_id))
+            session = self._claim(request, wait, context)
         try:
-            messages = self._await(session, wait, started + timeout, caller)
+            messages = self._await(session, wait, started + request.timeout, caller, context)
         except BaseException:
             self._loop.call(lambda: session.waiting.take_back(wait))
             raise
@@ -76,20 +66,21 @@ class Receiving:
         left = session.left()
         return Delivery(session_id, self._received(session, messages, left), left, time.monotonic() - started)
 
-    def _claim(self, entity: str, session_id: str, lock_id: str, wait: Wait, holds: bool) -> HeldSession:
+    def _claim(self, request: ReceiveRequest, wait: Wait, context: CallContext) -> HeldSession:
         """Return the holder's session, with the receive waiting in it."""
+        holds = request.holds_lock and bool(request.lock_id)
 
         def job() -> tuple[HeldSession, bool]:
-            session, is_new = self._table.claim(entity, session_id, lock_id, holds=holds)
+            session, is_new = self._table.claim(request.entity, request.session_id, request.lock_id, holds=holds)
             session.waiting.want(wait)
             return session, is_new
 
         session, is_new = self._loop.run(job)
         if is_new:
-            self._open(session)
+            self._open(session, context)
         return session
 
-    def _await(self, session: HeldSession, wait: Wait, deadline: float, caller: Caller) -> list[InHand]:
+    def _await(self, session: HeldSession, wait: Wait, deadline: float, caller: Caller, context: CallContext) -> list[InHand]:
         """Return what a receive gets, ending its wait when its time is over or its caller went away."""
         try:
             return wait.future.result(QUICKLY)
@@ -104,7 +95,7 @@ class Receiving:
                     raise
             self._loop.call(lambda: session.waiting.give_up(wait))
             # Azure answers what is there; a session that is not open yet, or whose link was lost, has its own time.
-            return self._namespace.wait(wait.future, self._namespace.timeout + DRAIN_TIMEOUT)
+            return self._namespace.wait(wait.future, context, self._namespace.timeout + DRAIN_TIMEOUT)
 
     def _received(self, session: HeldSession, messages: Sequence[InHand], left: float) -> list[ReceivedMessage]:
         now = datetime.now(timezone.utc)
@@ -121,10 +112,10 @@ class Receiving:
             for message in messages
         ]
 
-    def _open(self, session: HeldSession, timeout: float | None = None) -> None:
+    def _open(self, session: HeldSession, context: CallContext, timeout: float | None = None) -> None:
         """Have the lock of a claimed session taken; a failure ends the session, and with it whoever waits in it."""
         try:
-            uplink = self._namespace.reach(session.entity)
+            uplink = self._namespace.reach(session.entity, context)
             seconds = self._namespace.timeout if timeout is None else timeout
             self._loop.call(lambda: session.attach(uplink, seconds))
         except QueueError as error:
@@ -134,30 +125,23 @@ class Receiving:
             self._loop.call(lambda: session.end(closed_error()))
             raise
 
-    def accept(
-        self,
-        entity: str,
-        session_id: str | None,
-        lock_id: str,
-        timeout: float,
-        request_id: str,
-        caller: Caller,
-    ) -> Delivery | None:
+    def accept(self, request: AcceptRequest, context: CallContext) -> Delivery | None:
         """Take the lock of a session, or of the next available one."""
-        started = time.monotonic()
+        entity, session_id, lock_id = request.entity, request.session_id, request.lock_id
+        caller, timeout, started = context.caller, request.timeout, time.monotonic()
         if caller.is_gone():
             return None
         if session_id is not None:
-            session = self._take(entity, session_id, lock_id)
+            session = self._take(entity, session_id, lock_id, context)
             return Delivery(session_id, [], session.left(), time.monotonic() - started)
         pause = FIRST_PAUSE
         while True:
             left = 0.0 if self._table.stopping else started + timeout - time.monotonic()
-            session, is_new = self._loop.run(lambda: self._table.pend(entity, lock_id, request_id))
+            session, is_new = self._loop.run(lambda: self._table.pend(entity, lock_id, request.request_id))
             if is_new:
-                self._open(session, min(ACCEPT_SECONDS, max(0.0, left)))
+                self._open(session, context, min(ACCEPT_SECONDS, max(0.0, left)))
             try:
-                came = self._await_opened(session, max(0.0, left), caller)
+                came = self._await_opened(session, max(0.0, left), context)
             except QueueError as error:
                 # Where the link was lost while it waited, it waits on by another one.
                 if not session.lost_link or not error.is_transient or time.monotonic() + pause >= started + timeout:
@@ -178,37 +162,37 @@ class Receiving:
         with caller.watched(ended.set):
             ended.wait(seconds)
 
-    def _await_opened(self, session: HeldSession, seconds: float, caller: Caller) -> bool:
+    def _await_opened(self, session: HeldSession, seconds: float, context: CallContext) -> bool:
         """Tell whether a session came; nobody waits for it any more then if not."""
 
         def withdraw() -> None:
             self._loop.call(lambda: self._table.withdraw(session))
 
         try:
-            with caller.watched(withdraw):
+            with context.caller.watched(withdraw):
                 # Azure's own wait ends a little before ours.
-                return self._namespace.wait(session.opened, seconds + CONNECT_TIMEOUT)
+                return self._namespace.wait(session.opened, context, seconds + CONNECT_TIMEOUT)
         except BaseException:
             withdraw()
             raise
 
-    def hold(self, entity: str, session_id: str, lock_id: str) -> HeldSession:
+    def hold(self, entity: str, session_id: str, lock_id: str, context: CallContext) -> HeldSession:
         """Return the holder's session; a caller without a lock id takes its lock if it is free.
 
         Raises:
             SessionLockedError: Another holder has it.
             SessionNotFoundError: This holder lost or released it, or never had it.
         """
-        return self._take(entity, session_id, lock_id, holds=bool(lock_id))
+        return self._take(entity, session_id, lock_id, context, holds=bool(lock_id))
 
-    def _take(self, entity: str, session_id: str, lock_id: str, *, holds: bool = False) -> HeldSession:
+    def _take(self, entity: str, session_id: str, lock_id: str, context: CallContext, *, holds: bool = False) -> HeldSession:
         session, is_new = self._loop.run(lambda: self._table.claim(entity, session_id, lock_id, holds=holds))
         if is_new:
-            self._open(session)
-        self._namespace.wait(session.opened)
+            self._open(session, context)
+        self._namespace.wait(session.opened, context)
         return session
 
-    def ask(self, session: HeldSession, operation: str, body: dict[str, Any]) -> Response:
+    def ask(self, session: HeldSession, operation: str, body: dict[str, Any], context: CallContext) -> Response:
         """Ask the management node about a session that is held.
 
         Raises:
@@ -216,16 +200,16 @@ class Receiving:
         """
         done: Future[Response | Condition] = Future()
         self._loop.call(lambda: session.ask(operation, body, done.set_result))
-        answer = self._namespace.wait(done)
+        answer = self._namespace.wait(done, context)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=session.entity, session_id=session.session_id)
         return answer
 
     def receive_deferred(
-        self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int]
+        self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int], context: CallContext
     ) -> list[ReceivedMessage]:
         """Receive deferred messages, all or none; what the holder has in hand already comes again, under the same token."""
-        session = self.hold(entity, session_id, lock_id)
+        session = self.hold(entity, session_id, lock_id, context)
         wanted = list(dict.fromkeys(sequence_numbers))
 
         def in_hand() -> dict[int, InHand]:
@@ -238,7 +222,7 @@ class Receiving:
                 "sequence-numbers": codec.array([codec.long(number) for number in missing]),
                 "receiver-settle-mode": codec.uint(1),
             }
-            answer = self.ask(session, "receive-by-sequence-number", body)
+            answer = self.ask(session, "receive-by-sequence-number", body, context)
             fresh = put_aside(answer)
             self._loop.run(lambda: session.settling.in_hand.update({one.token: one for one in fresh}))
             known.update({one.sequence_number: one for one in fresh})

@@ -12,6 +12,7 @@ from ...amqp.codec import Condition
 from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, ValidationError, revised
 from ...messages import Message
 from ...protocol.error_codes import OUTCOME_UNKNOWN, SERVER_BUSY
+from ..base import CallContext
 from .error_mapping import error_of
 from .message_mapping import to_amqp
 from .namespace import Namespace
@@ -31,7 +32,7 @@ class Sending:
         # The loop's thread only.
         self._requests: OrderedDict[str, tuple[Future[_Ended], float]] = OrderedDict()
 
-    def send(self, entity: str, messages: Sequence[Message], request_id: str) -> None:
+    def send(self, entity: str, messages: Sequence[Message], request_id: str, context: CallContext) -> None:
         """Send messages, all or none; the same request again sends nothing if the first did, or may have.
 
         Raises:
@@ -43,7 +44,7 @@ class Sending:
             raise ValidationError(f"a subscription has its messages from its topic: send to {topic!r}")
         encoded = [to_amqp(message) for message in messages]
         payload, message_format = (encoded[0], 0) if len(encoded) == 1 else (codec.encode_batch(encoded), codec.BATCH_FORMAT)
-        uplink = self._namespace.reach(entity)
+        uplink = self._namespace.reach(entity, context)
 
         def job() -> Future[_Ended]:
             known = self._requests.get(request_id) if request_id else None
@@ -64,7 +65,7 @@ class Sending:
 
         ended = self._namespace.loop.run(job)
         try:
-            self._check(entity, self._namespace.wait(ended), len(payload))
+            self._check(entity, self._namespace.wait(ended, context), len(payload))
         except ConnectionFailedError as error:
             raise revised(error, code=OUTCOME_UNKNOWN) from error.__cause__
 

@@ -13,7 +13,7 @@ from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import CONFLICT, MESSAGE_NOT_FOUND
 from ...queues import QueueInfo, QueueSettings
 from ...validation import check_queue_name
-from ..base import PRESENT, Broker, Caller, Delivery, Settlement
+from ..base import NO_DEADLINE, AcceptRequest, Broker, CallContext, Delivery, ReceiveRequest, Settlement
 from ..clock import Clock
 from .core import Core, Queue
 from .database_file import ACTIVE, DEAD, DEFERRED, SCHEDULED
@@ -68,60 +68,60 @@ class EmbeddedBroker(Broker):
 
     # A session's holder
 
-    def receive(
+    def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
+        return self._receiving.receive(request, context.caller)
+
+    def accept(self, request: AcceptRequest, *, context: CallContext = NO_DEADLINE) -> Delivery | None:
+        return self._receiving.accept(request, context.caller)
+
+    def receive_deferred(
         self,
         entity: str,
         session_id: str,
         lock_id: str,
+        sequence_numbers: Sequence[int],
         *,
-        max_count: int,
-        timeout: float,
-        request_id: str = "",
-        caller: Caller = PRESENT,
-        holds: bool = False,
-    ) -> Delivery:
-        return self._receiving.receive(entity, session_id, lock_id, max_count, timeout, request_id, caller, holds)
-
-    def accept(
-        self,
-        entity: str,
-        session_id: str | None,
-        lock_id: str,
-        *,
-        timeout: float,
-        request_id: str = "",
-        caller: Caller = PRESENT,
-    ) -> Delivery | None:
-        return self._receiving.accept(entity, session_id, lock_id, timeout, request_id, caller)
-
-    def receive_deferred(
-        self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int]
+        context: CallContext = NO_DEADLINE,
     ) -> list[ReceivedMessage]:
         return self._receiving.receive_deferred(entity, session_id, lock_id, sequence_numbers)
 
-    def settle(self, entity: str, session_id: str, settlements: Sequence[Settlement]) -> list[str | None]:
+    def settle(
+        self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = NO_DEADLINE
+    ) -> list[str | None]:
         return self._settling.settle(entity, session_id, settlements)
 
-    def renew(self, entity: str, session_id: str, lock_id: str) -> float:
+    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> float:
         return self._settling.renew(entity, session_id, lock_id)
 
-    def release(self, entity: str, session_id: str, lock_id: str) -> None:
+    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> None:
         self._settling.release(entity, session_id, lock_id)
 
-    def get_state(self, entity: str, session_id: str, lock_id: str) -> bytes | None:
+    def get_state(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> bytes | None:
         return self._settling.get_state(entity, session_id, lock_id)
 
-    def set_state(self, entity: str, session_id: str, lock_id: str, state: bytes | None) -> None:
+    def set_state(
+        self, entity: str, session_id: str, lock_id: str, state: bytes | None, *, context: CallContext = NO_DEADLINE
+    ) -> None:
         self._settling.set_state(entity, session_id, lock_id, state)
 
     def dead_letter_session(
-        self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None, request_id: str = ""
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        reason: str,
+        description: str | None,
+        request_id: str = "",
+        *,
+        context: CallContext = NO_DEADLINE,
     ) -> int:
         return self._settling.dead_letter_session(entity, session_id, lock_id, reason, description, request_id)
 
     # Sending
 
-    def send(self, entity: str, messages: Sequence[Message], request_id: str = "") -> None:
+    def send(
+        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = NO_DEADLINE
+    ) -> None:
         prepared = [_prepare(message) for message in messages]
 
         def job(turn: Turn) -> None:
@@ -168,7 +168,9 @@ class EmbeddedBroker(Broker):
 
     # Looking
 
-    def peek(self, entity: str, session_id: str, from_sequence_number: int, max_count: int) -> list[PeekedMessage]:
+    def peek(
+        self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
+    ) -> list[PeekedMessage]:
         def job(turn: Turn) -> list[PeekedMessage]:
             queue = self._core.queue(turn, entity)
             found = self._core.store.session(queue.id, session_id)
@@ -185,7 +187,9 @@ class EmbeddedBroker(Broker):
 
         return self._core.perform(job)
 
-    def list_sessions(self, entity: str, after: str, max_count: int) -> list[SessionInfo]:
+    def list_sessions(
+        self, entity: str, after: str, max_count: int, *, context: CallContext = NO_DEADLINE
+    ) -> list[SessionInfo]:
         def job(turn: Turn) -> list[SessionInfo]:
             queue = self._core.queue(turn, entity)
             listed = []
@@ -198,7 +202,9 @@ class EmbeddedBroker(Broker):
 
     # Dead letters
 
-    def dead_letters(self, entity: str, from_sequence_number: int, max_count: int) -> list[PeekedMessage]:
+    def dead_letters(
+        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
+    ) -> list[PeekedMessage]:
         def job(turn: Turn) -> list[PeekedMessage]:
             queue = self._core.queue(turn, entity)
             rows = self._core.store.dead(queue.id, from_sequence_number, max_count)
@@ -206,7 +212,7 @@ class EmbeddedBroker(Broker):
 
         return self._core.perform(job)
 
-    def resubmit(self, entity: str, sequence_number: int) -> None:
+    def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
         def job(turn: Turn) -> None:
             queue = self._core.queue(turn, entity)
             row, session, name = self._dead_letter(queue, sequence_number)
@@ -221,7 +227,7 @@ class EmbeddedBroker(Broker):
 
         self._core.perform(job, durable=True)
 
-    def delete_dead_letter(self, entity: str, sequence_number: int) -> None:
+    def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
         def job(turn: Turn) -> None:
             queue = self._core.queue(turn, entity)
             row, session, _ = self._dead_letter(queue, sequence_number)
@@ -239,7 +245,7 @@ class EmbeddedBroker(Broker):
 
     # Queues
 
-    def create_queue(self, entity: str, settings: QueueSettings) -> bool:
+    def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = NO_DEADLINE) -> bool:
         def job(turn: Turn) -> bool:
             queue = self._core.queues.get(entity)
             if queue is None:
@@ -252,7 +258,7 @@ class EmbeddedBroker(Broker):
 
         return self._core.perform(job, durable=True)
 
-    def get_queue(self, entity: str) -> QueueInfo:
+    def get_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> QueueInfo:
         def job(turn: Turn) -> QueueInfo:
             queue = self._existing(entity)
             active, dead = self._core.store.counts(queue.id)
@@ -260,13 +266,13 @@ class EmbeddedBroker(Broker):
 
         return self._core.perform(job)
 
-    def list_queues(self) -> list[QueueInfo]:
+    def list_queues(self, *, context: CallContext = NO_DEADLINE) -> list[QueueInfo]:
         def job(turn: Turn) -> list[QueueInfo]:
             return [QueueInfo(name, queue.settings) for name, queue in sorted(self._core.queues.items())]
 
         return self._core.perform(job)
 
-    def delete_queue(self, entity: str) -> None:
+    def delete_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> None:
         def job(turn: Turn) -> None:
             queue = self._existing(entity)
             self._core.store.delete_queue(queue.id)

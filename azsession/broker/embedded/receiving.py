@@ -10,7 +10,7 @@ from typing import TypeVar
 from ...errors import ProviderError, ThrottledError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
-from ..base import Caller, Delivery, superseded_error
+from ..base import AcceptRequest, Caller, Delivery, ReceiveRequest, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
 from .database_file import ACTIVE, DEFERRED
 from .group_commit import Turn
@@ -26,25 +26,16 @@ class Receiving:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def receive(
-        self,
-        entity: str,
-        session_id: str,
-        lock_id: str,
-        max_count: int,
-        timeout: float,
-        request_id: str,
-        caller: Caller,
-        holds: bool,
-    ) -> Delivery:
+    def receive(self, request: ReceiveRequest, caller: Caller) -> Delivery:
         """Take the lock and messages, waiting for the first."""
         started = self._core.clock.monotonic()
+        session_id, request_id = request.session_id, request.request_id
         waiter = Waiter(request_id)
         taken: SessionLock | None = None
 
         def attempt(turn: Turn, last: bool) -> Delivery | None:
             nonlocal taken
-            queue = self._core.queue(turn, entity)
+            queue = self._core.queue(turn, request.entity)
             if waiter.superseded:
                 raise superseded_error()
             gone = caller.is_gone()
@@ -52,7 +43,7 @@ class Receiving:
                 # Its request may have been overtaken by the next one of a client that tried again: it takes no lock either.
                 return Delivery(session_id, [], 0.0, 0.0)
             held = self._core.locks.get((queue.id, session_id))
-            lock = self._lock_for(turn, queue, session_id, lock_id, holds=holds)
+            lock = self._lock_for(turn, queue, session_id, request.lock_id, holds=request.holds_lock)
             if lock is not held:
                 taken = lock
             was_waiting = waiter in lock.waiters
@@ -64,7 +55,7 @@ class Receiving:
             # What a known request was given is settled by now, where it is given nothing: later messages are not for it.
             last = last or gone or request_id in lock.answers
             if not gone:
-                messages = self._receive_now(turn, queue, lock, max_count, request_id)
+                messages = self._receive_now(turn, queue, lock, request.max_count, request_id)
             if not messages and not last:
                 waiter.has_waited = True
                 lock.waiters.append(waiter)
@@ -84,13 +75,12 @@ class Receiving:
                     else:
                         self._core.locks.extend(lock, lock.expires)
 
-        return self._wait_for(attempt, leave, waiter, started + timeout, caller)
+        return self._wait_for(attempt, leave, waiter, started + request.timeout, caller)
 
-    def accept(
-        self, entity: str, session_id: str | None, lock_id: str, timeout: float, request_id: str, caller: Caller
-    ) -> Delivery | None:
+    def accept(self, request: AcceptRequest, caller: Caller) -> Delivery | None:
         """Take the lock of a session, or of the next available one."""
         started = self._core.clock.monotonic()
+        entity, request_id = request.entity, request.request_id
         waiter = Waiter(request_id)
 
         def attempt(turn: Turn, last: bool) -> tuple[Delivery | None] | None:
@@ -108,7 +98,7 @@ class Receiving:
                     # The caller tried again: its first attempt must not use up the wake for a session.
                     other.superseded = True
                     other.wake()
-            lock = self._accept_now(turn, queue, session_id, lock_id, request_id)
+            lock = self._accept_now(turn, queue, request.session_id, request.lock_id, request_id)
             if lock is None:
                 if last:
                     return (None,)
@@ -127,7 +117,7 @@ class Receiving:
                 if waiter.woken:
                     turn.after_commit(queue.acceptors.wake_next)
 
-        return self._wait_for(attempt, leave, waiter, started + timeout, caller)[0]
+        return self._wait_for(attempt, leave, waiter, started + request.timeout, caller)[0]
 
     def _wait_for(
         self,

@@ -15,6 +15,7 @@ import attrs
 import requests
 from requests.adapters import HTTPAdapter
 
+from ...broker.base import NO_DEADLINE, CallContext
 from ...broker.embedded import EmbeddedBroker
 from ...client.provider import ServiceBusProvider
 from ...client.session import SessionClient
@@ -168,8 +169,8 @@ class _CountingBroker(EmbeddedBroker):
         self._counting = threading.Lock()  # Guards renewals.
         self.renewals: Counter[str] = Counter()
 
-    def renew(self, entity: str, session_id: str, lock_id: str) -> float:
-        left = super().renew(entity, session_id, lock_id)
+    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> float:
+        left = super().renew(entity, session_id, lock_id, context=context)
         with self._counting:
             self.renewals[session_id] += 1
         return left

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from azsession import Message, ReceivedMessage, ServiceBusConfig
 from azsession.broker.azure import ServiceBusBroker
-from azsession.broker.base import Disposition, Settlement
+from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement
 
 if TYPE_CHECKING:
     from tests.standin import StandIn
@@ -45,7 +45,9 @@ class Holder:
         return QUEUE, self.session_id, self.lock_id
 
     def receive(self, max_count: int = 1, timeout: float = 10.0, request_id: str = "") -> list[ReceivedMessage]:
-        delivery = self.broker.receive(*self.whose, max_count=max_count, timeout=timeout, request_id=request_id)
+        delivery = self.broker.receive(
+            ReceiveRequest(*self.whose, max_count=max_count, timeout=timeout, request_id=request_id)
+        )
         return list(delivery.messages)
 
     def take(self, count: int = 1) -> list[ReceivedMessage]:
@@ -59,7 +61,7 @@ class Holder:
 
     def accept_next(self, timeout: float = 10.0, request_id: str = "") -> str | None:
         """Accept the next session, and be its holder."""
-        delivery = self.broker.accept(QUEUE, None, self.lock_id, timeout=timeout, request_id=request_id)
+        delivery = self.broker.accept(AcceptRequest(QUEUE, None, self.lock_id, timeout=timeout, request_id=request_id))
         if delivery is not None:
             self.session_id = delivery.session_id
         return None if delivery is None else delivery.session_id

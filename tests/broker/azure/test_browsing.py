@@ -10,7 +10,7 @@ import pytest
 
 from azsession import Message, ProviderError, ServiceBusProvider
 from azsession.broker.azure import ServiceBusBroker, browsing
-from azsession.broker.base import Disposition
+from azsession.broker.base import NO_DEADLINE, Disposition
 
 from ...conftest import eventually
 from ...standin.require import require_standin
@@ -87,7 +87,7 @@ def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
     numbers = bury(broker, "one", "two")
     with broker_on(namespace) as other:
         dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
-        uplink = other._namespace.reach(dead_letters)
+        uplink = other._namespace.reach(dead_letters, NO_DEADLINE)
         search = browsing._Search(other._loop, uplink, dead_letters, numbers["two"])
         other._loop.call(lambda: uplink.connection.attach(search))
         search.found.result(10)
@@ -111,7 +111,7 @@ def test_what_comes_while_a_search_ends_is_not_left_locked(broker: ServiceBusBro
         return namespace.loop.call(lambda: list(queue.locked))
 
     def search_on(broker: ServiceBusBroker, number: int) -> browsing._Search:
-        uplink = broker._namespace.reach(dead_letters)
+        uplink = broker._namespace.reach(dead_letters, NO_DEADLINE)
         search = browsing._Search(broker._loop, uplink, dead_letters, number)
         broker._loop.call(lambda: uplink.connection.attach(search))
         eventually(lambda: search.attached)

@@ -14,7 +14,7 @@ import pytest
 
 from azsession import ConnectionFailedError, ProviderError, QueueError, SessionLockedError, SessionNotFoundError
 from azsession.broker.azure import ServiceBusBroker
-from azsession.broker.base import Caller, Disposition
+from azsession.broker.base import NO_DEADLINE, AcceptRequest, CallContext, Caller, Disposition, ReceiveRequest
 from azsession.config import ServiceBusConfig
 from azsession.server import GatewayService
 
@@ -87,7 +87,7 @@ def test_a_receive_again_gives_the_same_messages_after_the_link_was_lost(
 
 def test_a_holder_whose_gateway_was_another_is_not_given_the_lock_anew(broker: ServiceBusBroker) -> None:
     with pytest.raises(SessionNotFoundError) as caught:
-        broker.receive(QUEUE, "s1", str(uuid.uuid4()), max_count=1, timeout=0.0, holds=True)
+        broker.receive(ReceiveRequest(QUEUE, "s1", str(uuid.uuid4()), max_count=1, timeout=0.0, holds_lock=True))
     assert caught.value.code == "SessionLockLost"
     assert Holder(broker).receive(timeout=0.0) == []
 
@@ -117,7 +117,7 @@ def test_a_receive_again_takes_the_place_of_one_that_still_waits(namespace: Stan
     first = in_thread(lambda: holder.receive(request_id="r1"))
     eventually(lambda: waits_in(holder))
     second = in_thread(lambda: holder.receive(request_id="r1"))
-    with pytest.raises(ProviderError, match="another try"):
+    with pytest.raises(ProviderError, match="another attempt"):
         first.result(10)
     send(broker, "a", "b")
     (message,) = second.result(10)
@@ -134,7 +134,7 @@ def test_a_receive_again_while_the_link_is_lost_takes_the_place_of_the_first(
     namespace.refuse("attach", "com.microsoft:server-busy", 2)
     namespace.detach_links(QUEUE)
     second = in_thread(lambda: holder.receive(request_id="r1"))
-    with pytest.raises(ProviderError, match="another try"):
+    with pytest.raises(ProviderError, match="another attempt"):
         first.result(10)
     eventually(lambda: namespace.locked_sessions(QUEUE))
     send(broker, "a")
@@ -271,7 +271,11 @@ def test_a_client_that_closes_its_socket_while_it_waits_for_any_session_takes_no
 
 def test_what_came_for_a_caller_that_has_left_goes_to_the_next_receive(namespace: StandIn, broker: ServiceBusBroker) -> None:
     holder, caller = Holder(broker), Leaving()
-    waiting = in_thread(lambda: broker.receive(*holder.whose, max_count=2, timeout=10.0, request_id="r1", caller=caller))
+    waiting = in_thread(
+        lambda: broker.receive(
+            ReceiveRequest(*holder.whose, max_count=2, timeout=10.0, request_id="r1"), context=CallContext(caller)
+        )
+    )
     eventually(lambda: caller.watched_by)
     # It is gone, but nobody was told before the messages were there.
     caller.gone = True
@@ -282,7 +286,9 @@ def test_what_came_for_a_caller_that_has_left_goes_to_the_next_receive(namespace
 
 def test_a_session_that_came_for_a_caller_that_has_left_is_released(namespace: StandIn, broker: ServiceBusBroker) -> None:
     holder, caller = Holder(broker), Leaving()
-    accepting = in_thread(lambda: broker.accept(QUEUE, None, holder.lock_id, timeout=10.0, caller=caller))
+    accepting = in_thread(
+        lambda: broker.accept(AcceptRequest(QUEUE, None, holder.lock_id, timeout=10.0), context=CallContext(caller))
+    )
     eventually(lambda: caller.watched_by)
     caller.gone = True
     send(broker, "a")
@@ -296,12 +302,14 @@ def test_links_of_callers_that_leave_are_given_up(namespace: StandIn, broker: Se
     before = namespace.links()
     for _ in range(20):
         caller = Leaving()
-        accepting = in_thread(partial(broker.accept, QUEUE, None, "x", timeout=10.0, caller=caller))
+        accepting = in_thread(
+            partial(broker.accept, AcceptRequest(QUEUE, None, "x", timeout=10.0), context=CallContext(caller))
+        )
         eventually(partial(len, caller.watched_by))
         caller.leave()
         assert accepting.result(10) is None
     eventually(lambda: namespace.links() == before)
-    uplink = broker._namespace.reach(QUEUE)
+    uplink = broker._namespace.reach(QUEUE, NO_DEADLINE)
     eventually(lambda: sum(len(channel._links) for channel in uplink.connection._channels.values()) == before)
 
 

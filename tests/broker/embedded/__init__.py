@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from azsession import Message, ReceivedMessage
-from azsession.broker.base import Disposition, Settlement
+from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 
@@ -55,14 +55,16 @@ def receive(
     timeout: float = 0,
     request_id: str = "",
 ) -> Sequence[ReceivedMessage]:
-    return broker.receive(queue, session, lock, max_count=count, timeout=timeout, request_id=request_id).messages
+    return broker.receive(
+        ReceiveRequest(queue, session, lock, max_count=count, timeout=timeout, request_id=request_id)
+    ).messages
 
 
 def accept(
     broker: EmbeddedBroker, lock: str = "A", session: str | None = None, *, timeout: float = 0, request_id: str = ""
 ) -> str | None:
     """Return the session that was accepted."""
-    delivery = broker.accept("q", session, lock, timeout=timeout, request_id=request_id)
+    delivery = broker.accept(AcceptRequest("q", session, lock, timeout=timeout, request_id=request_id))
     return None if delivery is None else delivery.session_id
 
 

@@ -24,7 +24,7 @@ from . import COMPLETE, Background, HandClock, accept, copy_data, messages, peek
 _WORKER = """
 import os, sys, threading
 from azsession import Message, QueueError
-from azsession.broker.base import Disposition, Settlement
+from azsession.broker.base import Disposition, ReceiveRequest, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 
 broker = EmbeddedBroker(sys.argv[1], queues=["q"])
@@ -43,7 +43,7 @@ def produce(session):
 def consume(session):
     lock = f"lock-{life}-{session}"
     while True:
-        for one in broker.receive("q", session, lock, max_count=3, timeout=1).messages:
+        for one in broker.receive(ReceiveRequest("q", session, lock, max_count=3, timeout=1)).messages:
             body = one.body.decode()
             say("D", session, body, one.delivery_count)
             if body.endswith(("3", "7")):

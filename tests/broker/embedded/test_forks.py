@@ -16,6 +16,7 @@ from . import copy_data, peek, send
 _SCRIPT = """
 import gc, json, os, sys, threading
 from azsession import Message, ProviderError
+from azsession.broker.base import ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 
 path, what = sys.argv[1:]
@@ -33,7 +34,7 @@ if child == 0:
             said.append(str(error))
     if what == "use":
         attempt(lambda: broker.send("q", [Message(b"child", session_id="s")]))
-        attempt(lambda: broker.receive("q", "s", "A", max_count=1, timeout=60))
+        attempt(lambda: broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=60)))
         attempt(broker.stop_waiting)
     elif what == "close":
         attempt(broker.close)

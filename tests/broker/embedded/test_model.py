@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from azsession import Message, ProviderError, ReceivedMessage, SessionLockedError, SessionNotFoundError, ValidationError
-from azsession.broker.base import Delivery, Disposition, Settlement
+from azsession.broker.base import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 
@@ -284,7 +284,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """Return the delivery, or `None` where the holder was rightly refused."""
 
         def call() -> Delivery:
-            return self.broker.receive("q", session, holder, max_count=count, timeout=0, request_id=request)
+            return self.broker.receive(ReceiveRequest("q", session, holder, max_count=count, timeout=0, request_id=request))
 
         refusal = self.refusal(session, holder)
         if refusal is not None:
@@ -335,7 +335,7 @@ class BrokerMachine(RuleBasedStateMachine):
         request = f"request-{next(self.numbers)}" if with_request else ""
 
         def call() -> Delivery | None:
-            return self.broker.accept("q", session, holder, timeout=0, request_id=request)
+            return self.broker.accept(AcceptRequest("q", session, holder, timeout=0, request_id=request))
 
         refusal = None if session is None else self.refusal(session, holder)
         if refusal is not None:
@@ -368,7 +368,7 @@ class BrokerMachine(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(sorted(self.accepts)))
         session, holder, lock = self.accepts[request]
         if self.locks.get(session) is lock:
-            delivery = self.broker.accept("q", None, holder, timeout=0, request_id=request)
+            delivery = self.broker.accept(AcceptRequest("q", None, holder, timeout=0, request_id=request))
             assert delivery is not None
             assert delivery.session_id == session
             lock.expires = self.now + LOCK_SECONDS

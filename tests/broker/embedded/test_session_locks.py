@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from azsession import SessionLockedError, SessionNotFoundError
+from azsession.broker.base import ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
@@ -28,7 +29,7 @@ def broker(clock: HandClock) -> Iterator[EmbeddedBroker]:
 
 
 def test_a_receive_takes_a_free_session_for_the_lock_duration(broker: EmbeddedBroker) -> None:
-    delivery = broker.receive("q", "s", "A", max_count=1, timeout=0)
+    delivery = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=0))
     assert delivery.lock_expires_in == 30
     assert delivery.messages == []
 
@@ -261,7 +262,7 @@ def test_a_lock_expires_after_the_wait_in_it_is_over(broker: EmbeddedBroker, clo
 
 
 def test_a_wait_that_ends_empty_extends_the_lock(broker: EmbeddedBroker, clock: HandClock) -> None:
-    waiting = Background(lambda: broker.receive("q", "s", "A", max_count=1, timeout=20))
+    waiting = Background(lambda: broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=20)))
     eventually(lambda: any(lock.waiters for lock in broker._core.locks))
     clock.advance(40)
     for lock in broker._core.locks:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from azsession import ProviderError, QueueNotFoundError, SessionLockedError, SessionNotFoundError
-from azsession.broker.base import Caller
+from azsession.broker.base import AcceptRequest, CallContext, Caller, ReceiveRequest
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.group_commit import Turn
@@ -207,7 +207,9 @@ def test_a_wait_ends_when_its_time_is_over(broker: EmbeddedBroker) -> None:
 @pytest.mark.parametrize("told", [False, True])
 def test_a_receive_whose_caller_is_gone_takes_nothing(broker: EmbeddedBroker, told: bool) -> None:
     caller = Leaving()
-    gone = Background(lambda: broker.receive("q", "s", "A", max_count=1, timeout=600, caller=caller))
+    gone = Background(
+        lambda: broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=CallContext(caller))
+    )
     eventually(lambda: receivers(broker) == 1)
     other = waiting_receive(broker)
     if told:
@@ -224,16 +226,16 @@ def test_a_request_whose_caller_is_gone_when_it_is_looked_at_takes_nothing(broke
     send(broker, "a")
     caller = Leaving()
     caller.gone = True
-    assert broker.receive("q", "s", "A", max_count=1, timeout=600, caller=caller).messages == []
-    assert broker.accept("q", None, "A", timeout=600, caller=caller) is None
-    (delivered,) = broker.receive("q", "s", "B", max_count=1, timeout=0).messages
+    assert broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=CallContext(caller)).messages == []
+    assert broker.accept(AcceptRequest("q", None, "A", timeout=600), context=CallContext(caller)) is None
+    (delivered,) = broker.receive(ReceiveRequest("q", "s", "B", max_count=1, timeout=0)).messages
     assert delivered.delivery_count == 1
 
 
 @pytest.mark.parametrize("told", [False, True])
 def test_an_accept_whose_caller_is_gone_passes_the_session_on(broker: EmbeddedBroker, told: bool) -> None:
     caller = Leaving()
-    gone = Background(lambda: broker.accept("q", None, "A", timeout=600, caller=caller))
+    gone = Background(lambda: broker.accept(AcceptRequest("q", None, "A", timeout=600), context=CallContext(caller)))
     eventually(lambda: acceptors(broker) == 1)
     other = waiting_accept(broker, "B")
     if told:
@@ -247,7 +249,7 @@ def test_an_accept_whose_caller_is_gone_passes_the_session_on(broker: EmbeddedBr
 
 def test_a_session_offered_to_a_caller_that_went_away_meanwhile_goes_to_the_next(broker: EmbeddedBroker) -> None:
     caller = Leaving()
-    gone = Background(lambda: broker.accept("q", None, "A", timeout=600, caller=caller))
+    gone = Background(lambda: broker.accept(AcceptRequest("q", None, "A", timeout=600), context=CallContext(caller)))
     eventually(lambda: acceptors(broker) == 1)
     other = waiting_accept(broker, "B")
     hold = Hold(broker)
@@ -266,7 +268,7 @@ def test_a_receive_tried_again_ends_its_first_attempt(broker: EmbeddedBroker) ->
     first = waiting_receive(broker, request_id="r1")
     again = Background(lambda: bodies(receive(broker, "A", timeout=600, request_id="r1")))
     # One whose caller is there after all must come once more, and then gets what the other was given.
-    with pytest.raises(ProviderError, match="another try") as caught:
+    with pytest.raises(ProviderError, match="another attempt") as caught:
         first.result()
     assert (caught.value.code, caught.value.is_transient) == ("ServerBusy", True)
     eventually(lambda: receivers(broker) == 1)

@@ -11,7 +11,7 @@ from functools import partial
 
 from ....errors import QueueError, SessionLockedError, SessionNotFoundError
 from ....protocol.error_codes import CONFLICT, SESSION_LOCK_LOST, SESSION_LOCKED
-from ...base import Settlement
+from ...base import NO_DEADLINE, Settlement
 from ..authorized_connection import Uplink
 from ..lock_clock import ServiceClock
 from ..namespace import Namespace
@@ -201,7 +201,7 @@ class Table:
 
     def _retake(self, entity: str, sessions: list[HeldSession]) -> bool:
         try:
-            uplink = self._namespace.reach(entity)
+            uplink = self._namespace.reach(entity, NO_DEADLINE)
             for session in sessions:
                 self.loop.call(partial(self._retake_now, session, uplink))
         except QueueError as error:
