@@ -1,4 +1,4 @@
-"""`python -m azsession` is the command `azsession`."""
+"""Runs the `azsession` command as `python -m azsession`."""
 
 from .cli import main
 

@@ -1,9 +1,10 @@
-"""The command `azsession`. Needs the extra ``server``; loads nothing of it before `main` is called."""
+"""The `azsession` command. It needs click and rich, which are loaded when `main` runs, not when this package is imported."""
 
 from __future__ import annotations
 
 import sys
 
+from .. import __version__
 from .._extras import need
 from ..errors import ConfigurationError
 
@@ -11,11 +12,17 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command with the arguments of this process, and exit: 0 done, 1 it failed, 2 used wrongly, 130 Ctrl-C."""
+    """Run the command line of this process, then exit.
+
+    The exit status is 0 for success, 1 for a failure, 2 for wrong usage and 130 for Ctrl-C.
+    """
     try:
         need("click", "server")
         need("rich", "server")
     except ConfigurationError as error:
+        if sys.argv[1:] == ["--version"]:
+            print(f"azsession, version {__version__}")
+            sys.exit(0)
         print(f"azsession: {error}", file=sys.stderr)
         sys.exit(1)
     try:
@@ -23,5 +30,5 @@ def main() -> None:
 
         sys.exit(run())
     except KeyboardInterrupt:
-        # Elsewhere than in a command: while it was loaded, or on its way out.
+        # Ctrl-C outside a command, for example while its modules are loading.
         sys.exit(130)

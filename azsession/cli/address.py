@@ -1,4 +1,4 @@
-"""By which name clients reach the gateway that `azsession serve` runs."""
+"""Chooses the URL in the connection string that `azsession serve` prints."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 
 from ..config import is_loopback
 
-#: Addresses that stand for all of this machine's, and the one of these that this machine can always use.
-WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be told from those that can be used
+#: Addresses that mean "all addresses of this machine", each with a loopback address that always works.
+WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, never listened on
 
 
 def public_url(url: str, hostnames: Sequence[str], certificate: Path | None) -> str:
-    """Return the URL for a connection string: with a host that clients can connect to, and that the certificate is for.
+    """Return the URL for the connection string. Clients can connect to its host, and the certificate is valid for it.
 
     Args:
-        url: Where the gateway listens.
-        hostnames: The names that it was told; the first goes before all else.
-        certificate: The file with its certificate, where it has TLS.
+        url: The URL that the gateway listens on.
+        hostnames: Names given by the user. The first one is always chosen.
+        certificate: The TLS certificate file, if there is one.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -38,18 +38,18 @@ def public_url(url: str, hostnames: Sequence[str], certificate: Path | None) -> 
 
 
 def _certified(candidates: Sequence[str], names: Sequence[str]) -> str:
-    """Return the first candidate that the certificate is for, else its own first name, else the first candidate."""
+    """Return the first candidate that the certificate covers, else the certificate's first name, else the first candidate."""
     exact = [name for name in names if not name.startswith("*.")]
     for candidate in candidates:
-        starred = "*." + candidate.partition(".")[2]
-        if candidate.lower() in exact or ("." in candidate and starred.lower() in names):
+        wildcard = "*." + candidate.partition(".")[2]
+        if candidate.lower() in exact or ("." in candidate and wildcard.lower() in names):
             return candidate
     return (exact or candidates)[0]
 
 
 def certified_names(certificate: Path) -> list[str]:
-    """Return the host names and addresses that a PEM file's first certificate is for; none where that cannot be told."""
-    # cryptography comes with azure-identity.
+    """Return the host names and addresses of the first certificate in a PEM file; an unreadable certificate has none."""
+    # cryptography is installed with azure-identity.
     from cryptography import x509
 
     try:

@@ -1,4 +1,4 @@
-"""What the commands share: the way to the gateway, and how things are shown to people and to scripts."""
+"""Code that the commands share: the connection options, output for people, and JSON output for scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -24,20 +24,20 @@ from ..config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, Serv
 from ..errors import ConfigurationError
 from ..messages import PeekedMessage
 
-#: Messages fetched or sent in one request, which bounds what is held in memory.
+#: Messages in one request. Bounds the memory that a command needs.
 PAGE = 100
-#: Characters of a body that a table shows.
+#: Characters of a message body that a table shows.
 PREVIEW = 200
 
 Connect = Callable[[], ServiceBusProvider]
 
 
 def client_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say where the gateway is, and hand it ``connect``, and ``as_json``."""
+    """Add the connection options and ``--json`` to a command. The command gets ``connect`` and ``as_json`` instead."""
 
-    @click.option("--connection-string", metavar="TEXT", help=f"Of the gateway; by default {ENV_CONNECTION_STRING}'s.")
-    @click.option("--ca-bundle", type=click.Path(exists=True), help="The certificates to trust, instead of the usual ones.")
-    @click.option("--allow-insecure-http", is_flag=True, help="Allow http:// to a host that is not loopback.")
+    @click.option("--connection-string", metavar="TEXT", help=f"Where to connect. Default: {ENV_CONNECTION_STRING}.")
+    @click.option("--ca-bundle", type=click.Path(exists=True), help="CA certificates to trust instead of the default ones.")
+    @click.option("--allow-insecure-http", is_flag=True, help="Allow http:// to another machine. Tokens are not encrypted.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
     @functools.wraps(command)
     def with_options(
@@ -51,8 +51,8 @@ def client_options(command: Callable[..., None]) -> Callable[..., None]:
             named = (ENV_CONNECTION_STRING, ENV_NAMESPACE, ENV_GATEWAY_URL)
             if connection_string is None and not any(os.environ.get(name) for name in named):
                 raise ConfigurationError(
-                    f"no connection string: give --connection-string, or set {ENV_CONNECTION_STRING} to what "
-                    "azsession serve prints"
+                    f"no connection string: set {ENV_CONNECTION_STRING} to the line that azsession serve prints, or give "
+                    "--connection-string"
                 )
             config = ServiceBusConfig.from_env(
                 connection_string=connection_string, ca_bundle=ca_bundle, allow_insecure_http=allow_insecure_http
@@ -68,28 +68,28 @@ def client_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def console() -> Console:
-    """Return where tables go."""
+    """Return the console for tables on stdout."""
     return Console(highlight=False)
 
 
 def note(text: str) -> None:
-    """Say something to people, on stderr, if anybody listens."""
+    """Print a line for people on stderr. Ignore a closed stderr."""
     with suppress(OSError):
         click.secho(printable(text), err=True, dim=True)
 
 
 def printable(text: str) -> str:
-    """Return text in which nothing steers a terminal; lines and tabs stay, for bodies are written by others."""
+    """Return text without terminal control characters, because others wrote the bodies. Newlines and tabs stay."""
     return errors.printable(text, keep="\t\n")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[str] = ()) -> None:
-    """Print a table, the columns that are ``numbers`` right-aligned."""
+    """Print a table. Align the columns in `numbers` to the right."""
     flexible = "body" in columns
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=flexible)
     right = set(numbers)
     for name in columns:
-        # A body takes what room is left, names are folded where there is none, and the rest stays whole.
+        # The body gets the remaining width, long names wrap, and all other columns keep their full width.
         table.add_column(
             name,
             justify="right" if name in right else "left",
@@ -103,12 +103,12 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numb
 
 
 def show_instant(instant: datetime | None) -> str:
-    """Return an instant in this machine's time zone, to the second."""
+    """Return an instant in the local time zone, to the second."""
     return "" if instant is None else f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def show_body(message: PeekedMessage) -> str:
-    """Return a body as text, or in base64 and marked so."""
+    """Return a body as text, or as base64 with a mark."""
     try:
         return message.text()
     except UnicodeDecodeError:
@@ -116,23 +116,23 @@ def show_body(message: PeekedMessage) -> str:
 
 
 def preview(message: PeekedMessage) -> str:
-    """Return the beginning of a body, in one line."""
+    """Return the beginning of a body in one line."""
     try:
-        # A character that the cut went through is left out; one that was wrong before tells that this is no text.
+        # A cut may split a character, so ignore errors in cut text. An error in a whole body means that it is not text.
         start = message.body[: PREVIEW * 4].decode(errors="strict" if len(message.body) <= PREVIEW * 4 else "ignore")
     except UnicodeDecodeError:
         return f"<{len(message.body)} bytes>"
     return " ".join(start[:PREVIEW].split()) + ("…" if len(start) > PREVIEW else "")
 
 
-def plural(count: int, what: str) -> str:
+def plural(count: int, noun: str) -> str:
     """Return ``1 message``, ``2 messages``."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr, on a terminal only; yields what moves it on."""
+    """Show a progress bar on stderr if that is a terminal. Yield a function that advances the bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = not sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
@@ -143,22 +143,22 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
 # For scripts
 
 
-def show_json(value: dict[str, Any]) -> None:
-    """Print one object in one line; what is `None` is left out."""
+def show_json(value: Mapping[str, object]) -> None:
+    """Print one JSON object in one line, without the fields that are `None`."""
     click.echo(json.dumps({name: _plain(field) for name, field in value.items() if field is not None}))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def message_json(message: PeekedMessage) -> dict[str, Any]:
-    """Return a message as JSON has it; ``body_encoding`` says whether the body is its text or base64."""
+def message_json(message: PeekedMessage) -> dict[str, object]:
+    """Return a message as a JSON object. ``body_encoding`` is ``utf-8`` or ``base64``."""
     try:
         body, encoding = message.text(), "utf-8"
     except UnicodeDecodeError:
         body, encoding = base64.b64encode(message.body).decode(), "base64"
-    lives = message.time_to_live
+    time_to_live = message.time_to_live
     return {
         "sequence_number": message.sequence_number,
         "session_id": message.session_id,
@@ -171,7 +171,7 @@ def message_json(message: PeekedMessage) -> dict[str, Any]:
         "reply_to": message.reply_to,
         "reply_to_session_id": message.reply_to_session_id,
         "to": message.to,
-        "time_to_live": None if lives is None else lives.total_seconds(),
+        "time_to_live": None if time_to_live is None else time_to_live.total_seconds(),
         "scheduled_enqueue_time": message.scheduled_enqueue_time,
         "attributes": message.attributes or None,
         "dead_letter_reason": message.dead_letter_reason,

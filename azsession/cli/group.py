@@ -1,4 +1,4 @@
-"""The commands put together, and the one place where their failures become a line and an exit status."""
+"""The `azsession` command group. Turns every failure of a command into one line on stderr and an exit status."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from .queues import dead_letters, queue, sessions
 from .serve import serve
 
 #: Exit statuses.
-FAILED, USED_WRONGLY, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="azsession")
 def cli() -> None:
-    """Message sessions of Azure Service Bus: a gateway with a broker of its own, and a client for any gateway.
+    """Work with the message sessions of Azure Service Bus, or run a gateway that serves them.
 
-    The commands that talk to a gateway take its connection string from --connection-string or from
-    SERVICEBUS_CONNECTION_STRING. With --json they print one JSON object for each thing they show, one a line.
+    To begin, run "azsession demo", or start a gateway with "azsession serve --auto-create". The other commands connect to
+    the gateway, or to Azure, with the connection string in --connection-string or SERVICEBUS_CONNECTION_STRING. With --json
+    they print JSON, one object a line.
     """
 
 
@@ -40,54 +41,58 @@ for _command in (demo, serve, send, receive, consume, celery_dispatch, peek, ses
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; return its exit status. Failures are one line on stderr."""
+    """Run a command line and return its exit status. A failure prints one line on stderr.
+
+    Args:
+        arguments: The words after ``azsession``; by default those of this process.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a character shows a stand-in, rather than a failure.
+            # A terminal that lacks a character shows a replacement for it.
             stream.reconfigure(errors="replace")
     logging.basicConfig(format="azsession: %(message)s")
-    # azure-identity reports at length what our one line says.
+    # azure-identity logs at length each error that the command reports in one line.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
     try:
         status = cli.main(arguments, prog_name="azsession", standalone_mode=False)
         sys.stdout.flush()
     except click.UsageError as error:
         command = "azsession" if error.ctx is None else error.ctx.command_path
-        _complain(f"{error.format_message()} (see {command} --help)")
-        return USED_WRONGLY
+        _print_error(f"{error.format_message()} (see {command} --help)")
+        return WRONG_USAGE
     except click.Abort:
         return INTERRUPTED
     except (click.ClickException, QueueError) as error:
-        _complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        _print_error(error.format_message() if isinstance(error, click.ClickException) else str(error))
         return FAILED
     except OSError as error:
         return _on_os_error(error)
     except SystemExit as error:
-        # How click and rich end where nobody reads what they print.
-        _forget_output()
+        # click and rich exit this way when the reader of stdout has gone.
+        _discard_output()
         return error.code if isinstance(error.code, int) else FAILED
     return status if isinstance(status, int) else 0
 
 
 def _on_os_error(error: OSError) -> int:
-    _forget_output()
+    _discard_output()
     if error.errno != errno.EPIPE:
-        _complain(str(error))
+        _print_error(str(error))
     return FAILED
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     try:
         click.echo("azsession: " + printable(" ".join(text.split())), err=True)
     except OSError:
-        _forget_output()
+        _discard_output()
 
 
-def _forget_output() -> None:
-    """Let what could not be written go: the interpreter would try, and fail, again at its end."""
+def _discard_output() -> None:
+    """Send unwritten output to the null device. Otherwise the interpreter fails to flush it at exit."""
     try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
     except OSError:
         pass

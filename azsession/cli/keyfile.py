@@ -1,4 +1,4 @@
-"""The keys that `azsession serve` accepts, in a file that it makes on its first start."""
+"""The key file of `azsession serve`: one access key a line. The first start creates the file."""
 
 from __future__ import annotations
 
@@ -13,26 +13,18 @@ from ..server import AccessKey
 
 
 def stored_keys(path: Path) -> list[AccessKey]:
-    """Return the keys of a file, one a line; with one key made if it is not there.
+    """Return the keys in a file. If the file does not exist, create it with one new key.
 
     Raises:
-        ConfigurationError: Others can read it or own it, it is damaged, or it cannot be read or made.
+        ConfigurationError: Another user owns the file or can read it, its content is malformed, or it cannot be read
+            or created.
     """
     try:
         with path.open(encoding="utf-8") as file:
-            found = os.fstat(file.fileno())
-            mode = stat.S_IMODE(found.st_mode)
-            if os.name == "posix" and found.st_uid not in (os.geteuid(), 0):
-                # Its owner knows the keys, whatever its mode; and where others may write to the folder it can be theirs.
-                raise ConfigurationError(f"the key file {path} belongs to another user, who can read and change its keys")
-            if os.name == "posix" and mode & 0o077:
-                raise ConfigurationError(
-                    f"the key file {path} can be read by others (mode {mode:04o}): say chmod 600, or delete it to have a new "
-                    "key made if somebody may have read it"
-                )
+            _check_private(path, os.fstat(file.fileno()))
             lines = file.read(65536).split("\n")
     except FileNotFoundError:
-        return _make(path)
+        return _create(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the key file {path} cannot be read: {error}") from error
     try:
@@ -41,23 +33,38 @@ def stored_keys(path: Path) -> list[AccessKey]:
         keys = []
     if not keys or len({key.name for key in keys}) != len(keys):
         raise ConfigurationError(
-            f"the key file {path} is damaged: it holds no NAME:KEY:RIGHTS, one a line; delete it to have a new key made"
+            f"the key file {path} is damaged: each line must be NAME:KEY:RIGHTS, with a different name on each; delete the "
+            "file to get a new key"
         )
     return keys
 
 
-def _make(path: Path) -> list[AccessKey]:
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if os.name != "posix":
+        return
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid not in (os.geteuid(), 0):
+        # The owner can read the keys whatever the mode is. In a folder that others can write to, the owner can be anyone.
+        raise ConfigurationError(f"the key file {path} belongs to another user, who can read and change its keys")
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"the key file {path} can be read by others (mode {mode:04o}): run chmod 600 on it, or, if someone may have read "
+            "it, delete it to get a new key"
+        )
+
+
+def _create(path: Path) -> list[AccessKey]:
     key = AccessKey.generate()
     rights = ",".join(sorted(right.value for right in key.rights))
     try:
-        # Of mode 0600 from its beginning, and whole once it has its name.
+        # mkstemp creates the file with mode 0600. The file gets its final name only after it is complete.
         descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(f"{key.name}:{key.key}:{rights}\n")
                 file.flush()
                 os.fsync(file.fileno())
-            _name_it(temporary, path)
+            _publish(temporary, path)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -68,12 +75,12 @@ def _make(path: Path) -> list[AccessKey]:
     return [key]
 
 
-def _name_it(temporary: str, path: Path) -> None:
-    """Give a file its name, unless another process was quicker: several gateways may start at once."""
+def _publish(temporary: str, path: Path) -> None:
+    """Give a complete file its final name. Raise `FileExistsError` if another gateway created the file first."""
     try:
         os.link(temporary, path)
     except FileExistsError:
         raise
     except OSError:
-        # This file system has no links, and so no way to tell.
+        # This file system has no hard links, so it offers no atomic "create unless it exists".
         os.replace(temporary, path)

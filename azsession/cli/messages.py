@@ -1,4 +1,4 @@
-"""`azsession send`, `receive` and `peek`."""
+"""The commands `azsession send`, `receive` and `peek`."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from .common import (
 # Sending
 
 
-@click.command(short_help="Send messages, from a file or one.")
+@click.command(short_help="Send one message, or the messages in a file.")
 @click.argument("queue")
-@click.option("--file", type=click.File("rb"), help="JSON lines, each an object with a session_id; - is standard input.")
-@click.option("--body", metavar="TEXT", help="The body of one message.")
-@click.option("--session-id", metavar="ID", help="For --body, and for the lines that have none.")
+@click.option("--file", type=click.File("rb"), help="Send each line of this JSON lines file. - is standard input.")
+@click.option("--body", metavar="TEXT", help="Send one message with this body.")
+@click.option("--session-id", metavar="ID", help="The session of --body, and of lines without a session_id.")
 @client_options
 def send(
     queue: str, file: BinaryIO | None, body: str | None, session_id: str | None, connect: Connect, as_json: bool
 ) -> None:
-    """Send messages to QUEUE: one, or one for each line of a file.
+    """Send one message to QUEUE, or one message for each line of a file.
 
-    Each line of the file is a JSON object; its session_id says where it goes, and the whole line is the message's body. All
-    lines are checked before the first is sent.
+    Each line of the file must be a JSON object. Its session_id names the session, and the whole line becomes the message
+    body. All lines are checked before the first one is sent.
     """
     if (file is None) == (body is None):
-        raise click.UsageError("give --file or --body")
+        raise click.UsageError("give either --file or --body")
     if body is not None and session_id is None:
         raise click.UsageError("--body needs a --session-id")
     check_queue_name(queue)
@@ -60,7 +60,7 @@ def send(
     if as_json:
         show_json({"queue": queue, "sent": len(ids), "sessions": sessions, "message_ids": ids})
     else:
-        click.echo(f"sent {plural(len(ids), 'message')} of {plural(sessions, 'session')} to {queue}")
+        click.echo(f"sent {plural(len(ids), 'message')} in {plural(sessions, 'session')} to {queue}")
 
 
 def _send_all(provider: ServiceBusProvider, queue: str, messages: Sequence[Message]) -> list[str]:
@@ -81,10 +81,14 @@ def _send_all(provider: ServiceBusProvider, queue: str, messages: Sequence[Messa
 
 
 def read_messages(file: BinaryIO, session_id: str | None = None) -> list[Message]:
-    """Return a message for each line of JSON lines; `session_id` is for those that have none. Empty lines are left out.
+    """Return a message for each line of a JSON lines file. Skip empty lines.
+
+    Args:
+        file: The open file.
+        session_id: The session of lines that have no ``session_id``.
 
     Raises:
-        ValidationError: A line is not right; says which and why.
+        ValidationError: A line is malformed. The error names the line and the reason.
     """
     name = getattr(file, "name", None)
     shown = name if isinstance(name, str) and name != "<stdin>" else "standard input"
@@ -109,54 +113,60 @@ def _message(line: bytes, session_id: str | None) -> Message:
     except json.JSONDecodeError as error:
         raise ValidationError(f"not JSON: {error.msg}, at column {error.colno}") from None
     except (ValueError, RecursionError):
-        raise ValidationError("not JSON that can be read: too large a number, or too deep") from None
+        raise ValidationError("not readable JSON: a number is too large, or the nesting is too deep") from None
     if not isinstance(value, dict):
         raise ValidationError("not a JSON object")
     chosen = value.get("session_id", session_id)
     if chosen is None:
-        raise ValidationError("it has no session_id, and there is no --session-id")
+        raise ValidationError("no session_id, and no --session-id was given")
     return Message(line, session_id=check_session_id(chosen), content_type="application/json")
 
 
 # Receiving
 
 
-@click.command(short_help="Receive messages of a session.")
+@click.command(short_help="Receive the messages of one session.")
 @click.argument("queue")
 @click.argument("session", required=False)
-@click.option("--complete", is_flag=True, help="Delete each message once it is printed.")
-@click.option("--max", "most", type=click.IntRange(1), default=10, show_default=True, help="Messages to take.")
+@click.option("--complete", is_flag=True, help="Complete (delete) each message after printing it.")
 @click.option(
-    "--timeout", type=click.FloatRange(0, 86400), default=5.0, show_default=True, help="Seconds to wait for the first."
+    "--max", "most", type=click.IntRange(1), default=10, show_default=True, help="Receive at most this many messages."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 86400),
+    default=5.0,
+    show_default=True,
+    help="Seconds to wait for the first message.",
 )
 @client_options
 def receive(
     queue: str, session: str | None, complete: bool, most: int, timeout: float, connect: Connect, as_json: bool
 ) -> None:
-    """Receive messages of one SESSION of QUEUE, by default of the next one that has some.
+    """Receive messages of one SESSION of QUEUE. Without SESSION, take the next session that has messages.
 
-    Without --complete they are shown and given back, which counts as a delivery: a queue dead-letters what was delivered too
-    often. `azsession peek` only looks.
+    Without --complete the messages are shown and returned to the queue. Each time counts as a delivery, and a message that
+    exceeds the queue's maximum delivery count is dead-lettered. To look without receiving, use "azsession peek".
     """
     with connect() as provider:
         try:
             client = provider.create_session_client(queue, session, accept_timeout=timeout)
         except NoSessionAvailableError:
-            note(f"no session of {queue} had messages within {timeout:g} s")
+            note(f"no session of {queue} had a message within {timeout:g} s")
             return
         with client:
-            # The next session that has messages need not be waited for again.
+            # A session chosen by the server has messages, so do not wait a second time.
             taken = _take(client, most, timeout if session is not None else 0.0, complete=complete, as_json=as_json)
     if not taken:
-        note(f"nothing came within {timeout:g} s")
+        note(f"no message arrived within {timeout:g} s")
     elif complete:
-        note(f"{plural(taken, 'message')} of {client.session_id} completed")
+        note(f"completed {plural(taken, 'message')} of session {client.session_id}")
     else:
-        note(f"{plural(taken, 'message')} of {client.session_id} shown and given back; --complete deletes")
+        note(f"returned {plural(taken, 'message')} of session {client.session_id} to the queue (--complete deletes them)")
 
 
 def _take(client: SessionClient, most: int, timeout: float, *, complete: bool, as_json: bool) -> int:
-    """Print up to `most` messages, and complete what was printed; return how many."""
+    """Print up to `most` messages, and complete them if asked to. Return their number."""
     taken = 0
     while taken < most:
         messages = client.receive_messages(min(PAGE, most - taken), 0.0 if taken else timeout)
@@ -167,7 +177,7 @@ def _take(client: SessionClient, most: int, timeout: float, *, complete: bool, a
                 show_json(message_json(message))
             else:
                 _show(message)
-        # What could not be printed, on a full disk or to a reader that left, is not completed.
+        # Complete only after printing: on a full disk or a closed pipe, the messages stay in the queue.
         if complete:
             client.complete_messages(messages)
         taken += len(messages)
@@ -189,14 +199,14 @@ def _show(message: ReceivedMessage) -> None:
 # Looking
 
 
-@click.command(short_help="Look at messages of a session.")
+@click.command(short_help="Show messages of one session without receiving them.")
 @click.argument("queue")
 @click.argument("session")
-@click.option("--max", "most", type=click.IntRange(1), default=10, show_default=True, help="Messages to show.")
-@click.option("--from", "start", type=click.IntRange(0), default=0, metavar="SEQ", help="The sequence number to begin at.")
+@click.option("--max", "most", type=click.IntRange(1), default=10, show_default=True, help="Show at most this many messages.")
+@click.option("--from", "start", type=click.IntRange(0), default=0, metavar="SEQ", help="Start at this sequence number.")
 @client_options
 def peek(queue: str, session: str, most: int, start: int, connect: Connect, as_json: bool) -> None:
-    """Show messages of a SESSION of QUEUE without receiving them: also deferred and scheduled ones."""
+    """Show messages of a SESSION of QUEUE without receiving them, including deferred and scheduled ones."""
     messages: list[PeekedMessage] = []
     shown = 0
     with connect() as provider:
@@ -218,4 +228,4 @@ def peek(queue: str, session: str, most: int, start: int, connect: Connect, as_j
             numbers=("seq", "deliveries"),
         )
     elif not shown:
-        note(f"{session} of {queue} has no messages")
+        note(f"session {session} of {queue} has no messages")

@@ -1,4 +1,4 @@
-"""`azsession queue`, `sessions` and `dead-letters`."""
+"""The commands `azsession queue`, `sessions` and `dead-letters`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DEFAULTS = QueueSettings()
 
 @click.group()
 def queue() -> None:
-    """Create, show, list and delete queues. Needs a key with the right Manage."""
+    """Create, show, list and delete queues. Needs a key with the Manage right."""
 
 
 @queue.command()
@@ -43,7 +43,7 @@ def queue() -> None:
     default=_DEFAULTS.lock_duration,
     show_default=True,
     metavar="SECONDS",
-    help="How long a session's lock lasts, 1 to 300.",
+    help="Duration of a session's lock, 1 to 300.",
 )
 @click.option(
     "--max-delivery-count",
@@ -51,41 +51,41 @@ def queue() -> None:
     default=_DEFAULTS.max_delivery_count,
     show_default=True,
     metavar="N",
-    help="Deliveries after which a message that fails again is dead-lettered, 1 to 2000.",
+    help="Dead-letter a message after this many failed deliveries, 1 to 2000.",
 )
 @click.option(
     "--default-time-to-live",
     type=float,
     metavar="SECONDS",
-    help="How long a message is kept that says nothing of it; for ever by default.",
+    help="Keep messages without their own time to live for this long. Default: forever.",
 )
-@click.option("--dead-letter-on-expiration", is_flag=True, help="Dead-letter expired messages, rather than drop them.")
-@click.option("--requires-duplicate-detection", is_flag=True, help="Keep a message id that was seen before only once.")
+@click.option("--dead-letter-on-expiration", is_flag=True, help="Dead-letter expired messages instead of deleting them.")
+@click.option("--requires-duplicate-detection", is_flag=True, help="Drop a message whose message id was sent before.")
 @click.option(
     "--duplicate-detection-window",
     type=float,
     default=_DEFAULTS.duplicate_detection_window,
     show_default=True,
     metavar="SECONDS",
-    help="How long message ids are remembered, 20 to 604800.",
+    help="Remember message ids for this long, 20 to 604800.",
 )
 @client_options
 def create(name: str, connect: Connect, as_json: bool, **settings: Any) -> None:
-    """Make the queue NAME. One that is there with the same settings is fine."""
+    """Create the queue NAME. Succeed if it exists with the same settings."""
     wanted = QueueSettings(**settings)
     with connect() as provider:
         new = provider.create_queue(name, wanted)
     if as_json:
         show_json({"name": name, "created": new})
     else:
-        click.echo(f"created {name}" if new else f"{name} is there already, with these settings")
+        click.echo(f"created {name}" if new else f"{name} already exists with these settings")
 
 
 @queue.command()
 @click.argument("name")
 @client_options
 def show(name: str, connect: Connect, as_json: bool) -> None:
-    """Show the queue NAME: its settings, and how many messages it has."""
+    """Show the message counts and the settings of the queue NAME."""
     with connect() as provider:
         found = provider.get_queue(name)
     if as_json:
@@ -98,7 +98,7 @@ def show(name: str, connect: Connect, as_json: bool) -> None:
 @queue.command(name="list")
 @client_options
 def list_queues(connect: Connect, as_json: bool) -> None:
-    """Show all queues."""
+    """List all queues and their settings."""
     with connect() as provider:
         queues = provider.list_queues()
     if as_json:
@@ -108,14 +108,14 @@ def list_queues(connect: Connect, as_json: bool) -> None:
         rows = [(found.name, *_settings(found).values()) for found in queues]
         show_table(("queue", *_settings(queues[0])), rows)
     else:
-        note("no queues; azsession queue create makes one")
+        note("there are no queues; create one with azsession queue create NAME")
 
 
 @queue.command()
 @click.argument("name")
 @client_options
 def delete(name: str, connect: Connect, as_json: bool) -> None:
-    """Delete the queue NAME and every message in it."""
+    """Delete the queue NAME and all of its messages."""
     with connect() as provider:
         provider.delete_queue(name)
     if as_json:
@@ -130,24 +130,24 @@ def _queue_json(found: QueueInfo) -> dict[str, Any]:
 
 
 def _settings(found: QueueInfo) -> dict[str, str]:
-    """Return a queue's settings as people read them."""
+    """Return the settings of a queue as text for a table."""
     settings = found.settings
-    lives = settings.default_time_to_live
+    time_to_live = settings.default_time_to_live
     window = f"{settings.duplicate_detection_window:g} s"
     return {
         "lock": f"{settings.lock_duration:g} s",
         "max deliveries": str(settings.max_delivery_count),
-        "time to live": "for ever" if lives is None else f"{lives:g} s",
-        "expired ones": "dead-lettered" if settings.dead_letter_on_expiration else "dropped",
-        "duplicates": f"found for {window}" if settings.requires_duplicate_detection else "kept",
+        "time to live": "forever" if time_to_live is None else f"{time_to_live:g} s",
+        "expired messages": "dead-lettered" if settings.dead_letter_on_expiration else "deleted",
+        "duplicates": f"dropped within {window}" if settings.requires_duplicate_detection else "kept",
     }
 
 
-@click.command(short_help="Show the sessions of QUEUE.")
+@click.command(short_help="List the sessions of a queue.")
 @click.argument("queue")
 @client_options
 def sessions(queue: str, connect: Connect, as_json: bool) -> None:
-    """Show the sessions of QUEUE that have messages or state, and until when they are locked."""
+    """List the sessions of QUEUE that have messages or state, and show until when they are locked."""
     with connect() as provider:
         found = provider.list_sessions(queue)
     if as_json:
@@ -168,16 +168,18 @@ def sessions(queue: str, connect: Connect, as_json: bool) -> None:
 
 @click.group(name="dead-letters", short_help="List, resubmit and delete dead letters.")
 def dead_letters() -> None:
-    """Show, resubmit and delete the dead-lettered messages of a queue."""
+    """List, resubmit and delete the dead-lettered messages of a queue."""
 
 
 @dead_letters.command(name="list")
 @click.argument("queue")
-@click.option("--max", "most", type=click.IntRange(1), default=100, show_default=True, help="Messages to show.")
-@click.option("--from", "start", type=click.IntRange(0), default=0, metavar="SEQ", help="The sequence number to begin at.")
+@click.option(
+    "--max", "most", type=click.IntRange(1), default=100, show_default=True, help="Show at most this many messages."
+)
+@click.option("--from", "start", type=click.IntRange(0), default=0, metavar="SEQ", help="Start at this sequence number.")
 @client_options
 def list_dead_letters(queue: str, most: int, start: int, connect: Connect, as_json: bool) -> None:
-    """Show the dead letters of QUEUE, and why they are that."""
+    """List the dead letters of QUEUE with their reasons."""
     found: list[PeekedMessage] = []
     more = None
     with connect() as provider:
@@ -208,7 +210,7 @@ def list_dead_letters(queue: str, most: int, start: int, connect: Connect, as_js
     elif not as_json:
         note(f"{queue} has no dead letters")
     if more is not None:
-        note(f"there are more: --from {more}")
+        note(f"there are more; continue with --from {more}")
 
 
 def _dead_letters(provider: ServiceBusProvider, queue: str, start: int = 0) -> Iterator[PeekedMessage]:
@@ -220,20 +222,23 @@ def _dead_letters(provider: ServiceBusProvider, queue: str, start: int = 0) -> I
         start = (page[-1].sequence_number or 0) + 1
 
 
-def _on_some(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the arguments that say which dead letters it is for."""
-    command = click.option("--all", "every", is_flag=True, help="All that are there now.")(command)
+def _selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the arguments that select dead letters to a command."""
+    command = click.option("--all", "every", is_flag=True, help="Select all dead letters of the queue.")(command)
     command = click.argument("sequence_numbers", metavar="[SEQ]...", nargs=-1, type=click.IntRange(1))(command)
     return click.argument("queue")(command)
 
 
 @dead_letters.command()
-@_on_some
+@_selecting
 @client_options
 def resubmit(queue: str, sequence_numbers: tuple[int, ...], every: bool, connect: Connect, as_json: bool) -> None:
-    """Move dead letters to the end of their sessions, as new messages."""
+    """Move dead letters of QUEUE to the end of their sessions, as new messages.
+
+    Give their sequence numbers (SEQ) or --all.
+    """
     with connect() as provider:
-        count = _each(provider, queue, sequence_numbers, every, "resubmitting", provider.resubmit)
+        count = _for_each(provider, queue, sequence_numbers, every, "resubmitting", provider.resubmit)
     if as_json:
         show_json({"queue": queue, "resubmitted": count})
     else:
@@ -241,19 +246,22 @@ def resubmit(queue: str, sequence_numbers: tuple[int, ...], every: bool, connect
 
 
 @dead_letters.command(name="delete")
-@_on_some
+@_selecting
 @client_options
 def delete_dead_letters(queue: str, sequence_numbers: tuple[int, ...], every: bool, connect: Connect, as_json: bool) -> None:
-    """Delete dead letters."""
+    """Delete dead letters of QUEUE.
+
+    Give their sequence numbers (SEQ) or --all.
+    """
     with connect() as provider:
-        count = _each(provider, queue, sequence_numbers, every, "deleting", provider.delete_dead_letter)
+        count = _for_each(provider, queue, sequence_numbers, every, "deleting", provider.delete_dead_letter)
     if as_json:
         show_json({"queue": queue, "deleted": count})
     else:
         click.echo(f"deleted {plural(count, 'dead letter')} of {queue}")
 
 
-def _each(
+def _for_each(
     provider: ServiceBusProvider,
     queue: str,
     chosen: tuple[int, ...],
@@ -261,10 +269,10 @@ def _each(
     doing: str,
     act: Callable[[str, int], None],
 ) -> int:
-    """Do something with the dead letters chosen, or with all; return with how many."""
+    """Call `act` with each selected dead letter. Return how many there were."""
     if bool(chosen) == every:
-        raise click.UsageError("give sequence numbers or --all")
-    # Those that are there now: one that is resubmitted may come back while this runs.
+        raise click.UsageError("give either sequence numbers or --all")
+    # List them first: a resubmitted message may be dead-lettered again while this runs.
     numbers = [m.sequence_number or 0 for m in _dead_letters(provider, queue)] if every else list(chosen)
     done = 0
     with progress(f"{doing} in {queue}", len(numbers)) as advance:
@@ -275,7 +283,7 @@ def _each(
             except ProviderError as error:
                 if error.code != MESSAGE_NOT_FOUND:
                     raise
-                # Somebody else was faster; that matters only to who asked for this very one.
+                # Another process handled this dead letter first. That is an error only if the user named it.
                 if not every:
                     raise
             advance(1)

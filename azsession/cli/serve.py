@@ -1,282 +1,278 @@
-"""`azsession serve`: the gateway as a process of its own, with the embedded broker or in front of Azure."""
+"""The command `azsession serve`: runs a gateway with the embedded broker, or in front of an Azure namespace."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import attrs
 import click
 
 from .. import __version__
 from ..client.server_connection import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from ..config import ENV_CONNECTION_STRING, ServiceBusConfig, is_loopback
-from ..errors import ConfigurationError
 from .address import WILDCARDS, public_url
 from .common import note
-from .serve_azure import Lookout, azure_broker, azure_options, chosen_azure, refuse_local
+from .data_folder import data_file, key_file_of, key_file_of_namespace
+from .process import StopSignals, raise_open_file_limit
+from .serve_azure import AzureCheck, AzureOptions, azure_broker, azure_options, chosen_azure, refuse_local_options
 
 if TYPE_CHECKING:
     from ..broker.base import Broker
-    from ..server import AccessKey
+    from ..server import AccessKey, GatewayService
 
 DEFAULT_PORT = 8720
-
-
-def default_data() -> Path:
-    """Return where the data lies if nothing else is said: the user's own folder for data."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA", "")
-        standard = Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base, standard = "", Path.home() / "Library" / "Application Support"
-    else:
-        base, standard = os.environ.get("XDG_DATA_HOME", ""), Path.home() / ".local" / "share"
-    # The XDG specification has relative paths ignored.
-    return (Path(base) if os.path.isabs(base) else standard) / "azsession" / "azsession.db"
-
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(short_help="Serve message sessions over HTTP, from a file or memory.")
+@attrs.frozen(kw_only=True)
+class ServeOptions:
+    """The options of `azsession serve`, under the names that `serve` declares. `azure` holds the three Azure options."""
+
+    data: Path | None
+    memory: bool
+    host: str
+    port: int
+    hostnames: Sequence[str]
+    queues: Sequence[str]
+    auto_create: bool
+    keys: Sequence[str] = attrs.field(repr=False)
+    key_file: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    insecure: bool
+    max_waiting: int | None
+    max_connections: int | None
+    azure: AzureOptions | None
+    as_json: bool
+
+    def check(self) -> None:
+        """Raise `click.UsageError` if two options contradict each other."""
+        if self.azure is not None:
+            refuse_local_options(
+                self.azure,
+                data=self.data is not None,
+                memory=self.memory,
+                queues=bool(self.queues),
+                auto_create=self.auto_create,
+            )
+        if self.memory and self.data is not None:
+            raise click.UsageError("give --data or --memory, not both")
+        if self.keys and self.key_file is not None:
+            raise click.UsageError("give --key or --key-file, not both")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise click.UsageError("TLS needs both --tls-cert and --tls-key")
+
+    def access_keys(self) -> list[AccessKey]:
+        """Return the keys given with ``--key``.
+
+        Raises:
+            ConfigurationError: A key is malformed.
+            UsageError: Two keys have the same name.
+        """
+        from ..server import AccessKey
+
+        keys = [AccessKey.parse(text) for text in self.keys]
+        if len({key.name for key in keys}) != len(keys):
+            raise click.UsageError("two keys have the same name")
+        return keys
+
+
+@attrs.frozen
+class Storage:
+    """Where messages and keys are kept.
+
+    Attributes:
+        data: The data file; `None` in memory and with Azure.
+        key_file: The key file, if there is one.
+        azure: The configuration of the Azure namespace, if there is one.
+    """
+
+    data: Path | None
+    key_file: Path | None
+    azure: ServiceBusConfig | None
+
+
+@click.command(short_help="Run a gateway that serves message sessions over HTTP.")
 @click.option(
     "--data",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The data file, made if it is not there; by default azsession/azsession.db in your folder for data "
-    "(XDG_DATA_HOME, ~/.local/share).",
+    help="Keep messages in this file; it is created if it does not exist. Default: azsession/azsession.db in your "
+    "folder for application data (XDG_DATA_HOME or ~/.local/share).",
 )
-@click.option("--memory", is_flag=True, help="Keep everything in memory, until the end of the process.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--memory", is_flag=True, help="Keep messages in memory. They are lost when the process ends.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="The port; 0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
     "--hostname",
     "hostnames",
     multiple=True,
     metavar="NAME",
-    help="A name by which clients reach the gateway, where it differs from the address: behind a proxy, or on 0.0.0.0. The "
-    "first is in the connection string. Repeat it for more.",
+    help="Name that clients use for the gateway, if it differs from the address, for example behind a proxy or with --host "
+    "0.0.0.0. Repeat it for more names; the connection string contains the first.",
 )
-@click.option("--queue", "queues", multiple=True, metavar="NAME", help="A queue to make. Repeat it for more.")
-@click.option("--auto-create", is_flag=True, help="Make a queue when it is first used.")
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Create this queue. Repeat it for more.")
+@click.option("--auto-create", is_flag=True, help="Create each queue when it is first used.")
 @click.option(
     "--key",
     "keys",
     multiple=True,
     metavar="NAME:KEY:RIGHTS",
-    help="A key to accept, with rights of Send, Listen and Manage, divided by commas. Repeat it for more; the connection "
-    "string is for the first. By default a key with all rights is made, and kept in a file beside the data.",
+    help="Accept this key. RIGHTS is a comma-separated list of Send, Listen and Manage. Repeat it for more keys; the "
+    "connection string contains the first. By default a key with all rights is created and kept in a file beside the data.",
 )
 @click.option(
     "--key-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A file of such keys, one a line, that only its owner can read; made with one key if it is not there. Gateways "
-    "behind one balancer need the same.",
+    help="File of such keys, one a line, readable by its owner only. It is created with one key if it does not exist. "
+    "Gateways behind one load balancer need the same file.",
 )
-@click.option("--tls-cert", type=_FILE, help="The certificate chain, to serve https.")
-@click.option("--tls-key", type=_FILE, help="The certificate's private key.")
-@click.option("--insecure", is_flag=True, help="Allow plain http on an address that is not loopback.")
+@click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM). Serves https.")
+@click.option("--tls-key", type=_FILE, help="Private key of the certificate (PEM).")
+@click.option("--insecure", is_flag=True, help="Allow plain http on an address that other machines can reach.")
 @click.option(
     "--max-waiting",
     type=click.IntRange(1),
-    help="Receives that may wait at once, each with a thread; more are answered 429. By default 1024.",
+    help="Number of receives that may wait at once, each in a thread. Further ones get status 429. Default: 1024.",
 )
 @click.option(
     "--max-connections",
     type=click.IntRange(1),
-    help="Connections at once. Past them the one that has been idle longest is closed, or the new one is answered 503. By "
-    "default as many as the process may open files, less some, and at most 16384.",
+    help="Number of connections. Beyond it, the connection that was idle longest is closed, or a new one gets status 503. "
+    "Default: the process's limit of open files minus a reserve, at most 16384.",
 )
 @azure_options
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one JSON line: connection_string, url, data; with Azure also azure, its host.",
+    help="Print one line of JSON with connection_string, url and data; with Azure also azure (its host).",
 )
-def serve(
-    data: Path | None,
-    memory: bool,
-    host: str,
-    port: int,
-    hostnames: Sequence[str],
-    queues: Sequence[str],
-    auto_create: bool,
-    keys: Sequence[str],
-    key_file: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    insecure: bool,
-    max_waiting: int | None,
-    max_connections: int | None,
-    azure_string: str | None,
-    azure_namespace: str | None,
-    azure_websockets: bool,
-    as_json: bool,
-) -> None:
-    """Serve message sessions over HTTP, kept in one file, in memory, or by an Azure Service Bus namespace.
+def serve(azure_string: str | None, azure_namespace: str | None, azure_websockets: bool, **given: Any) -> None:
+    """Run a gateway that serves message sessions over HTTP. A file, memory or an Azure Service Bus namespace keeps them.
 
-    Prints the connection string to use on standard output, and nothing else there. SIGTERM and Ctrl-C finish what is running
-    and end it; a second one ends it at once.
+    Prints the connection string on standard output, and everything else on standard error. SIGTERM and Ctrl-C finish the
+    running requests and stop the gateway; a second signal stops it at once.
     """
-    from ..server import MAX_WAITING, AccessKey, GatewayService
-    from .keyfile import stored_keys
-
-    azure = chosen_azure(azure_string, azure_namespace, azure_websockets)
-    if azure is not None:
-        refuse_local(azure, data=data, memory=memory, queues=bool(queues), auto_create=auto_create)
-    if memory and data is not None:
-        raise click.UsageError("give --data or --memory, not both")
-    if keys and key_file is not None:
-        raise click.UsageError("give --key or --key-file, not both")
-    if (tls_cert is None) != (tls_key is None):
-        raise click.UsageError("TLS needs both --tls-cert and --tls-key")
-    accepted = [AccessKey.parse(text) for text in keys]
-    if len({key.name for key in accepted}) != len(accepted):
-        raise click.UsageError("two keys have the same name")
-    config = None if azure is None else azure.config()
-    path = None if memory or config is not None else _data_file(data)
-    if not keys and key_file is None:
-        key_file = _key_file(path, config)
-    _allow_open_files()
-    # Messages and keys are the owner's alone, whatever the umask was.
+    options = ServeOptions(azure=chosen_azure(azure_string, azure_namespace, azure_websockets), **given)
+    options.check()
+    keys = options.access_keys()
+    storage = _storage(options)
+    raise_open_file_limit()
+    # Only the owner may read messages and keys, whatever the umask of the shell is.
     os.umask(0o077)
+    check: AzureCheck | None = None
     broker: Broker
-    lookout: Lookout | None = None
-    limits: dict[str, int] = {}
-    if config is not None:
-        broker = fronted = azure_broker(config)
-        lookout = Lookout(fronted, config)
-        limits = {"max_body_size": AZURE_BODY_SIZE, "max_message_size": AZURE_MESSAGE_SIZE}
-    else:
+    if storage.azure is None:
         from ..broker.embedded import EmbeddedBroker
 
-        broker = EmbeddedBroker(path, queues=queues, auto_create=auto_create)
+        broker = EmbeddedBroker(storage.data, queues=options.queues, auto_create=options.auto_create)
+    else:
+        broker = azure = azure_broker(storage.azure)
+        check = AzureCheck(azure, storage.azure)
     try:
-        if not accepted:
-            accepted = [AccessKey.generate()] if key_file is None else stored_keys(key_file)
-        service = GatewayService(
-            broker,
-            accepted,
-            host=host,
-            port=port,
-            hosts=hostnames,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            insecure=insecure,
-            max_waiting=max_waiting or MAX_WAITING,
-            max_connections=max_connections,
-            **limits,
-        )
-        signals = _Signals()
+        keys = keys or _stored_keys(storage.key_file)
+        service = _service(options, broker, keys)
+        signals = StopSignals()
         service.start()
     except BaseException:
         broker.close()
         raise
     try:
-        url = public_url(service.url, hostnames, tls_cert)
-        note(f"azsession {__version__} listens on {service.url}; Ctrl-C ends it")
-        if config is not None:
-            note(f"azure   {config.host}{' over WebSockets' if config.uses_websockets else ''}, port {config.port}")
-        else:
-            note("data    in memory, gone at the end" if path is None else f"data    {path}")
-        if key_file is not None:
-            note(f"key     {key_file}")
-        if config is None:
-            names = ", ".join(found.name for found in broker.list_queues())
-            note(f"queues  {names or ('made when first used' if auto_create else 'none yet: azsession queue create')}")
-        _warn_of_address(host, url, hostnames)
-        if lookout is not None:
-            lookout.start()
-        _announce(url, accepted[0], path, config, as_json=as_json)
+        url = public_url(service.url, options.hostnames, options.tls_cert)
+        _print_notes(options, storage, broker, service.url)
+        _print_address_warnings(options, url)
+        if check is not None:
+            check.start()
+        _print_connection_string(url, keys[0], storage, as_json=options.as_json)
         signals.wait()
-        note("stopping: finishing what is running; once more ends it at once")
+        note("stopping after the running requests; a second signal stops at once")
     finally:
-        if lookout is not None:
-            lookout.end()
+        if check is not None:
+            check.end()
         service.stop()
 
 
-def _allow_open_files() -> None:
-    """Let this process open as many files as it may: each connection is one, and the usual limit is 1024."""
-    try:
-        import resource
-    except ImportError:
-        return  # Windows has no such limit.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS says that there is no limit, and refuses that as one.
-    for wanted in (most, 10240):
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-            return
+def _storage(options: ServeOptions) -> Storage:
+    azure = None if options.azure is None else options.azure.config()
+    data = None if options.memory or azure is not None else data_file(options.data)
+    key_file = options.key_file
+    if key_file is None and not options.keys:
+        if azure is not None:
+            key_file = key_file_of_namespace(azure.host)
+        elif data is not None:
+            key_file = key_file_of(data)
+    return Storage(data, key_file, azure)
 
 
-def _key_file(path: Path | None, config: ServiceBusConfig | None) -> Path | None:
-    """Return where the key is kept: beside the data, or for Azure in the user's folder, by namespace."""
-    if config is None:
-        return None if path is None else path.with_name(path.name + ".key")
-    folder = _own_folder()
-    return folder / f"{config.host.replace(':', '-')}.key"
+def _stored_keys(key_file: Path | None) -> list[AccessKey]:
+    from ..server import AccessKey
+    from .keyfile import stored_keys
+
+    return [AccessKey.generate()] if key_file is None else stored_keys(key_file)
 
 
-def _data_file(data: Path | None) -> Path:
-    if data is None:
-        data = _own_folder() / default_data().name
-    elif not data.parent.is_dir():
-        raise ConfigurationError(f"the data file {data} needs its folder to be there")
-    return data.absolute()
+def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -> GatewayService:
+    from ..server import MAX_WAITING, GatewayService
+
+    sizes: dict[str, int] = {}
+    if options.azure is not None:
+        sizes = {"max_body_size": AZURE_BODY_SIZE, "max_message_size": AZURE_MESSAGE_SIZE}
+    return GatewayService(
+        broker,
+        keys,
+        host=options.host,
+        port=options.port,
+        hosts=options.hostnames,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        insecure=options.insecure,
+        max_waiting=options.max_waiting or MAX_WAITING,
+        max_connections=options.max_connections,
+        **sizes,
+    )
 
 
-def _own_folder() -> Path:
-    folder = default_data().parent
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+def _print_notes(options: ServeOptions, storage: Storage, broker: Broker, url: str) -> None:
+    note(f"azsession {__version__} listens on {url}; Ctrl-C stops it")
+    if storage.azure is not None:
+        websockets = " over WebSockets" if storage.azure.uses_websockets else ""
+        note(f"azure   {storage.azure.host}{websockets}, port {storage.azure.port}")
+    else:
+        note(f"data    {storage.data or 'in memory; lost when this process ends'}")
+    if storage.key_file is not None:
+        note(f"key     {storage.key_file}")
+    if storage.azure is None:
+        names = ", ".join(found.name for found in broker.list_queues())
+        hint = "created when first used" if options.auto_create else "none yet; create one with azsession queue create NAME"
+        note(f"queues  {names or hint}")
 
 
-def _announce(url: str, key: AccessKey, path: Path | None, config: ServiceBusConfig | None, *, as_json: bool) -> None:
-    """Print what clients connect with: all that goes to standard output."""
+def _print_address_warnings(options: ServeOptions, url: str) -> None:
+    if options.host in WILDCARDS and not options.hostnames and is_loopback(urlsplit(url).hostname or ""):
+        note("the connection string works on this machine only; for other machines give --hostname NAME")
+    if url.startswith("http:") and not is_loopback(options.host):
+        note("warning: without TLS, anyone who can read the network can read tokens and messages")
+
+
+def _print_connection_string(url: str, key: AccessKey, storage: Storage, *, as_json: bool) -> None:
+    """Print the only output on stdout."""
     string = f"Endpoint={url}/;SharedAccessKeyName={key.name};SharedAccessKey={key.key}"
     if as_json:
-        # `data` is null where nothing is kept here: in memory, and on Azure.
-        told = {"connection_string": string, "url": url, "data": None if path is None else str(path)}
-        click.echo(json.dumps(told if config is None else {**told, "azure": config.host}))
+        # `data` is null if no file keeps the messages: in memory and with Azure.
+        line = {"connection_string": string, "url": url, "data": None if storage.data is None else str(storage.data)}
+        click.echo(json.dumps(line if storage.azure is None else {**line, "azure": storage.azure.host}))
         return
-    note(f"the connection string, in quotes for {ENV_CONNECTION_STRING}:")
+    note(f"connection string, for {ENV_CONNECTION_STRING} (put it in quotes):")
     click.echo(string)
-
-
-def _warn_of_address(host: str, url: str, hostnames: Sequence[str]) -> None:
-    if host in WILDCARDS and not hostnames and is_loopback(urlsplit(url).hostname or ""):
-        note("other machines need this one's name in the connection string: --hostname NAME")
-    if url.startswith("http:") and not is_loopback(host):
-        note("warning: without TLS, whoever can read the network reads tokens and messages")
-
-
-class _Signals:
-    """Waits for SIGTERM or SIGINT; the second one ends the process at once, as it does by default."""
-
-    def __init__(self) -> None:
-        # Python runs a handler between two steps of the main thread; one that is about to block would sleep on. What comes
-        # through a socket cannot be missed.
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
-        signal.set_wakeup_fd(self._writer.fileno())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _: object) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
-
-    def wait(self) -> None:
-        """Return once one came. Blocks."""
-        self._reader.recv(1)

@@ -1,10 +1,9 @@
-"""Azure behind `azsession serve`: which namespace it is, the broker on it, and whether it can be reached."""
+"""The Azure part of `azsession serve`: its options, its broker, and a check that the namespace can be reached."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,22 +18,22 @@ from .common import note
 if TYPE_CHECKING:
     from ..broker.azure import ServiceBusBroker
 
-#: Environment variables that `azsession serve` reads. They are not the clients': these name the gateway.
+#: Environment variables of `azsession serve`. Clients do not read them, because clients connect to the gateway.
 ENV_AZURE, ENV_AZURE_NAMESPACE = "AZSESSION_AZURE_CONNECTION_STRING", "AZSESSION_AZURE_NAMESPACE"
 
-#: Seconds between looks at a namespace that could not be reached: at first, and at most.
-LOOK_AGAIN = (2.0, 60.0)
+#: Seconds between two checks of a namespace that cannot be reached: the first pause and the longest one.
+CHECK_PAUSES = (2.0, 60.0)
 
 
 @attrs.frozen
 class AzureOptions:
-    """What the command line or the environment says of Azure.
+    """The Azure namespace given on the command line or in the environment.
 
     Attributes:
-        connection_string: Of the namespace, with a key or signature in it.
-        namespace: Its name, instead: the process's own identity is used.
-        websockets: Whether AMQP goes over WebSockets.
-        given_by: The option or environment variable that said so, for messages to people.
+        connection_string: The namespace's connection string, with a key or a signature.
+        namespace: The namespace's name, if the process's own identity is used instead.
+        websockets: Use AMQP over WebSockets.
+        given_by: The option or environment variable that named the namespace, for error messages.
     """
 
     connection_string: str | None = attrs.field(repr=False)
@@ -43,10 +42,10 @@ class AzureOptions:
     given_by: str
 
     def config(self) -> ServiceBusConfig:
-        """Return how the namespace is reached.
+        """Return the configuration for the connection to the namespace.
 
         Raises:
-            ConfigurationError: What was given is malformed.
+            ConfigurationError: The connection string or the namespace is malformed.
         """
         transport = "amqp-websockets" if self.websockets else "amqp"
         try:
@@ -54,7 +53,9 @@ class AzureOptions:
                 return ServiceBusConfig(namespace=self.namespace, transport=transport)
             parsed = ConnectionString.parse(self.connection_string)
             if parsed.key is None and parsed.signature is None:
-                raise ConfigurationError("the connection string has no key or signature: --azure-namespace needs none")
+                raise ConfigurationError(
+                    "the connection string has no key or signature: to use this process's identity, give --azure-namespace"
+                )
             if not self.websockets and parsed.transport is not None:
                 transport = parsed.transport
             return ServiceBusConfig(connection_string=self.connection_string, transport=transport)
@@ -63,25 +64,27 @@ class AzureOptions:
 
 
 def azure_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `serve` the options that put it in front of Azure."""
+    """Add the Azure options to a command."""
     for option in (
         click.option(
-            "--azure-websockets", is_flag=True, help="Speak AMQP over WebSockets with Azure, where only port 443 is open."
+            "--azure-websockets",
+            is_flag=True,
+            help="Connect to Azure with AMQP over WebSockets, for networks that allow port 443 only.",
         ),
         click.option(
             "--azure-namespace",
             metavar="NAME",
             envvar=ENV_AZURE_NAMESPACE,
-            help="The same, under this process's own identity (DefaultAzureCredential): myns, or its full host name. By "
-            f"default {ENV_AZURE_NAMESPACE}'s.",
+            help="Like --azure, but with this process's own identity (DefaultAzureCredential). NAME is myns or the full host "
+            f"name. Default: {ENV_AZURE_NAMESPACE}.",
         ),
         click.option(
             "--azure",
             "azure_string",
             metavar="CONNECTION_STRING",
             envvar=ENV_AZURE,
-            help="Front this Azure Service Bus namespace; no data is kept here. Others on this machine can see a command "
-            f"line: better put it into {ENV_AZURE}.",
+            help="Serve the sessions of this Azure Service Bus namespace; the gateway keeps no messages. Other users of this "
+            f"machine can see a command line, so prefer to set {ENV_AZURE}.",
         ),
     ):
         command = option(command)
@@ -89,52 +92,52 @@ def azure_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def chosen_azure(string: str | None, namespace: str | None, websockets: bool) -> AzureOptions | None:
-    """Return what was said of Azure, or `None` where nothing was. A command line goes before the environment.
+    """Return the Azure namespace that was given, or `None`. The command line overrides the environment.
 
     Raises:
-        UsageError: It contradicts itself.
+        UsageError: The options contradict each other.
     """
     source = click.get_current_context().get_parameter_source
-    by_line = ParameterSource.COMMANDLINE
+    command_line = ParameterSource.COMMANDLINE
     if string is not None and namespace is not None:
         if source("azure_string") == source("azure_namespace"):
             raise click.UsageError(
-                f"give --azure ({ENV_AZURE}) or --azure-namespace ({ENV_AZURE_NAMESPACE}), not both: the one has a key, the "
-                "other uses this process's identity"
+                f"give --azure ({ENV_AZURE}) or --azure-namespace ({ENV_AZURE_NAMESPACE}), not both: --azure uses a key, "
+                "--azure-namespace uses this process's identity"
             )
-        string, namespace = (string, None) if source("azure_string") == by_line else (None, namespace)
+        string, namespace = (string, None) if source("azure_string") == command_line else (None, namespace)
     if string is not None:
-        return AzureOptions(string, None, websockets, "--azure" if source("azure_string") == by_line else ENV_AZURE)
+        return AzureOptions(string, None, websockets, "--azure" if source("azure_string") == command_line else ENV_AZURE)
     if namespace is not None:
-        given_by = "--azure-namespace" if source("azure_namespace") == by_line else ENV_AZURE_NAMESPACE
+        given_by = "--azure-namespace" if source("azure_namespace") == command_line else ENV_AZURE_NAMESPACE
         return AzureOptions(None, namespace, websockets, given_by)
     if websockets:
-        raise click.UsageError("--azure-websockets is about the way to Azure: it needs --azure or --azure-namespace")
+        raise click.UsageError("--azure-websockets needs --azure or --azure-namespace")
     return None
 
 
-def refuse_local(azure: AzureOptions, *, data: Path | None, memory: bool, queues: bool, auto_create: bool) -> None:
-    """Refuse the options of a broker that keeps messages here.
+def refuse_local_options(azure: AzureOptions, *, data: bool, memory: bool, queues: bool, auto_create: bool) -> None:
+    """Refuse the options of the embedded broker, each of which is true if it was given.
 
     Raises:
-        UsageError: There is one of them.
+        UsageError: One of them was given.
     """
     reasons = {
-        "--data": (data is not None, "messages are kept by Azure"),
-        "--memory": (memory, "messages are kept by Azure"),
-        "--queue": (queues, "queues of Azure are made with Azure's tools"),
-        "--auto-create": (auto_create, "queues of Azure are made with Azure's tools"),
+        "--data": (data, "Azure keeps the messages"),
+        "--memory": (memory, "Azure keeps the messages"),
+        "--queue": (queues, "create queues of Azure with Azure's tools"),
+        "--auto-create": (auto_create, "create queues of Azure with Azure's tools"),
     }
     for option, (given, why) in reasons.items():
         if given:
-            raise click.UsageError(f"{option} does not go with {azure.given_by}: {why}")
+            raise click.UsageError(f"{option} cannot be used with {azure.given_by}: {why}")
 
 
 def azure_broker(config: ServiceBusConfig) -> ServiceBusBroker:
-    """Return the broker on a namespace. Nothing is connected yet.
+    """Return a broker for a namespace, not connected yet.
 
     Raises:
-        ConfigurationError: The extra is missing.
+        ConfigurationError: The extra for Azure is not installed.
     """
     need("azure.servicebus", "servicebus")
     if config.uses_websockets:
@@ -144,28 +147,32 @@ def azure_broker(config: ServiceBusConfig) -> ServiceBusBroker:
     return ServiceBusBroker(config)
 
 
-class Lookout:
-    """Says on stderr whether the namespace can be reached, in a thread of its own, until it can or until the end.
+class AzureCheck:
+    """Checks in a thread whether the namespace can be reached, and reports that on stderr, until the first success.
 
-    The gateway starts all the same: a namespace that is away for a minute must not keep it from coming up, and its clients
-    try again. What only people can mend shows at once.
+    The gateway starts in any case, because a namespace can be away for a minute and clients retry. The report shows mistakes
+    that only people can correct, for example a wrong key.
     """
 
     def __init__(self, broker: ServiceBusBroker, config: ServiceBusConfig) -> None:
         self._broker, self._host = broker, config.host
-        parsed = config.credentials
-        # The key of a single entity is good for nothing else.
-        self._has_key = parsed is not None
-        self._entity = (parsed.entity_path or "") if parsed is not None else ""
+        credentials = config.credentials
+        self._has_key = credentials is not None
+        # The key of a single entity is valid for that entity only.
+        self._entity = (credentials.entity_path or "") if credentials is not None else ""
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begin to look."""
-        threading.Thread(target=self._look, name="azsession-lookout", daemon=True).start()
+        """Start the thread."""
+        threading.Thread(target=self._run, name="azsession-azure-check", daemon=True).start()
 
-    def _look(self) -> None:
-        pause, most = LOOK_AGAIN
-        told = ""
+    def end(self) -> None:
+        """Make the thread end without another report."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        pause, longest = CHECK_PAUSES
+        reported = ""
         while True:
             try:
                 self._broker.check(self._entity)
@@ -174,18 +181,14 @@ class Lookout:
                     return
                 hint = ""
                 if isinstance(error, AuthenticationFailedError) and self._has_key and not self._entity:
-                    hint = " (the key of a single queue needs EntityPath in its connection string)"
-                text = f"warning: {self._host} is of no use yet: {error}{hint}; trying on"
-                if text != told:
+                    hint = " (with the key of a single queue, the connection string needs EntityPath)"
+                text = f"warning: cannot use {self._host} yet: {error}{hint}; retrying"
+                if text != reported:
                     note(text)
-                told = text
+                reported = text
             else:
                 note(f"azure   {self._host} answers")
                 return
             if self._ended.wait(pause):
                 return
-            pause = min(2 * pause, most)
-
-    def end(self) -> None:
-        """Say nothing more."""
-        self._ended.set()
+            pause = min(2 * pause, longest)

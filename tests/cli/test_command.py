@@ -1,4 +1,4 @@
-"""What all commands have in common: how they are loaded, how they fail, and how they end."""
+"""Behaviour that all commands share: loading, help, errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_importing_azsession_loads_neither_click_nor_rich() -> None:
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_the_command_names_it_in_one_line(missing: str) -> None:
+def test_the_command_names_the_extra_to_install_in_one_line(missing: str) -> None:
     ended = _python(f"import sys; sys.modules[{missing!r}] = None; from azsession.cli import main; main()")
     assert_one_line(ended, missing, 'pip install "azsession[server]"')
 
 
-def test_serve_without_the_servers_libraries_names_the_extra_in_one_line() -> None:
+def test_serve_names_the_extra_to_install_in_one_line() -> None:
     ended = _python(
         "import sys; sys.modules['cheroot'] = None; sys.argv = ['azsession', 'serve', '--memory'];"
         "from azsession.cli import main; main()"
@@ -47,7 +47,7 @@ def test_serve_without_the_servers_libraries_names_the_extra_in_one_line() -> No
     assert_one_line(ended, "cheroot", 'pip install "azsession[server]"')
 
 
-def test_sending_needs_nothing_of_the_server(azsession_server: AzsessionServer) -> None:
+def test_send_needs_no_server_libraries(azsession_server: AzsessionServer) -> None:
     ended = _python(
         "import sys; sys.modules['cheroot'] = sys.modules['falcon'] = None; "
         f"sys.argv = ['azsession', 'send', 'q', '--body', 'x', '--session-id', 's', '--connection-string', "
@@ -63,7 +63,7 @@ def _all_commands(command: click.Command = cli, path: tuple[str, ...] = ()) -> I
             yield from _all_commands(below, (*path, name))
 
 
-def test_every_command_explains_itself_and_each_of_its_options() -> None:
+def test_every_command_and_every_option_has_a_help_text() -> None:
     for path in _all_commands():
         command: click.Command = cli
         for name in path:
@@ -86,27 +86,27 @@ def test_help_and_version_exit_with_0() -> None:
     "arguments",
     [["nonsense"], ["receive"], ["receive", "q", "--max", "0"], ["send", "q"], ["send", "q", "--body", "without session"]],
 )
-def test_wrong_usage_is_one_line_and_exit_status_2(arguments: list[str]) -> None:
+def test_wrong_usage_prints_one_line_and_exits_with_2(arguments: list[str]) -> None:
     assert_one_line(run_here(*arguments), "--help", status=2)
 
 
-def test_without_a_connection_string_the_line_says_what_to_set() -> None:
+def test_a_missing_connection_string_names_the_variable_to_set() -> None:
     assert_one_line(run_here("sessions", "q"), "--connection-string", "SERVICEBUS_CONNECTION_STRING", "azsession serve")
 
 
-def test_a_refused_key_is_one_line_that_does_not_show_it(azsession_server: AzsessionServer) -> None:
+def test_a_refused_key_prints_one_line_without_the_key(azsession_server: AzsessionServer) -> None:
     text = f"Endpoint={azsession_server.url}/;SharedAccessKeyName=nobody;SharedAccessKey={SECRET}"
     ended = run_here("sessions", "q", "--connection-string", text)
     assert_one_line(ended, "signed with a key of this gateway")
     assert SECRET not in ended.stderr
 
 
-def test_a_gateway_that_is_not_there_is_one_line() -> None:
+def test_an_unreachable_gateway_prints_one_line() -> None:
     text = f"Endpoint=http://127.0.0.1:1/;SharedAccessKeyName=nobody;SharedAccessKey={SECRET}"
     assert_one_line(run_here("sessions", "q", connection_string=text), "http://127.0.0.1:1", "refused")
 
 
-def test_ctrl_c_ends_a_waiting_receive_with_130_and_no_traceback(azsession_server: AzsessionServer) -> None:
+def test_ctrl_c_stops_a_waiting_receive_with_status_130_and_no_traceback(azsession_server: AzsessionServer) -> None:
     process = start("receive", "q", "s", "--timeout", "50", connection_string=azsession_server.connection_string)
     watched = psutil.Process(process.pid)
     eventually(lambda: any(found.status == psutil.CONN_ESTABLISHED for found in watched.net_connections("tcp")))
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_a_waiting_receive_with_130_and_no_traceback(azsession_serve
     assert (process.returncode, out, err.strip()) == (130, "", "")
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly_and_completes_nothing(
+def test_a_closed_pipe_ends_receive_quietly_and_completes_nothing(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_messages("q", [Message("x" * 5000, session_id="s") for _ in range(50)])
@@ -131,7 +131,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly_and_completes_nothing(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
-def test_output_that_cannot_be_written_completes_nothing(
+def test_receive_completes_nothing_when_its_output_cannot_be_written(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_message("q", Message("paid", session_id="s"))
@@ -151,7 +151,7 @@ def test_output_that_cannot_be_written_completes_nothing(
     assert azsession_provider.list_sessions("q")[0].message_count == 1
 
 
-def test_long_work_shows_a_bar_on_a_terminal(azsession_server: AzsessionServer) -> None:
+def test_send_shows_a_progress_bar_on_a_terminal(azsession_server: AzsessionServer) -> None:
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     process = start("send", "q", "--file", WEBHOOKS, connection_string=azsession_server.connection_string, stderr=theirs)
@@ -160,7 +160,7 @@ def test_long_work_shows_a_bar_on_a_terminal(azsession_server: AzsessionServer) 
     while True:
         try:
             part = os.read(ours, 65536)
-        except OSError:  # How Linux says that the other end of a terminal is closed.
+        except OSError:  # Linux reports a closed terminal this way.
             break
         if not part:
             break
@@ -169,4 +169,4 @@ def test_long_work_shows_a_bar_on_a_terminal(azsession_server: AzsessionServer) 
     out, _ = process.communicate(timeout=PATIENCE)
     assert b"sending to q" in shown
     assert b"329" in shown
-    assert out == "sent 329 messages of 70 sessions to q\n"
+    assert out == "sent 329 messages in 70 sessions to q\n"

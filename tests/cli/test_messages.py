@@ -1,4 +1,4 @@
-"""`azsession send`, `receive` and `peek`, against a real gateway."""
+"""`azsession send`, `receive` and `peek` with a real gateway."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_file_is_sent_line_by_line_and_received_in_order(
+def test_send_sends_a_file_line_by_line_and_receive_keeps_the_order(
     azsession_server: AzsessionServer, webhooks: list[dict[str, Any]]
 ) -> None:
     text = azsession_server.connection_string
@@ -46,7 +46,7 @@ def test_a_file_is_sent_line_by_line_and_received_in_order(
     assert longest not in {line["session_id"] for line in _lines(left.stdout)}
 
 
-def test_a_bad_line_is_named_before_anything_is_sent(
+def test_send_names_a_malformed_line_and_sends_nothing(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path
 ) -> None:
     file = tmp_path / "orders.jsonl"
@@ -64,59 +64,61 @@ def test_a_bad_line_is_named_before_anything_is_sent(
         (b'{"session_id": 42}', "a session id is a str"),
         (b'{"session_id": ""}', "1 to 128 characters"),
         (b'{"session_id": "\xff"}', "not UTF-8, at byte 17"),
-        (b"[" * 100_000, "too deep"),
+        (b"[" * 100_000, "nesting is too deep"),
     ],
 )
-def test_each_kind_of_bad_line_says_what_is_wrong(line: bytes, why: str) -> None:
+def test_the_error_of_a_malformed_line_says_what_is_wrong(line: bytes, why: str) -> None:
     with pytest.raises(ValidationError, match=f"^standard input, line 3: .*{why}.*; nothing was sent$"):
         read_messages(io.BytesIO(b'{"session_id": "a"}\n\n' + line))
 
 
-def test_a_line_is_the_body_byte_for_byte() -> None:
+def test_the_message_body_is_the_line_byte_for_byte() -> None:
     line = '{ "session_id":"a" , "n":1.50, "name":"Zoë"}'.encode()
     [message] = read_messages(io.BytesIO(b"\xef\xbb\xbf" + line + b"\r\n\r\n"))
     assert (message.body, message.session_id) == (line, "a")
 
 
-def test_standard_input_is_read_and_lines_without_a_session_take_the_option(
+def test_send_reads_standard_input_and_applies_session_id_to_lines_without_one(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     ended = run_here(
         "send", "q", "--file", "-", "--session-id", "rest",
         connection_string=azsession_server.connection_string, stdin=b'{"n": 1}\n{"n": 2, "session_id": "own"}\n',
     )  # fmt: skip
-    assert ended.stdout == "sent 2 messages of 2 sessions to q\n"
+    assert ended.stdout == "sent 2 messages in 2 sessions to q\n"
     assert {info.session_id for info in azsession_provider.list_sessions("q")} == {"rest", "own"}
 
 
-def test_a_file_that_is_not_there_is_wrong_usage(azsession_server: AzsessionServer) -> None:
+def test_a_missing_file_is_wrong_usage(azsession_server: AzsessionServer) -> None:
     ended = run_here("send", "q", "--file", "missing.jsonl", connection_string=azsession_server.connection_string)
     assert_one_line(ended, "missing.jsonl", "No such file", status=2)
 
 
-def test_what_is_not_completed_is_given_back(
+def test_receive_without_complete_returns_the_messages_to_the_queue(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_messages("q", [Message(f"event {n}", session_id="s") for n in range(3)])
     shown = run_here("receive", "q", connection_string=azsession_server.connection_string)
     assert shown.returncode == 0
     assert [line for line in shown.stdout.splitlines() if line.startswith("event")] == ["event 0", "event 1", "event 2"]
-    assert "3 messages of s shown and given back" in shown.stderr
+    assert "returned 3 messages of session s to the queue" in shown.stderr
     with azsession_provider.create_session_client("q", "s") as session:
         assert [m.text() for m in session.receive_messages(10, timeout=0)] == ["event 0", "event 1", "event 2"]
 
 
-def test_max_bounds_what_is_completed(azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider) -> None:
+def test_receive_completes_at_most_max_messages(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
     azsession_provider.send_messages("q", [Message(str(n), session_id="s") for n in range(130)])
     text = azsession_server.connection_string
     ended = run_here("receive", "q", "--complete", "--max", "120", "--json", connection_string=text)
     assert [line["body"] for line in _lines(ended.stdout)] == [str(n) for n in range(120)]
-    assert "120 messages of s completed" in ended.stderr
+    assert "completed 120 messages of session s" in ended.stderr
     assert azsession_provider.list_sessions("q")[0].message_count == 10
 
 
 @pytest.mark.parametrize("session", [[], ["s"]])
-def test_nothing_to_receive_is_no_failure(azsession_server: AzsessionServer, session: list[str]) -> None:
+def test_receive_succeeds_when_there_is_no_message(azsession_server: AzsessionServer, session: list[str]) -> None:
     ended = run_here(
         "receive", "q", *session, "--timeout", "0", "--json", connection_string=azsession_server.connection_string
     )
@@ -124,7 +126,7 @@ def test_nothing_to_receive_is_no_failure(azsession_server: AzsessionServer, ses
     assert "within 0 s" in ended.stderr
 
 
-def test_a_session_that_another_holds_is_one_line(
+def test_a_session_locked_by_another_holder_prints_one_line(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_message("q", Message("x", session_id="s"))
@@ -134,7 +136,7 @@ def test_a_session_that_another_holds_is_one_line(
     assert_one_line(ended, "another holder has this session")
 
 
-def test_a_body_that_is_no_text_is_base64_and_marked(
+def test_a_binary_body_is_shown_as_marked_base64(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_message("q", Message(b"\xff\x00", session_id="s", subject="raw", attributes={"n": 1}))
@@ -145,7 +147,9 @@ def test_a_body_that_is_no_text_is_base64_and_marked(
     assert "base64: /wA=" in run_here("receive", "q", "s", "--complete", connection_string=text).stdout
 
 
-def test_a_body_cannot_steer_the_terminal(azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider) -> None:
+def test_control_characters_of_a_body_are_escaped(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
     azsession_provider.send_message("q", Message("\x1b[2J[red]\u202eevil", session_id="[bold]s"))
     text = azsession_server.connection_string
     for ended in (run_here("peek", "q", "[bold]s", connection_string=text), run_here("receive", "q", connection_string=text)):
@@ -154,7 +158,7 @@ def test_a_body_cannot_steer_the_terminal(azsession_server: AzsessionServer, azs
     assert "[bold]s" in ended.stdout
 
 
-def test_peek_shows_from_a_sequence_number_and_receives_nothing(
+def test_peek_starts_at_a_sequence_number_and_receives_nothing(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_messages("q", [Message(str(n), session_id="s") for n in range(5)])

@@ -1,4 +1,4 @@
-"""`azsession queue`, `sessions` and `dead-letters`, against a real gateway."""
+"""`azsession queue`, `sessions` and `dead-letters` with a real gateway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from azsession.testing import AzsessionServer
 from ..support.processes import assert_one_line, run_here
 
 
-def test_a_queue_is_made_with_every_setting_shown_listed_and_deleted(azsession_server: AzsessionServer) -> None:
+def test_a_queue_with_every_setting_is_created_shown_listed_and_deleted(azsession_server: AzsessionServer) -> None:
     text = azsession_server.connection_string
     settings = {
         "lock_duration": 12.5,
@@ -36,19 +36,19 @@ def test_a_queue_is_made_with_every_setting_shown_listed_and_deleted(azsession_s
     assert shown == {"name": "orders", "active_count": 0, "dead_letter_count": 0, **settings}
     assert json.loads(run_here("queue", "list", "--json", connection_string=text).stdout) == {"name": "orders", **settings}
     table = run_here("queue", "show", "orders", connection_string=text).stdout
-    for words in ("orders", "12.5 s", "3600 s", "dead-lettered", "found for 90 s"):
+    for words in ("orders", "12.5 s", "3600 s", "dead-lettered", "dropped within 90 s"):
         assert words in table
     assert run_here("queue", "delete", "orders", connection_string=text).stdout == "deleted orders\n"
     assert_one_line(run_here("queue", "show", "orders", connection_string=text), "no queue 'orders'")
     assert run_here("queue", "list", "--json", connection_string=text).stdout == ""
 
 
-def test_a_setting_out_of_its_range_is_one_line(azsession_server: AzsessionServer) -> None:
+def test_a_setting_out_of_range_prints_one_line(azsession_server: AzsessionServer) -> None:
     ended = run_here("queue", "create", "q", "--lock-duration", "1000", connection_string=azsession_server.connection_string)
     assert_one_line(ended, "lock_duration is 1 to 300 seconds")
 
 
-def test_sessions_show_their_counts_and_locks_in_a_table(
+def test_sessions_lists_message_counts_and_locks_in_a_table(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_messages("q", [Message("x", session_id=name) for name in ("a/1", "a/1", "b")])
@@ -82,7 +82,7 @@ def test_dead_letters_are_listed_resubmitted_and_deleted(
         (2, "bad 1", "Unpaid"),
         (3, "bad 2", "Unpaid"),
     ]
-    assert listed.stderr == "there are more: --from 4\n"
+    assert listed.stderr == "there are more; continue with --from 4\n"
     assert "Unpaid: no money" in run_here("dead-letters", "list", "q", connection_string=text).stdout
 
     assert run_here("dead-letters", "resubmit", "q", "2", connection_string=text).stdout == "resubmitted 1 dead letter of q\n"
@@ -93,7 +93,7 @@ def test_dead_letters_are_listed_resubmitted_and_deleted(
     assert [m.text() for m in azsession_provider.dead_letters("q")] == ["bad 3"]
 
 
-def test_all_dead_letters_are_taken_at_once_across_pages(
+def test_resubmit_all_handles_more_dead_letters_than_one_page(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     _dead_letter(azsession_provider, 130)
@@ -103,6 +103,6 @@ def test_all_dead_letters_are_taken_at_once_across_pages(
     assert azsession_provider.list_sessions("q")[0].message_count == 130
 
 
-def test_deleting_dead_letters_without_saying_which_is_wrong_usage(azsession_server: AzsessionServer) -> None:
+def test_deleting_dead_letters_without_a_selection_is_wrong_usage(azsession_server: AzsessionServer) -> None:
     ended = run_here("dead-letters", "delete", "q", connection_string=azsession_server.connection_string)
     assert_one_line(ended, "--all", status=2)

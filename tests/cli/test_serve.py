@@ -1,4 +1,4 @@
-"""`azsession serve` as a process: its data and key, its addresses, its end."""
+"""`azsession serve` as a process: data files, keys, addresses and shutdown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _provider(connection_string: str) -> ServiceBusProvider:
     return ServiceBusProvider.from_connection_string(connection_string)
 
 
-def test_it_prints_the_connection_string_alone_on_stdout_and_the_rest_on_stderr(tmp_path: Path) -> None:
+def test_stdout_has_only_the_connection_string(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--auto-create") as served:
         with _provider(served.line) as provider:
@@ -41,7 +41,7 @@ def test_it_prints_the_connection_string_alone_on_stdout_and_the_rest_on_stderr(
     assert "SharedAccessKey=" not in err
 
 
-def test_json_names_the_connection_string_the_url_and_the_data(tmp_path: Path) -> None:
+def test_json_contains_the_connection_string_the_url_and_the_data_file(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--json") as served:
         told = json.loads(served.line)
@@ -51,7 +51,7 @@ def test_json_names_the_connection_string_the_url_and_the_data(tmp_path: Path) -
         assert requests.get(f"{told['url']}/healthz", timeout=10).status_code == 200
 
 
-def test_in_memory_the_key_is_kept_nowhere(tmp_path: Path) -> None:
+def test_memory_writes_no_key_file(tmp_path: Path) -> None:
     with Served("--memory", "--json", cwd=tmp_path) as served:
         told = json.loads(served.line)
         assert told["data"] is None
@@ -60,7 +60,7 @@ def test_in_memory_the_key_is_kept_nowhere(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_restart_on_the_same_data_keeps_messages_and_key(tmp_path: Path) -> None:
+def test_a_restart_with_the_same_data_keeps_messages_and_key(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--queue", "orders") as served:
         first = ServiceBusConfig(connection_string=served.line).credentials
@@ -77,14 +77,14 @@ def test_a_restart_on_the_same_data_keeps_messages_and_key(tmp_path: Path) -> No
     assert first.key == second.key
 
 
-def test_the_data_lies_in_the_users_folder_unless_told_otherwise(tmp_path: Path) -> None:
+def test_the_default_data_file_is_in_the_users_data_folder(tmp_path: Path) -> None:
     ended = run("serve", "--host", "192.0.2.1", "--insecure", XDG_DATA_HOME=str(tmp_path / "share"))
     assert_one_line(ended, "cannot listen on 192.0.2.1")
     assert (tmp_path / "share" / "azsession" / "azsession.db").exists()
     assert stat.S_IMODE((tmp_path / "share" / "azsession").stat().st_mode) == 0o700
 
 
-def test_key_and_data_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_key_and_data(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, umask=0):
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
@@ -92,7 +92,7 @@ def test_key_and_data_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
     assert all(mode & 0o077 == 0 for mode in modes.values()), modes
 
 
-def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     key = tmp_path / "data.db.key"
     key.write_text(f"app:{SECRET}:Manage\n")
     key.chmod(0o640)
@@ -101,7 +101,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert SECRET not in ended.stderr
 
 
-def test_a_damaged_key_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_damaged_key_file_is_refused_and_not_changed(tmp_path: Path) -> None:
     key = tmp_path / "data.db.key"
     key.write_text("half a ke")
     key.chmod(0o600)
@@ -109,7 +109,7 @@ def test_a_damaged_key_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None
     assert key.read_text() == "half a ke"
 
 
-def test_a_second_serve_on_the_same_data_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_serve_with_the_same_data_is_refused_and_the_first_continues(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--auto-create") as served:
         assert_one_line(run("serve", "--port", "0", "--data", data), str(data), "open in another process")
@@ -117,13 +117,13 @@ def test_a_second_serve_on_the_same_data_is_refused_and_the_first_goes_on(tmp_pa
             provider.send_message("q", Message("x", session_id="s"))
 
 
-def test_a_port_that_is_taken_is_one_line() -> None:
+def test_a_port_in_use_prints_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert_one_line(run("serve", "--memory", "--port", str(port)), f"cannot listen on 127.0.0.1:{port}")
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_prints_one_line(tmp_path: Path) -> None:
     assert_one_line(run_here("serve", "--data", tmp_path / "missing" / "data.db"), "missing", "folder")
 
 
@@ -131,14 +131,14 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     "arguments",
     [["--memory", "--data", "x.db"], ["--tls-cert", __file__], ["--key", "a:b:Send", "--key", "a:c:Listen"]],
 )
-def test_options_that_contradict_each_other_are_wrong_usage(arguments: list[str]) -> None:
+def test_contradicting_options_are_wrong_usage(arguments: list[str]) -> None:
     assert_one_line(run_here("serve", "--port", "0", *arguments), "--help", status=2)
 
 
 # Keys and queues
 
 
-def test_keys_have_their_rights_and_the_first_is_in_the_connection_string(tmp_path: Path) -> None:
+def test_keys_have_their_rights_and_the_connection_string_contains_the_first(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--auto-create", "--key", f"in:{SECRET}:Send", "--key", "out:other:Listen") as served:
         url = served.line.partition(";")[0]
@@ -152,13 +152,13 @@ def test_keys_have_their_rights_and_the_first_is_in_the_connection_string(tmp_pa
 
 
 @pytest.mark.parametrize("key", [f"app:{SECRET}", f"app:{SECRET}:Everything", f"app:{SECRET};x:Send"])
-def test_a_key_of_the_wrong_form_is_refused_without_showing_it(key: str) -> None:
+def test_a_malformed_key_is_refused_and_not_shown(key: str) -> None:
     ended = run_here("serve", "--memory", "--port", "0", "--key", key)
     assert_one_line(ended, "NAME:KEY:RIGHTS")
     assert SECRET not in ended.stderr
 
 
-def test_without_auto_create_only_the_queues_named_are_there() -> None:
+def test_without_auto_create_only_the_given_queues_exist() -> None:
     with Served("--memory", "--queue", "orders", "--queue", "bills") as served:
         listed = run_here("queue", "list", "--json", connection_string=served.line)
         assert [json.loads(line)["name"] for line in listed.stdout.splitlines()] == ["bills", "orders"]
@@ -170,11 +170,11 @@ def test_without_auto_create_only_the_queues_named_are_there() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7"])
-def test_an_address_that_is_not_loopback_is_refused_without_tls(host: str) -> None:
+def test_an_address_other_than_loopback_needs_tls_or_insecure(host: str) -> None:
     assert_one_line(run("serve", "--memory", "--port", "0", "--host", host), host, "--tls-cert", "--insecure")
 
 
-def test_on_all_addresses_the_connection_string_names_one_that_works() -> None:
+def test_with_host_0_0_0_0_the_connection_string_names_a_working_address() -> None:
     with Served("--memory", "--auto-create", "--host", "0.0.0.0", "--insecure") as served:
         with _provider(served.line) as provider:
             provider.send_message("q", Message("x", session_id="s"))
@@ -187,7 +187,7 @@ def test_on_all_addresses_the_connection_string_names_one_that_works() -> None:
     assert "without TLS" in err
 
 
-def test_a_token_for_a_name_of_the_gateway_is_good_behind_a_proxy_that_changes_the_host() -> None:
+def test_hostname_makes_tokens_for_that_name_valid_behind_a_proxy() -> None:
     with Served("--memory", "--auto-create", "--hostname", "queues.example", "--key", f"app:{SECRET}:Manage") as served:
         assert served.line.startswith("Endpoint=http://queues.example:")
         port = urlsplit(served.line.partition("=")[2].partition(";")[0]).port
@@ -202,7 +202,7 @@ def test_a_token_for_a_name_of_the_gateway_is_good_behind_a_proxy_that_changes_t
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """The files of a certificate for localhost, of its key, and of who signed it."""
+    """Files with a certificate for localhost, its private key, and the certificate of its authority."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     chain, key, trusted = (tmp_path / name for name in ("chain.pem", "key.pem", "ca.pem"))
@@ -214,7 +214,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_with_tls_the_connection_string_names_a_host_that_the_certificate_is_for(
+def test_with_tls_the_connection_string_names_a_host_of_the_certificate(
     certificate: tuple[Path, Path, Path], host: str
 ) -> None:
     chain, key, trusted = certificate
@@ -229,17 +229,17 @@ def test_with_tls_the_connection_string_names_a_host_that_the_certificate_is_for
         assert_one_line(run_here("sessions", "q", connection_string=served.line), "https://localhost", "certificate")
 
 
-def test_a_certificate_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_a_malformed_certificate_prints_one_line(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("nothing")
     assert_one_line(run("serve", "--memory", "--port", "0", "--tls-cert", wrong, "--tls-key", wrong), "certificate")
 
 
-# The end
+# Shutdown
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_answers_waiting_receives_and_ends_with_0(number: signal.Signals) -> None:
+def test_a_signal_answers_waiting_receives_and_exits_with_0(number: signal.Signals) -> None:
     with Served("--memory", "--auto-create", "--key", f"app:{SECRET}:Manage") as served:
         url = served.line.partition("=")[2].partition("/;")[0]
         token = generate_sas_token(f"{url}/q", "app", SECRET, int(time.time()) + 60)
@@ -255,7 +255,7 @@ def test_a_signal_answers_waiting_receives_and_ends_with_0(number: signal.Signal
                 got.append(ask("DELETE", "messages/head?timeout=50", "waiting"))
 
         def is_waiting() -> bool:
-            """Tell whether the other one has the lock, which it has once it waits."""
+            """Tell whether the waiting receive has the lock. It takes the lock before it waits."""
             probe = str(uuid.uuid4())
             if ask("DELETE", "messages/head?timeout=0", probe) == 423:
                 return True
@@ -273,15 +273,15 @@ def test_a_signal_answers_waiting_receives_and_ends_with_0(number: signal.Signal
     assert got[-1] == 204
 
 
-def test_a_second_signal_ends_it_at_once() -> None:
+def test_a_second_signal_ends_the_process_at_once() -> None:
     with Served("--memory", "--key", f"app:{SECRET}:Manage") as served:
         port = urlsplit(served.line.partition("=")[2].partition(";")[0]).port or 0
-        # A request whose body does not come keeps the first from ending.
+        # A request whose body never arrives delays the shutdown after the first signal.
         with socket.create_connection(("127.0.0.1", port)) as slow:
             token = generate_sas_token("http://127.0.0.1/q", "app", SECRET, int(time.time()) + 60)
             head = f"POST /q/messages HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {token}\r\nExpect: 100-continue\r\n"
             slow.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode())
-            # The server says so once it is about to read the body.
+            # The server sends 100 when it starts to read the body.
             assert slow.recv(1024).startswith(b"HTTP/1.1 100")
             served.process.send_signal(signal.SIGTERM)
             assert served.process.stderr is not None
@@ -294,7 +294,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
     assert status == -signal.SIGTERM
 
 
-def test_what_was_sent_before_a_kill_is_there_afterwards(tmp_path: Path) -> None:
+def test_messages_sent_before_a_kill_are_kept(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--auto-create") as served:
         with _provider(served.line) as provider:

@@ -1,4 +1,4 @@
-"""`azsession serve` in front of an Azure namespace, as processes: the stand-in is the namespace."""
+"""`azsession serve` in front of an Azure namespace, as processes. The stand-in serves the namespace."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def namespace() -> Iterator[StandIn]:
 
 @pytest.fixture
 def serve(namespace: StandIn, tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Starts gateways in front of the namespace, which share a key file."""
+    """Start gateways in front of the namespace, with one key file for all of them."""
     with ExitStack() as stack:
 
         def start(*arguments: str | Path, azure: str = namespace.connection_string, **popen: Any) -> Served:
@@ -75,15 +75,15 @@ def _key(connection_string: str) -> str:
     return credentials.key
 
 
-def _said(served: Served, words: str) -> str:
-    """Return the line on stderr that has these words."""
+def _stderr_line(served: Served, words: str) -> str:
+    """Return the next line on stderr that contains `words`."""
     assert served.process.stderr is not None
     read: list[str] = []
     for line in served.process.stderr:
         read.append(line)
         if words in line:
             return line
-    raise AssertionError(f"not said: {words!r} in {read}")
+    raise AssertionError(f"{words!r} is not in {read}")
 
 
 def take(session: SessionClient) -> ReceivedMessage:
@@ -92,7 +92,9 @@ def take(session: SessionClient) -> ReceivedMessage:
     return message
 
 
-def test_messages_go_through_it_to_the_namespace_and_back(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_messages_pass_through_the_gateway_to_the_namespace_and_back(
+    namespace: StandIn, serve: Callable[..., Served]
+) -> None:
     served = serve()
     with _provider(served.line) as provider:
         ids = provider.send_messages(QUEUE, [Message(text, session_id="42") for text in ("placed", "paid", "packed")])
@@ -107,15 +109,13 @@ def test_messages_go_through_it_to_the_namespace_and_back(namespace: StandIn, se
     assert served.end()[0] == 0
 
 
-def test_what_it_prints_names_the_namespace_and_holds_no_secret_of_it(
-    namespace: StandIn, serve: Callable[..., Served]
-) -> None:
+def test_the_output_names_the_namespace_and_contains_no_secret(namespace: StandIn, serve: Callable[..., Served]) -> None:
     served = serve("--json")
     told = json.loads(served.line)
     assert set(told) == {"connection_string", "url", "data", "azure"}
     assert (told["data"], told["azure"]) == (None, "127.0.0.1")
     assert requests.get(f"{told['url']}/healthz", timeout=10).status_code == 200
-    heard = _said(served, "answers")
+    heard = _stderr_line(served, "answers")
     status, out, err = served.end()
     assert (status, out) == (0, "")
     secret = _key(namespace.connection_string)
@@ -125,19 +125,18 @@ def test_what_it_prints_names_the_namespace_and_holds_no_secret_of_it(
     assert secret != _key(told["connection_string"])
 
 
-def test_the_namespace_can_be_named_on_the_command_line(namespace: StandIn, tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_environment(namespace: StandIn, tmp_path: Path) -> None:
     arguments = ("--azure", namespace.connection_string, "--key", "app:c2VjcmV0:Send,Listen")
-    # What is said there goes before the environment.
     with Served(*arguments, env={NAMESPACE: "elsewhere"}, cwd=tmp_path) as served, _provider(served.line) as provider:
         provider.send_message(QUEUE, Message("x", session_id="s"))
     assert namespace.counts(QUEUE).active == 1
     assert list(tmp_path.iterdir()) == []
 
 
-# Its keys
+# Keys
 
 
-def test_the_key_is_kept_in_the_users_folder_by_namespace(namespace: StandIn, tmp_path: Path) -> None:
+def test_the_key_file_is_in_the_users_folder_and_named_after_the_namespace(namespace: StandIn, tmp_path: Path) -> None:
     environ = {CONNECTION: namespace.connection_string, "XDG_DATA_HOME": str(tmp_path)}
     lines = []
     for _ in range(2):
@@ -150,13 +149,13 @@ def test_the_key_is_kept_in_the_users_folder_by_namespace(namespace: StandIn, tm
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
 
 
-def test_gateways_that_start_at_once_make_one_key(serve: Callable[..., Served]) -> None:
+def test_gateways_that_start_at_the_same_time_create_one_key(serve: Callable[..., Served]) -> None:
     with ThreadPoolExecutor(4) as pool:
         gateways = list(pool.map(lambda _: serve(), range(4)))
     assert len({_key(served.line) for served in gateways}) == 1
 
 
-def test_a_key_file_can_have_keys_with_fewer_rights(namespace: StandIn, tmp_path: Path) -> None:
+def test_a_key_file_can_limit_the_rights_of_a_key(namespace: StandIn, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("in:first:Send\n\nout:second:Listen\n")
     keys.chmod(0o600)
@@ -171,7 +170,7 @@ def test_a_key_file_can_have_keys_with_fewer_rights(namespace: StandIn, tmp_path
     assert_one_line(run("serve", "--port", "0", "--memory", "--key-file", keys), str(keys), "damaged")
 
 
-# Its options
+# Options
 
 
 @pytest.mark.parametrize(
@@ -186,13 +185,13 @@ def test_a_key_file_can_have_keys_with_fewer_rights(namespace: StandIn, tmp_path
         (["--memory", "--key", "a:b:Send", "--key-file", "x"], ["--key-file", "not both"]),
     ],
 )
-def test_options_that_contradict_each_other_are_wrong_usage(arguments: list[str], words: list[str]) -> None:
+def test_contradicting_options_are_wrong_usage(arguments: list[str], words: list[str]) -> None:
     ended = run_here("serve", "--port", "0", *arguments)
     assert_one_line(ended, "--help", *words, status=2)
     assert "c2VjcmV0LWtleQ" not in ended.stderr
 
 
-def test_a_contradiction_with_the_environment_names_the_variable() -> None:
+def test_an_option_that_contradicts_the_environment_names_the_variable() -> None:
     ended = run("serve", "--memory", AZSESSION_AZURE_CONNECTION_STRING=SOME)
     assert_one_line(ended, CONNECTION, "--memory", "--help", status=2)
 
@@ -205,21 +204,21 @@ def test_a_contradiction_with_the_environment_names_the_variable() -> None:
         ("Endpoint=sb://myns.servicebus.windows.net/", ["no key", "--azure-namespace"]),
     ],
 )
-def test_a_connection_string_of_the_wrong_form_is_refused_without_showing_it(text: str, words: list[str]) -> None:
+def test_a_malformed_connection_string_is_refused_and_not_shown(text: str, words: list[str]) -> None:
     ended = run_here("serve", "--port", "0", "--azure", text)
     assert_one_line(ended, "--azure", *words)
     assert "secret-key" not in ended.stderr
 
 
-# What it says of a namespace that is of no use
+# Warnings about a namespace that cannot be used
 
 
 def _serve_warns(azure: str, *words: str, serve: Callable[..., Served]) -> None:
     served = serve(azure=azure)
-    line = _said(served, "warning")
+    line = _stderr_line(served, "warning")
     for word in words:
         assert word in line
-    # It serves all the same, and tells its clients.
+    # The gateway serves in any case, and its clients get the error.
     url = served.line.partition("=")[2].partition("/;")[0]
     assert requests.get(f"{url}/healthz", timeout=10).status_code == 200
     with _provider(served.line, retry_attempts=0) as provider, pytest.raises(QueueError):
@@ -229,7 +228,7 @@ def _serve_warns(azure: str, *words: str, serve: Callable[..., Served]) -> None:
     assert _key(azure) not in line + err
 
 
-def test_a_namespace_that_cannot_be_reached_is_warned_of(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_an_unreachable_namespace_prints_a_warning(namespace: StandIn, serve: Callable[..., Served]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = str(unused.getsockname()[1])
@@ -237,18 +236,18 @@ def test_a_namespace_that_cannot_be_reached_is_warned_of(namespace: StandIn, ser
         _serve_warns(azure, "cannot be reached", f"127.0.0.1:{port}", serve=serve)
 
 
-def test_a_key_that_the_namespace_refuses_is_warned_of(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_a_key_that_the_namespace_refuses_prints_a_warning(namespace: StandIn, serve: Callable[..., Served]) -> None:
     azure = namespace.connection_string.replace(_key(namespace.connection_string), "wrong")
     _serve_warns(azure, "refused", "EntityPath", serve=serve)
 
 
-def test_a_namespace_by_name_is_gone_to_with_tls_under_its_own_identity(tmp_path: Path) -> None:
+def test_azure_namespace_connects_to_the_given_host(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{unused.getsockname()[1]}"
         with Served("--azure-namespace", host, "--key-file", tmp_path / "key", "--json") as served:
             assert json.loads(served.line)["azure"] == "127.0.0.1"
-            assert host in _said(served, "cannot be reached")
+            assert host in _stderr_line(served, "cannot be reached")
 
 
 # Between processes
@@ -262,7 +261,7 @@ with ServiceBusProvider.from_env() as provider:
 """
 
 
-def test_another_process_completes_by_the_text_of_a_receipt_what_one_received(
+def test_another_process_completes_a_message_with_the_text_of_its_receipt(
     namespace: StandIn, serve: Callable[..., Served]
 ) -> None:
     line = serve().line
@@ -270,7 +269,7 @@ def test_another_process_completes_by_the_text_of_a_receipt_what_one_received(
         (name,) = provider.send_messages(QUEUE, [Message("ship it", session_id="44")])
         with provider.create_session_client(QUEUE, "44") as session:
             receipt = str(take(session).receipt)
-            # The process waits for the answer, which comes after Azure's.
+            # The gateway answers that process only after Azure has answered.
             command = [sys.executable, "-c", COMPLETE, receipt]
             ended = subprocess.run(
                 command, env=environment(line), capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -281,10 +280,10 @@ def test_another_process_completes_by_the_text_of_a_receipt_what_one_received(
     assert namespace.counts(QUEUE).active == 0
 
 
-# Its end
+# Shutdown
 
 
-def test_a_signal_answers_waiting_receives_and_gives_the_locks_back(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_a_signal_answers_waiting_receives_and_releases_the_locks(namespace: StandIn, serve: Callable[..., Served]) -> None:
     served = serve()
     got: list[object] = []
     with _provider(served.line, retry_attempts=0) as provider, ThreadPoolExecutor(2) as pool:
@@ -309,7 +308,7 @@ def test_a_signal_answers_waiting_receives_and_gives_the_locks_back(namespace: S
 
 
 class Workers:
-    """Threads that take webhooks session by session through gateways, and note what they received and completed."""
+    """Threads that handle webhooks session by session and record each message that they received and completed."""
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
@@ -343,7 +342,7 @@ class Workers:
             self.ended.wait(0.05)
 
 
-def test_a_second_gateway_goes_on_with_the_sessions_of_one_that_was_killed(
+def test_a_second_gateway_continues_the_sessions_of_a_killed_gateway(
     namespace: StandIn, serve: Callable[..., Served], webhooks: list[dict[str, Any]]
 ) -> None:
     first, second = serve(), serve()
@@ -363,7 +362,7 @@ def test_a_second_gateway_goes_on_with_the_sessions_of_one_that_was_killed(
         for each in working:
             each.result(PATIENCE)
 
-    # Nothing is lost, nothing is completed twice, and only what was in a hand when the gateway died may come again.
+    # Nothing is lost or completed twice. Only messages that were unsettled at the kill are redelivered.
     done = namespace.completed(QUEUE)
     assert len(done) == len(webhooks) == len({entry[1] for entry in done})
     assert namespace.counts(QUEUE).dead_letter == 0
@@ -383,7 +382,7 @@ def test_a_second_gateway_goes_on_with_the_sessions_of_one_that_was_killed(
     assert all(order == sorted(order) for order in numbers.values())
 
 
-def test_a_killed_gateways_sessions_are_free_at_once(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_the_sessions_of_a_killed_gateway_are_free_at_once(namespace: StandIn, serve: Callable[..., Served]) -> None:
     first, second = serve(), serve()
     with _provider(first.line, retry_attempts=0) as one, _provider(second.line) as other:
         one.send_messages(QUEUE, [Message(text, session_id="s1") for text in "ab"])
@@ -397,7 +396,7 @@ def test_a_killed_gateways_sessions_are_free_at_once(namespace: StandIn, serve: 
         with other.create_session_client(QUEUE, "s1") as session:
             again = take(session)
             assert (again.text(), again.message_id) == ("a", in_hand.message_id)
-            # Its old receipt is of no use any more.
+            # The receipt of the first delivery is invalid.
             with pytest.raises(InvalidReceiptError):
                 other.session_from_receipt(in_hand.receipt).complete_message(in_hand.receipt)
             session.complete_message(again)

@@ -1,0 +1,44 @@
+"""Process settings of `azsession serve`: the limit of open files, and the signals that stop it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from contextlib import suppress
+
+#: macOS reports no limit, but refuses to set one above this number (OPEN_MAX).
+_MACOS_LIMIT = 10240
+
+
+def raise_open_file_limit() -> None:
+    """Allow this process as many open files as the system permits. Each connection is one, and 1024 is the usual limit."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit.
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard_limit, _MACOS_LIMIT):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard_limit))
+            return
+
+
+class StopSignals:
+    """Waits for SIGTERM or SIGINT. After the first signal, both have their default effect again: they end the process."""
+
+    def __init__(self) -> None:
+        # Python runs signal handlers only between two instructions of the main thread. A signal that arrives just before
+        # the thread blocks would not wake it, but a byte in a socket does.
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+
+    def wait(self) -> None:
+        """Block until the first signal arrives."""
+        self._reader.recv(1)
