@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import stat
 import subprocess
 import sys
-import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +16,14 @@ import pytest
 import requests
 
 from azsession import (
-    InvalidReceiptError,
     Message,
-    NoSessionAvailableError,
     QueueError,
-    ReceivedMessage,
     ServiceBusConfig,
     ServiceBusProvider,
-    SessionClient,
-    SessionLockedError,
-    SessionNotFoundError,
 )
 
-from ..conftest import eventually
-from ..standin.require import require_standin
 from ..support.processes import PATIENCE, Served, assert_one_line, environment, run, run_here
+from .conftest import QUEUE
 
 if TYPE_CHECKING:
     from ..standin.server import StandIn
@@ -42,26 +31,6 @@ if TYPE_CHECKING:
 CONNECTION = "AZSESSION_AZURE_CONNECTION_STRING"
 NAMESPACE = "AZSESSION_AZURE_NAMESPACE"
 SOME = "Endpoint=sb://myns.servicebus.windows.net/;SharedAccessKeyName=app;SharedAccessKey=c2VjcmV0LWtleQ=="
-QUEUE = "orders"
-
-
-@pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
-        namespace.create_queue(QUEUE)
-        yield namespace
-
-
-@pytest.fixture
-def serve(namespace: StandIn, tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Start gateways in front of the namespace, with one key file for all of them."""
-    with ExitStack() as stack:
-
-        def start(*arguments: str | Path, azure: str = namespace.connection_string, **popen: Any) -> Served:
-            key_file = ("--key-file", tmp_path / "gateway.key")
-            return stack.enter_context(Served(*key_file, *arguments, env={CONNECTION: azure}, **popen))
-
-        yield start
 
 
 def _provider(connection_string: str, **fields: Any) -> ServiceBusProvider:
@@ -84,12 +53,6 @@ def _stderr_line(served: Served, words: str) -> str:
         if words in line:
             return line
     raise AssertionError(f"{words!r} is not in {read}")
-
-
-def take(session: SessionClient) -> ReceivedMessage:
-    message = session.receive_message(timeout=10)
-    assert message is not None
-    return message
 
 
 def test_messages_pass_through_the_gateway_to_the_namespace_and_back(
@@ -268,7 +231,7 @@ def test_another_process_completes_a_message_with_the_text_of_its_receipt(
     with _provider(line) as provider:
         (name,) = provider.send_messages(QUEUE, [Message("ship it", session_id="44")])
         with provider.create_session_client(QUEUE, "44") as session:
-            receipt = str(take(session).receipt)
+            receipt = str(session.receive_messages(1, timeout=10)[0].receipt)
             # The gateway answers that process only after Azure has answered.
             command = [sys.executable, "-c", COMPLETE, receipt]
             ended = subprocess.run(
@@ -278,129 +241,3 @@ def test_another_process_completes_a_message_with_the_text_of_its_receipt(
             assert [entry[0::2] for entry in namespace.completed(QUEUE)] == [("44", name)]
             assert namespace.locked_sessions(QUEUE) == {"44"}
     assert namespace.counts(QUEUE).active == 0
-
-
-# Shutdown
-
-
-def test_a_signal_answers_waiting_receives_and_releases_the_locks(namespace: StandIn, serve: Callable[..., Served]) -> None:
-    served = serve()
-    got: list[object] = []
-    with _provider(served.line, retry_attempts=0) as provider, ThreadPoolExecutor(2) as pool:
-        session = provider.create_session_client(QUEUE, "s1", auto_renew=False)
-
-        def accept() -> None:
-            with pytest.raises(NoSessionAvailableError):
-                provider.create_session_client(QUEUE, accept_timeout=60)
-
-        receiving = pool.submit(session.receive_message, timeout=60)
-        accepting = pool.submit(accept)
-        eventually(lambda: namespace.locked_sessions(QUEUE) == {"s1"})
-        served.process.send_signal(signal.SIGTERM)
-        status, out, err = served.wait()
-        got.append(receiving.result(PATIENCE))
-        accepting.result(PATIENCE)
-        with pytest.raises(QueueError):
-            session.renew_session_lock()
-    assert (status, out, got) == (0, "", [None])
-    assert "Traceback" not in err
-    assert namespace.locked_sessions(QUEUE) == set()
-
-
-class Workers:
-    """Threads that handle webhooks session by session and record each message that they received and completed."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self._lines = lines
-        self._lock = threading.Lock()  # Guards the lists.
-        self.received: list[tuple[str, int]] = []
-        self.completed: list[tuple[str, int]] = []
-        self.ended = threading.Event()
-
-    def work(self) -> None:
-        while not self.ended.is_set():
-            with _provider(self._lines[-1], retry_attempts=1) as provider:
-                self._work_with(provider)
-
-    def _work_with(self, provider: ServiceBusProvider) -> None:
-        try:
-            while not self.ended.is_set():
-                with provider.create_session_client(QUEUE, accept_timeout=0.5) as session:
-                    for message in session.messages(timeout=0, prefetch=3):
-                        event = message.json()
-                        place = (event["session_id"], event["position"])
-                        with self._lock:
-                            self.received.append(place)
-                        session.complete_message(message)
-                        with self._lock:
-                            self.completed.append(place)
-        except (NoSessionAvailableError, SessionNotFoundError, SessionLockedError, InvalidReceiptError):
-            pass
-        except QueueError as error:
-            if not error.is_transient:
-                raise
-            self.ended.wait(0.05)
-
-
-def test_a_second_gateway_continues_the_sessions_of_a_killed_gateway(
-    namespace: StandIn, serve: Callable[..., Served], webhooks: list[dict[str, Any]]
-) -> None:
-    first, second = serve(), serve()
-    with _provider(second.line) as provider:
-        provider.send_messages(QUEUE, [Message(json.dumps(event), session_id=event["session_id"]) for event in webhooks])
-    workers = Workers([first.line])
-    with ThreadPoolExecutor(8) as pool:
-        working = [pool.submit(workers.work) for _ in range(8)]
-        try:
-            eventually(lambda: len(workers.completed) >= 100, seconds=30)
-            first.process.kill()
-            first.wait()
-            workers._lines.append(second.line)
-            eventually(lambda: namespace.counts(QUEUE).active == 0, lambda: str(namespace.counts(QUEUE)), seconds=30)
-        finally:
-            workers.ended.set()
-        for each in working:
-            each.result(PATIENCE)
-
-    # Nothing is lost or completed twice. Only messages that were unsettled at the kill are redelivered.
-    done = namespace.completed(QUEUE)
-    assert len(done) == len(webhooks) == len({entry[1] for entry in done})
-    assert namespace.counts(QUEUE).dead_letter == 0
-    by_session = defaultdict(list)
-    for session_id, position in dict.fromkeys(workers.received):
-        by_session[session_id].append(position)
-    expected = defaultdict(list)
-    for event in webhooks:
-        expected[event["session_id"]].append(event["position"])
-    assert by_session == expected
-    assert len(workers.completed) == len(set(workers.completed))
-    again = len(workers.received) - len(set(workers.received))
-    assert again <= 8 * 3
-    numbers = defaultdict(list)
-    for entry in done:
-        numbers[entry[0]].append(entry[1])
-    assert all(order == sorted(order) for order in numbers.values())
-
-
-def test_the_sessions_of_a_killed_gateway_are_free_at_once(namespace: StandIn, serve: Callable[..., Served]) -> None:
-    first, second = serve(), serve()
-    with _provider(first.line, retry_attempts=0) as one, _provider(second.line) as other:
-        one.send_messages(QUEUE, [Message(text, session_id="s1") for text in "ab"])
-        held = one.create_session_client(QUEUE, "s1", auto_renew=False)
-        in_hand = take(held)
-        with pytest.raises(SessionLockedError), other.create_session_client(QUEUE, "s1") as refused:
-            refused.receive_message(timeout=0)
-        first.process.kill()
-        first.wait()
-        eventually(lambda: namespace.locked_sessions(QUEUE) == set())
-        with other.create_session_client(QUEUE, "s1") as session:
-            again = take(session)
-            assert (again.text(), again.message_id) == ("a", in_hand.message_id)
-            # The receipt of the first delivery is invalid.
-            with pytest.raises(InvalidReceiptError):
-                other.session_from_receipt(in_hand.receipt).complete_message(in_hand.receipt)
-            session.complete_message(again)
-            assert take(session).text() == "b"
-        with pytest.raises(QueueError):
-            held.complete_message(in_hand)
-        held.close_session()

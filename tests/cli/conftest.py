@@ -1,0 +1,39 @@
+"""Fixtures for `azsession serve` in front of an Azure namespace, which the stand-in serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from azsession.cli.serve_azure import ENV_AZURE
+
+from ..standin.require import require_standin
+from ..support.processes import Served
+
+if TYPE_CHECKING:
+    from ..standin.server import StandIn
+
+QUEUE = "orders"
+
+
+@pytest.fixture
+def namespace() -> Iterator[StandIn]:
+    with require_standin()() as namespace:
+        namespace.create_queue(QUEUE)
+        yield namespace
+
+
+@pytest.fixture
+def serve(namespace: StandIn, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start gateways in front of the namespace, with one key file for all of them."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str | Path, azure: str = namespace.connection_string, **popen: Any) -> Served:
+            key_file = ("--key-file", tmp_path / "gateway.key")
+            return stack.enter_context(Served(*key_file, *arguments, env={ENV_AZURE: azure}, **popen))
+
+        yield start
