@@ -13,7 +13,7 @@ import attrs
 import click
 
 from .. import __version__
-from ..client.server_connection import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
+from ..client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from ..config import ENV_CONNECTION_STRING, ServiceBusConfig, is_loopback
 from .address import WILDCARDS, public_url
 from .common import note

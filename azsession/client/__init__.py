@@ -1,1 +1,1 @@
-"""The client library: `ServiceBusProvider`, `SessionClient`, and what they are built from."""
+"""The client library: `ServiceBusProvider`, `SessionClient`, and the modules that they use to reach a server."""

@@ -1,5 +1,7 @@
-"""What is asked of the server, and what it answered: `calls` makes a `Call` of each operation, `Transport` sends it and
-gives the `Answer` to its `read`.
+"""`Call`, a request of the protocol, and `ServerResponse`, the answer to it.
+
+`operations` makes a `Call` for each operation of the protocol. `Transport` sends it, and its `read` turns the response into
+the result.
 """
 
 from __future__ import annotations
@@ -11,82 +13,113 @@ from typing import Generic, TypeVar
 import attrs
 
 from ..messages import PeekedMessage
+from ..protocol import LOCK_ID_HEADER, ROUTE_HEADER
 from ..protocol.error_codes import ABOUT_QUEUE
-from .cancellation import Flight
+from ..protocol.routes import session_path
+from .cancellation import RequestInFlight
 
 T = TypeVar("T")
 
-#: Bytes of an answer's body, where it brings no messages.
-ANSWER_SIZE = 16 * 1024 * 1024
+#: The largest body, in bytes, of a response that has no messages.
+MAX_RESPONSE_SIZE = 16 * 1024 * 1024
 
 
 @attrs.frozen(eq=False)
-class Answer:
-    """An answer: its status, headers and body, and when its request was sent, on the monotonic clock.
+class SessionTarget:
+    """The session that a call is about, and the lock under which the caller holds it.
 
     Attributes:
-        messages: What it brings, where it comes from this process and was not encoded.
+        entity: The queue or subscription.
+        session_id: The id of the session.
+        lock_id: The id of the caller's lock.
+        route: The value of ``Azsession-Route``.
+    """
+
+    entity: str
+    session_id: str
+    lock_id: str = attrs.field(repr=False)
+    route: str
+
+    @property
+    def path(self) -> str:
+        """The path of the session."""
+        return session_path(self.entity, self.session_id)
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that name the lock and its route."""
+        return {LOCK_ID_HEADER: self.lock_id, ROUTE_HEADER: self.route}
+
+
+@attrs.frozen(eq=False)
+class ServerResponse:
+    """A response of the server.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers.
+        body: The body.
+        sent_at: When the request was sent, on the monotonic clock.
+        messages: The messages of the response if the server runs in this process. They are not encoded then.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
-    sent: float
+    sent_at: float
     messages: Sequence[PeekedMessage] | None = None
 
     @property
     def items(self) -> Iterable[tuple[str, str]]:
-        """The headers, each with the name that it was sent with."""
+        """The headers as pairs. The names have the case that the server sent."""
         return self.headers.items()
 
 
 @attrs.define(eq=False, kw_only=True)
 class Call(Generic[T]):
-    """What is asked of the server.
+    """A request of the protocol.
 
     Args:
         method: The HTTP method.
-        path: The path below the namespace's URL, encoded.
-        entity: The queue that it is about; a token is made out to it.
-        read: Makes the result of an answer; raises `MalformedError` where it cannot.
-        about: What a 404 or 410 is about.
-        query: The query, given the seconds that the server may still wait.
-        wait: Seconds that the server may wait before it answers; a failed request is sent again within them. `None` where it
-            does not wait.
-        headers: Headers besides the usual ones.
+        path: The encoded path below the base URL.
+        entity: The queue that the request is about. The token is made out to it.
+        read: Returns the result for a response. Raises `MalformedError` if the response is malformed.
+        about: `ABOUT_SESSION`, `ABOUT_RECEIPT` or `ABOUT_QUEUE`: the thing that a 404 or 410 says is missing.
+        query: Returns the query string. Its argument is the number of seconds that the server may still wait.
+        wait: Seconds that the server may wait before it responds. Retries end with this time. `None`: it does not wait.
+        headers: Headers besides those of every request.
         body: The body.
-        gone_is_done: What it asks for is that something be gone: found gone by a second try, it was done by the first.
-        repeatable: The plain dialect allows it to be sent again when its answer was lost.
-        answer_within: Seconds in which the answer is of use, if fewer than the configuration's.
-        patience: Seconds from the first failure in which it is sent again, if fewer than the configuration's.
-        room: Bytes that the body of its answer may have.
-        succeeds: The statuses that its `read` is for.
-        flight: Set while a request is under way, so that its wait can be ended.
-        stopped: Ends the pauses between attempts.
+        missing_is_success: The operation removes something, so that 404 on a retry means that an earlier attempt removed it.
+        repeatable: The plain dialect allows a retry although the first attempt may have taken effect.
+        response_timeout: Seconds to wait for the response, if less than the configuration's.
+        retry_within: Seconds after the first failure in which the call is retried, if less than the configuration's.
+        max_response_size: The largest body of a response, in bytes.
+        success_statuses: The statuses that `read` accepts.
+        in_flight: The attempt that is running. `Transport` sets it.
+        stopped: Ends the pauses between attempts when it is set. `PendingCalls` sets it.
     """
 
     method: str
     path: str = attrs.field(repr=False)
     entity: str
-    read: Callable[[Answer], T]
+    read: Callable[[ServerResponse], T]
     about: str = ABOUT_QUEUE
     query: Callable[[float], str] | None = None
     wait: float | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes | None = attrs.field(default=None, repr=False)
-    gone_is_done: bool = False
+    missing_is_success: bool = False
     repeatable: bool = False
-    answer_within: float | None = None
-    patience: float | None = None
-    room: int = ANSWER_SIZE
-    succeeds: frozenset[int] = frozenset({200, 201, 204})
-    flight: Flight | None = None
+    response_timeout: float | None = None
+    retry_within: float | None = None
+    max_response_size: int = MAX_RESPONSE_SIZE
+    success_statuses: frozenset[int] = frozenset({200, 201, 204})
+    in_flight: RequestInFlight | None = None
     stopped: threading.Event | None = None
 
     def cancel(self) -> None:
-        """End its wait, from another thread."""
+        """End the wait of the call, from another thread."""
         if self.stopped is not None:
             self.stopped.set()
-        flight = self.flight
-        if flight is not None:
-            flight.cancel()
+        in_flight = self.in_flight
+        if in_flight is not None:
+            in_flight.cancel()

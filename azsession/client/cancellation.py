@@ -1,7 +1,8 @@
-"""Requests under way: a `Flight` says what the answer may take and how far the request came, and can have its wait ended.
+"""Cancellation: end the wait of a request from another thread.
 
-`Transport` makes one for each attempt. What carries the request asks `current_flight` for it: the sockets of `connections`,
-or an adapter without sockets, such as the gateway's in-process one.
+`Transport` makes one `RequestInFlight` for each attempt to send a call. The code that carries the request (`http_sockets`, or
+the in-process adapter) gets it from `current_request` and reports how far the request came. `PendingCalls` holds the calls of
+one client that wait, so that closing the client can cancel them.
 """
 
 from __future__ import annotations
@@ -10,96 +11,158 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 
 class CancelledError(OSError):
-    """The request was cancelled before it was sent."""
+    """The request was cancelled."""
 
 
-class AnswerTooLargeError(OSError):
-    """The answer is larger than any answer to this request has reason to be."""
+class ResponseTooLargeError(OSError):
+    """The response is larger than the request allows."""
 
 
-class Flight:
-    """One request under way: whether it was written yet, how to end its wait, and what its answer may take.
-
-    Args:
-        deadline: When the answer must have come, on the monotonic clock; later by as much as a large one takes at
-            `connections.SLOWEST`. `None` is whenever.
-        room: Bytes that its body may have.
+class CancellableConnection(Protocol):
+    """A connection that a request uses.
 
     Attributes:
-        tracked: Whatever carries it knows of it, so that `written` means something.
-        written: Part of it may have reached the server.
-        cancelled: Its wait was ended.
+        in_flight: The request that uses it.
+        opening: A duplicate of the socket while the connection is being opened.
+        sock: The socket, or a TLS object around it.
     """
 
-    __slots__ = ("_connection", "_end", "cancelled", "deadline", "room", "tracked", "written")
+    in_flight: RequestInFlight | None
+    opening: socket.socket | None
+    sock: object
 
-    def __init__(self, deadline: float | None = None, room: int = sys.maxsize) -> None:
+
+class RequestInFlight:
+    """One attempt to send a request.
+
+    Args:
+        deadline: When the response must be complete, on the monotonic clock. A large body gets more time, see
+            `http_sockets.SLOWEST_RATE`. `None` is no limit.
+        max_body_size: The largest body of the response, in bytes.
+
+    Attributes:
+        tracked: The code that carries the request sets `written`. If not, `written` means nothing.
+        written: The server may have received a part of the request.
+        cancelled: The request was cancelled.
+    """
+
+    __slots__ = ("_connection", "_end_wait", "cancelled", "deadline", "max_body_size", "tracked", "written")
+
+    def __init__(self, deadline: float | None = None, max_body_size: int = sys.maxsize) -> None:
         self.deadline: float | None = deadline
-        self.room: int = room
+        self.max_body_size: int = max_body_size
         self.tracked: bool = False
         self.written: bool = False
         self.cancelled: bool = False
-        self._connection: Any = None
-        self._end: Callable[[], object] | None = None
+        self._connection: CancellableConnection | None = None
+        self._end_wait: Callable[[], object] | None = None
 
     def cancel(self) -> None:
-        """End the wait: the thread that waits gets a connection error at once."""
-        with owners:
+        """Cancel the request, from any thread. The thread that waits for the response gets a connection error at once."""
+        with connection_owners:
             self.cancelled = True
             connection = self._connection
-            # With the lock held, so that no other flight can take the connection in between.
-            if connection is not None and connection.flight is self:
+            # The lock is held, so that no other request can take the connection in between.
+            if connection is not None and connection.in_flight is self:
                 for sock in (connection.opening, socket_of(connection.sock)):
-                    _shut(sock)
-        end = self._end
-        if end is not None:
-            end()
+                    _shut_down(sock)
+        end_wait = self._end_wait
+        if end_wait is not None:
+            end_wait()
 
-    def on_cancel(self, end: Callable[[], object] | None) -> None:
-        """Have `cancel` call `end`, from any thread and maybe more than once; now, if it was cancelled already."""
-        # Noted before `cancelled` is looked at, and looked for after that was set: one of the two sees the other.
-        self._end = end
-        if end is not None and self.cancelled:
-            end()
+    def on_cancel(self, end_wait: Callable[[], object] | None) -> None:
+        """Set the function that `cancel` calls. It is called at once if the request is already cancelled.
 
-    def take_off(self, connection: Any) -> None:
-        """Note the connection that carries it, so that `cancel` can end its wait.
+        Args:
+            end_wait: Called from any thread, maybe more than once. `None` removes the function.
+        """
+        # `cancel` does these steps in the opposite order, so that at least one of the two threads sees the other's change.
+        self._end_wait = end_wait
+        if end_wait is not None and self.cancelled:
+            end_wait()
+
+    def use_connection(self, connection: CancellableConnection) -> None:
+        """Note the connection that carries the request, so that `cancel` can shut it down.
 
         Raises:
-            CancelledError: It was cancelled already.
+            CancelledError: The request is already cancelled.
         """
-        with owners:
+        with connection_owners:
             if self.cancelled:
                 raise CancelledError("the request was cancelled")
-            self._connection, connection.flight = connection, self
+            self._connection, connection.in_flight = connection, self
         self.tracked = True
 
 
-owners: threading.Lock = threading.Lock()  # Guards which flight a connection belongs to, and `cancelled`.
+class CancellableCall(Protocol):
+    """A call as `PendingCalls` sees it."""
+
+    stopped: threading.Event | None
+
+    def cancel(self) -> None:
+        """End the wait of the call, from another thread."""
+
+
+class PendingCalls:
+    """The calls of one client or provider that wait for the server, so that closing it can cancel them.
+
+    Attributes:
+        stopped: Set by `stop`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # Guards _calls.
+        self._calls: set[CancellableCall] = set()
+        self.stopped: threading.Event = threading.Event()
+
+    def add(self, call: CancellableCall) -> None:
+        """Have `stop` cancel a call."""
+        call.stopped = self.stopped
+        with self._lock:
+            self._calls.add(call)
+
+    def discard(self, call: CancellableCall) -> None:
+        """Forget a call that has ended."""
+        with self._lock:
+            self._calls.discard(call)
+
+    def stop(self) -> None:
+        """Cancel all pending calls, and those that are added later."""
+        self.stopped.set()
+        with self._lock:
+            calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+
+
+#: Guards `in_flight` of all connections, and `cancelled` of all requests. A forked child replaces it.
+connection_owners: threading.Lock = threading.Lock()
+#: `request` is the request that the thread sends.
 current: threading.local = threading.local()
 
 
-def current_flight() -> Flight | None:
-    """Return the flight of the request that this thread sends, where `fly` sends it."""
-    flight: Flight | None = getattr(current, "flight", None)
-    return flight
+def current_request() -> RequestInFlight | None:
+    """Return the request that this thread sends with `http_sockets.send_prepared`, if any."""
+    request: RequestInFlight | None = getattr(current, "request", None)
+    return request
 
 
-def socket_of(sock: Any) -> socket.socket | None:
-    """Return the socket itself: TLS through a proxy that is spoken to in TLS has it wrapped in another object."""
+def socket_of(sock: object) -> socket.socket | None:
+    """Return the socket inside `sock`. urllib3 wraps the socket of a TLS connection through a TLS proxy in another object."""
     while sock is not None and not isinstance(sock, socket.socket):
         sock = getattr(sock, "socket", None)
     return sock
 
 
-def _shut(sock: socket.socket | None) -> None:
+def _shut_down(sock: socket.socket | None) -> None:
     if sock is not None:
         try:
-            # The base class's: a TLS socket's own would take its state away under the thread that reads.
+            # `socket.socket.shutdown`, not the method of a TLS socket: that one would remove the TLS state which the reading
+            # thread uses.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
         except OSError:
             return

@@ -25,9 +25,10 @@ from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..validation import MAX_BATCH, seconds
 from . import operations
-from .call import Call
-from .responses import LockAnswer
-from .server_connection import Link, UnderWay
+from .call import Call, SessionTarget
+from .cancellation import PendingCalls
+from .responses import LockGrant
+from .server_connection import ServerConnection
 from .session_lock import ExpiredError, HeldLock
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Holder:
 
     def _begin(
         self,
-        link: Link,
+        link: ServerConnection,
         session_id: str,
         queue_name: str,
         session_timeout: float,
@@ -63,7 +64,7 @@ class Holder:
         self._on_lock_lost = on_lock_lost
         self._renew_until: float | None = None
         self._held = HeldLock(f"the session {session_id!r} of {queue_name!r}", session_timeout)
-        self._under_way = UnderWay()
+        self._under_way = PendingCalls()
         link.add_client(self)
 
     @property
@@ -79,7 +80,7 @@ class Holder:
 
     # For the provider and the renewer
 
-    def begin(self, answer: LockAnswer, lock_id: str) -> None:
+    def begin(self, answer: LockGrant, lock_id: str) -> None:
         """Note that the provider has accepted the session under this lock id."""
         self._held.take_over(lock_id)
         self._refresh(answer)
@@ -108,8 +109,8 @@ class Holder:
         left = self._held.seconds_left()
         call = operations.renew(self._session())
         # A request that gets no answer, on a connection that is dead without anybody having told, must leave time for others.
-        call.answer_within = max(left / 3, min(left / 2, 1.0))
-        call.patience = 0.0
+        call.response_timeout = max(left / 3, min(left / 2, 1.0))
+        call.retry_within = 0.0
         try:
             self._on_lock(call)
         except SessionNotFoundError:
@@ -163,7 +164,7 @@ class Holder:
     def release(self) -> bool:
         """Give the lock back, and return whether the server answered; a failure is logged, not raised."""
         call = operations.release(self._session())
-        call.answer_within = call.patience = RELEASE_PATIENCE
+        call.response_timeout = call.retry_within = RELEASE_PATIENCE
         try:
             self._transport.send(call)
         except QueueError as error:
@@ -174,12 +175,12 @@ class Holder:
     def after_fork(self) -> None:
         """In a forked child: the session stays the parent's."""
         self._held.after_fork()
-        self._under_way = UnderWay()
+        self._under_way = PendingCalls()
 
     # Common to all calls
 
-    def _session(self) -> operations.Session:
-        return operations.Session(self._queue_name, self._session_id, self._held.lock_id, self._held.route)
+    def _session(self) -> SessionTarget:
+        return SessionTarget(self._queue_name, self._session_id, self._held.lock_id, self._held.route)
 
     def _check(self, *, settling: bool = False) -> None:
         try:
@@ -197,16 +198,16 @@ class Holder:
             if answer is not None:
                 self._refresh(answer)
 
-    def _on_lock(self, call: Call[LockAnswer]) -> LockAnswer:
+    def _on_lock(self, call: Call[LockGrant]) -> LockGrant:
         """Send a call that takes or renews the lock."""
         self._held.request()
         answer = self._on_session(call, waits=True)
         self._refresh(answer)
         return answer
 
-    def _refresh(self, answer: LockAnswer) -> None:
-        lasts = self._session_timeout if answer.lasts is None else answer.lasts
-        if self._held.refresh(answer.sent, lasts, waited=answer.waited):
+    def _refresh(self, answer: LockGrant) -> None:
+        lasts = self._session_timeout if answer.duration is None else answer.duration
+        if self._held.refresh(answer.sent_at, lasts, waited=answer.waited):
             if self._max_renewal is not None:
                 self._renew_until = time.monotonic() + self._max_renewal
             self._link.renewer.watch(self)
@@ -214,7 +215,7 @@ class Holder:
     def _on_session(self, call: Call[T], *, waits: bool = False) -> T:
         """Send a call of the session's holder; an answer that says so loses the lock."""
         try:
-            return self._under_way.send(self._transport, call, waits=waits)
+            return self._transport.send(call, self._under_way if waits else None)
         except SessionNotFoundError as error:
             self._check()
             self._lose(error)

@@ -2,7 +2,7 @@
 lets go of all of them. Used by `transport`.
 
 `requests` does not say which connection a request runs on. Its adapters keep urllib3 pools whose classes can be exchanged
-per pool manager; the ones here note the connection in the `Flight` of the thread that uses it.
+per pool manager; the ones here note the connection in the `RequestInFlight` of the thread that uses it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from . import cancellation
-from .cancellation import AnswerTooLargeError, Flight, current_flight, socket_of
+from .cancellation import RequestInFlight, ResponseTooLargeError, current_request, socket_of
 
 #: Bytes a second that an answer may bring and still be waited for, once its own time is over.
 SLOWEST = 16 * 1024
@@ -65,7 +65,7 @@ class _Metered(io.RawIOBase):
     A socket's own timeout begins anew with every byte, and neither `http.client` nor urllib3 bounds what it reads.
     """
 
-    def __init__(self, raw: Any, sock: Any, flight: Flight, deadline: float) -> None:
+    def __init__(self, raw: Any, sock: Any, flight: RequestInFlight, deadline: float) -> None:
         super().__init__()
         self._raw = raw
         self._sock = sock
@@ -85,9 +85,9 @@ class _Metered(io.RawIOBase):
         self._sock.settimeout(left)
         count: int | None = self._raw.readinto(buffer)
         self._received += count or 0
-        if self._received > _HEADERS_SIZE + (self._flight.room if self.in_body else 0):
-            what = f"more than {self._flight.room} bytes" if self.in_body else "headers without end"
-            raise AnswerTooLargeError(f"its answer has {what}")
+        if self._received > _HEADERS_SIZE + (self._flight.max_body_size if self.in_body else 0):
+            what = f"more than {self._flight.max_body_size} bytes" if self.in_body else "headers without end"
+            raise ResponseTooLargeError(f"its answer has {what}")
         return count
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class _WholeResponse(HTTPResponse):
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        flight = current_flight()
+        flight = current_request()
         self._meter: _Metered | None = None
         if flight is not None and flight.deadline is not None:
             self._meter = _Metered(self.fp.detach(), sock, flight, flight.deadline)
@@ -144,24 +144,24 @@ class _Tracked:
     #: `http.client` would print tokens and bodies, where somebody has set it for all connections.
     debuglevel = 0
     response_class: Any = _WholeResponse
-    flight: Flight | None = None
+    in_flight: RequestInFlight | None = None
     opening: socket.socket | None = None
     sock: Any
 
     def connect(self) -> None:
-        flight = current_flight()
+        flight = current_request()
         if flight is not None:
-            flight.take_off(self)
+            flight.use_connection(self)
         _connections.add(self)
         super().connect()  # type: ignore[misc]
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        flight = current_flight()
+        flight = current_request()
         if flight is not None:
             if self.sock is None:
                 self.connect()
             # After connecting: a flight that was cancelled meanwhile had no socket to shut.
-            flight.take_off(self)
+            flight.use_connection(self)
             flight.written = True
         super().request(*args, **kwargs)  # type: ignore[misc]
 
@@ -175,7 +175,7 @@ class _TrackedHTTPS(_Tracked, HTTPSConnection):
         try:
             super().connect()
         finally:
-            with cancellation.owners:
+            with cancellation.connection_owners:
                 if self.opening is not None:
                     self.opening.close()
                     self.opening = None
@@ -197,8 +197,8 @@ class _Pool:
     def _put_conn(self, conn: Any) -> None:
         # Its next flight must not be ended by a late `cancel` of this one.
         if conn is not None:
-            with cancellation.owners:
-                conn.flight = None
+            with cancellation.connection_owners:
+                conn.in_flight = None
         super()._put_conn(conn)  # type: ignore[misc]
 
 
@@ -213,7 +213,7 @@ class _PoolHTTPS(_Pool, HTTPSConnectionPool):
 _POOLS = {"http": _PoolHTTP, "https": _PoolHTTPS}
 
 
-class KeptAdapter(HTTPAdapter):
+class PooledAdapter(HTTPAdapter):
     """An adapter that keeps which pool a server's requests go to, rather than work it out for each of them."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -247,13 +247,15 @@ def _divide(url: str) -> tuple[str, str]:
     return url[:at], url[at:]
 
 
-def fly(http: requests.Session, request: requests.PreparedRequest, flight: Flight, **settings: Any) -> requests.Response:
+def send_prepared(
+    http: requests.Session, request: requests.PreparedRequest, flight: RequestInFlight, **settings: Any
+) -> requests.Response:
     """Send a prepared request on `http`, noting in `flight` what becomes of it; return the answer, which has been read.
 
     The body of an error is cut where it is large.
     """
     settings["stream"] = True
-    cancellation.current.flight = flight
+    cancellation.current.request = flight
     try:
         response = http.send(request, allow_redirects=False, **settings)
         try:
@@ -264,22 +266,22 @@ def fly(http: requests.Session, request: requests.PreparedRequest, flight: Fligh
                 response.close()
             raise
     finally:
-        cancellation.current.flight = None
+        cancellation.current.request = None
 
 
-def _read_body(response: requests.Response, flight: Flight) -> bytes:
+def _read_body(response: requests.Response, flight: RequestInFlight) -> bytes:
     if response.raw is None:  # As an adapter's without sockets may be.
         return response.content or b""
     parts: list[bytes] = []
     size, is_error = 0, response.status_code >= 300
-    most = ERROR_SIZE if is_error else flight.room
+    most = ERROR_SIZE if is_error else flight.max_body_size
     # Decoded here, piece by piece: a small body can be a large one packed.
     for part in response.iter_content(_CHUNK):
         parts.append(part)
         size += len(part)
         if size > most:
             if not is_error:
-                raise AnswerTooLargeError(f"its answer has more than {most} bytes")
+                raise ResponseTooLargeError(f"its answer has more than {most} bytes")
             response.close()
             break
     return b"".join(parts)
@@ -291,7 +293,7 @@ class _HideLockTokens(logging.Filter):
     _TOKEN = re.compile(r"(?<=/messages/)(?!head\b)[^/?\s'\")]+")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if current_flight() is not None:
+        if current_request() is not None:
             text = record.getMessage()
             shown = self._TOKEN.sub("...", text)
             if shown != text:
@@ -327,7 +329,7 @@ def track(http: requests.Session, url: str, proxies: dict[str, str]) -> None:
 
 def drop_inherited(http: requests.Session) -> None:
     """In a forked child: give `http` new pools, and close the child's copies of the parent's sockets."""
-    cancellation.owners = threading.Lock()
+    cancellation.connection_owners = threading.Lock()
     for connection in list(_connections):
         for sock in (connection.opening, socket_of(connection.sock)):
             # Only this process's descriptor: the connection itself stays the parent's, so no TLS or TCP goodbye.

@@ -27,7 +27,7 @@ from ..errors import ConfigurationError, QueueError
 from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
 from ..server.request import Answer
-from .cancellation import CancelledError, Flight, current_flight
+from .cancellation import CancelledError, RequestInFlight, current_request
 
 #: Seconds that closing waits for requests that run.
 CLOSE_PATIENCE = 5.0
@@ -42,7 +42,7 @@ class _Caller(Caller):
         told: The broker was told that nobody waits any more.
     """
 
-    def __init__(self, flight: Flight) -> None:
+    def __init__(self, flight: RequestInFlight) -> None:
         self._flight = flight
         self._on_gone: Callable[[], None] | None = None
         self.thread = _thread.get_ident()
@@ -77,7 +77,8 @@ class _Caller(Caller):
 class InProcessAdapter(BaseAdapter):
     """Answers the requests for one base URL from a broker of this process.
 
-    A read timeout ends a wait as it would over the network, and so does `Flight.cancel`; without `Flight`s, closing does.
+    A read timeout ends a wait as it would over the network, and so does
+    `RequestInFlight.cancel`; without one, closing does.
     What the application has begun otherwise is finished.
 
     Args:
@@ -152,14 +153,20 @@ class InProcessAdapter(BaseAdapter):
         names: Any = request.headers.items()
         headers = {name: value if isinstance(value, str) else value.decode("latin-1") for name, value in names}
         try:
-            answer = self.ask(request.method or "", target, headers, body, patience, current_flight() or Flight())
+            answer = self.ask(request.method or "", target, headers, body, patience, current_request() or RequestInFlight())
         except requests.RequestException as error:
             error.request = request
             raise
         return self._response_to(request, answer.encoded())
 
     def ask(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, patience: float | None, flight: Flight
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        patience: float | None,
+        flight: RequestInFlight,
     ) -> Answer:
         """Return the gateway's answer to a request; what `send` does, without its wrapping.
 

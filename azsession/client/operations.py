@@ -1,18 +1,16 @@
-"""The requests of the protocol, as `Call`s: which route, which headers, and what is read from the answer.
+"""The operations of the protocol: one function for each, which returns its `Call`.
 
-`SessionClient` and `ServiceBusProvider` make their calls here and send them with `Transport`.
+A function names the route, the headers and the body of its request, and the reader of `responses` for the answer.
+`SessionClient` and `ServiceBusProvider` call these functions and send the result with `Transport`.
 """
 
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
-
-import attrs
 
 from ..messages import PeekedMessage, ReceivedMessage, SessionInfo
 from ..protocol import (
@@ -24,98 +22,87 @@ from ..protocol import (
     ROUTE_HEADER,
 )
 from ..protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION
+from ..protocol.queue_json import encode_queue
 from ..protocol.routes import format_timeout, message_path, route_of, session_path
-from ..protocol.wire import MalformedError
-from ..validation import check_session_id
-from .call import Answer, Call
-from .redacted import Hidden
-from .responses import LockAnswer, checked, read_items, read_lock, read_messages, read_object, read_peeked, read_sessions
+from ..queues import QueueInfo, QueueSettings
+from .call import Call, ServerResponse, SessionTarget
+from .responses import (
+    LockGrant,
+    read_accepted,
+    read_count,
+    read_created,
+    read_failed_settlements,
+    read_lock,
+    read_messages,
+    read_nothing,
+    read_peeked,
+    read_queue,
+    read_queues,
+    read_received,
+    read_sessions,
+    read_state,
+)
 
 T = TypeVar("T")
 
-#: Bytes that the answer may have which brings a message, and for each further one.
-MESSAGE_ROOM, FURTHER_ROOM = 160 * 1024 * 1024, 2 * 1024 * 1024
+#: The largest body, in bytes, of a response with one message: Azure's largest message, encoded. And for each further message.
+MESSAGE_RESPONSE_SIZE, FURTHER_MESSAGE_SIZE = 160 * 1024 * 1024, 2 * 1024 * 1024
 
 
-@attrs.frozen
-class Session:
-    """Which session a call is about, as the server knows it."""
-
-    entity: str
-    session_id: str
-    lock_id: str = attrs.field(repr=False)
-    route: str
-
-    @property
-    def path(self) -> str:
-        return session_path(self.entity, self.session_id)
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that say who holds the session, and where."""
-        return {LOCK_ID_HEADER: self.lock_id, ROUTE_HEADER: self.route}
-
-
-def _room(count: int) -> int:
-    """Return the bytes that an answer with so many messages may have: one as large as Azure's largest, or many as usual."""
-    return MESSAGE_ROOM + (count - 1) * FURTHER_ROOM
-
-
-def _json_body(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+# A session's lock
 
 
 def receive(
-    session: Session, max_count: int | None, timeout: float, session_timeout: float, request_id: str, *, holds: bool = False
-) -> Call[LockAnswer]:
-    """Return the call that receives: one message in the plain dialect, or up to `max_count`.
+    session: SessionTarget,
+    max_count: int | None,
+    timeout: float,
+    session_timeout: float,
+    request_id: str,
+    *,
+    has_lock: bool = False,
+) -> Call[LockGrant]:
+    """Return the call that receives messages and takes or extends the lock.
 
-    Whoever `holds` the lock must not be given it anew: another one may have had the session meanwhile.
+    Args:
+        session: The session.
+        max_count: The largest number of messages. `None` receives one message in the plain dialect.
+        timeout: Seconds that the server waits for a message.
+        session_timeout: Seconds that the lock lasts if the server does not say.
+        request_id: The value of ``Azsession-Request-Id``.
+        has_lock: The caller already has the lock. If the caller lost it, the server must not grant it again: another client
+            may have held the session in between.
     """
-    limit = "" if max_count is None else f"&max={max_count}"
-
-    def read(answer: Answer) -> LockAnswer:
-        if answer.status == 204:
-            return read_lock(answer, session.session_id)
-        if answer.status not in (200, 201):
-            raise MalformedError(f"a receive is not answered {answer.status}")
-        found = read_lock(answer, session.session_id)
-        lasts = session_timeout if found.lasts is None else found.lasts
-        left = found.sent + found.waited + lasts - time.monotonic()
-        messages = read_messages(answer, session, left)
-        return LockAnswer(found.session_id, messages, found.sent, found.lasts, found.waited)
-
+    max_parameter = "" if max_count is None else f"&max={max_count}"
+    headers = {**session.headers(), REQUEST_ID_HEADER: request_id}
+    if has_lock:
+        headers[LOCK_HELD_HEADER] = "1"
     return Call(
         method="DELETE",
         path=session.path + "/messages/head",
         entity=session.entity,
-        read=read,
+        read=lambda response: read_received(response, session, session_timeout),
         about=ABOUT_SESSION,
-        query=lambda wait: f"timeout={format_timeout(wait)}{limit}",
+        query=lambda wait: f"timeout={format_timeout(wait)}{max_parameter}",
         wait=timeout,
-        headers={**session.headers(), REQUEST_ID_HEADER: request_id, **({LOCK_HELD_HEADER: "1"} if holds else {})},
-        room=_room(max_count or 1),
+        headers=headers,
+        max_response_size=_size_of(max_count or 1),
     )
 
 
-def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | None) -> Call[LockAnswer | None]:
-    """Return the call that takes the lock of a session, or of the next one available; it gives `None` if none came.
+def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | None) -> Call[LockGrant | None]:
+    """Return the call that takes the lock of a session. Its result is `None` if no session was available.
 
-    Without a `timeout` the server does not wait, and the call is tried again as any other is.
+    Args:
+        entity: The queue.
+        session_id: The session. `None` takes the next session that has messages.
+        lock_id: The lock id to take it under.
+        timeout: Seconds that the server waits for a session. `None`: it does not wait, and retries are not bounded by a wait.
     """
-
-    def read(answer: Answer) -> LockAnswer | None:
-        if answer.status == 204:
-            return None
-        name = checked(check_session_id, read_object(answer).get("SessionId"))
-        if session_id is not None and name != session_id:
-            raise MalformedError("it names another session")
-        return read_lock(answer, name)
-
     return Call(
         method="POST",
         path=f"/{quote(entity)}/sessions",
         entity=entity,
-        read=read,
+        read=lambda response: read_accepted(response, session_id),
         about=ABOUT_SESSION,
         query=lambda wait: f"timeout={format_timeout(wait)}",
         wait=timeout,
@@ -129,43 +116,59 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
     )
 
 
-def renew(session: Session) -> Call[LockAnswer]:
-    """Return the call that renews the session's lock."""
-    return Call(
-        method="POST",
-        path=session.path + "/renewlock",
-        entity=session.entity,
-        read=lambda answer: read_lock(answer, session.session_id),
-        about=ABOUT_SESSION,
-        headers=session.headers(),
-        repeatable=True,
+def renew(session: SessionTarget) -> Call[LockGrant]:
+    """Return the call that renews the lock."""
+    call = _session_call(session, "POST", "/renewlock", lambda response: read_lock(response, session.session_id))
+    call.repeatable = True
+    return call
+
+
+def release(session: SessionTarget) -> Call[None]:
+    """Return the call that releases the lock."""
+    return _session_call(session, "POST", "/release", read_nothing)
+
+
+# Settlement
+
+
+def complete(session: SessionTarget, token: str) -> Call[None]:
+    """Return the call that completes a message."""
+    call = _settlement(session, "DELETE", message_path(token))
+    call.repeatable = True
+    return call
+
+
+def abandon(session: SessionTarget, token: str) -> Call[None]:
+    """Return the call that abandons a message."""
+    call = _settlement(session, "PUT", message_path(token))
+    call.repeatable = True
+    return call
+
+
+def defer(session: SessionTarget, token: str) -> Call[None]:
+    """Return the call that defers a message."""
+    return _settlement(session, "POST", message_path(token) + "/$defer")
+
+
+def dead_letter(session: SessionTarget, token: str, reason: str, description: str | None) -> Call[None]:
+    """Return the call that dead-letters a message."""
+    return _settlement(session, "POST", message_path(token) + "/$deadletter", _reason(reason, description))
+
+
+def settle(session: SessionTarget, dispositions: Mapping[str, Sequence[str]]) -> Call[dict[str, str]]:
+    """Return the call that settles many messages. Its result is the error codes of those that failed, by lock token.
+
+    Args:
+        session: The session.
+        dispositions: For example ``{"complete": [token, token]}``.
+    """
+    return _session_call(
+        session, "POST", "/messages/$settle", read_failed_settlements, body=dispositions, about=ABOUT_RECEIPT
     )
 
 
-def release(session: Session) -> Call[None]:
-    """Return the call that gives the session's lock back."""
-    return _on_session(session, "POST", "/release", ignore)
-
-
-def complete(session: Session, token: str) -> Call[None]:
-    """Return the call that completes a message."""
-    return _on_message(session, "DELETE", message_path(token), repeatable=True)
-
-
-def abandon(session: Session, token: str) -> Call[None]:
-    """Return the call that abandons a message."""
-    return _on_message(session, "PUT", message_path(token), repeatable=True)
-
-
-def defer(session: Session, token: str) -> Call[None]:
-    """Return the call that defers a message."""
-    return _on_message(session, "POST", message_path(token) + "/$defer")
-
-
-def dead_letter(session: Session, token: str, reason: str, description: str | None) -> Call[None]:
-    """Return the call that dead-letters a message."""
-    path = message_path(token) + "/$deadletter"
-    return _on_message(session, "POST", path, body=_reason(reason, description))
+def _settlement(session: SessionTarget, method: str, path: str, body: Mapping[str, str] | None = None) -> Call[None]:
+    return _session_call(session, method, path, read_nothing, body=body, about=ABOUT_RECEIPT)
 
 
 def _reason(reason: str, description: str | None) -> dict[str, str]:
@@ -175,81 +178,61 @@ def _reason(reason: str, description: str | None) -> dict[str, str]:
     return body
 
 
-def _on_message(session: Session, method: str, path: str, *, body: Any = None, repeatable: bool = False) -> Call[None]:
-    return Call(
-        method=method,
-        path=session.path + path,
-        entity=session.entity,
-        read=ignore,
-        about=ABOUT_RECEIPT,
-        headers=session.headers() if body is None else {**session.headers(), "Content-Type": JSON_TYPE},
-        body=None if body is None else _json_body(body),
-        repeatable=repeatable,
+# Other operations on a session that the caller holds
+
+
+def receive_deferred(
+    session: SessionTarget, sequence_numbers: Sequence[int], seconds_left: float
+) -> Call[list[ReceivedMessage]]:
+    """Return the call that receives deferred messages.
+
+    Args:
+        session: The session.
+        sequence_numbers: The messages.
+        seconds_left: Seconds until the lock expires.
+    """
+    call = _session_call(
+        session,
+        "POST",
+        "/messages/$deferred",
+        lambda response: read_messages(response, session, seconds_left),
+        body={"SequenceNumbers": list(sequence_numbers)},
     )
-
-
-def settle(session: Session, dispositions: Mapping[str, Sequence[Any]]) -> Call[dict[str, str]]:
-    """Return the call that settles many messages; it gives the codes of those that could not be, by token."""
-
-    def read(answer: Answer) -> dict[str, str]:
-        failed: dict[str, str] = {}
-        for item in read_items(answer, "failed"):
-            token, code = item.get("LockToken"), item.get("code")
-            if not isinstance(token, str) or not isinstance(code, str):
-                raise MalformedError("what failed has a LockToken and a code")
-            failed[Hidden(token)] = code
-        return failed
-
-    return _on_session(session, "POST", "/messages/$settle", read, body=dispositions, about=ABOUT_RECEIPT)
-
-
-def receive_deferred(session: Session, sequence_numbers: Sequence[int], lasts: float) -> Call[list[ReceivedMessage]]:
-    """Return the call that receives deferred messages."""
-    body = {"SequenceNumbers": list(sequence_numbers)}
-    call = _on_session(
-        session, "POST", "/messages/$deferred", lambda answer: read_messages(answer, session, lasts), body=body
-    )
-    call.room = _room(len(sequence_numbers))
+    call.max_response_size = _size_of(len(sequence_numbers))
     return call
 
 
-def dead_letter_session(session: Session, reason: str, description: str | None) -> Call[int]:
-    """Return the call that dead-letters what is left in a session; it gives how many messages that were."""
-
-    def read(answer: Answer) -> int:
-        count = read_object(answer).get("count")
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise MalformedError("it has no count")
-        return count
-
-    call = _on_session(session, "POST", "/$deadletter", read, body=_reason(reason, description))
+def dead_letter_session(session: SessionTarget, reason: str, description: str | None) -> Call[int]:
+    """Return the call that dead-letters the rest of a session. Its result is the number of messages."""
+    call = _session_call(session, "POST", "/$deadletter", read_count, body=_reason(reason, description))
     call.headers = {**call.headers, REQUEST_ID_HEADER: str(uuid.uuid4())}
     return call
 
 
-def get_state(session: Session) -> Call[bytes | None]:
-    """Return the call that reads a session's state."""
-    call = _on_session(session, "GET", "/state", lambda answer: None if answer.status == 204 else answer.body)
-    call.room = MESSAGE_ROOM
+def get_state(session: SessionTarget) -> Call[bytes | None]:
+    """Return the call that reads the state of a session."""
+    call = _session_call(session, "GET", "/state", read_state)
+    call.max_response_size = MESSAGE_RESPONSE_SIZE
     return call
 
 
-def set_state(session: Session, state: bytes | None) -> Call[None]:
-    """Return the call that sets or clears a session's state."""
-    call = _on_session(session, "DELETE" if state is None else "PUT", "/state", ignore)
-    if state is not None:
-        call.body = state
-        call.headers = {**call.headers, "Content-Type": "application/octet-stream"}
+def set_state(session: SessionTarget, state: bytes | None) -> Call[None]:
+    """Return the call that sets the state of a session. `None` deletes it."""
+    if state is None:
+        return _session_call(session, "DELETE", "/state", read_nothing)
+    call = _session_call(session, "PUT", "/state", read_nothing)
+    call.body = state
+    call.headers = {**call.headers, "Content-Type": "application/octet-stream"}
     return call
 
 
-def _on_session(
-    session: Session,
+def _session_call(
+    session: SessionTarget,
     method: str,
     path: str,
-    read: Callable[[Answer], T],
+    read: Callable[[ServerResponse], T],
     *,
-    body: Any = None,
+    body: Mapping[str, Any] | None = None,
     about: str = ABOUT_SESSION,
 ) -> Call[T]:
     headers = session.headers()
@@ -266,17 +249,49 @@ def _on_session(
     )
 
 
+# Operations on a queue
+
+
+def send(entity: str, envelope: bytes) -> Call[None]:
+    """Return the call that sends messages.
+
+    Args:
+        entity: The queue.
+        envelope: The messages, as a JSON array.
+    """
+    return Call(
+        method="POST",
+        path=f"/{quote(entity)}/messages",
+        entity=entity,
+        read=read_nothing,
+        headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: str(uuid.uuid4())},
+        body=envelope,
+    )
+
+
+def list_sessions(entity: str, after: str, limit: int) -> Call[list[SessionInfo]]:
+    """Return the call that lists up to `limit` sessions whose ids come after `after`."""
+    after_parameter = f"&after={quote(after, safe='')}" if after else ""
+    return Call(
+        method="GET",
+        path=f"/{quote(entity)}/sessions",
+        entity=entity,
+        read=read_sessions,
+        query=lambda _: f"max={limit}{after_parameter}",
+    )
+
+
 def peek(entity: str, session_id: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
-    """Return the call that looks at messages of a session."""
-    return _looking(entity, f"{session_path(entity, session_id)}/messages", start, limit)
+    """Return the call that peeks at up to `limit` messages of a session, from the sequence number `start`."""
+    return _peek_call(entity, f"{session_path(entity, session_id)}/messages", start, limit)
 
 
 def dead_letters(entity: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
-    """Return the call that looks at a queue's dead letters."""
-    return _looking(entity, f"/{quote(entity)}/$deadletterqueue/messages", start, limit)
+    """Return the call that peeks at up to `limit` dead letters of a queue, from the sequence number `start`."""
+    return _peek_call(entity, f"/{quote(entity)}/$deadletterqueue/messages", start, limit)
 
 
-def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
+def _peek_call(entity: str, path: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
     return Call(
         method="GET",
         path=path,
@@ -284,44 +299,59 @@ def _looking(entity: str, path: str, start: int, limit: int) -> Call[list[Peeked
         read=read_peeked,
         about=ABOUT_QUEUE,
         query=lambda _: f"from={start}&max={limit}",
-        room=_room(limit),
+        max_response_size=_size_of(limit),
     )
 
 
-def list_sessions(entity: str, after: str, limit: int) -> Call[list[SessionInfo]]:
-    """Return the call that lists sessions behind `after`."""
-    behind = f"&after={quote(after, safe='')}" if after else ""
-    return Call(
-        method="GET",
-        path=f"/{quote(entity)}/sessions",
-        entity=entity,
-        read=read_sessions,
-        query=lambda _: f"max={limit}{behind}",
-    )
+def resubmit(entity: str, sequence_number: int) -> Call[None]:
+    """Return the call that moves a dead letter to the end of its session."""
+    call = _queue_call("POST", entity, read_nothing, path=f"/$deadletterqueue/messages/{sequence_number}/resubmit")
+    call.missing_is_success = True
+    return call
 
 
-def send(entity: str, envelope: bytes) -> Call[None]:
-    """Return the call that sends an envelope of messages."""
-    return Call(
-        method="POST",
-        path=f"/{quote(entity)}/messages",
-        entity=entity,
-        read=ignore,
-        headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: str(uuid.uuid4())},
-        body=envelope,
-    )
+def delete_dead_letter(entity: str, sequence_number: int) -> Call[None]:
+    """Return the call that deletes a dead letter."""
+    call = _queue_call("DELETE", entity, read_nothing, path=f"/$deadletterqueue/messages/{sequence_number}")
+    call.missing_is_success = True
+    return call
 
 
-def on_entity(
+def create_queue(entity: str, settings: QueueSettings) -> Call[bool]:
+    """Return the call that creates a queue. Its result says whether the queue is new."""
+    return _queue_call("PUT", entity, read_created, body=encode_queue(settings))
+
+
+def get_queue(entity: str) -> Call[QueueInfo]:
+    """Return the call that describes a queue."""
+    return _queue_call("GET", entity, read_queue)
+
+
+def list_queues() -> Call[list[QueueInfo]]:
+    """Return the call that lists all queues."""
+    return _queue_call("GET", "", read_queues)
+
+
+def delete_queue(entity: str) -> Call[None]:
+    """Return the call that deletes a queue."""
+    call = _queue_call("DELETE", entity, read_nothing)
+    call.missing_is_success = True
+    return call
+
+
+def check_health() -> Call[None]:
+    """Return the call that asks the server whether it lives. Its response shows which dialect the server speaks."""
+    return Call(method="GET", path="/healthz", entity="", read=read_nothing)
+
+
+def _queue_call(
     method: str,
     entity: str,
-    path: str = "",
+    read: Callable[[ServerResponse], T],
     *,
-    read: Callable[[Answer], T],
-    body: Any = None,
-    gone_is_done: bool = False,
+    path: str = "",
+    body: Mapping[str, Any] | None = None,
 ) -> Call[T]:
-    """Return a call on a queue, its dead letters, or (with no entity) on the namespace."""
     return Call(
         method=method,
         path=f"/{quote(entity)}{path}",
@@ -329,9 +359,13 @@ def on_entity(
         read=read,
         headers={} if body is None else {"Content-Type": JSON_TYPE},
         body=None if body is None else _json_body(body),
-        gone_is_done=gone_is_done,
     )
 
 
-def ignore(answer: Answer) -> None:
-    """Read nothing from an answer but its success."""
+def _size_of(count: int) -> int:
+    """Return the largest body, in bytes, of a response with up to `count` messages."""
+    return MESSAGE_RESPONSE_SIZE + (count - 1) * FURTHER_MESSAGE_SIZE
+
+
+def _json_body(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

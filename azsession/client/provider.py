@@ -27,15 +27,14 @@ from ..errors import (
     revised,
 )
 from ..messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
-from ..protocol.queue_json import encode_queue
 from ..protocol.wire import encode_item
 from ..queues import QueueInfo, QueueSettings
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_queue_name, check_session_id, seconds
 from . import operations
 from .call import Call
+from .cancellation import PendingCalls
 from .holder import RELEASE_PATIENCE
-from .responses import read_queue, read_queues
-from .server_connection import Link, UnderWay, embedded_link
+from .server_connection import ServerConnection
 from .session import SessionClient, SessionOptions
 
 if TYPE_CHECKING:
@@ -75,15 +74,15 @@ class ServiceBusProvider:
             raise ConfigurationError(
                 "config is a ServiceBusConfig; for a connection string there is ServiceBusProvider.from_connection_string"
             )
-        self._begin(Link(config, credential, http))
+        self._begin(ServerConnection(config, credential, http))
 
-    def _begin(self, link: Link, embedded: str | None = None) -> None:
+    def _begin(self, link: ServerConnection, embedded: str | None = None) -> None:
         self._config = link.config
         self._link = link
         self._embedded = embedded
         self._transport = self._link.transport
-        self._under_way = UnderWay()
-        self._waits: weakref.WeakSet[UnderWay] = weakref.WeakSet()
+        self._under_way = PendingCalls()
+        self._waits: weakref.WeakSet[PendingCalls] = weakref.WeakSet()
         self._closed = False
         forks.register(self)
 
@@ -124,7 +123,7 @@ class ServiceBusProvider:
             ConfigurationError: The file cannot be opened: another process or broker has it, or it is damaged.
         """
         provider = cls.__new__(cls)
-        link = embedded_link(path, queues=queues, auto_create=auto_create)
+        link = ServerConnection.embedded(path, queues=queues, auto_create=auto_create)
         provider._begin(link, "in memory" if path is None else f"on {path}")
         return provider
 
@@ -193,7 +192,9 @@ class ServiceBusProvider:
             raise NoSessionAvailableError(f"no session of {queue_name!r} had messages within {wait:g} s")
         return next_one
 
-    def accept_next(self, queue_name: str, options: SessionOptions, wait: float, under_way: UnderWay) -> SessionClient | None:
+    def accept_next(
+        self, queue_name: str, options: SessionOptions, wait: float, under_way: PendingCalls
+    ) -> SessionClient | None:
         """Return a client that holds the next available session; `None` if none came, or `under_way` was stopped.
 
         For `SessionProcessor`, whose waits end without the provider's.
@@ -202,7 +203,7 @@ class ServiceBusProvider:
         lock_id = str(uuid.uuid4())
         call = operations.accept(queue_name, None, lock_id, wait)
         try:
-            answer = under_way.send(self._transport, call, waits=True)
+            answer = self._transport.send(call, under_way)
         except ConnectionFailedError as error:
             self._check_open()
             if not under_way.stopped.is_set():
@@ -222,15 +223,15 @@ class ServiceBusProvider:
 
     def _ask_again(self, call: Call[T]) -> T | None:
         call.wait, call.stopped = 0.0, None
-        call.answer_within = call.patience = RELEASE_PATIENCE
+        call.response_timeout = call.retry_within = RELEASE_PATIENCE
         try:
             return self._transport.send(call)
         except QueueError:
             return None
 
-    def new_waits(self) -> UnderWay:
+    def new_waits(self) -> PendingCalls:
         """Return what ends the waits of one user of this provider, as closing the provider does."""
-        waits = UnderWay()
+        waits = PendingCalls()
         self._waits.add(waits)
         if self._closed:
             waits.stop()
@@ -260,7 +261,7 @@ class ServiceBusProvider:
         sessions: dict[str, SessionInfo] = {}
         after = ""
         while True:
-            page = self._send(operations.list_sessions(queue_name, after, MAX_BATCH))
+            page = self._transport.send(operations.list_sessions(queue_name, after, MAX_BATCH))
             known = len(sessions)
             sessions.update((session.session_id, session) for session in page)
             if len(page) < MAX_BATCH:
@@ -282,7 +283,7 @@ class ServiceBusProvider:
         check_count(max_message_count, "max_message_count")
         check_count(from_sequence_number, "from_sequence_number", MAX_SEQUENCE_NUMBER, lowest=0)
         self._require_v1("peek at messages")
-        return self._send(operations.peek(queue_name, session_id, from_sequence_number, max_message_count))
+        return self._transport.send(operations.peek(queue_name, session_id, from_sequence_number, max_message_count))
 
     # Sending
 
@@ -327,7 +328,7 @@ class ServiceBusProvider:
     def _send_part(self, queue_name: str, items: Sequence[bytes]) -> int:
         """Send messages in one request, or in halves where the server finds that too large; return how many."""
         try:
-            self._send(operations.send(queue_name, b"[" + b",".join(items) + b"]"))
+            self._transport.send(operations.send(queue_name, b"[" + b",".join(items) + b"]"))
         except MessageTooLargeError:
             if len(items) == 1:
                 raise
@@ -355,7 +356,7 @@ class ServiceBusProvider:
         check_count(max_message_count, "max_message_count")
         check_count(from_sequence_number, "from_sequence_number", MAX_SEQUENCE_NUMBER, lowest=0)
         self._require_v1("look at dead letters")
-        return self._send(operations.dead_letters(queue_name, from_sequence_number, max_message_count))
+        return self._transport.send(operations.dead_letters(queue_name, from_sequence_number, max_message_count))
 
     def resubmit(self, queue_name: str, sequence_number: int) -> None:
         """Move a dead letter to the end of its session, as a new message.
@@ -364,7 +365,7 @@ class ServiceBusProvider:
             ProviderError: There is no such dead letter (``code`` is ``"MessageNotFound"``).
             QueueError: As any request does.
         """
-        self._on_dead_letter("POST", queue_name, sequence_number, "/resubmit")
+        self._on_dead_letter(operations.resubmit, queue_name, sequence_number)
 
     def delete_dead_letter(self, queue_name: str, sequence_number: int) -> None:
         """Delete a dead letter.
@@ -373,14 +374,13 @@ class ServiceBusProvider:
             ProviderError: There is no such dead letter (``code`` is ``"MessageNotFound"``).
             QueueError: As any request does.
         """
-        self._on_dead_letter("DELETE", queue_name, sequence_number, "")
+        self._on_dead_letter(operations.delete_dead_letter, queue_name, sequence_number)
 
-    def _on_dead_letter(self, method: str, queue_name: str, sequence_number: int, operation: str) -> None:
+    def _on_dead_letter(self, operation: Callable[[str, int], Call[None]], queue_name: str, sequence_number: int) -> None:
         check_queue_name(queue_name)
         check_count(sequence_number, "sequence_number", MAX_SEQUENCE_NUMBER)
         self._require_v1("manage dead letters")
-        path = f"/$deadletterqueue/messages/{sequence_number}{operation}"
-        self._send(operations.on_entity(method, queue_name, path, read=operations.ignore, gone_is_done=True))
+        self._transport.send(operation(queue_name, sequence_number))
 
     # Queues
 
@@ -393,8 +393,7 @@ class ServiceBusProvider:
         """
         check_queue_name(queue_name)
         self._require_v1("manage queues")
-        body = encode_queue(settings or QueueSettings())
-        return self._send(operations.on_entity("PUT", queue_name, read=lambda answer: answer.status == 201, body=body))
+        return self._transport.send(operations.create_queue(queue_name, settings or QueueSettings()))
 
     def get_queue(self, queue_name: str) -> QueueInfo:
         """Return a queue with its settings and counts. Needs the right Manage.
@@ -405,7 +404,7 @@ class ServiceBusProvider:
         """
         check_queue_name(queue_name)
         self._require_v1("manage queues")
-        return self._send(operations.on_entity("GET", queue_name, read=read_queue))
+        return self._transport.send(operations.get_queue(queue_name))
 
     def list_queues(self) -> list[QueueInfo]:
         """Return all queues, by name, without counts. Needs the right Manage.
@@ -414,7 +413,7 @@ class ServiceBusProvider:
             QueueError: As any request does.
         """
         self._require_v1("manage queues")
-        return self._send(operations.on_entity("GET", "", read=read_queues))
+        return self._transport.send(operations.list_queues())
 
     def delete_queue(self, queue_name: str) -> None:
         """Delete a queue and everything in it. Needs the right Manage.
@@ -425,7 +424,7 @@ class ServiceBusProvider:
         """
         check_queue_name(queue_name)
         self._require_v1("manage queues")
-        self._send(operations.on_entity("DELETE", queue_name, read=operations.ignore, gone_is_done=True))
+        self._transport.send(operations.delete_queue(queue_name))
 
     # Its end
 
@@ -444,7 +443,7 @@ class ServiceBusProvider:
 
     def after_fork(self) -> None:
         """In a forked child: the parent's waits are not ours."""
-        self._under_way = UnderWay()
+        self._under_way = PendingCalls()
         self._waits = weakref.WeakSet()
 
     def _check_open(self) -> None:
@@ -454,9 +453,6 @@ class ServiceBusProvider:
     def _require_v1(self, operation: str) -> None:
         self._check_open()
         self._transport.require_v1(operation)
-
-    def _send(self, call: Call[T], *, waits: bool = False) -> T:
-        return self._under_way.send(self._transport, call, waits=waits)
 
 
 def core_of(provider: ServiceBusProvider) -> ServiceBusProvider:

@@ -1,13 +1,16 @@
-"""Secrets as they stand in frames: tools that report errors show the `repr` of every local variable they pass. The client
-keeps lock tokens, and paths with them, in this form."""
+"""`Redacted`: secret text that error reports do not show.
+
+Tools that report errors show the `repr` of the local variables in each frame. The client keeps lock tokens, and the paths
+that contain them, in this type.
+"""
 
 from __future__ import annotations
 
 
-class Hidden(str):
-    """A text like any other, but for its `repr`."""
+class Redacted(str):
+    """A `str` whose `repr` hides its text."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "<hidden>"
+        return "<redacted>"

@@ -1,6 +1,6 @@
-"""What the answers of the protocol say: read, and checked, as what a server says is.
+"""Readers for the responses of the protocol: each checks a response and returns its content.
 
-`calls` makes the requests that these are the answers to.
+`operations` gives one of these to each `Call`. A reader raises `MalformedError` if the response breaks the protocol.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -19,145 +19,233 @@ from ..protocol.error_codes import parse_seconds
 from ..protocol.queue_json import decode_queue_info
 from ..protocol.wire import MalformedError, decode_envelope, decode_single, json_object, parse_date
 from ..queues import QueueInfo
-from ..validation import check_lock_token, check_text
-from .call import Answer
-
-if TYPE_CHECKING:
-    from .operations import Session
+from ..validation import check_lock_token, check_session_id, check_text
+from .call import ServerResponse, SessionTarget
+from .redacted import Redacted
 
 
 @attrs.frozen(eq=False)
-class LockAnswer:
-    """What a receive, accept or renewal gave.
+class LockGrant:
+    """The result of a receive, an accept or a renewal: the server granted or extended a session's lock.
 
     Attributes:
         session_id: The session.
-        messages: What was received.
-        sent: When the request was sent, on the monotonic clock.
-        lasts: Seconds that the lock lasts from `sent` + `waited`, where the server told.
-        waited: Seconds that the server held the request.
+        messages: The received messages.
+        sent_at: When the request was sent, on the monotonic clock.
+        duration: Seconds that the lock lasts, counted from `sent_at` + `waited`. `None` if the server did not say.
+        waited: Seconds that the server held the request before it granted the lock.
     """
 
     session_id: str
     messages: Sequence[ReceivedMessage]
-    sent: float
-    lasts: float | None
+    sent_at: float
+    duration: float | None
     waited: float
 
 
-def read_object(answer: Answer) -> Mapping[str, Any]:
-    """Return the JSON object of an answer."""
-    if not answer.body:
-        raise MalformedError("it is no JSON object")
-    return json_object(answer.body, "it")
+# Locks
 
 
-def read_items(answer: Answer, name: str) -> list[Mapping[str, Any]]:
-    """Return the list of JSON objects that an answer has under `name`."""
-    items = read_object(answer).get(name)
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise MalformedError(f"it has no list of {name}")
-    return items
+def read_lock(response: ServerResponse, session_id: str) -> LockGrant:
+    """Return the lock that a response grants, without messages."""
+    duration = parse_seconds(response.headers.get(LOCK_EXPIRES_HEADER))
+    # The server cannot have held the request for longer than the response took. Without this bound, a wrong header would make
+    # the client believe in a lock that has expired.
+    waited = min(parse_seconds(response.headers.get(WAITED_HEADER)) or 0.0, time.monotonic() - response.sent_at)
+    return LockGrant(session_id, (), response.sent_at, duration, waited)
 
 
-def read_lock(answer: Answer, session_id: str) -> LockAnswer:
-    """Return what an answer says of the session's lock."""
-    lasts = parse_seconds(answer.headers.get(LOCK_EXPIRES_HEADER))
-    # A server cannot have held the request for longer than it took: whatever it says, the lock is not overestimated.
-    waited = min(parse_seconds(answer.headers.get(WAITED_HEADER)) or 0.0, time.monotonic() - answer.sent)
-    return LockAnswer(session_id, (), answer.sent, lasts, waited)
+def read_accepted(response: ServerResponse, session_id: str | None) -> LockGrant | None:
+    """Return the lock of an accepted session, or `None` if no session was available.
+
+    Args:
+        response: The response.
+        session_id: The session that was asked for. `None` if any session was.
+    """
+    if response.status == 204:
+        return None
+    name = checked(check_session_id, read_object(response).get("SessionId"))
+    if session_id is not None and name != session_id:
+        raise MalformedError("the response is about another session")
+    return read_lock(response, name)
 
 
-def read_messages(answer: Answer, session: Session, lasts: float) -> list[ReceivedMessage]:
-    """Return the messages of an answer, whichever way they are represented."""
+def read_received(response: ServerResponse, session: SessionTarget, session_timeout: float) -> LockGrant:
+    """Return the lock and the messages of a receive.
+
+    Args:
+        response: The response.
+        session: The session that was received from.
+        session_timeout: Seconds that the lock lasts if the server does not say.
+    """
+    if response.status not in (200, 201, 204):
+        raise MalformedError(f"a receive is answered with 200, 201 or 204, not {response.status}")
+    grant = read_lock(response, session.session_id)
+    if response.status == 204:
+        return grant
+    duration = session_timeout if grant.duration is None else grant.duration
+    seconds_left = grant.sent_at + grant.waited + duration - time.monotonic()
+    messages = read_messages(response, session, seconds_left)
+    return LockGrant(grant.session_id, messages, grant.sent_at, grant.duration, grant.waited)
+
+
+# Messages
+
+
+def read_messages(response: ServerResponse, session: SessionTarget, seconds_left: float) -> list[ReceivedMessage]:
+    """Return the received messages of a response: an envelope, a single message, or objects of this process.
+
+    Args:
+        response: The response.
+        session: The session that was received from.
+        seconds_left: Seconds until the lock expires.
+    """
     now = datetime.now(timezone.utc)
-    expires_at = now + timedelta(seconds=lasts)
-    if answer.messages is not None:
+    expires_at = now + timedelta(seconds=seconds_left)
+    if response.messages is not None:
         return [
-            _own(message, session, now, expires_at) for message in answer.messages if isinstance(message, ReceivedMessage)
+            _with_own_receipt(message, session, now, expires_at)
+            for message in response.messages
+            if isinstance(message, ReceivedMessage)
         ]
-    content_type, count = answer.headers.get("Content-Type", ""), answer.headers.get(COUNT_HEADER)
+    content_type, count = response.headers.get("Content-Type", ""), response.headers.get(COUNT_HEADER)
     if count is not None or content_type.startswith(ENVELOPE_TYPE):
-        described = decode_envelope(answer.body)
-        if not described or (count is not None and count.strip() != str(len(described))):
-            # What is missing would be in this holder's hands without its knowing, and overtaken by what comes next.
-            raise MalformedError(f"it has {len(described)} messages, and not as many as it says")
+        items = decode_envelope(response.body)
+        if not items or (count is not None and count.strip() != str(len(items))):
+            # The server locked the missing messages for this client, and later messages would overtake them.
+            raise MalformedError(f"{COUNT_HEADER} is {count}, but the response has {len(items)} messages")
     else:
-        described = [decode_single(answer.items, answer.body)]
-    messages = [_received(fields, session, now, expires_at) for fields in described]
+        items = [decode_single(response.items, response.body)]
+    messages = [_received(fields, session, now, expires_at) for fields in items]
     if len({message.receipt.handle for message in messages}) < len(messages):
-        raise MalformedError("two messages have one LockToken")
+        raise MalformedError("two messages have the same LockToken")
     return messages
 
 
-def checked(check: Callable[..., str], value: object, *args: Any) -> str:
-    """Return a text of an answer, checked as one of a caller is: it goes into paths and receipts."""
-    try:
-        return check(value, *args)
-    except ValidationError as error:
-        raise MalformedError(str(error)) from None
-
-
-def _received(fields: dict[str, Any], session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
+def _received(fields: dict[str, Any], session: SessionTarget, now: datetime, expires_at: datetime) -> ReceivedMessage:
     token = checked(check_lock_token, fields.pop("lock_token", None))
-    # An answer that was meant for another request, through some mistake on the way, must not pass for this one's.
+    # A proxy or server that mixes up responses must not deliver another session's message.
     if fields.get("session_id") not in (None, session.session_id):
-        raise MalformedError("a message is of another session")
+        raise MalformedError("a message belongs to another session")
     fields["session_id"] = session.session_id
     fields["attributes"] = _attributes(fields)
     return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
 
 
-def _attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message's attributes, without what cannot be one."""
+def _attributes(fields: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """Return the attributes of a message without values that an attribute cannot have."""
     return {name: value for name, value in fields["attributes"].items() if isinstance(value, (str, int, float))}
 
 
-def _own(message: ReceivedMessage, session: Session, now: datetime, expires_at: datetime) -> ReceivedMessage:
-    """Return a message of a broker in this process, with this client's own reckoning of its lock."""
+def _with_own_receipt(
+    message: ReceivedMessage, session: SessionTarget, now: datetime, expires_at: datetime
+) -> ReceivedMessage:
+    """Return a message of a broker in this process, with the lock's expiry as this client calculates it."""
     receipt = _receipt(message.receipt.handle, session, expires_at)
     return attrs.evolve(message, session_id=session.session_id, receipt=receipt, delivered_at=now)
 
 
-def _receipt(token: str, session: Session, expires_at: datetime) -> ReceiptHandle:
+def _receipt(token: str, session: SessionTarget, expires_at: datetime) -> ReceiptHandle:
     return ReceiptHandle(token, expires_at, queue_name=session.entity, session_id=session.session_id, route=session.route)
 
 
-def read_peeked(answer: Answer) -> list[PeekedMessage]:
-    """Return the messages of an answer that holds none of them for the caller."""
-    if answer.messages is not None:
-        return list(answer.messages)
-    described = decode_envelope(answer.body)
-    for fields in described:
+def read_peeked(response: ServerResponse) -> list[PeekedMessage]:
+    """Return the messages of a response that locks none of them."""
+    if response.messages is not None:
+        return list(response.messages)
+    items = decode_envelope(response.body)
+    for fields in items:
         fields.pop("lock_token", None)
         fields["attributes"] = _attributes(fields)
-    return [PeekedMessage(**fields) for fields in described]
+    return [PeekedMessage(**fields) for fields in items]
 
 
-def read_sessions(answer: Answer) -> list[SessionInfo]:
-    """Return the sessions that an answer lists."""
-    return [_session_info(item) for item in read_items(answer, "sessions")]
+# Other results
+
+
+def read_nothing(response: ServerResponse) -> None:
+    """Return `None`. The status already says that the operation succeeded."""
+
+
+def read_failed_settlements(response: ServerResponse) -> dict[str, str]:
+    """Return the error codes of the messages that could not be settled, by lock token."""
+    failed: dict[str, str] = {}
+    for item in _items(response, "failed"):
+        token, code = item.get("LockToken"), item.get("code")
+        if not isinstance(token, str) or not isinstance(code, str):
+            raise MalformedError("each failed settlement needs a LockToken and a code")
+        failed[Redacted(token)] = code
+    return failed
+
+
+def read_count(response: ServerResponse) -> int:
+    """Return the number of messages that an operation moved."""
+    count = read_object(response).get("count")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise MalformedError("the response has no count")
+    return count
+
+
+def read_state(response: ServerResponse) -> bytes | None:
+    """Return the state of a session, or `None` if it has none."""
+    return None if response.status == 204 else response.body
+
+
+def read_sessions(response: ServerResponse) -> list[SessionInfo]:
+    """Return the listed sessions."""
+    return [_session_info(item) for item in _items(response, "sessions")]
 
 
 def _session_info(item: Mapping[str, Any]) -> SessionInfo:
     name, count, until = item.get("SessionId"), item.get("MessageCount"), item.get("LockedUntilUtc")
     if not isinstance(count, (int, type(None))) or not isinstance(until, (str, type(None))):
-        raise MalformedError("a session has SessionId, MessageCount and maybe LockedUntilUtc")
+        raise MalformedError("a session has a SessionId, a MessageCount, and a LockedUntilUtc if it is locked")
     return SessionInfo(checked(check_text, name, "a SessionId"), count, None if until is None else parse_date(until))
 
 
-def read_queue(answer: Answer) -> QueueInfo:
-    """Return the queue that an answer describes."""
-    return _queue_info(read_object(answer))
+def read_created(response: ServerResponse) -> bool:
+    """Return whether the queue is new."""
+    return response.status == 201
 
 
-def read_queues(answer: Answer) -> list[QueueInfo]:
-    """Return the queues that an answer lists."""
-    return [_queue_info(item) for item in read_items(answer, "queues")]
+def read_queue(response: ServerResponse) -> QueueInfo:
+    """Return the described queue."""
+    return _queue_info(read_object(response))
+
+
+def read_queues(response: ServerResponse) -> list[QueueInfo]:
+    """Return the listed queues."""
+    return [_queue_info(item) for item in _items(response, "queues")]
 
 
 def _queue_info(data: Mapping[str, Any]) -> QueueInfo:
     try:
         return decode_queue_info(data)
+    except ValidationError as error:
+        raise MalformedError(str(error)) from None
+
+
+# JSON
+
+
+def read_object(response: ServerResponse) -> Mapping[str, Any]:
+    """Return the JSON object of a response."""
+    if not response.body:
+        raise MalformedError("the response has no JSON object")
+    return json_object(response.body, "the response")
+
+
+def _items(response: ServerResponse, name: str) -> list[Mapping[str, Any]]:
+    """Return the list of JSON objects that a response has under `name`."""
+    items = read_object(response).get(name)
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise MalformedError(f"the response has no list {name!r}")
+    return items
+
+
+def checked(check: Callable[..., str], value: object, *args: str) -> str:
+    """Return a text of a response after a check of `validation`: the text goes into paths and receipts."""
+    try:
+        return check(value, *args)
     except ValidationError as error:
         raise MalformedError(str(error)) from None

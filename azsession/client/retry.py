@@ -9,7 +9,7 @@ import requests
 
 from ..errors import ConnectionFailedError, QueueError
 from ..protocol.wire import MalformedError, parse_date
-from .cancellation import Flight
+from .cancellation import RequestInFlight
 
 #: Seconds that this machine's clock may differ from the server's without a word.
 CLOCK_TOLERANCE = 60.0
@@ -51,7 +51,7 @@ def clock_hint(date: str | None) -> str:
     return f" (this machine's clock is {by} {'behind' if behind > 0 else 'ahead of'} the server's: tokens end by that one)"
 
 
-def may_have_acted(error: Exception, flight: Flight) -> bool:
+def may_have_acted(error: Exception, flight: RequestInFlight) -> bool:
     """Tell whether a request whose answer did not come may have reached the server."""
     if flight.tracked:
         return flight.written

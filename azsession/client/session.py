@@ -33,10 +33,10 @@ from ..validation import (
     seconds,
 )
 from . import operations
-from .call import Call
+from .call import Call, SessionTarget
 from .holder import Holder
-from .redacted import Hidden
-from .server_connection import Link
+from .redacted import Redacted
+from .server_connection import ServerConnection
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -108,14 +108,14 @@ class SessionClient(Holder):
         check_session_id(session_id)
         check_queue_name(queue_name)
         lasts = seconds(session_timeout, "session_timeout", positive=True)
-        link = Link(config, credential, http, namespace_url)
+        link = ServerConnection(config, credential, http, namespace_url)
         self._begin(link, session_id, queue_name, lasts, auto_renew, max_renewal, on_lock_lost)
-        self._own_link: Link | None = link
+        self._own_link: ServerConnection | None = link
 
     @classmethod
     def on_link(
         cls,
-        link: Link,
+        link: ServerConnection,
         session_id: str,
         queue_name: str,
         options: SessionOptions,
@@ -277,7 +277,7 @@ class SessionClient(Holder):
             request_id, is_again = self._held.request_id()
             try:
                 call = operations.receive(
-                    self._session(), count, timeout, self._session_timeout, request_id, holds=self._held.begun
+                    self._session(), count, timeout, self._session_timeout, request_id, has_lock=self._held.begun
                 )
                 answer = self._on_lock(call)
             except BaseException:
@@ -336,10 +336,10 @@ class SessionClient(Holder):
         ahead = self._held.take_ahead(MAX_BATCH)
         try:
             if ahead and self._transport.speaks_v1:
-                self._settle_many({"abandon": [Hidden(message.receipt.handle) for message in ahead]})
+                self._settle_many({"abandon": [Redacted(message.receipt.handle) for message in ahead]})
             else:
                 while ahead:
-                    self._settle_token(Hidden(ahead[-1].receipt.handle), operations.abandon)
+                    self._settle_token(Redacted(ahead[-1].receipt.handle), operations.abandon)
                     ahead.pop()
         except BaseException:
             self._held.put_ahead(ahead)
@@ -441,11 +441,11 @@ class SessionClient(Holder):
                 self._held.forget(token)
         return failed
 
-    def _settle(self, receipt: Receipt, make: Callable[[operations.Session, str], Call[None]]) -> None:
+    def _settle(self, receipt: Receipt, make: Callable[[SessionTarget, str], Call[None]]) -> None:
         self._check(settling=True)
         self._settle_token(self._held.resolve(receipt), make)
 
-    def _settle_token(self, token: str, make: Callable[[operations.Session, str], Call[None]]) -> None:
+    def _settle_token(self, token: str, make: Callable[[SessionTarget, str], Call[None]]) -> None:
         try:
             self._transport.send(make(self._session(), token))
         except InvalidReceiptError as error:

@@ -18,7 +18,7 @@ from ..errors import InvalidReceiptError, SessionNotFoundError
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import route_of
-from .redacted import Hidden
+from .redacted import Redacted
 
 #: The part of a lock that is left when it is renewed: drawn between these, so that many do not fall together.
 RENEW_AT = (0.5, 0.6)
@@ -224,7 +224,7 @@ class HeldLock:
             (known.session_id, known.queue_name),
         ):
             raise InvalidReceiptError(f"the receipt was not received from {self.name}, or is settled already")
-        return Hidden(receipt.handle)
+        return Redacted(receipt.handle)
 
     def forget(self, token: str) -> None:
         """Forget a token: its message is settled, or gone."""
@@ -234,7 +234,7 @@ class HeldLock:
     def tokens(self) -> list[str]:
         """Return the tokens of what was received and is not settled, in the order of receipt."""
         with self._lock:
-            return [Hidden(token) for token in self._tokens]
+            return [Redacted(token) for token in self._tokens]
 
     # What was fetched ahead
 

@@ -37,10 +37,11 @@ from ..protocol.error_codes import (
 )
 from ..protocol.wire import MalformedError
 from ..tokens import Token, TokenCache
-from .call import Answer, Call
-from .cancellation import AnswerTooLargeError, Flight
-from .http_sockets import drop_inherited, fly, stay, track
-from .redacted import Hidden
+from . import operations
+from .call import Call, ServerResponse
+from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
+from .http_sockets import drop_inherited, send_prepared, stay, track
+from .redacted import Redacted
 from .retry import FailedAttemptError, clock_hint, final, may_have_acted, reason_of, root_of
 
 if TYPE_CHECKING:
@@ -107,12 +108,25 @@ class Transport:
         if self._tokens is not None:
             self._tokens.after_fork()
 
-    def send(self, call: Call[T]) -> T:
-        """Send a request, again where that is safe, and return what was read from its answer.
+    def send(self, call: Call[T], pending: PendingCalls | None = None) -> T:
+        """Send a call, retry it if that is safe, and return its result. Blocks.
+
+        Args:
+            call: The call.
+            pending: Cancels the call when it is stopped. `None`: the call always runs to its end.
 
         Raises:
-            QueueError: What the server answered, or that it did not.
+            QueueError: The server refused the call, or did not answer.
         """
+        if pending is None:
+            return self._send(call)
+        pending.add(call)
+        try:
+            return self._send(call)
+        finally:
+            pending.discard(call)
+
+    def _send(self, call: Call[T]) -> T:
         started = time.monotonic()
         try:
             return self._attempt(call, call.wait or 0.0)
@@ -124,7 +138,7 @@ class Transport:
         from tenacity import Retrying, retry_if_exception
 
         first_failed = time.monotonic()
-        patience = self._config.retry_deadline if call.patience is None else call.patience
+        patience = self._config.retry_deadline if call.retry_within is None else call.retry_within
         last = first_failed + patience
         if call.wait is not None:
             # A receive is bounded by its own timeout, but a short one still gets over a broken connection.
@@ -169,8 +183,8 @@ class Transport:
             # That this attempt was refused says nothing of the others.
             raise final(error, acted) from error.__cause__
         except QueueError as error:
-            if acted and call.gone_is_done and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
-                return call.read(Answer(204, {}, b"", started))
+            if acted and call.missing_is_success and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
+                return call.read(ServerResponse(204, {}, b"", started))
             if (getattr(error, "status", None) or 0) >= 500:
                 # The server could not; whether an earlier attempt did, that does not tell.
                 raise final(error, acted) from error.__cause__
@@ -199,7 +213,7 @@ class Transport:
             # What another says of the gateway does not tell whether that has acted, unless it was not asked at all.
             acted = self.speaks_v1 and not is_gateways and answer.status not in _NOT_PASSED_ON
             raise self._error(call, answer, acted=acted)
-        if answer.status not in call.succeeds:
+        if answer.status not in call.success_statuses:
             raise self._broken(f"answered {answer.status}, which is no success of the protocol")
         try:
             return call.read(answer)
@@ -209,7 +223,7 @@ class Transport:
     def _broken(self, what: str) -> FailedAttemptError:
         return FailedAttemptError(ConnectionFailedError(f"{self._url} {what}", maybe_delivered=True), acted=True)
 
-    def _error(self, call: Call[Any], answer: Answer, *, acted: bool) -> Exception:
+    def _error(self, call: Call[Any], answer: ServerResponse, *, acted: bool) -> Exception:
         status, headers = answer.status, answer.headers
         if 300 <= status < 400 or status < 200:
             return ProviderError(f"{self._url} answered {status}, which is no part of the protocol", status=status)
@@ -225,31 +239,31 @@ class Transport:
             error = revised(error, f"{error}{clock_hint(headers.get('Date'))}")
         return FailedAttemptError(error, acted=acted) if status in RETRIED_STATUSES else error
 
-    def _exchange(self, call: Call[Any], wait: float, token: Token | None) -> Answer:
+    def _exchange(self, call: Call[Any], wait: float, token: Token | None) -> ServerResponse:
         """Send once; return the answer, whatever it is."""
         limit = self._config.request_timeout + wait
-        if call.answer_within is not None:
-            limit = max(0.1, min(limit, call.answer_within))
-        flight = Flight(time.monotonic() + limit, call.room)
-        call.flight = flight
+        if call.response_timeout is not None:
+            limit = max(0.1, min(limit, call.response_timeout))
+        flight = RequestInFlight(time.monotonic() + limit, call.max_response_size)
+        call.in_flight = flight
         if call.stopped is not None and call.stopped.is_set():
             flight.cancelled = True
-        target = Hidden(call.path if call.query is None else f"{call.path}?{call.query(wait)}")
+        target = Redacted(call.path if call.query is None else f"{call.path}?{call.query(wait)}")
         sent = time.monotonic()
         try:
             if self._local is not None:
                 own = self._local.ask(call.method, target, call.headers, call.body or b"", limit, flight)
-                return Answer(own.status, own.headers, own.body or b"", sent, own.messages)
+                return ServerResponse(own.status, own.headers, own.body or b"", sent, own.messages)
             request = self._prepare(call, target, token)
             sent = time.monotonic()
-            response = fly(
+            response = send_prepared(
                 self._http,
                 request,
                 flight,
                 timeout=(min(CONNECT_TIMEOUT, limit), limit),
                 **self._current_settings(),
             )
-            return Answer(response.status_code, response.headers, response.content, sent)
+            return ServerResponse(response.status_code, response.headers, response.content, sent)
         except QueueError:
             raise
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -261,12 +275,12 @@ class Transport:
             failed = ConnectionFailedError(f"no answer from {self._url}: {reason_of(error, cause)}", maybe_delivered=acted)
             # Without its frames, whose locals are the request: its token, its body, its lock token.
             failed.__cause__ = cause.with_traceback(None)
-            if isinstance(cause, AnswerTooLargeError):
+            if isinstance(cause, ResponseTooLargeError):
                 # It would be as large again.
                 raise failed from failed.__cause__
             raise FailedAttemptError(failed, acted=acted) from None
         finally:
-            call.flight = None
+            call.in_flight = None
 
     def _prepare(self, call: Call[Any], target: str, token: Token | None) -> requests.PreparedRequest:
         """Return the request. What `requests` would look up anew each time, proxies and netrc, is left out here."""
@@ -316,7 +330,7 @@ class Transport:
         if self.speaks_v1:
             return
         try:
-            self.send(Call(method="GET", path="/healthz", entity="", read=lambda answer: None))
+            self.send(operations.check_health())
         except AuthenticationFailedError:
             raise
         except QueueError as error:

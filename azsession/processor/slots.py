@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..client.cancellation import PendingCalls
 from ..client.provider import ServiceBusProvider, core_of
-from ..client.server_connection import UnderWay
 from ..client.session import SessionClient
 from ..errors import QueueError, SessionLockedError, SessionNotFoundError
 from .backoff import LONGEST_OUTAGE_PAUSE, Backoff, pause_after
@@ -121,7 +121,7 @@ class Slots:
     def after_fork(self) -> None:
         """In a forked child: none of the threads is here, but for the one that forked, which shall end."""
         self._changed = threading.Condition()
-        self._waits = UnderWay()
+        self._waits = PendingCalls()
         self._counters.after_fork()
         self._backoff.after_fork()
         self._fairness.after_fork()

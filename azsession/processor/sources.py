@@ -11,8 +11,8 @@ from typing import Protocol
 
 import attrs
 
+from ..client.cancellation import PendingCalls
 from ..client.provider import ServiceBusProvider, core_of
-from ..client.server_connection import UnderWay
 from ..client.session import SessionClient, SessionOptions
 from .backoff import Backoff
 
@@ -48,7 +48,7 @@ class Source(Protocol):
 class NextAvailableSessions:
     """Whatever session has messages."""
 
-    def __init__(self, provider: ServiceBusProvider, queue_name: str, max_renewal: float | None, waits: UnderWay) -> None:
+    def __init__(self, provider: ServiceBusProvider, queue_name: str, max_renewal: float | None, waits: PendingCalls) -> None:
         self._core = core_of(provider)
         self._queue_name = queue_name
         self._options = SessionOptions(self._core.config.session_timeout, max_renewal=max_renewal)

@@ -16,8 +16,8 @@ import requests
 from azsession import ConfigurationError, Message, ProviderError
 from azsession.broker.base import NO_DEADLINE, AcceptRequest, CallContext, Delivery, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.client.cancellation import Flight
-from azsession.client.http_sockets import fly
+from azsession.client.cancellation import RequestInFlight
+from azsession.client.http_sockets import send_prepared
 from azsession.client.inprocess import InProcessAdapter
 from azsession.server import AccessKey, GatewayService
 from azsession.tokens import generate_sas_token
@@ -164,19 +164,19 @@ def test_an_accept_is_ended_by_a_read_timeout_too(http: requests.Session, broker
 
 
 def test_cancelling_a_flight_ends_its_wait(http: requests.Session, broker: EmbeddedBroker) -> None:
-    flight = Flight()
+    flight = RequestInFlight()
     errors: list[Exception] = []
 
     def wait() -> None:
         request = http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=300", headers={"Azsession-Lock-Id": "a"}))
         try:
-            fly(http, request, flight)
+            send_prepared(http, request, flight)
         except requests.RequestException as error:
             errors.append(error)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    eventually(lambda: flight._end is not None)
+    eventually(lambda: flight._end_wait is not None)
     flight.cancel()
     flight.cancel()
     thread.join(20)
@@ -187,10 +187,10 @@ def test_cancelling_a_flight_ends_its_wait(http: requests.Session, broker: Embed
 
 
 def test_a_flight_that_was_cancelled_before_does_not_act(http: requests.Session, broker: EmbeddedBroker) -> None:
-    flight = Flight()
+    flight = RequestInFlight()
     flight.cancel()
     with pytest.raises(requests.ConnectionError):
-        fly(http, http.prepare_request(requests.Request("PUT", URL + "/new", data=b"{}")), flight)
+        send_prepared(http, http.prepare_request(requests.Request("PUT", URL + "/new", data=b"{}")), flight)
     assert (flight.tracked, flight.written) == (True, False)
     assert broker.list_queues() == []
 
@@ -198,7 +198,7 @@ def test_a_flight_that_was_cancelled_before_does_not_act(http: requests.Session,
 class _LateCancel(EmbeddedBroker):
     """Cancels a flight when it has a message for it."""
 
-    flight: Flight
+    flight: RequestInFlight
 
     def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
         delivery = super().receive(request, context=context)
@@ -208,18 +208,18 @@ class _LateCancel(EmbeddedBroker):
 
 def test_a_message_that_was_handed_out_before_the_cancel_reaches_its_caller() -> None:
     broker = _LateCancel(auto_create=True)
-    broker.flight = Flight()
+    broker.flight = RequestInFlight()
     send(broker, "x")
     with requests.Session() as http:
         http.mount(URL + "/", InProcessAdapter(broker, URL))
-        response = fly(http, http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=0")), broker.flight)
+        response = send_prepared(http, http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=0")), broker.flight)
     assert response.content == b"x"
 
 
 class _EarlyCancel(EmbeddedBroker):
     """Cancels a flight before it looks for messages."""
 
-    flight: Flight
+    flight: RequestInFlight
 
     def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
         self.flight.cancel()
@@ -228,12 +228,12 @@ class _EarlyCancel(EmbeddedBroker):
 
 def test_a_cancel_before_the_wait_leaves_the_message_where_it_is() -> None:
     broker = _EarlyCancel(auto_create=True)
-    broker.flight = Flight()
+    broker.flight = RequestInFlight()
     send(broker, "x")
     with requests.Session() as http:
         http.mount(URL + "/", InProcessAdapter(broker, URL))
         with pytest.raises(requests.ConnectionError):
-            fly(http, http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=0")), broker.flight)
+            send_prepared(http, http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=0")), broker.flight)
         assert broker.list_sessions("q", "", 10)[0].locked_until is None
 
 
@@ -296,7 +296,7 @@ class _Slow(EmbeddedBroker):
 def test_a_broker_that_waits_for_others_learns_who_asks_and_for_how_long(how: str) -> None:
     broker = _Slow()
     broker.waiting = threading.Event()
-    flight = Flight()
+    flight = RequestInFlight()
     errors: list[Exception] = []
     with requests.Session() as http:
         http.mount(URL + "/", InProcessAdapter(broker, URL))
@@ -304,7 +304,7 @@ def test_a_broker_that_waits_for_others_learns_who_asks_and_for_how_long(how: st
         def renew() -> None:
             request = http.prepare_request(requests.Request("POST", f"{URL}/q/sessions/s/renewlock"))
             try:
-                fly(http, request, flight, timeout=300 if how == "cancelled" else 0.05)
+                send_prepared(http, request, flight, timeout=300 if how == "cancelled" else 0.05)
             except requests.RequestException as error:
                 errors.append(error)
 
@@ -312,7 +312,7 @@ def test_a_broker_that_waits_for_others_learns_who_asks_and_for_how_long(how: st
         thread.start()
         assert broker.waiting.wait(20)
         if how == "cancelled":
-            eventually(lambda: flight._end is not None)
+            eventually(lambda: flight._end_wait is not None)
             flight.cancel()
         thread.join(20)
     assert [type(error) for error in errors] == [requests.ConnectionError if how == "cancelled" else requests.ReadTimeout]

@@ -245,7 +245,7 @@ def wait():
 
 thread = threading.Thread(target=wait)
 thread.start()
-while not any(call.flight and call.flight.written for call in list(client._under_way._calls)):
+while not any(call.in_flight and call.in_flight.written for call in list(client._under_way._calls)):
     time.sleep(0.01)
 
 def child():

@@ -15,8 +15,8 @@ import trustme
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.client.cancellation import Flight
-from azsession.client.http_sockets import fly, track
+from azsession.client.cancellation import RequestInFlight
+from azsession.client.http_sockets import send_prepared, track
 from azsession.server import AccessKey, GatewayService
 
 from ..conftest import eventually
@@ -30,7 +30,7 @@ class _OK(Handler):
 
 def test_a_cancelled_flight_never_harms_the_next_one_on_its_connection() -> None:
     harmed: list[BaseException] = []
-    flights: list[Flight] = []
+    flights: list[RequestInFlight] = []
     done = threading.Event()
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
@@ -39,11 +39,11 @@ def test_a_cancelled_flight_never_harms_the_next_one_on_its_connection() -> None
 
         def ask() -> None:
             for _ in range(300):
-                flight = Flight()
+                flight = RequestInFlight()
                 flights.append(flight)
                 request = http.prepare_request(requests.Request("GET", url))
                 try:
-                    assert fly(http, request, flight, timeout=20).content == b"x" * 200
+                    assert send_prepared(http, request, flight, timeout=20).content == b"x" * 200
                 except BaseException as error:
                     if not flight.cancelled:
                         harmed.append(error)
@@ -75,10 +75,10 @@ def test_a_flight_that_has_landed_leaves_its_connection_alone() -> None:
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
         track(http, url, {})
-        landed, request = Flight(), http.prepare_request(requests.Request("GET", url))
-        fly(http, request, landed, timeout=20)
+        landed, request = RequestInFlight(), http.prepare_request(requests.Request("GET", url))
+        send_prepared(http, request, landed, timeout=20)
         landed.cancel()
-        assert fly(http, request, Flight(), timeout=20).status_code == 200
+        assert send_prepared(http, request, RequestInFlight(), timeout=20).status_code == 200
         assert len(server.open) == 1
 
 
@@ -138,7 +138,7 @@ def _in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[BaseE
 
 
 def _waits(client: Any) -> bool:
-    return any(call.flight is not None and call.flight.written for call in list(client._under_way._calls))
+    return any(call.in_flight is not None and call.in_flight.written for call in list(client._under_way._calls))
 
 
 def test_closing_ends_a_waiting_receive_whatever_the_way_to_the_gateway(gateway: _Gateway) -> None:
@@ -177,13 +177,13 @@ def test_closing_ends_a_wait_for_a_tls_handshake() -> None:
     assert [type(error) for error in errors] == [SessionNotFoundError]
 
 
-def test_a_cancelled_flight_does_not_take_off() -> None:
+def test_a_cancelled_request_is_not_sent() -> None:
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
         track(http, url, {})
-        flight = Flight()
+        flight = RequestInFlight()
         flight.cancel()
         with pytest.raises(requests.ConnectionError):
-            fly(http, http.prepare_request(requests.Request("GET", url)), flight, timeout=20)
+            send_prepared(http, http.prepare_request(requests.Request("GET", url)), flight, timeout=20)
         assert flight.tracked is False
         assert flight.written is False

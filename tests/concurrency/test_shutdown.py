@@ -35,7 +35,7 @@ def until(condition):
 
 def waits(client):
     """Tell whether a request of the client's has been sent, and is not answered yet."""
-    return any(call.flight is not None and call.flight.written for call in list(client._under_way._calls))
+    return any(call.in_flight is not None and call.in_flight.written for call in list(client._under_way._calls))
 
 
 def threads():

@@ -9,8 +9,8 @@ from typing import Any
 from requests.structures import CaseInsensitiveDict
 
 from azsession.client import operations
-from azsession.client.call import Answer
-from azsession.client.responses import LockAnswer, read_queue, read_queues
+from azsession.client.call import ServerResponse, SessionTarget
+from azsession.client.responses import LockGrant, read_queue, read_queues
 from azsession.errors import ValidationError
 from azsession.messages import ReceiptHandle, ReceivedMessage
 from azsession.protocol.routes import message_path, session_path
@@ -23,7 +23,7 @@ from azsession.protocol.wire import (
     message_to_send,
 )
 
-SESSION = operations.Session("q", "s", "lock", "route")
+SESSION = SessionTarget("q", "s", "lock", "route")
 
 
 def headers_of(head: bytes) -> list[tuple[str, str]]:
@@ -69,10 +69,10 @@ def _check_message(message: ReceivedMessage) -> None:
     assert all(type(value) in (str, int, float, bool) for value in message.attributes.values())
 
 
-def _locked(answer: LockAnswer | None) -> None:
+def _locked(answer: LockGrant | None) -> None:
     if answer is not None:
         session_path("q", answer.session_id)
-        assert answer.waited <= time.monotonic() - answer.sent
+        assert answer.waited <= time.monotonic() - answer.sent_at
         for message in answer.messages:
             _check_message(message)
 
@@ -90,7 +90,7 @@ def _sessions(found: list[Any]) -> None:
 
 
 #: What reads the answer to each operation, and what is done with what it read.
-READERS: dict[str, tuple[Callable[[Answer], Any], Callable[[Any], object]]] = {
+READERS: dict[str, tuple[Callable[[ServerResponse], Any], Callable[[Any], object]]] = {
     "receive": (operations.receive(SESSION, None, 1.0, 60.0, "request").read, _locked),
     "receive many": (operations.receive(SESSION, 10, 1.0, 60.0, "request").read, _locked),
     "accept": (operations.accept("q", None, "lock", 1.0).read, _locked),
@@ -114,7 +114,7 @@ _NAMES = tuple(READERS)
 def read_answer(name: str, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
     """Read an answer to an operation, and use what it gave."""
     read, use = READERS[name]
-    found = read(Answer(status, CaseInsensitiveDict(headers), body, time.monotonic()))
+    found = read(ServerResponse(status, CaseInsensitiveDict(headers), body, time.monotonic()))
     use(found)
 
 

@@ -57,7 +57,7 @@ def _send(provider: ServiceBusProvider, session_id: str, *bodies: str) -> None:
 def _waiting(*owners: Any) -> int:
     """Return how many calls wait in the broker."""
     calls = [call for owner in owners for call in list(owner._under_way._calls)]
-    return sum(call.flight is not None and call.flight._end is not None for call in calls)
+    return sum(call.in_flight is not None and call.in_flight._end_wait is not None for call in calls)
 
 
 def test_closing_a_session_ends_the_receives_of_all_threads() -> None:
@@ -255,7 +255,7 @@ import threading, time
 from azsession import *
 with ServiceBusProvider.embedded() as provider, provider.create_session_client("q", "s") as client:
     def tell():
-        while not any(c.flight is not None and c.flight._end is not None for c in list(client._under_way._calls)):
+        while not any(c.in_flight is not None and c.in_flight._end_wait is not None for c in list(client._under_way._calls)):
             time.sleep(0.005)
         print("waiting", flush=True)
     teller = threading.Thread(target=tell)
@@ -288,7 +288,7 @@ provider = ServiceBusProvider.embedded()
 client = provider.create_session_client("q", "s")
 signal.signal(signal.SIGTERM, lambda *_: provider.close())
 def tell():
-    while not any(c.flight is not None and c.flight._end is not None for c in list(client._under_way._calls)):
+    while not any(c.in_flight is not None and c.in_flight._end_wait is not None for c in list(client._under_way._calls)):
         time.sleep(0.005)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=tell).start()

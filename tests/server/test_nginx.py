@@ -32,7 +32,7 @@ from azsession import (
 )
 from azsession.broker.azure import ServiceBusBroker
 from azsession.broker.base import AcceptRequest, ReceiveRequest
-from azsession.client.server_connection import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
+from azsession.client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from azsession.config import ServiceBusConfig
 from azsession.server import AccessKey, GatewayService
 from azsession.tokens import generate_sas_token
