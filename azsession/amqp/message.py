@@ -1,18 +1,37 @@
-"""What arrives: AMQP 1.0's messages (3.2 of the standard) as Python values. `codec` hands this on to the other rooms."""
+"""AMQP 1.0 messages as bytes and back (AMQP 1.0 §3.2): the payload of one delivery.
+
+`broker.azure` and `management` encode and decode messages with this module.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .values import NONSENSE, READERS, Described, MalformedFrameError, exactly, read_descriptor
+from .decoding import NONSENSE, READERS, exactly, read_descriptor
+from .encoding import NULL, descriptor, encode_value, fields_of, sized, string, string_map, symbol_map, ubyte
+from .types import Described, MalformedFrameError, Timestamp, Uint, Ulong
+
+#: Descriptors of a message's sections (§3.2).
+_HEADER, _ANNOTATIONS, _PROPERTIES, _APPLICATION_PROPERTIES = 0x70, 0x72, 0x73, 0x74
+_DATA, _SEQUENCE, _VALUE = 0x75, 0x76, 0x77
+_SECTION_TYPES: dict[int, Any] = {
+    _HEADER: list,
+    _ANNOTATIONS: dict,
+    _PROPERTIES: list,
+    _APPLICATION_PROPERTIES: dict,
+    _DATA: bytes,
+    _SEQUENCE: list,
+}
+_PREFIXES = {code: descriptor(code) for code in (*_SECTION_TYPES, _VALUE)}
 
 
 class AmqpMessage(NamedTuple):
-    """A message of AMQP: what of its sections (3.2) Service Bus uses.
+    """The parts of an AMQP message that Service Bus uses.
 
-    Ids are text, numbers, UUIDs or bytes, as the sender liked. Times are milliseconds since 1970.
-    `data` holds its data sections, joined; a body of another kind is in `value`.
+    Ids are strings, numbers, UUIDs or binary, as the sender chose. Times are in milliseconds since 1970. `data` holds the
+    data sections, joined. A body of another kind is in `value`.
     """
 
     durable: bool | None = None
@@ -36,25 +55,14 @@ class AmqpMessage(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """The body as bytes: data as it is, an AMQP value that is text as UTF-8, one that is binary as it is, any other as
-        JSON; a sequence is JSON too, a list."""
+        """The body as bytes: data sections as they are, another body as `as_bytes` returns it."""
         if self.data is not None:
             return self.data
         return as_bytes(self.value)
 
 
-class Response(NamedTuple):
-    """What ``$cbs`` or ``$management`` answered to the request whose id is `correlation_id`."""
-
-    correlation_id: Any
-    status: int
-    description: str
-    condition: str | None
-    body: Any
-
-
 def as_bytes(value: Any) -> bytes:
-    """Return an AMQP value as a message's body: see `AmqpMessage.body`."""
+    """Return an AMQP value as a message body: binary unchanged, a string as UTF-8, null as no bytes, the rest as JSON."""
     if value is None:
         return b""
     if isinstance(value, bytes):
@@ -76,11 +84,70 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-def decode_message(payload: bytes | memoryview) -> AmqpMessage:
-    """Return a message: the payload of one delivery, whole.
+# Encoding
+
+
+def encode_message(message: AmqpMessage) -> bytes:
+    """Return the message as the payload of one delivery.
 
     Raises:
-        MalformedFrameError: It is not a message of AMQP 1.0.
+        TypeError: A property or the body has a type that AMQP does not have.
+        ValueError: A property does not fit its AMQP type.
+    """
+    parts: list[bytes] = []
+    if message.durable is not None or message.priority is not None or message.ttl_ms is not None:
+        priority = NULL if message.priority is None else ubyte(message.priority)
+        ttl = NULL if message.ttl_ms is None else encode_value(Uint(message.ttl_ms))
+        parts += (_PREFIXES[_HEADER], fields_of((encode_value(message.durable), priority, ttl)))
+    if message.annotations:
+        parts += (_PREFIXES[_ANNOTATIONS], symbol_map(message.annotations))
+    parts += (_PREFIXES[_PROPERTIES], _properties(message))
+    if message.application_properties:
+        parts += (_PREFIXES[_APPLICATION_PROPERTIES], string_map(message.application_properties))
+    if message.data is not None:
+        parts += (_PREFIXES[_DATA], sized(0xA0, message.data))
+    elif message.value is not None:
+        parts += (_PREFIXES[_VALUE], encode_value(message.value))
+    return b"".join(parts)
+
+
+def _properties(message: AmqpMessage) -> bytes:
+    """Return the list of the section "properties" (§3.2.4)."""
+    return fields_of((
+        _id(message.message_id),
+        NULL,
+        string(message.to),
+        string(message.subject),
+        string(message.reply_to),
+        _id(message.correlation_id),
+        NULL if message.content_type is None else sized(0xA3, message.content_type.encode()),
+        NULL,
+        NULL if message.absolute_expiry is None else encode_value(Timestamp(message.absolute_expiry)),
+        NULL if message.creation_time is None else encode_value(Timestamp(message.creation_time)),
+        string(message.group_id),
+        NULL,
+        string(message.reply_to_group_id),
+    ))  # fmt: skip
+
+
+def _id(value: Any) -> bytes:
+    """Return a message or correlation id; a number is a ulong here (§3.2.11)."""
+    return encode_value(Ulong(value) if isinstance(value, int) else value)
+
+
+def encode_batch(encoded: Sequence[bytes]) -> bytes:
+    """Return many encoded messages as the payload of one delivery of the format `frames.BATCH_FORMAT`."""
+    return b"".join([part for message in encoded for part in (_PREFIXES[_DATA], sized(0xA0, message))])
+
+
+# Decoding
+
+
+def decode_message(payload: bytes | memoryview) -> AmqpMessage:
+    """Return the message in the whole payload of one delivery.
+
+    Raises:
+        MalformedFrameError: The payload is not an AMQP 1.0 message.
     """
     buf = bytes(payload)
     try:
@@ -89,21 +156,14 @@ def decode_message(payload: bytes | memoryview) -> AmqpMessage:
         raise MalformedFrameError(f"a message is malformed: {error}") from error
 
 
-_SECTION_TYPES: dict[int, Any] = {0x70: list, 0x72: dict, 0x73: list, 0x74: dict, 0x75: bytes, 0x76: list}
-
-
 def _message(buf: bytes) -> AmqpMessage:
-    header: list[Any] = []
-    properties: list[Any] = []
-    annotations: dict[str, Any] = {}
-    attributes: dict[str, Any] = {}
+    sections: dict[int, Any] = {}
     data: list[bytes] = []
     sequences: list[list[Any]] = []
-    value: Any = None
     pos, end = 0, len(buf)
     while pos < end:
         if buf[pos] == 0 and buf[pos + 1] == 0x53:
-            section, pos = buf[pos + 2], pos + 3
+            section, pos = buf[pos + 2], pos + 3  # A shortcut for descriptors below 256.
         else:
             section, pos = read_descriptor(buf, pos)
         content, pos = READERS[buf[pos]](buf, pos + 1, 0)
@@ -111,33 +171,24 @@ def _message(buf: bytes) -> AmqpMessage:
         if kind is not None and not isinstance(content, kind):
             if content is None:
                 continue
-            raise MalformedFrameError(f"section 0x{section:02x} is a {type(content).__name__}")
-        if section == 0x75:
+            raise MalformedFrameError(f"section 0x{section:02x} is a {type(content).__name__}, not a {kind.__name__}")
+        if section == _DATA:
             data.append(content)
-        elif section == 0x74:
-            attributes = content
-        elif section == 0x73:
-            properties = content
-        elif section == 0x72:
-            annotations = content
-        elif section == 0x70:
-            header = content
-        elif section == 0x77:
-            value = content
-        elif section == 0x76:
+        elif section == _SEQUENCE:
             sequences.append(content)
-    if sequences:
-        value = [item for sequence in sequences for item in sequence]
-    durable, priority, ttl, _, count = exactly(header, 5)
+        else:
+            sections[section] = content
+    value = [item for sequence in sequences for item in sequence] if sequences else sections.get(_VALUE)
+    durable, priority, ttl, _, count = exactly(sections.get(_HEADER, ()), 5)
     (
         message_id, _, to, subject, reply_to, correlation_id, content_type, _, expiry, created, group, _, reply_group
-    ) = exactly(properties, 13)  # fmt: skip
+    ) = exactly(sections.get(_PROPERTIES, ()), 13)  # fmt: skip
     return AmqpMessage(
         durable,
         priority,
         ttl,
         count or 0,
-        annotations,
+        sections.get(_ANNOTATIONS, {}),
         message_id,
         to,
         subject,
@@ -148,25 +199,7 @@ def _message(buf: bytes) -> AmqpMessage:
         created,
         group,
         reply_group,
-        attributes,
+        sections.get(_APPLICATION_PROPERTIES, {}),
         data[0] if len(data) == 1 else b"".join(data) if data else None,
         value,
-    )
-
-
-def decode_response(payload: bytes | memoryview) -> Response:
-    """Return what ``$cbs`` or ``$management`` answered; each has its own spelling of the same names."""
-    message = decode_message(payload)
-    given = message.application_properties
-
-    def either(one: str, other: str) -> Any:
-        return given.get(one, given.get(other))
-
-    status, condition = either("statusCode", "status-code"), either("errorCondition", "error-condition")
-    if not isinstance(status, int):
-        raise MalformedFrameError("a response has no status")
-    description = either("statusDescription", "status-description")
-    body = message.data if message.data is not None else message.value
-    return Response(
-        message.correlation_id, status, str(description or ""), None if condition is None else str(condition), body
     )

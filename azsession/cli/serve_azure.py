@@ -139,9 +139,8 @@ def azure_broker(config: ServiceBusConfig) -> ServiceBusBroker:
     Raises:
         ConfigurationError: The extra for Azure is not installed.
     """
-    need("azure.servicebus", "servicebus")
     if config.uses_websockets:
-        need("websocket", "servicebus")
+        need("websocket", "websockets")
     from ..broker.azure import ServiceBusBroker
 
     return ServiceBusBroker(config)

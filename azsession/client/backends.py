@@ -45,10 +45,9 @@ def azure_backend(
         ConfigurationError: An extra is not installed, the configuration has no credentials, or `http` already has an adapter
             with other credentials for this namespace.
     """
-    need("azure.servicebus", "servicebus")
-    need("falcon", "servicebus")
+    need("falcon", "server")
     if config.uses_websockets:
-        need("websocket", "servicebus")
+        need("websocket", "websockets")
     from ..broker.azure import ServiceBusBroker
     from .inprocess import InProcessAdapter
 

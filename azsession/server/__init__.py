@@ -1,7 +1,7 @@
 """The gateway: the session protocol over HTTP, on top of a broker. `create_app` gives its WSGI application, and
 `GatewayService` serves it; `inprocess` does without a server.
 
-Needs the extra ``server``; `inprocess` only falcon, which the extra ``servicebus`` brings, too.
+Needs the extra ``server``; `inprocess` needs only falcon.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from azsession.amqp import codec
+from azsession import amqp
 from azsession.broker.azure.browsing import messages_of
 from azsession.broker.azure.error_mapping import error_of, refusal_of
 from azsession.broker.azure.message_mapping import as_new, peeked, received, to_amqp, token_of
@@ -17,17 +17,17 @@ TOKEN = "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c"
 
 def frame(data: bytes) -> None:
     """Read a frame, behind its header."""
-    code, fields = codec.decode_frame(data)
+    code, fields = amqp.decode_frame(data)
     error = getattr(fields, "error", None)
     if error is not None:
         assert isinstance(error_of(error, entity="q"), QueueError)
-    if code == codec.TRANSFER and fields.delivery_tag is not None and len(fields.delivery_tag) == 16:
+    if code == amqp.TRANSFER and fields.delivery_tag is not None and len(fields.delivery_tag) == 16:
         assert len(token_of(fields.delivery_tag)) == 36
 
 
 def message(data: bytes) -> None:
     """Read a message, and hand it on in both representations."""
-    read = codec.decode_message(data)
+    read = amqp.decode_message(data)
     assert isinstance(read.body, bytes)
     given = received(read, TOKEN, queue_name="q", session_id="s", expires_at=None)
     envelope = encode_envelope([given, peeked(read, dead_letter=True)])
@@ -42,12 +42,12 @@ def message(data: bytes) -> None:
         again = as_new(read)
     except ValidationError:
         return
-    assert codec.decode_message(to_amqp(again)).body == again.body
+    assert amqp.decode_message(to_amqp(again)).body == again.body
 
 
 def response(data: bytes) -> None:
     """Read an answer of ``$management``."""
-    read = codec.decode_response(data)
+    read = amqp.decode_response(data)
     condition = refusal_of(read)
     if condition is not None:
         assert isinstance(error_of(condition, entity="q"), QueueError)

@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 
 import attrs
 
-from azsession.amqp import codec
-from azsession.amqp.codec import AmqpMessage, MalformedFrameError
+from azsession import amqp
+from azsession.amqp import AmqpMessage, MalformedFrameError
 from azsession.errors import (
     AuthenticationFailedError,
     ConfigurationError,
@@ -26,7 +26,8 @@ from azsession.protocol.routes import NoRouteError
 from azsession.protocol.wire import MalformedError
 from azsession.tokens import generate_sas_token
 
-from . import amqp, client, served, wire
+from . import amqp as from_azure
+from . import client, served, wire
 
 
 @attrs.frozen
@@ -53,19 +54,19 @@ class Target:
 
 def _frames() -> tuple[bytes, ...]:
     frames = [
-        codec.open_frame(container_id="c", hostname="h", max_frame_size=65536, channel_max=7, idle_timeout_ms=1000),
-        codec.begin_frame(1, next_outgoing_id=1, incoming_window=2, outgoing_window=3, handle_max=4),
-        codec.attach_receiver(1, name="n", handle=1, address="q", session_id="s"),
-        codec.attach_sender(1, name="n", handle=1, address="q", properties={"a": codec.uint(1)}),
-        *codec.transfer_frames(
+        amqp.open_frame(container_id="c", hostname="h", max_frame_size=65536, channel_max=7, idle_timeout_ms=1000),
+        amqp.begin_frame(1, next_outgoing_id=1, incoming_window=2, outgoing_window=3, handle_max=4),
+        amqp.attach_receiver(1, name="n", handle=1, address="q", session_id="s"),
+        amqp.attach_sender(1, name="n", handle=1, address="q", properties={"a": amqp.Uint(1)}),
+        *amqp.transfer_frames(
             1, handle=1, delivery_id=2, delivery_tag=b"t" * 16, message_format=0, payload=b"p", max_frame_size=512
         ),
-        codec.detach_frame(1, handle=1),
-        codec.end_frame(1),
-        codec.close_frame(),
-        codec.sasl_init_anonymous("h"),
+        amqp.detach_frame(1, handle=1),
+        amqp.end_frame(1),
+        amqp.close_frame(),
+        amqp.sasl_init_anonymous("h"),
     ]
-    rejected = codec.dead_lettered("why", "more")
+    rejected = amqp.dead_lettered("why", "more")
     return (*(frame[8:] for frame in frames), rejected)
 
 
@@ -74,7 +75,7 @@ def _amqp_messages() -> tuple[bytes, ...]:
         durable=True,
         priority=4,
         ttl_ms=1000,
-        annotations={"x-opt-sequence-number": codec.long(5), "x-opt-enqueued-time": codec.timestamp(1)},
+        annotations={"x-opt-sequence-number": amqp.Long(5), "x-opt-enqueued-time": amqp.Timestamp(1)},
         message_id="m",
         to="t",
         subject="s",
@@ -85,13 +86,13 @@ def _amqp_messages() -> tuple[bytes, ...]:
         creation_time=1000,
         group_id="g",
         reply_to_group_id="h",
-        application_properties={"a": "text", "b": 1.5, "c": True, "d": codec.long(1)},
+        application_properties={"a": "text", "b": 1.5, "c": True, "d": amqp.Long(1)},
         data=b"body",
     )
     return (
-        codec.encode_message(full),
-        codec.encode_message(AmqpMessage(value={"a": ["b", 1, None]})),
-        codec.encode_message(AmqpMessage(value=codec.array([codec.symbol("a")]))),
+        amqp.encode_message(full),
+        amqp.encode_message(AmqpMessage(value={"a": ["b", 1, None]})),
+        amqp.encode_message(AmqpMessage(value=amqp.Array([amqp.Symbol("a")]))),
         b"\x00\x53\x74\xc1\x06\x02\xa1\x00\xa1\x01x",
         b"\x00\x53\x73\xc0\x06\x01\x73\x00\x00\xd8\x00",
         b"\x00\x53\x75\xa0\x01a" * 3,
@@ -109,7 +110,7 @@ def _responses() -> tuple[bytes, ...]:
         AmqpMessage(correlation_id=2, application_properties={"status-code": 404, "error-condition": "amqp:not-found"}),
         AmqpMessage(application_properties={"statusCode": 410, "errorCondition": "com.microsoft:session-lock-lost"}),
     ]
-    return tuple(codec.encode_message(one) for one in made)
+    return tuple(amqp.encode_message(one) for one in made)
 
 
 _QUEUE = json.dumps({
@@ -289,12 +290,12 @@ TARGETS = {
                 b"\x00/q\n\n",
             ),
         ),
-        Target("amqp-frame", amqp.frame, (MalformedFrameError,), _frames()),
-        Target("amqp-message", amqp.message, (MalformedFrameError,), _amqp_messages()),
-        Target("amqp-response", amqp.response, (MalformedFrameError,), _responses()),
+        Target("amqp-frame", from_azure.frame, (MalformedFrameError,), _frames()),
+        Target("amqp-message", from_azure.message, (MalformedFrameError,), _amqp_messages()),
+        Target("amqp-response", from_azure.response, (MalformedFrameError,), _responses()),
         Target(
             "websocket",
-            amqp.websocket,
+            from_azure.websocket,
             (OSError,),
             (b"\x82\x03abc\x89\x01p\x88\x00", b"\x82\x7e\x00\x02ab", b"\x80\x7f" + (2).to_bytes(8, "big") + b"ab"),
         ),

@@ -57,9 +57,10 @@ def mounted(http: requests.Session) -> InProcessAdapter:
 
 
 @pytest.mark.parametrize(
-    ("missing", "fields"), [("azure.servicebus", ""), ("falcon", ""), ("websocket", ", transport='amqp-websockets'")]
+    ("missing", "extra", "fields"),
+    [("falcon", "server", ""), ("websocket", "websockets", ", transport='amqp-websockets'")],
 )
-def test_the_missing_extra_is_named(missing: str, fields: str) -> None:
+def test_the_missing_extra_is_named(missing: str, extra: str, fields: str) -> None:
     code = f"""
 import sys
 import threading
@@ -71,7 +72,7 @@ except ConfigurationError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout, done.stderr) == (f'{missing} is not installed: pip install "azsession[servicebus]"\n', "")
+    assert (done.stdout, done.stderr) == (f'{missing} is not installed: pip install "azsession[{extra}]"\n', "")
 
 
 def test_cheroot_is_not_needed_for_it() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import attrs
 
-from ...amqp import codec
-from ...amqp.codec import Condition, Response
+from ... import amqp
+from ...amqp import Condition, Response
 from ...tokens import Token
 from .error_mapping import UNAUTHORIZED_ACCESS, refusal_of
 from .transport.connection import Connection
@@ -153,7 +153,7 @@ class Uplink:
             manager = self._managers[entity] = Exchange(self.connection, f"{address_of(entity)}/$management")
         properties: dict[str, Any] = {
             "operation": f"com.microsoft:{operation}",
-            "com.microsoft:server-timeout": codec.uint(SERVER_TIMEOUT * 1000),
+            "com.microsoft:server-timeout": amqp.Uint(SERVER_TIMEOUT * 1000),
         }
         if link is not None:
             properties["associated-link-name"] = link

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ... import forks
-from ...amqp.codec import AmqpMessage, Condition, Response
+from ...amqp import AmqpMessage, Condition, Response
 from ...config import ServiceBusConfig
 from ...errors import ProviderError, QueueError, SessionNotFoundError, UnsupportedOperationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo

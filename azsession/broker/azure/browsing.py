@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from ...amqp import codec
-from ...amqp.codec import AmqpMessage, Attach, Condition, Response
+from ... import amqp
+from ...amqp import AmqpMessage, Attach, Condition, Response
 from ...errors import ConnectionFailedError, ProviderError, QueueError
 from ...messages import PeekedMessage, SessionInfo
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
@@ -56,13 +56,13 @@ class Looking:
         found: list[AmqpMessage] = []
         while len(found) < max_count:
             body: dict[str, Any] = {
-                "from-sequence-number": codec.long(start),
+                "from-sequence-number": amqp.Long(start),
                 "message-count": min(PAGE, max_count - len(found)),
             }
             if session_id is not None:
                 body["session-id"] = session_id
             answer = self._namespace.manage(entity, "peek-message", body, context)
-            page = [codec.decode_message(payload) for payload in messages_of(answer)]
+            page = [amqp.decode_message(payload) for payload in messages_of(answer)]
             if not page:
                 break
             found += page
@@ -85,7 +85,7 @@ class Looking:
         skip = 0
         while True:
             body = {
-                "last-updated-time": codec.timestamp(ALL_SESSIONS_MS),
+                "last-updated-time": amqp.Timestamp(ALL_SESSIONS_MS),
                 "skip": skip,
                 "top": PAGE,
             }
@@ -174,7 +174,7 @@ class _Search(Receiver):
         if self.draining:
             return
         self.seen += 1
-        message = codec.decode_message(payload)
+        message = amqp.decode_message(payload)
         if message.annotations.get("x-opt-sequence-number") == self._number and not self.found.done():
             self.give_credit(0)
             self.found.set_result((delivery_id, message))
@@ -184,7 +184,7 @@ class _Search(Receiver):
     def complete(self, delivery_id: int, settled: Outcome) -> None:
         """Complete the one that was found."""
         self._in_hand.remove(delivery_id)
-        self.settle(delivery_id, delivery_id, codec.ACCEPTED, settled)
+        self.settle(delivery_id, delivery_id, amqp.ACCEPTED, settled)
 
     def give_back(self) -> None:
         """End, when nothing more can be on its way, and unlock what was not completed.
@@ -203,7 +203,7 @@ class _Search(Receiver):
     def _end(self) -> None:
         in_hand, self._in_hand = self._in_hand, []
         for delivery_id in in_hand:
-            self.settle(delivery_id, delivery_id, codec.RELEASED, lambda *_: None)
+            self.settle(delivery_id, delivery_id, amqp.RELEASED, lambda *_: None)
         self.detach()
 
     def on_ended(self, error: Condition | None) -> None:

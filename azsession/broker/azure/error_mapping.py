@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ...amqp.codec import Condition, Response
+from ...amqp import Condition, Response
 from ...errors import (
     AuthenticationFailedError,
     InvalidReceiptError,

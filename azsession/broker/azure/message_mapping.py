@@ -9,8 +9,7 @@ import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...amqp.codec import AmqpMessage, Described, Timestamp, encode_message, long, timestamp
-from ...amqp.message import as_bytes
+from ...amqp import AmqpMessage, Described, Long, Timestamp, as_bytes, encode_message
 from ...errors import ValidationError
 from ...messages import AttributeValue, Message, PeekedMessage, ReceiptHandle, ReceivedMessage
 
@@ -47,7 +46,7 @@ def to_amqp(message: Message, now: datetime | None = None) -> bytes:
         ttl_ms, expiry = min(lasts, _UINT_MAX), min(created + lasts, _LATEST_EXPIRY)
     annotations = {}
     if message.scheduled_enqueue_time is not None:
-        annotations[_SCHEDULED_TIME] = timestamp(_milliseconds(message.scheduled_enqueue_time))
+        annotations[_SCHEDULED_TIME] = Timestamp(_milliseconds(message.scheduled_enqueue_time))
     return encode_message(
         AmqpMessage(
             ttl_ms=ttl_ms,
@@ -73,7 +72,7 @@ def _typed(name: str, value: AttributeValue) -> Any:
         return value
     if not -(2**63) <= value < 2**63:
         raise ValidationError(f"the attribute {name!r} does not fit into 64 bits")
-    return long(value)
+    return Long(value)
 
 
 def _milliseconds(instant: datetime) -> int:

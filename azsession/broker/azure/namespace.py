@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
-from ...amqp.codec import Condition, Response
+from ...amqp import Condition, Response
 from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
 from ...protocol.error_codes import SERVER_BUSY
 from ...tokens import REFRESH_PAUSE, Token, TokenCache

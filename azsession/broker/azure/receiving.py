@@ -10,8 +10,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...amqp import codec
-from ...amqp.codec import Condition, Response
+from ... import amqp
+from ...amqp import Condition, Response
 from ...errors import ProviderError, QueueError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
@@ -219,8 +219,8 @@ class Receiving:
         missing = [number for number in wanted if number not in known]
         if missing:
             body = {
-                "sequence-numbers": codec.array([codec.long(number) for number in missing]),
-                "receiver-settle-mode": codec.uint(1),
+                "sequence-numbers": amqp.Array([amqp.Long(number) for number in missing]),
+                "receiver-settle-mode": amqp.Uint(1),
             }
             answer = self.ask(session, "receive-by-sequence-number", body, context)
             fresh = put_aside(answer)

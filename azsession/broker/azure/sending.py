@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from ...amqp import codec
-from ...amqp.codec import Condition
+from ... import amqp
+from ...amqp import Condition
 from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, ValidationError, revised
 from ...messages import Message
 from ...protocol.error_codes import OUTCOME_UNKNOWN, SERVER_BUSY
@@ -43,7 +43,7 @@ class Sending:
             topic = entity[: entity.lower().index("/subscriptions/")]
             raise ValidationError(f"a subscription has its messages from its topic: send to {topic!r}")
         encoded = [to_amqp(message) for message in messages]
-        payload, message_format = (encoded[0], 0) if len(encoded) == 1 else (codec.encode_batch(encoded), codec.BATCH_FORMAT)
+        payload, message_format = (encoded[0], 0) if len(encoded) == 1 else (amqp.encode_batch(encoded), amqp.BATCH_FORMAT)
         uplink = self._namespace.reach(entity, context)
 
         def job() -> Future[_Ended]:

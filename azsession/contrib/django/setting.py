@@ -166,8 +166,9 @@ def _connect(fields: dict[str, Any], credential: Any) -> Setting:
         return Setting((Problem("E003", f"{NAME}: {error}"),))
     if config.uses_amqp:
         try:
-            for module in ("azure.servicebus", "falcon", *(["websocket"] if config.uses_websockets else [])):
-                need(module, "servicebus")
+            need("falcon", "server")
+            if config.uses_websockets:
+                need("websocket", "websockets")
         except ConfigurationError as error:
             return Setting((Problem("E007", f"{NAME}: {error}"),))
     return Setting(config=config, credential=credential)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from azsession.amqp.codec import Condition, Response
+from azsession.amqp import Condition, Response
 from azsession.broker.azure.error_mapping import _MEANINGS, error_of, refusal_of
 from azsession.errors import (
     AuthenticationFailedError,

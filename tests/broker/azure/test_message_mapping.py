@@ -15,14 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azsession import Message
-from azsession.amqp.codec import (
+from azsession.amqp import (
     AmqpMessage,
     Described,
+    Long,
     Timestamp,
     decode_message,
     encode_message,
-    long,
-    timestamp,
 )
 from azsession.broker.azure.message_mapping import peeked, received, tag_of, to_amqp, token_of
 from azsession.errors import ValidationError
@@ -166,8 +165,8 @@ def test_a_number_beyond_64_bits_is_refused() -> None:
 
 def test_a_received_message_says_all_that_azure_told() -> None:
     annotations = {
-        "x-opt-sequence-number": long(2**50 + 1),
-        "x-opt-enqueued-time": timestamp(1_700_000_000_123),
+        "x-opt-sequence-number": Long(2**50 + 1),
+        "x-opt-enqueued-time": Timestamp(1_700_000_000_123),
         "x-opt-message-state": 1,
     }
     raw = encode_message(AmqpMessage(annotations=annotations, group_id="s", data=b"x"))

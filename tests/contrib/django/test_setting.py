@@ -101,8 +101,8 @@ def test_a_wrong_setting_is_named(value: object, codes: list[str], words: str) -
     ("value", "module", "extra"),
     [
         ({"EMBEDDED": "memory"}, "falcon", "server"),
-        (AZURE, "azure.servicebus", "servicebus"),
-        (AZURE + ";TransportType=AmqpWebSockets", "websocket", "servicebus"),
+        (AZURE, "falcon", "server"),
+        (AZURE + ";TransportType=AmqpWebSockets", "websocket", "websockets"),
     ],
 )
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, value: object, module: str, extra: str) -> None:

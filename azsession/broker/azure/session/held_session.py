@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from ....amqp import codec
-from ....amqp.codec import ABSENT, Attach, Condition, Response
+from .... import amqp
+from ....amqp import ABSENT, Attach, Condition, Response
 from ....errors import ConnectionFailedError, ProviderError, QueueError, SessionNotFoundError
 from ....protocol.error_codes import SESSION_LOCK_LOST
 from ..authorized_connection import Uplink, address_of
@@ -47,7 +47,7 @@ class SessionLink(Receiver):
     """The link that holds a session's lock. Its events are its session's."""
 
     def __init__(self, session: HeldSession, session_id: str | None, timeout: float) -> None:
-        properties = {"com.microsoft:timeout": codec.uint(max(1, min(int(timeout * 1000), 0xFFFFFFFF)))}
+        properties = {"com.microsoft:timeout": amqp.Uint(max(1, min(int(timeout * 1000), 0xFFFFFFFF)))}
         super().__init__(
             f"azsession-{uuid.uuid4()}", address_of(session.entity), session_id=session_id, properties=properties
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from ....amqp import codec
+from .... import amqp
 from ....errors import QueueError
 from ...base import superseded_error
 from ..transport.loop import Timer
@@ -216,7 +216,7 @@ class Waiting:
         if link is not None and self._ready:
             for message in reversed(self._ready):
                 if message.delivery_id is not None:
-                    link.settle(message.delivery_id, message.delivery_id, codec.RELEASED, lambda *_: None)
+                    link.settle(message.delivery_id, message.delivery_id, amqp.RELEASED, lambda *_: None)
             self._ready.clear()
 
     def put_ready(self, message: InHand) -> None:

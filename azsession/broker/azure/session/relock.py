@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from ....amqp import codec
-from ....amqp.codec import Condition, Response
+from .... import amqp
+from ....amqp import Condition, Response
 from ....errors import SessionNotFoundError
 from ..error_mapping import UNAUTHORIZED_ACCESS, error_of
 from ..transport.loop import Timer
@@ -180,8 +180,8 @@ class Retaking:
         for message in numbered:
             # One by one: Azure refuses all where one of them is not there.
             body = {
-                "sequence-numbers": codec.array([codec.long(message.sequence_number)]),
-                "receiver-settle-mode": codec.uint(1),
+                "sequence-numbers": amqp.Array([amqp.Long(message.sequence_number)]),
+                "receiver-settle-mode": amqp.Uint(1),
             }
             ask("receive-by-sequence-number", body, self._on_put_aside, message)
         if self._states is not None:

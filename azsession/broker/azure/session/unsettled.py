@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ....amqp import codec
-from ....amqp.codec import AmqpMessage, Condition, Response
+from .... import amqp
+from ....amqp import AmqpMessage, Condition, Response
 from ....errors import QueueError
 from ....protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ...base import Disposition, Settlement
@@ -34,12 +34,12 @@ _DEAD_LETTER = "com.microsoft:dead-letter"
 def outcome_of(settlement: Settlement) -> bytes:
     """Return the AMQP outcome of a settlement."""
     if settlement.disposition is Disposition.COMPLETE:
-        return codec.ACCEPTED
+        return amqp.ACCEPTED
     if settlement.disposition is Disposition.ABANDON:
-        return codec.abandoned()
+        return amqp.ABANDONED
     if settlement.disposition is Disposition.DEFER:
-        return codec.deferred()
-    return codec.dead_lettered(settlement.reason, settlement.description)
+        return amqp.DEFERRED
+    return amqp.dead_lettered(settlement.reason, settlement.description)
 
 
 class Answers:
@@ -106,7 +106,7 @@ class InHand:
     def message(self) -> AmqpMessage:
         """The message, decoded."""
         if self._message is None:
-            self._message = codec.decode_message(self.payload)
+            self._message = amqp.decode_message(self.payload)
         return self._message
 
     @property
@@ -294,7 +294,7 @@ def disposition_body(settlement: Settlement, session_id: str, lock_token: str) -
     """Return the body of a management request that settles a message by the lock token that Azure knows."""
     body: dict[str, Any] = {
         "disposition-status": STATUSES[settlement.disposition],
-        "lock-tokens": codec.array([uuid.UUID(lock_token)]),
+        "lock-tokens": amqp.Array([uuid.UUID(lock_token)]),
         "session-id": session_id,
     }
     if settlement.disposition is Disposition.DEAD_LETTER:

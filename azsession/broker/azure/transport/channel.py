@@ -9,8 +9,8 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ....amqp import codec
-from ....amqp.codec import Attach, Begin, Condition, Detach, Disposition, Flow, Transfer
+from .... import amqp
+from ....amqp import Attach, Begin, Condition, Detach, Disposition, Flow, Transfer
 from .links import CONNECTION_LOST, Link, Outcome, Sender
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Channel:
     def begin(self) -> None:
         """Ask for it."""
         self._connection.send(
-            codec.begin_frame(
+            amqp.begin_frame(
                 self.number,
                 next_outgoing_id=self._next_outgoing_id,
                 incoming_window=INCOMING_WINDOW,
@@ -91,7 +91,7 @@ class Channel:
         if self._outgoing:
             # A message is sent in part: the rest cannot follow the detach.
             self._outgoing = deque((owner, frame) for owner, frame in self._outgoing if owner is not link)
-        self._connection.send(codec.detach_frame(self.number, handle=link.handle))
+        self._connection.send(amqp.detach_frame(self.number, handle=link.handle))
 
     # What the peer sends
 
@@ -174,7 +174,7 @@ class Channel:
         """Tell the peer of the channel's window, and of a link's credit."""
         self._unreported = 0
         self._connection.send(
-            codec.flow_frame(
+            amqp.flow_frame(
                 self.number,
                 next_incoming_id=self._next_incoming_id,
                 incoming_window=INCOMING_WINDOW,
@@ -195,7 +195,7 @@ class Channel:
         """Send a message."""
         number = self._next_delivery_id
         self._next_delivery_id = (number + 1) & 0xFFFFFFFF
-        frames = codec.transfer_frames(
+        frames = amqp.transfer_frames(
             self.number,
             handle=link.handle,
             delivery_id=number,
@@ -218,5 +218,5 @@ class Channel:
     def settle(self, link: Link, first: int, last: int, outcome: Any, settled: Outcome) -> None:
         for number in range(first, last + 1):
             self._settling[number] = (link, settled)
-        frame = codec.disposition_frame(self.number, receiver=True, first=first, last=last, settled=False, outcome=outcome)
+        frame = amqp.disposition_frame(self.number, receiver=True, first=first, last=last, settled=False, outcome=outcome)
         self._connection.send(frame)

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ....amqp import codec
-from ....amqp.codec import Condition
+from .... import amqp
+from ....amqp import Condition
 from ....errors import ConnectionFailedError, QueueError
 from .channel import Channel
 from .links import CONNECTION_LOST, NO_ROOM, Link
@@ -71,7 +71,7 @@ class Connection:
         self._heartbeat: float | None = None
         self._timer: Timer = loop.later(open_timeout, self._open_late)
         loop.add(self)
-        self.send(codec.SASL_HEADER)
+        self.send(amqp.SASL_HEADER)
 
     def fileno(self) -> int:
         return self._stream.fileno()
@@ -167,7 +167,7 @@ class Connection:
                     break
         except OSError as error:
             self.fail(type(error).__name__)
-        except codec.MalformedFrameError as error:
+        except amqp.MalformedFrameError as error:
             self.fail(f"the peer does not speak AMQP 1.0 as agreed: {error}")
         self._loop.soil(self)
 
@@ -182,24 +182,24 @@ class Connection:
                 continue
             size = int.from_bytes(data[at : at + 4], "big")
             if not 8 <= size <= MAX_FRAME_SIZE:
-                raise codec.MalformedFrameError(f"a frame of {size} bytes")
+                raise amqp.MalformedFrameError(f"a frame of {size} bytes")
             if end - at < size:
                 break
             offset = 4 * data[at + 4]
             if not 8 <= offset <= size:
-                raise codec.MalformedFrameError("a frame with a wrong offset")
+                raise amqp.MalformedFrameError("a frame with a wrong offset")
             self._on_frame(int.from_bytes(data[at + 6 : at + 8], "big"), data[at + offset : at + size])
             at += size
         self._in = data[at:]
 
     def _on_header(self, header: bytes) -> None:
-        expected = codec.AMQP_HEADER if self._authenticated else codec.SASL_HEADER
+        expected = amqp.AMQP_HEADER if self._authenticated else amqp.SASL_HEADER
         if header != expected:
-            raise codec.MalformedFrameError("it answers with another protocol or version")
+            raise amqp.MalformedFrameError("it answers with another protocol or version")
         self._header_seen = True
         if self._authenticated:
             self.send(
-                codec.open_frame(
+                amqp.open_frame(
                     container_id=f"azsession-{uuid.uuid4()}",
                     hostname=self._address.host,
                     max_frame_size=MAX_FRAME_SIZE,
@@ -209,64 +209,64 @@ class Connection:
             )
 
     def _on_frame(self, number: int, body: bytes) -> None:
-        code, fields = codec.decode_frame(body)
-        if code == codec.HEARTBEAT:
+        code, fields = amqp.decode_frame(body)
+        if code == amqp.HEARTBEAT:
             return
-        if not self.opened and code != codec.OPEN:
+        if not self.opened and code != amqp.OPEN:
             self._on_early_frame(code, fields)
             return
         channel = self._by_remote.get(number)
-        if code == codec.TRANSFER and channel is not None:
+        if code == amqp.TRANSFER and channel is not None:
             channel.on_transfer(fields)
-        elif code == codec.DISPOSITION and channel is not None:
+        elif code == amqp.DISPOSITION and channel is not None:
             channel.on_disposition(fields)
-        elif code == codec.FLOW and channel is not None:
+        elif code == amqp.FLOW and channel is not None:
             channel.on_flow(fields)
-        elif code == codec.ATTACH and channel is not None:
+        elif code == amqp.ATTACH and channel is not None:
             channel.on_attach(fields)
-        elif code == codec.DETACH and channel is not None:
+        elif code == amqp.DETACH and channel is not None:
             channel.on_detach(fields)
-        elif code == codec.BEGIN:
+        elif code == amqp.BEGIN:
             begun = self._channels.get(-1 if fields.remote_channel is None else fields.remote_channel)
             if begun is not None:
                 self._by_remote[number] = begun
                 begun.on_begin(fields)
                 self.on_room()
-        elif code == codec.END and channel is not None:
-            self.send(codec.end_frame(channel.number))
+        elif code == amqp.END and channel is not None:
+            self.send(amqp.end_frame(channel.number))
             del self._by_remote[number]
             del self._channels[channel.number]
             channel.on_end(fields.error)
-        elif code == codec.OPEN:
+        elif code == amqp.OPEN:
             if self.opened or not self._authenticated:
-                raise codec.MalformedFrameError("an open out of turn")
+                raise amqp.MalformedFrameError("an open out of turn")
             self._on_open(fields)
-        elif code == codec.CLOSE:
+        elif code == amqp.CLOSE:
             self._on_close(fields.error)
 
     def _on_early_frame(self, code: int, fields: Any) -> None:
         """Handle what comes before the open."""
-        if code == codec.CLOSE and self._authenticated:
+        if code == amqp.CLOSE and self._authenticated:
             self._on_close(fields.error)
         elif self._authenticated:
-            raise codec.MalformedFrameError("a frame before the open")
-        elif code == codec.SASL_MECHANISMS:
-            self.send(codec.sasl_init_anonymous(self._address.host))
-        elif code == codec.SASL_OUTCOME:
+            raise amqp.MalformedFrameError("a frame before the open")
+        elif code == amqp.SASL_MECHANISMS:
+            self.send(amqp.sasl_init_anonymous(self._address.host))
+        elif code == amqp.SASL_OUTCOME:
             if fields.code != 0:
                 self.fail(f"authentication failed with SASL code {fields.code}")
                 return
             self._authenticated, self._header_seen = True, False
-            self.send(codec.AMQP_HEADER)
+            self.send(amqp.AMQP_HEADER)
         else:
-            raise codec.MalformedFrameError("a frame before authentication")
+            raise amqp.MalformedFrameError("a frame before authentication")
 
     def _on_close(self, error: Condition | None) -> None:
-        self.send(codec.close_frame())
+        self.send(amqp.close_frame())
         self.flush()
         self.fail("the peer closed it" if error is None else f"{error.condition}: {error.description}")
 
-    def _on_open(self, opened: codec.Open) -> None:
+    def _on_open(self, opened: amqp.Open) -> None:
         self._timer.cancel()
         self.opened = True
         self.max_frame_size = min(MAX_FRAME_SIZE, opened.max_frame_size)
@@ -286,7 +286,7 @@ class Connection:
         due = [self._received + IDLE_TIMEOUT - now]
         if self._heartbeat is not None:
             if now - self._written >= self._heartbeat * 0.99:
-                self.send(codec.EMPTY_FRAME)
+                self.send(amqp.EMPTY_FRAME)
                 self._written = now
             due.append(self._written + self._heartbeat - now)
         self._timer = self._loop.later(min(due), self._keep_alive)
@@ -299,7 +299,7 @@ class Connection:
     def close(self) -> None:
         """Close it, telling the peer. Idempotent."""
         if not self.closed:
-            self.send(codec.close_frame())
+            self.send(amqp.close_frame())
             self.flush()
             self.fail("it was closed here")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ....amqp import codec
-from ....amqp.codec import ABSENT, Absent, Attach, Condition, Flow, Transfer
+from .... import amqp
+from ....amqp import ABSENT, Absent, Attach, Condition, Flow, Transfer
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -111,7 +111,7 @@ class Receiver(Link):
         self._first: Transfer | None = None
 
     def attach_frame(self, channel: int) -> bytes:
-        return codec.attach_receiver(
+        return amqp.attach_receiver(
             channel,
             name=self.name,
             handle=self.handle,
@@ -197,7 +197,7 @@ class Sender(Link):
         self._tag = 0
 
     def attach_frame(self, channel: int) -> bytes:
-        return codec.attach_sender(
+        return amqp.attach_sender(
             channel, name=self.name, handle=self.handle, address=self.address, properties=self.properties
         )
 

@@ -10,8 +10,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ....amqp import codec
-from ....amqp.codec import Condition, MalformedFrameError, Response
+from .... import amqp
+from ....amqp import Condition, MalformedFrameError, Response
 from .links import CONNECTION_LOST, Receiver, Sender
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Exchange:
             on_response(Condition(CONNECTION_LOST, "the link is closed", {}))
             return
         self._pending[number] = on_response
-        payload = codec.encode_request(number, self._reply_to, properties, body)
+        payload = amqp.encode_request(number, self._reply_to, properties, body)
 
         def sent(_: int, state: str | None, error: Condition | None) -> None:
             if state != "accepted":
@@ -64,7 +64,7 @@ class Exchange:
     def on_payload(self, payload: bytes) -> None:
         """A response came."""
         try:
-            response = codec.decode_response(payload)
+            response = amqp.decode_response(payload)
         except MalformedFrameError:
             return
         self._answer(response.correlation_id, response)
@@ -86,12 +86,12 @@ class _Responses(Receiver):
         super().__init__(name, address)
         self._exchange = exchange
 
-    def on_attached(self, attach: codec.Attach) -> None:
+    def on_attached(self, attach: amqp.Attach) -> None:
         super().on_attached(attach)
         self.give_credit(CREDIT)
 
     def on_message(self, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
-        self.settle(delivery_id, delivery_id, codec.ACCEPTED, lambda *_: None)
+        self.settle(delivery_id, delivery_id, amqp.ACCEPTED, lambda *_: None)
         if self.credit < CREDIT // 2:
             self.give_credit(CREDIT)
         self._exchange.on_payload(payload)
@@ -105,7 +105,7 @@ class _Requests(Sender):
         super().__init__(name, address)
         self._exchange = exchange
 
-    def on_attached(self, attach: codec.Attach) -> None:
+    def on_attached(self, attach: amqp.Attach) -> None:
         super().on_attached(attach)
         self.pump()
 

@@ -152,7 +152,7 @@ class _WebSocket:
     def __init__(self, address: Address, timeout: float) -> None:
         from ...._extras import need
 
-        need("websocket", "servicebus")
+        need("websocket", "websockets")
         import websocket
 
         scheme = "wss" if address.tls else "ws"

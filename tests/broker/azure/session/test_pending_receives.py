@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from azsession import Message, NoSessionAvailableError, ServiceBusConfig, ServiceBusProvider
-from azsession.amqp import codec
+from azsession import Message, NoSessionAvailableError, ServiceBusConfig, ServiceBusProvider, amqp
 from azsession.broker.azure import ServiceBusBroker
 from azsession.server import AccessKey, GatewayService
 from azsession.tokens import generate_sas_token
@@ -66,7 +65,7 @@ def test_the_namespace_is_told_the_time_in_milliseconds(namespace: StandIn) -> N
         talk.open()
         talk.begin()
         talk.serve_token()
-        told.append(talk.frame(codec.ATTACH).properties)
+        told.append(talk.frame(amqp.ATTACH).properties)
         while talk.read(1):
             pass
 

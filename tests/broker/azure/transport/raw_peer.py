@@ -10,7 +10,7 @@ from typing import Any
 
 from azure.servicebus._pyamqp.performatives import BeginFrame, FlowFrame
 
-from azsession.amqp import codec
+from azsession import amqp
 
 from ....amqp.amqp_bytes import from_the_sdk
 
@@ -49,43 +49,43 @@ class Talk:
         return found
 
     def frame(self, *codes: int) -> Any:
-        """Return the next frame of one of these kinds, with its channel; heartbeats are `codec.HEARTBEAT`."""
+        """Return the next frame of one of these kinds, with its channel; heartbeats are `amqp.HEARTBEAT`."""
         while True:
             size = int.from_bytes(self.read(4), "big")
             rest = self.read(size - 4)
-            code, fields = codec.decode_frame(rest[4:])
-            self.transfers += code == codec.TRANSFER
+            code, fields = amqp.decode_frame(rest[4:])
+            self.transfers += code == amqp.TRANSFER
             if code in codes:
                 return fields
 
     def next_code(self) -> int:
         """Return of what kind the next frame is."""
         size = int.from_bytes(self.read(4), "big")
-        return int(codec.decode_frame(self.read(size - 4)[4:])[0])
+        return int(amqp.decode_frame(self.read(size - 4)[4:])[0])
 
     def send(self, *frames: bytes) -> None:
         self.sock.sendall(b"".join(frames))
 
     def authenticate(self) -> None:
-        assert self.read(8) == codec.SASL_HEADER
-        self.send(codec.SASL_HEADER, mechanisms())
+        assert self.read(8) == amqp.SASL_HEADER
+        self.send(amqp.SASL_HEADER, mechanisms())
         size = int.from_bytes(self.read(4), "big")
         self.read(size - 4)
         self.send(outcome(0))
-        assert self.read(8) == codec.AMQP_HEADER
-        self.send(codec.AMQP_HEADER)
+        assert self.read(8) == amqp.AMQP_HEADER
+        self.send(amqp.AMQP_HEADER)
 
-    def open(self, idle_timeout_ms: int | None = None, **fields: Any) -> codec.Open:
+    def open(self, idle_timeout_ms: int | None = None, **fields: Any) -> amqp.Open:
         """Go as far as a connection that is open."""
         self.authenticate()
-        opened: codec.Open = self.frame(codec.OPEN)
+        opened: amqp.Open = self.frame(amqp.OPEN)
         settings: dict[str, Any] = {"max_frame_size": 65536, "channel_max": 100, **fields}
-        self.send(codec.open_frame(container_id="peer", hostname="", idle_timeout_ms=idle_timeout_ms, **settings))
+        self.send(amqp.open_frame(container_id="peer", hostname="", idle_timeout_ms=idle_timeout_ms, **settings))
         return opened
 
     def begin(self, handle_max: int = 255) -> None:
         """Agree to the first AMQP session."""
-        self.frame(codec.BEGIN)
+        self.frame(amqp.BEGIN)
         begin = BeginFrame(
             remote_channel=0,
             next_outgoing_id=0,
@@ -98,10 +98,10 @@ class Talk:
         )
         self.send(from_the_sdk(begin))
 
-    def attach(self) -> codec.Attach:
+    def attach(self) -> amqp.Attach:
         """Agree to the next link, with the same handle; give a sender credit."""
-        attach: codec.Attach = self.frame(codec.ATTACH)
-        make = codec.attach_sender if attach.is_receiver else codec.attach_receiver
+        attach: amqp.Attach = self.frame(amqp.ATTACH)
+        make = amqp.attach_sender if attach.is_receiver else amqp.attach_receiver
         self.send(make(0, name=attach.name, handle=attach.handle, address="x"))
         if not attach.is_receiver:
             self.flow(self.window, next_incoming_id=self.transfers, handle=attach.handle, credit=100)
@@ -110,18 +110,18 @@ class Talk:
     def serve_token(self) -> None:
         """Agree to the links of ``$cbs``, and take the token that is put."""
         responses, _ = self.attach(), self.attach()
-        request = codec.decode_message(bytes(self.frame(codec.TRANSFER).payload))
+        request = amqp.decode_message(bytes(self.frame(amqp.TRANSFER).payload))
         properties = {"status-code": 202, "status-description": "Accepted"}
-        response = codec.AmqpMessage(correlation_id=request.message_id, application_properties=properties, value="taken")
-        self.send(codec.disposition_frame(0, first=0, last=0, outcome=codec.ACCEPTED, settled=True))
+        response = amqp.AmqpMessage(correlation_id=request.message_id, application_properties=properties, value="taken")
+        self.send(amqp.disposition_frame(0, first=0, last=0, outcome=amqp.ACCEPTED, settled=True))
         self.send(
-            *codec.transfer_frames(
+            *amqp.transfer_frames(
                 0,
                 handle=responses.handle,
                 delivery_id=0,
                 delivery_tag=b"1",
                 message_format=0,
-                payload=codec.encode_message(response),
+                payload=amqp.encode_message(response),
                 max_frame_size=4096,
             )
         )

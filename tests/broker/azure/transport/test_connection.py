@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azsession import ConnectionFailedError, Message, QueueError, ServiceBusConfig
-from azsession.amqp import codec
+from azsession import ConnectionFailedError, Message, QueueError, ServiceBusConfig, amqp
 from azsession.broker.azure import ServiceBusBroker
 from azsession.broker.azure import namespace as namespace_module
 from azsession.broker.azure.transport import connection as connection_module
@@ -75,13 +74,13 @@ def test_heartbeats_are_sent_also_while_the_peer_goes_on_sending() -> None:
 
         def chatter() -> None:
             while not stop.wait(0.02):
-                talk.send(codec.EMPTY_FRAME)
+                talk.send(amqp.EMPTY_FRAME)
 
         thread = threading.Thread(target=chatter, daemon=True)
         thread.start()
         try:
             for _ in range(5):
-                talk.frame(codec.HEARTBEAT)
+                talk.frame(amqp.HEARTBEAT)
             heartbeats.set()
         finally:
             stop.set()
@@ -144,7 +143,7 @@ _HUGE = (1 << 24).to_bytes(4, "big") + b"\x02\x00\x00\x00"
 
 def _refuses(talk: Talk) -> None:
     talk.read(8)
-    talk.send(codec.SASL_HEADER, mechanisms())
+    talk.send(amqp.SASL_HEADER, mechanisms())
     talk.read(int.from_bytes(talk.read(4), "big") - 4)
     talk.send(outcome(1))
 
@@ -166,8 +165,8 @@ ODD: dict[str, tuple[Callable[[Talk], object], str]] = {
     "refuses": (_refuses, "authentication failed with SASL code 1"),
     "opens-without-asking-who": (
         lambda talk: talk.send(
-            codec.SASL_HEADER,
-            codec.open_frame(container_id="p", hostname="", max_frame_size=512, channel_max=1, idle_timeout_ms=None),
+            amqp.SASL_HEADER,
+            amqp.open_frame(container_id="p", hostname="", max_frame_size=512, channel_max=1, idle_timeout_ms=None),
         ),
         "as agreed",
     ),
@@ -176,10 +175,10 @@ ODD: dict[str, tuple[Callable[[Talk], object], str]] = {
     "a-wrong-offset": (_opens_and(b"\x00\x00\x00\x08\x09\x00\x00\x00"), "wrong offset"),
     "garbage-in-a-frame": (_opens_and(b"\x00\x00\x00\x10\x02\x00\x00\x00" + b"\xff" * 8), "as agreed|own"),
     "a-second-open": (
-        _opens_and(codec.open_frame(container_id="p", hostname="", max_frame_size=512, channel_max=1, idle_timeout_ms=None)),
+        _opens_and(amqp.open_frame(container_id="p", hostname="", max_frame_size=512, channel_max=1, idle_timeout_ms=None)),
         "out of turn",
     ),
-    "a-close": (_opens_and(codec.close_frame()), "peer closed it"),
+    "a-close": (_opens_and(amqp.close_frame()), "peer closed it"),
 }
 
 
@@ -208,15 +207,15 @@ def test_frames_for_links_and_channels_that_are_not_there_are_passed_over(namesp
     def script(talk: Talk) -> None:
         talk.open()
         talk.send(
-            codec.detach_frame(7, handle=9),
-            codec.end_frame(9),
-            codec.disposition_frame(3, first=1, last=2**32 - 1, outcome=codec.ACCEPTED, settled=True),
-            *codec.transfer_frames(
+            amqp.detach_frame(7, handle=9),
+            amqp.end_frame(9),
+            amqp.disposition_frame(3, first=1, last=2**32 - 1, outcome=amqp.ACCEPTED, settled=True),
+            *amqp.transfer_frames(
                 2, handle=4, delivery_id=0, delivery_tag=b"t", message_format=0, payload=b"x", max_frame_size=512
             ),
         )
         talk.begin()
-        talk.send(codec.detach_frame(0, handle=9))
+        talk.send(amqp.detach_frame(0, handle=9))
         talk.serve_token()
         served.set()
         while talk.read(1):
@@ -248,16 +247,16 @@ def test_a_message_of_many_frames_waits_for_the_window_of_its_session() -> None:
         talk.attach()
         more, allowed = True, talk.transfers + 3
         while more:
-            transfer = talk.frame(codec.TRANSFER)
+            transfer = talk.frame(amqp.TRANSFER)
             parts.append(len(transfer.payload))
             more = transfer.more
             if talk.transfers == allowed and more:
                 # The answer to this is next: no part came without leave.
                 talk.flow(0, next_incoming_id=talk.transfers, echo=True)
-                assert talk.next_code() == codec.FLOW
+                assert talk.next_code() == amqp.FLOW
                 talk.flow(3, next_incoming_id=talk.transfers)
                 allowed += 3
-        talk.send(codec.disposition_frame(0, first=1, last=1, outcome=codec.ACCEPTED, settled=True))
+        talk.send(amqp.disposition_frame(0, first=1, last=1, outcome=amqp.ACCEPTED, settled=True))
         while talk.read(1):
             pass
 

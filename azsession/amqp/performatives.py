@@ -1,0 +1,304 @@
+"""AMQP 1.0 performatives and SASL frames: their descriptors, and received frames as named tuples.
+
+`decode_frame` is the entry point. `broker.azure.transport` feeds it with the frames of a connection; `frames` encodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from .decoding import NONSENSE, READERS, code_of, exactly, read_descriptor
+from .types import Described, MalformedFrameError
+
+#: Descriptors of performatives (§2.7) and SASL frames (§5.3.3).
+OPEN, BEGIN, ATTACH, FLOW, TRANSFER, DISPOSITION, DETACH, END, CLOSE = range(0x10, 0x19)
+SASL_MECHANISMS, SASL_INIT, SASL_OUTCOME = 0x40, 0x41, 0x44
+#: The code that `decode_frame` returns for a frame without a body, which keeps a connection alive (§2.4.5).
+HEARTBEAT = 0
+
+#: The name of Service Bus's filter on a source, which names the message session to lock.
+SESSION_FILTER = "com.microsoft:session-filter"
+
+_UINT_MAX = 0xFFFFFFFF
+
+
+class Absent(Enum):
+    """The type of `ABSENT`."""
+
+    ABSENT = "absent"
+
+
+#: No session filter. A filter of `None` means the next available session.
+ABSENT: Final = Absent.ABSENT
+
+
+class Condition(NamedTuple):
+    """An error: a symbol, a text for people, and details (§2.8.14)."""
+
+    condition: str
+    description: str
+    info: dict[str, Any]
+
+
+class Open(NamedTuple):
+    """Opens a connection (§2.7.1)."""
+
+    max_frame_size: int
+    channel_max: int
+    idle_timeout_ms: int | None
+
+
+class Begin(NamedTuple):
+    """Begins an AMQP session, or answers a begin: then `remote_channel` is the channel of that begin (§2.7.2)."""
+
+    remote_channel: int | None
+    next_outgoing_id: int
+    incoming_window: int
+    outgoing_window: int
+    handle_max: int
+
+
+class Attach(NamedTuple):
+    """Attaches a link (§2.7.3). An answer without the peer's source or target refuses it; a detach with the error follows."""
+
+    name: str
+    handle: int
+    is_receiver: bool
+    has_source: bool
+    has_target: bool
+    session_id: str | Absent | None
+    initial_delivery_count: int
+    max_message_size: int | None
+    properties: dict[str, Any]
+
+
+class Flow(NamedTuple):
+    """Reports the windows of an AMQP session and, with a handle, the credit of a link (§2.7.4)."""
+
+    next_incoming_id: int | None
+    incoming_window: int
+    next_outgoing_id: int
+    outgoing_window: int
+    handle: int | None
+    delivery_count: int | None
+    link_credit: int | None
+    drain: bool
+    echo: bool
+
+
+class Transfer(NamedTuple):
+    """One frame of a delivery (§2.7.5). Only the first frame must have the id, tag and format."""
+
+    handle: int
+    delivery_id: int | None
+    delivery_tag: bytes | None
+    message_format: int | None
+    settled: bool
+    more: bool
+    aborted: bool
+    payload: bytes
+
+
+class Disposition(NamedTuple):
+    """Reports the state of deliveries `first` to `last`: ``"accepted"``, ``"rejected"`` and so on, or `None` (§2.7.6)."""
+
+    is_receiver: bool
+    first: int
+    last: int
+    settled: bool
+    state: str | None
+    error: Condition | None
+
+
+class Detach(NamedTuple):
+    """Detaches a link; `closed` also ends it (§2.7.7)."""
+
+    handle: int
+    closed: bool
+    error: Condition | None
+
+
+class End(NamedTuple):
+    """Ends an AMQP session (§2.7.8)."""
+
+    error: Condition | None
+
+
+class Close(NamedTuple):
+    """Closes a connection (§2.7.9)."""
+
+    error: Condition | None
+
+
+class SaslMechanisms(NamedTuple):
+    """The mechanisms that the server offers (§5.3.3.1)."""
+
+    mechanisms: list[str]
+
+
+class SaslOutcome(NamedTuple):
+    """The result of authentication; code 0 is success (§5.3.3.6)."""
+
+    code: int
+
+
+#: Delivery states by descriptor (§3.4).
+_STATES = {0x23: "received", 0x24: "accepted", 0x25: "rejected", 0x26: "released", 0x27: "modified"}
+_REJECTED = 0x25
+
+
+def decode_frame(body: bytes | memoryview) -> tuple[int, Any]:
+    """Return the descriptor of a frame's performative, and the performative as a named tuple.
+
+    A frame without a body gives `HEARTBEAT` and `None`. A descriptor without a class here gives the list of fields.
+
+    Args:
+        body: The frame's bytes from its data offset on (§2.3.1).
+
+    Raises:
+        MalformedFrameError: The bytes are not an AMQP 1.0 frame body.
+    """
+    buf = bytes(body)
+    if not buf:
+        return HEARTBEAT, None
+    try:
+        code, pos = read_descriptor(buf, 0)
+        fields, pos = READERS[buf[pos]](buf, pos + 1, 0)
+        if not isinstance(fields, list):
+            raise MalformedFrameError(f"the fields of a frame are a {type(fields).__name__}, not a list")
+        if code == TRANSFER:
+            return code, _transfer(fields, buf[pos:])
+        make = _MAKERS.get(code)
+        return code, fields if make is None else make(fields)
+    except NONSENSE as error:
+        raise MalformedFrameError(f"a frame is malformed: {error}") from error
+
+
+def _number(value: Any, default: int | None = None) -> int:
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, int):
+        raise MalformedFrameError(f"a mandatory number is a {type(value).__name__}")
+    return value
+
+
+def _optional(value: Any, kind: type) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise MalformedFrameError(f"a field is a {type(value).__name__}, not a {kind.__name__}")
+    return value
+
+
+def _names(value: Any) -> dict[str, Any]:
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _condition(value: Any) -> Condition | None:
+    if not isinstance(value, Described) or not isinstance(value.value, list):
+        return None
+    condition, description, info = exactly(value.value, 3)
+    return Condition(str(condition or ""), str(description or ""), _names(info))
+
+
+def _open(fields: list[Any]) -> Open:
+    _, _, size, channels, idle = exactly(fields, 5)
+    return Open(_number(size, _UINT_MAX), _number(channels, 65535), _optional(idle, int))
+
+
+def _begin(fields: list[Any]) -> Begin:
+    channel, next_id, incoming, outgoing, handles = exactly(fields, 5)
+    return Begin(_optional(channel, int), _number(next_id), _number(incoming), _number(outgoing), _number(handles, _UINT_MAX))
+
+
+def _attach(fields: list[Any]) -> Attach:
+    name, handle, role, _, _, source, target, _, _, count, size, _, _, properties = exactly(fields, 14)
+    return Attach(
+        str(name),
+        _number(handle),
+        bool(role),
+        source is not None,
+        target is not None,
+        _session_of(source),
+        _number(count, 0),
+        _optional(size, int),
+        _names(properties),
+    )
+
+
+def _session_of(source: Any) -> str | Absent | None:
+    """Return the message session in a source's filter (§3.5.3, field "filter")."""
+    if not isinstance(source, Described) or not isinstance(source.value, list):
+        return ABSENT
+    filters = exactly(source.value, 8)[7]
+    if not isinstance(filters, dict) or SESSION_FILTER not in filters:
+        return ABSENT
+    value = filters[SESSION_FILTER]
+    value = value.value if isinstance(value, Described) else value
+    return None if value is None else str(value)
+
+
+def _flow(fields: list[Any]) -> Flow:
+    next_incoming, incoming, next_outgoing, outgoing, handle, count, credit, _, drain, echo = exactly(fields, 10)
+    return Flow(
+        _optional(next_incoming, int),
+        _number(incoming),
+        _number(next_outgoing),
+        _number(outgoing),
+        _optional(handle, int),
+        _optional(count, int),
+        _optional(credit, int),
+        bool(drain),
+        bool(echo),
+    )
+
+
+def _transfer(fields: list[Any], payload: bytes) -> Transfer:
+    handle, delivery, tag, form, settled, more, _, _, _, aborted = exactly(fields, 10)
+    return Transfer(
+        _number(handle),
+        _optional(delivery, int),
+        _optional(tag, bytes),
+        _optional(form, int),
+        bool(settled),
+        bool(more),
+        bool(aborted),
+        payload,
+    )
+
+
+def _disposition(fields: list[Any]) -> Disposition:
+    role, first, last, settled, state = exactly(fields, 5)
+    first = _number(first)
+    name, error = None, None
+    if isinstance(state, Described):
+        code = code_of(state.descriptor)
+        name = _STATES.get(code)
+        if code == _REJECTED and isinstance(state.value, list) and state.value:
+            error = _condition(state.value[0])
+    return Disposition(bool(role), first, _number(last, first), bool(settled), name, error)
+
+
+def _detach(fields: list[Any]) -> Detach:
+    handle, closed, error = exactly(fields, 3)
+    return Detach(_number(handle), bool(closed), _condition(error))
+
+
+def _mechanisms(fields: list[Any]) -> SaslMechanisms:
+    (names,) = exactly(fields, 1)
+    # A single value may come without its array (§1.4).
+    return SaslMechanisms([str(name) for name in names] if isinstance(names, list) else [str(names or "")])
+
+
+_MAKERS: dict[int, Callable[[list[Any]], Any]] = {
+    OPEN: _open,
+    BEGIN: _begin,
+    ATTACH: _attach,
+    FLOW: _flow,
+    DISPOSITION: _disposition,
+    DETACH: _detach,
+    END: lambda fields: End(_condition(exactly(fields, 1)[0])),
+    CLOSE: lambda fields: Close(_condition(exactly(fields, 1)[0])),
+    SASL_MECHANISMS: _mechanisms,
+    SASL_OUTCOME: lambda fields: SaslOutcome(_number(exactly(fields, 1)[0])),
+}
