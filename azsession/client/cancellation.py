@@ -41,7 +41,7 @@ class RequestInFlight:
 
     Args:
         deadline: When the response must be complete, on the monotonic clock. A large body gets more time, see
-            `http_sockets.SLOWEST_RATE`. `None` is no limit.
+            `bounded_response.SLOWEST_RATE`. `None` is no limit.
         max_body_size: The largest body of the response, in bytes.
 
     Attributes:

@@ -1,84 +1,177 @@
-"""What the failures of a request tell: whether it may have taken effect, and what its caller is told."""
+"""The retry policy: which failed attempts of a call are repeated, after which pauses, and for how long.
+
+`Transport` makes the first attempt of each call itself, so that a call that succeeds costs nothing here. `retry_call` makes
+the others. tenacity's building blocks are the policy.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from datetime import timedelta
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-import requests
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    before_sleep_log,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_before_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
 
-from ..errors import ConnectionFailedError, QueueError
-from ..protocol.wire import MalformedError, parse_date
-from .cancellation import RequestInFlight
+from ..config import ServiceBusConfig
+from ..errors import AuthenticationFailedError, ConnectionFailedError, PermissionDeniedError, ProviderError, QueueError
+from ..protocol.error_codes import ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND
+from .call import Call, ServerResponse
 
-#: Seconds that this machine's clock may differ from the server's without a word.
-CLOCK_TOLERANCE = 60.0
+logger: logging.Logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Each pause is random, from 0 to a limit in seconds. The limit of the first pause; it doubles with each attempt.
+FIRST_PAUSE = 0.2
+#: The highest limit of a pause, in seconds.
+LONGEST_PAUSE = 5.0
+#: A receive is retried for at least this many seconds, also if its own timeout is shorter.
+SHORTEST_RECEIVE = 1.0
 
 
 class FailedAttemptError(Exception):
     """An attempt failed in a way that may pass.
 
     Attributes:
-        error: What the caller gets if no other attempt is made.
-        acted: The request may have taken effect without our knowing the answer.
+        error: The error for the caller if there is no further attempt.
+        maybe_delivered: The request may have taken effect although its response is unknown.
+        cause: The exception behind `error`, or `None`.
     """
 
-    def __init__(self, error: QueueError, *, acted: bool) -> None:
-        super().__init__()
-        self.error = error
-        self.acted = acted
+    def __init__(self, error: QueueError, *, maybe_delivered: bool, cause: BaseException | None = None) -> None:
+        super().__init__(str(error))
+        self.error: QueueError = error
+        self.maybe_delivered: bool = maybe_delivered
+        self.cause: BaseException | None = cause
 
 
-def final(error: QueueError, acted: bool) -> QueueError:
-    """Return the error of the last attempt, where an earlier one may have taken effect: that is what the caller must know."""
-    if not acted or (isinstance(error, ConnectionFailedError) and error.maybe_delivered):
-        return error
-    told = ConnectionFailedError(f"{error} (an attempt may have taken effect)", maybe_delivered=True)
-    told.code, told.retry_after = error.code, error.retry_after
-    told.status, told.is_transient = getattr(error, "status", None), error.is_transient
-    return told
+class wait_at_least_retry_after(wait_base):  # noqa: N801 - named as tenacity names its building blocks
+    """Waits as `wait` says, and at least as long as the server asked with ``Retry-After``."""
+
+    def __init__(self, wait: wait_base) -> None:
+        self._wait = wait
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        failure = None if retry_state.outcome is None else retry_state.outcome.exception()
+        retry_after = failure.error.retry_after if isinstance(failure, FailedAttemptError) else None
+        return max(retry_after or 0.0, self._wait(retry_state))
 
 
-def clock_hint(date: str | None) -> str:
-    """Return what to add to the refusal of a token where the clocks differ: tokens end by the server's."""
+_WAIT = wait_at_least_retry_after(wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE))
+
+
+class _Attempts(Generic[T]):
+    """The attempts of one call, for tenacity to call.
+
+    Attributes:
+        maybe_delivered: An attempt may have taken effect although its response is unknown.
+    """
+
+    __name__ = "send"  # tenacity logs it.
+
+    def __init__(self, first_failure: FailedAttemptError, attempt: Callable[[], T]) -> None:
+        self._first_failure: FailedAttemptError | None = first_failure
+        self._attempt = attempt
+        self.maybe_delivered = first_failure.maybe_delivered
+
+    def __call__(self) -> T:
+        if self._first_failure is not None:
+            # `Transport` made the first attempt. tenacity counts it, and waits before the second.
+            failure, self._first_failure = self._first_failure, None
+            raise failure
+        try:
+            return self._attempt()
+        except FailedAttemptError as failure:
+            self.maybe_delivered = self.maybe_delivered or failure.maybe_delivered
+            raise
+
+
+def retry_call(
+    call: Call[T],
+    first_failure: FailedAttemptError,
+    attempt: Callable[[float], T],
+    *,
+    started: float,
+    config: ServiceBusConfig,
+    is_idempotent: Callable[[], bool],
+) -> T:
+    """Repeat a call whose first attempt failed, and return its result. Blocks.
+
+    Args:
+        call: The call.
+        first_failure: The failure of the first attempt.
+        attempt: Makes one attempt. Its argument is the number of seconds that the server may wait.
+        started: When the first attempt began, on the monotonic clock.
+        config: The number of attempts and the deadline.
+        is_idempotent: Returns whether the server allows a repetition of this call although it may have taken effect.
+
+    Raises:
+        ConnectionFailedError: No attempt was answered; or an attempt may have taken effect, and the last one does not tell.
+        QueueError: The server refused the call.
+    """
+    max_delay = config.retry_deadline if call.retry_within is None else call.retry_within
+    if call.wait is not None:
+        max_delay = min(max_delay, started + max(call.wait, SHORTEST_RECEIVE) - time.monotonic())
+    stop: stop_base = stop_after_attempt(config.retry_attempts + 1) | stop_before_delay(max_delay)
+    if call.stopped is not None:
+        stop = stop | stop_when_event_set(call.stopped)
+
+    def may_retry(error: BaseException) -> bool:
+        return isinstance(error, FailedAttemptError) and (not error.maybe_delivered or is_idempotent())
+
+    attempts = _Attempts(first_failure, lambda: attempt(max(0.0, (call.wait or 0.0) - (time.monotonic() - started))))
+    retrying = Retrying(
+        retry=retry_if_exception(may_retry),
+        stop=stop,
+        wait=_WAIT,
+        sleep=time.sleep if call.stopped is None else sleep_using_event(call.stopped),
+        before_sleep=before_sleep_log(logger, logging.INFO),
+        reraise=True,
+    )
     try:
-        behind = parse_date(date or "").timestamp() - time.time()
-    except MalformedError:
-        return ""
-    if abs(behind) < CLOCK_TOLERANCE:
-        return ""
-    by = timedelta(seconds=round(abs(behind)))
-    return f" (this machine's clock is {by} {'behind' if behind > 0 else 'ahead of'} the server's: tokens end by that one)"
+        return retrying(attempts)
+    except FailedAttemptError as failure:
+        error = _with_unknown_outcome(failure.error) if attempts.maybe_delivered else failure.error
+        raise error from failure.cause
+    except QueueError as error:
+        if not attempts.maybe_delivered:
+            raise
+        if call.missing_is_success and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
+            return call.read(ServerResponse(204, {}, b"", started))
+        if _tells_outcome(error):
+            raise
+        raise _with_unknown_outcome(error) from error.__cause__
 
 
-def may_have_acted(error: Exception, flight: RequestInFlight) -> bool:
-    """Tell whether a request whose answer did not come may have reached the server."""
-    if flight.tracked:
-        return flight.written
-    text = repr(error)
-    never_sent = (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError, requests.exceptions.SSLError)
-    return not isinstance(error, never_sent) and "NewConnectionError" not in text and "NameResolutionError" not in text
+def _tells_outcome(error: QueueError) -> bool:
+    """Return whether the error of the last attempt says what became of an earlier one: a refusal of access does not."""
+    if isinstance(error, (AuthenticationFailedError, PermissionDeniedError)):
+        return False
+    return not isinstance(error, ProviderError) or (error.status or 0) < 500
 
 
-def root_of(error: BaseException) -> BaseException:
-    """Return the innermost cause: the ones around it show the whole URL, and with it lock tokens."""
-    seen: set[int] = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
-        if not isinstance(inner, BaseException):
-            inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
-        if inner is None:
-            return error
-        error = inner
-    return error
-
-
-def reason_of(error: Exception, cause: BaseException) -> str:
-    if isinstance(error, requests.exceptions.Timeout) or isinstance(cause, TimeoutError):
-        return "it timed out"
-    if isinstance(cause, requests.RequestException):
-        return type(cause).__name__
-    # What numbers and headers were wrong may be secret; an OSError may be a ValueError too, over a certificate.
-    text = "" if isinstance(cause, ValueError) and not isinstance(cause, OSError) else str(cause)
-    return f"{type(cause).__name__}: {text[:300].strip()}" if text.strip() else type(cause).__name__
+def _with_unknown_outcome(error: QueueError) -> QueueError:
+    """Return the error of a call of which an attempt may have taken effect."""
+    if isinstance(error, ConnectionFailedError) and error.maybe_delivered:
+        return error
+    return ConnectionFailedError(
+        f"{error} (an attempt may have taken effect)",
+        maybe_delivered=True,
+        code=error.code,
+        status=error.status if isinstance(error, ProviderError) else None,
+        is_transient=error.is_transient,
+        retry_after=error.retry_after,
+    )

@@ -1,80 +1,63 @@
-"""Requests of the protocol on their way: built, sent, sent again where that is safe, and turned into a result or an error.
+"""`Transport`: the only way to the server. It sends a `Call` as a request, and returns its result or raises its error.
 
-There is no other way to the server. `SessionClient`, `ServiceBusProvider` and the renewer describe what they want as a
-`Call`, and get what its `read` makes of the answer.
+`SessionClient`, `ServiceBusProvider` and the lock renewer send their calls here.
 """
 
 from __future__ import annotations
 
-import logging
-import random
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
-import urllib3.exceptions
 from requests.structures import CaseInsensitiveDict
 
 from ..config import ServiceBusConfig, is_loopback
 from ..errors import (
     AuthenticationFailedError,
     ConnectionFailedError,
-    PermissionDeniedError,
     ProviderError,
     QueueError,
     UnsupportedOperationError,
-    one_line,
     revised,
 )
 from ..protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
-from ..protocol.error_codes import (
-    ENTITY_NOT_FOUND,
-    MESSAGE_NOT_FOUND,
-    RETRIED_STATUSES,
-    error_from,
-    parse_retry_after,
-    parse_seconds,
-)
+from ..protocol.error_codes import RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
 from ..protocol.wire import MalformedError
 from ..tokens import Token, TokenCache
 from . import operations
 from .call import Call, ServerResponse
 from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
-from .http_sockets import drop_inherited, send_prepared, stay, track
+from .http_sockets import drop_inherited, ignore_redirect, send_prepared, track_connections
+from .network_errors import NETWORK_ERRORS, clock_hint, failure_of
 from .redacted import Redacted
-from .retry import FailedAttemptError, clock_hint, final, may_have_acted, reason_of, root_of
+from .retry import FailedAttemptError, retry_call
 
 if TYPE_CHECKING:
-    from tenacity import RetryCallState
-
     from .inprocess import InProcessAdapter
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds of the first pause before a request is sent again, and the longest; each is drawn from 0 to it (full jitter).
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 10.0
-#: What else than its own success an answer of version 1 means something by.
-_MEANT_STATUSES = frozenset({404, 409, 410, 423})
-#: What a proxy answers that passes a request on to nobody: it did not arrive in time, or is one too many.
+#: Statuses other than 2xx that have a meaning in version 1 of the protocol. Only a gateway answers with them.
+_PROTOCOL_STATUSES = frozenset({404, 409, 410, 423})
+#: Statuses of a proxy that did not pass the request on: it arrived too late, or it was one too many.
 _NOT_PASSED_ON = frozenset({408, 429})
 
 
 class Transport:
-    """Sends the requests of one provider. Safe to use from many threads.
+    """Sends the calls of one provider. Thread-safe.
 
     Args:
-        http: What sends them.
-        url: The base of all routes.
+        http: The HTTP session.
+        url: The base URL of all routes.
         config: Retries and timeouts.
-        tokens: What authorizes them; `None` where the gateway is this process's own, which trusts its callers.
-        local: Such a gateway's adapter, where it can be asked without `http` in between.
+        tokens: The tokens for ``Authorization``. `None` if the backend runs in this process and trusts its callers.
+        in_process: The adapter of that backend, if requests can go to it without passing through `http`.
 
     Attributes:
-        speaks_v1: The server said that it has version 1 of the protocol.
+        speaks_v1: The server is known to speak version 1 of the protocol.
     """
 
     def __init__(
@@ -83,28 +66,28 @@ class Transport:
         url: str,
         config: ServiceBusConfig,
         tokens: TokenCache | None,
-        local: InProcessAdapter | None = None,
+        in_process: InProcessAdapter | None = None,
     ) -> None:
         self._http = http
-        self._local = local
+        self._in_process = in_process
         self._url = url.rstrip("/")
         self._config = config
         self._tokens = tokens
-        self._settings: tuple[Any, dict[str, Any]] | None = None
-        self.speaks_v1: bool = local is not None
+        self._http_settings: tuple[object, dict[str, Any]] | None = None
+        self.speaks_v1: bool = in_process is not None
 
     def __repr__(self) -> str:
         return f"<Transport to {self._url}>"
 
     @property
     def url(self) -> str:
-        """The base of all routes."""
+        """The base URL of all routes."""
         return self._url
 
     def after_fork(self) -> None:
         """In a forked child: let go of the parent's connections."""
         drop_inherited(self._http)
-        self._settings = None
+        self._http_settings = None
         if self._tokens is not None:
             self._tokens.after_fork()
 
@@ -131,159 +114,106 @@ class Transport:
         try:
             return self._attempt(call, call.wait or 0.0)
         except FailedAttemptError as failure:
-            return self._send_again(call, failure, started)
-
-    def _send_again(self, call: Call[T], failure: FailedAttemptError, started: float) -> T:
-        # Here, not above: it would make importing azsession a good deal slower, and most calls never get here.
-        from tenacity import Retrying, retry_if_exception
-
-        first_failed = time.monotonic()
-        patience = self._config.retry_deadline if call.retry_within is None else call.retry_within
-        last = first_failed + patience
-        if call.wait is not None:
-            # A receive is bounded by its own timeout, but a short one still gets over a broken connection.
-            last = min(last, started + max(call.wait, 1.0))
-        pending = [failure]
-        acted = failure.acted
-
-        def attempt() -> T:
-            if pending:
-                raise pending.pop()
-            nonlocal acted
-            try:
-                return self._attempt(call, max(0.0, (call.wait or 0.0) - (time.monotonic() - started)))
-            except FailedAttemptError as again:
-                acted = acted or again.acted
-                raise
-
-        def may_pass(error: BaseException) -> bool:
-            return isinstance(error, FailedAttemptError) and (not error.acted or call.repeatable or self.speaks_v1)
-
-        def is_over(state: RetryCallState) -> bool:
-            return (
-                state.attempt_number > self._config.retry_attempts
-                or time.monotonic() + state.upcoming_sleep > last
-                or (call.stopped is not None and call.stopped.is_set())
+            return retry_call(
+                call,
+                failure,
+                lambda wait: self._attempt(call, wait),
+                started=started,
+                config=self._config,
+                is_idempotent=lambda: call.repeatable or self.speaks_v1,
             )
 
-        def sleep(seconds: float) -> None:
-            if call.stopped is None:
-                time.sleep(seconds)
-            else:
-                call.stopped.wait(seconds)
-
-        retrying = Retrying(
-            stop=is_over, wait=_pause, retry=retry_if_exception(may_pass), sleep=sleep, reraise=True, before_sleep=_log_pause
-        )
-        try:
-            return retrying(attempt)
-        except FailedAttemptError as last_one:
-            raise final(last_one.error, acted) from last_one.error.__cause__
-        except (AuthenticationFailedError, PermissionDeniedError) as error:
-            # That this attempt was refused says nothing of the others.
-            raise final(error, acted) from error.__cause__
-        except QueueError as error:
-            if acted and call.missing_is_success and error.code in (ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND):
-                return call.read(ServerResponse(204, {}, b"", started))
-            if (getattr(error, "status", None) or 0) >= 500:
-                # The server could not; whether an earlier attempt did, that does not tell.
-                raise final(error, acted) from error.__cause__
-            raise
-
     def _attempt(self, call: Call[T], wait: float) -> T:
-        tokens = self._tokens
-        if tokens is None:
-            answer = self._exchange(call, wait, None)
-        else:
-            resource = f"{self._url}/{call.entity}"
-            token = tokens.token(resource)
-            answer = self._exchange(call, wait, token)
-            if answer.status == 401:
-                tokens.drop(resource, token.header)
-                token = tokens.token(resource)
-                answer = self._exchange(call, wait, token)
-        succeeded = 200 <= answer.status < 300
-        is_gateways = self._local is not None or answer.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION
-        if is_gateways:
+        """Send a call once, and return its result. `wait`: seconds that the server may wait."""
+        response = self._respond(call, wait)
+        succeeded = 200 <= response.status < 300
+        from_gateway = self._in_process is not None or response.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION
+        if from_gateway:
             self.speaks_v1 = True
-        elif self.speaks_v1 and (succeeded or answer.status in _MEANT_STATUSES):
-            # What stands before the gateway said that, and it knows of no message and no lock.
-            raise self._broken(f"answered {answer.status} without saying {PROTOCOL_HEADER}, as no gateway does")
+        elif self.speaks_v1 and (succeeded or response.status in _PROTOCOL_STATUSES):
+            # A proxy in front of the gateway answered. It knows nothing about messages and locks.
+            raise self._malformed(f"answered {response.status} without {PROTOCOL_HEADER}: the answer is not the gateway's")
         if not succeeded:
-            # What another says of the gateway does not tell whether that has acted, unless it was not asked at all.
-            acted = self.speaks_v1 and not is_gateways and answer.status not in _NOT_PASSED_ON
-            raise self._error(call, answer, acted=acted)
-        if answer.status not in call.success_statuses:
-            raise self._broken(f"answered {answer.status}, which is no success of the protocol")
+            # A proxy's error does not say whether the gateway got the request, unless the proxy did not pass it on.
+            maybe_delivered = self.speaks_v1 and not from_gateway and response.status not in _NOT_PASSED_ON
+            raise self._error_of(call, response, maybe_delivered=maybe_delivered)
+        if response.status not in call.success_statuses:
+            raise self._malformed(f"answered {response.status}, which the protocol does not use")
         try:
-            return call.read(answer)
+            return call.read(response)
         except MalformedError as error:
-            raise self._broken(f"gave a broken answer: {error}") from None
+            raise self._malformed(f"gave a malformed response: {error}") from None
 
-    def _broken(self, what: str) -> FailedAttemptError:
-        return FailedAttemptError(ConnectionFailedError(f"{self._url} {what}", maybe_delivered=True), acted=True)
+    def _respond(self, call: Call[T], wait: float) -> ServerResponse:
+        """Send a call, and once more with a new token if the server refuses the token; return the response."""
+        if self._tokens is None:
+            return self._exchange(call, wait, None)
+        resource = f"{self._url}/{call.entity}"
+        token = self._tokens.token(resource)
+        response = self._exchange(call, wait, token)
+        if response.status == 401:
+            self._tokens.drop(resource, token.header)
+            response = self._exchange(call, wait, self._tokens.token(resource))
+        return response
 
-    def _error(self, call: Call[Any], answer: ServerResponse, *, acted: bool) -> Exception:
-        status, headers = answer.status, answer.headers
+    def _malformed(self, what: str) -> FailedAttemptError:
+        return FailedAttemptError(ConnectionFailedError(f"{self._url} {what}", maybe_delivered=True), maybe_delivered=True)
+
+    def _error_of(self, call: Call[T], response: ServerResponse, *, maybe_delivered: bool) -> Exception:
+        """Return the error for a response that is not a success."""
+        status, headers = response.status, response.headers
         if 300 <= status < 400 or status < 200:
-            return ProviderError(f"{self._url} answered {status}, which is no part of the protocol", status=status)
+            return ProviderError(f"{self._url} answered {status}, which the protocol does not use", status=status)
         error = error_from(
             status,
             headers,
-            answer.body,
+            response.body,
             call.about,
             lock_expires_in=parse_seconds(headers.get(LOCK_EXPIRES_HEADER)),
             retry_after=parse_retry_after(headers.get("Retry-After")),
         )
         if status == 401 and self._tokens is not None:
             error = revised(error, f"{error}{clock_hint(headers.get('Date'))}")
-        return FailedAttemptError(error, acted=acted) if status in RETRIED_STATUSES else error
+        return FailedAttemptError(error, maybe_delivered=maybe_delivered) if status in RETRIED_STATUSES else error
 
-    def _exchange(self, call: Call[Any], wait: float, token: Token | None) -> ServerResponse:
-        """Send once; return the answer, whatever it is."""
-        limit = self._config.request_timeout + wait
+    def _exchange(self, call: Call[T], wait: float, token: Token | None) -> ServerResponse:
+        """Send one request, and return the response, whatever its status."""
+        timeout = self._config.request_timeout + wait
         if call.response_timeout is not None:
-            limit = max(0.1, min(limit, call.response_timeout))
-        flight = RequestInFlight(time.monotonic() + limit, call.max_response_size)
-        call.in_flight = flight
+            timeout = max(0.1, min(timeout, call.response_timeout))
+        in_flight = RequestInFlight(time.monotonic() + timeout, call.max_response_size)
+        call.in_flight = in_flight
         if call.stopped is not None and call.stopped.is_set():
-            flight.cancelled = True
+            in_flight.cancelled = True
         target = Redacted(call.path if call.query is None else f"{call.path}?{call.query(wait)}")
-        sent = time.monotonic()
+        sent_at = time.monotonic()
         try:
-            if self._local is not None:
-                own = self._local.ask(call.method, target, call.headers, call.body or b"", limit, flight)
-                return ServerResponse(own.status, own.headers, own.body or b"", sent, own.messages)
+            if self._in_process is not None:
+                answer = self._in_process.ask(call.method, target, call.headers, call.body or b"", timeout, in_flight)
+                return ServerResponse(answer.status, answer.headers, answer.body or b"", sent_at, answer.messages)
             request = self._prepare(call, target, token)
-            sent = time.monotonic()
+            sent_at = time.monotonic()
             response = send_prepared(
                 self._http,
                 request,
-                flight,
-                timeout=(min(CONNECT_TIMEOUT, limit), limit),
-                **self._current_settings(),
+                in_flight,
+                timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
+                **self._current_http_settings(),
             )
-            return ServerResponse(response.status_code, response.headers, response.content, sent)
+            return ServerResponse(response.status_code, response.headers, response.content, sent_at)
         except QueueError:
             raise
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            # Also what urllib3 raises for a few broken answers: its own errors, and those of reading a number that is none.
-            cause = root_of(error)
-            # It may quote what the server wrote, and a traceback shows it.
-            cause.args = tuple(one_line(arg) if isinstance(arg, str) else arg for arg in cause.args)
-            acted = may_have_acted(error, flight)
-            failed = ConnectionFailedError(f"no answer from {self._url}: {reason_of(error, cause)}", maybe_delivered=acted)
-            # Without its frames, whose locals are the request: its token, its body, its lock token.
-            failed.__cause__ = cause.with_traceback(None)
-            if isinstance(cause, ResponseTooLargeError):
-                # It would be as large again.
-                raise failed from failed.__cause__
-            raise FailedAttemptError(failed, acted=acted) from None
+        except NETWORK_ERRORS as error:
+            failure = failure_of(error, self._url, in_flight)
+            if isinstance(failure.cause, ResponseTooLargeError):
+                # A retry would get the same response.
+                raise failure.error from failure.cause
+            raise failure from None
         finally:
             call.in_flight = None
 
-    def _prepare(self, call: Call[Any], target: str, token: Token | None) -> requests.PreparedRequest:
-        """Return the request. What `requests` would look up anew each time, proxies and netrc, is left out here."""
+    def _prepare(self, call: Call[T], target: str, token: Token | None) -> requests.PreparedRequest:
+        """Return the request. `requests.Session.prepare_request` would look for proxies and netrc each time."""
         request = requests.PreparedRequest()
         request.method = call.method
         request.url = f"{self._url}{target}"
@@ -299,33 +229,38 @@ class Transport:
                 headers["Content-Length"] = str(len(request.body))
             elif not request.body:
                 request.body = None
-        request.hooks = _with_stay(self._http.hooks)
+        request.hooks = _with_own_hook(self._http.hooks)
         request._cookies = self._http.cookies
         if self._http.cookies:
             request.prepare_cookies(self._http.cookies)
         return request
 
-    def _current_settings(self) -> dict[str, Any]:
-        """Return proxies, CA and client certificates, looked up in the environment once for the session's settings."""
+    def _current_http_settings(self) -> dict[str, Any]:
+        """Return proxies, CA and client certificates. The environment is read again only if the session's settings change."""
         http = self._http
         key = (http.verify, http.cert, http.trust_env, tuple(http.proxies.items()))
-        known = self._settings
+        known = self._http_settings
         if known is None or known[0] != key:
             found = http.merge_environment_settings(self._url, {}, False, None, None)
             if not self._config.tls and is_loopback(self._config.host):
-                # A proxy of the environment has a loopback of its own, and would be shown tokens in the clear on the way.
+                # A proxy of the environment would see the tokens in clear text, and would connect to its own loopback.
                 found["proxies"] = dict(http.proxies)
             if self._config.ca_bundle is not None:
                 found["verify"] = self._config.ca_bundle
-            track(http, self._url, found["proxies"])
-            known = self._settings = (key, dict(found))
+            track_connections(http, self._url, found["proxies"])
+            known = self._http_settings = (key, dict(found))
         return known[1]
 
     def require_v1(self, operation: str) -> None:
-        """Return where the server has version 1, asking it if it has not said so yet.
+        """Return if the server speaks version 1 of the protocol. Ask the server first if that is unknown. Blocks.
+
+        Args:
+            operation: The operation that needs version 1, for the error message. For example ``"list sessions"``.
 
         Raises:
-            UnsupportedOperationError: It does not.
+            UnsupportedOperationError: The server speaks only the plain dialect.
+            AuthenticationFailedError: The server refused the token.
+            QueueError: The server did not answer, or is overloaded, so that its dialect is unknown.
         """
         if self.speaks_v1:
             return
@@ -334,32 +269,14 @@ class Transport:
         except AuthenticationFailedError:
             raise
         except QueueError as error:
+            # A transient error comes from a gateway that is starting, or from a proxy: the dialect stays unknown.
             if error.is_transient:
-                # A gateway that starts, or what stands before it: that does not tell which dialect there is.
                 raise
-            if not self.speaks_v1:
-                raise UnsupportedOperationError(
-                    f"{self._url} has only the plain dialect, which has no way to {operation}"
-                ) from None
         if not self.speaks_v1:
-            raise UnsupportedOperationError(f"{self._url} has only the plain dialect, which has no way to {operation}")
+            raise UnsupportedOperationError(f"{self._url} speaks only the plain dialect, which cannot {operation}")
 
 
-def _with_stay(hooks: Any) -> dict[str, Any]:
-    """Return the session's hooks, and behind them ours."""
-    given = hooks.get("response") or []
-    return {**hooks, "response": [*([given] if callable(given) else given), stay]}
-
-
-def _pause(state: RetryCallState) -> float:
-    """Return the seconds before the next attempt: full jitter, but no less than the server asked for."""
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(state.attempt_number, 10))
-    failure = state.outcome.exception() if state.outcome is not None else None
-    asked = failure.error.retry_after if isinstance(failure, FailedAttemptError) else None
-    return max(asked or 0.0, random.uniform(0, longest))  # noqa: S311 - no secret
-
-
-def _log_pause(state: RetryCallState) -> None:
-    failure = state.outcome.exception() if state.outcome is not None else None
-    if isinstance(failure, FailedAttemptError):
-        logger.info("trying again in %.2f s: %s", state.upcoming_sleep, failure.error)
+def _with_own_hook(hooks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hooks of the HTTP session, and after them `ignore_redirect`."""
+    given: Callable[..., object] | list[Callable[..., object]] = hooks.get("response") or []
+    return {**hooks, "response": [*([given] if callable(given) else given), ignore_redirect]}

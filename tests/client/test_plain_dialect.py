@@ -605,7 +605,7 @@ def test_a_refused_connection_is_tried_again(name: str, caplog: pytest.LogCaptur
     with PlainServer(listening=False) as server:
         server.put("orders", "s1", b"there")
         listen = _OnLog(server.listen)
-        logging.getLogger("azsession.client.transport").addHandler(listen)
+        logging.getLogger("azsession.client.retry").addHandler(listen)
         try:
             with ServiceBusProvider.from_connection_string(server.connection_string) as provider:
                 session = provider.create_session_client("orders", "s1", auto_renew=False)
@@ -617,7 +617,7 @@ def test_a_refused_connection_is_tried_again(name: str, caplog: pytest.LogCaptur
                     ON_LOCK[name](session)
                 session.close()
         finally:
-            logging.getLogger("azsession.client.transport").removeHandler(listen)
+            logging.getLogger("azsession.client.retry").removeHandler(listen)
         assert len(server.seen) == 1
 
 

@@ -16,7 +16,7 @@ import trustme
 from azsession import Message, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.client.cancellation import RequestInFlight
-from azsession.client.http_sockets import send_prepared, track
+from azsession.client.http_sockets import send_prepared, track_connections
 from azsession.server import AccessKey, GatewayService
 
 from ..conftest import eventually
@@ -35,7 +35,7 @@ def test_a_cancelled_flight_never_harms_the_next_one_on_its_connection() -> None
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
         http.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=2))
-        track(http, url, {})
+        track_connections(http, url, {})
 
         def ask() -> None:
             for _ in range(300):
@@ -74,7 +74,7 @@ def test_a_cancelled_flight_never_harms_the_next_one_on_its_connection() -> None
 def test_a_flight_that_has_landed_leaves_its_connection_alone() -> None:
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
-        track(http, url, {})
+        track_connections(http, url, {})
         landed, request = RequestInFlight(), http.prepare_request(requests.Request("GET", url))
         send_prepared(http, request, landed, timeout=20)
         landed.cancel()
@@ -180,7 +180,7 @@ def test_closing_ends_a_wait_for_a_tls_handshake() -> None:
 def test_a_cancelled_request_is_not_sent() -> None:
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
-        track(http, url, {})
+        track_connections(http, url, {})
         flight = RequestInFlight()
         flight.cancel()
         with pytest.raises(requests.ConnectionError):
