@@ -142,10 +142,10 @@ def test_looking_at_a_data_file_that_is_open_does_not_end_its_lock(tmp_path: Pat
     first = EmbeddedBroker(path, queues=["q"])
     opening = f"from azsession.broker.embedded import EmbeddedBroker; EmbeddedBroker({str(path)!r})"
     try:
-        with pytest.raises(ConfigurationError, match="one file has one owner"):
+        with pytest.raises(ConfigurationError, match="only one may open it"):
             EmbeddedBroker(path)
         # POSIX ends a process's locks on a file when any descriptor of it is closed, and another process is who would notice.
         ended = subprocess.run([sys.executable, "-c", opening], capture_output=True, text=True, timeout=60, check=False)
-        assert "one file has one owner" in ended.stderr
+        assert "only one may open it" in ended.stderr
     finally:
         first.close()

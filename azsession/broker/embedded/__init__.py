@@ -1,4 +1,4 @@
-"""The embedded broker: SQLite in this process. `EmbeddedBroker` is its one public name."""
+"""A broker inside the current process, on SQLite. `EmbeddedBroker` is the only public name."""
 
 from .broker import EmbeddedBroker
 

@@ -1,4 +1,4 @@
-"""`EmbeddedBroker`: the broker interface on one SQLite file, or in memory, put together from its parts."""
+"""`EmbeddedBroker`: the `Broker` interface on one SQLite file, or in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..base import NO_DEADLINE, AcceptRequest, Broker, CallContext, Delivery, Re
 from ..clock import Clock
 from .core import Core, Queue
 from .database_file import ACTIVE, DEAD, DEFERRED, SCHEDULED
-from .group_commit import Turn
+from .group_commit import Transaction
 from .receiving import Receiving
 from .rows import message_fields, pack_properties, peeked
 from .settling import Settling
@@ -25,19 +25,21 @@ from .store import SEQUENCE_MASK, Row, find_key, message_key
 
 
 class EmbeddedBroker(Broker):
-    """Queues of messages in sessions, kept in one SQLite file or in memory, by one process.
+    """A broker inside the current process. It keeps its messages in one SQLite file, or in memory.
 
-    What `send` and `settle` confirmed is on disk (WAL, ``synchronous=FULL``). Session locks live in memory: a restart ends
-    them. Safe to use from many threads; not after a fork, which keeps the file with the parent.
+    When `send` or `settle` returns, its changes are on disk (WAL mode, ``synchronous=FULL``). Session locks live in memory: a
+    restart ends all of them. Safe to use from many threads. A forked child cannot use it.
 
     Args:
-        path: The data file; made if it is not there. `None` keeps everything in memory.
-        queues: Names of queues to make if they are not there.
-        auto_create: Make a queue when it is first used.
-        clock: Where time comes from.
+        path: The data file. It is created if it does not exist. `None` keeps everything in memory.
+        queues: Names of queues to create if they do not exist.
+        auto_create: Create a queue when it is first used.
+        clock: The source of time.
 
     Raises:
-        ConfigurationError: The file cannot be opened: another process has it, it is damaged, or of a newer azsession.
+        ConfigurationError: The file cannot be opened: another process has it open, it is damaged, or it belongs to a newer
+            azsession.
+        ValidationError: A queue name is invalid.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class EmbeddedBroker(Broker):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    # A session's holder
+    # The holder of a session
 
     def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
         return self._receiving.receive(request, context.caller)
@@ -124,18 +126,18 @@ class EmbeddedBroker(Broker):
     ) -> None:
         prepared = [_prepare(message) for message in messages]
 
-        def job(turn: Turn) -> None:
-            queue = self._core.queue(turn, entity)
+        def job(tx: Transaction) -> None:
+            queue = self._core.queue(tx, entity)
             now = self._core.clock.now()
             if request_id:
                 if self._core.store.saw_request(queue.id, request_id):
                     return
                 self._core.store.remember_request(queue.id, request_id, now)
-            self._add(turn, queue, prepared, now)
+            self._add(tx, queue, prepared, now)
 
         self._core.perform(job, durable=True)
 
-    def _add(self, turn: Turn, queue: Queue, prepared: Sequence[tuple[Message, str, str]], now: float) -> None:
+    def _add(self, tx: Transaction, queue: Queue, prepared: Sequence[tuple[Message, str, str]], now: float) -> None:
         store, settings = self._core.store, queue.settings
         sessions: dict[str, int] = {}
         rows = []
@@ -157,22 +159,22 @@ class EmbeddedBroker(Broker):
             if due is None:
                 visible.add(name)
             if due is not None or expires is not None:
-                self._core.expect(turn, due=due, expires=expires)
+                self._core.schedule(tx, due=due, expires=expires)
         if not rows:
             return
         store.add_messages(rows)
         store.set_next_sequence(queue.id, queue.next_sequence)
         for name in visible:
-            store.refresh_session(sessions[name])
-            self._core.offer(turn, (queue.id, name))
+            store.update_session(sessions[name])
+            self._core.notify_waiters(tx, (queue.id, name))
 
-    # Looking
+    # Browsing
 
     def peek(
         self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
     ) -> list[PeekedMessage]:
-        def job(turn: Turn) -> list[PeekedMessage]:
-            queue = self._core.queue(turn, entity)
+        def job(tx: Transaction) -> list[PeekedMessage]:
+            queue = self._core.queue(tx, entity)
             found = self._core.store.session(queue.id, session_id)
             if found is None:
                 return []
@@ -190,8 +192,8 @@ class EmbeddedBroker(Broker):
     def list_sessions(
         self, entity: str, after: str, max_count: int, *, context: CallContext = NO_DEADLINE
     ) -> list[SessionInfo]:
-        def job(turn: Turn) -> list[SessionInfo]:
-            queue = self._core.queue(turn, entity)
+        def job(tx: Transaction) -> list[SessionInfo]:
+            queue = self._core.queue(tx, entity)
             listed = []
             for name, count in self._core.store.list_sessions(queue.id, after, max_count):
                 lock = self._core.locks.get((queue.id, name))
@@ -205,34 +207,34 @@ class EmbeddedBroker(Broker):
     def dead_letters(
         self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
     ) -> list[PeekedMessage]:
-        def job(turn: Turn) -> list[PeekedMessage]:
-            queue = self._core.queue(turn, entity)
+        def job(tx: Transaction) -> list[PeekedMessage]:
+            queue = self._core.queue(tx, entity)
             rows = self._core.store.dead(queue.id, from_sequence_number, max_count)
             return [peeked(row, name) for name, row in rows]
 
         return self._core.perform(job)
 
     def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
-        def job(turn: Turn) -> None:
-            queue = self._core.queue(turn, entity)
+        def job(tx: Transaction) -> None:
+            queue = self._core.queue(tx, entity)
             row, session, name = self._dead_letter(queue, sequence_number)
             now = self._core.clock.now()
             own = message_fields(row, name).get("time_to_live")
             expires = _expiry(queue.settings, own, now)
-            self._core.store.revive(row.key, queue.next_key(), now, expires)
+            self._core.store.resubmit(row.key, queue.next_key(), now, expires)
             self._core.store.set_next_sequence(queue.id, queue.next_sequence)
-            self._core.store.refresh_session(session)
-            self._core.expect(turn, expires=expires)
-            self._core.offer(turn, (queue.id, name))
+            self._core.store.update_session(session)
+            self._core.schedule(tx, expires=expires)
+            self._core.notify_waiters(tx, (queue.id, name))
 
         self._core.perform(job, durable=True)
 
     def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
-        def job(turn: Turn) -> None:
-            queue = self._core.queue(turn, entity)
+        def job(tx: Transaction) -> None:
+            queue = self._core.queue(tx, entity)
             row, session, _ = self._dead_letter(queue, sequence_number)
             self._core.store.delete_messages([row.key])
-            self._core.store.refresh_session(session)
+            self._core.store.update_session(session)
 
         self._core.perform(job, durable=True)
 
@@ -240,26 +242,30 @@ class EmbeddedBroker(Broker):
         key = find_key(queue.id, sequence_number)
         row, home = self._core.store.message(key), self._core.store.session_of(key)
         if row is None or home is None or row.status != DEAD:
-            raise ProviderError(f"there is no dead letter {sequence_number}", code=MESSAGE_NOT_FOUND, status=404)
+            raise ProviderError(
+                f"there is no dead letter with sequence number {sequence_number}", code=MESSAGE_NOT_FOUND, status=404
+            )
         return row, *home
 
     # Queues
 
     def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = NO_DEADLINE) -> bool:
-        def job(turn: Turn) -> bool:
+        def job(tx: Transaction) -> bool:
             queue = self._core.queues.get(entity)
             if queue is None:
-                self._core.add_queue(turn, entity, settings)
+                self._core.add_queue(tx, entity, settings)
             elif queue.settings != settings:
                 raise ProviderError(
-                    f"the queue {entity!r} is there with other settings: delete it first", code=CONFLICT, status=409
+                    f"the queue {entity!r} exists with other settings; delete it first to create it again",
+                    code=CONFLICT,
+                    status=409,
                 )
             return queue is None
 
         return self._core.perform(job, durable=True)
 
     def get_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> QueueInfo:
-        def job(turn: Turn) -> QueueInfo:
+        def job(tx: Transaction) -> QueueInfo:
             queue = self._existing(entity)
             active, dead = self._core.store.counts(queue.id)
             return QueueInfo(queue.name, queue.settings, active, dead)
@@ -267,19 +273,19 @@ class EmbeddedBroker(Broker):
         return self._core.perform(job)
 
     def list_queues(self, *, context: CallContext = NO_DEADLINE) -> list[QueueInfo]:
-        def job(turn: Turn) -> list[QueueInfo]:
+        def job(tx: Transaction) -> list[QueueInfo]:
             return [QueueInfo(name, queue.settings) for name, queue in sorted(self._core.queues.items())]
 
         return self._core.perform(job)
 
     def delete_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> None:
-        def job(turn: Turn) -> None:
+        def job(tx: Transaction) -> None:
             queue = self._existing(entity)
             self._core.store.delete_queue(queue.id)
             del self._core.queues[entity]
-            turn.on_rollback(lambda: self._core.queues.__setitem__(entity, queue))
-            self._core.locks.forget_queue(turn, queue.id)
-            turn.after_commit(queue.acceptors.wake_all)
+            tx.on_rollback(lambda: self._core.queues.__setitem__(entity, queue))
+            self._core.locks.forget_queue(tx, queue.id)
+            tx.after_commit(queue.acceptors.wake_all)
 
         self._core.perform(job, durable=True)
 
@@ -289,7 +295,7 @@ class EmbeddedBroker(Broker):
             raise QueueNotFoundError(f"there is no queue {entity!r}")
         return queue
 
-    # Its life
+    # Lifecycle
 
     def stop_waiting(self) -> None:
         self._core.stop_waiting()
@@ -299,14 +305,14 @@ class EmbeddedBroker(Broker):
 
 
 def _expiry(settings: QueueSettings, own: timedelta | None, since: float) -> float | None:
-    """Return when a message expires that is visible `since`: by its own time to live or the queue's, whichever is less."""
+    """Return when a message that became visible at `since` expires: after its own or the queue's time to live, if shorter."""
     times = [settings.default_time_to_live, None if own is None else own.total_seconds()]
     return min((since + seconds for seconds in times if seconds is not None), default=None)
 
 
 def _prepare(message: Message) -> tuple[Message, str, str]:
-    """Return the message with its id and what is stored of it."""
+    """Return the message, its id, and its stored properties."""
     if message.session_id is None:
-        raise ValidationError("a message to send needs a session_id: every queue here is one of sessions")
+        raise ValidationError("a message to send needs a session_id, because every queue has sessions")
     message_id = message.message_id or str(uuid.uuid4())
     return message, message_id, pack_properties(message, message_id)

@@ -1,6 +1,6 @@
-"""What the parts of the embedded broker share: the store, the locks, the queues, the turns, and what time brings.
+"""The state of an embedded broker: its store, queues and session locks, and the work that becomes due with time.
 
-`Receiving`, `Settling` and `EmbeddedBroker`, which puts them together, do their work on one `Core`.
+`EmbeddedBroker`, `Receiving` and `Settling` share one `Core`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from ...protocol.error_codes import SERVER_BUSY, SESSION_LOCK_LOST
 from ...queues import QueueSettings
 from ..clock import Clock
 from .database_file import open_database
-from .group_commit import Turn, Turns
+from .group_commit import GroupCommit, Transaction
 from .rows import message_fields
-from .session_locks import Acceptors, InHand, Locks, SessionKey, SessionLock
+from .session_locks import Acceptors, LockedMessage, SessionKey, SessionLock, SessionLocks
 from .store import (
     SEQUENCE_BITS,
     SEQUENCE_MASK,
@@ -47,12 +47,12 @@ from .timer_thread import Timer
 
 T = TypeVar("T")
 
-#: Scheduled and expired messages handled in one turn, so that others get theirs.
+#: Scheduled or expired messages that one transaction processes. It bounds how long other operations wait.
 TICK_LIMIT = 500
-#: Seconds after which it is looked whether the file has become mostly free, and between two steps of making it smaller.
+#: Seconds from a write to the check whether the file is mostly unused, and seconds between two steps of shrinking it.
 RELEASE_AFTER = 60.0
 RELEASE_PAUSE = 0.1
-#: Accepts of one queue whose answers can be given again, while the locks last that they gave.
+#: How many accepts of one queue can be repeated while their locks last.
 MAX_ACCEPTS = 4096
 
 TTL_EXPIRED = "TTLExpiredException"
@@ -61,7 +61,7 @@ MAX_DELIVERY_EXCEEDED = "MaxDeliveryCountExceeded"
 
 @attrs.define(eq=False)
 class Queue:
-    """A queue, in memory: its settings, its next sequence number, and who waits for its next session."""
+    """A queue in memory: its settings, its next sequence number, and the accepts that wait for a session."""
 
     id: int
     name: str
@@ -78,7 +78,10 @@ class Queue:
 
 
 class Core:
-    """The state of an embedded broker. Everything but `perform` and `close` is for jobs, in their turn."""
+    """The state of an embedded broker.
+
+    Only jobs may use it. Any thread may call `perform`, `run_in_memory`, `stop_waiting` and `close`.
+    """
 
     def __init__(self, path: Path | None, *, auto_create: bool, clock: Clock) -> None:
         self.clock = clock
@@ -86,8 +89,8 @@ class Core:
         self.stopping = False
         self.connection: sqlite3.Connection = open_database(path)
         self.store: Store = Store(self.connection)
-        self.turns: Turns = Turns(self.connection)
-        self.locks: Locks = Locks()
+        self.commits: GroupCommit = GroupCommit(self.connection)
+        self.locks: SessionLocks = SessionLocks()
         self.queues: dict[str, Queue] = {}
         try:
             for number, name, settings, following in self.store.queues():
@@ -96,7 +99,7 @@ class Core:
             self._next_expiry = self.store.next_expiry(0.0)
         except (sqlite3.Error, TypeError, ValueError) as error:
             self.connection.close()
-            raise ConfigurationError(f"the data file {path} is damaged ({error}); it was left as it is") from error
+            raise ConfigurationError(f"the data file {path} is damaged ({error}); it was not changed") from error
         self._timer = Timer(self._on_time, clock)
         self._closing = threading.Lock()  # Guards _closed.
         self._closed = False
@@ -106,47 +109,54 @@ class Core:
         if self._next_due is not None or self._next_expiry is not None:
             self._timer.set(clock.monotonic())
 
-    # Turns
+    # Jobs
 
-    def perform(self, work: Callable[[Turn], T], *, durable: bool = False) -> T:
-        """Run a job in its turn, after what time has brought meanwhile."""
+    def perform(self, work: Callable[[Transaction], T], *, durable: bool = False) -> T:
+        """Run a job, after the work that has become due. Blocks until its commit.
 
-        def job(turn: Turn) -> T:
+        Args:
+            work: The job; see `GroupCommit.run`.
+            durable: Whether the commit must be on disk.
+
+        Raises:
+            ProviderError: The broker is closed, this is a forked child, or the data file failed.
+        """
+
+        def job(tx: Transaction) -> T:
             if self._closed:
                 raise ProviderError("the broker is closed", code=SERVER_BUSY, is_transient=True)
-            self._tick(turn)
+            self._tick(tx)
             if durable and self._release_at is None:
-                # Messages may have gone.
+                # The job may delete messages, after which the file may be mostly unused.
                 self._release_at = self.clock.monotonic() + RELEASE_AFTER
                 self._timer.set(self._release_at)
-            return work(turn)
+            return work(tx)
 
         self._check_process()
-        return self.turns.run(job, durable=durable)
+        return self.commits.run(job, durable=durable)
 
-    def tidy(self, work: Callable[[Turn], object]) -> None:
-        """Run a job that touches memory only, also while the file fails; without effect on a closed broker."""
+    def run_in_memory(self, work: Callable[[Transaction], object]) -> None:
+        """Run a job that changes memory only. It works while the data file fails. On a closed broker it has no effect."""
         with suppress(QueueError):
-            self.turns.run(work, durable=False)
+            self.commits.run(work, durable=False)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise ProviderError("this broker belongs to the process that opened it, not to one forked from it")
 
     def after_fork(self) -> None:
-        """In a forked child: keep the connection for ever, the end of the interpreter included.
+        """In a forked child: never close the connection, not even when the interpreter ends.
 
-        SQLite takes a process's last connection for the file's last: closing this one would delete the log that the
-        parent writes to.
+        SQLite would take it for the last connection to the file, and delete the log that the parent writes to.
         """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))
 
     def stop_waiting(self) -> None:
-        """End every wait, and let no new one begin. Idempotent, also after `close`."""
+        """End all waits, and prevent new ones. Idempotent, also after `close`."""
         if self.stopping:
             return
 
-        def stop(turn: Turn) -> None:
+        def stop(tx: Transaction) -> None:
             self.stopping = True
             for lock in self.locks:
                 lock.wake_waiters()
@@ -154,7 +164,7 @@ class Core:
                 queue.acceptors.wake_all()
 
         self._check_process()
-        self.turns.run(stop, durable=False)
+        self.commits.run(stop, durable=False)
 
     def close(self) -> None:
         if os.getpid() != self._pid:
@@ -165,14 +175,14 @@ class Core:
             self._closed = True
         self.stop_waiting()
         self._timer.stop()
-        self.turns.close()
+        self.commits.close()
 
     def _on_time(self) -> float | None:
-        """Do what is due, for the timer; return when to look again, on the monotonic clock."""
+        """Process due work for the timer. Return the time of the next call on the monotonic clock."""
         try:
             if self._release_at is not None and self._release_at <= self.clock.monotonic():
                 self.perform(self._release_pages)
-            return self.perform(lambda turn: self._next_event())
+            return self.perform(lambda tx: self._next_event())
         except QueueError:
             return None if self._closed else self.clock.monotonic() + 1.0
 
@@ -182,27 +192,27 @@ class Core:
         others = [at for at in (self.locks.next_expiry(), self._release_at) if at is not None]
         return min(walls + others, default=None)
 
-    def _release_pages(self, turn: Turn) -> None:
-        """Make a file smaller that is mostly free: a bit at a time, so that nobody waits for it."""
+    def _release_pages(self, tx: Transaction) -> None:
+        """Shrink a mostly unused file in small steps, so that other operations do not wait."""
         self._release_at = None
         if self.store.release_pages():
             self._release_at = self.clock.monotonic() + RELEASE_PAUSE
-            # Until then the file keeps its length.
-            turn.after_commit(self.store.checkpoint)
+            # The file becomes shorter only with the checkpoint.
+            tx.after_commit(self.store.checkpoint)
 
-    # Time
+    # Due work
 
-    def _tick(self, turn: Turn) -> None:
+    def _tick(self, tx: Transaction) -> None:
         for lock in self.locks.expired(self.clock.monotonic()):
-            self.end_lock(turn, lock)
+            self.end_lock(tx, lock)
         now = self.clock.now()
         if self._next_due is not None and self._next_due <= now:
-            self._activate(turn, now)
+            self._activate(tx, now)
         if self._next_expiry is not None and self._next_expiry <= now:
-            self._expire(turn, now)
+            self._expire(tx, now)
 
-    def expect(self, turn: Turn, *, due: float | None = None, expires: float | None = None) -> None:
-        """Note an instant at which a message becomes visible, or expires."""
+    def schedule(self, tx: Transaction, *, due: float | None = None, expires: float | None = None) -> None:
+        """Note when a message becomes due or expires, so that the timer acts then."""
         before = self._next_due, self._next_expiry
         if due is not None and (before[0] is None or due < before[0]):
             self._next_due = due
@@ -212,20 +222,20 @@ class Core:
             first = min(at for at in (self._next_due, self._next_expiry) if at is not None)
             self._timer.set(first - self.clock.now() + self.clock.monotonic())
 
-    def expect_expiries(self, turn: Turn) -> None:
-        """Note that messages came back from a holder, which may have expired there."""
-        self.expect(turn, expires=self.store.next_expiry(0.0))
+    def schedule_expiries(self, tx: Transaction) -> None:
+        """Note that unsettled messages returned to the session. They may have expired in the meantime."""
+        self.schedule(tx, expires=self.store.next_expiry(0.0))
 
-    def _restore_times(self, turn: Turn) -> None:
+    def _restore_times(self, tx: Transaction) -> None:
         before = self._next_due, self._next_expiry
 
         def restore() -> None:
             self._next_due, self._next_expiry = before
 
-        turn.on_rollback(restore)
+        tx.on_rollback(restore)
 
-    def _activate(self, turn: Turn, now: float) -> None:
-        self._restore_times(turn)
+    def _activate(self, tx: Transaction, now: float) -> None:
+        self._restore_times(tx)
         by_id = {queue.id: queue for queue in self.queues.values()}
         sessions: dict[int, SessionKey] = {}
         for key, session, name in self.store.due(now, TICK_LIMIT):
@@ -233,25 +243,25 @@ class Core:
             self.store.activate(key, queue.next_key(), now)
             self.store.set_next_sequence(queue.id, queue.next_sequence)
             sessions[session] = (queue.id, name)
-        self.store.refresh_sessions(sessions)
+        self.store.update_sessions(sessions)
         for session_key in sessions.values():
-            self.offer(turn, session_key)
+            self.notify_waiters(tx, session_key)
         self._next_due = self.store.next_due()
         self._next_expiry = self.store.next_expiry(0.0)
 
-    def _expire(self, turn: Turn, now: float) -> None:
-        self._restore_times(turn)
+    def _expire(self, tx: Transaction, now: float) -> None:
+        self._restore_times(tx)
         held = {message.key for lock in self.locks for message in lock.tokens.values()}
         limit = TICK_LIMIT + len(held)
         expired = self.store.expired(now, limit)
-        # What is in a holder's hands expires when it comes back.
+        # An unsettled message expires when it returns to the session.
         over = [(key, session) for key, session in expired if key not in held]
-        self.bury_expired([key for key, _ in over])
-        self.store.refresh_sessions({session for _, session in over})
+        self.remove_expired([key for key, _ in over])
+        self.store.update_sessions({session for _, session in over})
         self._next_expiry = now if len(expired) == limit else self.store.next_expiry(now)
 
-    def bury_expired(self, keys: Iterable[int]) -> None:
-        """Drop or dead-letter messages whose time to live ended, as their queues say."""
+    def remove_expired(self, keys: Iterable[int]) -> None:
+        """Delete or dead-letter expired messages, as the settings of their queues say."""
         by_id = {queue.id: queue for queue in self.queues.values()}
         dead: list[int] = []
         dropped: list[int] = []
@@ -263,64 +273,64 @@ class Core:
 
     # Queues, sessions, locks
 
-    def queue(self, turn: Turn, entity: str) -> Queue:
-        """Return a queue, making it if the broker was told to."""
+    def queue(self, tx: Transaction, entity: str) -> Queue:
+        """Return a queue. Create a missing queue if the broker has `auto_create`."""
         queue = self.queues.get(entity)
         if queue is None:
             if not self.auto_create:
                 raise QueueNotFoundError(f"there is no queue {entity!r}")
-            queue = self.add_queue(turn, entity, QueueSettings())
+            queue = self.add_queue(tx, entity, QueueSettings())
         return queue
 
-    def add_queue(self, turn: Turn, entity: str, settings: QueueSettings) -> Queue:
+    def add_queue(self, tx: Transaction, entity: str, settings: QueueSettings) -> Queue:
         queue = Queue(self.store.add_queue(entity, attrs.asdict(settings)), entity, settings, 1)
         self.queues[entity] = queue
-        turn.on_rollback(lambda: self.queues.pop(entity, None))
+        tx.on_rollback(lambda: self.queues.pop(entity, None))
         return queue
 
-    def take_lock(self, turn: Turn, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
-        """Lock a free session."""
+    def take_lock(self, tx: Transaction, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
+        """Take the lock of a free session."""
         expires = self.clock.monotonic() + queue.settings.lock_duration
-        lock = self.locks.take(turn, (queue.id, session_id), lock_id, expires)
+        lock = self.locks.take(tx, (queue.id, session_id), lock_id, expires)
         self._timer.set(expires)
         return lock
 
     def extend_lock(self, queue: Queue, lock: SessionLock) -> None:
-        """Set a lock's expiry to now + the queue's lock duration."""
+        """Renew a lock: it expires after the queue's lock duration."""
         expires = self.clock.monotonic() + queue.settings.lock_duration
         self.locks.extend(lock, expires)
         self._timer.set(expires)
 
-    def end_lock(self, turn: Turn, lock: SessionLock) -> None:
-        """End a lock: what was in hand is back in its place, and the session goes to whoever waits for one."""
-        self.locks.end(turn, lock)
+    def end_lock(self, tx: Transaction, lock: SessionLock) -> None:
+        """End a lock. Its unsettled messages return to their places, and a waiting accept gets the session."""
+        self.locks.end(tx, lock)
         if lock.tokens:
-            self.expect_expiries(turn)
-        self.offer(turn, lock.key)
+            self.schedule_expiries(tx)
+        self.notify_waiters(tx, lock.key)
 
-    def untake_lock(self, turn: Turn, lock: SessionLock) -> None:
-        """Take back that a lock was just taken, with nothing in hand yet; the session goes to whoever waits for one."""
-        self.locks.untake(turn, lock)
-        self.offer(turn, lock.key)
+    def undo_take_lock(self, tx: Transaction, lock: SessionLock) -> None:
+        """Undo `take_lock` for a lock without unsettled messages. A waiting accept gets the session."""
+        self.locks.undo_take(tx, lock)
+        self.notify_waiters(tx, lock.key)
 
-    def offer(self, turn: Turn, key: SessionKey) -> None:
-        """Wake whoever waits for this session, or for any, if it has messages."""
+    def notify_waiters(self, tx: Transaction, key: SessionKey) -> None:
+        """Wake the receives that wait in this session. If it is free and has messages, wake an accept."""
         lock = self.locks.get(key)
         if lock is not None:
-            turn.after_commit(lock.wake_waiters)
+            tx.after_commit(lock.wake_waiters)
             return
         found = self.store.session(*key)
         if found is not None and found[1] is not None:
             queue = next((queue for queue in self.queues.values() if queue.id == key[0]), None)
             if queue is not None:
-                turn.after_commit(queue.acceptors.wake_next)
+                tx.after_commit(queue.acceptors.wake_next)
 
     def held_lock(self, queue: Queue, session_id: str, lock_id: str) -> SessionLock | None:
-        """Return the lock that this holder has on the session; `None` for a plain caller of a free session.
+        """Return this holder's lock of the session; `None` for the shared holder of the plain dialect if the session is free.
 
         Raises:
-            SessionNotFoundError: It lost the lock, or never had it.
-            SessionLockedError: Another one has it.
+            SessionNotFoundError: The holder lost the lock, or never had it.
+            SessionLockedError: Another holder has the lock.
         """
         key = (queue.id, session_id)
         lock = self.locks.get(key)
@@ -340,13 +350,15 @@ class Core:
     # Messages
 
     def hand_out(self, lock: SessionLock, row: Row, *, deferred: bool, expires_at: datetime) -> ReceivedMessage:
-        """Put a message into a holder's hands, under a new lock token."""
+        """Deliver a message to the holder of a lock, with a new lock token."""
         token = new_token(row.key)
-        in_hand = lock.tokens[token] = InHand(row.key, row.count + 1, deferred)
+        in_hand = lock.tokens[token] = LockedMessage(row.key, row.count + 1, deferred)
         return self.received(lock, row, token, in_hand, expires_at)
 
-    def received(self, lock: SessionLock, row: Row, token: str, in_hand: InHand, expires_at: datetime) -> ReceivedMessage:
-        """Return a message that is in its holder's hands."""
+    def received(
+        self, lock: SessionLock, row: Row, token: str, in_hand: LockedMessage, expires_at: datetime
+    ) -> ReceivedMessage:
+        """Return a delivered message."""
         return ReceivedMessage(
             **message_fields(row, lock.key[1]),
             delivery_count=in_hand.count,
@@ -355,7 +367,7 @@ class Core:
         )
 
     def lock_expiry(self, lock: SessionLock) -> datetime:
-        """Return when a lock ends, as a date."""
+        """Return when a lock expires."""
         left = lock.expires - self.clock.monotonic()
         return datetime.fromtimestamp(self.clock.now() + left, timezone.utc)
 
@@ -365,14 +377,14 @@ def lost_error() -> SessionNotFoundError:
 
 
 def new_token(key: int) -> str:
-    """Return a lock token: a GUID that holds the message's sequence number and 88 random bits."""
+    """Return a lock token: a GUID made of the message's sequence number and 88 random bits."""
     number = (key & SEQUENCE_MASK) << 88 | secrets.randbits(88)
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def token_key(queue_id: int, token: str) -> int | None:
-    """Return the key of the message that a lock token is for, or `None` where it is no token of this broker's."""
+    """Return the key of a lock token's message, or `None` if the text is not a lock token of this broker."""
     digits = token.replace("-", "")
     if len(token) != 36 or len(digits) != 32:
         return None

@@ -1,6 +1,6 @@
-"""The SQLite file of the embedded broker: its tables, how it is opened and checked, and how an old one is made smaller.
+"""The SQLite file of the embedded broker: its tables, and how it is opened, checked and shrunk.
 
-`Core` opens it; `store` has the statements on what is in it.
+`Core` opens the file. `store` has the statements that read and write its tables.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ...errors import ConfigurationError
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Marks a file as azsession's ("azse"), in the SQLite header.
+#: The application id in the SQLite header of azsession's files ("azse").
 APPLICATION_ID = 0x617A7365
 SCHEMA_VERSION = 1
 
 ACTIVE, DEFERRED, SCHEDULED, DEAD = range(4)
 STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
 
-#: Free pages of a file that are no reason to make it smaller: 8 MB.
+#: A file with at most this number of free pages (8 MB) is not shrunk.
 MIN_FREE_PAGES = 2048
 
-INCREMENTAL = 2  # As `PRAGMA auto_vacuum` tells it.
+INCREMENTAL = 2  # The value of `PRAGMA auto_vacuum`.
 
 SCHEMA = f"""
 CREATE TABLE queues (
@@ -59,70 +59,74 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 def open_database(path: Path | None) -> sqlite3.Connection:
-    """Open the data file, or memory, and make its tables if it is new.
+    """Open the data file, or a database in memory, and create the tables if they do not exist.
 
     Raises:
-        ConfigurationError: The file is another process's, damaged, of a newer azsession, something else altogether, or
-            cannot be written.
+        ConfigurationError: Another process has the file open, the file is damaged, belongs to a newer azsession or to another
+            program, or cannot be written.
     """
     where = ":memory:" if path is None else str(path)
     if path is not None:
-        _make_private(path)
+        _create_private(path)
     shown = "the broker's memory" if path is None else f"the data file {path}"
     try:
         if path is not None:
-            _look_at(path, shown)
+            _check_file(path, shown)
         connection = sqlite3.connect(where, timeout=0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
-        raise ConfigurationError(f"{shown} {_why_not(error, path)}") from error
+        raise ConfigurationError(f"{shown} {_reason(error, path)}") from error
     try:
         _prepare(connection)
     except sqlite3.Error as error:
         connection.close()
-        raise ConfigurationError(f"{shown} {_why_not(error, path)}") from error
+        raise ConfigurationError(f"{shown} {_reason(error, path)}") from error
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _make_private(path: Path) -> None:
-    """Make a file that is not there yet as its owner's alone, whatever the umask is; SQLite gives its log the same mode.
+def _create_private(path: Path) -> None:
+    """Create a missing file with mode 0600, whatever the umask is. SQLite gives the `-wal` file the same mode.
 
-    One that is there is not so much as opened: to close it again would end the locks that this process has on it.
+    An existing file is not opened: closing it again would release the POSIX locks that this process has on the file.
     """
     try:
         os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError:
-        # It is there, or cannot be made: SQLite says why.
+        # The file exists or cannot be created. SQLite reports the reason when it opens the file.
         return
 
 
-def _why_not(error: sqlite3.Error, path: Path | None) -> str:
+def _reason(error: sqlite3.Error, path: Path | None) -> str:
     text = str(error).lower()
     if "locked" in text:
-        return "is open in another process or broker: one file has one owner, else a session could have two holders"
+        return "is open in another process or broker; only one may open it, because a session has one holder"
     if "not a database" in text or "malformed" in text:
-        return f"is damaged, or no azsession data file ({error}); it was left as it is"
+        return f"is damaged or not an azsession data file ({error}); it was not changed"
     if path is not None and not path.parent.is_dir():
-        return "cannot be opened: its folder does not exist"
+        return "cannot be opened: its directory does not exist"
     if "readonly" in text or "read-only" in text or not _writable(path):
-        return "cannot be written: check its permissions and those of its folder"
+        return "cannot be written: check its permissions and those of its directory"
     if "full" in text:
         return "cannot be written: the disk is full"
     return f"cannot be opened: {error}"
 
 
 def _writable(path: Path | None) -> bool:
-    # SQLite says no more than "disk I/O error" where it may not lock a file, or not make one beside it.
+    # SQLite reports only "disk I/O error" if it cannot lock the file or create the files beside it.
     return path is None or all(os.access(one, os.W_OK) for one in (path, path.parent) if one.exists())
 
 
-def _look_at(path: Path, shown: str) -> None:
-    """Raise where a file is not for us. It is not opened for writing: closing it would take over what its log holds."""
+def _check_file(path: Path, shown: str) -> None:
+    """Check an existing file without changing it. A writable connection would apply the file's log when it closes.
+
+    Raises:
+        ConfigurationError: The file is damaged, newer than this version, or belongs to another program.
+    """
     if not path.is_file():
         return
-    # A first start that was cut off leaves a journal, which only a writer can play back.
+    # An interrupted first start leaves a rollback journal. Only a writable connection can apply it.
     mode = "rw" if path.with_name(f"{path.name}-journal").exists() else "ro"
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
@@ -135,24 +139,24 @@ def _check(connection: sqlite3.Connection, shown: str) -> None:
     (version,) = run("PRAGMA user_version").fetchone()
     (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != APPLICATION_ID and (tables or application or version):
-        raise ConfigurationError(f"{shown} is an SQLite file of another program; it was left as it is")
+        raise ConfigurationError(f"{shown} is an SQLite file of another program; it was not changed")
     if version > SCHEMA_VERSION:
         raise ConfigurationError(
-            f"{shown} was written by a newer azsession (schema {version}, this one knows {SCHEMA_VERSION}): "
-            "upgrade azsession; the file was left as it is"
+            f"{shown} was written by a newer azsession (schema {version}; this version knows {SCHEMA_VERSION}): "
+            "upgrade azsession; the file was not changed"
         )
     damage = run("PRAGMA quick_check(1)").fetchone()[0]
     if damage != "ok":
-        raise ConfigurationError(f"{shown} is damaged ({damage.splitlines()[-1]}); it was left as it is")
+        raise ConfigurationError(f"{shown} is damaged ({damage.splitlines()[-1]}); it was not changed")
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
     run = connection.execute
     run("PRAGMA locking_mode=EXCLUSIVE")
     if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-        # So that the file can become smaller again; it must be said before anything is written.
+        # Allows the file to shrink later. SQLite accepts this setting only before the first write.
         run("PRAGMA auto_vacuum=INCREMENTAL")
-    # Takes the exclusive lock, which this connection then keeps.
+    # Take the exclusive lock. In this locking mode the connection keeps it.
     run("PRAGMA journal_mode=WAL")
     run("BEGIN IMMEDIATE")
     run("COMMIT")
@@ -163,20 +167,20 @@ def _prepare(connection: sqlite3.Connection) -> None:
     run("PRAGMA journal_size_limit=67108864")
     if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-    # A write that changes nothing: a file that cannot be written is found out now, not by the first send.
+    # A write without effect: a file that cannot be written fails here, and not in the first send.
     run("BEGIN IMMEDIATE")
     run(f"PRAGMA user_version={SCHEMA_VERSION}")
     run("COMMIT")
 
 
 def is_mostly_free(connection: sqlite3.Connection) -> bool:
-    """Tell whether most of the file holds nothing, and that is worth the trouble."""
+    """Return whether more than half of the file, and more than `MIN_FREE_PAGES`, is unused."""
     (free,), (pages,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count"))
     return bool(free > MIN_FREE_PAGES and 2 * free > pages)
 
 
 def _rewrite_if_mostly_free(connection: sqlite3.Connection) -> None:
-    """Rewrite a file that was made before files could shrink while they are used, where that makes it less than half."""
+    """Rewrite a file without incremental vacuum if that at least halves its size."""
     (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
     if mode == INCREMENTAL or not is_mostly_free(connection):
         return
@@ -184,5 +188,5 @@ def _rewrite_if_mostly_free(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("VACUUM")
     except sqlite3.OperationalError as error:
-        # There is no room for a copy: the file is as good as before.
-        logger.warning("the data file could not be made smaller (%s); it is used as it is", error)
+        # The disk has no room for the copy. The file stays valid.
+        logger.warning("the data file could not be shrunk (%s); it is used as it is", error)

@@ -1,8 +1,8 @@
-"""Who may touch the broker's state, one at a time, and how the commits of those who come together are grouped.
+"""Runs the embedded broker's operations one at a time, and groups operations that arrive together into one commit.
 
-The embedded broker runs every operation as a job of `Turns`. The thread that finds nobody at work leads: it runs its own
-job and all that are queued in one transaction, commits, and hands the lead to the first that came meanwhile. Without
-competition a job runs in its caller's thread, with no hand-over at all.
+`Core` runs every operation as a job of `GroupCommit`. If no thread leads, the caller's thread becomes the leader: it runs
+its own job and all queued jobs in one transaction, commits, and passes the lead to the first job that arrived in the
+meantime. Without concurrent callers a job runs in its caller's thread, without any thread switch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from ...protocol.error_codes import SERVER_BUSY
 
 T = TypeVar("T")
 
-#: Jobs that share one transaction at most, so that nobody waits for an endless one.
+#: The largest number of jobs in one transaction. It bounds how long a transaction lasts.
 MAX_JOBS = 256
 
 
-class Turn:
-    """What a job may do besides its work: say how to take its changes back, and what follows the commit.
+class Transaction:
+    """The transaction of a job. A job registers here how to undo its changes in memory, and actions that follow the commit.
 
-    Memory is changed at once, so that the next job of the same transaction sees it, and restored if the commit fails.
+    Jobs change memory at once, so that the next job of the same transaction sees the changes. If the commit fails, the
+    registered functions restore memory.
     """
 
     __slots__ = ("_after", "_protected", "_undo")
@@ -35,67 +36,67 @@ class Turn:
         self._protected: set[int] = set()
 
     def on_rollback(self, undo: Callable[[], object]) -> None:
-        """Call `undo` if the transaction fails; the last one given is called first."""
+        """Call `undo` if the transaction fails. The functions run in reverse order."""
         self._undo.append(undo)
 
     def after_commit(self, action: Callable[[], object]) -> None:
-        """Call `action` once the transaction is on disk; it must neither block nor fail."""
+        """Call `action` after the commit. It must not block or raise."""
         self._after.append(action)
 
     def first_touch(self, thing: object) -> bool:
-        """Tell whether `thing` was not touched in this transaction before."""
+        """Return whether this is the first call with `thing` in this transaction."""
         if id(thing) in self._protected:
             return False
         self._protected.add(id(thing))
-        self._undo.append(lambda: thing)  # Keeps it alive, so that its id stays its own.
+        self._undo.append(lambda: thing)  # Keeps `thing` alive, so that no other object gets its id.
         return True
 
     def roll_back(self) -> None:
-        """Take the changes of memory back."""
+        """Undo the changes in memory."""
         for undo in reversed(self._undo):
             undo()
 
     def finish(self) -> None:
-        """Do what follows the commit."""
+        """Run the actions that follow the commit."""
         for action in self._after:
             action()
 
 
 class _Job(Generic[T]):
-    __slots__ = ("committed", "done", "durable", "error", "result", "turn", "work")
+    __slots__ = ("committed", "done", "durable", "error", "result", "tx", "work")
 
-    def __init__(self, work: Callable[[Turn], T], durable: bool) -> None:
+    def __init__(self, work: Callable[[Transaction], T], durable: bool) -> None:
         self.work = work
         self.durable = durable
         self.result: T | None = None
         self.error: BaseException | None = None
         self.committed = False
         self.done = False
-        self.turn = threading.Lock()
-        self.turn.acquire()
+        self.tx = threading.Lock()
+        self.tx.acquire()
 
 
-class Turns:
+class GroupCommit:
     """Runs jobs one at a time on one SQLite connection, in grouped transactions.
 
-    A job raises a `QueueError` only while its changes are whole: they are kept then. Any other exception takes back the
-    transaction; its jobs are run again, each in its own, so that only the guilty one fails.
+    If a job raises a `QueueError`, its changes up to then are kept: jobs raise it only in a consistent state. Any other
+    exception rolls the transaction back. Then each job runs again in its own transaction, so that only the failing job fails.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._lock = threading.Lock()  # Guards _queue and _leader; never held while a job runs.
+        self._lock = threading.Lock()  # Guards _queue and _leader. Not held while a job runs.
         self._queue: list[_Job[Any]] = []
         self._leader: _Job[Any] | None = None
         self._full_sync = True
 
-    def run(self, work: Callable[[Turn], T], *, durable: bool) -> T:
-        """Run `work` in its turn and return what it returns, after the commit.
+    def run(self, work: Callable[[Transaction], T], *, durable: bool) -> T:
+        """Run `work`, and return its result after the commit. Blocks until then.
 
         Args:
-            work: Gets a `Turn`; must not block.
-            durable: The commit must have reached the disk. Otherwise it survives the end of this process, but not
-                necessarily of the machine.
+            work: The job. It must not block.
+            durable: Whether the commit must be on disk. Without it, the commit survives the death of the process, but perhaps
+                not a failure of the machine.
         """
         job: _Job[T] = _Job(work, durable)
         try:
@@ -104,11 +105,11 @@ class Turns:
                 if self._leader is None:
                     self._leader = job
             if self._leader is not job:
-                job.turn.acquire()
+                job.tx.acquire()
             if not job.done:
                 self._lead(job)
         except BaseException:
-            # Ctrl-C while it waited: a job that has not begun never does, and nobody may wait for its lead.
+            # For example, KeyboardInterrupt during the wait. A job that has not begun never runs, and must not keep the lead.
             self._leave(job)
             raise
         if job.error is not None:
@@ -116,8 +117,8 @@ class Turns:
         return job.result  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Close the connection, after the jobs before it; later ones fail."""
-        self.run(lambda turn: turn.after_commit(self._connection.close), durable=True)
+        """Close the connection after all queued jobs. Later jobs fail."""
+        self.run(lambda tx: tx.after_commit(self._connection.close), durable=True)
 
     def _leave(self, job: _Job[Any]) -> None:
         with self._lock:
@@ -127,10 +128,10 @@ class Turns:
                 self._appoint()
 
     def _appoint(self) -> None:
-        """Hand the lead to the first in the queue; with `_lock` held."""
+        """Pass the lead to the first job in the queue. The caller holds `_lock`."""
         self._leader = self._queue[0] if self._queue else None
         if self._leader is not None:
-            self._leader.turn.release()
+            self._leader.tx.release()
 
     def _lead(self, own: _Job[Any]) -> None:
         batch: list[_Job[Any]] = []
@@ -139,7 +140,7 @@ class Turns:
                 batch, self._queue = self._queue[:MAX_JOBS], self._queue[MAX_JOBS:]
             self._run_batch(batch)
         except BaseException as error:
-            # Ctrl-C in the leading thread: the others must not take it for their success.
+            # For example, KeyboardInterrupt in the leading thread. The other jobs must not return as if they had succeeded.
             for job in batch:
                 if job.error is None and not job.committed:
                     job.error = ProviderError("the operation was interrupted", code=SERVER_BUSY, is_transient=True)
@@ -150,7 +151,7 @@ class Turns:
             for job in batch:
                 job.done = True
                 if job is not own:
-                    job.turn.release()
+                    job.tx.release()
 
     def _run_batch(self, batch: list[_Job[Any]]) -> None:
         error = self._transact(batch)
@@ -165,8 +166,8 @@ class Turns:
                 job.error = error
 
     def _transact(self, batch: list[_Job[Any]]) -> BaseException | None:
-        """Run jobs in one transaction; return why it was taken back, if it was."""
-        turn = Turn()
+        """Run jobs in one transaction. Return the error that rolled it back, or `None`."""
+        tx = Transaction()
         committing = False
         try:
             self._set_sync(any(job.durable for job in batch))
@@ -174,34 +175,34 @@ class Turns:
             for job in batch:
                 job.error = None
                 try:
-                    job.result = job.work(turn)
+                    job.result = job.work(tx)
                 except QueueError as error:
                     job.error = error
             committing = True
             self._connection.execute("COMMIT")
         except BaseException as error:
             if committing and not isinstance(error, sqlite3.Error) and not self._connection.in_transaction:
-                # Ctrl-C came while the commit ran, which it did to its end.
-                self._finish(turn, batch)
+                # The exception arrived during the commit, which completed.
+                self._finish(tx, batch)
                 raise
             try:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             except sqlite3.Error:
                 pass
-            turn.roll_back()
+            tx.roll_back()
             if isinstance(error, sqlite3.Error):
                 return storage_error(error)
             if isinstance(error, Exception):
                 return error
             raise
-        self._finish(turn, batch)
+        self._finish(tx, batch)
         return None
 
-    def _finish(self, turn: Turn, batch: list[_Job[Any]]) -> None:
+    def _finish(self, tx: Transaction, batch: list[_Job[Any]]) -> None:
         for job in batch:
             job.committed = True
-        turn.finish()
+        tx.finish()
 
     def _set_sync(self, full: bool) -> None:
         if full != self._full_sync:
@@ -210,7 +211,7 @@ class Turns:
 
 
 def storage_error(error: sqlite3.Error) -> ProviderError:
-    """Return what a failure of SQLite means to a caller: nothing was changed."""
+    """Return the error for a failure of SQLite. The transaction was rolled back."""
     text = str(error).lower()
     if "full" in text:
         meaning = "the disk is full; nothing was changed"

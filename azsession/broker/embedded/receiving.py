@@ -1,4 +1,7 @@
-"""Receives and accepts: taking a session's lock, taking its messages, and waiting for either."""
+"""Receive and accept: take a session lock, deliver messages, and wait for messages or for a session.
+
+`EmbeddedBroker` forwards its methods to `Receiving`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ..base import AcceptRequest, Caller, Delivery, ReceiveRequest, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
 from .database_file import ACTIVE, DEFERRED
-from .group_commit import Turn
+from .group_commit import Transaction
 from .session_locks import SessionLock, Waiter
 from .store import Row, find_key
 
@@ -21,7 +24,7 @@ T = TypeVar("T")
 
 
 class Receiving:
-    """The part of the embedded broker that hands out messages."""
+    """Delivers messages and sessions."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -33,45 +36,45 @@ class Receiving:
         waiter = Waiter(request_id)
         taken: SessionLock | None = None
 
-        def attempt(turn: Turn, last: bool) -> Delivery | None:
+        def attempt(tx: Transaction, last: bool) -> Delivery | None:
             nonlocal taken
-            queue = self._core.queue(turn, request.entity)
+            queue = self._core.queue(tx, request.entity)
             if waiter.superseded:
                 raise superseded_error()
             gone = caller.is_gone()
             if gone and not waiter.has_waited:
-                # Its request may have been overtaken by the next one of a client that tried again: it takes no lock either.
+                # The client may have repeated the request. An attempt of a client that is gone must not take the lock.
                 return Delivery(session_id, [], 0.0, 0.0)
             held = self._core.locks.get((queue.id, session_id))
-            lock = self._lock_for(turn, queue, session_id, request.lock_id, holds=request.holds_lock)
+            lock = self._lock_for(tx, queue, session_id, request.lock_id, holds=request.holds_lock)
             if lock is not held:
                 taken = lock
             was_waiting = waiter in lock.waiters
             if was_waiting:
                 lock.waiters.remove(waiter)
-                # Its expiry may not be looked at, since somebody waited in it.
-                turn.on_rollback(lambda: self._core.locks.extend(lock, lock.expires))
+                # The heap of expiries may have no entry for a lock with a waiting receive.
+                tx.on_rollback(lambda: self._core.locks.extend(lock, lock.expires))
             messages: Sequence[ReceivedMessage] = []
-            # What a known request was given is settled by now, where it is given nothing: later messages are not for it.
+            # A repeated request returns its former messages only. It must not wait for later ones if all are settled.
             last = last or gone or request_id in lock.answers
             if not gone:
-                messages = self._receive_now(turn, queue, lock, request.max_count, request_id)
+                messages = self._receive_now(tx, queue, lock, request.max_count, request_id)
             if not messages and not last:
                 waiter.has_waited = True
                 lock.waiters.append(waiter)
-                turn.on_rollback(lambda: _remove(lock.waiters, waiter))
+                tx.on_rollback(lambda: _remove(lock.waiters, waiter))
                 return None
             self._core.extend_lock(queue, lock)
             left = lock.expires - self._core.clock.monotonic()
             return Delivery(session_id, messages, left, self._core.clock.monotonic() - started)
 
-        def leave(turn: Turn, refused: bool) -> None:
+        def leave(tx: Transaction, refused: bool) -> None:
             for lock in self._core.locks:
                 if waiter in lock.waiters:
                     lock.waiters.remove(waiter)
                     if refused and lock is taken and not (lock.waiters or lock.tokens):
-                        # Its caller does not know that it has the lock.
-                        self._core.untake_lock(turn, lock)
+                        # The caller gets an error and does not know that it has the lock.
+                        self._core.undo_take_lock(tx, lock)
                     else:
                         self._core.locks.extend(lock, lock.expires)
 
@@ -83,57 +86,60 @@ class Receiving:
         entity, request_id = request.entity, request.request_id
         waiter = Waiter(request_id)
 
-        def attempt(turn: Turn, last: bool) -> tuple[Delivery | None] | None:
-            queue = self._core.queue(turn, entity)
+        def attempt(tx: Transaction, last: bool) -> tuple[Delivery | None] | None:
+            queue = self._core.queue(tx, entity)
             was_woken, waiter.woken = waiter.woken, False
             queue.acceptors.leave(waiter)
             if was_woken:
-                turn.on_rollback(queue.acceptors.wake_next)
+                tx.on_rollback(queue.acceptors.wake_next)
             if waiter.superseded or caller.is_gone():
                 if was_woken:
-                    turn.after_commit(queue.acceptors.wake_next)
+                    tx.after_commit(queue.acceptors.wake_next)
                 return (None,)
             for other in queue.acceptors:
                 if request_id and other.request_id == request_id:
-                    # The caller tried again: its first attempt must not use up the wake for a session.
+                    # The caller has repeated the request. Its former attempt must not consume the notification of a session.
                     other.superseded = True
                     other.wake()
-            lock = self._accept_now(turn, queue, request.session_id, request.lock_id, request_id)
+            lock = self._accept_now(tx, queue, request.session_id, request.lock_id, request_id)
             if lock is None:
                 if last:
                     return (None,)
                 waiter.has_waited = True
                 queue.acceptors.add(waiter)
-                turn.on_rollback(lambda: queue.acceptors.leave(waiter))
+                tx.on_rollback(lambda: queue.acceptors.leave(waiter))
                 return None
             self._core.extend_lock(queue, lock)
             now = self._core.clock.monotonic()
             return (Delivery(lock.key[1], [], lock.expires - now, now - started),)
 
-        def leave(turn: Turn, refused: bool) -> None:
+        def leave(tx: Transaction, refused: bool) -> None:
             queue = self._core.queues.get(entity)
             if queue is not None:
                 queue.acceptors.leave(waiter)
                 if waiter.woken:
-                    turn.after_commit(queue.acceptors.wake_next)
+                    tx.after_commit(queue.acceptors.wake_next)
 
         return self._wait_for(attempt, leave, waiter, started + request.timeout, caller)[0]
 
     def _wait_for(
         self,
-        attempt: Callable[[Turn, bool], T | None],
-        leave: Callable[[Turn, bool], None],
+        attempt: Callable[[Transaction, bool], T | None],
+        leave: Callable[[Transaction, bool], None],
         waiter: Waiter,
         deadline: float,
         caller: Caller,
     ) -> T:
-        """Attempt in turns until it gives something; wait in between to be woken. The last attempt always gives."""
+        """Call `attempt` in transactions until it returns a result, and wait to be woken in between.
+
+        The last attempt, at the deadline, always returns a result.
+        """
         watching = False
         with ExitStack() as stack:
             try:
                 while True:
                     last = self._core.stopping or self._core.clock.monotonic() >= deadline
-                    result = self._core.perform(lambda turn, last=last: attempt(turn, last))  # type: ignore[misc]
+                    result = self._core.perform(lambda tx, last=last: attempt(tx, last))  # type: ignore[misc]
                     if result is not None:
                         return result
                     if not watching:
@@ -142,13 +148,13 @@ class Receiving:
                     waiter.wait(max(0.0, deadline - self._core.clock.monotonic()))
             except BaseException as error:
                 if waiter.has_waited:
-                    # A failure, Ctrl-C, or no room to wait: nobody may wait on in our place.
+                    # The waiter must not stay registered after an error or an interrupt.
                     refused = isinstance(error, ThrottledError)
-                    self._core.tidy(lambda turn: leave(turn, refused))
+                    self._core.run_in_memory(lambda tx: leave(tx, refused))
                 raise
 
-    def _lock_for(self, turn: Turn, queue: Queue, session_id: str, lock_id: str, *, holds: bool = False) -> SessionLock:
-        """Return the holder's lock, taking it if the session is free, unless it was held and is lost: by a restart."""
+    def _lock_for(self, tx: Transaction, queue: Queue, session_id: str, lock_id: str, *, holds: bool = False) -> SessionLock:
+        """Return the holder's lock. Take the lock if the session is free, unless the holder lost it."""
         key = (queue.id, session_id)
         lock = self._core.locks.get(key)
         if lock is not None and lock.holder == lock_id:
@@ -159,18 +165,18 @@ class Receiving:
             raise self._core.locked_error(lock)
         if holds and lock_id:
             raise lost_error()
-        return self._core.take_lock(turn, queue, session_id, lock_id)
+        return self._core.take_lock(tx, queue, session_id, lock_id)
 
     def _receive_now(
-        self, turn: Turn, queue: Queue, lock: SessionLock, max_count: int, request_id: str
+        self, tx: Transaction, queue: Queue, lock: SessionLock, max_count: int, request_id: str
     ) -> Sequence[ReceivedMessage]:
-        lock.protect(turn)
+        lock.save_for_rollback(tx)
         if request_id:
             if request_id in lock.answers:
                 return self._answer_again(lock, lock.answers[request_id])
             for other in lock.waiters:
                 if other.request_id == request_id:
-                    # The caller tried again: its first attempt must not take messages that nobody reads.
+                    # The caller has repeated the request. Nobody reads the answer of its former attempt.
                     other.superseded = True
                     other.wake()
         rows = self._take(queue, lock, max_count)
@@ -184,7 +190,7 @@ class Receiving:
         return messages
 
     def _answer_again(self, lock: SessionLock, tokens: Sequence[str]) -> list[ReceivedMessage]:
-        """Return what a receive gave before, under the same tokens: those that are not settled yet."""
+        """Return the messages of a former receive that are not settled, with the same lock tokens."""
         messages = []
         for token in tokens:
             in_hand = lock.tokens.get(token)
@@ -194,7 +200,7 @@ class Receiving:
         return messages
 
     def _take(self, queue: Queue, lock: SessionLock, max_count: int) -> list[Row]:
-        """Take up to `max_count` messages that can be delivered, burying those that cannot be any more."""
+        """Return up to `max_count` messages to deliver. Remove expired messages and those beyond their delivery limit."""
         store, found = self._core.store, self._core.store.session(*lock.key)
         if found is None:
             return []
@@ -220,23 +226,23 @@ class Receiving:
                 else:
                     taken.append(row)
         if expired or poisonous:
-            self._core.bury_expired(expired)
+            self._core.remove_expired(expired)
             why = f"The message was delivered {queue.settings.max_delivery_count} times."
             store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in poisonous])
-            store.refresh_session(session)
+            store.update_session(session)
         return taken
 
     def _accept_now(
-        self, turn: Turn, queue: Queue, session_id: str | None, lock_id: str, request_id: str
+        self, tx: Transaction, queue: Queue, session_id: str | None, lock_id: str, request_id: str
     ) -> SessionLock | None:
         known = queue.accepts.get(request_id) if request_id else None
         if known is not None and self._core.locks.get(known.key) is known and known.holder == lock_id:
             return known
         if session_id is not None:
-            lock: SessionLock | None = self._lock_for(turn, queue, session_id, lock_id)
+            lock: SessionLock | None = self._lock_for(tx, queue, session_id, lock_id)
         else:
             name = self._next_session(queue, lock_id)
-            lock = None if name is None else self._core.take_lock(turn, queue, name, lock_id)
+            lock = None if name is None else self._core.take_lock(tx, queue, name, lock_id)
         if lock is not None and request_id:
             self._remember_accept(queue, request_id, lock)
         return lock
@@ -252,7 +258,7 @@ class Receiving:
             queue.accepts.popitem(last=False)
 
     def _next_session(self, queue: Queue, lock_id: str) -> str | None:
-        """Return the free session whose first message is oldest."""
+        """Return the free session with the oldest first message."""
         locks = self._core.locks
         ready = self._core.store.ready_sessions(queue.id)
         try:
@@ -267,13 +273,13 @@ class Receiving:
     def receive_deferred(
         self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int]
     ) -> list[ReceivedMessage]:
-        """Hand out deferred messages, all or none; what the holder has in hand already comes again, under the same token."""
+        """Deliver deferred messages, all or none. A message that the holder already has keeps its lock token."""
 
-        def job(turn: Turn) -> list[ReceivedMessage]:
-            queue = self._core.queue(turn, entity)
+        def job(tx: Transaction) -> list[ReceivedMessage]:
+            queue = self._core.queue(tx, entity)
             lock = self._core.held_lock(queue, session_id, lock_id)
             if lock is None:
-                lock = self._core.take_lock(turn, queue, session_id, lock_id)
+                lock = self._core.take_lock(tx, queue, session_id, lock_id)
             in_hand = {message.key: token for token, message in lock.tokens.items()}
             rows = []
             for number in dict.fromkeys(sequence_numbers):
@@ -283,7 +289,7 @@ class Receiving:
                 if row is None or row.status != DEFERRED or home is None or home[1] != session_id:
                     raise ProviderError(f"the session has no deferred message {number}", code=MESSAGE_NOT_FOUND, status=404)
                 rows.append(row)
-            lock.protect(turn)
+            lock.save_for_rollback(tx)
             self._core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows if row.key not in in_hand])
             expires_at = self._core.lock_expiry(lock)
             return [

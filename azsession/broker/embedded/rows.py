@@ -1,6 +1,4 @@
-"""How the embedded broker's messages lie in their rows: from a `Message` that is sent to what a `PeekedMessage` is made of.
-Used by `Core` and `EmbeddedBroker`.
-"""
+"""Converts messages to stored rows and back. `Core` and `EmbeddedBroker` use it."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ _PROPERTIES = ("message_id", "subject", "content_type", "correlation_id", "reply
 
 
 def pack_properties(message: Message, message_id: str) -> str:
-    """Return what is stored of a message besides its body."""
+    """Return the stored JSON of a message: everything except its body, session and times."""
     packed: dict[str, Any] = {}
     for name in _PROPERTIES:
         value = getattr(message, name)
@@ -33,7 +31,7 @@ def pack_properties(message: Message, message_id: str) -> str:
 
 
 def message_fields(row: Row, session_id: str) -> dict[str, Any]:
-    """Return the fields of a stored message, but for its delivery count."""
+    """Return the constructor arguments of a stored message, except its delivery count."""
     fields: dict[str, Any] = json.loads(row.properties)
     if "time_to_live" in fields:
         fields["time_to_live"] = timedelta(seconds=fields["time_to_live"])
@@ -52,5 +50,5 @@ def message_fields(row: Row, session_id: str) -> dict[str, Any]:
 
 
 def peeked(row: Row, session_id: str) -> PeekedMessage:
-    """Return a stored message for looking at."""
+    """Return a stored message as the result of a peek."""
     return PeekedMessage(**message_fields(row, session_id), delivery_count=row.count)

@@ -1,5 +1,7 @@
-"""The session locks of the embedded broker, in memory: who holds which session until when, what is in the holder's hands,
-and who waits. Used by `EmbeddedBroker` in its turn; a restart ends all locks, so nothing here is stored."""
+"""The session locks of the embedded broker: the holders, their unsettled messages, and the waiting receives and accepts.
+
+The broker's jobs use them, one job at a time. Locks live in memory only: a restart ends all of them.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,25 @@ from collections.abc import Iterator
 
 import attrs
 
-from .group_commit import Turn
+from .group_commit import Transaction
 
-#: Ended lock ids that are remembered in all, to tell a late holder that its lock is lost.
+#: How many ended lock ids are remembered, to answer late holders that their lock is lost.
 MAX_ENDED = 50_000
-#: Receives of one lock whose answers can be given again: as many as one holder's threads may have under way.
+#: How many receives of one lock can be repeated. It bounds the concurrent receives of one holder.
 MAX_ANSWERS = 32
 
 SessionKey = tuple[int, str]
 
 
 @attrs.define(eq=False)
-class InHand:
-    """A message in its holder's hands."""
+class LockedMessage:
+    """A message that the holder of a session received and has not settled.
+
+    Attributes:
+        key: The message's key.
+        count: Its delivery count.
+        deferred: Whether it was received as a deferred message.
+    """
 
     key: int
     count: int
@@ -32,7 +40,7 @@ class InHand:
 
 
 class Waiter:
-    """A receive or accept that waits. `wake` may be called by any thread, any number of times."""
+    """A waiting receive or accept. Any thread may call `wake`, any number of times."""
 
     __slots__ = ("_event", "has_waited", "request_id", "superseded", "woken")
 
@@ -54,19 +62,19 @@ class Waiter:
 
 @attrs.define(eq=False)
 class SessionLock:
-    """One session's lock, from when it was taken until it expired or was released.
+    """The lock of one session, until it expires or is released.
 
     Attributes:
-        key: The session.
-        holder: The lock id; ``""`` is the plain dialect's one holder.
-        expires: When it ends unless renewed, on the monotonic clock. Not while somebody waits.
-        cursor: The key of the last message handed out.
-        returned: Keys behind the cursor that were abandoned, in order: these come first.
-        tokens: The messages in the holder's hands.
-        answers: What the latest receives gave, by request id.
-        buried: How many messages the latest dead-lettering of the session moved, by its request id.
-        waiters: The receives that wait in it.
-        queued: Whether its expiry is looked at; not while somebody waits in it beyond that.
+        key: The queue's id and the session id.
+        holder: The lock id; ``""`` is the shared holder of the plain dialect.
+        expires: When the lock expires, on the monotonic clock. A lock with waiting receives does not expire.
+        cursor: The key of the last delivered message.
+        returned: Keys of abandoned messages before the cursor, in order. They are delivered next.
+        tokens: The unsettled messages, by lock token.
+        answers: The lock tokens that the latest receives returned, by request id.
+        dead_lettered: How many messages the latest dead-lettering of the session moved, by request id.
+        waiters: The waiting receives.
+        queued: Whether the heap of expiries has an entry for the lock.
     """
 
     key: SessionKey
@@ -74,31 +82,31 @@ class SessionLock:
     expires: float
     cursor: int = -1
     returned: list[int] = attrs.field(factory=list)
-    tokens: dict[str, InHand] = attrs.field(factory=dict)
+    tokens: dict[str, LockedMessage] = attrs.field(factory=dict)
     answers: OrderedDict[str, tuple[str, ...]] = attrs.field(factory=OrderedDict)
-    buried: dict[str, int] = attrs.field(factory=dict)
+    dead_lettered: dict[str, int] = attrs.field(factory=dict)
     waiters: list[Waiter] = attrs.field(factory=list)
     queued: bool = True
 
-    def protect(self, turn: Turn) -> None:
-        """Have the lock restored to what it is now, if the transaction fails."""
-        if not turn.first_touch(self):
+    def save_for_rollback(self, tx: Transaction) -> None:
+        """Restore the lock's present state if the transaction fails."""
+        if not tx.first_touch(self):
             return
-        expires, cursor, buried = self.expires, self.cursor, self.buried
+        expires, cursor, dead_lettered = self.expires, self.cursor, self.dead_lettered
         returned, tokens, answers = list(self.returned), dict(self.tokens), OrderedDict(self.answers)
 
         def restore() -> None:
-            self.expires, self.cursor, self.buried = expires, cursor, buried
+            self.expires, self.cursor, self.dead_lettered = expires, cursor, dead_lettered
             self.returned, self.tokens, self.answers = returned, tokens, answers
 
-        turn.on_rollback(restore)
+        tx.on_rollback(restore)
 
     def give_back(self, key: int) -> None:
-        """Put an abandoned message back into its place."""
+        """Put an abandoned message back in its place."""
         insort(self.returned, key)
 
     def remember(self, request_id: str, tokens: tuple[str, ...]) -> None:
-        """Remember what a receive gave."""
+        """Remember the lock tokens that a receive returned."""
         if request_id:
             self.answers[request_id] = tokens
             while len(self.answers) > MAX_ANSWERS:
@@ -109,7 +117,7 @@ class SessionLock:
             waiter.wake()
 
 
-class Locks:
+class SessionLocks:
     """All session locks of a broker."""
 
     def __init__(self) -> None:
@@ -119,27 +127,27 @@ class Locks:
         self._tie = itertools.count()
 
     def get(self, key: SessionKey) -> SessionLock | None:
-        """Return the lock of a session, if it is held."""
+        """Return the lock of a session, or `None` if the session is free."""
         return self._locks.get(key)
 
     def __iter__(self) -> Iterator[SessionLock]:
         return iter(list(self._locks.values()))
 
-    def take(self, turn: Turn, key: SessionKey, holder: str, expires: float) -> SessionLock:
+    def take(self, tx: Transaction, key: SessionKey, holder: str, expires: float) -> SessionLock:
         """Lock a free session."""
         lock = SessionLock(key, holder, expires)
         self._locks[key] = lock
         heapq.heappush(self._expiries, (expires, next(self._tie), lock))
 
-        def untake() -> None:
+        def remove() -> None:
             if self._locks.get(key) is lock:
                 del self._locks[key]
 
-        turn.on_rollback(untake)
+        tx.on_rollback(remove)
         return lock
 
-    def end(self, turn: Turn, lock: SessionLock) -> None:
-        """End a lock: its holder is told from now on that it is lost."""
+    def end(self, tx: Transaction, lock: SessionLock) -> None:
+        """End a lock, and remember its id as lost."""
         del self._locks[lock.key]
         self.note_ended(lock.key, lock.holder)
         self._drop_stale()
@@ -148,51 +156,51 @@ class Locks:
             self._restore(lock)
             self._ended.pop((lock.key, lock.holder), None)
 
-        turn.on_rollback(unend)
-        turn.after_commit(lock.wake_waiters)
+        tx.on_rollback(unend)
+        tx.after_commit(lock.wake_waiters)
 
-    def untake(self, turn: Turn, lock: SessionLock) -> None:
-        """Take back that a lock was taken: its holder was told so, and may take it again."""
+    def undo_take(self, tx: Transaction, lock: SessionLock) -> None:
+        """Undo `take`. The lock id is not remembered as lost, so its holder may take the session again."""
         del self._locks[lock.key]
         self._drop_stale()
-        turn.on_rollback(lambda: self._restore(lock))
+        tx.on_rollback(lambda: self._restore(lock))
 
     def _restore(self, lock: SessionLock) -> None:
         self._locks[lock.key] = lock
         heapq.heappush(self._expiries, (lock.expires, next(self._tie), lock))
 
     def _drop_stale(self) -> None:
-        """Forget the expiries of locks that ended before, once they are most: else they would stay until they came."""
+        """Remove the heap entries of ended locks once they are the majority. Otherwise they stay until they expire."""
         if len(self._expiries) > 2 * len(self._locks) + 64:
             self._expiries = [entry for entry in self._expiries if self._locks.get(entry[2].key) is entry[2]]
             heapq.heapify(self._expiries)
 
-    def forget_queue(self, turn: Turn, queue: int) -> None:
-        """End all locks of a queue that is deleted."""
+    def forget_queue(self, tx: Transaction, queue: int) -> None:
+        """End all locks of a deleted queue."""
         for lock in self:
             if lock.key[0] == queue:
-                self.end(turn, lock)
+                self.end(tx, lock)
 
     def extend(self, lock: SessionLock, expires: float) -> None:
-        """Set when a lock ends."""
+        """Set the expiry of a lock."""
         lock.expires = expires
         if not lock.queued:
             lock.queued = True
             heapq.heappush(self._expiries, (expires, next(self._tie), lock))
 
     def note_ended(self, key: SessionKey, holder: str) -> None:
-        """Remember a lock id that shall not take this session again; the plain dialect's holder may."""
+        """Remember that a lock id must not take this session again. The shared holder of the plain dialect may."""
         if holder:
             self._ended[key, holder] = None
             while len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
 
     def has_ended(self, key: SessionKey, holder: str) -> bool:
-        """Tell whether this holder had this session's lock, and lost or released it."""
+        """Return whether this holder had this session's lock before and lost or released it."""
         return (key, holder) in self._ended
 
     def expired(self, now: float) -> list[SessionLock]:
-        """Return the locks that are over, in the order in which they ended."""
+        """Return the locks that have expired, in order of their expiry."""
         over = []
         while self._expiries and self._expiries[0][0] <= now:
             _, _, lock = heapq.heappop(self._expiries)
@@ -207,7 +215,7 @@ class Locks:
         return over
 
     def next_expiry(self) -> float | None:
-        """Return when `expired` is worth a look."""
+        """Return the time of the next expiry, or `None`."""
         while self._expiries:
             expires, _, lock = self._expiries[0]
             if self._locks.get(lock.key) is lock and lock.expires <= expires:
@@ -219,7 +227,7 @@ class Locks:
 
 
 class Acceptors:
-    """Those who wait for a queue's next available session, first come first served."""
+    """The accepts that wait for the next free session of a queue. The first one is served first."""
 
     def __init__(self) -> None:
         self._waiting: deque[Waiter] = deque()
@@ -235,7 +243,7 @@ class Acceptors:
             self._waiting.remove(waiter)
 
     def wake_next(self) -> None:
-        """Wake the one who waits longest and was not woken yet: a session became available."""
+        """Wake the longest-waiting accept that was not woken yet, because a session is available."""
         for waiter in self._waiting:
             if not waiter.woken:
                 waiter.wake()

@@ -1,9 +1,9 @@
-"""Every statement on the messages, sessions and queues in the embedded broker's SQLite file.
+"""The SQL statements of the embedded broker. The broker's jobs call them inside their transaction.
 
-Used by `EmbeddedBroker` alone, in its turn; nothing here knows of locks, waiting or threads.
+This module knows nothing about locks, waiting or threads.
 
-A message's key is ``queue_id << 40 | sequence_number``, so that one B-tree holds every queue in order. What a message is
-lies in ``messages``; how often it was delivered in ``deliveries``, so that a delivery does not write the body again.
+The key of a message is ``queue_id << 40 | sequence_number``, so one B-tree keeps the messages of every queue in order. The
+delivery counts are in a table of their own, so a delivery does not rewrite the message's body.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .database_file import ACTIVE, DEAD, INCREMENTAL, SCHEDULED, is_mostly_free
 SEQUENCE_BITS = 40
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
 
-#: What is remembered is kept in two tables, turned over in this many seconds: each entry lives for one to two of them.
+#: Remembered entries are in two tables that alternate after this number of seconds. An entry lives for one to two periods.
 SETTLED_SECONDS = 300.0
 REQUESTS_SECONDS = 600.0
 
-#: Pages given back to the system in one turn.
+#: Pages returned to the file system in one step.
 RELEASED_PAGES = 256
 
 _COLUMNS = "key, status, enqueued, expires, reason, description, properties, body, coalesce(count, 0)"
@@ -34,7 +34,7 @@ _FROM = f"SELECT {_COLUMNS} FROM messages LEFT JOIN deliveries USING (key)"
 
 @attrs.frozen
 class Row:
-    """A message as it is stored, with its delivery count."""
+    """A stored message with its delivery count."""
 
     key: int
     status: int
@@ -48,20 +48,20 @@ class Row:
 
 
 def message_key(queue_id: int, sequence_number: int) -> int:
-    """Return the key of a queue's message."""
+    """Return the key of a message."""
     return queue_id << SEQUENCE_BITS | sequence_number
 
 
 def find_key(queue_id: int, sequence_number: int) -> int:
-    """Return the key to look for a message by a number that a caller gave.
+    """Return the key for a sequence number from a caller.
 
-    A number beyond all sequence numbers would reach into another queue: it is none of any message instead.
+    A number out of range would be the key of a message in another queue. It becomes 0, the key of no message.
     """
     return message_key(queue_id, sequence_number) if 0 <= sequence_number <= SEQUENCE_MASK else 0
 
 
 class Store:
-    """The statements, by what they are for. Every method is one or a few statements; the caller is in a transaction."""
+    """The statements, grouped by purpose. Each method runs one or a few statements. The caller has begun a transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -71,7 +71,7 @@ class Store:
     # Queues
 
     def queues(self) -> list[tuple[int, str, dict[str, Any], int]]:
-        """Return id, name, settings and next sequence number of every queue."""
+        """Return the id, name, settings and next sequence number of every queue."""
         rows = self._run("SELECT id, name, settings, next_sequence FROM queues").fetchall()
         return [(number, name, json.loads(settings), following) for number, name, settings, following in rows]
 
@@ -91,7 +91,7 @@ class Store:
         self._run("DELETE FROM queues WHERE id = ?", (queue,))
 
     def counts(self, queue: int) -> tuple[int, int]:
-        """Return how many messages are active, and how many dead."""
+        """Return the numbers of active and of dead-lettered messages."""
         found = dict(
             self._run(
                 "SELECT messages.status, count(*) FROM sessions JOIN messages ON messages.session = sessions.id "
@@ -107,7 +107,7 @@ class Store:
         self._run("UPDATE queues SET next_sequence = ? WHERE id = ?", (following, queue))
 
     def add_messages(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add rows of key, session, status, enqueued, due, expires, properties, body."""
+        """Add messages. A row has key, session, status, enqueued, due, expires, properties and body."""
         self._many(
             "INSERT INTO messages (key, session, status, enqueued, due, expires, properties, body) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -115,18 +115,18 @@ class Store:
         )
 
     def saw_request(self, queue: int, request: str) -> bool:
-        """Tell whether this request was remembered."""
+        """Return whether this request id is remembered."""
         return any(
             self._run(f"SELECT 1 FROM requests_{table} WHERE queue = ? AND request = ?", (queue, request)).fetchone()
             for table in (0, 1)
         )
 
     def remember_request(self, queue: int, request: str, now: float) -> None:
-        table = self._turn_over("requests", REQUESTS_SECONDS, now)
+        table = self._current_table("requests", REQUESTS_SECONDS, now)
         self._run(f"INSERT INTO requests_{table} VALUES (?, ?)", (queue, request))
 
     def is_duplicate(self, queue: int, message_id: str, now: float, window: float) -> bool:
-        """Tell whether this message id was seen within the window, and remember it if not."""
+        """Return whether this message id was seen within the window. If it was not, remember it."""
         self._run("DELETE FROM duplicates WHERE expires <= ?", (now,))
         cursor = self._run(
             "INSERT INTO duplicates VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (queue, message_id, now + window)
@@ -136,7 +136,7 @@ class Store:
     # Sessions
 
     def session(self, queue: int, name: str) -> tuple[int, int | None] | None:
-        """Return a session's row id, and the key of its first active message."""
+        """Return the row id of a session and the key of its first active message."""
         row: tuple[int, int | None] | None = self._run(
             "SELECT id, head FROM sessions WHERE queue = ? AND name = ?", (queue, name)
         ).fetchone()
@@ -150,8 +150,8 @@ class Store:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def refresh_session(self, session: int) -> None:
-        """Find the session's first active message anew; forget a session that has nothing left."""
+    def update_session(self, session: int) -> None:
+        """Update the key of the session's first active message. Delete a session without messages and state."""
         self._run(
             "UPDATE sessions SET head = (SELECT min(key) FROM messages WHERE session = sessions.id AND status = 0) "
             "WHERE id = ?",
@@ -163,12 +163,12 @@ class Store:
             (session,),
         )
 
-    def refresh_sessions(self, sessions: Iterable[int]) -> None:
+    def update_sessions(self, sessions: Iterable[int]) -> None:
         for session in sessions:
-            self.refresh_session(session)
+            self.update_session(session)
 
     def ready_sessions(self, queue: int) -> Generator[str, None, None]:
-        """Yield the sessions with active messages, the one whose first message is oldest first."""
+        """Yield the sessions with active messages, ordered by their first message."""
         cursor = self._run("SELECT name FROM sessions WHERE queue = ? AND head IS NOT NULL ORDER BY head", (queue,))
         try:
             for row in cursor:
@@ -177,7 +177,7 @@ class Store:
             cursor.close()
 
     def list_sessions(self, queue: int, after: str, limit: int) -> list[tuple[str, int]]:
-        """Return ids and active counts of sessions that have messages or state, by id."""
+        """Return ids and active message counts of the sessions that have messages or state, ordered by id."""
         return self._run(
             "SELECT name, (SELECT count(*) FROM messages WHERE session = sessions.id AND status = 0) FROM sessions "
             "WHERE queue = ? AND name > ? AND (head IS NOT NULL OR state IS NOT NULL "
@@ -193,17 +193,17 @@ class Store:
         session = self.ensure_session(queue, name)
         self._run("UPDATE sessions SET state = ? WHERE id = ?", (state, session))
         if state is None:
-            self.refresh_session(session)
+            self.update_session(session)
 
     # Receiving
 
     def active_after(self, session: int, key: int, limit: int) -> list[Row]:
-        """Return a session's active messages behind `key`, in order."""
+        """Return the active messages of a session after `key`, in order."""
         rows = self._run(f"{_FROM} WHERE session = ? AND status = 0 AND key > ? ORDER BY key LIMIT ?", (session, key, limit))
         return [Row(*row) for row in rows]
 
     def of_status(self, session: int, status: int, key: int, limit: int) -> list[Row]:
-        """Return a session's messages of one status from `key` on, in order."""
+        """Return the messages of a session with one status, from `key`, in order."""
         rows = self._run(
             f"{_FROM} WHERE session = ? AND status = ? AND key >= ? ORDER BY key LIMIT ?", (session, status, key, limit)
         )
@@ -214,14 +214,14 @@ class Store:
         return None if row is None else Row(*row)
 
     def session_of(self, key: int) -> tuple[int, str] | None:
-        """Return row id and name of the session of a message."""
+        """Return the row id and the name of a message's session."""
         row: tuple[int, str] | None = self._run(
             "SELECT sessions.id, name FROM messages JOIN sessions ON sessions.id = session WHERE key = ?", (key,)
         ).fetchone()
         return row
 
     def set_delivery_counts(self, counts: Iterable[tuple[int, int]]) -> None:
-        """Keep pairs of message key and delivery count."""
+        """Store delivery counts, given as pairs of message key and count."""
         self._many("INSERT INTO deliveries VALUES (?, ?) ON CONFLICT DO UPDATE SET count = excluded.count", counts)
 
     # Settling
@@ -235,11 +235,11 @@ class Store:
         self._many("UPDATE messages SET status = ? WHERE key = ?", [(status, key) for key in keys])
 
     def dead_letter(self, rows: Iterable[tuple[str | None, str | None, int]]) -> None:
-        """Dead-letter messages given as reason, description and key."""
+        """Dead-letter messages. A row has reason, description and key."""
         self._many(f"UPDATE messages SET status = {DEAD}, reason = ?, description = ? WHERE key = ?", rows)
 
     def dead_letter_session(self, session: int, reason: str, description: str | None) -> int:
-        """Dead-letter a session's active and deferred messages; return how many."""
+        """Dead-letter the active and deferred messages of a session. Return their number."""
         cursor = self._run(
             f"UPDATE messages SET status = {DEAD}, reason = ?, description = ? WHERE session = ? AND status IN (0, 1)",
             (reason, description, session),
@@ -247,12 +247,12 @@ class Store:
         return cursor.rowcount
 
     def remember_settled(self, rows: Iterable[tuple[int, str, str]], now: float) -> None:
-        """Remember how tokens were settled, given as message key, token and disposition."""
-        table = self._turn_over("settled", SETTLED_SECONDS, now)
+        """Remember settlements. A row has message key, lock token and disposition."""
+        table = self._current_table("settled", SETTLED_SECONDS, now)
         self._many(f"INSERT OR REPLACE INTO settled_{table} VALUES (?, ?, ?)", rows)
 
-    def how_settled(self, key: int, token: str) -> str | None:
-        """Return how this token was settled, where that is remembered."""
+    def settled_disposition(self, key: int, token: str) -> str | None:
+        """Return the remembered disposition of a lock token, or `None`."""
         for table in (0, 1):
             query = f"SELECT disposition FROM settled_{table} WHERE key = ? AND token = ?"
             row = self._run(query, (key, token)).fetchone()
@@ -260,11 +260,11 @@ class Store:
                 return str(row[0])
         return None
 
-    def _turn_over(self, name: str, period: float, now: float) -> int:
-        """Return which of the two tables takes new entries, emptying the older one when its time has come."""
+    def _current_table(self, name: str, period: float, now: float) -> int:
+        """Return the number of the table for new entries. Clear the older table when its period ends."""
         row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
         current, until = (0, None) if row is None else (int(row[0]), row[1])
-        # A wall clock that was set back between two runs must not make entries live for ever.
+        # If the wall clock was set back between two runs, `until` is too far ahead. Then start a new period.
         if until is not None and now < until <= now + period:
             return current
         if until is not None and until <= now:
@@ -273,7 +273,7 @@ class Store:
         self._run("INSERT OR REPLACE INTO turnover VALUES (?, ?, ?)", (name, current, now + period))
         return current
 
-    # What time brings
+    # Scheduled and expired messages
 
     def next_due(self) -> float | None:
         row = self._run(f"SELECT min(due) FROM messages WHERE status = {SCHEDULED}").fetchone()
@@ -289,7 +289,7 @@ class Store:
         return expires
 
     def due(self, now: float, limit: int) -> list[tuple[int, int, str]]:
-        """Return key, session row id and session of scheduled messages whose time has come, in order."""
+        """Return key, session row id and session id of scheduled messages that are due, in order."""
         return self._run(
             "SELECT key, session, name FROM messages JOIN sessions ON sessions.id = session "
             f"WHERE status = {SCHEDULED} AND due <= ? ORDER BY due, key LIMIT ?",
@@ -297,11 +297,11 @@ class Store:
         ).fetchall()
 
     def activate(self, key: int, new_key: int, now: float) -> None:
-        """Make a scheduled message visible under its new sequence number."""
+        """Make a scheduled message active under a new sequence number."""
         self._run("UPDATE messages SET key = ?, status = 0, enqueued = ?, due = NULL WHERE key = ?", (new_key, now, key))
 
     def expired(self, now: float, limit: int) -> list[tuple[int, int]]:
-        """Return key and session row id of messages whose time to live ended."""
+        """Return key and session row id of expired messages."""
         return self._run(
             f"SELECT key, session FROM messages WHERE expires <= ? AND status < {SCHEDULED} ORDER BY expires LIMIT ?",
             (now, limit),
@@ -310,11 +310,11 @@ class Store:
     # The file's size
 
     def release_pages(self) -> bool:
-        """Give some of the pages back that hold nothing, if that is most of them; tell whether it did."""
+        """Return some unused pages to the file system if the file is mostly unused. Return whether it did."""
         if not self._is_incremental() or not is_mostly_free(self._connection):
             return False
         for _ in range(RELEASED_PAGES):
-            # One page a statement: sqlite3 steps it once, whatever number is given.
+            # One page per statement: the sqlite3 module steps the statement once, whatever its argument.
             self._run("PRAGMA incremental_vacuum(1)")
         return True
 
@@ -323,14 +323,14 @@ class Store:
         return bool(mode == INCREMENTAL)
 
     def checkpoint(self) -> None:
-        """Bring the log into the file, outside of a transaction: after the one that gave pages back, it becomes shorter."""
+        """Copy the log into the file, outside of a transaction. Only then does the file become shorter."""
         with suppress(sqlite3.Error):
             self._run("PRAGMA wal_checkpoint(PASSIVE)")
 
     # Dead letters
 
     def dead(self, queue: int, from_sequence: int, limit: int) -> list[tuple[str, Row]]:
-        """Return dead letters of a queue with their sessions, by sequence number."""
+        """Return dead letters of a queue with their session ids, ordered by sequence number."""
         rows = self._run(
             f"SELECT name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session "
             f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? ORDER BY key LIMIT ?",
@@ -338,8 +338,8 @@ class Store:
         )
         return [(row[0], Row(*row[1:])) for row in rows]
 
-    def revive(self, key: int, new_key: int, now: float, expires: float | None) -> None:
-        """Make a dead letter a new active message."""
+    def resubmit(self, key: int, new_key: int, now: float, expires: float | None) -> None:
+        """Turn a dead letter into a new active message."""
         self._run(
             "UPDATE messages SET key = ?, status = 0, enqueued = ?, expires = ?, reason = NULL, description = NULL "
             "WHERE key = ?",

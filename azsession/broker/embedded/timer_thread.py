@@ -1,4 +1,4 @@
-"""The embedded broker's one thread: it sleeps until something is due, an expired lock or a scheduled message."""
+"""The embedded broker's only thread. `Core` uses it to act when a lock expires or a scheduled message is due."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from ..clock import Clock
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Seconds of one wait at the most: a message may have thousands of years to live, which no wait can be told.
+#: The longest single wait in seconds. A time to live can exceed the longest timeout that `Condition.wait` accepts.
 LONGEST_WAIT = 86400.0
 
 
 class Timer:
-    """Calls `act` when its time has come; `act` returns when to be called next, or `None`. The thread starts when needed."""
+    """Calls a function at a requested time. The thread starts with the first request.
+
+    Args:
+        act: The function. It returns the time of its next call on the monotonic clock, or `None`.
+        clock: The source of time.
+    """
 
     def __init__(self, act: Callable[[], float | None], clock: Clock) -> None:
         self._act = act
@@ -26,7 +31,7 @@ class Timer:
         self._thread: threading.Thread | None = None
 
     def set(self, at: float) -> None:
-        """Be called at `at`, on the monotonic clock, or earlier."""
+        """Request a call at `at` on the monotonic clock. If an earlier call is requested already, that one stays."""
         with self._wanted:
             if self._stopped or (self._at is not None and self._at <= at):
                 return
@@ -37,7 +42,7 @@ class Timer:
             self._wanted.notify()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and wait for it."""
         with self._wanted:
             self._stopped = True
             self._wanted.notify()
@@ -59,7 +64,7 @@ class Timer:
             try:
                 following = self._act()
             except Exception:
-                logger.exception("the broker could not do what was due; it tries again in a second")
+                logger.exception("the broker failed to process expired or due messages; it tries again in 1 s")
                 following = self._clock.monotonic() + 1.0
             if following is not None:
                 self.set(following)

@@ -18,7 +18,7 @@ import pytest
 from azsession import ConfigurationError, ProviderError
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.database_file import SCHEMA_VERSION
-from azsession.broker.embedded.group_commit import Turn
+from azsession.broker.embedded.group_commit import Transaction
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
 
@@ -131,7 +131,7 @@ def test_every_overwritten_tree_page_is_found_when_the_file_is_opened(path: Path
         damaged = path.read_bytes()
         with pytest.raises(ConfigurationError, match="damaged"):
             EmbeddedBroker(path)
-        assert path.read_bytes() == damaged, "the file was left as it is"
+        assert path.read_bytes() == damaged, "the file was not changed"
     path.write_bytes(whole)
     with EmbeddedBroker(path) as broker:
         assert len(peek(broker)) == 200
@@ -147,7 +147,7 @@ def test_a_damaged_file_is_left_as_it_is_together_with_its_log(path: Path, tmp_p
             copy.with_name(f"copy.db{suffix}").write_bytes(path.with_name(f"{path.name}{suffix}").read_bytes())
     garble(copy, 4096 * 20, 4096 * 10)
     damaged = [copy.read_bytes(), copy.with_name("copy.db-wal").read_bytes()]
-    with pytest.raises(ConfigurationError, match=r"is damaged .*; it was left as it is"):
+    with pytest.raises(ConfigurationError, match=r"is damaged .*; it was not changed"):
         EmbeddedBroker(copy)
     assert [copy.read_bytes(), copy.with_name("copy.db-wal").read_bytes()] == damaged
 
@@ -172,7 +172,7 @@ def test_a_truncated_file_is_refused(path: Path, part: float) -> None:
 @pytest.mark.parametrize("content", [b"not a database at all, but long enough to look at\n" * 100, b"short", b"\0" * 8192])
 def test_garbage_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match="damaged, or no azsession data file"):
+    with pytest.raises(ConfigurationError, match="damaged or not an azsession data file"):
         EmbeddedBroker(path)
     assert path.read_bytes() == content
 
@@ -227,7 +227,7 @@ def test_an_empty_file_is_a_new_one(path: Path) -> None:
 def test_a_folder_or_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be opened: unable to open"):
         EmbeddedBroker(tmp_path)
-    with pytest.raises(ConfigurationError, match="its folder does not exist"):
+    with pytest.raises(ConfigurationError, match="its directory does not exist"):
         EmbeddedBroker(tmp_path / "missing" / "data.db")
 
 
@@ -252,7 +252,7 @@ def test_a_file_or_folder_that_cannot_be_written_is_refused(
     open_folder.chmod(folder_mode)
     before = path.read_bytes() if path.exists() else None
     said = try_to_open(path, unprivileged=True)
-    assert "check its permissions and those of its folder" in said
+    assert "check its permissions and those of its directory" in said
     assert str(path) in said
     assert (path.read_bytes() if path.exists() else None) == before
     open_folder.chmod(0o755)
@@ -365,7 +365,7 @@ def test_others_in_the_same_transaction_do_not_fail_with_the_one_that_is_too_big
         settle(broker, COMPLETE, received[2])
         held, free = threading.Event(), threading.Event()
 
-        def hold(turn: Turn) -> None:
+        def hold(tx: Transaction) -> None:
             held.set()
             assert free.wait(10)
 
@@ -379,7 +379,7 @@ def test_others_in_the_same_transaction_do_not_fail_with_the_one_that_is_too_big
         ):
             before = len(calls)
             calls.append(Background(call))
-            eventually(lambda before=before: len(broker._core.turns._queue) == before + 1)
+            eventually(lambda before=before: len(broker._core.commits._queue) == before + 1)
         disk.fill()
         free.set()
         holder.result()

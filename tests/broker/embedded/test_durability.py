@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.group_commit import Turn
+from azsession.broker.embedded.group_commit import Transaction
 from tests.conftest import eventually
 
 from . import COMPLETE, Background, HandClock, accept, copy_data, messages, peek, receive, send, settle
@@ -143,7 +143,7 @@ def test_concurrent_sends_share_a_commit_and_each_is_on_disk_when_answered(tmp_p
         broker._core.connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
         held, free = threading.Event(), threading.Event()
 
-        def hold(turn: Turn) -> None:
+        def hold(tx: Transaction) -> None:
             held.set()
             assert free.wait(10)
 
@@ -158,7 +158,7 @@ def test_concurrent_sends_share_a_commit_and_each_is_on_disk_when_answered(tmp_p
         holder = Background(lambda: broker._core.perform(hold))
         assert held.wait(10)
         senders = [Background(lambda number=number: send_and_look(number)) for number in range(20)]
-        eventually(lambda: len(broker._core.turns._queue) == 20)
+        eventually(lambda: len(broker._core.commits._queue) == 20)
         free.set()
         holder.result()
         assert [sender.result() for sender in senders] == [(1,)] * 20

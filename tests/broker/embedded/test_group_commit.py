@@ -1,4 +1,4 @@
-"""`Turns`: jobs in turn, in shared transactions, and what happens when one of them fails or is interrupted."""
+"""`GroupCommit`: jobs in turn, in shared transactions, and what happens when one of them fails or is interrupted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from azsession import ProviderError, QueueError, SessionLockedError
-from azsession.broker.embedded.group_commit import MAX_JOBS, Turn, Turns, _Job
+from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit, Transaction, _Job
 from tests.conftest import eventually
 
 from . import Background
@@ -39,8 +39,8 @@ def connection() -> Iterator[Connection]:
 
 
 @pytest.fixture
-def turns(connection: Connection) -> Turns:
-    return Turns(connection)
+def turns(connection: Connection) -> GroupCommit:
+    return GroupCommit(connection)
 
 
 @pytest.fixture
@@ -54,18 +54,18 @@ def commits(connection: Connection) -> list[str]:
 class Gate:
     """A job that keeps its turn until `open`, so that others come together meanwhile."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: GroupCommit) -> None:
         self._turns = turns
         self._reached, self._opened = threading.Event(), threading.Event()
         self._job = Background(lambda: turns.run(self._wait, durable=False))
         assert self._reached.wait(10)
         self._waiting: list[Background[Any]] = []
 
-    def _wait(self, turn: Turn) -> None:
+    def _wait(self, tx: Transaction) -> None:
         self._reached.set()
         assert self._opened.wait(10)
 
-    def queue(self, *jobs: Callable[[Turn], object]) -> list[Background[Any]]:
+    def queue(self, *jobs: Callable[[Transaction], object]) -> list[Background[Any]]:
         """Start jobs that come after the gate, in this order."""
         for job in jobs:
             before = len(self._turns._queue)
@@ -78,8 +78,8 @@ class Gate:
         self._job.result()
 
 
-def insert(connection: Connection, value: int) -> Callable[[Turn], int]:
-    def job(turn: Turn) -> int:
+def insert(connection: Connection, value: int) -> Callable[[Transaction], int]:
+    def job(tx: Transaction) -> int:
         connection.execute("INSERT INTO t VALUES (?)", (value,))
         return value
 
@@ -90,11 +90,11 @@ def stored(connection: Connection) -> list[int]:
     return [row[0] for row in connection.execute("SELECT x FROM t ORDER BY x")]
 
 
-def test_a_job_alone_runs_in_its_callers_thread(turns: Turns) -> None:
-    assert turns.run(lambda turn: threading.current_thread(), durable=True) is threading.current_thread()
+def test_a_job_alone_runs_in_its_callers_thread(turns: GroupCommit) -> None:
+    assert turns.run(lambda tx: threading.current_thread(), durable=True) is threading.current_thread()
 
 
-def test_jobs_that_come_together_share_one_commit(turns: Turns, connection: Connection, commits: list[str]) -> None:
+def test_jobs_that_come_together_share_one_commit(turns: GroupCommit, connection: Connection, commits: list[str]) -> None:
     gate = Gate(turns)
     jobs = gate.queue(*(insert(connection, value) for value in range(20)))
     gate.open()
@@ -103,7 +103,7 @@ def test_jobs_that_come_together_share_one_commit(turns: Turns, connection: Conn
     assert len(commits) == 2
 
 
-def test_a_shared_transaction_has_a_limit(turns: Turns, connection: Connection, commits: list[str]) -> None:
+def test_a_shared_transaction_has_a_limit(turns: GroupCommit, connection: Connection, commits: list[str]) -> None:
     gate = Gate(turns)
     jobs = gate.queue(*(insert(connection, value) for value in range(MAX_JOBS + 10)))
     gate.open()
@@ -113,21 +113,21 @@ def test_a_shared_transaction_has_a_limit(turns: Turns, connection: Connection, 
 
 
 def test_what_follows_the_commit_comes_after_it_and_before_the_answer(
-    turns: Turns, connection: Connection, commits: list[str]
+    turns: GroupCommit, connection: Connection, commits: list[str]
 ) -> None:
     seen: list[int] = []
-    turns.run(lambda turn: turn.after_commit(lambda: seen.append(len(commits))), durable=True)
+    turns.run(lambda tx: tx.after_commit(lambda: seen.append(len(commits))), durable=True)
     assert seen == [1]
 
 
-def test_a_failed_job_is_taken_back_in_reverse_order_and_nothing_follows(turns: Turns, connection: Connection) -> None:
+def test_a_failed_job_is_taken_back_in_reverse_order_and_nothing_follows(turns: GroupCommit, connection: Connection) -> None:
     undone: list[str] = []
 
-    def job(turn: Turn) -> None:
+    def job(tx: Transaction) -> None:
         connection.execute("INSERT INTO t VALUES (1)")
-        turn.on_rollback(lambda: undone.append("first"))
-        turn.on_rollback(lambda: undone.append("second"))
-        turn.after_commit(lambda: undone.append("never"))
+        tx.on_rollback(lambda: undone.append("first"))
+        tx.on_rollback(lambda: undone.append("second"))
+        tx.after_commit(lambda: undone.append("never"))
         connection.execute("INSERT INTO t VALUES (1)")
 
     with pytest.raises(ProviderError, match="nothing was changed") as caught:
@@ -138,10 +138,10 @@ def test_a_failed_job_is_taken_back_in_reverse_order_and_nothing_follows(turns: 
     assert not connection.in_transaction
 
 
-def test_a_refusal_keeps_the_changes_of_its_job(turns: Turns, connection: Connection) -> None:
-    def job(turn: Turn) -> None:
+def test_a_refusal_keeps_the_changes_of_its_job(turns: GroupCommit, connection: Connection) -> None:
+    def job(tx: Transaction) -> None:
         connection.execute("INSERT INTO t VALUES (1)")
-        turn.on_rollback(lambda: pytest.fail("was rolled back"))
+        tx.on_rollback(lambda: pytest.fail("was rolled back"))
         raise SessionLockedError("no")
 
     with pytest.raises(SessionLockedError):
@@ -150,18 +150,20 @@ def test_a_refusal_keeps_the_changes_of_its_job(turns: Turns, connection: Connec
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), ZeroDivisionError("a bug")])
-def test_only_the_guilty_job_of_a_shared_transaction_fails(turns: Turns, connection: Connection, error: Exception) -> None:
+def test_only_the_guilty_job_of_a_shared_transaction_fails(
+    turns: GroupCommit, connection: Connection, error: Exception
+) -> None:
     undone: list[str] = []
 
-    def guilty(turn: Turn) -> None:
+    def guilty(tx: Transaction) -> None:
         connection.execute("INSERT INTO t VALUES (99)")
         raise error
 
-    def refused(turn: Turn) -> None:
+    def refused(tx: Transaction) -> None:
         raise SessionLockedError("held")
 
-    def innocent(turn: Turn) -> str:
-        turn.on_rollback(lambda: undone.append("x"))
+    def innocent(tx: Transaction) -> str:
+        tx.on_rollback(lambda: undone.append("x"))
         connection.execute("INSERT INTO t VALUES (3)")
         return "fine"
 
@@ -190,8 +192,8 @@ def test_only_the_guilty_job_of_a_shared_transaction_fails(turns: Turns, connect
         ("disk I/O error", "could not be read or written"),
     ],
 )
-def test_failures_of_sqlite_say_what_they_mean(turns: Turns, text: str, meaning: str) -> None:
-    def job(turn: Turn) -> None:
+def test_failures_of_sqlite_say_what_they_mean(turns: GroupCommit, text: str, meaning: str) -> None:
+    def job(tx: Transaction) -> None:
         raise sqlite3.OperationalError(text)
 
     with pytest.raises(ProviderError, match=meaning) as caught:
@@ -200,12 +202,12 @@ def test_failures_of_sqlite_say_what_they_mean(turns: Turns, text: str, meaning:
 
 
 def test_memory_is_protected_once_for_each_transaction() -> None:
-    turn, thing = Turn(), object()
-    assert [turn.first_touch(thing), turn.first_touch(thing), turn.first_touch(object())] == [True, False, True]
-    assert Turn().first_touch(thing)
+    tx, thing = Transaction(), object()
+    assert [tx.first_touch(thing), tx.first_touch(thing), tx.first_touch(object())] == [True, False, True]
+    assert Transaction().first_touch(thing)
 
 
-def test_32_threads_hand_the_lead_over_without_losing_a_job(turns: Turns, connection: Connection) -> None:
+def test_32_threads_hand_the_lead_over_without_losing_a_job(turns: GroupCommit, connection: Connection) -> None:
     start = threading.Barrier(32)
     running: list[int] = []
 
@@ -215,7 +217,7 @@ def test_32_threads_hand_the_lead_over_without_losing_a_job(turns: Turns, connec
         for number in range(50):
             value = thread * 1000 + number
 
-            def job(turn: Turn, value: int = value) -> int:
+            def job(tx: Transaction, value: int = value) -> int:
                 running.append(value)
                 assert len(running) == 1, "two jobs at once"
                 connection.execute("INSERT INTO t VALUES (?)", (value,))
@@ -232,14 +234,14 @@ def test_32_threads_hand_the_lead_over_without_losing_a_job(turns: Turns, connec
     assert turns._leader is None
 
 
-def test_ctrl_c_in_the_leading_thread_reaches_it_alone(turns: Turns, connection: Connection) -> None:
+def test_ctrl_c_in_the_leading_thread_reaches_it_alone(turns: GroupCommit, connection: Connection) -> None:
     undone: list[str] = []
 
-    def interrupted(turn: Turn) -> None:
+    def interrupted(tx: Transaction) -> None:
         raise KeyboardInterrupt
 
-    def other(turn: Turn) -> None:
-        turn.on_rollback(lambda: undone.append("other"))
+    def other(tx: Transaction) -> None:
+        tx.on_rollback(lambda: undone.append("other"))
         connection.execute("INSERT INTO t VALUES (2)")
 
     gate = Gate(turns)
@@ -256,13 +258,13 @@ def test_ctrl_c_in_the_leading_thread_reaches_it_alone(turns: Turns, connection:
     assert turns.run(insert(connection, 4), durable=True) == 4
 
 
-def test_ctrl_c_that_comes_with_the_commit_does_not_take_it_back(turns: Turns, connection: Connection) -> None:
+def test_ctrl_c_that_comes_with_the_commit_does_not_take_it_back(turns: GroupCommit, connection: Connection) -> None:
     seen: list[str] = []
 
-    def job(turn: Turn) -> str:
+    def job(tx: Transaction) -> str:
         connection.execute("INSERT INTO t VALUES (1)")
-        turn.on_rollback(lambda: seen.append("rolled back"))
-        turn.after_commit(lambda: seen.append("followed"))
+        tx.on_rollback(lambda: seen.append("rolled back"))
+        tx.after_commit(lambda: seen.append("followed"))
         return "done"
 
     gate = Gate(turns)
@@ -277,17 +279,17 @@ def test_ctrl_c_that_comes_with_the_commit_does_not_take_it_back(turns: Turns, c
     assert seen == ["followed"]
 
 
-def _arm(connection: Connection, work: Callable[[Turn], Any]) -> Callable[[Turn], Any]:
-    def armed(turn: Turn) -> Any:
+def _arm(connection: Connection, work: Callable[[Transaction], Any]) -> Callable[[Transaction], Any]:
+    def armed(tx: Transaction) -> Any:
         connection.after_commit = KeyboardInterrupt()
-        return work(turn)
+        return work(tx)
 
     return armed
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_ctrl_c_in_a_thread_that_waits_for_its_turn_leaves_the_others_going(
-    turns: Turns, connection: Connection, place: int
+    turns: GroupCommit, connection: Connection, place: int
 ) -> None:
     gate = Gate(turns)
     others = list(gate.queue(insert(connection, 1)) if place else [])
@@ -312,7 +314,7 @@ def test_ctrl_c_in_a_thread_that_waits_for_its_turn_leaves_the_others_going(
     assert 99 not in stored(connection)
 
 
-def test_a_lead_whose_thread_was_interrupted_goes_to_the_next(turns: Turns, connection: Connection) -> None:
+def test_a_lead_whose_thread_was_interrupted_goes_to_the_next(turns: GroupCommit, connection: Connection) -> None:
     gate = Gate(turns)
     # As when Ctrl-C comes between the hand-over of the lead and the work.
     interrupted = _Job(insert(connection, 1), durable=True)
@@ -325,7 +327,7 @@ def test_a_lead_whose_thread_was_interrupted_goes_to_the_next(turns: Turns, conn
     assert stored(connection) == [2, 3]
 
 
-def test_a_closed_connection_takes_no_more_jobs(turns: Turns) -> None:
+def test_a_closed_connection_takes_no_more_jobs(turns: GroupCommit) -> None:
     turns.close()
     with pytest.raises(ProviderError, match="the broker is closed"):
-        turns.run(lambda turn: None, durable=True)
+        turns.run(lambda tx: None, durable=True)

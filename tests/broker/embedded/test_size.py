@@ -142,7 +142,7 @@ def test_an_old_file_that_cannot_be_made_smaller_is_used_as_it_is(path: Path) ->
     command = [sys.executable, "-c", NO_ROOM, str(path), "1000000"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (0, "0 400\n"), ended.stderr
-    assert "could not be made smaller" in ended.stderr
+    assert "could not be shrunk" in ended.stderr
     with EmbeddedBroker(path) as broker:
         assert len(peek(broker, "t")) == 400
 
@@ -153,7 +153,7 @@ def test_space_is_given_back_in_memory_too() -> None:
         drain(broker)
 
         def pages() -> int:
-            return int(broker._core.perform(lambda turn: broker._core.connection.execute("PRAGMA page_count").fetchone()[0]))
+            return int(broker._core.perform(lambda tx: broker._core.connection.execute("PRAGMA page_count").fetchone()[0]))
 
         eventually(lambda: pages() < 400, lambda: f"{pages()} pages")
 

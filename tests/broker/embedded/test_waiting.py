@@ -16,7 +16,7 @@ from azsession import ProviderError, QueueNotFoundError, SessionLockedError, Ses
 from azsession.broker.base import AcceptRequest, CallContext, Caller, ReceiveRequest
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.group_commit import Turn
+from azsession.broker.embedded.group_commit import Transaction
 from azsession.broker.embedded.timer_thread import Timer
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
@@ -78,17 +78,17 @@ class Hold:
     def __init__(self, broker: EmbeddedBroker) -> None:
         self._broker = broker
         self._held, self._free = threading.Event(), threading.Event()
-        self._job = Background(lambda: broker._core.turns.run(self._wait, durable=False))
+        self._job = Background(lambda: broker._core.commits.run(self._wait, durable=False))
         assert self._held.wait(10)
 
-    def _wait(self, turn: Turn) -> None:
+    def _wait(self, tx: Transaction) -> None:
         self._held.set()
         assert self._free.wait(10)
 
     def queue(self, call: Callable[[], Any]) -> Background[Any]:
-        before = len(self._broker._core.turns._queue)
+        before = len(self._broker._core.commits._queue)
         job = Background(call)
-        eventually(lambda: len(self._broker._core.turns._queue) > before)
+        eventually(lambda: len(self._broker._core.commits._queue) > before)
         return job
 
     def let_go(self) -> None:
@@ -372,8 +372,8 @@ def test_a_wait_that_ends_in_a_failure_does_not_hold_the_lock_for_ever(tmp_path:
             receive(broker, "B")
         run = broker._core.connection.execute
 
-        def refuse_writes(turn: Turn) -> None:
-            turn.after_commit(lambda: run("PRAGMA query_only=ON"))
+        def refuse_writes(tx: Transaction) -> None:
+            tx.after_commit(lambda: run("PRAGMA query_only=ON"))
 
         hold = Hold(broker)
         sent = hold.queue(lambda: send(broker, "a"))
@@ -397,9 +397,9 @@ def test_an_accept_that_fails_when_woken_passes_the_session_on(broker: EmbeddedB
         connection.set_progress_handler(None, 0)
         return 1
 
-    def arm(turn: Turn) -> None:
+    def arm(tx: Transaction) -> None:
         # What the woken accept runs next is interrupted, at its beginning or later, as by a failing disk.
-        turn.after_commit(lambda: connection.set_progress_handler(fail_once, statements))
+        tx.after_commit(lambda: connection.set_progress_handler(fail_once, statements))
 
     hold = Hold(broker)
     calls = [hold.queue(lambda: send(broker, "a")), hold.queue(lambda: broker._core.perform(arm))]
@@ -425,9 +425,7 @@ def test_a_receive_that_fails_before_its_turn_does_not_hold_the_lock_for_ever() 
         hold = Hold(broker)
         sent = hold.queue(lambda: send(broker, "a"))
         armed = hold.queue(
-            lambda: broker._core.perform(
-                lambda turn: turn.after_commit(lambda: connection.set_progress_handler(fail_once, 1))
-            )
+            lambda: broker._core.perform(lambda tx: tx.after_commit(lambda: connection.set_progress_handler(fail_once, 1)))
         )
         hold.let_go()
         sent.result()
