@@ -1,6 +1,7 @@
-"""Messages per second of a `SessionProcessor` where every session has one message, and beside a session that fails.
+"""Messages per second of a `SessionProcessor`: with one message in each session, and beside a session that always fails.
 
-Against bare `SessionClient` threads that are told the ids beforehand, on the same gateway, in rounds that take turns.
+The first figure is compared with plain `SessionClient` threads that know the session ids. Both use the same gateway, in
+alternating rounds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _numbers = itertools.count()
 
 
 def _send(provider: ServiceBusProvider, ids: list[str], each: int = 1) -> None:
-    """Send `each` messages to each of the sessions, in turns."""
+    """Send `each` messages to each of the sessions, interleaved."""
     messages = [Message(b"x" * 256, session_id=session_id) for _ in range(each) for session_id in ids]
     for start in range(0, len(messages), 1000):
         provider.send_messages(QUEUE, messages[start : start + 1000])
@@ -31,7 +32,7 @@ def _new_ids(count: int) -> list[str]:
 
 
 def _bare(provider: ServiceBusProvider, ids: list[str], slots: int) -> float:
-    """Return the messages a second of threads that know the ids."""
+    """Return the messages per second of threads that know the session ids."""
     left, lock = iter(ids), threading.Lock()
 
     def work() -> None:
@@ -54,7 +55,7 @@ def _bare(provider: ServiceBusProvider, ids: list[str], slots: int) -> float:
 
 
 class _Counted:
-    """A handler that does nothing but count, and fail for one session."""
+    """A handler that counts messages and fails for sessions whose id starts with "poison"."""
 
     def __init__(self, wanted: int) -> None:
         self._wanted = wanted
@@ -72,7 +73,7 @@ class _Counted:
 
 
 def _processed(provider: ServiceBusProvider, wanted: int, slots: int) -> tuple[float, float]:
-    """Return the messages a second of a processor, and the share of the slots' time that went into waiting for sessions."""
+    """Return the messages per second of a processor, and the share of time that its slots waited for sessions."""
     handler = _Counted(wanted)
     processor = SessionProcessor(provider, QUEUE, handler, max_concurrent_sessions=slots, on_error=lambda *_: None)
     began = time.perf_counter()
@@ -104,8 +105,8 @@ def _one_message_each(server: Gateway, options: argparse.Namespace) -> Figure:
     waited = sum(shares) / len(shares)
     return Figure(
         f"{options.sessions} sessions with one message each, {slots} at once, handler of 0 ms ({options.rounds} rounds)",
-        f"{found['bare']:.0f} messages/s   {slots} bare SessionClient threads that know the ids",
-        f"{found['ours']:.0f} messages/s   the processor; its slots waited for sessions {waited:.0%} of their time",
+        f"{found['bare']:.0f} messages/s   {slots} plain SessionClient threads that know the ids",
+        f"{found['ours']:.0f} messages/s   the processor; its slots waited for sessions {waited:.0%} of the time",
         ratio,
         "at least 0.7",
         ratio >= 0.7,
@@ -118,7 +119,7 @@ def _beside_poison(server: Gateway, options: argparse.Namespace) -> Figure:
     def run(poison: bool) -> float:
         with server.provider() as provider:
             if poison:
-                # First, so that it is the oldest all the time.
+                # Send it first, so that its message is always the oldest.
                 _send(provider, [f"poison-{next(_numbers)}"], 10)
             _send(provider, _new_ids(99), options.each)
             rate, _ = _processed(provider, wanted, options.slots)
@@ -130,7 +131,7 @@ def _beside_poison(server: Gateway, options: argparse.Namespace) -> Figure:
     found = interleaved(options.rounds, without=lambda: run(False), beside=lambda: run(True))
     ratio = found["beside"] / found["without"]
     return Figure(
-        f"99 sessions with {options.each} messages each, {options.slots} at once, beside one whose messages all fail",
+        f"99 sessions with {options.each} messages each, {options.slots} at once, beside a session whose messages all fail",
         f"{found['without']:.0f} messages/s   without it",
         f"{found['beside']:.0f} messages/s   with it",
         ratio,
@@ -140,7 +141,7 @@ def _beside_poison(server: Gateway, options: argparse.Namespace) -> Figure:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the results."""
     options = arguments("processor", __doc__ or "", sessions=10_000, slots=16, each=50, rounds=2)
     logging.disable(logging.WARNING)
     with gateway() as server:

@@ -1,4 +1,4 @@
-"""`SessionProcessor`: many sessions at once, a handler called in order in each."""
+"""`SessionProcessor`: handles many sessions at once and calls a handler for each message, in order within a session."""
 
 from .outcomes import DeadLetter, DeadLetterSession, ProcessorStats
 from .processor import SessionProcessor

@@ -1,7 +1,7 @@
-"""Whose turn it is, where `max_messages_per_session` has busy sessions give way.
+"""Lets sessions take turns if `max_messages_per_session` limits how long a session keeps its slot.
 
-The next available session is the one whose first message is oldest: a busy one that was just released, again and again. So
-those that had their share are passed over, and held meanwhile, as long as there are others.
+The server offers the session with the oldest message first. Right after its release, a busy session would be offered again
+and again. `Fairness` therefore holds a session that had its turn and asks for another one.
 """
 
 from __future__ import annotations
@@ -12,45 +12,55 @@ from collections.abc import Callable
 
 from .sources import TakenSession
 
-#: Sessions that are passed over at once, at the most.
-MAX_PASSED = 16
-#: Sessions whose turn is remembered.
+#: Number of sessions that are held while another one is asked for.
+MAX_HELD = 16
+#: Number of sessions whose turn is remembered. Beyond it, the oldest are forgotten.
 MAX_REMEMBERED = 10_000
 
 
 class Fairness:
-    """The sessions that had their share and may have more. Safe to use from many threads."""
+    """Remembers the sessions that had their turn and may have more messages. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # Guards what follows.
-        self._had: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()  # Guards _had_turn.
+        self._had_turn: OrderedDict[str, None] = OrderedDict()
 
     def after_fork(self) -> None:
-        """In a forked child: another thread may have had the lock."""
+        """Replace the lock in a forked child, because another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
-    def note(self, session_id: str, *, had_share: bool) -> None:
-        """Note how a session's handling ended: with its share done, or otherwise."""
-        if had_share or self._had:
+    def record(self, session_id: str, *, had_turn: bool) -> None:
+        """Record the end of a session's handling.
+
+        Args:
+            session_id: The session.
+            had_turn: The session was released because it reached `max_messages_per_session`.
+        """
+        if had_turn or self._had_turn:
             with self._lock:
-                self._had.pop(session_id, None)
-                if had_share:
-                    self._had[session_id] = None
-                    if len(self._had) > MAX_REMEMBERED:
-                        self._had.popitem(last=False)
+                self._had_turn.pop(session_id, None)
+                if had_turn:
+                    self._had_turn[session_id] = None
+                    if len(self._had_turn) > MAX_REMEMBERED:
+                        self._had_turn.popitem(last=False)
 
     def choose(self, taken: TakenSession, take_now: Callable[[], TakenSession | None]) -> TakenSession:
-        """Return the session to handle: this one, or another one if it is not this one's turn. The rest is released."""
-        passed: list[TakenSession] = []
+        """Return the session to handle next, and release the others.
+
+        Args:
+            taken: The session that the server offered.
+            take_now: Takes another session without waiting; returns `None` if there is none.
+        """
+        held: list[TakenSession] = []
         chosen: TakenSession | None = taken
-        while chosen is not None and chosen.session.session_id in self._had:
-            passed.append(chosen)
-            chosen = take_now() if len(passed) < MAX_PASSED else None
+        while chosen is not None and chosen.session.session_id in self._had_turn:
+            held.append(chosen)
+            chosen = take_now() if len(held) < MAX_HELD else None
         if chosen is None:
             with self._lock:
-                turns = {session_id: number for number, session_id in enumerate(self._had)}
-            chosen = min(passed, key=lambda one: turns.get(one.session.session_id, -1))
-        for one in passed:
-            if one is not chosen:
-                one.session.close_session()
+                turns = {session_id: number for number, session_id in enumerate(self._had_turn)}
+            chosen = min(held, key=lambda each: turns.get(each.session.session_id, -1))
+        for each in held:
+            if each is not chosen:
+                each.session.close_session()
         return chosen

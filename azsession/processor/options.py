@@ -1,10 +1,10 @@
-"""The settings of a `SessionProcessor`, checked."""
+"""The checked options of a `SessionProcessor` and of a Celery session task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import attrs
 
@@ -13,77 +13,95 @@ from ..errors import ValidationError
 from ..messages import ReceivedMessage
 from ..validation import check_count, check_queue_name, check_session_id, seconds
 
-#: What is called for each message; what it returns is not looked at.
+#: Called for each message. Its return value is ignored.
 Handler = Callable[[ReceivedMessage, SessionClient], object]
-#: What is called with an error, and with the session and the message that it is about, where it is about one.
+#: Called with an error, and with the session and the message that it concerns; `None` if it concerns none.
 OnError = Callable[[BaseException, "SessionClient | None", "ReceivedMessage | None"], object]
-#: What is called with a session.
+#: Called with a session.
 OnSession = Callable[[SessionClient], object]
 
-#: Slots at the most.
+#: Largest number of sessions that one processor handles at once.
 MAX_SLOTS = 1000
+#: Largest value of `max_messages_per_session`.
+MAX_SHARE = 2**40
+
+_Function = TypeVar("_Function", bound="Callable[..., object]")
 
 
-def _callable(value: Any, what: str) -> Any:
+def _check_callable(value: _Function, name: str) -> _Function:
     if not callable(value):
-        raise ValidationError(f"{what} is something to call, not {type(value).__name__}")
+        raise ValidationError(f"{name} must be callable, not {type(value).__name__}")
     return value
 
 
-def _session_ids(value: Iterable[str]) -> tuple[str, ...]:
+def _handler(value: Handler) -> Handler:
+    return _check_callable(value, "handler")
+
+
+def _on_error(value: OnError | None) -> OnError | None:
+    return None if value is None else _check_callable(value, "on_error")
+
+
+def _on_session_opened(value: OnSession | None) -> OnSession | None:
+    return None if value is None else _check_callable(value, "on_session_opened")
+
+
+def _on_session_closed(value: OnSession | None) -> OnSession | None:
+    return None if value is None else _check_callable(value, "on_session_closed")
+
+
+def _slots(value: int) -> int:
+    return check_count(value, "max_concurrent_sessions", MAX_SLOTS)
+
+
+def _session_ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
     if isinstance(value, str):
-        raise ValidationError("session_ids is a list of session ids, not one text")
+        raise ValidationError("session_ids must be a list of session ids, not a str")
     ids = tuple(dict.fromkeys(check_session_id(each) for each in value))
     if not ids:
-        raise ValidationError("session_ids names no session; None takes whatever has messages")
+        raise ValidationError("session_ids is empty: name at least one session, or use None for all sessions")
     return ids
+
+
+def _share(value: int | None) -> int | None:
+    return None if value is None else check_count(value, "max_messages_per_session", MAX_SHARE)
+
+
+def _idle_timeout(value: float | timedelta) -> float:
+    return seconds(value, "session_idle_timeout")
+
+
+def _prefetch(value: int) -> int:
+    return check_count(value, "prefetch")
+
+
+def _max_renewal(value: float | timedelta | None) -> float | None:
+    return None if value is None else seconds(value, "max_renewal")
+
+
+def _grace_period(value: float | timedelta) -> float:
+    return seconds(value, "grace_period")
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class ProcessorOptions:
-    """What a processor was told; see `SessionProcessor`."""
-
-    queue_name: str
-    handler: Handler
-    max_concurrent_sessions: int
-    session_ids: tuple[str, ...] | None
-    max_messages_per_session: int | None
-    session_idle_timeout: float
-    prefetch: int
-    on_error: OnError | None
-    max_renewal: float | None
-    on_session_opened: OnSession | None
-    on_session_closed: OnSession | None
-    grace_period: float
-
-
-def check_options(
-    queue_name: str,
-    handler: Handler,
-    max_concurrent_sessions: int,
-    session_ids: Iterable[str] | None,
-    max_messages_per_session: int | None,
-    session_idle_timeout: float | timedelta,
-    prefetch: int,
-    max_renewal: float | timedelta | None,
-    grace_period: float | timedelta,
-    **hooks: Any,
-) -> ProcessorOptions:
-    """Return settings that are right.
+    """The options of a processor. `SessionProcessor` describes each of them. All durations are in seconds.
 
     Raises:
-        ValidationError: One is not; says which.
+        ValidationError: An option is out of range; the error names it.
     """
-    most = max_messages_per_session
-    return ProcessorOptions(
-        queue_name=check_queue_name(queue_name),
-        handler=_callable(handler, "handler"),
-        max_concurrent_sessions=check_count(max_concurrent_sessions, "max_concurrent_sessions", MAX_SLOTS),
-        session_ids=None if session_ids is None else _session_ids(session_ids),
-        max_messages_per_session=None if most is None else check_count(most, "max_messages_per_session", 2**40),
-        session_idle_timeout=seconds(session_idle_timeout, "session_idle_timeout"),
-        prefetch=check_count(prefetch, "prefetch"),
-        max_renewal=None if max_renewal is None else seconds(max_renewal, "max_renewal"),
-        grace_period=seconds(grace_period, "grace_period"),
-        **{name: None if hook is None else _callable(hook, name) for name, hook in hooks.items()},
-    )
+
+    queue_name: str = attrs.field(converter=check_queue_name)
+    handler: Handler = attrs.field(converter=_handler)
+    max_concurrent_sessions: int = attrs.field(default=8, converter=_slots)
+    session_ids: tuple[str, ...] | None = attrs.field(default=None, converter=_session_ids)
+    max_messages_per_session: int | None = attrs.field(default=None, converter=_share)
+    session_idle_timeout: float = attrs.field(default=0.0, converter=_idle_timeout)
+    prefetch: int = attrs.field(default=10, converter=_prefetch)
+    on_error: OnError | None = attrs.field(default=None, converter=_on_error)
+    max_renewal: float | None = attrs.field(default=None, converter=_max_renewal)
+    on_session_opened: OnSession | None = attrs.field(default=None, converter=_on_session_opened)
+    on_session_closed: OnSession | None = attrs.field(default=None, converter=_on_session_closed)
+    grace_period: float = attrs.field(default=30.0, converter=_grace_period)

@@ -1,4 +1,4 @@
-"""What a handler raises to say what shall become of a message, and what a processor tells of itself."""
+"""The exceptions that a handler raises to dead-letter messages, and the counters that a processor reports."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ import attrs
 from ..validation import MAX_REASON_LENGTH, check_text
 
 
-class _Verdict(Exception):  # noqa: N818 - no failure: what a handler decides
-    """A handler's word on a message.
-
-    Args:
-        reason: Why, up to 4096 characters; kept with the dead letter.
-        description: More about it, up to 4096 characters.
-
-    Raises:
-        ValidationError: One of them is no text, or too long.
-    """
-
+class _DeadLetterRequest(Exception):  # noqa: N818 - not a failure, but the handler's decision
     def __init__(self, reason: str, description: str | None = None) -> None:
         super().__init__(reason, description)
         self.reason: str = check_text(reason, "a dead-letter reason", MAX_REASON_LENGTH)
@@ -29,27 +19,55 @@ class _Verdict(Exception):  # noqa: N818 - no failure: what a handler decides
         return self.reason
 
 
-class DeadLetter(_Verdict):
-    """Raised by a handler: this message goes to the dead-letter queue, and the session goes on."""
+class DeadLetter(_DeadLetterRequest):
+    """A handler raises this to dead-letter its message. The processor continues with the session's next message.
+
+    It is not reported to `on_error`.
+
+        >>> def handle(message, session):
+        ...     if not message.body:
+        ...         raise DeadLetter("EmptyBody", "an order needs a body")
+
+    Args:
+        reason: The reason kept with the dead letter, up to 4096 characters.
+        description: More details, up to 4096 characters.
+
+    Raises:
+        ValidationError: An argument is not a str, is too long, or contains a lone surrogate.
+    """
 
 
-class DeadLetterSession(_Verdict):
-    """Raised by a handler: this message and all that is left in its session go to the dead-letter queue."""
+class DeadLetterSession(_DeadLetterRequest):
+    """A handler raises this to dead-letter its message and all messages that are left in the session.
+
+    It is not reported to `on_error`.
+
+        >>> def handle(message, session):
+        ...     if message.subject == "customer-deleted":
+        ...         raise DeadLetterSession("CustomerDeleted")
+
+    Args:
+        reason: The reason kept with each dead letter, up to 4096 characters.
+        description: More details, up to 4096 characters.
+
+    Raises:
+        ValidationError: An argument is not a str, is too long, or contains a lone surrogate.
+    """
 
 
 @attrs.frozen
 class ProcessorStats:
-    """What a processor has done since it was started, and does now.
+    """The counters of a `SessionProcessor` since its latest start.
 
     Attributes:
-        sessions_open: Sessions whose messages are being handled.
-        sessions_parked: Sessions held back, because a message of theirs failed a moment ago.
-        sessions_done: Sessions that were taken, handled and released; one that is taken again counts again.
-        messages_done: Messages whose handler returned, and which the server confirmed as completed.
+        sessions_open: Sessions that are being handled at the moment.
+        sessions_parked: Sessions that are held at the moment because a message of theirs failed a short time ago.
+        sessions_done: Sessions that were handled and released. A session that is taken twice counts twice.
+        messages_done: Messages whose handler returned and that the server confirmed as settled.
         messages_failed: Failed attempts: the handler raised, or its message could not be settled.
-        messages_dead_lettered: Messages that a handler had dead-lettered.
-        messages_per_second: Of those done or dead-lettered, over the last 10 seconds.
-        seconds_waited: Seconds that the slots have waited for a session, all together.
+        messages_dead_lettered: Messages that handlers dead-lettered.
+        messages_per_second: Messages done or dead-lettered per second, over the last 10 seconds.
+        seconds_waited: Seconds that the slots waited for sessions, summed over all slots.
     """
 
     sessions_open: int = 0

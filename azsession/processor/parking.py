@@ -1,4 +1,7 @@
-"""The sessions that were taken too soon after a failure: held, so that nobody spins on them, until their time has come."""
+"""Parked sessions: the server offered them during the pause after a failure, so the processor holds them until it ends.
+
+A session that was released early would be offered again at once, and the slots would take it in a loop.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,17 @@ from collections.abc import Iterable
 
 from ..client.session import SessionClient, holder_of
 
-#: Sessions that are held at the most; a slot that gets another one waits with it.
+#: Number of sessions that can be parked. With more, a slot waits together with its session.
 MAX_PARKED = 1000
 
 
 class ParkedSessions:
-    """The parked sessions, by when they are due. Not guarded: `Slots` does that."""
+    """The parked sessions, ordered by the end of their pause. Not thread-safe: the lock of `Slots` guards it."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, SessionClient]] = []
-        self._tie = itertools.count()
+        #: Orders sessions that are due at the same time, because clients cannot be compared.
+        self._numbers = itertools.count()
 
     def __len__(self) -> int:
         return len(self._due)
@@ -26,26 +30,29 @@ class ParkedSessions:
     def is_full(self) -> bool:
         return len(self._due) >= MAX_PARKED
 
-    def put(self, session: SessionClient, due: float) -> None:
+    def add(self, session: SessionClient, due: float) -> None:
         """Park a session until `due`, on the monotonic clock."""
-        heapq.heappush(self._due, (due, next(self._tie), session))
+        heapq.heappush(self._due, (due, next(self._numbers), session))
 
     def next_due(self) -> float | None:
-        """Return when the first is due."""
+        """Return when the first session is due; `None` if no session is parked."""
         return self._due[0][0] if self._due else None
 
     def pop(self) -> SessionClient:
-        """Return the one that is due first, which is parked no more."""
+        """Remove and return the session that is due first."""
         return heapq.heappop(self._due)[2]
 
     def clear(self) -> list[SessionClient]:
-        """Return all, which are parked no more."""
+        """Remove and return all sessions."""
         sessions, self._due = [session for _, _, session in self._due], []
         return sessions
 
 
 def close_all(sessions: Iterable[SessionClient]) -> None:
-    """Close sessions. All refuse calls before the first is released; one that is not answered is enough of waiting."""
+    """Close sessions. All of them refuse calls before the first is released. Stop at the first release without an answer.
+
+    The remaining locks expire by themselves. Waiting for each of them would delay the stop of the processor.
+    """
     for holder in [holder for holder in map(holder_of, sessions) if holder.shut()]:
         if not holder.release():
             break

@@ -1,4 +1,4 @@
-"""`SessionProcessor`: starting and stopping, from a program's main thread or any other."""
+"""`SessionProcessor`: its constructor, and how it starts and stops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
@@ -14,69 +14,126 @@ from typing import Any
 
 from .. import forks
 from ..client.provider import ServiceBusProvider
+from ..client.session import SessionClient
 from ..errors import ConfigurationError
+from ..messages import ReceivedMessage
 from ..validation import seconds
-from .options import Handler, OnError, OnSession, check_options
+from .options import ProcessorOptions
 from .outcomes import ProcessorStats
 from .slots import Slots
 
-#: What stops a processor that runs in the main thread.
+#: Signals that stop `SessionProcessor.run` in the main thread.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-#: Seconds after which a signal is seen that came just as the main thread fell asleep, where Python does not wake it.
-LOOK_UP = 1.0
-#: Seconds for threads to end whose sessions were taken from them.
-LAST_MOMENTS = 1.0
+#: Seconds between two looks for a signal. On some systems, a signal does not wake a main thread that just began to wait.
+SIGNAL_POLL = 1.0
+#: Seconds that threads get to end after their sessions were released.
+LAST_WAIT = 1.0
+
+
+class _Lifecycle:
+    """The slots of a processor while it runs, and the stats of the previous run. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # Guards slots and _stats.
+        self.slots: Slots | None = None
+        self._stats = ProcessorStats()
+        forks.register(self)
+
+    def begin(self, create: Callable[[], Slots]) -> Slots:
+        """Create the slots. Raise `ConfigurationError` if the processor is running."""
+        with self._lock:
+            if self.slots is not None:
+                raise ConfigurationError("the session processor is already running")
+            self.slots = create()
+            return self.slots
+
+    def end(self, slots: Slots) -> None:
+        """Forget the slots and keep their stats."""
+        with self._lock:
+            if self.slots is slots:
+                self._stats, self.slots = slots.stats(), None
+
+    def stats(self) -> ProcessorStats:
+        with self._lock:
+            return self._stats if self.slots is None else self.slots.stats()
+
+    def after_fork(self) -> None:
+        """Stop in a forked child, where the processor can be started again. The parent's sessions stay the parent's."""
+        self._lock = threading.Lock()
+        slots, self.slots = self.slots, None
+        self._stats = ProcessorStats()
+        if slots is not None:
+            slots.after_fork()
 
 
 class SessionProcessor:
-    """Takes whatever sessions of a queue have messages, many at once, and calls a handler for each message, in order.
+    """Handles the messages of many sessions at once: in order within a session, one message at a time.
 
-    The handler is called from as many threads as sessions are handled at once, but never twice at a time for one session.
-    Where it returns, the message is completed; `DeadLetter` and `DeadLetterSession` say otherwise; after any other exception
-    the message is given back, its session is released, and taken again after a pause. Needs a server of version 1, or Azure,
-    except with `session_ids`.
+    It takes sessions that have messages, renews their locks and calls a handler for each message:
+
+    * If the handler returns, the message is completed, unless the handler has settled it.
+    * If the handler raises `DeadLetter` or `DeadLetterSession`, the message, or the rest of the session, is dead-lettered.
+    * If the handler raises another exception, the message is abandoned, the session is released and `on_error` is called.
+      The processor takes the session again after a pause. No later message of the session overtakes the failed one.
+
+    The handler runs in one thread for each session that is handled at the moment.
+
+        >>> import queue
+        >>> from azsession import Message, ServiceBusProvider, SessionProcessor
+        >>> handled = queue.Queue()
+        >>> def handle(message, session):
+        ...     handled.put((session.session_id, message.text()))
+        >>> with ServiceBusProvider.embedded() as provider:
+        ...     _ = provider.send_message("orders", Message("paid", session_id="order-42"))
+        ...     with SessionProcessor(provider, "orders", handle, max_concurrent_sessions=4):
+        ...         handled.get(timeout=30)
+        ('order-42', 'paid')
+
+    A server with the plain dialect (the reference's routes only) needs `session_ids`, because it cannot offer sessions.
 
     Args:
-        provider: The way to the queue; it stays its owner's to close, after the processor was stopped.
+        provider: The connection to the queue. The caller closes it after the processor has stopped.
         queue_name: The queue, or ``topic/subscriptions/name``.
-        handler: Called with a message and its session.
-        max_concurrent_sessions: Sessions handled at once, 1 to 1000.
-        session_ids: Take only these sessions, in turns.
-        max_messages_per_session: Messages after which a session is released, so that others get their turn.
-        session_idle_timeout: Seconds to stay in a session that ran empty; 0 releases it at once.
-        prefetch: Messages to fetch in one request, 1 to 1000.
-        on_error: Called with an error, and with the session and the message that it is about, or `None`. By default errors
+        handler: Called with a message and the client that holds its session. Its return value is ignored.
+        max_concurrent_sessions: Number of sessions handled at once, 1 to 1000.
+        session_ids: The only sessions to take, in turns. By default all sessions of the queue.
+        max_messages_per_session: Number of messages after which a session is released, so that other sessions get their
+            turn, 1 to 2**40. By default a session is handled until it is empty.
+        session_idle_timeout: Seconds to wait for further messages in an empty session. 0 releases it at once.
+        prefetch: Number of messages fetched in one request, 1 to 1000.
+        on_error: Called with an error, and with the session and the message that it concerns, or `None`. By default errors
             are logged.
-        max_renewal: Seconds after a session was taken at which its lock is renewed no more; `None` is never.
+        max_renewal: Seconds for which a session's lock is renewed after the session was taken. `None` means no limit.
         on_session_opened: Called with a session before its first message is handled.
-        on_session_closed: Called with the session after it was released.
-        grace_period: Seconds that handlers get to finish when the processor is told to stop.
+        on_session_closed: Called with a session after its release.
+        grace_period: Seconds that running handlers get to finish when the processor stops.
 
     Raises:
-        ValidationError: An argument is out of its range.
+        ConfigurationError: `provider` is not a `ServiceBusProvider`.
+        ValidationError: Another argument has the wrong type or is out of range.
     """
 
     def __init__(
         self,
         provider: ServiceBusProvider,
         queue_name: str,
-        handler: Handler,
+        handler: Callable[[ReceivedMessage, SessionClient], object],
         *,
         max_concurrent_sessions: int = 8,
         session_ids: Iterable[str] | None = None,
         max_messages_per_session: int | None = None,
         session_idle_timeout: float | timedelta = 0,
         prefetch: int = 10,
-        on_error: OnError | None = None,
+        on_error: Callable[[BaseException, SessionClient | None, ReceivedMessage | None], object] | None = None,
         max_renewal: float | timedelta | None = None,
-        on_session_opened: OnSession | None = None,
-        on_session_closed: OnSession | None = None,
+        on_session_opened: Callable[[SessionClient], object] | None = None,
+        on_session_closed: Callable[[SessionClient], object] | None = None,
         grace_period: float | timedelta = 30,
     ) -> None:
         if not isinstance(provider, ServiceBusProvider):
-            raise ConfigurationError(f"a SessionProcessor needs a ServiceBusProvider, not {type(provider).__name__}")
+            raise ConfigurationError(f"provider must be a ServiceBusProvider, not {type(provider).__name__}")
         self._provider = provider
-        self._options = check_options(
+        self._options = ProcessorOptions(
             queue_name=queue_name,
             handler=handler,
             max_concurrent_sessions=max_concurrent_sessions,
@@ -90,13 +147,11 @@ class SessionProcessor:
             on_session_closed=on_session_closed,
             grace_period=grace_period,
         )
-        self._lock = threading.Lock()  # Guards _slots and _stats.
-        self._slots: Slots | None = None
-        self._stats = ProcessorStats()
-        forks.register(self)
+        self._lifecycle = _Lifecycle()
 
     def __repr__(self) -> str:
-        state = "stopped" if self._slots is None else "stopping" if self._slots.stopping else "running"
+        slots = self._lifecycle.slots
+        state = "stopped" if slots is None else "stopping" if slots.stopping else "running"
         return f"<SessionProcessor of {self._options.queue_name!r}, {state}>"
 
     def __enter__(self) -> SessionProcessor:
@@ -107,96 +162,97 @@ class SessionProcessor:
         try:
             self.stop()
         except BaseException:
-            # What went wrong in the block is the news.
+            # An error of the with block is more important than an error of the processor.
             if error is None:
                 raise
 
     @property
     def stats(self) -> ProcessorStats:
-        """What was done since the last start."""
-        with self._lock:
-            return self._stats if self._slots is None else self._slots.stats()
+        """A snapshot of the counters since the latest start. Does not block."""
+        return self._lifecycle.stats()
 
     def run(self) -> None:
-        """Process until told to stop. Blocks.
+        """Process messages until the processor is stopped. Blocks.
 
-        In the main thread SIGTERM and SIGINT stop it: handlers finish what they have in hand within `grace_period`,
-        everything else goes back, all sessions are released, and this returns. A second signal cuts the grace short.
-        Elsewhere, or besides, `stop` does.
+        In the main thread, SIGTERM and SIGINT stop it: running handlers get `grace_period` to finish, messages that were not
+        handled return to the queue, all sessions are released, and this method returns. A second signal ends the grace
+        period. The previous signal handlers are restored at the end. In any thread, `stop` stops it as well.
 
         Raises:
-            QueueError: It cannot go on: there is no such queue, no right to it, or the provider was closed.
-            KeyboardInterrupt: A handler raised it, and SystemExit likewise; the processor was stopped first.
+            ConfigurationError: The processor is already running, or the provider is closed.
+            PermissionDeniedError: The key or identity has no right to receive from the queue.
+            QueueNotFoundError: The queue does not exist.
+            UnsupportedOperationError: The server cannot offer sessions; use `session_ids`.
+            ValidationError: The server refused a request as malformed.
+            KeyboardInterrupt: The handler raised it. `SystemExit` is raised likewise.
         """
-        slots, grace = self._new_slots(), 0.0
+        slots, grace = self._create_slots(), 0.0
         try:
-            # Before any handler can run: whoever sees one may send a signal.
-            with _signals(slots.news) as came:
+            # Set the signal handlers before a message handler can run, because a message handler may send a signal.
+            with _noted_signals(slots.wakeups) as arrived:
                 slots.start()
                 grace = self._options.grace_period
-                self._watch(slots, came)
+                self._wait_for_end(slots, arrived)
             grace = 0.0
         finally:
             self._finish(slots, grace)
         if slots.error is not None:
             raise slots.error
 
-    def _watch(self, slots: Slots, came: list[int]) -> None:
-        """Return when the slots has ended, or shall wait no longer."""
+    def _wait_for_end(self, slots: Slots, signals: list[int]) -> None:
+        """Return when all threads have ended, when the grace period is over, or at the second signal."""
         deadline: float | None = None
         while not slots.done.is_set():
-            if came and not slots.stopping:
+            if signals and not slots.stopping:
                 slots.begin_stop()
             if slots.stopping and deadline is None:
                 deadline = time.monotonic() + self._options.grace_period
-            left = LOOK_UP if deadline is None else min(LOOK_UP, deadline - time.monotonic())
-            if len(came) > 1 or left <= 0:
+            left = SIGNAL_POLL if deadline is None else min(SIGNAL_POLL, deadline - time.monotonic())
+            if len(signals) > 1 or left <= 0:
                 return
-            try:
-                slots.news.get(timeout=left)
-            except queue.Empty:
-                continue
+            with suppress(queue.Empty):
+                slots.wakeups.get(timeout=left)
 
     def start(self) -> None:
-        """Process in the background until `stop`.
+        """Process messages in the background until `stop` is called. Does not block.
 
         Raises:
-            ConfigurationError: It runs already, or the provider is closed.
+            ConfigurationError: The processor is already running, or the provider is closed.
+            RuntimeError: The system cannot start a thread.
         """
-        slots = self._new_slots()
+        slots = self._create_slots()
         try:
             slots.start()
         except BaseException:
             self._finish(slots, 0.0)
             raise
 
-    def _new_slots(self) -> Slots:
-        with self._lock:
-            if self._slots is not None:
-                raise ConfigurationError("the session processor runs already")
-            self._slots = Slots(self._provider, self._options)
-            return self._slots
+    def _create_slots(self) -> Slots:
+        return self._lifecycle.begin(lambda: Slots(self._provider, self._options))
 
     def stop(self, timeout: float | timedelta | None = None) -> bool:
-        """Let handlers finish what they have in hand, send everything else back, and release all sessions. Idempotent.
+        """Stop the processor: let running handlers finish, return other messages to the queue and release all sessions.
 
-        From a handler it only begins that, and returns at once.
+        Blocks until the handlers have finished or `timeout` has passed. Called by a handler, it only begins the stop and
+        returns `False` at once. If the processor is not running, it does nothing and returns `True`.
 
         Args:
-            timeout: Seconds to wait for handlers; by default `grace_period`. After it, sessions are released although their
-                handlers still run: their messages go back, and cannot be completed any more.
+            timeout: Seconds to wait for handlers, 0 or more; by default `grace_period`. After it, the sessions of handlers
+                that still run are released: their messages return to the queue and can no longer be completed.
 
         Returns:
-            Whether all ended in time.
+            Whether all handlers finished in time.
 
         Raises:
-            QueueError: Why the processor ended before, by itself, as `run` does.
+            ValidationError: `timeout` is negative or not a duration.
+            QueueError: The processor had ended by itself because of this error; `run` lists the possible errors.
+            KeyboardInterrupt: A handler raised it. `SystemExit` is raised likewise.
         """
         wait = self._options.grace_period if timeout is None else seconds(timeout, "timeout")
-        slots = self._slots
+        slots = self._lifecycle.slots
         if slots is None:
             return True
-        if slots.has_this_thread():
+        if slots.owns_current_thread():
             slots.begin_stop()
             return False
         ended = self._finish(slots, wait)
@@ -208,43 +264,33 @@ class SessionProcessor:
         slots.begin_stop()
         ended = slots.done.wait(wait)
         if not ended:
-            slots.let_go()
-            slots.done.wait(LAST_MOMENTS)
+            slots.release_all()
+            slots.done.wait(LAST_WAIT)
         if slots.done.is_set():
             slots.join()
-        with self._lock:
-            if self._slots is slots:
-                self._stats, self._slots = slots.stats(), None
+        self._lifecycle.end(slots)
         return ended
-
-    def after_fork(self) -> None:
-        """In a forked child: it does not run here, and can be started."""
-        self._lock = threading.Lock()
-        slots, self._slots = self._slots, None
-        self._stats = ProcessorStats()
-        if slots is not None:
-            slots.after_fork()
 
 
 @contextmanager
-def _signals(news: queue.SimpleQueue[None]) -> Iterator[list[int]]:
-    """Note signals, in the main thread; then have done with them what was done before."""
-    came: list[int] = []
-    before: dict[int, Any] = {}
+def _noted_signals(wakeups: queue.SimpleQueue[None]) -> Iterator[list[int]]:
+    """Yield a list of the signals that arrive, if this is the main thread. Restore the previous handlers at the end."""
+    arrived: list[int] = []
+    previous: dict[int, Any] = {}
 
     def note(number: int, frame: object) -> None:
-        came.append(number)
-        # Which, unlike a lock or an event, may be used by whoever was interrupted in using it.
-        news.put(None)
+        arrived.append(number)
+        # A SimpleQueue is reentrant. A lock or an event could be in use by the code that the signal interrupted.
+        wakeups.put(None)
 
     if threading.current_thread() is threading.main_thread():
-        # Not in another interpreter than the main one.
+        # The main thread of a subinterpreter cannot set handlers.
         with suppress(ValueError):
             for number in SIGNALS:
-                before[number] = signal.signal(number, note)
+                previous[number] = signal.signal(number, note)
     try:
-        yield came
+        yield arrived
     finally:
-        for each, handler in before.items():
-            # `None` is one that Python did not set, and cannot set again.
+        for each, handler in previous.items():
+            # The handler is None if it was not set from Python. It cannot be restored then.
             signal.signal(each, signal.SIG_DFL if handler is None else handler)

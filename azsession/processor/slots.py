@@ -1,14 +1,18 @@
-"""The threads of a processor that runs: the slots, which take sessions and handle them, and those for sessions that were
-parked. `SessionProcessor` makes new `Slots` at each start, and stops it."""
+"""The threads of a running processor.
+
+Each slot is a thread that takes a session from the source, handles it and takes the next one. Sessions that are offered too
+early after a failure are parked; one more thread starts a short-lived thread for each parked session when it is due.
+`SessionProcessor` creates new `Slots` for each start.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from ..client.cancellation import PendingCalls
 from ..client.provider import ServiceBusProvider, core_of
@@ -19,7 +23,7 @@ from .fairness import Fairness
 from .options import ProcessorOptions
 from .outcomes import ProcessorStats
 from .parking import ParkedSessions, close_all
-from .session_runner import PERMANENT_ERRORS, SessionRunner
+from .session_runner import PERMANENT_ERRORS, Outcome, SessionRunner
 from .sources import ListedSessions, NextAvailableSessions, Source, TakenSession
 from .stats import StatsCounters
 
@@ -27,11 +31,11 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Slots:
-    """Runs until it is stopped, or cannot go on.
+    """Runs until it is stopped, or until an error that another attempt cannot resolve.
 
     Attributes:
-        error: Why it ended by itself.
-        news: Something is put into it when the slots begin to stop, and when all threads have ended.
+        error: The error that ended it, if it was not stopped.
+        wakeups: Receives an item when the stop begins and when all threads have ended.
         done: Set when all threads have ended.
     """
 
@@ -51,44 +55,49 @@ class Slots:
             self._source = ListedSessions(
                 provider, options.queue_name, options.max_renewal, options.session_ids, self._slot_count, self._backoff
             )
-        self._changed = threading.Condition()  # Guards all that follows.
+        self._changed = threading.Condition()  # Guards all fields below, except `wakeups` and `done`.
+        #: Number of sessions that are being handled.
         self._busy = 0
-        self._parking = ParkedSessions()
-        self._parker: threading.Thread | None = None
+        self._parked = ParkedSessions()
+        self._parked_thread: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
-        #: Threads, and `start`: it may be stopped by another thread meanwhile.
+        #: Number of live threads. `start` counts as one, because another thread may stop the slots meanwhile.
         self._alive = 1
         self._started = 0
         self._outage = False
         self.error: BaseException | None = None
-        self.news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.done: threading.Event = threading.Event()
 
     @property
     def stopping(self) -> bool:
-        """No message is begun any more."""
+        """Whether the stop has begun, after which no further message is passed to the handler."""
         return self._runner.stopping.is_set()
 
     def stats(self) -> ProcessorStats:
-        """Return what was done so far."""
-        return self._counters.read(len(self._parking))
+        """Return a snapshot of the counters."""
+        return self._counters.read(len(self._parked))
 
-    # The beginning and the end
+    # Start and stop
 
     def start(self) -> None:
         """Start the slots."""
         try:
             for _ in range(self._slot_count):
-                self._start(self._run_slot)
-        except RuntimeError as error:  # Too many threads, or the interpreter ends.
+                self._start_thread(self._run_slot)
+        except RuntimeError as error:  # The system has no more threads, or the interpreter is shutting down.
             if self._started == 1:
                 raise
             logger.warning("the session processor runs with %d of %d slots: %s", self._started - 1, self._slot_count, error)
         finally:
-            self._one_ended()
+            self._thread_ended()
 
     def begin_stop(self, error: BaseException | None = None) -> None:
-        """Begin no message any more, and end all waits; `error` is why, if the slots stop by themselves."""
+        """Pass no further message to the handler, and end all waits. Do not wait for the threads.
+
+        Args:
+            error: The reason, if the slots stop by themselves.
+        """
         with self._changed:
             if self.error is None:
                 self.error = error
@@ -96,22 +105,22 @@ class Slots:
         self._waits.stop()
         with self._changed:
             self._changed.notify_all()
-        self.news.put(None)
+        self.wakeups.put(None)
 
-    def let_go(self) -> None:
-        """Release all sessions, also those whose handlers still run: their messages go back."""
+    def release_all(self) -> None:
+        """Release all sessions, including those whose handlers still run. Their messages return to the queue."""
         self.begin_stop()
         sessions = self._runner.open_sessions()
         if sessions:
             logger.warning(
-                "the session processor of %r gives up %d sessions whose handlers still run",
+                "the session processor of %r releases %d sessions whose handlers still run",
                 self._options.queue_name,
                 len(sessions),
             )
         close_all(sessions)
 
     def join(self) -> None:
-        """Wait for the threads, which have all but ended."""
+        """Wait for the threads, all of which have finished their work."""
         with self._changed:
             threads = list(self._threads)
         for thread in threads:
@@ -119,7 +128,7 @@ class Slots:
                 thread.join()
 
     def after_fork(self) -> None:
-        """In a forked child: none of the threads is here, but for the one that forked, which shall end."""
+        """Stop in a forked child. At most one of the threads exists there: the one that forked, which then ends."""
         self._changed = threading.Condition()
         self._waits = PendingCalls()
         self._counters.after_fork()
@@ -127,17 +136,17 @@ class Slots:
         self._fairness.after_fork()
         self._runner.after_fork()
 
-    def has_this_thread(self) -> bool:
-        """Tell whether the calling thread is one of the slots."""
+    def owns_current_thread(self) -> bool:
+        """Tell whether the calling thread is one of these threads."""
         return threading.current_thread() in self._threads
 
-    def _start(self, work: Callable[..., object], *args: Any) -> threading.Thread:
+    def _start_thread(self, work: Callable[[], object]) -> threading.Thread:
         with self._changed:
             self._started += 1
-            # Those for parked sessions come and go.
+            # Threads of parked sessions end early, so forget those that have ended.
             self._threads = [thread for thread in self._threads if thread.ident is None or thread.is_alive()]
             name = f"azsession-processor-{self._started}"
-            thread = threading.Thread(target=self._run, args=(work, *args), name=name, daemon=True)
+            thread = threading.Thread(target=self._run_thread, args=(work,), name=name, daemon=True)
             self._alive += 1
             self._threads.append(thread)
         try:
@@ -149,23 +158,23 @@ class Slots:
             raise
         return thread
 
-    def _run(self, work: Callable[..., object], *args: Any) -> None:
+    def _run_thread(self, work: Callable[[], object]) -> None:
         try:
-            work(*args)
+            work()
         except BaseException as error:
             self.begin_stop(error)
         finally:
-            self._one_ended()
+            self._thread_ended()
 
-    def _one_ended(self) -> None:
+    def _thread_ended(self) -> None:
         with self._changed:
             self._alive -= 1
-            last = self._alive == 0
-        if last:
+            is_last = self._alive == 0
+        if is_last:
             self.done.set()
-            self.news.put(None)
+            self.wakeups.put(None)
 
-    # The slots
+    # The work of a slot
 
     def _run_slot(self) -> None:
         failures = 0
@@ -174,7 +183,7 @@ class Slots:
                 taken = self._take()
             except QueueError as error:
                 failures += 1
-                self._after_failure(error, failures)
+                self._pause_after_error(error, failures)
                 continue
             if taken is None:
                 failures = 0
@@ -185,94 +194,98 @@ class Slots:
             session_id = taken.session.session_id
             if not self._enter():
                 taken.session.close_session()
-                self._source.back(session_id, handled=False, locked_for=None)
+                self._source.give_back(session_id, handled=False, locked_for=None)
             else:
                 failures = 0 if self._handle(taken, failures) else failures + 1
 
     def _take(self) -> TakenSession | None:
-        self._counters.waits()
+        self._counters.begin_wait()
         try:
             taken = self._source.take(self._runner.stopping.wait)
         finally:
-            self._counters.waits_no_more()
+            self._counters.end_wait()
         if self._options.session_ids is None:
-            self._note_back()
+            self._end_outage()
         return taken
 
     def _take_another(self) -> TakenSession | None:
-        """Return another session if there is one."""
+        """Take another session that is due, without waiting."""
         try:
             while not self.stopping:
                 taken = self._source.take_now()
                 if taken is None or self._is_due(taken):
                     return taken
         except QueueError as error:
-            logger.info("no other session could be asked for: %s", error)
+            logger.info("could not ask for another session: %s", error)
         return None
 
     def _is_due(self, taken: TakenSession) -> bool:
-        """Tell whether a session may be handled now; it is parked if not."""
+        """Tell whether a session may be handled now. Park it if it may not."""
         due = self._backoff.due(taken.session.session_id)
         if due is None or due <= time.monotonic():
             return True
         self._park(taken.session, due)
         return False
 
-    def _note_back(self) -> None:
+    def _end_outage(self) -> None:
         if self._outage:
-            self._outage = False
-            logger.info("the session processor of %r goes on", self._options.queue_name)
+            with self._changed:
+                self._outage = False
+            logger.info("the session processor of %r reaches the broker again", self._options.queue_name)
 
-    def _after_failure(self, error: QueueError, failures: int) -> None:
-        """Report what failed, once for each outage, and pause; or stop, where trying again is no help."""
+    def _pause_after_error(self, error: QueueError, failures: int) -> None:
+        """Report the first error of an outage and pause. Stop if another attempt cannot resolve the error."""
         if self.stopping:
             return
         if isinstance(error, PERMANENT_ERRORS):
             self.begin_stop(error)
             return
         with self._changed:
-            is_news, self._outage = not self._outage, True
-        if is_news:
+            is_first, self._outage = not self._outage, True
+        if is_first:
             self._runner.report(error, None, None)
         pause = pause_after(failures, LONGEST_OUTAGE_PAUSE)
         self._runner.stopping.wait(max(pause, min(error.retry_after or 0.0, LONGEST_OUTAGE_PAUSE)))
 
     def _handle(self, taken: TakenSession, failures: int = 0) -> bool:
-        """Handle a session, whose place is taken; return whether the server was there for it."""
-        session = taken.session
+        """Handle a session after `_enter`. Return whether the broker could be reached."""
         try:
             outcome = self._runner.handle(taken)
         finally:
             self._leave()
+        session = taken.session
         error = None if outcome.failure is None else outcome.failure.error
-        locked_for = None
-        if isinstance(error, SessionLockedError):
-            locked_for = error.retry_after or 1.0
+        locked_for = (error.retry_after or 1.0) if isinstance(error, SessionLockedError) else None
         if self._options.session_ids is None:
-            self._fairness.note(session.session_id, had_share=outcome.had_share)
-        self._source.back(session.session_id, handled=outcome.handled, locked_for=locked_for)
+            self._fairness.record(session.session_id, had_turn=outcome.had_turn)
+        self._source.give_back(session.session_id, handled=outcome.handled, locked_for=locked_for)
+        return self._after_outcome(outcome, session, failures)
+
+    def _after_outcome(self, outcome: Outcome, session: SessionClient, failures: int) -> bool:
         if outcome.failure is None:
-            self._note_back()
-        elif outcome.fatal:
+            self._end_outage()
+            return True
+        error = outcome.failure.error
+        if outcome.fatal is not None:
             self.begin_stop(error)
-        elif outcome.failure.message is None and locked_for is None:
+        elif outcome.failure.message is None and not isinstance(error, SessionLockedError):
             if isinstance(error, SessionNotFoundError):
                 self._runner.report(error, session, None)
             elif isinstance(error, QueueError):
-                self._after_failure(error, failures + 1)
+                self._pause_after_error(error, failures + 1)
                 return False
         return True
 
     # Parked sessions
 
     def _park(self, session: SessionClient, due: float) -> None:
-        """Hold a session until it is due, without a slot; in this one where too many are parked."""
+        """Hold a session until it is due, without a slot. If too many are parked, this slot waits with it."""
         with self._changed:
-            stopping, is_full = self.stopping, self._parking.is_full
+            stopping, is_full = self.stopping, self._parked.is_full
             if not stopping and not is_full:
-                self._parking.put(session, due)
-                if self._parker is None:
-                    self._parker = self._start(self._run_parker)
+                self._parked.add(session, due)
+                if self._parked_thread is None:
+                    self._parked_thread = self._start_thread(self._run_parked)
                 self._changed.notify_all()
                 return
         if not stopping:
@@ -282,40 +295,44 @@ class Slots:
         else:
             session.close_session()
 
-    def _run_parker(self) -> None:
-        """Have each parked session handled when it is due and there is room."""
+    def _run_parked(self) -> None:
+        """Start a thread for each parked session that is due, once there is room for it."""
         while True:
             with self._changed:
-                while not self.stopping:
-                    due = self._parking.next_due()
-                    left = None if due is None else due - time.monotonic()
-                    if left is not None and left <= 0:
-                        if self._busy < self._options.max_concurrent_sessions:
-                            break
-                        left = None
-                    self._changed.wait(left)
-                if self.stopping:
-                    sessions = self._parking.clear()
+                if not self._wait_for_due():
+                    sessions = self._parked.clear()
                     break
-                session = self._parking.pop()
+                taken = TakenSession(self._parked.pop())
                 self._busy += 1
             try:
-                self._start(self._handle, TakenSession(session))
+                self._start_thread(functools.partial(self._handle, taken))
             except RuntimeError:
-                self._handle(TakenSession(session))
+                self._handle(taken)
         close_all(sessions)
+
+    def _wait_for_due(self) -> bool:
+        """Wait until a parked session is due and there is room, or until the stop. Return whether one is due."""
+        while not self.stopping:
+            due = self._parked.next_due()
+            left = None if due is None else due - time.monotonic()
+            if left is not None and left <= 0:
+                if self._busy < self._options.max_concurrent_sessions:
+                    return True
+                left = None
+            self._changed.wait(left)
+        return False
 
     # Room: how many sessions are handled at once
 
     def _wait_for_room(self) -> bool:
-        """Wait until one session more may be handled; return whether to go on."""
+        """Wait until another session may be handled. Return `False` if the slots stop."""
         with self._changed:
             while self._busy >= self._options.max_concurrent_sessions and not self.stopping:
                 self._changed.wait()
         return not self.stopping
 
     def _enter(self) -> bool:
-        """Take a place among those who handle a session, if there is one."""
+        """Count a session as being handled, if there is room for it."""
         with self._changed:
             if self.stopping or self._busy >= self._options.max_concurrent_sessions:
                 return False

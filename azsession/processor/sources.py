@@ -1,4 +1,4 @@
-"""Where a processor's sessions come from: whatever has messages, or a list of ids."""
+"""Sources of sessions for the slots: the next available session, or the sessions of a list."""
 
 from __future__ import annotations
 
@@ -16,37 +16,52 @@ from ..client.provider import ServiceBusProvider, core_of
 from ..client.session import SessionClient, SessionOptions
 from .backoff import Backoff
 
-#: Seconds of one wait for a session, or for a message of a chosen one.
+#: Seconds of one wait for a session, or for a message of a listed session.
 LONG_POLL = 30.0
-#: Seconds after which a chosen session that was empty is looked at again: the first time, and at the most.
-LOOK_AGAIN = (0.25, 4.0)
-#: Seconds after which a chosen session that another holder has is tried again, at the most.
+#: Seconds until a listed session that was empty is tried again: after the first time, and at most.
+EMPTY_PAUSES = (0.25, 4.0)
+#: Seconds until a listed session that another holder has is tried again, at most.
 LOCKED_PAUSE = 5.0
 
 
 @attrs.frozen
 class TakenSession:
-    """A session to handle, and how long its first receive waits."""
+    """A session for a slot to handle.
+
+    Attributes:
+        session: The client, which may not have its lock yet.
+        wait: Seconds that the first receive waits for a message.
+    """
 
     session: SessionClient
     wait: float = 0.0
 
 
 class Source(Protocol):
-    """Gives the slots their sessions."""
+    """Gives sessions to the slots. Thread-safe."""
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
-        """Return a session; blocks. `sleep` is what to pause with."""
+        """Return a session, or `None` if there is none yet. Blocks.
+
+        Args:
+            sleep: Called to pause for a number of seconds. It returns early if the processor stops.
+        """
 
     def take_now(self) -> TakenSession | None:
-        """Return another session if there is one at this moment, where sessions do not come in turns anyway."""
+        """Return another session without waiting, or `None`. A source whose sessions take turns anyway returns `None`."""
 
-    def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
-        """Note that a session was released, whether messages of it were handled, or for how long others have it."""
+    def give_back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
+        """Record that a slot released a session.
+
+        Args:
+            session_id: The session.
+            handled: At least one message was passed to the handler.
+            locked_for: Seconds until the lock of another holder expires, if the session was locked.
+        """
 
 
 class NextAvailableSessions:
-    """Whatever session has messages."""
+    """Takes the next session that has messages."""
 
     def __init__(self, provider: ServiceBusProvider, queue_name: str, max_renewal: float | None, waits: PendingCalls) -> None:
         self._core = core_of(provider)
@@ -55,23 +70,24 @@ class NextAvailableSessions:
         self._waits = waits
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
-        return self._take(LONG_POLL)
+        return self._accept(LONG_POLL)
 
     def take_now(self) -> TakenSession | None:
-        return self._take(0.0)
+        return self._accept(0.0)
 
-    def _take(self, wait: float) -> TakenSession | None:
+    def _accept(self, wait: float) -> TakenSession | None:
         session = self._core.accept_next(self._queue_name, self._options, wait, self._waits)
         return None if session is None else TakenSession(session)
 
-    def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
+    def give_back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         pass
 
 
 class ListedSessions:
-    """The sessions of a list, each by one slot at a time, in turns.
+    """Takes the sessions of a list in turns, each by one slot at a time.
 
-    Where there is a slot for each, it waits in its session; else the sessions are looked at, less often while they are empty.
+    With at least as many slots as sessions, each slot waits for messages in its own session. With fewer slots, the sessions
+    are polled, less often while they are empty.
     """
 
     def __init__(
@@ -87,43 +103,44 @@ class ListedSessions:
         self._queue_name = queue_name
         self._max_renewal = max_renewal
         self._backoff = backoff
-        self._tie = itertools.count()
-        self._turns = [(0.0, next(self._tie), session_id) for session_id in session_ids]
-        self._wait = LONG_POLL if len(self._turns) <= slots else 0.0
-        self._empty: dict[str, int] = {}
-        self._lock = threading.Lock()  # Guards _turns and _empty.
+        #: Orders sessions that are due at the same time.
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()  # Guards _due and _times_empty.
+        self._due = [(0.0, next(self._numbers), session_id) for session_id in session_ids]
+        self._times_empty: dict[str, int] = {}
+        self._wait = LONG_POLL if len(self._due) <= slots else 0.0
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         while True:
             with self._lock:
-                due, _, session_id = heapq.heappop(self._turns) if self._turns else (0.0, 0, "")
+                due, _, session_id = heapq.heappop(self._due) if self._due else (0.0, 0, "")
                 later = max(due, self._backoff.due(session_id) or 0.0)
                 pause = later - time.monotonic()
                 if session_id and pause > 0:
-                    heapq.heappush(self._turns, (later, next(self._tie), session_id))
+                    heapq.heappush(self._due, (later, next(self._numbers), session_id))
             if not session_id:
-                # Fewer sessions than slots.
-                sleep(LOOK_AGAIN[1])
+                # Other slots have all sessions of the list.
+                sleep(EMPTY_PAUSES[1])
                 return None
             if pause <= 0:
                 client = self._provider.create_session_client(self._queue_name, session_id, max_renewal=self._max_renewal)
                 return TakenSession(client, self._wait)
             if later == due:
-                # It is the first of all.
+                # No other session is due earlier.
                 sleep(pause)
                 return None
 
     def take_now(self) -> TakenSession | None:
         return None
 
-    def back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
+    def give_back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         due = time.monotonic()
         with self._lock:
             if locked_for is not None:
-                due += min(max(locked_for, LOOK_AGAIN[0]), LOCKED_PAUSE)
+                due += min(max(locked_for, EMPTY_PAUSES[0]), LOCKED_PAUSE)
             elif handled:
-                self._empty.pop(session_id, None)
+                self._times_empty.pop(session_id, None)
             elif not self._wait:
-                times = self._empty[session_id] = self._empty.get(session_id, 0) + 1
-                due += min(LOOK_AGAIN[1], LOOK_AGAIN[0] * 2.0 ** min(times - 1, 10))
-            heapq.heappush(self._turns, (due, next(self._tie), session_id))
+                times = self._times_empty[session_id] = self._times_empty.get(session_id, 0) + 1
+                due += min(EMPTY_PAUSES[1], EMPTY_PAUSES[0] * 2.0 ** min(times - 1, 10))
+            heapq.heappush(self._due, (due, next(self._numbers), session_id))

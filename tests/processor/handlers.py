@@ -1,5 +1,4 @@
-"""Handlers for `azsession consume`, each in a process of its own: they report to the file that ``REPORT`` names, a line for
-each call, and one for each session closed."""
+"""Handlers for `azsession consume` processes. They write one line for each call to the file named by ``REPORT``."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ def _report(*words: object) -> None:
 
 
 def webhook(message: ReceivedMessage, session: SessionClient) -> None:
-    """Take some time, and report a webhook."""
+    """Report a webhook, then take some time."""
     _report("handled", quote(session.session_id, safe=""), json.loads(message.body)["position"], message.delivery_count)
     time.sleep(0.02)
 
 
 def until_told(message: ReceivedMessage, session: SessionClient) -> None:
-    """Report the beginning, and end once there is a file `REPORT`.go."""
+    """Report the start, wait for the file ``$REPORT.go``, and report the end."""
     _report("began", message.text())
     while not Path(os.environ["REPORT"] + ".go").exists():
         time.sleep(0.01)
@@ -35,7 +34,7 @@ def until_told(message: ReceivedMessage, session: SessionClient) -> None:
 
 
 def refuse(message: ReceivedMessage, session: SessionClient) -> None:
-    """Refuse every message."""
+    """Dead-letter every message."""
     raise DeadLetter("refused")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the processor share: handlers that note what they are given, and gates to hold them at."""
+"""Helpers of the processor tests: a handler that records its calls, a gate that blocks it, and queries of the queue."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ QUEUE = "orders"
 
 
 class Seen:
-    """A handler that notes what it was given, and how many ran at once; `then` is what else it does."""
+    """A handler that records each message and how many calls ran at once. It then calls `then`, if given."""
 
     def __init__(self, then: Callable[[ReceivedMessage, SessionClient], object] | None = None) -> None:
         self._then = then
-        self._lock = threading.Lock()  # Guards all that follows.
+        self._lock = threading.Lock()  # Guards all fields below.
         self.by_session: dict[str, list[str]] = defaultdict(list)
         self.order: list[tuple[str, str]] = []
         self.running: Counter[str] = Counter()
@@ -44,7 +44,7 @@ class Seen:
 
 
 class Gate:
-    """A handler's step that waits until it is let through; `reached` tells that one waits."""
+    """Blocks a handler until `opened` is set. Sets `reached` when a handler arrives."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -60,12 +60,12 @@ def send(provider: ServiceBusProvider, session_id: str, texts: Iterable[str], qu
 
 
 def left(provider: ServiceBusProvider, queue: str = QUEUE) -> int:
-    """Return how many messages a queue has, dead letters not counted."""
+    """Return the number of messages in a queue, without dead letters."""
     count = provider.get_queue(queue).active_count
     assert count is not None
     return count
 
 
 def locked(provider: ServiceBusProvider, queue: str = QUEUE) -> list[str]:
-    """Return the sessions that somebody holds."""
+    """Return the ids of the locked sessions."""
     return [found.session_id for found in provider.list_sessions(queue) if found.locked_until is not None]

@@ -1,4 +1,4 @@
-"""`azsession consume`, as processes of their own: with real webhooks, killed, and told to end in mid-handler."""
+"""`azsession consume` as a process: with real webhooks, a kill, and signals while a handler runs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from .helpers import QUEUE, left, locked, send
 
 
 def consume(connection_string: str, report: Path, handler: str, *options: str, **streams: Any) -> subprocess.Popen[str]:
-    """Start a consumer; the caller ends it."""
+    """Start a consumer. The caller ends it."""
     command = [*COMMAND, "consume", QUEUE, f"tests.processor.handlers:{handler}", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     return subprocess.Popen(command, cwd=ROOT, text=True, env=environment(connection_string, REPORT=str(report)), **pipes)
 
 
 def lines(report: Path, *first: object) -> list[list[str]]:
-    """Return the lines of a report, those after these first words."""
+    """Return the lines of a report, split into words, that start with the given words."""
     words = [line.split() for line in whole_lines(report)]
     return [line for line in words if line[: len(first)] == [str(word) for word in first]]
 
 
-def test_webhooks_are_handled_in_order_by_two_processes_one_of_them_killed(
+def test_two_processes_handle_webhooks_in_order_although_one_is_killed(
     tmp_path: Path, webhooks: list[dict[str, Any]]
 ) -> None:
     report = tmp_path / "report"
@@ -69,7 +69,7 @@ def test_webhooks_are_handled_in_order_by_two_processes_one_of_them_killed(
     expected: dict[str, list[int]] = defaultdict(list)
     for event in webhooks:
         expected[quote(event["session_id"], safe="")].append(event["position"])
-    # In order, and twice only what the killed one had in its hands: the last message of each of its sessions.
+    # In order. Only unsettled messages of the killed process come twice: the last message of each of its sessions.
     assert {name: list(dict.fromkeys(positions)) for name, positions in by_session.items()} == expected
     assert all(positions == sorted(positions) for positions in by_session.values())
     in_hand = {session_id: position for pid, session_id, position in handled if pid == str(victim.pid)}
@@ -79,7 +79,7 @@ def test_webhooks_are_handled_in_order_by_two_processes_one_of_them_killed(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_mid_handler_finishes_it_and_gives_the_rest_back(
+def test_a_signal_lets_the_running_handler_finish_and_returns_the_other_messages(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path, number: int
 ) -> None:
     report = tmp_path / "report"
@@ -88,7 +88,7 @@ def test_a_signal_in_mid_handler_finishes_it_and_gives_the_rest_back(
     with consume(azsession_server.connection_string, report, "until_told", *closed) as process:
         eventually(lambda: lines(report, process.pid, "began"), seconds=60)
         process.send_signal(number)
-        # It begins nothing more: what comes for other sessions stays.
+        # The process starts no further handler.
         assert process.poll() is None
         (tmp_path / "report.go").touch()
         out, err = process.communicate(timeout=PATIENCE)
@@ -98,7 +98,7 @@ def test_a_signal_in_mid_handler_finishes_it_and_gives_the_rest_back(
     assert (left(azsession_provider), locked(azsession_provider)) == (2, [])
 
 
-def test_a_second_signal_gives_up_what_still_runs(
+def test_a_second_signal_releases_the_session_of_a_running_handler(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path
 ) -> None:
     report = tmp_path / "report"
@@ -110,12 +110,12 @@ def test_a_second_signal_gives_up_what_still_runs(
             process.terminate()
             time.sleep(0.1)
         out, err = process.communicate(timeout=PATIENCE)
-    # The third signal, if there was one, was no longer the processor's.
+    # A third signal, if there was one, ended the process.
     assert process.returncode in (1, -signal.SIGTERM), (out, err)
     assert (left(azsession_provider), locked(azsession_provider)) == (1, [])
 
 
-def test_on_a_terminal_there_is_a_live_view(
+def test_a_terminal_shows_a_live_view(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path
 ) -> None:
     send(azsession_provider, "a", ["1"])
@@ -144,12 +144,12 @@ def test_on_a_terminal_there_is_a_live_view(
         ("tests.processor.handlers:NOT_A_FUNCTION", ["is a int, nothing to call"]),
     ],
 )
-def test_a_function_that_cannot_be_had_is_named(azsession_server: AzsessionServer, handler: str, words: list[str]) -> None:
+def test_an_invalid_handler_is_named_in_one_line(azsession_server: AzsessionServer, handler: str, words: list[str]) -> None:
     ended = run_here("consume", QUEUE, handler, connection_string=azsession_server.connection_string)
     assert_one_line(ended, *words, status=2)
 
 
-def test_a_queue_that_is_not_there_fails_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_queue_prints_one_line(tmp_path: Path) -> None:
     with Served("--data", tmp_path / "data.db") as server:
         ended = run("consume", QUEUE, "json:loads", connection_string=server.line)
     assert ended.returncode == 1

@@ -1,12 +1,14 @@
-"""The page's Python is run as it stands, and its tables have every setting."""
+"""The examples in docs/processor.md and in the docstrings run, and the table of options is complete."""
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import os
 import re
 import signal
 import threading
+from types import ModuleType
 
 import attrs
 import click
@@ -16,6 +18,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 from azsession import ProcessorStats, ServiceBusProvider, SessionProcessor
 from azsession.cli.consume import consume
+from azsession.processor import outcomes, processor
 from azsession.testing import AzsessionServer
 
 from ..support.paths import ROOT
@@ -26,7 +29,7 @@ EXAMPLES = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(PAGE).examples())
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_a_python_example_runs(
+def test_an_example_of_the_page_runs(
     number: int,
     azsession_server: AzsessionServer,
     azsession_provider: ServiceBusProvider,
@@ -53,14 +56,21 @@ def test_a_python_example_runs(
         assert capsys.readouterr().out.strip() in ("1", "2")
 
 
-def test_every_setting_is_in_the_table_and_an_option_of_the_command() -> None:
-    settings = [
+@pytest.mark.parametrize("module", [processor, outcomes], ids=lambda module: module.__name__)
+def test_the_examples_in_the_docstrings_run(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_every_option_is_in_the_table_and_an_option_of_the_command() -> None:
+    names = [
         name
         for name, parameter in inspect.signature(SessionProcessor).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     text = PAGE.read_text(encoding="utf-8")
-    assert re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE) == settings
+    assert re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE) == names
     options = {param.name for param in consume.params if isinstance(param, click.Option)}
-    assert set(settings) <= options
+    assert set(names) <= options
     assert all(f"`{field.name}`" in text for field in attrs.fields(ProcessorStats))

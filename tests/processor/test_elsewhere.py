@@ -1,4 +1,4 @@
-"""The processor under gevent's monkey-patching, and with Azure behind it."""
+"""The processor in a program patched by gevent, and with Azure as the broker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def handler(message, session):
     seen.setdefault(session.session_id, []).append(message.text())
     if message.text() == "slow":
         before = session.session_expires_at
-        # Twice the lock's life: the others go on meanwhile, and the lock is renewed.
+        # Twice the lock duration: the lock must be renewed, and other sessions must continue meanwhile.
         time.sleep(2)
         assert not session.is_lock_lost
         renewed.append(session.session_expires_at > before)

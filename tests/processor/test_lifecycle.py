@@ -1,4 +1,4 @@
-"""How a processor begins and ends: stop, signals, a handler that leaves the program, forks, a broker that goes away."""
+"""Start and stop of a processor: signals, handlers that exit the program, forks, and an unreachable broker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("azsession-processor")]
 
 
-def test_stopping_lets_the_message_in_hand_finish_and_sends_the_rest_back(azsession_provider: ServiceBusProvider) -> None:
+def test_stop_lets_the_running_handler_finish_and_returns_the_other_messages(azsession_provider: ServiceBusProvider) -> None:
     provider, gate = azsession_provider, Gate()
     send(provider, "a", ["1", "2", "3"])
     seen = Seen(gate)
@@ -61,7 +61,7 @@ def test_an_idle_processor_stops_at_once_and_leaves_no_session_locked(azsession_
         processor.start()
         eventually(lambda: len(threads()) == 16)
         began = time.monotonic()
-        # What is sent just as it stops is handled, or stays free for others.
+        # A message sent during the stop is either handled or stays in an unlocked session.
         send(azsession_provider, "late", ["1"])
         assert processor.stop()
         assert time.monotonic() - began < 10
@@ -69,7 +69,7 @@ def test_an_idle_processor_stops_at_once_and_leaves_no_session_locked(azsession_
     assert threads() == []
 
 
-def test_a_handler_that_does_not_end_loses_its_session_after_the_grace(azsession_provider: ServiceBusProvider) -> None:
+def test_a_handler_that_outlasts_the_grace_period_loses_its_session(azsession_provider: ServiceBusProvider) -> None:
     provider, gate = azsession_provider, Gate()
     errors: list[str] = []
     send(provider, "a", ["1", "2"])
@@ -86,19 +86,19 @@ def test_a_handler_that_does_not_end_loses_its_session_after_the_grace(azsession
     assert left(provider) == 2
 
 
-def test_it_can_be_started_again_but_not_twice(azsession_provider: ServiceBusProvider) -> None:
+def test_a_processor_can_be_restarted_but_not_started_twice(azsession_provider: ServiceBusProvider) -> None:
     seen = Seen()
     processor = SessionProcessor(azsession_provider, QUEUE, seen)
     for number in (1, 2):
         with processor:
-            with pytest.raises(ConfigurationError, match="runs already"):
+            with pytest.raises(ConfigurationError, match="already running"):
                 processor.start()
             send(azsession_provider, "a", ["x"])
             eventually(lambda number=number: seen.count == number)  # type: ignore[misc]
         assert processor.stop()
 
 
-def test_a_handler_may_stop_the_processor(azsession_provider: ServiceBusProvider) -> None:
+def test_a_handler_can_stop_the_processor(azsession_provider: ServiceBusProvider) -> None:
     send(azsession_provider, "a", ["1", "2"])
     processor: SessionProcessor
     seen = Seen(lambda message, session: processor.stop())
@@ -109,7 +109,9 @@ def test_a_handler_may_stop_the_processor(azsession_provider: ServiceBusProvider
 
 
 @pytest.mark.parametrize("leaving", [KeyboardInterrupt, SystemExit])
-def test_what_ends_a_program_ends_the_processor(azsession_provider: ServiceBusProvider, leaving: type[BaseException]) -> None:
+def test_run_raises_keyboard_interrupt_and_system_exit_of_a_handler(
+    azsession_provider: ServiceBusProvider, leaving: type[BaseException]
+) -> None:
     def handler(message: ReceivedMessage, session: SessionClient) -> None:
         raise leaving("enough")
 
@@ -121,7 +123,7 @@ def test_what_ends_a_program_ends_the_processor(azsession_provider: ServiceBusPr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_run_returns(azsession_provider: ServiceBusProvider, number: int) -> None:
+def test_a_signal_stops_the_processor_and_run_returns(azsession_provider: ServiceBusProvider, number: int) -> None:
     send(azsession_provider, "a", ["1", "2"])
     before = signal.getsignal(number)
 
@@ -137,7 +139,7 @@ def test_a_signal_drains_and_run_returns(azsession_provider: ServiceBusProvider,
     assert (left(azsession_provider), locked(azsession_provider), threads()) == (1, [], [])
 
 
-def test_a_second_signal_stops_at_once(azsession_provider: ServiceBusProvider) -> None:
+def test_a_second_signal_ends_the_grace_period(azsession_provider: ServiceBusProvider) -> None:
     gate = Gate()
     send(azsession_provider, "a", ["1"])
 
@@ -156,7 +158,7 @@ def test_a_second_signal_stops_at_once(azsession_provider: ServiceBusProvider) -
     gate.opened.set()
 
 
-def test_elsewhere_than_in_the_main_thread_signals_are_left_alone(azsession_provider: ServiceBusProvider) -> None:
+def test_run_outside_the_main_thread_sets_no_signal_handlers(azsession_provider: ServiceBusProvider) -> None:
     before = signal.getsignal(signal.SIGTERM)
     processor = SessionProcessor(azsession_provider, QUEUE, Seen())
     runner = threading.Thread(target=processor.run)
@@ -168,7 +170,7 @@ def test_elsewhere_than_in_the_main_thread_signals_are_left_alone(azsession_prov
     assert not runner.is_alive()
 
 
-def test_closing_the_provider_ends_it(azsession_server: AzsessionServer) -> None:
+def test_closing_the_provider_stops_the_processor(azsession_server: AzsessionServer) -> None:
     provider = azsession_server.provider()
     processor = SessionProcessor(provider, QUEUE, Seen())
     processor.start()
@@ -179,9 +181,9 @@ def test_closing_the_provider_ends_it(azsession_server: AzsessionServer) -> None
         processor.stop()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are Unix's")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_does_not_process(azsession_provider: ServiceBusProvider) -> None:
+def test_a_processor_does_not_run_in_a_forked_child_but_can_be_started_there(azsession_provider: ServiceBusProvider) -> None:
     seen = Seen()
     with SessionProcessor(azsession_provider, QUEUE, seen) as processor:
         send(azsession_provider, "a", ["1"])
@@ -203,7 +205,7 @@ def test_a_forked_child_does_not_process(azsession_provider: ServiceBusProvider)
         eventually(lambda: left(azsession_provider) == 0)
 
 
-def test_it_goes_on_by_itself_when_the_broker_comes_back(
+def test_the_processor_continues_when_the_broker_is_reachable_again(
     azsession_server: AzsessionServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots, "LONGEST_OUTAGE_PAUSE", 0.2)
@@ -225,13 +227,13 @@ def test_it_goes_on_by_itself_when_the_broker_comes_back(
                     eventually(lambda number=number: len(errors) == number - 1)  # type: ignore[misc]
                     send(direct, "a", [str(number)])
                     relay.listen()
-                    # Released, too: a lock that could not be given back would outlast the test.
+                    # Wait for the release as well. A lock that could not be released would outlast the test.
                     eventually(lambda number=number: processor.stats.sessions_done == number)  # type: ignore[misc]
             assert seen.by_session["a"] == ["1", "2", "3"]
     assert [type(error) for error in errors] == [ConnectionFailedError, ConnectionFailedError]
 
 
-def test_it_stops_while_the_broker_is_away(azsession_server: AzsessionServer) -> None:
+def test_the_processor_stops_while_the_broker_is_unreachable(azsession_server: AzsessionServer) -> None:
     with Relay(int(azsession_server.url.rpartition(":")[2])) as relay:
         key = azsession_server.connection_string.partition(";")[2]
         with ServiceBusProvider.from_connection_string(f"Endpoint={relay.url}/;{key}", retry_attempts=0) as provider:
@@ -246,7 +248,7 @@ def test_it_stops_while_the_broker_is_away(azsession_server: AzsessionServer) ->
             assert time.monotonic() - began < 10
 
 
-def test_a_server_that_was_started_anew_on_its_file_goes_on_being_used(tmp_path: Any) -> None:
+def test_the_processor_continues_after_the_server_restarts_with_the_same_file(tmp_path: Any) -> None:
     data = tmp_path / "data.db"
     gate = Gate()
     errors: list[BaseException] = []
@@ -265,13 +267,13 @@ def test_a_server_that_was_started_anew_on_its_file_goes_on_being_used(tmp_path:
                     gate.opened.set()
                     eventually(lambda: processor.stats.messages_done == 3, seconds=30)
                     assert left(provider) == 0
-                    # The restart ended the lock: what was in hand was not done, and came again, and first.
+                    # The restart ended the lock, so the unsettled message was redelivered, before the later one.
                     assert seen.by_session["a"] == ["1", "2", "2", "3"]
                     processor.stop()
     assert errors
 
 
-def test_it_can_be_stopped_while_it_starts(azsession_provider: ServiceBusProvider) -> None:
+def test_a_processor_can_be_stopped_while_it_starts(azsession_provider: ServiceBusProvider) -> None:
     for _ in range(20):
         processor = SessionProcessor(azsession_provider, QUEUE, Seen(), max_concurrent_sessions=8)
         starter = threading.Thread(target=processor.start)
@@ -283,7 +285,7 @@ def test_it_can_be_stopped_while_it_starts(azsession_provider: ServiceBusProvide
 
 
 class _MuteRelay(Relay):
-    """Passes requests on, and while it is mute loses the answers."""
+    """Forwards requests. While `mute` is true, it drops the responses."""
 
     mute = False
 
@@ -301,7 +303,7 @@ class _MuteRelay(Relay):
         hang_up(other)
 
 
-def test_a_session_that_was_given_just_as_it_stopped_goes_back(azsession_server: AzsessionServer) -> None:
+def test_a_session_granted_during_the_stop_is_released(azsession_server: AzsessionServer) -> None:
     with _MuteRelay(int(azsession_server.url.rpartition(":")[2])) as relay, azsession_server.provider() as direct:
         key = azsession_server.connection_string.partition(";")[2]
         with ServiceBusProvider.from_connection_string(f"Endpoint={relay.url}/;{key}") as provider:

@@ -1,4 +1,4 @@
-"""What a processor does with sessions and messages, against a real gateway."""
+"""How a processor handles sessions and messages, with a real gateway."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def provider(azsession_server: AzsessionServer, azsession_provider: ServiceBusPr
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let sessions that failed come again soon."""
+    """Make the pause after a failure short."""
     monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.02)
 
 
-def test_every_session_is_handled_in_order_and_one_message_at_a_time(provider: ServiceBusProvider) -> None:
+def test_each_session_is_handled_in_order_and_one_message_at_a_time(provider: ServiceBusProvider) -> None:
     for number in range(20):
         send(provider, f"s{number}", map(str, range(12)))
     seen = Seen()
@@ -54,7 +54,7 @@ def test_every_session_is_handled_in_order_and_one_message_at_a_time(provider: S
     assert processor.stats.messages_failed == processor.stats.sessions_open == 0
 
 
-def test_a_session_that_ran_empty_is_released_at_once(provider: ServiceBusProvider) -> None:
+def test_an_empty_session_is_released_at_once(provider: ServiceBusProvider) -> None:
     closed = threading.Event()
     send(provider, "a", ["1"])
     with SessionProcessor(provider, QUEUE, Seen(), on_session_closed=lambda session: closed.set()):
@@ -63,7 +63,7 @@ def test_a_session_that_ran_empty_is_released_at_once(provider: ServiceBusProvid
             assert mine.receive_message(timeout=0) is None
 
 
-def test_one_slot_takes_many_sessions_of_one_message_without_idling(provider: ServiceBusProvider) -> None:
+def test_one_slot_handles_many_sessions_with_one_message_each_without_waiting(provider: ServiceBusProvider) -> None:
     for number in range(30):
         send(provider, f"s{number}", ["only"])
     seen = Seen()
@@ -71,7 +71,7 @@ def test_one_slot_takes_many_sessions_of_one_message_without_idling(provider: Se
         eventually(lambda: seen.count == 30)
 
 
-def test_with_an_idle_timeout_the_session_is_kept_for_what_comes(provider: ServiceBusProvider) -> None:
+def test_session_idle_timeout_keeps_an_empty_session_for_further_messages(provider: ServiceBusProvider) -> None:
     opened: list[str] = []
     seen = Seen()
     send(provider, "a", ["1"])
@@ -87,7 +87,7 @@ def test_with_an_idle_timeout_the_session_is_kept_for_what_comes(provider: Servi
     assert locked(provider) == []
 
 
-def test_busy_sessions_give_way_after_their_share(provider: ServiceBusProvider) -> None:
+def test_max_messages_per_session_makes_busy_sessions_take_turns(provider: ServiceBusProvider) -> None:
     for name in ("busy", "busy too"):
         send(provider, name, map(str, range(9)))
     send(provider, "other", ["x"])
@@ -100,7 +100,7 @@ def test_busy_sessions_give_way_after_their_share(provider: ServiceBusProvider) 
     eventually(lambda: (left(provider), locked(provider)) == (0, []))
 
 
-def test_a_message_that_fails_is_never_overtaken(provider: ServiceBusProvider, quick: None) -> None:
+def test_no_message_overtakes_a_failed_one(provider: ServiceBusProvider, quick: None) -> None:
     send(provider, "a", ["1", "2", "3", "4"])
     errors: list[tuple[str, str | None, str | None]] = []
 
@@ -119,7 +119,7 @@ def test_a_message_that_fails_is_never_overtaken(provider: ServiceBusProvider, q
     assert errors == [("not yet", "a", "2")] * 2
 
 
-def test_a_poison_message_neither_spins_nor_takes_a_slot_and_ends_at_the_delivery_limit(
+def test_a_poison_message_is_retried_with_pauses_without_a_slot_until_the_delivery_limit(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = azsession_provider
@@ -136,7 +136,7 @@ def test_a_poison_message_neither_spins_nor_takes_a_slot_and_ends_at_the_deliver
     seen = Seen(handler)
     with SessionProcessor(provider, QUEUE, seen, max_concurrent_sessions=1, on_error=lambda *_: None) as processor:
         eventually(lambda: processor.stats.sessions_parked == 1)
-        # The only slot is free for others meanwhile.
+        # Meanwhile the only slot is free for other sessions.
         send(provider, "good", map(str, range(20)))
         eventually(lambda: len(seen.by_session["good"]) == 20)
         eventually(lambda: seen.by_session["poison"] == ["bad", "bad", "bad", "good"], seconds=20)
@@ -147,7 +147,7 @@ def test_a_poison_message_neither_spins_nor_takes_a_slot_and_ends_at_the_deliver
     assert [dead.text() for dead in provider.dead_letters(QUEUE)] == ["bad"]
 
 
-def test_parked_sessions_are_released_at_stop(provider: ServiceBusProvider) -> None:
+def test_stop_releases_parked_sessions(provider: ServiceBusProvider) -> None:
     send(provider, "poison", ["bad"])
 
     def handler(message: ReceivedMessage, session: SessionClient) -> None:
@@ -160,7 +160,7 @@ def test_parked_sessions_are_released_at_stop(provider: ServiceBusProvider) -> N
     assert left(provider) == 1
 
 
-def test_dead_letter_ends_one_message_and_the_session_goes_on(provider: ServiceBusProvider) -> None:
+def test_dead_letter_affects_one_message_and_the_session_continues(provider: ServiceBusProvider) -> None:
     send(provider, "a", ["1", "2", "3"])
 
     def handler(message: ReceivedMessage, session: SessionClient) -> None:
@@ -176,7 +176,7 @@ def test_dead_letter_ends_one_message_and_the_session_goes_on(provider: ServiceB
     assert (dead.text(), dead.dead_letter_reason, dead.dead_letter_description) == ("2", "unreadable", "second of three")
 
 
-def test_dead_letter_session_ends_all_that_is_left(provider: ServiceBusProvider) -> None:
+def test_dead_letter_session_dead_letters_all_messages_that_are_left(provider: ServiceBusProvider) -> None:
     send(provider, "a", map(str, range(15)))
     send(provider, "b", ["x"])
 
@@ -192,15 +192,15 @@ def test_dead_letter_session_ends_all_that_is_left(provider: ServiceBusProvider)
     assert {dead.dead_letter_reason for dead in provider.dead_letters(QUEUE)} == {"customer is gone"}
 
 
-@pytest.mark.parametrize("verdict", [DeadLetter, DeadLetterSession])
-def test_a_verdict_is_checked_where_it_is_made(verdict: type[DeadLetter]) -> None:
-    assert (str(verdict("why")), verdict("why", "more").description) == ("why", "more")
+@pytest.mark.parametrize("exception", [DeadLetter, DeadLetterSession])
+def test_a_dead_letter_exception_checks_its_arguments(exception: type[DeadLetter]) -> None:
+    assert (str(exception("why")), exception("why", "more").description) == ("why", "more")
     for arguments in ((7,), ("x" * 4097,), ("why", 7)):
         with pytest.raises(ValidationError):
-            verdict(*arguments)  # type: ignore[arg-type]
+            exception(*arguments)  # type: ignore[arg-type]
 
 
-def test_what_a_handler_settles_itself_is_done(provider: ServiceBusProvider) -> None:
+def test_a_message_settled_by_the_handler_counts_as_done(provider: ServiceBusProvider) -> None:
     send(provider, "a", ["1", "2", "3"])
 
     def handler(message: ReceivedMessage, session: SessionClient) -> None:
@@ -233,7 +233,7 @@ def test_the_lock_is_renewed_while_a_handler_runs(
     assert seen.by_session["a"] == ["slow", "next"]
 
 
-def test_a_handler_that_outlives_its_lock_is_told_and_its_message_is_not_done(
+def test_a_handler_sees_that_its_lock_is_lost_and_its_message_is_redelivered(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, quick: None
 ) -> None:
     azsession_server.create_queue(QUEUE, lock_duration=1)
@@ -262,7 +262,9 @@ def test_a_handler_that_outlives_its_lock_is_told_and_its_message_is_not_done(
     assert errors == [(SessionNotFoundError, "slow")]
 
 
-def test_hooks_see_each_session_and_may_fail(provider: ServiceBusProvider, caplog: pytest.LogCaptureFixture) -> None:
+def test_session_hooks_are_called_and_their_errors_are_only_logged(
+    provider: ServiceBusProvider, caplog: pytest.LogCaptureFixture
+) -> None:
     calls: list[tuple[str, str, bool]] = []
 
     def hook(name: str) -> Any:
@@ -282,13 +284,13 @@ def test_hooks_see_each_session_and_may_fail(provider: ServiceBusProvider, caplo
     assert caplog.text.count("a hook of the session processor failed") == 2
 
 
-def test_only_chosen_sessions_are_taken_each_with_a_slot(provider: ServiceBusProvider) -> None:
+def test_session_ids_limits_the_sessions_and_each_has_a_slot(provider: ServiceBusProvider) -> None:
     for name in ("a", "b", "c"):
         send(provider, name, ["1"])
     seen = Seen()
     with SessionProcessor(provider, QUEUE, seen, session_ids=["a", "b", "a"]):
         eventually(lambda: seen.count == 2)
-        # Each slot waits in its own session.
+        # Each slot waits for messages in its own session.
         send(provider, "b", ["2"])
         eventually(lambda: seen.count == 3)
         began = time.monotonic()
@@ -297,7 +299,7 @@ def test_only_chosen_sessions_are_taken_each_with_a_slot(provider: ServiceBusPro
     assert locked(provider) == []
 
 
-def test_more_chosen_sessions_than_slots_take_turns(provider: ServiceBusProvider) -> None:
+def test_more_session_ids_than_slots_take_turns(provider: ServiceBusProvider) -> None:
     seen = Seen()
     with SessionProcessor(provider, QUEUE, seen, session_ids=["a", "b", "c"], max_concurrent_sessions=2):
         for number, name in enumerate(("c", "a", "b", "a"), 1):
@@ -306,7 +308,7 @@ def test_more_chosen_sessions_than_slots_take_turns(provider: ServiceBusProvider
     assert dict(seen.by_session) == {"c": ["1"], "a": ["2", "4"], "b": ["3"]}
 
 
-def test_a_chosen_session_that_another_holds_is_taken_later(provider: ServiceBusProvider) -> None:
+def test_a_listed_session_locked_by_another_holder_is_taken_later(provider: ServiceBusProvider) -> None:
     send(provider, "a", ["1"])
     errors: list[BaseException] = []
     seen = Seen()
@@ -321,7 +323,7 @@ def test_a_chosen_session_that_another_holds_is_taken_later(provider: ServiceBus
     assert errors == []
 
 
-def test_a_queue_that_is_not_there_ends_it() -> None:
+def test_a_missing_queue_stops_the_processor() -> None:
     from azsession.broker.embedded import EmbeddedBroker
     from azsession.server import AccessKey, GatewayService
 
@@ -353,14 +355,12 @@ def test_a_queue_that_is_not_there_ends_it() -> None:
         {"max_renewal": "1"},
     ],
 )
-def test_a_wrong_setting_is_named(provider: ServiceBusProvider, wrong: dict[str, Any]) -> None:
+def test_the_error_names_the_invalid_option(provider: ServiceBusProvider, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="session id" if wrong.get("session_ids") == [""] else next(iter(wrong))):
         SessionProcessor(provider, QUEUE, Seen(), **wrong)
 
 
-def test_no_more_handlers_run_than_there_are_slots_when_parked_sessions_come_back(
-    provider: ServiceBusProvider, quick: None
-) -> None:
+def test_parked_sessions_that_are_due_do_not_exceed_the_number_of_slots(provider: ServiceBusProvider, quick: None) -> None:
     for number in range(12):
         send(provider, f"s{number}", ["1", "2"])
     gate = Gate()

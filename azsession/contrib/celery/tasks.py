@@ -16,7 +16,7 @@ from ...client.session import SessionClient
 from ...errors import SessionLockedError, ValidationError
 from ...messages import ReceivedMessage
 from ...processor.backoff import LONGEST_PAUSE, Backoff, pause_after
-from ...processor.options import ProcessorOptions, check_options
+from ...processor.options import ProcessorOptions
 from ...processor.session_runner import PERMANENT_ERRORS, Outcome, SessionRunner
 from ...processor.sources import TakenSession
 from ...processor.stats import StatsCounters
@@ -66,19 +66,15 @@ def session_task(
         def handler(message: ReceivedMessage, session: SessionClient) -> object:
             return body(task, message, session) if bind else body(message, session)
 
-        checked = check_options(
-            queue_name,
-            handler if callable(body) else body,
-            1,
-            None,
-            max_messages,
-            idle_timeout,
-            prefetch,
-            max_renewal,
-            0.0,
-            on_error=None,
-            on_session_opened=None,
-            on_session_closed=None,
+        checked = ProcessorOptions(
+            queue_name=queue_name,
+            handler=handler if callable(body) else body,
+            max_concurrent_sessions=1,
+            max_messages_per_session=max_messages,
+            session_idle_timeout=idle_timeout,
+            prefetch=prefetch,
+            max_renewal=max_renewal,
+            grace_period=0.0,
         )
 
         def run(self: Any, session_id: str) -> int:
