@@ -1,6 +1,6 @@
-"""The values that pass through a session: messages, as sent, received and peeked, and the receipts to settle them.
+"""The values that pass through a session: messages as sent, received and peeked, and the receipts that settle them.
 
-All are frozen attrs classes. The client and the brokers make them; `protocol` turns them into bytes and back.
+All are frozen attrs classes. The client and the brokers create them; `azsession.protocol.wire` encodes and decodes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import binascii
 import json
 import re
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TypeAlias
 
 import attrs
 
@@ -26,86 +26,17 @@ from .validation import (
     check_text,
     seconds,
 )
+from .validation import AttributeValue as AttributeValue
 
-AttributeValue = str | int | float | bool
+#: A value that JSON can express.
+JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | float | bool | None"
 
-#: What a portable receipt begins with; the digit is the version of its form.
+#: The first characters of a portable receipt. The digit is the version of the format.
 _RECEIPT_PREFIX = "azs1."
+_MAX_RECEIPT_LENGTH = 4096
 _ROUTE = re.compile(r"[A-Za-z0-9-]{0,64}\Z")
 
-
-def _to_bytes(body: Any) -> Any:
-    return body.encode() if isinstance(body, str) else body
-
-
-def _to_timedelta(value: Any) -> Any:
-    if value is None:
-        return None
-    lasts = seconds(value, "time_to_live", positive=True, highest=float("inf"))
-    try:
-        return timedelta(seconds=lasts)
-    except OverflowError:
-        raise ValidationError("time_to_live is longer than a timedelta can be; leave it out for no end") from None
-
-
-def _to_utc(value: Any) -> Any:
-    return None if value is None else check_instant(value, "scheduled_enqueue_time").astimezone(timezone.utc)
-
-
-def _body_repr(body: bytes) -> str:
-    return f"<{len(body)} bytes>"
-
-
-@attrs.frozen(kw_only=True)
-class Message:
-    """A message to send.
-
-    Args:
-        body: The content, bytes or text (sent as UTF-8).
-        session_id: The session it belongs to, 1 to 128 characters. Needed to send it.
-        message_id: Up to 128 characters; made up when it is sent, if absent. Queues with duplicate detection go by it.
-        subject: What it is about; Azure also calls it the label.
-        content_type: The MIME type of the body.
-        correlation_id: Whatever ties it to other messages.
-        reply_to: The queue to answer to.
-        reply_to_session_id: The session to answer to.
-        to: Where it is meant to go; kept, but not acted on.
-        time_to_live: Seconds or a timedelta after which nobody needs it any more.
-        scheduled_enqueue_time: When it shall become visible, a timezone-aware datetime.
-        attributes: Further properties by name: str, int, float or bool. A gateway takes 65,536 characters of them together.
-
-    Raises:
-        ValidationError: An argument is not of these forms.
-    """
-
-    body: bytes = attrs.field(converter=_to_bytes, repr=_body_repr, kw_only=False)
-    session_id: str | None = None
-    message_id: str | None = None
-    subject: str | None = None
-    content_type: str | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    reply_to_session_id: str | None = None
-    to: str | None = None
-    time_to_live: timedelta | None = attrs.field(default=None, converter=_to_timedelta)
-    scheduled_enqueue_time: datetime | None = attrs.field(default=None, converter=_to_utc)
-    attributes: dict[str, AttributeValue] = attrs.field(factory=dict, converter=check_attributes, hash=False)
-
-    @body.validator
-    def _check_body(self, _: Any, value: object) -> None:
-        if not isinstance(value, bytes):
-            raise ValidationError(f"a message's body is bytes or str, not {type(value).__name__}")
-
-    def __attrs_post_init__(self) -> None:
-        if self.session_id is not None:
-            check_session_id(self.session_id)
-        for name, limit in _TEXT_LIMITS.items():
-            value = getattr(self, name)
-            if value is not None:
-                check_text(value, name, limit)
-
-
-#: The text properties of a message and the characters that each may have (Azure's quotas).
+#: The text properties of a message with the most characters of each (quotas of Azure Service Bus).
 _TEXT_LIMITS: dict[str, int] = {
     "message_id": MAX_MESSAGE_ID_LENGTH,
     "subject": 4096,
@@ -117,19 +48,112 @@ _TEXT_LIMITS: dict[str, int] = {
 }
 
 
+# The converters of `Message` have exact parameter types, because type checkers take the types of its arguments from them.
+
+
+def _body(body: bytes | str) -> bytes:
+    if isinstance(body, str):
+        try:
+            return body.encode()
+        except UnicodeEncodeError:
+            raise ValidationError("a message's body has a lone surrogate, which UTF-8 cannot encode") from None
+    if not isinstance(body, bytes):
+        raise ValidationError(f"a message's body is bytes or str, not {type(body).__name__}")
+    return body
+
+
+def _time_to_live(value: float | timedelta | None) -> timedelta | None:
+    if value is None:
+        return None
+    duration = seconds(value, "time_to_live", positive=True, highest=float("inf"))
+    try:
+        return timedelta(seconds=duration)
+    except OverflowError:
+        raise ValidationError(
+            f"time_to_live is at most {timedelta.max.days} days, not {value!r}; leave it out if the message never expires"
+        ) from None
+
+
+def _scheduled_enqueue_time(value: datetime | None) -> datetime | None:
+    return None if value is None else check_instant(value, "scheduled_enqueue_time").astimezone(timezone.utc)
+
+
+def _show_body(body: bytes) -> str:
+    return f"<{len(body)} bytes>"
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """A message to send.
+
+    Args:
+        body: The content: bytes, or a str that is encoded as UTF-8.
+        session_id: The id of its session, 1 to 128 characters. Required for sending.
+        message_id: Up to 128 characters. Without one, sending creates a UUID. Duplicate detection compares it.
+        subject: A label for the application, up to 4,096 characters. Azure also calls it the label.
+        content_type: The MIME type of the body, up to 256 characters, for example ``"application/json"``.
+        correlation_id: An id that relates this message to another, up to 128 characters.
+        reply_to: The queue for replies, up to 4,096 characters.
+        reply_to_session_id: The session for replies, up to 128 characters.
+        to: The intended destination, up to 4,096 characters. It is stored and not evaluated.
+        time_to_live: Seconds or a timedelta after which the message expires, more than 0. `None`: the queue's default.
+        scheduled_enqueue_time: The time at which the message becomes available, a timezone-aware datetime. `None`: at once.
+        attributes: Application properties. A name has 1 to 128 characters. A value is a str, an int of 64 bits, a finite
+            float or a bool. A gateway accepts 65,536 characters in all.
+
+    Raises:
+        ValidationError: An argument has a wrong type or is out of its range.
+
+    Example:
+        >>> from azsession import Message
+        >>> message = Message("paid", session_id="order-42", time_to_live=3600, attributes={"amount": 12.5})
+        >>> message.body
+        b'paid'
+        >>> message.time_to_live
+        datetime.timedelta(seconds=3600)
+    """
+
+    body: bytes = attrs.field(converter=_body, repr=_show_body, kw_only=False)
+    session_id: str | None = None
+    message_id: str | None = None
+    subject: str | None = None
+    content_type: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    reply_to_session_id: str | None = None
+    to: str | None = None
+    time_to_live: timedelta | None = attrs.field(default=None, converter=_time_to_live)
+    scheduled_enqueue_time: datetime | None = attrs.field(default=None, converter=_scheduled_enqueue_time)
+    attributes: dict[str, AttributeValue] = attrs.field(factory=dict, converter=check_attributes, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.session_id is not None:
+            check_session_id(self.session_id)
+        for name, limit in _TEXT_LIMITS.items():
+            value = getattr(self, name)
+            if value is not None:
+                check_text(value, name, limit)
+
+
 @attrs.frozen(kw_only=True)
 class ReceiptHandle:
-    """The right to settle one message.
+    """The right to settle one received message.
 
-    `str()` gives its portable text, which other processes turn back with `ReceiptHandle.parse`, or settle with through
-    `ServiceBusProvider.session_from_receipt`. Who has it can settle that one message, and nothing else.
+    ``str(receipt)`` is its portable text. Another process can settle the message with it
+    (`ServiceBusProvider.session_from_receipt`). Treat the text as a secret: it lets its bearer settle this message.
 
-    Attributes:
+    Args:
         handle: The message's lock token.
-        expires_at: When the lock ends unless it is renewed, as known when the message was received; aware, UTC.
-        queue_name: The queue it came from.
-        session_id: The session it came from.
-        route: Which of several gateways has its holder; no secret.
+        expires_at: When the lock expires unless it is renewed (timezone-aware, UTC), as known at the time of the receive.
+        queue_name: The queue of the message.
+        session_id: The session of the message.
+        route: A name for load balancers: all requests about one holder's session carry the same. Not a secret.
+
+    Example:
+        >>> from azsession import ReceiptHandle
+        >>> receipt = ReceiptHandle("6d1c", queue_name="orders", session_id="order-42")
+        >>> ReceiptHandle.parse(str(receipt)) == receipt
+        True
     """
 
     handle: str = attrs.field(repr=False, kw_only=False)
@@ -146,46 +170,49 @@ class ReceiptHandle:
 
     @classmethod
     def parse(cls, text: str) -> ReceiptHandle:
-        """Return the receipt that `text` is the portable form of.
+        """Return the receipt from its portable text, ``str(receipt)``.
+
+        Args:
+            text: The text, up to 4,096 characters.
 
         Raises:
-            InvalidReceiptError: It is not the text of a receipt.
+            InvalidReceiptError: The text is not a receipt, or is damaged.
         """
-        if not isinstance(text, str) or not text.startswith(_RECEIPT_PREFIX) or len(text) > 4096:
-            raise InvalidReceiptError("this is not the text of a receipt, which str(message.receipt) gives")
+        if not isinstance(text, str) or not text.startswith(_RECEIPT_PREFIX) or len(text) > _MAX_RECEIPT_LENGTH:
+            raise InvalidReceiptError("this is not the text of a receipt; str(message.receipt) is one")
         packed = text[len(_RECEIPT_PREFIX) :]
         try:
             fields = json.loads(base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True))
-            # A receipt of an earlier release, or of no route, has four fields.
+            # The text of a receipt without a route has four fields.
             queue_name, session_id, handle, expires, route = fields if len(fields) == 5 else [*fields, ""]
             check_queue_name(queue_name)
             check_session_id(session_id)
             check_lock_token(handle)
             if not _ROUTE.match(route):
-                raise ValidationError("a route goes into a header")
+                raise ValidationError("a route is sent as a header")
             expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)
         except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):
-            raise InvalidReceiptError("this text of a receipt is damaged") from None
+            raise InvalidReceiptError("the text of the receipt is damaged") from None
         return cls(handle, expires_at, queue_name=queue_name, session_id=session_id, route=route)
 
 
 @attrs.frozen(kw_only=True)
 class PeekedMessage:
-    """A message that was looked at, not received: it has no lock, and cannot be settled.
+    """A message that was peeked at: it is not locked and cannot be settled.
 
     Attributes:
-        state: ``"Active"``, ``"Deferred"``, ``"Scheduled"``, or ``"DeadLettered"`` in the dead-letter queue.
-        sequence_number: Its number in the queue, rising in the order of acceptance.
-        delivery_count: How often it was delivered so far.
-        enqueued_at: When the server accepted it; aware, UTC.
-        expires_at: When its time to live ends, where it has one.
-        dead_letter_reason: Why it was dead-lettered, where it was.
-        dead_letter_description: More about that.
+        state: ``"Active"``, ``"Deferred"`` or ``"Scheduled"``; ``"DeadLettered"`` in the dead-letter queue.
+        sequence_number: The number that the queue gave the message; later messages have higher numbers. 0: the server did
+            not say.
+        delivery_count: How many deliveries there were.
+        enqueued_at: When the server accepted the message (timezone-aware, UTC).
+        dead_letter_reason: The reason for dead-lettering, or `None`.
+        dead_letter_description: The description of that reason, or `None`.
 
     The other attributes are those of `Message`.
     """
 
-    body: bytes = attrs.field(repr=_body_repr)
+    body: bytes = attrs.field(repr=_show_body)
     session_id: str | None = None
     message_id: str | None = None
     subject: str | None = None
@@ -197,7 +224,7 @@ class PeekedMessage:
     time_to_live: timedelta | None = None
     scheduled_enqueue_time: datetime | None = None
     attributes: dict[str, AttributeValue] = attrs.field(factory=dict, hash=False)
-    sequence_number: int | None = None
+    sequence_number: int = 0
     delivery_count: int = 0
     enqueued_at: datetime | None = None
     dead_letter_reason: str | None = None
@@ -206,7 +233,7 @@ class PeekedMessage:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When its time to live ends (aware, UTC), or `None` where it has none."""
+        """When the message expires (timezone-aware, UTC), or `None` if it does not."""
         if self.enqueued_at is None or self.time_to_live is None:
             return None
         try:
@@ -215,24 +242,43 @@ class PeekedMessage:
             return None
 
     def text(self, encoding: str = "utf-8") -> str:
-        """Return the body decoded; raises `UnicodeDecodeError` where it is not such text."""
+        """Return the body as text.
+
+        Raises:
+            UnicodeDecodeError: The body is not text in this encoding.
+        """
         return self.body.decode(encoding)
 
-    def json(self) -> Any:
-        """Return what the body says as JSON; raises `json.JSONDecodeError` where it is none."""
-        return json.loads(self.body)
+    def json(self) -> JSONValue:
+        """Return the value that the body expresses in JSON.
+
+        Raises:
+            json.JSONDecodeError: The body is not JSON.
+        """
+        value: JSONValue = json.loads(self.body)
+        return value
 
 
 @attrs.frozen(kw_only=True)
 class ReceivedMessage(PeekedMessage):
-    """A message that was received under a session's lock, to be settled with its receipt.
+    """A message that was received under a session's lock. Settle it with its receipt. It can be pickled.
 
     Attributes:
-        receipt: What settles it, here or, as text, in another process.
-        delivery_count: How often it was delivered, this time included: 1 at the first.
-        delivered_at: When this process received it; aware, UTC.
+        receipt: Settles the message: here, or as text in another process.
+        delivery_count: How many deliveries there were, this one included: 1 for the first.
+        delivered_at: When this process received the message (timezone-aware, UTC).
 
-    The other attributes are those of `PeekedMessage` and `Message`. It can be pickled.
+    The other attributes are those of `PeekedMessage` and `Message`.
+
+    Example:
+        >>> from azsession import Message, ServiceBusProvider
+        >>> with ServiceBusProvider.embedded() as provider:
+        ...     _ = provider.send_message("orders", Message('{"paid": 12.5}', session_id="order-42"))
+        ...     with provider.create_session_client("orders", "order-42") as session:
+        ...         message = session.receive_message(timeout=5)
+        ...         session.complete_message(message.receipt)
+        >>> message.json(), message.delivery_count
+        ({'paid': 12.5}, 1)
     """
 
     receipt: ReceiptHandle
@@ -241,13 +287,13 @@ class ReceivedMessage(PeekedMessage):
 
 @attrs.frozen
 class SessionInfo:
-    """A session of a queue, as `ServiceBusProvider.list_sessions` tells of it.
+    """A session of a queue, from `ServiceBusProvider.list_sessions`.
 
     Attributes:
-        session_id: Its id.
-        message_count: Its active messages, those in a holder's hands included; `None` where Azure keeps them, which does not
-            tell.
-        locked_until: When its lock ends unless it is renewed (aware, UTC); `None` where nobody holds it.
+        session_id: The session's id.
+        message_count: The number of active messages, including those that a holder has not settled. `None` on Azure, which
+            does not report it.
+        locked_until: When the session's lock expires unless it is renewed (timezone-aware, UTC). `None`: not locked.
     """
 
     session_id: str

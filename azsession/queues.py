@@ -1,66 +1,92 @@
-"""The settings of a queue, as the brokers keep them and `ServiceBusProvider` passes them."""
+"""The settings of a queue. `ServiceBusProvider` and the command line create queues with them; the brokers store them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypedDict
 
 import attrs
 
 from .errors import ValidationError
-from .validation import as_seconds, seconds
+from .validation import as_optional_seconds, as_seconds, seconds
 
 
-def _duration(lowest: float, highest: float) -> Any:
-    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is not None and not lowest <= seconds(value, field.name, highest=math.inf) <= highest:
+def _duration(lowest: float, highest: float) -> Callable[[object, attrs.Attribute[Any], float], None]:
+    def check(_: object, field: attrs.Attribute[Any], value: float) -> None:
+        if value is None or not lowest <= seconds(value, field.name, highest=math.inf) <= highest:
             raise ValidationError(f"{field.name} is {lowest:g} to {highest:g} seconds, not {value!r}")
 
     return check
 
 
-def _flag(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+def _check_flag(_: object, field: attrs.Attribute[Any], value: bool) -> None:
     if not isinstance(value, bool):
-        raise ValidationError(f"{field.name} is true or false, not {value!r}")
+        raise ValidationError(f"{field.name} is True or False, not {value!r}")
+
+
+def _check_delivery_count(_: object, field: attrs.Attribute[Any], value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2000:
+        raise ValidationError(f"{field.name} is a whole number from 1 to 2000, not {value!r}")
+
+
+class QueueFields(TypedDict, total=False):
+    """The fields of `QueueSettings`, as keyword arguments."""
+
+    lock_duration: float | timedelta
+    max_delivery_count: int
+    default_time_to_live: float | timedelta | None
+    dead_letter_on_expiration: bool
+    requires_duplicate_detection: bool
+    duplicate_detection_window: float | timedelta
 
 
 @attrs.frozen(kw_only=True)
 class QueueSettings:
-    """What a queue does with its messages. The ranges are Azure Service Bus's.
+    """The settings of a queue. The ranges are those of Azure Service Bus.
+
+    A duration is a number of seconds or a timedelta. The attribute is always seconds.
 
     Args:
-        lock_duration: Seconds (or a timedelta) that a session's lock lasts, 1 to 300.
-        max_delivery_count: Deliveries after which a message that fails again is dead-lettered, 1 to 2000.
-        default_time_to_live: Seconds that a message is kept which says nothing of it; `None` is for ever.
-        dead_letter_on_expiration: Whether an expired message is dead-lettered, rather than dropped.
-        requires_duplicate_detection: Whether a message id that was seen in the window is accepted, but not kept again.
-        duplicate_detection_window: Seconds that message ids are remembered, 20 to 604800 (7 days).
+        lock_duration: How long a session's lock lasts, 1 to 300 seconds.
+        max_delivery_count: The number of deliveries, 1 to 2000, after which an unsettled message is dead-lettered.
+        default_time_to_live: How long a message is kept that has no time to live of its own, 0.001 to 1e12 seconds.
+            `None`: forever.
+        dead_letter_on_expiration: Dead-letter an expired message. False: delete it.
+        requires_duplicate_detection: Accept but do not store a message whose id was seen within the window.
+        duplicate_detection_window: How long message ids are remembered, 20 to 604800 seconds (7 days).
 
     Raises:
-        ValidationError: A value is out of its range.
+        ValidationError: A value has a wrong type or is out of its range.
+
+    Example:
+        >>> from datetime import timedelta
+        >>> from azsession import QueueSettings
+        >>> QueueSettings(lock_duration=timedelta(minutes=2), max_delivery_count=5).lock_duration
+        120.0
     """
 
     lock_duration: float = attrs.field(default=60.0, converter=as_seconds, validator=_duration(1, 300))
-    max_delivery_count: int = attrs.field(default=10)
-    default_time_to_live: float | None = attrs.field(default=None, converter=as_seconds, validator=_duration(0.001, 1e12))
-    dead_letter_on_expiration: bool = attrs.field(default=False, validator=_flag)
-    requires_duplicate_detection: bool = attrs.field(default=False, validator=_flag)
+    max_delivery_count: int = attrs.field(default=10, validator=_check_delivery_count)
+    default_time_to_live: float | None = attrs.field(
+        default=None, converter=as_optional_seconds, validator=attrs.validators.optional(_duration(0.001, 1e12))
+    )
+    dead_letter_on_expiration: bool = attrs.field(default=False, validator=_check_flag)
+    requires_duplicate_detection: bool = attrs.field(default=False, validator=_check_flag)
     duplicate_detection_window: float = attrs.field(default=600.0, converter=as_seconds, validator=_duration(20, 604800))
-
-    @max_delivery_count.validator
-    def _check_count(self, _: Any, value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2000:
-            raise ValidationError(f"max_delivery_count is a whole number from 1 to 2000, not {value!r}")
-
-    @lock_duration.validator
-    def _check_lock_duration(self, _: Any, value: Any) -> None:
-        if value is None:
-            raise ValidationError("lock_duration is 1 to 300 seconds, not None")
 
 
 @attrs.frozen
 class QueueInfo:
-    """A queue: its name, its settings, and how many messages it has, where that was asked for."""
+    """A queue that exists.
+
+    Attributes:
+        name: The queue's name.
+        settings: The queue's settings.
+        active_count: The number of active messages, or `None` if it was not asked for.
+        dead_letter_count: The number of dead letters, or `None` if it was not asked for.
+    """
 
     name: str
     settings: QueueSettings

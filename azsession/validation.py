@@ -1,7 +1,7 @@
-"""What names, ids and durations may look like, checked before anything happens.
+"""Checks of names, ids, durations and attributes, in one place so that client, gateway and brokers apply the same rules.
 
-The client checks its arguments with these, the gateway and the brokers check what reached them, so that the rules
-cannot drift apart. A failed check raises `ValidationError` with what was wrong and what would be right.
+The client checks its caller's arguments with these functions. The gateway and the brokers check what they receive. Each
+function returns the valid value or raises `ValidationError`.
 """
 
 from __future__ import annotations
@@ -9,136 +9,169 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
 from .errors import ValidationError
 
-#: Characters in a session id, as in Azure Service Bus.
+# Quotas of Azure Service Bus: https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas
+#: The most characters in a session id.
 MAX_SESSION_ID_LENGTH = 128
-#: Characters in a message id, as in Azure Service Bus.
+#: The most characters in a message id.
 MAX_MESSAGE_ID_LENGTH = 128
-#: Characters in the path of a queue, as in Azure Service Bus.
+#: The most characters in the path of a queue or subscription.
 MAX_QUEUE_NAME_LENGTH = 260
-#: Messages in one receive, settle or send request.
-MAX_BATCH = 1000
-#: Seconds that a timeout or the like may be: some thirty years, which clocks and threads can still count.
-MAX_SECONDS = 1e9
-#: The highest sequence number: 64 bits, of which Azure's partitioned entities use the first 16 for the partition.
-MAX_SEQUENCE_NUMBER = 2**63 - 1
-#: Characters in a lock token; a gateway's are GUIDs.
-MAX_LOCK_TOKEN_LENGTH = 256
-#: Characters in a dead-letter reason or description, as in Azure Service Bus.
+#: The most characters in a dead-letter reason or description.
 MAX_REASON_LENGTH = 4096
+#: The highest sequence number (64 bits; partitioned entities use the first 16 bits for the partition).
+MAX_SEQUENCE_NUMBER = 2**63 - 1
+
+#: The most messages in one request to receive, settle or send.
+MAX_BATCH = 1000
+#: The longest timeout in seconds, about thirty years. The clocks and locks of the operating system can still count it.
+MAX_SECONDS = 1e9
+#: The most characters in a lock token. The gateway's own lock tokens are GUIDs.
+MAX_LOCK_TOKEN_LENGTH = 256
+#: The most characters in the name of an attribute.
+MAX_ATTRIBUTE_NAME_LENGTH = 128
+
+#: The value of an attribute of a message.
+AttributeValue = str | int | float | bool
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+\Z")
 
 
 def check_session_id(session_id: object) -> str:
-    """Return the session id: 1 to 128 characters, no control characters, not ``.`` or ``..`` (URLs cannot carry these)."""
+    """Return a session id: 1 to 128 characters, no control characters, not ``.`` or ``..``."""
     if not isinstance(session_id, str):
         raise ValidationError(f"a session id is a str, not {type(session_id).__name__}")
     if not 1 <= len(session_id) <= MAX_SESSION_ID_LENGTH:
         raise ValidationError(f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, this one has {len(session_id)}")
     if _CONTROL.search(session_id):
-        raise ValidationError("a session id has no control characters and no lone surrogates")
+        raise ValidationError(f"a session id has no control characters and no lone surrogates, {session_id!r} has one")
     if session_id in (".", ".."):
-        raise ValidationError("a session id is not '.' or '..': a URL cannot carry these")
+        raise ValidationError(f"a session id cannot be {session_id!r}: URLs remove such a path segment (RFC 3986, 5.2.4)")
     return session_id
 
 
 def check_queue_name(name: object) -> str:
-    """Return the entity: a queue's name, or ``topic/subscriptions/name``."""
+    """Return the name of an entity: a queue, or ``topic/subscriptions/name``."""
     if not isinstance(name, str):
         raise ValidationError(f"a queue name is a str, not {type(name).__name__}")
     if not 1 <= len(name) <= MAX_QUEUE_NAME_LENGTH:
         raise ValidationError(f"a queue name has 1 to {MAX_QUEUE_NAME_LENGTH} characters, this one has {len(name)}")
     parts = name.split("/")
-    plain = len(parts) == 1 or (len(parts) == 3 and parts[1].lower() == "subscriptions")
-    if not plain or not all(_SEGMENT.match(part) and part not in (".", "..") for part in parts):
+    well_formed = len(parts) == 1 or (len(parts) == 3 and parts[1].lower() == "subscriptions")
+    if not well_formed or not all(_SEGMENT.match(part) and part not in (".", "..") for part in parts):
         raise ValidationError(
-            f"{name[:80]!r} is no queue name: letters, digits, '.', '-' and '_', or topic/subscriptions/name"
+            f"{name[:80]!r} is not a queue name: it has letters, digits, '.', '-' and '_', or is topic/subscriptions/name"
         )
     return name
 
 
 def check_lock_token(token: object) -> str:
-    """Return the lock token: 1 to 256 characters, and nothing that is another thing where a path has a token.
+    """Return a lock token: 1 to 256 characters, and a path segment that cannot mean another operation.
 
-    ``DELETE ../messages/head`` receives: with such a token, to complete would be to take another message.
+    For example, ``DELETE ../messages/head`` receives a message. A completion with the lock token ``head`` would receive and
+    lose one.
     """
     token = check_text(token, "a lock token", MAX_LOCK_TOKEN_LENGTH)
     if token in ("", ".", "..", "head"):
-        raise ValidationError("a lock token is not empty, '.', '..' or 'head'")
+        raise ValidationError("a lock token cannot be empty, '.', '..' or 'head'")
     return token
 
 
-def check_text(value: object, what: str, limit: int | None = None) -> str:
-    """Return `value` where it is a str that UTF-8 can carry, of at most `limit` characters."""
+def check_text(value: object, name: str, limit: int | None = None) -> str:
+    """Return a str that UTF-8 can encode and that has at most `limit` characters. Errors call the value `name`."""
     if not isinstance(value, str):
-        raise ValidationError(f"{what} is a str, not {type(value).__name__}")
+        raise ValidationError(f"{name} is a str, not {type(value).__name__}")
     if limit is not None and len(value) > limit:
-        raise ValidationError(f"{what} has at most {limit} characters, this one has {len(value)}")
+        raise ValidationError(f"{name} has at most {limit} characters, this one has {len(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValidationError(f"{what} holds a lone surrogate, which UTF-8 cannot carry") from None
+        raise ValidationError(f"{name} has a lone surrogate, which UTF-8 cannot encode") from None
     return value
 
 
-def check_count(value: object, what: str, highest: int = MAX_BATCH, *, lowest: int = 1) -> int:
-    """Return `value` where it is a whole number from `lowest` to `highest`."""
+def check_count(value: object, name: str, highest: int = MAX_BATCH, *, lowest: int = 1) -> int:
+    """Return an int from `lowest` to `highest`. Errors call the value `name`."""
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise ValidationError(f"{what} is a whole number from {lowest} to {highest}, not {value!r}")
+        raise ValidationError(f"{name} is a whole number from {lowest} to {highest}, not {value!r}")
     return value
 
 
-def as_seconds(value: Any) -> Any:
-    """Return a `timedelta` as seconds, and anything else as it is, to be checked yet."""
+def as_seconds(value: float | timedelta) -> float:
+    """Convert a `timedelta` to seconds. Return any other value unchanged, also one of a wrong type: it is checked later."""
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def seconds(value: Any, what: str, *, positive: bool = False, highest: float = MAX_SECONDS) -> float:
-    """Return a duration, given as seconds or a `timedelta`, as seconds: not negative, and no more than `highest`."""
-    value = as_seconds(value)
+def as_optional_seconds(value: float | timedelta | None) -> float | None:
+    """Convert a `timedelta` to seconds. Return any other value unchanged, also one of a wrong type: it is checked later."""
+    return None if value is None else as_seconds(value)
+
+
+def seconds(value: object, name: str, *, positive: bool = False, highest: float = MAX_SECONDS) -> float:
+    """Return a duration as seconds.
+
+    Args:
+        value: A number of seconds or a `timedelta`: finite, not negative.
+        name: The name of the value in errors.
+        positive: Refuse 0 as well.
+        highest: The longest duration, in seconds.
+
+    Raises:
+        ValidationError: The value is not such a duration.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValidationError(f"{what} is a number of seconds or a timedelta, not {value!r}")
+        raise ValidationError(f"{name} is a number of seconds or a timedelta, not {value!r}")
     if value < 0 or (positive and value == 0):
-        raise ValidationError(f"{what} is {'more than 0' if positive else '0 or more'} seconds, not {value!r}")
+        raise ValidationError(f"{name} is {'more than 0' if positive else '0 or more'} seconds, not {value!r}")
     if value > highest:
-        raise ValidationError(f"{what} is at most {highest:g} seconds, not {value!r}")
+        raise ValidationError(f"{name} is at most {highest:g} seconds, not {value!r}")
     return float(value)
 
 
-def check_instant(value: object, what: str) -> datetime:
-    """Return `value` where it is a timezone-aware datetime."""
+def check_instant(value: object, name: str) -> datetime:
+    """Return a timezone-aware datetime. Errors call the value `name`."""
     if not isinstance(value, datetime):
-        raise ValidationError(f"{what} is a timezone-aware datetime, not {type(value).__name__}")
+        raise ValidationError(f"{name} is a timezone-aware datetime, not {type(value).__name__}")
     if value.tzinfo is None or value.utcoffset() is None:
-        raise ValidationError(f"{what} needs a time zone, such as datetime.now(timezone.utc)")
+        raise ValidationError(f"{name} needs a time zone, for example datetime.now(timezone.utc)")
     return value
 
 
-def check_attributes(attributes: object) -> dict[str, str | int | float | bool]:
-    """Return a copy of a message's attributes: names to str, int (64 bits), finite float or bool."""
-    if not isinstance(attributes, dict):
+def check_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
+    """Return a copy of a message's attributes.
+
+    A name has 1 to 128 characters, none of them a control character. A value is a str, a 64-bit int, a finite float or a
+    bool.
+    """
+    if not isinstance(attributes, (dict, Mapping)):
         raise ValidationError(f"attributes are a dict, not {type(attributes).__name__}")
     for name, value in attributes.items():
-        if not isinstance(name, str) or not name or len(name) > 128 or _CONTROL.search(name):
-            raise ValidationError("an attribute's name is a str of 1 to 128 characters without control characters")
-        if isinstance(value, str):
-            check_text(value, f"the attribute {name!r}")
-        elif isinstance(value, float):
-            if not math.isfinite(value):
-                raise ValidationError(f"the attribute {name!r} is not a finite number")
-        elif isinstance(value, int):
-            if not -(2**63) <= value < 2**63:
-                raise ValidationError(f"the attribute {name!r} does not fit into 64 bits")
-        else:
-            raise ValidationError(f"the attribute {name!r} is a {type(value).__name__}, not str, int, float or bool")
+        _check_attribute(name, value)
     return dict(attributes)
+
+
+def _check_attribute(name: object, value: object) -> None:
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_ATTRIBUTE_NAME_LENGTH or _CONTROL.search(name):
+        raise ValidationError(
+            f"the name of an attribute is a str of 1 to {MAX_ATTRIBUTE_NAME_LENGTH} characters without control characters"
+        )
+    if isinstance(value, str):
+        check_text(value, f"the attribute {name!r}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValidationError(f"the attribute {name!r} is {value}, which is not a finite number")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValidationError(f"the attribute {name!r} does not fit into 64 bits")
+    else:
+        raise ValidationError(f"the attribute {name!r} is a {type(value).__name__}, not str, int, float or bool")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

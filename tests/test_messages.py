@@ -1,4 +1,4 @@
-"""Messages and receipts as values: checked, frozen, and fit to cross processes."""
+"""Messages and receipts: their checks, and that they are immutable values that can cross processes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_a_text_body_is_sent_as_utf8() -> None:
     assert Message(b"\xff").body == b"\xff"
 
 
-@pytest.mark.parametrize("body", [None, 5, ["x"], bytearray(b"x"), {"a": 1}])
-def test_a_body_is_bytes_or_text(body: Any) -> None:
+@pytest.mark.parametrize("body", [None, 5, ["x"], bytearray(b"x"), {"a": 1}, "\ud800"])
+def test_a_body_that_is_not_bytes_or_text_is_refused(body: Any) -> None:
     with pytest.raises(ValidationError, match="body"):
         Message(body)
 
@@ -53,14 +53,16 @@ def test_a_body_is_bytes_or_text(body: Any) -> None:
         {"scheduled_enqueue_time": 5},
         {"attributes": {"a": None}},
         {"attributes": None},
+        {"attributes": 7},
+        {"time_to_live": 1e15},
     ],
 )
-def test_a_field_out_of_its_range_is_refused(fields: dict[str, Any]) -> None:
+def test_a_field_of_a_wrong_type_or_out_of_range_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Message(b"x", **fields)
 
 
-def test_times_are_brought_to_utc_and_lifetimes_to_timedeltas() -> None:
+def test_an_enqueue_time_becomes_utc_and_a_time_to_live_becomes_a_timedelta() -> None:
     at = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     message = Message(b"x", scheduled_enqueue_time=at, time_to_live=1.5)
     assert message.scheduled_enqueue_time == at
@@ -69,14 +71,14 @@ def test_times_are_brought_to_utc_and_lifetimes_to_timedeltas() -> None:
 
 
 @pytest.mark.parametrize("message", [Message(b"x"), PeekedMessage(body=b"x"), received(), RECEIPT])
-def test_messages_and_receipts_are_frozen_hashable_and_have_slots(message: Any) -> None:
+def test_messages_and_receipts_are_immutable_and_hashable(message: Any) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         message.session_id = "x"
     assert not hasattr(message, "__dict__")
     assert len({message, attrs.evolve(message)}) == 1
 
 
-def test_changing_the_attributes_given_does_not_change_the_message() -> None:
+def test_a_message_copies_its_attributes() -> None:
     attributes: dict[str, Any] = {"a": 1}
     message = Message(b"x", attributes=attributes)
     attributes["a"] = 2
@@ -84,7 +86,7 @@ def test_changing_the_attributes_given_does_not_change_the_message() -> None:
 
 
 @pytest.mark.parametrize("value", [Message(b"x", attributes={"a": 1.5}), received(attributes={"a": True}), RECEIPT])
-def test_messages_and_receipts_pickle(value: Any) -> None:
+def test_messages_and_receipts_can_be_pickled(value: Any) -> None:
     assert pickle.loads(pickle.dumps(value)) == value
 
 
@@ -113,7 +115,7 @@ def test_a_message_expires_after_its_time_to_live() -> None:
     assert received(enqueued_at=NOW, time_to_live=timedelta.max).expires_at is None
 
 
-# Receipts as text
+# The text of receipts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128).filter(
     lambda t: t not in (".", "..")
@@ -121,7 +123,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_s
 
 
 @given(token=TEXT, session_id=TEXT, expires_at=st.none() | st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))
-def test_the_text_of_a_receipt_gives_it_back(token: str, session_id: str, expires_at: datetime | None) -> None:
+def test_a_receipt_survives_conversion_to_text_and_back(token: str, session_id: str, expires_at: datetime | None) -> None:
     at = None if expires_at is None else expires_at.replace(microsecond=0, tzinfo=timezone.utc)
     receipt = ReceiptHandle(token, at, queue_name="events/subscriptions/a", session_id=session_id)
     text = str(receipt)
@@ -164,19 +166,19 @@ def packed(value: Any) -> str:
         b"azs1.",
     ],
 )
-def test_a_damaged_receipt_is_an_invalid_one(text: Any) -> None:
+def test_text_that_is_not_a_receipt_raises_invalid_receipt_error(text: Any) -> None:
     with pytest.raises(InvalidReceiptError):
         ReceiptHandle.parse(text)
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_a_receipt_or_an_invalid_one(text: str) -> None:
+def test_parsing_any_text_raises_nothing_but_invalid_receipt_error(text: str) -> None:
     for form in (text, "azs1." + text):
         with contextlib.suppress(InvalidReceiptError):
             ReceiptHandle.parse(form)
 
 
-def test_a_receipt_tells_the_way_to_its_holder_and_one_without_is_shorter() -> None:
+def test_the_text_of_a_receipt_has_its_route_and_is_shorter_without_one() -> None:
     with_route = ReceiptHandle("token", NOW, queue_name="orders", session_id="s1", route="0a1b2c3d")
     assert ReceiptHandle.parse(str(with_route)) == with_route
     without = attrs.evolve(with_route, route="")
@@ -185,11 +187,11 @@ def test_a_receipt_tells_the_way_to_its_holder_and_one_without_is_shorter() -> N
 
 
 @pytest.mark.parametrize("route", ["a\r\nX-Evil: 1", "a b", "é", "x" * 65, None, 7])
-def test_a_receipt_whose_route_is_nothing_for_a_header_is_damaged(route: object) -> None:
+def test_a_receipt_whose_route_cannot_be_a_header_is_refused(route: object) -> None:
     with pytest.raises(InvalidReceiptError):
         ReceiptHandle.parse(packed(["orders", "s1", "token", None, route]))
 
 
-def test_a_receipt_without_a_token_is_damaged() -> None:
+def test_a_receipt_with_an_empty_lock_token_is_refused() -> None:
     with pytest.raises(InvalidReceiptError):
         ReceiptHandle.parse(packed(["orders", "s1", "", None]))

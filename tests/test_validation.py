@@ -1,4 +1,4 @@
-"""What names, ids, durations and attributes may look like."""
+"""The checks of names, ids, durations and attributes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from azsession.validation import (
     check_queue_name,
     check_session_id,
     check_text,
+    did_you_mean,
     seconds,
 )
 
@@ -34,13 +35,13 @@ def test_a_session_id_is_any_text_of_up_to_128_characters(session_id: str) -> No
 @pytest.mark.parametrize(
     "session_id", ["", ".", "..", "x" * 129, "a\nb", "\x00", "\x7f", "a\x85", "\ud800", None, 5, b"bytes", ["a"]]
 )
-def test_other_session_ids_are_refused(session_id: Any) -> None:
+def test_an_invalid_session_id_is_refused(session_id: Any) -> None:
     with pytest.raises(ValidationError, match="session id"):
         check_session_id(session_id)
 
 
 @pytest.mark.parametrize("name", ["orders", "A.b-c_9", "x" * 260, "events/subscriptions/audit", "events/Subscriptions/a.b"])
-def test_an_entity_is_a_queue_or_a_subscription(name: str) -> None:
+def test_a_queue_name_is_a_name_or_a_subscription_of_a_topic(name: str) -> None:
     assert check_queue_name(name) == name
 
 
@@ -66,39 +67,39 @@ def test_an_entity_is_a_queue_or_a_subscription(name: str) -> None:
         b"orders",
     ],
 )
-def test_other_entities_are_refused(name: Any) -> None:
+def test_an_invalid_queue_name_is_refused(name: Any) -> None:
     with pytest.raises(ValidationError, match="queue name"):
         check_queue_name(name)
 
 
-@pytest.mark.parametrize(("value", "is_"), [(0, 0.0), (2, 2.0), (1.5, 1.5), (timedelta(minutes=1), 60.0)])
-def test_a_duration_is_seconds_or_a_timedelta(value: Any, is_: float) -> None:
-    assert seconds(value, "it") == is_
+@pytest.mark.parametrize(("value", "expected"), [(0, 0.0), (2, 2.0), (1.5, 1.5), (timedelta(minutes=1), 60.0)])
+def test_a_duration_is_seconds_or_a_timedelta(value: Any, expected: float) -> None:
+    assert seconds(value, "it") == expected
 
 
 @pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf, True, "5", None, timedelta(seconds=-1)])
-def test_other_durations_are_refused(value: Any) -> None:
+def test_an_invalid_duration_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError, match="it is"):
         seconds(value, "it")
 
 
-def test_a_duration_may_have_to_be_more_than_nothing() -> None:
+def test_a_positive_duration_cannot_be_zero() -> None:
     with pytest.raises(ValidationError, match="more than 0"):
         seconds(0, "it", positive=True)
 
 
 @pytest.mark.parametrize("value", [1, 500, 1000])
-def test_a_count_is_a_whole_number_from_1_on(value: int) -> None:
+def test_a_count_is_a_whole_number_from_1_to_1000(value: int) -> None:
     assert check_count(value, "it") == value
 
 
 @pytest.mark.parametrize("value", [0, -1, 1001, 1.0, True, "1", None])
-def test_other_counts_are_refused(value: Any) -> None:
+def test_an_invalid_count_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError, match="whole number"):
         check_count(value, "it")
 
 
-def test_an_instant_has_a_time_zone() -> None:
+def test_an_instant_without_a_time_zone_is_refused() -> None:
     now = datetime.now(timezone.utc)
     assert check_instant(now, "it") is now
     for wrong in (datetime(2026, 1, 1), 5, "2026-01-01", None):
@@ -107,7 +108,7 @@ def test_an_instant_has_a_time_zone() -> None:
 
 
 @given(st.text(max_size=20))
-def test_a_text_is_what_utf8_can_carry(text: str) -> None:
+def test_a_text_is_accepted_if_utf8_can_encode_it(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -117,7 +118,7 @@ def test_a_text_is_what_utf8_can_carry(text: str) -> None:
         assert check_text(text, "it", 20) == text
 
 
-def test_a_text_has_at_most_its_limit() -> None:
+def test_a_text_over_its_limit_is_refused() -> None:
     with pytest.raises(ValidationError, match="at most 3"):
         check_text("four", "it", 3)
 
@@ -149,13 +150,19 @@ def test_attributes_are_copied() -> None:
         {"a": {}},
     ],
 )
-def test_other_attributes_are_refused(attributes: Any) -> None:
+def test_invalid_attributes_are_refused(attributes: Any) -> None:
     with pytest.raises(ValidationError, match="attribute"):
         check_attributes(attributes)
 
 
 @given(st.one_of(st.none(), st.integers(), st.text(), st.binary(), st.floats(), st.lists(st.text())))
-def test_a_check_refuses_with_a_validation_error_or_passes(value: Any) -> None:
+def test_a_check_raises_nothing_but_validation_error(value: Any) -> None:
     for check in (check_session_id, check_queue_name, check_attributes):
         with contextlib.suppress(ValidationError):
             check(value)
+
+
+def test_an_unknown_name_suggests_the_name_that_looks_most_like_it() -> None:
+    known = ["session_timeout", "request_timeout", "retry_attempts"]
+    assert did_you_mean("sesion_timeout", known) == "'sesion_timeout'; did you mean 'session_timeout'?"
+    assert did_you_mean("colour", known) == "'colour'; there are session_timeout, request_timeout, retry_attempts"

@@ -160,7 +160,7 @@ def message_json(message: PeekedMessage) -> dict[str, object]:
         body, encoding = base64.b64encode(message.body).decode(), "base64"
     time_to_live = message.time_to_live
     return {
-        "sequence_number": message.sequence_number,
+        "sequence_number": message.sequence_number or None,
         "session_id": message.session_id,
         "message_id": message.message_id,
         "delivery_count": message.delivery_count,

@@ -186,7 +186,7 @@ def _take(client: SessionClient, most: int, timeout: float, *, complete: bool, a
 
 def _show(message: ReceivedMessage) -> None:
     facts = [
-        f"#{message.sequence_number}" if message.sequence_number is not None else "",
+        f"#{message.sequence_number}" if message.sequence_number else "",
         message.session_id or "",
         show_instant(message.enqueued_at),
         f"delivery {message.delivery_count}" if message.delivery_count > 1 else "",
@@ -215,7 +215,7 @@ def peek(queue: str, session: str, most: int, start: int, connect: Connect, as_j
             if not page:
                 break
             shown += len(page)
-            start = (page[-1].sequence_number or 0) + 1
+            start = page[-1].sequence_number + 1
             if as_json:
                 for message in page:
                     show_json({"state": message.state, **message_json(message)})

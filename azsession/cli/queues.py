@@ -219,7 +219,7 @@ def _dead_letters(provider: ServiceBusProvider, queue: str, start: int = 0) -> I
         yield from page
         if not page:
             return
-        start = (page[-1].sequence_number or 0) + 1
+        start = page[-1].sequence_number + 1
 
 
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
@@ -273,7 +273,7 @@ def _for_each(
     if bool(chosen) == every:
         raise click.UsageError("give either sequence numbers or --all")
     # List them first: a resubmitted message may be dead-lettered again while this runs.
-    numbers = [m.sequence_number or 0 for m in _dead_letters(provider, queue)] if every else list(chosen)
+    numbers = [m.sequence_number for m in _dead_letters(provider, queue)] if every else list(chosen)
     done = 0
     with progress(f"{doing} in {queue}", len(numbers)) as advance:
         for number in numbers:

@@ -244,7 +244,7 @@ class HeldLock:
             if not self._closed and self._error is None:
                 # What is settled by now was in vain.
                 kept = [message for message in (*self._buffer, *messages) if message.receipt.handle in self._tokens]
-                self._buffer = deque(sorted(kept, key=lambda message: message.sequence_number or 0))
+                self._buffer = deque(sorted(kept, key=lambda message: message.sequence_number))
 
     def take_ahead(self, count: int) -> list[ReceivedMessage]:
         """Return up to `count` messages that were received ahead."""

@@ -75,7 +75,7 @@ class Looking:
         numbers: list[int] = []
         start = 0
         while page := self.peek(entity, session_id, start, PAGE, context):
-            numbers += [one.sequence_number for one in page if one.state == "Deferred" and one.sequence_number is not None]
+            numbers += [one.sequence_number for one in page if one.state == "Deferred"]
             start = (page[-1].sequence_number or start) + 1
         return numbers
 

@@ -167,7 +167,7 @@ def _fields(message: AmqpMessage) -> dict[str, Any]:
         "time_to_live": _time_to_live(message),
         "scheduled_enqueue_time": _instant(annotations.get(_SCHEDULED_TIME)),
         "attributes": _attributes(attributes),
-        "sequence_number": _whole(annotations.get(_SEQUENCE_NUMBER)),
+        "sequence_number": _whole(annotations.get(_SEQUENCE_NUMBER)) or 0,
         "delivery_count": _whole(message.delivery_count) or 0,
         "enqueued_at": _instant(annotations.get(_ENQUEUED_TIME)),
         "dead_letter_reason": reason,

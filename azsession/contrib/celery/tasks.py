@@ -188,8 +188,8 @@ def first_active(provider: ServiceBusProvider, queue_name: str, session_id: str)
     while True:
         page = provider.peek_messages(queue_name, session_id, count, start)
         for message in page:
-            if message.state == "Active" and message.sequence_number is not None:
+            if message.state == "Active" and message.sequence_number:
                 return message.sequence_number
-        if not page or page[-1].sequence_number is None:
+        if not page or not page[-1].sequence_number:
             return None
         start, count = page[-1].sequence_number + 1, LOOK

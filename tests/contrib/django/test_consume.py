@@ -112,7 +112,7 @@ def test_it_calls_the_handler_and_the_hooks_with_fresh_database_connections(scen
         (["q", "wait"], "'wait' cannot be imported"),
         (["q", f"{HANDLERS}:NOT_A_FUNCTION"], "is a int, nothing to call"),
         (["q", f"{HANDLERS}.wait", "--on-error", "no.such.hook"], "on_error 'no.such.hook' cannot be imported"),
-        (["no queue", f"{HANDLERS}.wait"], "'no queue' is no queue name"),
+        (["no queue", f"{HANDLERS}.wait"], "'no queue' is not a queue name"),
         (["q", f"{HANDLERS}.wait", "--prefetch", "0"], "prefetch"),
     ],
 )

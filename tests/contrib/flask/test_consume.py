@@ -125,7 +125,7 @@ def test_a_handler_that_is_none_is_refused(handler: str, status: int, words: str
 @pytest.mark.parametrize(
     ("config", "options", "words"),
     [
-        ({"AZSESSION_EMBEDDED": "memory"}, ["no/such/name"], "Error: 'no/such/name' is no queue name"),
+        ({"AZSESSION_EMBEDDED": "memory"}, ["no/such/name"], "Error: 'no/such/name' is not a queue name"),
         ({"AZSESSION_EMBEDDED": "memory"}, [QUEUE, "--max-concurrent-sessions", "1001"], "max_concurrent_sessions is"),
         ({"AZSESSION_RETRY_ATTEMPTS": 1}, [QUEUE], "Error: app.config has none of AZSESSION_CONNECTION_STRING"),
     ],
