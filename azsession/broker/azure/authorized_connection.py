@@ -1,6 +1,8 @@
-"""One connection to the namespace with what it carries for all sessions: tokens, links to send by, links for management.
+"""`AuthorizedConnection`: a connection to the namespace, and what all sessions share on it.
 
-The loop's thread only. `Namespace` makes a new one when the connection is gone.
+Shared are the tokens that were put for entities, the links that send, and the links to the management nodes. `Namespace`
+makes a new `AuthorizedConnection` when there is none with room. Everything here runs in the loop's thread, except
+`is_authorized`.
 """
 
 from __future__ import annotations
@@ -17,19 +19,21 @@ from ...amqp import Condition, Response
 from ...tokens import Token
 from .error_mapping import UNAUTHORIZED_ACCESS, refusal_of
 from .transport.connection import Connection
-from .transport.links import Sender
+from .transport.links import Link, Sender
 from .transport.loop import Timer
 from .transport.request_response import Exchange, OnResponse
 
-#: Seconds that the service is asked to answer a management request in.
+#: Seconds that Azure may take for a management request.
 SERVER_TIMEOUT = 60
-#: What the messaging service calls the two kinds of token.
+#: The token types of Microsoft's "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide", claims-based authorization.
 _SAS_TYPE, _JWT_TYPE = "servicebus.windows.net:sastoken", "jwt"
+#: Seconds before its end from which a token counts as ended.
+_TOKEN_MARGIN = 1.0
 
 
 @attrs.define(eq=False)
 class _Authorization:
-    """The token that was put for an entity. Its times are on the monotonic clock."""
+    """The token of one entity. Its times are on the monotonic clock."""
 
     header: str = attrs.field(repr=False)
     refresh_at: float
@@ -38,28 +42,36 @@ class _Authorization:
     waiting: list[Callable[[Condition | None], object]] = attrs.field(factory=list)
 
 
-class Uplink:
-    """A connection that was opened, and what hangs on it.
+class AuthorizedConnection:
+    """An open connection with its tokens and shared links.
+
+    Args:
+        transport: The AMQP connection.
 
     Attributes:
-        connection: The connection.
-        refresh: When its tokens are looked at next.
+        transport: The AMQP connection.
+        refresh_timer: Fires when a token is due for a new one.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.refresh: Timer | None = None
+    def __init__(self, transport: Connection) -> None:
+        self.transport = transport
+        self.refresh_timer: Timer | None = None
         self._cbs: Exchange | None = None
         self._authorizations: dict[str, _Authorization] = {}
         self._senders: dict[str, EntitySender] = {}
         self._managers: dict[str, Exchange] = {}
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self.transport.closed
+
     # Tokens
 
     def is_authorized(self, entity: str) -> bool:
-        """Tell whether a token for the entity is in place, and good for some time. Any thread may ask."""
+        """Tell whether there is a valid token for the entity. Any thread may ask."""
         known = self._authorizations.get(entity)
-        return known is not None and known.confirmed and time.monotonic() < known.ends_at - 1
+        return known is not None and known.confirmed and time.monotonic() < known.ends_at - _TOKEN_MARGIN
 
     def authorize(
         self,
@@ -70,7 +82,16 @@ class Uplink:
         ends_at: float,
         done: Callable[[Condition | None], object],
     ) -> None:
-        """Put a token for an entity, unless that very one is there; `done` is called with the error, if there is one."""
+        """Put a token for an entity, unless it is there already.
+
+        Args:
+            entity: The queue, topic or subscription.
+            audience: The URI that the token is for.
+            token: The token.
+            refresh_at: When a new token is due, on the monotonic clock.
+            ends_at: When the token ends, on the monotonic clock.
+            done: Called with `None`, or with the error.
+        """
         known = self._authorizations.get(entity)
         if known is not None and known.header == token.header:
             if known.confirmed:
@@ -79,7 +100,7 @@ class Uplink:
                 known.waiting.append(done)
             return
         if self._cbs is None or self._cbs.ended:
-            self._cbs = Exchange(self.connection, "$cbs")
+            self._cbs = Exchange(self.transport, "$cbs")
         authorization = _Authorization(token.header, refresh_at, ends_at, waiting=[done])
         if known is None or not known.confirmed:
             self._authorizations[entity] = authorization
@@ -105,38 +126,42 @@ class Uplink:
         self._cbs.request(properties, bearer if is_jwt else token.header, answered)
 
     def give_up(self, entity: str, token: Token) -> None:
-        """Do not wait for the answer to a token any more, so that the next who needs one puts it again."""
+        """Forget a token that Azure did not confirm in time, so that the next caller puts it again."""
         known = self._authorizations.get(entity)
         if known is not None and known.header == token.header and not known.confirmed:
             del self._authorizations[entity]
 
-    def to_refresh(self, now: float) -> list[str]:
-        """Return the entities whose tokens are worth a new one."""
+    def due_for_refresh(self, now: float) -> list[str]:
+        """Return the entities whose tokens are due for new ones."""
         return [entity for entity, known in self._authorizations.items() if known.confirmed and known.refresh_at <= now]
 
     def next_refresh(self) -> float | None:
-        """Return when `to_refresh` is worth a look, on the monotonic clock."""
+        """Return when the next token is due for a new one, on the monotonic clock; `None` for never."""
         return min((known.refresh_at for known in self._authorizations.values() if known.confirmed), default=None)
 
-    def postpone(self, entity: str, refresh_at: float) -> None:
-        """Look at an entity's token later: a new one could not be had."""
+    def postpone_refresh(self, entity: str, refresh_at: float) -> None:
+        """Set when an entity's token is due for a new one."""
         known = self._authorizations.get(entity)
         if known is not None:
             known.refresh_at = refresh_at
 
     def distrust(self, entity: str, error: Condition | None) -> None:
-        """Forget an entity's token where a link ended for want of a good one."""
+        """Forget an entity's token if a link or a request was refused for it."""
         if error is not None and error.condition == UNAUTHORIZED_ACCESS:
             self._authorizations.pop(entity, None)
 
-    # Links for all
+    # Links
+
+    def attach(self, link: Link) -> None:
+        """Attach a link."""
+        self.transport.attach(link)
 
     def sender(self, entity: str) -> EntitySender:
-        """Return the link to send by, attached or about to be."""
+        """Return the link that sends to an entity; it may not be attached yet."""
         sender = self._senders.get(entity)
         if sender is None or sender.ended or sender.detaching:
             sender = self._senders[entity] = EntitySender(self, entity)
-            self.connection.attach(sender)
+            self.attach(sender)
         return sender
 
     def manage(
@@ -145,18 +170,26 @@ class Uplink:
         operation: str,
         body: Mapping[str, Any],
         on_response: OnResponse,
-        link: str | None = None,
+        link_name: str | None = None,
     ) -> None:
-        """Ask the management node of the entity; `link` names the session's, where the request is about a session."""
+        """Send a request to an entity's management node.
+
+        Args:
+            entity: The queue or subscription.
+            operation: The operation, without its prefix ``com.microsoft:``.
+            body: The request.
+            on_response: Called with the response, or with the error.
+            link_name: The session's link, for a request about a session.
+        """
         manager = self._managers.get(entity)
         if manager is None or manager.ended:
-            manager = self._managers[entity] = Exchange(self.connection, f"{address_of(entity)}/$management")
+            manager = self._managers[entity] = Exchange(self.transport, f"{address_of(entity)}/$management")
         properties: dict[str, Any] = {
             "operation": f"com.microsoft:{operation}",
             "com.microsoft:server-timeout": amqp.Uint(SERVER_TIMEOUT * 1000),
         }
-        if link is not None:
-            properties["associated-link-name"] = link
+        if link_name is not None:
+            properties["associated-link-name"] = link_name
 
         def answered(response: Response | Condition) -> None:
             error = response if isinstance(response, Condition) else refusal_of(response)
@@ -167,19 +200,19 @@ class Uplink:
 
 
 class EntitySender(Sender):
-    """The one link by which everything for an entity is sent."""
+    """The link that sends all messages to one entity."""
 
-    def __init__(self, uplink: Uplink, entity: str) -> None:
+    def __init__(self, connection: AuthorizedConnection, entity: str) -> None:
         super().__init__(f"azsession-send-{uuid.uuid4()}", address_of(entity))
-        self._uplink = uplink
+        self._connection = connection
         self._entity = entity
 
     def on_ended(self, error: Condition | None) -> None:
-        self._uplink.distrust(self._entity, error)
+        self._connection.distrust(self._entity, error)
         super().on_ended(error)
 
 
 def address_of(entity: str) -> str:
-    """Return an entity's AMQP address, which spells subscriptions with a capital."""
+    """Return an entity's AMQP address. It spells ``Subscriptions`` with a capital letter, as the SDKs do."""
     topic, separator, name = entity.partition("/subscriptions/")
     return f"{topic}/Subscriptions/{name}" if separator else entity

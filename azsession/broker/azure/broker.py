@@ -1,4 +1,8 @@
-"""`ServiceBusBroker`: the broker interface on an Azure Service Bus namespace, put together from its parts."""
+"""`ServiceBusBroker`: the broker interface on an Azure Service Bus namespace.
+
+The gateway calls it, and so does a provider with an Azure connection string. It puts the parts together: `SessionReceiver`,
+`MessageSender` and `MessageBrowser` in the callers' threads, `SessionRegistry` in the loop's thread.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,14 @@ from ...protocol.error_codes import MESSAGE_LOCK_LOST, NOT_SUPPORTED, SESSION_LO
 from ...queues import QueueInfo, QueueSettings
 from ...tokens import TokenCache, source_of
 from ..base import NO_DEADLINE, PRESENT, AcceptRequest, Broker, CallContext, Delivery, Disposition, ReceiveRequest, Settlement
-from .browsing import Looking
+from .browsing import MessageBrowser
 from .error_mapping import error_of
 from .message_mapping import as_new
 from .namespace import Namespace
-from .receiving import Receiving
-from .sending import Sending
-from .session.registry import Table
-from .session.unsettled import Answers, disposition_body
+from .receiving import SessionReceiver
+from .sending import MessageSender
+from .session.registry import SessionRegistry
+from .session.settlement import SettlementResults, disposition_body
 from .transport.stream import Address
 
 if TYPE_CHECKING:
@@ -33,26 +37,26 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Messages that are dead-lettered at once.
-BURY_COUNT = 500
-#: Dead-letterings of whole sessions that are remembered, for callers that try again.
-MAX_BURIED = 1_000
-#: Seconds for Azure to take locks back at the end.
+#: Messages of a session that are dead-lettered at once.
+DEAD_LETTER_COUNT = 500
+#: Requests to dead-letter a session whose results can be repeated.
+MAX_DEAD_LETTERED = 1_000
+#: Seconds for Azure to confirm the releases of all locks when the broker is closed.
 RELEASE_TIMEOUT = 5.0
 
 
 class ServiceBusBroker(Broker):
     """Message sessions of an Azure Service Bus namespace, over AMQP 1.0.
 
-    One connection and one thread serve any number of sessions. Safe to use from many threads; after a fork the child has
-    a connection of its own, and the sessions stay the parent's.
+    One connection and one thread serve any number of sessions. The broker may be used from any thread. After a fork the
+    child opens a connection of its own, and the sessions stay the parent's.
 
     Args:
-        config: Where the namespace is, and with which key; `ServiceBusConfig.uses_amqp` is true of it.
-        credential: A `TokenCredential`, instead of the configuration's key.
+        config: The configuration of the namespace; its `uses_amqp` must be true.
+        credential: Authenticates instead of the configuration's key.
 
     Raises:
-        ConfigurationError: There is nothing to authenticate with.
+        ConfigurationError: Neither the configuration nor `credential` can authenticate.
     """
 
     def __init__(self, config: ServiceBusConfig, credential: TokenCredential | None = None) -> None:
@@ -66,11 +70,12 @@ class ServiceBusBroker(Broker):
 
     def _begin(self) -> None:
         self._loop = self._namespace.loop
-        self._table = Table(self._namespace)
-        self._sending = Sending(self._namespace)
-        self._receiving = Receiving(self._namespace, self._table)
-        self._looking = Looking(self._namespace)
-        self._buried: OrderedDict[str, int] = OrderedDict()
+        self._registry = SessionRegistry(self._namespace)
+        self._sender = MessageSender(self._namespace)
+        self._receiver = SessionReceiver(self._namespace, self._registry)
+        self._browser = MessageBrowser(self._namespace)
+        #: Counts of messages that were dead-lettered with their sessions, by request id. The loop's thread only.
+        self._dead_lettered: OrderedDict[str, int] = OrderedDict()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -80,17 +85,19 @@ class ServiceBusBroker(Broker):
         """Connect and authenticate, for an entity or for the namespace as a whole. Blocks.
 
         Raises:
-            QueueError: What keeps the namespace from being used.
+            ConnectionFailedError: The namespace cannot be reached.
+            AuthenticationFailedError: The token was refused, or there is none.
+            QueueError: Another error of the namespace.
         """
-        self._namespace.reach(entity, NO_DEADLINE)
+        self._namespace.connect(entity, NO_DEADLINE)
 
-    # A session's holder
+    # Sessions
 
     def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
-        return self._receiving.receive(request, context.caller, context)
+        return self._receiver.receive(request, context.caller, context)
 
     def accept(self, request: AcceptRequest, *, context: CallContext = NO_DEADLINE) -> Delivery | None:
-        return self._receiving.accept(request, context)
+        return self._receiver.accept(request, context)
 
     def receive_deferred(
         self,
@@ -101,35 +108,35 @@ class ServiceBusBroker(Broker):
         *,
         context: CallContext = NO_DEADLINE,
     ) -> list[ReceivedMessage]:
-        return self._receiving.receive_deferred(entity, session_id, lock_id, sequence_numbers, context)
+        return self._receiver.receive_deferred(entity, session_id, lock_id, sequence_numbers, context)
 
     def settle(
         self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = NO_DEADLINE
     ) -> list[str | None]:
-        answers = Answers(len(settlements))
-        here = True
+        results = SettlementResults(len(settlements))
+        is_held_here = True
 
         def job() -> None:
-            nonlocal here
-            session = self._table.held(entity, session_id)
+            nonlocal is_held_here
+            session = self._registry.held(entity, session_id)
             if session is not None:
-                session.settling.settle(settlements, answers)
+                session.settle(settlements, results)
                 return
-            here = False
-            for at, settlement in enumerate(settlements):
-                answers.give(at, self._table.how_settled(settlement, SESSION_LOCK_LOST))
+            is_held_here = False
+            for index, settlement in enumerate(settlements):
+                results.set(index, self._registry.history.result_of(settlement, SESSION_LOCK_LOST))
 
-        self._loop.resolve(answers.future, job)
-        found = self._namespace.wait(answers.future, context)
-        if here:
-            return found
-        for at, settlement in enumerate(settlements):
-            if found[at] == SESSION_LOCK_LOST:
-                found[at] = self._settle_elsewhere(entity, session_id, settlement, context)
-        return found
+        self._loop.resolve(results.future, job)
+        codes = self._namespace.wait(results.future, context)
+        if is_held_here:
+            return codes
+        for index, settlement in enumerate(settlements):
+            if codes[index] == SESSION_LOCK_LOST:
+                codes[index] = self._settle_elsewhere(entity, session_id, settlement, context)
+        return codes
 
     def _settle_elsewhere(self, entity: str, session_id: str, settlement: Settlement, context: CallContext) -> str | None:
-        """Settle a message of a session that is held by another process: Azure knows it by its lock token, and decides."""
+        """Settle a message of a session that another process holds: Azure's management node takes its lock token."""
         try:
             uuid.UUID(settlement.lock_token)
         except ValueError:
@@ -150,25 +157,25 @@ class ServiceBusBroker(Broker):
             if error.code not in (SESSION_LOCK_LOST, MESSAGE_LOCK_LOST):
                 raise
             return error.code
-        self._loop.call(lambda: self._table.remember_settled(settlement))
+        self._loop.call(lambda: self._registry.history.add(settlement))
         return None
 
     def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> float:
-        session = self._loop.run(lambda: self._table.require(entity, session_id, lock_id))
+        session = self._loop.run(lambda: self._registry.require(entity, session_id, lock_id))
         self._namespace.wait(session.opened, context)
         done: Future[Response | Condition] = Future()
-        self._loop.call(lambda: session.renew(done.set_result))
+        self._loop.call(lambda: session.lock.renew(done.set_result))
         answer = self._namespace.wait(done, context)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=entity, session_id=session_id)
-        return session.left()
+        return session.lock.left()
 
     def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> None:
         def job() -> Future[None] | None:
-            session = self._table.held(entity, session_id)
+            session = self._registry.held(entity, session_id)
             if session is not None and session.lock_id == lock_id:
                 return session.release()
-            self._table.note_ended(entity, session_id, lock_id)
+            self._registry.note_ended(entity, session_id, lock_id)
             return None
 
         released = self._loop.run(job)
@@ -188,8 +195,8 @@ class ServiceBusBroker(Broker):
     def _manage_session(
         self, entity: str, session_id: str, lock_id: str, operation: str, body: dict[str, object], context: CallContext
     ) -> Response:
-        session = self._receiving.hold(entity, session_id, lock_id, context)
-        return self._receiving.ask(session, operation, body, context)
+        session = self._receiver.hold(entity, session_id, lock_id, context)
+        return self._receiver.request(session, operation, body, context)
 
     def dead_letter_session(
         self,
@@ -202,89 +209,90 @@ class ServiceBusBroker(Broker):
         *,
         context: CallContext = NO_DEADLINE,
     ) -> int:
-        known = self._loop.run(lambda: self._buried.get(request_id))
+        known = self._loop.run(lambda: self._dead_lettered.get(request_id))
         if known is not None:
             return known
-        session = self._receiving.hold(entity, session_id, lock_id, context)
+        session = self._receiver.hold(entity, session_id, lock_id, context)
 
-        def bury(tokens: Sequence[str]) -> int:
+        def dead_letter(tokens: Sequence[str]) -> int:
             settlements = [Settlement(token, Disposition.DEAD_LETTER, reason, description) for token in tokens]
-            answers = Answers(len(settlements))
-            self._loop.resolve(answers.future, lambda: session.settling.settle(settlements, answers))
-            return self._namespace.wait(answers.future, context).count(None)
+            results = SettlementResults(len(settlements))
+            self._loop.resolve(results.future, lambda: session.settle(settlements, results))
+            return self._namespace.wait(results.future, context).count(None)
 
-        count = bury(self._loop.run(lambda: list(session.settling.in_hand)))
-        rest = ReceiveRequest(entity, session_id, lock_id, max_count=BURY_COUNT, timeout=0.0)
+        count = dead_letter(self._loop.run(lambda: [message.token for message in session.unsettled]))
+        rest = ReceiveRequest(entity, session_id, lock_id, max_count=DEAD_LETTER_COUNT, timeout=0.0)
         while True:
-            delivery = self._receiving.receive(rest, PRESENT, context)
+            delivery = self._receiver.receive(rest, PRESENT, context)
             if not delivery.messages:
                 break
-            count += bury([message.receipt.handle for message in delivery.messages])
-        numbers = self._looking.deferred_numbers(entity, session_id, context)
-        for at in range(0, len(numbers), BURY_COUNT):
-            found = self.receive_deferred(entity, session_id, lock_id, numbers[at : at + BURY_COUNT], context=context)
-            count += bury([message.receipt.handle for message in found])
+            count += dead_letter([message.receipt.handle for message in delivery.messages])
+        numbers = self._browser.deferred_numbers(entity, session_id, context)
+        for start in range(0, len(numbers), DEAD_LETTER_COUNT):
+            some = numbers[start : start + DEAD_LETTER_COUNT]
+            found = self._receiver.receive_deferred(entity, session_id, lock_id, some, context)
+            count += dead_letter([message.receipt.handle for message in found])
         if request_id:
-            self._loop.call(lambda: self._remember_buried(request_id, count))
+            self._loop.call(lambda: self._remember_dead_lettered(request_id, count))
         return count
 
-    def _remember_buried(self, request_id: str, count: int) -> None:
-        self._buried[request_id] = count
-        while len(self._buried) > MAX_BURIED:
-            self._buried.popitem(last=False)
+    def _remember_dead_lettered(self, request_id: str, count: int) -> None:
+        self._dead_lettered[request_id] = count
+        while len(self._dead_lettered) > MAX_DEAD_LETTERED:
+            self._dead_lettered.popitem(last=False)
 
-    # Sending and looking
+    # Sending and browsing
 
     def send(
         self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = NO_DEADLINE
     ) -> None:
-        self._sending.send(entity, messages, request_id, context)
+        self._sender.send(entity, messages, request_id, context)
 
     def peek(
         self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
     ) -> list[PeekedMessage]:
-        return self._looking.peek(entity, session_id, from_sequence_number, max_count, context)
+        return self._browser.peek(entity, session_id, from_sequence_number, max_count, context)
 
     def list_sessions(
         self, entity: str, after: str, max_count: int, *, context: CallContext = NO_DEADLINE
     ) -> list[SessionInfo]:
-        return self._looking.list_sessions(entity, after, max_count, context)
+        return self._browser.list_sessions(entity, after, max_count, context)
 
     # Dead letters
 
     def dead_letters(
         self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
     ) -> list[PeekedMessage]:
-        return self._looking.dead_letters(entity, from_sequence_number, max_count, context)
+        return self._browser.dead_letters(entity, from_sequence_number, max_count, context)
 
     def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
         def send(message: AmqpMessage) -> None:
-            self._sending.send(entity, [as_new(message)], "", context)
+            self._sender.send(entity, [as_new(message)], "", context)
 
-        self._looking.take_dead_letter(entity, sequence_number, send, context)
+        self._browser.take_dead_letter(entity, sequence_number, send, context)
 
     def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
-        self._looking.take_dead_letter(entity, sequence_number, None, context)
+        self._browser.take_dead_letter(entity, sequence_number, None, context)
 
     # Queues
 
     def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = NO_DEADLINE) -> bool:
-        raise _not_here()
+        raise _unsupported()
 
     def get_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> QueueInfo:
-        raise _not_here()
+        raise _unsupported()
 
     def list_queues(self, *, context: CallContext = NO_DEADLINE) -> list[QueueInfo]:
-        raise _not_here()
+        raise _unsupported()
 
     def delete_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> None:
-        raise _not_here()
+        raise _unsupported()
 
-    # Its life
+    # Closing, and forks
 
     def stop_waiting(self) -> None:
         try:
-            self._loop.run(self._table.stop_waiting)
+            self._loop.run(self._registry.stop_waiting)
         except ProviderError:
             return  # Closed.
 
@@ -293,21 +301,21 @@ class ServiceBusBroker(Broker):
             return
         self._closed = True
         try:
-            for released in self._loop.run(self._table.release_all):
+            for released in self._loop.run(self._registry.release_all):
                 self._namespace.wait(released, NO_DEADLINE, RELEASE_TIMEOUT)
         except ProviderError as error:
-            logger.info("not every session lock could be given back: %s", error)
+            logger.info("some session locks were not released before the broker closed: %s", error)
         self._namespace.close()
 
     def after_fork(self) -> None:
-        """In a forked child: a new connection when it is needed; the sessions stay the parent's."""
+        """In a forked child: forget the connection and the sessions, which stay the parent's."""
         self._namespace.after_fork()
         self._begin()
 
 
-def _not_here() -> UnsupportedOperationError:
+def _unsupported() -> UnsupportedOperationError:
     return UnsupportedOperationError(
-        "queues of an Azure namespace are managed with Azure's tools (portal, CLI, templates), not over AMQP",
+        "queues of an Azure namespace cannot be managed over AMQP: use the Azure portal, the CLI or a template",
         code=NOT_SUPPORTED,
         status=405,
     )

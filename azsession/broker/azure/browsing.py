@@ -1,4 +1,7 @@
-"""What needs no session's lock: peeking, listing sessions, and the dead-letter queue."""
+"""`MessageBrowser`: peeking, listing sessions, and dead letters on Azure. None of them needs a session lock.
+
+The broker calls it in the caller's thread.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from ...errors import ConnectionFailedError, ProviderError, QueueError
 from ...messages import PeekedMessage, SessionInfo
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
 from ..base import CallContext
-from .authorized_connection import Uplink, address_of
+from .authorized_connection import AuthorizedConnection, address_of
 from .error_mapping import error_of
 from .message_mapping import peeked
 from .namespace import Namespace
@@ -22,31 +25,36 @@ from .session.pending_receives import DRAIN_TIMEOUT
 from .transport.links import Outcome, Receiver
 from .transport.loop import Loop
 
-#: Messages of a request to peek, and sessions of one to list.
+#: Messages in one answer to a peek, and sessions in one answer to a list.
 PAGE = 250
-#: What asks for all sessions that have messages or state: a time later than any, as the SDK's session browser has it.
+#: The ``last-updated-time`` that lists all sessions with messages or state: .NET's `DateTime.MaxValue`, in milliseconds since
+#: 1970. See Microsoft's "AMQP 1.0 in Azure Service Bus: request-response-based operations", enumerate sessions.
 ALL_SESSIONS_MS = 253402300800000
-#: Dead letters that are locked at once while one is looked for.
+#: Dead letters that are locked at once while one is searched for.
 SEARCH_CREDIT = 100
-#: Seconds without a dead letter coming after which there are no more.
+#: Seconds without a dead letter after which a search ends.
 SEARCH_QUIET = 1.0
 
-#: The part of an entity that its dead letters are in. It is authorized by itself, as the SDK does it.
+#: The suffix of an entity's dead-letter queue. It needs a token of its own, as the SDK for Python puts one.
 DEAD_LETTER_QUEUE = "/$DeadLetterQueue"
 
 
-class Looking:
-    """The part of the broker on Azure that looks at messages and dead letters."""
+class MessageBrowser:
+    """Reads messages without receiving them, and takes dead letters.
+
+    Args:
+        namespace: The namespace.
+    """
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
 
     def peek(self, entity: str, session_id: str, start: int, max_count: int, context: CallContext) -> list[PeekedMessage]:
-        """Return messages of a session, by sequence number."""
+        """Return up to `max_count` messages of a session, from sequence number `start`. Blocks."""
         return [peeked(message) for message in self._peek(entity, session_id, start, max_count, context)]
 
     def dead_letters(self, entity: str, start: int, max_count: int, context: CallContext) -> list[PeekedMessage]:
-        """Return dead letters, by sequence number."""
+        """Return up to `max_count` dead letters, from sequence number `start`. Blocks."""
         found = self._peek(entity + DEAD_LETTER_QUEUE, None, start, max_count, context)
         return [peeked(message, dead_letter=True) for message in found]
 
@@ -71,7 +79,7 @@ class Looking:
         return found[:max_count]
 
     def deferred_numbers(self, entity: str, session_id: str, context: CallContext) -> list[int]:
-        """Return the sequence numbers of a session's deferred messages."""
+        """Return the sequence numbers of all deferred messages of a session. Blocks."""
         numbers: list[int] = []
         start = 0
         while page := self.peek(entity, session_id, start, PAGE, context):
@@ -80,7 +88,7 @@ class Looking:
         return numbers
 
     def list_sessions(self, entity: str, after: str, max_count: int, context: CallContext) -> list[SessionInfo]:
-        """Return the sessions that have messages or state, by id."""
+        """Return up to `max_count` sessions that have messages or state, sorted by id, with ids after `after`. Blocks."""
         names: set[str] = set()
         skip = 0
         while True:
@@ -104,19 +112,20 @@ class Looking:
     def take_dead_letter(
         self, entity: str, number: int, then: Callable[[AmqpMessage], object] | None, context: CallContext
     ) -> None:
-        """Lock a dead letter, do something with it, and complete it.
+        """Lock a dead letter, call `then` with it, and complete it. Blocks.
 
-        Azure locks dead letters only in their order, so those before it are locked, too, and given back.
+        Azure locks dead letters only in their order. Those before the wanted one are locked too, and released at the end.
 
         Raises:
-            ProviderError: There is no such dead letter.
+            ProviderError: There is no such dead letter, or another client has it locked (transient).
+            QueueError: Another error of Azure, or of `then`.
         """
         if not any(one.sequence_number == number for one in self.dead_letters(entity, number, 1, context)):
             raise _no_dead_letter(number)
-        uplink = self._namespace.reach(entity + DEAD_LETTER_QUEUE, context)
+        connection = self._namespace.connect(entity + DEAD_LETTER_QUEUE, context)
         loop = self._namespace.loop
-        search = _Search(loop, uplink, entity + DEAD_LETTER_QUEUE, number)
-        loop.call(lambda: uplink.connection.attach(search))
+        search = _DeadLetterSearch(loop, connection, entity + DEAD_LETTER_QUEUE, number)
+        loop.call(lambda: connection.attach(search))
         try:
             deadline = time.monotonic() + self._namespace.timeout
             while not search.found.done():
@@ -143,25 +152,30 @@ class Looking:
             if state is None or error is not None:
                 raise error_of(error, entity=entity)
         finally:
-            loop.call(search.give_back)
+            loop.call(search.finish)
 
     def _not_found(self, entity: str, number: int, context: CallContext) -> QueueError:
         if any(one.sequence_number == number for one in self.dead_letters(entity, number, 1, context)):
-            text = f"somebody else is working with the dead letter {number}, or with what comes before it"
+            text = f"another client has dead letter {number}, or one before it, locked: try again"
             return ProviderError(text, code=SERVER_BUSY, status=503, is_transient=True)
         return _no_dead_letter(number)
 
 
-class _Search(Receiver):
-    """A receiver on the dead-letter queue that looks for one message."""
+class _DeadLetterSearch(Receiver):
+    """A receiving link on the dead-letter queue that searches for one message. It belongs to the loop's thread.
 
-    def __init__(self, loop: Loop, uplink: Uplink, entity: str, number: int) -> None:
+    Attributes:
+        found: Gets the delivery's number and the message.
+        seen: How many messages came.
+    """
+
+    def __init__(self, loop: Loop, connection: AuthorizedConnection, entity: str, number: int) -> None:
         super().__init__(f"azsession-{uuid.uuid4()}", address_of(entity))
         self._loop = loop
-        self._uplink = uplink
+        self._connection = connection
         self._entity = entity
         self._number = number
-        self._in_hand: list[int] = []
+        self._locked: list[int] = []
         self.found: Future[tuple[int, AmqpMessage]] = Future()
         self.seen = 0
 
@@ -170,7 +184,7 @@ class _Search(Receiver):
         self.give_credit(SEARCH_CREDIT)
 
     def on_message(self, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
-        self._in_hand.append(delivery_id)
+        self._locked.append(delivery_id)
         if self.draining:
             return
         self.seen += 1
@@ -182,38 +196,38 @@ class _Search(Receiver):
             self.give_credit(SEARCH_CREDIT)
 
     def complete(self, delivery_id: int, settled: Outcome) -> None:
-        """Complete the one that was found."""
-        self._in_hand.remove(delivery_id)
+        """Complete the message that was found."""
+        self._locked.remove(delivery_id)
         self.settle(delivery_id, delivery_id, amqp.ACCEPTED, settled)
 
-    def give_back(self) -> None:
-        """End, when nothing more can be on its way, and unlock what was not completed.
+    def finish(self) -> None:
+        """Release the messages that were not completed, and detach.
 
-        Azure keeps what it sent to a link that ends locked until its locks expire.
+        The link is drained first: a message that is on its way when the link ends stays locked until its lock expires.
         """
         if self.attached and self.credit:
             self.drain()
-            self._loop.later(DRAIN_TIMEOUT, self._end)
+            self._loop.later(DRAIN_TIMEOUT, self._release_and_detach)
         else:
-            self._end()
+            self._release_and_detach()
 
     def on_drained(self) -> None:
-        self._end()
+        self._release_and_detach()
 
-    def _end(self) -> None:
-        in_hand, self._in_hand = self._in_hand, []
-        for delivery_id in in_hand:
+    def _release_and_detach(self) -> None:
+        locked, self._locked = self._locked, []
+        for delivery_id in locked:
             self.settle(delivery_id, delivery_id, amqp.RELEASED, lambda *_: None)
         self.detach()
 
     def on_ended(self, error: Condition | None) -> None:
-        self._uplink.distrust(self._entity, error)
+        self._connection.distrust(self._entity, error)
         if not self.found.done():
             self.found.set_exception(error_of(error, entity=self._entity))
 
 
 def messages_of(answer: Response) -> list[bytes]:
-    """Return the encoded messages of a management response."""
+    """Return the encoded messages in the answer to a peek."""
     items = answer.body.get("messages") if isinstance(answer.body, dict) else None
     return [item["message"] for item in items or [] if isinstance(item, dict) and isinstance(item.get("message"), bytes)]
 

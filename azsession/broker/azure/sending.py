@@ -1,4 +1,7 @@
-"""Sending: each request to send becomes one transfer, which Azure takes whole or not at all."""
+"""`MessageSender`: sends messages to Azure. Each request becomes one transfer, which Azure accepts as a whole or not at all.
+
+The broker calls it in the caller's thread.
+"""
 
 from __future__ import annotations
 
@@ -17,69 +20,84 @@ from .error_mapping import error_of
 from .message_mapping import to_amqp
 from .namespace import Namespace
 
-#: Seconds that a request to send is remembered, and how many at most.
+#: Seconds for which a request is remembered, and how many requests at most.
 REMEMBERED_SECONDS, MAX_REMEMBERED = 600.0, 100_000
 
-#: How a transfer ended: its state, its error, and the largest message that the link takes.
-_Ended = tuple["str | None", "Condition | None", "int | None"]
+#: The result of a transfer: its state, its error, and the largest message that the link takes.
+_Result = tuple["str | None", "Condition | None", "int | None"]
 
 
-class Sending:
-    """The part of the broker on Azure that sends."""
+class MessageSender:
+    """Sends messages.
+
+    Args:
+        namespace: The namespace.
+    """
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        # The loop's thread only.
-        self._requests: OrderedDict[str, tuple[Future[_Ended], float]] = OrderedDict()
+        # Only the loop's thread uses this.
+        self._requests: OrderedDict[str, tuple[Future[_Result], float]] = OrderedDict()
 
     def send(self, entity: str, messages: Sequence[Message], request_id: str, context: CallContext) -> None:
-        """Send messages, all or none; the same request again sends nothing if the first did, or may have.
+        """Send messages: all of them, or none and an error. Blocks until Azure has confirmed them.
+
+        A request is remembered for 10 minutes: the same request again sends nothing, unless the first attempt surely failed.
+
+        Args:
+            entity: The queue or topic.
+            messages: The messages.
+            request_id: The same for all attempts of one request; ``""`` for none.
+            context: The caller and its deadline.
 
         Raises:
-            ConnectionFailedError: The answer was lost: they may have been accepted, or not.
-            QueueError: They were not accepted.
+            ValidationError: The entity is a subscription, or AMQP cannot carry an attribute.
+            MessageTooLargeError: The messages are larger than the link takes.
+            ConnectionFailedError: The confirmation was lost: Azure may have accepted the messages.
+            QueueError: Azure did not accept the messages.
         """
         if "/subscriptions/" in entity.lower():
             topic = entity[: entity.lower().index("/subscriptions/")]
-            raise ValidationError(f"a subscription has its messages from its topic: send to {topic!r}")
+            raise ValidationError(f"messages cannot be sent to a subscription: send to its topic {topic!r}")
         encoded = [to_amqp(message) for message in messages]
         payload, message_format = (encoded[0], 0) if len(encoded) == 1 else (amqp.encode_batch(encoded), amqp.BATCH_FORMAT)
-        uplink = self._namespace.reach(entity, context)
+        connection = self._namespace.connect(entity, context)
 
-        def job() -> Future[_Ended]:
+        def job() -> Future[_Result]:
             known = self._requests.get(request_id) if request_id else None
             if known is not None:
                 return known[0]
-            ended: Future[_Ended] = Future()
-            sender = uplink.sender(entity)
+            result: Future[_Result] = Future()
+            sender = connection.sender(entity)
             if request_id:
-                self._remember(request_id, ended)
+                self._remember(request_id, result)
 
             def outcome(number: int, state: str | None, error: Condition | None) -> None:
-                if request_id and not _may_be_there(state, error):
+                if request_id and state not in ("accepted", None):
+                    # The messages were surely not accepted: the next attempt may send them.
                     self._requests.pop(request_id, None)
-                ended.set_result((state, error, sender.max_message_size))
+                result.set_result((state, error, sender.max_message_size))
 
             sender.send(payload, outcome, message_format)
-            return ended
+            return result
 
-        ended = self._namespace.loop.run(job)
+        result = self._namespace.loop.run(job)
         try:
-            self._check(entity, self._namespace.wait(ended, context), len(payload))
+            self._check(entity, self._namespace.wait(result, context), len(payload))
         except ConnectionFailedError as error:
             raise revised(error, code=OUTCOME_UNKNOWN) from error.__cause__
 
-    def _remember(self, request_id: str, ended: Future[_Ended]) -> None:
+    def _remember(self, request_id: str, result: Future[_Result]) -> None:
         now = time.monotonic()
-        self._requests[request_id] = (ended, now)
+        self._requests[request_id] = (result, now)
         while self._requests:
             oldest, (_, when) = next(iter(self._requests.items()))
             if len(self._requests) <= MAX_REMEMBERED and now - when < REMEMBERED_SECONDS:
                 break
             del self._requests[oldest]
 
-    def _check(self, entity: str, ended: _Ended, size: int) -> None:
-        state, error, limit = ended
+    def _check(self, entity: str, result: _Result, size: int) -> None:
+        state, error, limit = result
         if state == "accepted":
             return
         if state is None:
@@ -88,12 +106,10 @@ class Sending:
                 maybe_delivered=True,
             )
         if error is None:
-            raise ProviderError(f"{entity}: Azure did not take the messages", code=SERVER_BUSY, status=503, is_transient=True)
+            raise ProviderError(
+                f"{entity}: Azure did not accept the messages", code=SERVER_BUSY, status=503, is_transient=True
+            )
         failure = error_of(error, entity=entity)
         if isinstance(failure, MessageTooLargeError):
             failure = MessageTooLargeError(str(failure), code=failure.code, size=size, limit=limit)
         raise failure
-
-
-def _may_be_there(state: str | None, error: Condition | None) -> bool:
-    return state == "accepted" or state is None

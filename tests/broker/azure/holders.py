@@ -113,7 +113,7 @@ def waits_in(holder: Holder) -> int:
     broker = holder.broker
 
     def count() -> int:
-        session = broker._table.held(QUEUE, holder.session_id)
-        return 0 if session is None else len(session.waiting.waits)
+        session = broker._registry.held(QUEUE, holder.session_id)
+        return 0 if session is None else len(session.receives)
 
     return broker._loop.run(count)

@@ -87,9 +87,9 @@ def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
     numbers = bury(broker, "one", "two")
     with broker_on(namespace) as other:
         dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
-        uplink = other._namespace.reach(dead_letters, NO_DEADLINE)
-        search = browsing._Search(other._loop, uplink, dead_letters, numbers["two"])
-        other._loop.call(lambda: uplink.connection.attach(search))
+        connection = other._namespace.connect(dead_letters, NO_DEADLINE)
+        search = browsing._DeadLetterSearch(other._loop, connection, dead_letters, numbers["two"])
+        other._loop.call(lambda: connection.attach(search))
         search.found.result(10)
         with monkeypatch.context() as quickly:
             quickly.setattr(browsing, "SEARCH_QUIET", 0.2)
@@ -97,7 +97,7 @@ def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
                 broker.delete_dead_letter(QUEUE, numbers["two"])
         assert caught.value.is_transient
         assert caught.value.code == "ServerBusy"
-        other._loop.call(search.give_back)
+        other._loop.call(search.finish)
         broker.delete_dead_letter(QUEUE, numbers["one"])
         broker.delete_dead_letter(QUEUE, numbers["two"])
 
@@ -110,10 +110,10 @@ def test_what_comes_while_a_search_ends_is_not_left_locked(broker: ServiceBusBro
     def locked() -> list[bytes]:
         return namespace.loop.call(lambda: list(queue.locked))
 
-    def search_on(broker: ServiceBusBroker, number: int) -> browsing._Search:
-        uplink = broker._namespace.reach(dead_letters, NO_DEADLINE)
-        search = browsing._Search(broker._loop, uplink, dead_letters, number)
-        broker._loop.call(lambda: uplink.connection.attach(search))
+    def search_on(broker: ServiceBusBroker, number: int) -> browsing._DeadLetterSearch:
+        connection = broker._namespace.connect(dead_letters, NO_DEADLINE)
+        search = browsing._DeadLetterSearch(broker._loop, connection, dead_letters, number)
+        broker._loop.call(lambda: connection.attach(search))
         eventually(lambda: search.attached)
         return search
 
@@ -124,9 +124,9 @@ def test_what_comes_while_a_search_ends_is_not_left_locked(broker: ServiceBusBro
 
         def end() -> None:
             # The loop does not read what comes until this is over.
-            other._loop.call(holding.give_back)
+            other._loop.call(holding.finish)
             eventually(lambda: locked() not in ([], before))
-            late.give_back()
+            late.finish()
 
         broker._loop.call(end)
         eventually(lambda: locked() == [])

@@ -192,7 +192,7 @@ def test_an_accept_again_gives_the_same_session(namespace: StandIn, broker: Serv
 def test_an_accept_again_takes_the_place_of_one_that_still_waits(namespace: StandIn, broker: ServiceBusBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.accept_next(request_id="r1"))
-    eventually(lambda: broker._loop.run(lambda: len(broker._table._pending)))
+    eventually(lambda: broker._loop.run(lambda: len(broker._registry._pending)))
     second = in_thread(lambda: holder.accept_next(request_id="r1"))
     assert first.result(10) is None
     send(broker, "a")
@@ -259,11 +259,11 @@ def test_a_client_that_closes_its_socket_while_it_waits_for_any_session_takes_no
 ) -> None:
     headers = {"Azsession-Lock-Id": str(uuid.uuid4()), "Content-Type": "application/json", "Content-Length": "2"}
     sock = gateway.open_socket(gateway.head("POST", f"/{QUEUE}/sessions?timeout=30", headers) + b"{}")
-    table = holder_behind(gateway).broker._table
-    eventually(lambda: len(table._pending) and namespace.links() > 2)
+    registry = holder_behind(gateway).broker._registry
+    eventually(lambda: len(registry._pending) and namespace.links() > 2)
     before = namespace.links()
     sock.close()
-    eventually(lambda: not table._pending and namespace.links() < before)
+    eventually(lambda: not registry._pending and namespace.links() < before)
     gateway.send(QUEUE, "s1", "a")
     assert namespace.locked_sessions(QUEUE) == set()
     assert gateway.holder(QUEUE, "s1", str(uuid.uuid4())).receive("timeout=5").body == b"a"
@@ -309,8 +309,8 @@ def test_links_of_callers_that_leave_are_given_up(namespace: StandIn, broker: Se
         caller.leave()
         assert accepting.result(10) is None
     eventually(lambda: namespace.links() == before)
-    uplink = broker._namespace.reach(QUEUE, NO_DEADLINE)
-    eventually(lambda: sum(len(channel._links) for channel in uplink.connection._channels.values()) == before)
+    connection = broker._namespace.connect(QUEUE, NO_DEADLINE)
+    eventually(lambda: sum(len(channel._links) for channel in connection.transport._channels.values()) == before)
 
 
 # Holders that say nothing more
@@ -372,7 +372,7 @@ def test_all_who_wait_are_answered_when_waiting_stops(namespace: StandIn, broker
     waits = [in_thread(one.receive) for one in holders]
     eventually(lambda: len(namespace.locked_sessions(QUEUE)) == 20)
     accepts = [in_thread(Holder(broker).accept_next) for _ in range(10)]
-    eventually(lambda: broker._loop.run(lambda: len(broker._table._pending)) == 10)
+    eventually(lambda: broker._loop.run(lambda: len(broker._registry._pending)) == 10)
     broker.stop_waiting()
     assert not wait(list[Future[Any]]([*waits, *accepts]), 10).not_done
     assert [waiting.result() for waiting in waits] == [[]] * 20
@@ -404,7 +404,7 @@ def test_closing_gives_all_sessions_back_and_ends_all_waits(namespace: StandIn) 
         waits = [in_thread(one.receive) for one in holders[:20]]
         eventually(lambda: all(waits_in(one) for one in holders[:20]))
         accepts = [in_thread(Holder(broker).accept_next) for _ in range(5)]
-        eventually(lambda: broker._loop.run(lambda: len(broker._table._pending)) == 5)
+        eventually(lambda: broker._loop.run(lambda: len(broker._registry._pending)) == 5)
         broker.close()
         assert namespace.locked_sessions(QUEUE) == set()
         assert not wait(list[Future[Any]]([*waits, *accepts]), 10).not_done

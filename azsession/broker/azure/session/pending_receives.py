@@ -1,8 +1,13 @@
-"""The receives that wait in a session, and what came for them. The loop's thread only; a part of `HeldSession`.
+"""The receives that wait in one session, and the messages that came for them. `HeldSession` has one `PendingReceives`.
 
-When a message that was received alone is settled, the next one is asked for ahead, in the same breath, so that working one by
-one waits for Azure once a message, not twice. What came ahead goes back, its deliveries uncounted, before a message is
-abandoned, which must come before it, and before the lock expires, which would count.
+A message is also fetched ahead: when a message that was received alone is settled, the next message is requested together
+with the settlement. A consumer that works message by message so waits for Azure once per message, not twice. Messages fetched
+ahead are returned to Azure as *released* (AMQP 1.0, part 3.4.4), which does not count as a delivery:
+
+* before another message is abandoned, because that message must come before them;
+* before the lock expires, because the expiry would count as a delivery of them.
+
+Everything here runs in the loop's thread.
 """
 
 from __future__ import annotations
@@ -10,208 +15,271 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import Protocol
 
 from .... import amqp
 from ....errors import QueueError
 from ...base import superseded_error
-from ..transport.loop import Timer
-from .unsettled import InHand
+from ..transport.links import Receiver
+from ..transport.loop import Loop, Timer
+from .unsettled import UnsettledMessage, UnsettledMessages
 
-if TYPE_CHECKING:
-    from .held_session import HeldSession, SessionLink
-
-#: Receives of one lock whose answers can be given again: as many as one holder's threads may have under way.
-MAX_ANSWERS = 32
-#: Seconds that Azure may take to answer a drain before what is there is handed out without its answer.
+#: Receives of one session that can be repeated with the same result: as many as one holder's threads may have under way.
+MAX_RESULTS = 32
+#: Seconds to wait for Azure's answer to a drain. Then the messages that came are handed out without it.
 DRAIN_TIMEOUT = 2.0
 
 
-class Wait:
-    """A receive that waits for messages. `future` gives their lock tokens and payloads."""
+class ReceivingSession(Protocol):
+    """What receives need of their session."""
 
-    __slots__ = ("future", "max_count", "over", "request_id", "unwanted")
+    @property
+    def link(self) -> Receiver | None:
+        """The link, while the lock is known to be held by it."""
 
-    def __init__(self, max_count: int, request_id: str) -> None:
-        self.max_count = max_count
-        self.request_id = request_id
-        self.future: Future[list[InHand]] = Future()
-        self.over = False
-        self.unwanted = False
+    @property
+    def attached_link(self) -> Receiver | None:
+        """The link, while it is attached, also while the session is being checked."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no receive may wait any more."""
+
+    def on_receives_changed(self) -> None:
+        """A receive ended: the lock may need no more renewals."""
 
 
-class Waiting:
-    """Who waits in a session, in the order in which they came, and the messages that are there for them.
+class Patience(Enum):
+    """How long a receive waits."""
+
+    #: Until there is a message.
+    WAITS = auto()
+    #: Not any longer: it takes the messages that are there.
+    TIME_IS_UP = auto()
+    #: Its caller is gone: it must not take a message.
+    CANCELLED = auto()
+
+
+class PendingReceive:
+    """A receive that waits for messages.
 
     Attributes:
-        waits: The receives that wait.
+        max_count: The most messages that it takes.
+        request_id: The id that the caller's retries share; ``""`` for none.
+        patience: How long it waits.
+        future: Gets the messages.
     """
 
-    def __init__(self, session: HeldSession) -> None:
-        self.waits: list[Wait] = []
+    __slots__ = ("future", "max_count", "patience", "request_id")
+
+    def __init__(self, max_count: int, request_id: str, *, waits: bool = True) -> None:
+        self.max_count = max_count
+        self.request_id = request_id
+        self.patience = Patience.WAITS if waits else Patience.TIME_IS_UP
+        self.future: Future[list[UnsettledMessage]] = Future()
+
+
+class PendingReceives:
+    """The receives that wait in a session, first come first served, and the messages that are ready for them.
+
+    Args:
+        session: The session.
+        unsettled: Where messages go when they are handed out.
+        loop: The loop that owns the session.
+    """
+
+    def __init__(self, session: ReceivingSession, unsettled: UnsettledMessages, loop: Loop) -> None:
         self._session = session
-        self._answers: OrderedDict[str, tuple[Wait, tuple[str, ...]]] = OrderedDict()
-        self._ready: deque[InHand] = deque()
+        self._unsettled = unsettled
+        self._loop = loop
+        self._receives: list[PendingReceive] = []
+        #: The results of the last receives, by request id: the lock tokens of what was handed out.
+        self._results: OrderedDict[str, tuple[PendingReceive, tuple[str, ...]]] = OrderedDict()
+        #: Messages that came and were not handed out.
+        self._ready: deque[UnsettledMessage] = deque()
         self._drain_timer: Timer | None = None
-        self._pumping = False
+        self._serve_is_scheduled = False
         #: The last receive asked for one message, and got it.
-        self._one_by_one = False
-        #: Messages that may come without being waited for.
-        self._ahead = 0
-        #: What is to be done when nothing is there, and nothing on its way.
-        self._cleared: list[Callable[[], object]] = []
+        self._takes_one_by_one = False
+        #: Messages that may come although no receive waits for them.
+        self._fetch_ahead = 0
+        #: Run when no message is ready, and none is on its way.
+        self._when_cleared: list[Callable[[], object]] = []
 
-    def want(self, wait: Wait) -> None:
-        """Have a receive get messages, as soon as there are any."""
-        if self._session.over is not None:
-            wait.future.set_exception(self._session.over)
-            return
-        if wait.request_id:
-            known = self._answers.get(wait.request_id)
+    def __len__(self) -> int:
+        return len(self._receives)
+
+    @property
+    def has_fetched_ahead(self) -> bool:
+        """Whether messages came, or may come, that no receive waits for."""
+        return not self._receives and not self._when_cleared and (self._fetch_ahead > 0 or bool(self._ready))
+
+    # Receives come and go
+
+    def add(self, receive: PendingReceive) -> bool:
+        """Add a receive, and tell whether it waits. A repeated request gets the result of the first attempt."""
+        if receive.request_id:
+            known = self._results.get(receive.request_id)
             if known is not None:
-                in_hand, tokens = self._session.settling.in_hand, known[1]
-                self._answers[wait.request_id] = (wait, tokens)
-                wait.future.set_result([in_hand[token] for token in tokens if token in in_hand])
-                return
-            for other in [other for other in self.waits if other.request_id == wait.request_id]:
-                # The caller tried again: its first attempt must not take messages that nobody reads.
-                self.waits.remove(other)
-                other.future.set_exception(superseded_error())
-        self.waits.append(wait)
-        wait.over = wait.over or self._session.table.stopping
-        self._session.renew_if_due()
-        self.pump()
-        self._session.plan()
+                tokens = known[1]
+                self._results[receive.request_id] = (receive, tokens)
+                receive.future.set_result(self._unsettled.with_tokens(tokens))
+                return False
+            for earlier in [one for one in self._receives if one.request_id == receive.request_id]:
+                # Nobody reads the result of the first attempt: it must not take messages.
+                self._receives.remove(earlier)
+                earlier.future.set_exception(superseded_error())
+        self._receives.append(receive)
+        return True
 
-    def stop(self) -> None:
-        """End every wait, as if its time were over."""
-        for wait in self.waits:
-            wait.over = True
-        self.pump()
+    def expire(self, receive: PendingReceive) -> None:
+        """End a receive's wait with the messages that are there."""
+        if receive.patience is Patience.WAITS:
+            receive.patience = Patience.TIME_IS_UP
+        self.serve()
 
-    def give_up(self, wait: Wait, *, unwanted: bool = False) -> None:
-        """End a receive's wait: with what there is, or, `unwanted`, with nothing."""
-        wait.over = True
-        wait.unwanted = wait.unwanted or unwanted
-        self.pump()
+    def expire_all(self) -> None:
+        """End every wait with the messages that are there."""
+        for receive in self._receives:
+            if receive.patience is Patience.WAITS:
+                receive.patience = Patience.TIME_IS_UP
+        self.serve()
 
-    def take_back(self, wait: Wait) -> None:
-        """End a receive's wait whose caller is gone for sure: what it was given is for the next."""
-        self.give_up(wait, unwanted=True)
-        if self._session.over is not None or wait.future.exception() is not None:
+    def cancel(self, receive: PendingReceive) -> None:
+        """End a receive's wait without a message."""
+        receive.patience = Patience.CANCELLED
+        self.serve()
+
+    def take_back(self, receive: PendingReceive) -> None:
+        """End a receive's wait, and make the messages ready again that it got: its caller is gone."""
+        self.cancel(receive)
+        if receive.future.exception() is not None:
             return
-        if wait.request_id:
-            if self._answers.get(wait.request_id, (wait,))[0] is not wait:
-                return  # Its caller tried again, and has them.
-            self._answers.pop(wait.request_id, None)
-        in_hand = self._session.settling.in_hand
-        for message in reversed(wait.future.result()):
-            if in_hand.get(message.token) is message and message.settle is None:
-                del in_hand[message.token]
-                # What came by a link that was lost meanwhile comes again by itself.
-                if message.link is self._session.raw_link:
+        if receive.request_id:
+            if self._results.get(receive.request_id, (receive,))[0] is not receive:
+                return  # The caller tried again, and has them.
+            self._results.pop(receive.request_id, None)
+        for message in reversed(receive.future.result()):
+            if message in self._unsettled and message.settlement is None:
+                self._unsettled.discard(message)
+                # Messages of a link that was lost come again.
+                if message.link is self._session.attached_link:
                     self._ready.appendleft(message)
-        self.pump()
+        self.serve()
 
-    def pump(self) -> None:
-        """Serve those who wait with what is there, and ask Azure for what is not."""
-        self._pumping = False
+    def end(self, error: QueueError | None) -> None:
+        """End every receive, with no message or with the error."""
+        self.forget_ready()
+        receives, self._receives = self._receives, []
+        for receive in receives:
+            if error is None:
+                receive.future.set_result([])
+            else:
+                receive.future.set_exception(error)
+
+    # Serving them
+
+    def serve(self) -> None:
+        """Hand out the messages that are ready, and request those that are missing."""
+        self._serve_is_scheduled = False
         link = self._session.link
-        stopping = link is None and self._session.table.stopping
-        for wait in [wait for wait in self.waits if wait.unwanted or stopping]:
-            self._resolve(wait, [])
+        stopping = link is None and self._session.is_stopping
+        for receive in [one for one in self._receives if stopping or one.patience is Patience.CANCELLED]:
+            self._resolve(receive, [])
         if link is None or link.draining:
             return
-        while self.waits and len(self._ready) >= self.waits[0].max_count:
-            self._hand_out(self.waits[0])
-        wanted = sum(wait.max_count for wait in self.waits) if self.waits else self._ahead
+        while self._receives and len(self._ready) >= self._receives[0].max_count:
+            self._hand_out(self._receives[0])
+        wanted = sum(one.max_count for one in self._receives) if self._receives else self._fetch_ahead
         wanted -= len(self._ready)
         if link.credit < wanted:
             link.give_credit(wanted)
-        enough = bool(self._ready) or any(wait.over for wait in self.waits) if self.waits else link.credit > self._ahead
-        if link.credit and enough:
-            # Nobody waits any more, or not longer: whatever else is there comes now, and then there is no credit left.
+        if link.credit and self._has_enough(link):
+            # A drain takes the rest of the credit back, after the messages that are there.
             self._drain(link)
 
-    def _hand_out(self, wait: Wait) -> None:
-        messages = [self._ready.popleft() for _ in range(min(wait.max_count, len(self._ready)))]
+    def _has_enough(self, link: Receiver) -> bool:
+        """Tell whether the receives can end with what is there, or no message is wanted."""
+        if not self._receives:
+            return link.credit > self._fetch_ahead
+        return bool(self._ready) or any(one.patience is not Patience.WAITS for one in self._receives)
+
+    def _hand_out(self, receive: PendingReceive) -> None:
+        messages = [self._ready.popleft() for _ in range(min(receive.max_count, len(self._ready)))]
         for message in messages:
-            self._session.settling.in_hand[message.token] = message
-        if wait.request_id and messages:
-            self._answers[wait.request_id] = (wait, tuple(message.token for message in messages))
-            while len(self._answers) > MAX_ANSWERS:
-                self._answers.popitem(last=False)
-        self._resolve(wait, messages)
+            self._unsettled.add(message)
+        if receive.request_id and messages:
+            self._results[receive.request_id] = (receive, tuple(message.token for message in messages))
+            while len(self._results) > MAX_RESULTS:
+                self._results.popitem(last=False)
+        self._resolve(receive, messages)
 
-    def _resolve(self, wait: Wait, messages: list[InHand]) -> None:
-        self.waits.remove(wait)
-        self._one_by_one, self._ahead = bool(messages) and wait.max_count == 1, 0
-        wait.future.set_result(messages)
-        self._session.plan()
+    def _resolve(self, receive: PendingReceive, messages: list[UnsettledMessage]) -> None:
+        self._receives.remove(receive)
+        self._takes_one_by_one, self._fetch_ahead = bool(messages) and receive.max_count == 1, 0
+        receive.future.set_result(messages)
+        self._session.on_receives_changed()
 
-    def _drain(self, link: SessionLink) -> None:
-        self._stop_drain()
-        self._drain_timer = self._session.table.loop.later(DRAIN_TIMEOUT, lambda: self._drained_without_answer(link))
+    def _drain(self, link: Receiver) -> None:
+        self._stop_drain_timer()
+        self._drain_timer = self._loop.later(DRAIN_TIMEOUT, lambda: self._on_drain_timeout(link))
         link.drain()
 
-    def _drained_without_answer(self, link: SessionLink) -> None:
-        if link is self._session.raw_link and link.draining:
+    def _on_drain_timeout(self, link: Receiver) -> None:
+        if link is self._session.attached_link and link.draining:
             link.draining = False
-            self._session.on_drained(link)
+            self.on_drained()
 
-    def _stop_drain(self) -> None:
+    def _stop_drain_timer(self) -> None:
         if self._drain_timer is not None:
             self._drain_timer.cancel()
             self._drain_timer = None
 
     def on_drained(self) -> None:
-        """Azure has sent what there is: whoever waits for no more gets it."""
-        self._stop_drain()
-        if self._cleared:
-            self.give_back_ready()
-            cleared, self._cleared = self._cleared, []
-            for then in cleared:
-                then()
-        for wait in list(self.waits):
-            if self._ready and not wait.unwanted:
-                self._hand_out(wait)
-            elif wait.over or wait.unwanted:
-                self._resolve(wait, [])
-        self.pump()
+        """Azure has sent what it had: end the receives that wait no longer, or that can have a message."""
+        self._stop_drain_timer()
+        if self._when_cleared:
+            self.return_ready()
+            callbacks, self._when_cleared = self._when_cleared, []
+            for callback in callbacks:
+                callback()
+        for receive in list(self._receives):
+            if self._ready and receive.patience is not Patience.CANCELLED:
+                self._hand_out(receive)
+            elif receive.patience is not Patience.WAITS:
+                self._resolve(receive, [])
+        self.serve()
 
-    def on_message(self, message: InHand) -> None:
-        """A message came."""
+    def on_message(self, message: UnsettledMessage) -> None:
+        """Make a message ready, and serve the receives after the other messages of the same packet."""
         self._ready.append(message)
-        if not self._pumping:
-            # Not now: more may have come in the same packet.
-            self._pumping = True
-            self._session.table.loop.call(self.pump)
+        if not self._serve_is_scheduled:
+            self._serve_is_scheduled = True
+            self._loop.call(self.serve)
 
-    def look_ahead(self) -> None:
-        """Ask for the next message where they are received one by one, and nobody waits for it yet."""
-        if self._one_by_one and not self.waits and not self._ready:
-            self._ahead = 1
-            self.pump()
+    # Messages fetched ahead
 
-    @property
-    def has_ahead(self) -> bool:
-        """Whether something came, or may come, that nobody waits for."""
-        return not self.waits and not self._cleared and (self._ahead > 0 or bool(self._ready))
+    def fetch_ahead(self) -> None:
+        """Request the next message, where messages are received one by one and no receive waits."""
+        if self._takes_one_by_one and not self._receives and not self._ready:
+            self._fetch_ahead = 1
+            self.serve()
 
     def clear(self, then: Callable[[], object]) -> None:
-        """Give back what nobody has received, and what is on its way; then do something that must come before it."""
-        self._ahead = 0
+        """Return the messages that no receive waits for, also those on their way; then call `then`."""
+        self._fetch_ahead = 0
         link = self._session.link
-        if link is None or self.waits or not (link.credit or link.draining):
-            self.give_back_ready()
+        if link is None or self._receives or not (link.credit or link.draining):
+            self.return_ready()
             then()
             return
-        self._cleared.append(then)
+        self._when_cleared.append(then)
         if not link.draining:
             self._drain(link)
 
-    def give_back_ready(self) -> None:
-        """Give back what came but was not handed out: what is abandoned now must come before it."""
+    def return_ready(self) -> None:
+        """Return the ready messages to Azure, uncounted."""
         link = self._session.link
         if link is not None and self._ready:
             for message in reversed(self._ready):
@@ -219,28 +287,20 @@ class Waiting:
                     link.settle(message.delivery_id, message.delivery_id, amqp.RELEASED, lambda *_: None)
             self._ready.clear()
 
-    def put_ready(self, message: InHand) -> None:
-        """Take a message that is not in hand."""
+    # The link was lost
+
+    def add_ready(self, message: UnsettledMessage) -> None:
+        """Make a message ready that came while the session was being checked."""
         self._ready.append(message)
 
     def has_ready_after(self, sequence_number: int) -> bool:
-        """Tell whether a message came that is later in the session than this."""
+        """Tell whether a message is ready that comes later in the session."""
         return any(message.sequence_number > sequence_number for message in self._ready)
 
     def forget_ready(self) -> None:
-        """The link is gone: what came by it and was not handed out comes again."""
+        """Forget the messages of a link that is gone: Azure sends them again."""
         self._ready.clear()
-        self._ahead = 0
-        # Settlements among these are sent when there is another link.
-        self._cleared.clear()
-        self._stop_drain()
-
-    def end(self, error: QueueError | None) -> None:
-        """Have nobody wait any more: they get nothing, or the error."""
-        self.forget_ready()
-        waits, self.waits = self.waits, []
-        for wait in waits:
-            if error is None:
-                wait.future.set_result([])
-            else:
-                wait.future.set_exception(error)
+        self._fetch_ahead = 0
+        # Settlements among these are sent when the lock was taken again.
+        self._when_cleared.clear()
+        self._stop_drain_timer()

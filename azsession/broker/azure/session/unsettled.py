@@ -1,117 +1,75 @@
-"""The messages in a holder's hands, and what becomes of them. The loop's thread only; a part of `HeldSession`."""
+"""The messages that were handed out in a session and are not settled. `HeldSession` has one `UnsettledMessages`.
+
+Everything here runs in the loop's thread.
+"""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import attrs
 
 from .... import amqp
 from ....amqp import AmqpMessage, Condition, Response
-from ....errors import QueueError
 from ....protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
-from ...base import Disposition, Settlement
+from ...base import Settlement
 from ..error_mapping import MESSAGE_LOCK_LOST_CONDITION, SESSION_LOCK_LOST_CONDITION, error_of
 from ..transport.links import Receiver
+from .requests import OnAnswer
+from .settlement import PendingSettlement, SettlementHistory, SettlementResults, disposition_body, outcome_of
 
-if TYPE_CHECKING:
-    from .held_session import HeldSession
-
-#: What Azure calls the dispositions in a request to its management node.
-STATUSES = {
-    Disposition.COMPLETE: "completed",
-    Disposition.ABANDON: "abandoned",
-    Disposition.DEFER: "defered",  # Azure's spelling
-    Disposition.DEAD_LETTER: "suspended",
-}
-#: What a confirmed dead-lettering may carry, which is no failure.
+#: The condition in the answer to a dead-lettering that succeeded.
 _DEAD_LETTER = "com.microsoft:dead-letter"
 
-
-def outcome_of(settlement: Settlement) -> bytes:
-    """Return the AMQP outcome of a settlement."""
-    if settlement.disposition is Disposition.COMPLETE:
-        return amqp.ACCEPTED
-    if settlement.disposition is Disposition.ABANDON:
-        return amqp.ABANDONED
-    if settlement.disposition is Disposition.DEFER:
-        return amqp.DEFERRED
-    return amqp.dead_lettered(settlement.reason, settlement.description)
+SEQUENCE_NUMBER = "x-opt-sequence-number"
 
 
-class Answers:
-    """The answer to one call that settles messages: for each `None`, or the protocol's code of why not."""
+class SettlingSession(Protocol):
+    """What settlements need of their session."""
 
-    __slots__ = ("_codes", "_error", "_left", "future")
+    entity: str
+    session_id: str | None
 
-    def __init__(self, count: int) -> None:
-        self.future: Future[list[str | None]] = Future()
-        self._codes: list[str | None] = [None] * count
-        self._left = count
-        self._error: QueueError | None = None
-        if count == 0:
-            self.future.set_result([])
+    @property
+    def link(self) -> Receiver | None:
+        """The link, while the lock is known to be held by it."""
 
-    def give(self, at: int, code: str | None, error: QueueError | None = None) -> None:
-        """Give one of them; the last one resolves the future, to the error if there was any."""
-        self._codes[at] = code
-        self._error = self._error or error
-        self._left -= 1
-        if self._left == 0:
-            if self._error is None:
-                self.future.set_result(self._codes)
-            else:
-                self.future.set_exception(self._error)
+    def send_request(self, operation: str, body: dict[str, Any], on_answer: OnAnswer) -> None:
+        """Send a request about the session to the management node, by the present link."""
 
 
 @attrs.define(eq=False)
-class Settle:
-    """A settlement under way, and whose answers it is part of; `sent` says that Azure may have it."""
-
-    settlement: Settlement
-    waiting: list[tuple[Answers, int]]
-    sent: bool = False
-
-    def answer(self, code: str | None, error: QueueError | None = None) -> None:
-        """Give the answer to all who wait for it."""
-        for answers, at in self.waiting:
-            answers.give(at, code, error)
-
-
-@attrs.define(eq=False)
-class InHand:
+class UnsettledMessage:
     """A message that came and is not settled.
 
     Attributes:
-        token: Its lock token, as its holder knows it. It stays the same if the link is lost and the message comes again.
-        delivery_id: Its number on its channel; `None` where it was received by its sequence number.
-        payload: The message, encoded.
-        link: What it came by.
-        settle: How it is being settled.
-        lock: Its lock token, as Azure knows it.
+        token: The lock token that the holder knows. It stays the same when the link is lost and the message comes again.
+        delivery_id: The delivery's number on its channel; `None` for a message that was received by its sequence number.
+        payload: The encoded message.
+        link: The link that brought the message.
+        settlement: The settlement that Azure has not confirmed.
+        azure_token: The lock token that Azure knows.
     """
 
     token: str
     delivery_id: int | None
     payload: bytes = attrs.field(repr=False)
     link: Receiver | None
-    settle: Settle | None = None
-    lock: str = attrs.Factory(lambda self: self.token, takes_self=True)
+    settlement: PendingSettlement | None = None
+    azure_token: str = attrs.Factory(lambda self: self.token, takes_self=True)
     _message: AmqpMessage | None = attrs.field(default=None, repr=False)
 
     @property
     def message(self) -> AmqpMessage:
-        """The message, decoded."""
+        """The decoded message."""
         if self._message is None:
             self._message = amqp.decode_message(self.payload)
         return self._message
 
     @property
     def sequence_number(self) -> int:
-        number = self.message.annotations.get("x-opt-sequence-number")
+        number = self.message.annotations.get(SEQUENCE_NUMBER)
         return number if isinstance(number, int) else -1
 
     @property
@@ -119,51 +77,89 @@ class InHand:
         return self.message.delivery_count
 
     @property
-    def was_sent(self) -> bool:
-        """Whether Azure may have been told how it is settled."""
-        return self.settle is not None and self.settle.sent
+    def may_be_settled(self) -> bool:
+        """Whether its settlement was sent, so that Azure may have done it."""
+        return self.settlement is not None and self.settlement.was_sent
 
     @property
-    def is_being_abandoned(self) -> bool:
-        """Whether Azure may have been told that it is given back."""
-        return self.settle is not None and self.settle.sent and self.settle.settlement.disposition is Disposition.ABANDON
+    def may_be_abandoned(self) -> bool:
+        """Whether an abandon was sent, so that Azure may have done it."""
+        return self.settlement is not None and self.settlement.was_sent and self.settlement.abandons
+
+    def redelivered_as(self, delivery: UnsettledMessage) -> None:
+        """Note that the same message came again, by a new link or with a new lock token."""
+        self.delivery_id, self.link, self.azure_token = delivery.delivery_id, delivery.link, delivery.azure_token
 
 
-class Settling:
-    """What a session's holder has in hand, by lock token."""
+class UnsettledMessages:
+    """The unsettled messages of one session, by lock token, and their settlements on the way to Azure.
 
-    def __init__(self, session: HeldSession) -> None:
-        self.in_hand: dict[str, InHand] = {}
+    Args:
+        session: The session.
+        history: Where confirmed settlements are remembered.
+    """
+
+    def __init__(self, session: SettlingSession, history: SettlementHistory) -> None:
         self._session = session
+        self._history = history
+        self._messages: dict[str, UnsettledMessage] = {}
 
-    def settle(self, settlements: Sequence[Settlement], answers: Answers) -> None:
-        """Settle messages; each is answered `None`, or the protocol's code of why not.
+    def __iter__(self) -> Iterator[UnsettledMessage]:
+        return iter(self._messages.values())
 
-        The whole fails with a `QueueError` where Azure failed in a way that may pass.
+    def __contains__(self, message: UnsettledMessage) -> bool:
+        return self._messages.get(message.token) is message
+
+    def add(self, message: UnsettledMessage) -> None:
+        """Note that a message is handed out."""
+        self._messages[message.token] = message
+
+    def discard(self, message: UnsettledMessage) -> None:
+        """Note that a message is not handed out after all."""
+        self._messages.pop(message.token, None)
+
+    def with_tokens(self, tokens: Iterable[str]) -> list[UnsettledMessage]:
+        """Return the messages with these lock tokens that are still unsettled."""
+        return [self._messages[token] for token in tokens if token in self._messages]
+
+    def received_by_number(self) -> list[UnsettledMessage]:
+        """Return the messages that were received by their sequence numbers, having been deferred."""
+        return [message for message in self if message.delivery_id is None]
+
+    def delivered_by_link(self) -> list[UnsettledMessage]:
+        """Return the messages that a link brought."""
+        return [message for message in self if message.delivery_id is not None]
+
+    def begin(self, settlements: Sequence[Settlement], results: SettlementResults) -> list[UnsettledMessage]:
+        """Note how messages are to be settled; return those whose settlements are to be sent.
+
+        A message that has been settled, or is being settled, needs nothing to be sent.
         """
-        fresh: list[InHand] = []
-        for at, settlement in enumerate(settlements):
-            message = self.in_hand.get(settlement.lock_token)
+        to_send: list[UnsettledMessage] = []
+        for index, settlement in enumerate(settlements):
+            message = self._messages.get(settlement.lock_token)
             if message is None:
-                answers.give(at, self._session.table.how_settled(settlement, MESSAGE_LOCK_LOST))
-            elif message.settle is None:
-                message.settle = Settle(settlement, [(answers, at)])
-                fresh.append(message)
-            elif message.settle.settlement.disposition is settlement.disposition:
-                message.settle.waiting.append((answers, at))
+                results.set(index, self._history.result_of(settlement, MESSAGE_LOCK_LOST))
+            elif message.settlement is None:
+                message.settlement = PendingSettlement(settlement, [(results, index)])
+                to_send.append(message)
+            elif message.settlement.settlement.disposition is settlement.disposition:
+                message.settlement.callers.append((results, index))
             else:
-                answers.give(at, CONFLICT)
-        if any(message.settle.settlement.disposition is Disposition.ABANDON for message in fresh if message.settle):
-            self._session.waiting.clear(lambda: self._send(fresh))
-        else:
-            self._send(fresh)
-            if len(fresh) == 1:
-                self._session.waiting.look_ahead()
+                results.set(index, CONFLICT)
+        return to_send
 
-    def _send(self, messages: Iterable[InHand]) -> None:
-        """Send what settles these: one frame for a run of deliveries with the same outcome."""
-        run: list[InHand] = []
-        by_number: list[InHand] = []
+    def unconfirmed(self) -> list[UnsettledMessage]:
+        """Return the messages whose settlements Azure has not confirmed."""
+        return [message for message in self if message.settlement is not None]
+
+    def send(self, messages: Iterable[UnsettledMessage]) -> None:
+        """Send the settlements of these messages: one frame for a run of deliveries with the same outcome.
+
+        Without a link nothing is sent: the session calls again when the lock was taken again, or `end` when it is lost.
+        """
+        run: list[UnsettledMessage] = []
+        by_number: list[UnsettledMessage] = []
         for message in messages:
             if message.delivery_id is None:
                 by_number.append(message)
@@ -174,130 +170,98 @@ class Settling:
             run.append(message)
         if run:
             self._send_run(run)
-        if by_number:
-            self._send_by_number(by_number)
+        for message in by_number:
+            self._send_by_number(message)
 
-    def _send_run(self, run: Sequence[InHand]) -> None:
+    def _send_run(self, run: Sequence[UnsettledMessage]) -> None:
         link = self._session.link
-        first, settle = run[0], run[0].settle
-        # Without the link they wait for it to be attached again, or for the lock to be lost.
-        if link is None or first.link is not link or settle is None or first.delivery_id is None:
+        first, settlement = run[0], run[0].settlement
+        if link is None or first.link is not link or settlement is None or first.delivery_id is None:
             return
-        rest = {message.delivery_id: message for message in run}
+        by_delivery_id = {message.delivery_id: message for message in run}
         for message in run:
-            if message.settle is not None:
-                message.settle.sent = True
+            if message.settlement is not None:
+                message.settlement.was_sent = True
 
         def settled(number: int, state: str | None, error: Condition | None) -> None:
-            self._on_outcome(rest[number], link, state, error)
+            self._on_outcome(by_delivery_id[number], link, state, error)
 
-        link.settle(first.delivery_id, first.delivery_id + len(run) - 1, outcome_of(settle.settlement), settled)
+        link.settle(first.delivery_id, first.delivery_id + len(run) - 1, outcome_of(settlement.settlement), settled)
 
-    def _on_outcome(self, message: InHand, link: Receiver, state: str | None, error: Condition | None) -> None:
-        if self.in_hand.get(message.token) is not message or message.link is not link or state is None:
-            # `None`: the link ended before the answer. What became of the message shows when the link is back.
+    def _on_outcome(self, message: UnsettledMessage, link: Receiver, state: str | None, error: Condition | None) -> None:
+        if message not in self or message.link is not link or state is None:
+            # A state of `None` says that the link ended first. The check after the next attach shows what became of it.
             return
         if error is None or error.condition == _DEAD_LETTER:
-            self.finish(message)
+            self.confirm(message)
         else:
-            self._refused(message, error)
+            self._on_refused(message, error)
 
-    def finish(self, message: InHand) -> None:
-        """Note that a message is settled as it was to be."""
-        self.in_hand.pop(message.token, None)
-        settle, message.settle = message.settle, None
-        if settle is not None:
-            self._session.table.remember_settled(settle.settlement)
-            settle.answer(None)
+    def _send_by_number(self, message: UnsettledMessage) -> None:
+        """Settle a message that was received by its sequence number: the management node takes these settlements."""
+        session, settlement, link = self._session, message.settlement, self._session.link
+        if settlement is None or link is None:
+            return
 
-    def _refused(self, message: InHand, error: Condition) -> None:
-        settle, message.settle = message.settle, None
-        if settle is None:
+        def answered(answer: Response | Condition) -> None:
+            if message not in self or message.settlement is None:
+                return
+            if isinstance(answer, Response):
+                self.confirm(message)
+            elif session.link is link:
+                self._on_refused(message, answer)
+            # Else the link was lost: the check after the next attach shows what became of the message.
+
+        settlement.was_sent = True
+        body = disposition_body(settlement.settlement, session.session_id or "", message.azure_token)
+        session.send_request("update-disposition", body, answered)
+
+    def confirm(self, message: UnsettledMessage) -> None:
+        """Note that Azure settled a message as it was asked to."""
+        self._messages.pop(message.token, None)
+        settlement, message.settlement = message.settlement, None
+        if settlement is not None:
+            self._history.add(settlement.settlement)
+            settlement.finish(None)
+
+    def _on_refused(self, message: UnsettledMessage, error: Condition) -> None:
+        settlement, message.settlement = message.settlement, None
+        if settlement is None:
             return
         if error.condition in (MESSAGE_LOCK_LOST_CONDITION, SESSION_LOCK_LOST_CONDITION):
-            self.in_hand.pop(message.token, None)
-            settle.answer(MESSAGE_LOCK_LOST)
+            self._messages.pop(message.token, None)
+            settlement.finish(MESSAGE_LOCK_LOST)
         else:
-            settle.answer(None, error_of(error, entity=self._session.entity, session_id=self._session.session_id))
-
-    def _send_by_number(self, messages: Sequence[InHand]) -> None:
-        """Settle messages that came by their sequence number: Azure's management node takes these."""
-        session, link = self._session, self._session.link
-        for message in messages:
-            settle, uplink = message.settle, session.uplink
-            if settle is None or uplink is None or link is None:
-                continue
-
-            def answered(answer: Response | Condition, message: InHand = message) -> None:
-                if self.in_hand.get(message.token) is not message or message.settle is None:
-                    return
-                if isinstance(answer, Response):
-                    self.finish(message)
-                elif session.link is link:
-                    self._refused(message, answer)
-                # Else what became of the message shows when the link is back.
-
-            settle.sent = True
-            body = disposition_body(settle.settlement, session.session_id or "", message.lock)
-            uplink.manage(session.entity, "update-disposition", body, answered, session.link_name)
-
-    # When the link was lost
-
-    def expected(self) -> dict[int, InHand]:
-        """Return what must come again if the lock was not anybody else's meanwhile, by sequence number."""
-        return {message.sequence_number: message for message in self.in_hand.values() if message.delivery_id is not None}
-
-    def by_number(self) -> list[InHand]:
-        """Return what does not come again by itself, having been put aside."""
-        return [message for message in self.in_hand.values() if message.delivery_id is None]
-
-    def move(self, known: InHand, again: InHand) -> None:
-        """Note that a message in hand came again, by a new link."""
-        known.delivery_id, known.link, known.lock = again.delivery_id, again.link, again.lock
-
-    def resume(self) -> None:
-        """Send again what was not answered before the link was lost."""
-        again = [message for message in self.in_hand.values() if message.settle is not None]
-        if any(message.settle.settlement.disposition is Disposition.ABANDON for message in again if message.settle):
-            self._session.waiting.give_back_ready()
-        self._send(again)
+            settlement.finish(None, error_of(error, entity=self._session.entity, session_id=self._session.session_id))
 
     def end(self) -> None:
-        """The lock is gone, and with it every message in hand."""
-        in_hand, self.in_hand = self.in_hand, {}
-        for message in in_hand.values():
-            if message.settle is not None:
-                message.settle.answer(SESSION_LOCK_LOST)
+        """Forget every message: the lock is gone."""
+        messages, self._messages = self._messages, {}
+        for message in messages.values():
+            if message.settlement is not None:
+                message.settlement.finish(SESSION_LOCK_LOST)
 
 
-def _continues(last: InHand, message: InHand) -> bool:
-    """Tell whether one disposition can settle both: the next delivery, in the same way."""
+def _continues(last: UnsettledMessage, message: UnsettledMessage) -> bool:
+    """Tell whether one disposition frame can settle both: the deliveries follow each other and have the same outcome."""
     if last.delivery_id is None or message.delivery_id != last.delivery_id + 1 or message.link is not last.link:
         return False
-    if last.settle is None or message.settle is None:
+    if last.settlement is None or message.settlement is None:
         return False
-    one, other = last.settle.settlement, message.settle.settlement
-    return (one.disposition, one.reason, one.description) == (other.disposition, other.reason, other.description)
+    one, two = last.settlement.settlement, message.settlement.settlement
+    return (one.disposition, one.reason, one.description) == (two.disposition, two.reason, two.description)
 
 
-def put_aside(answer: Response) -> list[InHand]:
-    """Return the messages of a management response that were received by their numbers."""
+def any_abandons(messages: Iterable[UnsettledMessage]) -> bool:
+    """Tell whether one of the messages is being abandoned."""
+    return any(message.settlement is not None and message.settlement.abandons for message in messages)
+
+
+def messages_by_number(answer: Response) -> list[UnsettledMessage]:
+    """Return the messages in the answer to a ``receive-by-sequence-number`` request."""
     items = answer.body.get("messages") if isinstance(answer.body, dict) else None
     return [
-        InHand(str(item["lock-token"]), None, item["message"], None)
+        UnsettledMessage(str(item["lock-token"]), None, item["message"], None)
         for item in items or []
         if isinstance(item, dict) and isinstance(item.get("message"), bytes) and "lock-token" in item
     ]
-
-
-def disposition_body(settlement: Settlement, session_id: str, lock_token: str) -> dict[str, Any]:
-    """Return the body of a management request that settles a message by the lock token that Azure knows."""
-    body: dict[str, Any] = {
-        "disposition-status": STATUSES[settlement.disposition],
-        "lock-tokens": amqp.Array([uuid.UUID(lock_token)]),
-        "session-id": session_id,
-    }
-    if settlement.disposition is Disposition.DEAD_LETTER:
-        body["deadletter-reason"] = settlement.reason
-        body["deadletter-description"] = settlement.description
-    return body

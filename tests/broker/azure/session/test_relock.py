@@ -33,7 +33,7 @@ LOSSES: dict[str, Callable[[StandIn], object]] = {
 @pytest.fixture(autouse=True)
 def _time_for_thieves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a holder whose first try was refused wait before the second, so that somebody else can be the first."""
-    monkeypatch.setattr(relock, "RETAKE_PAUSE", 0.8)
+    monkeypatch.setattr(relock, "RELOCK_PAUSE", 0.8)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def held_again(namespace: StandIn, holder: Holder) -> None:
     broker = holder.broker
 
     def is_held() -> bool:
-        session = broker._table.held(QUEUE, holder.session_id)
+        session = broker._registry.held(QUEUE, holder.session_id)
         return session is not None and session.link is not None
 
     eventually(lambda: holder.session_id in namespace.locked_sessions(QUEUE) and broker._loop.run(is_held))
@@ -332,7 +332,7 @@ def test_the_session_is_not_given_to_one_who_accepts_any_in_the_same_process(
     (a,) = holder.take()
     others = [Holder(broker) for _ in range(3)]
     accepting = [in_thread(one.accept_next) for one in others]
-    eventually(lambda: broker._loop.run(lambda: len(broker._table._pending)) == 3)
+    eventually(lambda: broker._loop.run(lambda: len(broker._registry._pending)) == 3)
     # Azure gives it to one that waits as soon as its link is gone.
     namespace.detach_links(QUEUE, "s1")
     assert holder.complete(a) == [None]
@@ -379,8 +379,8 @@ def taken(namespace: StandIn, broker: ServiceBusBroker, other: ServiceBusBroker)
 
 def in_hand(holder: Holder) -> list[str]:
     """Return the lock tokens of what is in a holder's hands."""
-    session = holder.broker._table.held(QUEUE, holder.session_id)
-    return [] if session is None else list(session.settling.in_hand)
+    session = holder.broker._registry.held(QUEUE, holder.session_id)
+    return [] if session is None else [message.token for message in session.unsettled]
 
 
 @pytest.mark.parametrize("how", [Disposition.COMPLETE, Disposition.ABANDON, Disposition.DEFER, Disposition.DEAD_LETTER])
@@ -389,9 +389,9 @@ def test_a_holder_is_told_when_another_settled_one_of_its_messages(
 ) -> None:
     holder, thief = taken
     waiting = in_thread(holder.receive)
-    session = thief.broker._table.held(QUEUE, "s1")
+    session = thief.broker._registry.held(QUEUE, "s1")
     assert session is not None
-    first = next(iter(session.settling.in_hand.values())).token
+    first = next(iter(session.unsettled)).token
     assert thief.broker.settle(QUEUE, "s1", [Settlement(first, how, "", None)]) == [None]
     thief.release()
     with pytest.raises(SessionNotFoundError):
@@ -537,7 +537,7 @@ def test_a_message_that_expired_while_the_link_was_lost_ends_the_lock(namespace:
     def is_lost() -> bool:
         # Locked, it outlives its time. Without the lock it is gone, and whether another had it cannot be told.
         namespace.detach_links(QUEUE)
-        return broker._loop.run(lambda: broker._table.held(QUEUE, "s1")) is None
+        return broker._loop.run(lambda: broker._registry.held(QUEUE, "s1")) is None
 
     eventually(is_lost)
     assert holder.complete(a) == ["SessionLockLost"]
@@ -571,7 +571,7 @@ def test_an_expired_lock_goes_to_one_who_accepts_any_in_the_same_process(
     send(broker, "a")
     (a,) = holder.take()
     accepting = in_thread(heir.accept_next)
-    eventually(lambda: broker._loop.run(lambda: len(broker._table._pending)))
+    eventually(lambda: broker._loop.run(lambda: len(broker._registry._pending)))
     namespace.expire_session_lock(QUEUE, "s1")
     assert accepting.result(10) == "s1"
     assert texts(heir.take()) == ["a"]

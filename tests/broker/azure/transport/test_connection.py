@@ -130,7 +130,7 @@ def test_a_connection_that_was_lost_is_opened_again_by_the_next_call(namespace: 
         for polite in (False, True):
             assert namespace.drop_connections(polite=polite) == 1
             eventually(lambda: not namespace.connections())
-            eventually(lambda: not broker._namespace._uplinks)
+            eventually(lambda: not broker._namespace._connections)
             send(broker, "again")
             assert namespace.connections() == 1
         assert len(namespace.accepted(QUEUE)) == 3
@@ -225,7 +225,7 @@ def test_frames_for_links_and_channels_that_are_not_there_are_passed_over(namesp
         broker = broker_of(peer)
         waiting = in_thread(lambda: Holder(broker).receive(timeout=30))
         assert served.wait(10)
-        assert broker._namespace._uplinks
+        assert broker._namespace._connections
         broker.close()
         # Told that the broker is closed, or that nothing came until then.
         with suppress(QueueError):
