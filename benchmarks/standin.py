@@ -26,10 +26,10 @@ PEER = f"azure-servicebus {SDK_VERSION}, its settlements unconfirmed"
 _GATEWAY = """
 import sys
 from azsession import ServiceBusConfig
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 from azsession.server import AccessKey, GatewayService
 
-broker = ServiceBusBroker(ServiceBusConfig(connection_string=sys.stdin.readline().strip()))
+broker = AzureBroker(ServiceBusConfig(connection_string=sys.stdin.readline().strip()))
 with GatewayService(broker, [AccessKey.generate()]) as service:
     print(service.connection_string(), flush=True)
     sys.stdin.read()

@@ -1,6 +1,6 @@
 """The interface between the gateway and a broker: `Broker`, and the classes of its arguments and results.
 
-A broker keeps messages in queues and sessions. The gateway's handlers call it. `EmbeddedBroker` and `ServiceBusBroker`
+A broker keeps messages in queues and sessions. The gateway's handlers call it. `EmbeddedBroker` and `AzureBroker`
 implement it.
 """
 

@@ -16,7 +16,7 @@ from ..errors import AuthenticationFailedError, ConfigurationError, QueueError
 from .common import note
 
 if TYPE_CHECKING:
-    from ..broker.azure import ServiceBusBroker
+    from ..broker.azure import AzureBroker
 
 #: Environment variables of `azsession serve`. Clients do not read them, because clients connect to the gateway.
 ENV_AZURE, ENV_AZURE_NAMESPACE = "AZSESSION_AZURE_CONNECTION_STRING", "AZSESSION_AZURE_NAMESPACE"
@@ -133,7 +133,7 @@ def refuse_local_options(azure: AzureOptions, *, data: bool, memory: bool, queue
             raise click.UsageError(f"{option} cannot be used with {azure.given_by}: {why}")
 
 
-def azure_broker(config: ServiceBusConfig) -> ServiceBusBroker:
+def azure_broker(config: ServiceBusConfig) -> AzureBroker:
     """Return a broker for a namespace, not connected yet.
 
     Raises:
@@ -141,9 +141,9 @@ def azure_broker(config: ServiceBusConfig) -> ServiceBusBroker:
     """
     if config.uses_websockets:
         need("websocket", "websockets")
-    from ..broker.azure import ServiceBusBroker
+    from ..broker.azure import AzureBroker
 
-    return ServiceBusBroker(config)
+    return AzureBroker(config)
 
 
 class AzureCheck:
@@ -153,7 +153,7 @@ class AzureCheck:
     that only people can correct, for example a wrong key.
     """
 
-    def __init__(self, broker: ServiceBusBroker, config: ServiceBusConfig) -> None:
+    def __init__(self, broker: AzureBroker, config: ServiceBusConfig) -> None:
         self._broker, self._host = broker, config.host
         credentials = config.credentials
         self._has_key = credentials is not None

@@ -48,7 +48,7 @@ def azure_backend(
     need("falcon", "server")
     if config.uses_websockets:
         need("websocket", "websockets")
-    from ..broker.azure import ServiceBusBroker
+    from ..broker.azure import AzureBroker
     from .inprocess import InProcessAdapter
 
     endpoint = (config.host, config.port, config.tls, config.uses_websockets, config.ca_bundle)
@@ -61,7 +61,7 @@ def azure_backend(
             )
         return mounted
     return InProcessAdapter(
-        ServiceBusBroker(config, credential),
+        AzureBroker(config, credential),
         config.namespace_url,
         identity=identity,
         max_body_size=AZURE_BODY_SIZE,

@@ -30,7 +30,7 @@ from azsession import (
     SessionLockedError,
     SessionNotFoundError,
 )
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 from azsession.broker.base import AcceptRequest, ReceiveRequest
 from azsession.client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from azsession.config import ServiceBusConfig
@@ -87,7 +87,7 @@ class Here:
     def _service(self, scene: Scene, stack: ExitStack, number: int) -> GatewayService:
         asked = self.asked[number]
 
-        class Noting(ServiceBusBroker):
+        class Noting(AzureBroker):
             """Notes the session and what was asked of it, before it does it."""
 
             def accept(self, request: AcceptRequest, **rest: Any) -> Any:

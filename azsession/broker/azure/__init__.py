@@ -1,5 +1,5 @@
 """The broker on Azure Service Bus: message sessions over AMQP 1.0."""
 
-from .broker import ServiceBusBroker
+from .broker import AzureBroker
 
-__all__ = ["ServiceBusBroker"]
+__all__ = ["AzureBroker"]

@@ -1,4 +1,4 @@
-"""`ServiceBusBroker`: the broker interface on an Azure Service Bus namespace.
+"""`AzureBroker`: the broker interface on an Azure Service Bus namespace.
 
 The gateway calls it, and so does a provider with an Azure connection string. It puts the parts together: `SessionReceiver`,
 `MessageSender` and `MessageBrowser` in the callers' threads, `SessionRegistry` in the loop's thread.
@@ -45,7 +45,7 @@ MAX_DEAD_LETTERED = 1_000
 RELEASE_TIMEOUT = 5.0
 
 
-class ServiceBusBroker(Broker):
+class AzureBroker(Broker):
     """Message sessions of an Azure Service Bus namespace, over AMQP 1.0.
 
     One connection and one thread serve any number of sessions. The broker may be used from any thread. After a fork the
@@ -79,7 +79,7 @@ class ServiceBusBroker(Broker):
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<ServiceBusBroker of {self._namespace!r}>"
+        return f"<AzureBroker of {self._namespace!r}>"
 
     def check(self, entity: str = "") -> None:
         """Connect and authenticate, for an entity or for the namespace as a whole. Blocks.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from azsession import Message, ReceivedMessage, ServiceBusConfig
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ QUEUE = "orders"
 
 
 @contextmanager
-def broker_on(namespace: StandIn, **config_fields: Any) -> Iterator[ServiceBusBroker]:
+def broker_on(namespace: StandIn, **config_fields: Any) -> Iterator[AzureBroker]:
     """A broker of its own, with a connection of its own, closed afterwards."""
     config = ServiceBusConfig(connection_string=namespace.connection_string, **config_fields)
-    broker = ServiceBusBroker(config, None)
+    broker = AzureBroker(config, None)
     try:
         yield broker
     finally:
@@ -35,7 +35,7 @@ def broker_on(namespace: StandIn, **config_fields: Any) -> Iterator[ServiceBusBr
 class Holder:
     """One who holds a session, or wants to."""
 
-    def __init__(self, broker: ServiceBusBroker, session_id: str = "s1", lock_id: str | None = None) -> None:
+    def __init__(self, broker: AzureBroker, session_id: str = "s1", lock_id: str | None = None) -> None:
         self.broker = broker
         self.session_id = session_id
         self.lock_id = str(uuid.uuid4()) if lock_id is None else lock_id
@@ -80,7 +80,7 @@ class Holder:
         self.broker.release(*self.whose)
 
 
-def send(broker: ServiceBusBroker, *bodies: str, session_id: str = "s1", **fields: Any) -> None:
+def send(broker: AzureBroker, *bodies: str, session_id: str = "s1", **fields: Any) -> None:
     """Send messages to one session."""
     broker.send(QUEUE, [Message(body, session_id=session_id, message_id=body, **fields) for body in bodies])
 

@@ -18,7 +18,7 @@ from azsession import (
     ServiceBusConfig,
 )
 from azsession import tokens as tokens_module
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 
 from ...conftest import eventually
 from ...standin.require import require_standin
@@ -51,8 +51,8 @@ def namespace() -> Iterator[StandIn]:
 
 
 @contextmanager
-def broker_with(namespace: StandIn, credential: Any) -> Iterator[ServiceBusBroker]:
-    broker = ServiceBusBroker(ServiceBusConfig(connection_string=namespace.connection_string), credential)
+def broker_with(namespace: StandIn, credential: Any) -> Iterator[AzureBroker]:
+    broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string), credential)
     try:
         yield broker
     finally:
@@ -130,7 +130,7 @@ def test_a_credential_without_a_good_token_is_not_asked_for_ever(namespace: Stan
 
 def test_a_wrong_key_is_a_failed_authentication(namespace: StandIn) -> None:
     wrong = namespace.connection_string.replace("SharedAccessKey=", "SharedAccessKey=x")
-    broker = ServiceBusBroker(ServiceBusConfig(connection_string=wrong))
+    broker = AzureBroker(ServiceBusConfig(connection_string=wrong))
     try:
         for call in (lambda: send(broker, "one"), lambda: Holder(broker).receive(timeout=10)):
             with pytest.raises(AuthenticationFailedError):
@@ -144,7 +144,7 @@ def test_a_wrong_key_is_a_failed_authentication(namespace: StandIn) -> None:
 @pytest.mark.parametrize("right", ["Send", "Listen"])
 def test_a_key_without_the_right_is_denied(namespace: StandIn, right: str) -> None:
     namespace.keys["limited"] = (namespace.keys["RootManageSharedAccessKey"][0], frozenset({right}))
-    broker = ServiceBusBroker(ServiceBusConfig(connection_string=namespace.connection_string_of("limited")))
+    broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string_of("limited")))
     calls = {"Send": lambda: send(broker, "one"), "Listen": lambda: Holder(broker).receive(timeout=0)}
     try:
         calls.pop(right)()
@@ -161,12 +161,12 @@ def test_a_ready_signature_is_used_as_it_is_and_its_end_is_told(namespace: Stand
         token = tokens_module.generate_sas_token("sb://127.0.0.1/", name, key, int(expires_on))
         return f"Endpoint=sb://127.0.0.1:{namespace.port};SharedAccessSignature={token};UseDevelopmentEmulator=true"
 
-    broker = ServiceBusBroker(ServiceBusConfig(connection_string=string(time.time() + 60)))
+    broker = AzureBroker(ServiceBusConfig(connection_string=string(time.time() + 60)))
     try:
         send(broker, "one")
     finally:
         broker.close()
-    broker = ServiceBusBroker(ServiceBusConfig(connection_string=string(time.time() - 60)))
+    broker = AzureBroker(ServiceBusConfig(connection_string=string(time.time() - 60)))
     try:
         with pytest.raises(AuthenticationFailedError, match="SharedAccessSignature of the connection string"):
             send(broker, "two")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from azsession import Message, ProviderError, ServiceBusProvider
-from azsession.broker.azure import ServiceBusBroker, browsing
+from azsession.broker.azure import AzureBroker, browsing
 from azsession.broker.base import NO_DEADLINE, Disposition
 
 from ...conftest import eventually
@@ -28,12 +28,12 @@ def namespace() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def broker(namespace: StandIn) -> Iterator[ServiceBusBroker]:
+def broker(namespace: StandIn) -> Iterator[AzureBroker]:
     with broker_on(namespace) as broker:
         yield broker
 
 
-def bury(broker: ServiceBusBroker, *bodies: str) -> dict[str, int]:
+def bury(broker: AzureBroker, *bodies: str) -> dict[str, int]:
     """Send messages, dead-letter them, and return their numbers as dead letters."""
     holder = Holder(broker)
     send(broker, *bodies, attributes={"kind": "order"})
@@ -42,7 +42,7 @@ def bury(broker: ServiceBusBroker, *bodies: str) -> dict[str, int]:
     return {found.text(): found.sequence_number or 0 for found in broker.dead_letters(QUEUE, 0, 1000)}
 
 
-def test_peeking_goes_on_beyond_a_page(broker: ServiceBusBroker) -> None:
+def test_peeking_goes_on_beyond_a_page(broker: AzureBroker) -> None:
     send(broker, *(str(number) for number in range(600)))
     found = broker.peek(QUEUE, "s1", 0, 1000)
     assert [message.text() for message in found] == [str(number) for number in range(600)]
@@ -50,14 +50,14 @@ def test_peeking_goes_on_beyond_a_page(broker: ServiceBusBroker) -> None:
     assert broker.peek(QUEUE, "s1", 2**63 - 1, 10) == []
 
 
-def test_sessions_are_listed_beyond_a_page(broker: ServiceBusBroker) -> None:
+def test_sessions_are_listed_beyond_a_page(broker: AzureBroker) -> None:
     names = sorted(f"s{number:04}" for number in range(600))
     broker.send(QUEUE, [Message("x", session_id=name) for name in names])
     assert [session.session_id for session in broker.list_sessions(QUEUE, "", 1000)] == names
     assert [session.session_id for session in broker.list_sessions(QUEUE, names[400], 3)] == names[401:404]
 
 
-def test_a_dead_letter_goes_to_the_end_of_its_session_with_what_it_had(broker: ServiceBusBroker, namespace: StandIn) -> None:
+def test_a_dead_letter_goes_to_the_end_of_its_session_with_what_it_had(broker: AzureBroker, namespace: StandIn) -> None:
     numbers = bury(broker, "one", "two", "three")
     send(broker, "four")
     broker.resubmit(QUEUE, numbers["two"])
@@ -73,7 +73,7 @@ def test_a_dead_letter_goes_to_the_end_of_its_session_with_what_it_had(broker: S
 
 
 @pytest.mark.parametrize("number", [999, 2**63 - 1])
-def test_a_dead_letter_that_is_not_there(broker: ServiceBusBroker, number: int) -> None:
+def test_a_dead_letter_that_is_not_there(broker: AzureBroker, number: int) -> None:
     bury(broker, "one")
     for call in (broker.resubmit, broker.delete_dead_letter):
         with pytest.raises(ProviderError) as caught:
@@ -82,7 +82,7 @@ def test_a_dead_letter_that_is_not_there(broker: ServiceBusBroker, number: int) 
 
 
 def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
-    broker: ServiceBusBroker, namespace: StandIn, monkeypatch: pytest.MonkeyPatch
+    broker: AzureBroker, namespace: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = bury(broker, "one", "two")
     with broker_on(namespace) as other:
@@ -102,7 +102,7 @@ def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
         broker.delete_dead_letter(QUEUE, numbers["two"])
 
 
-def test_what_comes_while_a_search_ends_is_not_left_locked(broker: ServiceBusBroker, namespace: StandIn) -> None:
+def test_what_comes_while_a_search_ends_is_not_left_locked(broker: AzureBroker, namespace: StandIn) -> None:
     numbers = bury(broker, "one")
     dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
     queue = namespace._queue(dead_letters)
@@ -110,7 +110,7 @@ def test_what_comes_while_a_search_ends_is_not_left_locked(broker: ServiceBusBro
     def locked() -> list[bytes]:
         return namespace.loop.call(lambda: list(queue.locked))
 
-    def search_on(broker: ServiceBusBroker, number: int) -> browsing._DeadLetterSearch:
+    def search_on(broker: AzureBroker, number: int) -> browsing._DeadLetterSearch:
         connection = broker._namespace.connect(dead_letters, NO_DEADLINE)
         search = browsing._DeadLetterSearch(broker._loop, connection, dead_letters, number)
         broker._loop.call(lambda: connection.attach(search))

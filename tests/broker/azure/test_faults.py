@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from azsession import ConnectionFailedError, ProviderError, QueueError, SessionLockedError, SessionNotFoundError
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 from azsession.broker.base import NO_DEADLINE, AcceptRequest, CallContext, Caller, Disposition, ReceiveRequest
 from azsession.config import ServiceBusConfig
 from azsession.server import GatewayService
@@ -38,7 +38,7 @@ def namespace() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def broker(namespace: StandIn) -> Iterator[ServiceBusBroker]:
+def broker(namespace: StandIn) -> Iterator[AzureBroker]:
     with broker_on(namespace) as broker:
         yield broker
 
@@ -46,7 +46,7 @@ def broker(namespace: StandIn) -> Iterator[ServiceBusBroker]:
 @pytest.fixture
 def gateway(namespace: StandIn) -> Iterator[Gateway]:
     """A gateway in front of the namespace, for requests made by hand."""
-    azure = ServiceBusBroker(ServiceBusConfig(connection_string=namespace.connection_string), None)
+    azure = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string), None)
     with GatewayService(azure, KEYS, max_waiting=16) as service:
         yield Gateway(service, SteppedClock())
 
@@ -54,14 +54,14 @@ def gateway(namespace: StandIn) -> Iterator[Gateway]:
 def holder_behind(gateway: Gateway) -> Holder:
     """The one whose lock id the gateway's callers use, to look at what waits."""
     azure = gateway.service.broker
-    assert isinstance(azure, ServiceBusBroker)
+    assert isinstance(azure, AzureBroker)
     return Holder(azure)
 
 
 # The same request again
 
 
-def test_a_receive_again_gives_the_same_messages(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_receive_again_gives_the_same_messages(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c")
     first = holder.receive(2, request_id="r1")
@@ -72,9 +72,7 @@ def test_a_receive_again_gives_the_same_messages(namespace: StandIn, broker: Ser
     assert holder.complete(*again) == [None, None]
 
 
-def test_a_receive_again_gives_the_same_messages_after_the_link_was_lost(
-    namespace: StandIn, broker: ServiceBusBroker
-) -> None:
+def test_a_receive_again_gives_the_same_messages_after_the_link_was_lost(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     first = holder.receive(request_id="r1")
@@ -85,7 +83,7 @@ def test_a_receive_again_gives_the_same_messages_after_the_link_was_lost(
     assert texts(holder.receive(request_id="r2")) == ["b"]
 
 
-def test_a_holder_whose_gateway_was_another_is_not_given_the_lock_anew(broker: ServiceBusBroker) -> None:
+def test_a_holder_whose_gateway_was_another_is_not_given_the_lock_anew(broker: AzureBroker) -> None:
     with pytest.raises(SessionNotFoundError) as caught:
         broker.receive(ReceiveRequest(QUEUE, "s1", str(uuid.uuid4()), max_count=1, timeout=0.0, holds_lock=True))
     assert caught.value.code == "SessionLockLost"
@@ -104,7 +102,7 @@ def test_a_holder_whose_gateway_was_another_is_not_given_the_lock_anew(broker: S
     ids=["get state", "set state", "receive deferred", "dead-letter session", "renew"],
 )
 def test_a_holder_whose_gateway_was_another_is_not_let_in_by_what_only_a_holder_may_do(
-    operation: Callable[[ServiceBusBroker, tuple[str, str, str]], object], namespace: StandIn, broker: ServiceBusBroker
+    operation: Callable[[AzureBroker, tuple[str, str, str]], object], namespace: StandIn, broker: AzureBroker
 ) -> None:
     with pytest.raises(SessionNotFoundError) as caught:
         operation(broker, Holder(broker).whose)
@@ -112,7 +110,7 @@ def test_a_holder_whose_gateway_was_another_is_not_let_in_by_what_only_a_holder_
     assert namespace.locked_sessions(QUEUE) == set()
 
 
-def test_a_receive_again_takes_the_place_of_one_that_still_waits(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_receive_again_takes_the_place_of_one_that_still_waits(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.receive(request_id="r1"))
     eventually(lambda: waits_in(holder))
@@ -125,9 +123,7 @@ def test_a_receive_again_takes_the_place_of_one_that_still_waits(namespace: Stan
     assert texts(holder.receive()) == ["b"]
 
 
-def test_a_receive_again_while_the_link_is_lost_takes_the_place_of_the_first(
-    namespace: StandIn, broker: ServiceBusBroker
-) -> None:
+def test_a_receive_again_while_the_link_is_lost_takes_the_place_of_the_first(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.receive(request_id="r1"))
     eventually(lambda: waits_in(holder) and namespace.locked_sessions(QUEUE))
@@ -141,7 +137,7 @@ def test_a_receive_again_while_the_link_is_lost_takes_the_place_of_the_first(
     assert texts(second.result(10)) == ["a"]
 
 
-def test_a_settlement_again_succeeds_and_another_kind_does_not(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_settlement_again_succeeds_and_another_kind_does_not(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a")
     messages = holder.take()
@@ -153,9 +149,7 @@ def test_a_settlement_again_succeeds_and_another_kind_does_not(namespace: StandI
     assert completed(namespace) == ["a"]
 
 
-def test_a_settlement_again_waits_for_the_first_and_another_kind_is_refused(
-    namespace: StandIn, broker: ServiceBusBroker
-) -> None:
+def test_a_settlement_again_waits_for_the_first_and_another_kind_is_refused(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a")
     messages = holder.take()
@@ -178,7 +172,7 @@ def test_another_kind_of_settlement_is_a_conflict_over_http(gateway: Gateway) ->
     assert (reply.status, reply.code) == (409, "Conflict")
 
 
-def test_an_accept_again_gives_the_same_session(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_an_accept_again_gives_the_same_session(namespace: StandIn, broker: AzureBroker) -> None:
     send(broker, "a", session_id="s1")
     send(broker, "b", session_id="s2")
     holder = Holder(broker)
@@ -189,7 +183,7 @@ def test_an_accept_again_gives_the_same_session(namespace: StandIn, broker: Serv
     assert Holder(broker).accept_next(request_id="r1") in ("s1", "s2")
 
 
-def test_an_accept_again_takes_the_place_of_one_that_still_waits(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_an_accept_again_takes_the_place_of_one_that_still_waits(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.accept_next(request_id="r1"))
     eventually(lambda: broker._loop.run(lambda: len(broker._registry._pending)))
@@ -201,7 +195,7 @@ def test_an_accept_again_takes_the_place_of_one_that_still_waits(namespace: Stan
     assert namespace.locked_sessions(QUEUE) == {"s1"}
 
 
-def test_an_accept_waits_on_when_its_link_was_lost(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_an_accept_waits_on_when_its_link_was_lost(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     accepting = in_thread(holder.accept_next)
     for number in range(6):
@@ -269,7 +263,7 @@ def test_a_client_that_closes_its_socket_while_it_waits_for_any_session_takes_no
     assert gateway.holder(QUEUE, "s1", str(uuid.uuid4())).receive("timeout=5").body == b"a"
 
 
-def test_what_came_for_a_caller_that_has_left_goes_to_the_next_receive(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_what_came_for_a_caller_that_has_left_goes_to_the_next_receive(namespace: StandIn, broker: AzureBroker) -> None:
     holder, caller = Holder(broker), Leaving()
     waiting = in_thread(
         lambda: broker.receive(
@@ -284,7 +278,7 @@ def test_what_came_for_a_caller_that_has_left_goes_to_the_next_receive(namespace
     assert texts(holder.take(3)) == ["a", "b", "c"]
 
 
-def test_a_session_that_came_for_a_caller_that_has_left_is_released(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_session_that_came_for_a_caller_that_has_left_is_released(namespace: StandIn, broker: AzureBroker) -> None:
     holder, caller = Holder(broker), Leaving()
     accepting = in_thread(
         lambda: broker.accept(AcceptRequest(QUEUE, None, holder.lock_id, timeout=10.0), context=CallContext(caller))
@@ -296,7 +290,7 @@ def test_a_session_that_came_for_a_caller_that_has_left_is_released(namespace: S
     assert Holder(broker).accept_next() == "s1"
 
 
-def test_links_of_callers_that_leave_are_given_up(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_links_of_callers_that_leave_are_given_up(namespace: StandIn, broker: AzureBroker) -> None:
     send(broker, "a", session_id="elsewhere")
     Holder(broker, "elsewhere").take()
     before = namespace.links()
@@ -316,7 +310,7 @@ def test_links_of_callers_that_leave_are_given_up(namespace: StandIn, broker: Se
 # Holders that say nothing more
 
 
-def test_a_holder_that_says_nothing_more_is_dropped(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_holder_that_says_nothing_more_is_dropped(namespace: StandIn, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     holder, next_holder = Holder(broker), Holder(broker)
     send(broker, "a")
@@ -330,7 +324,7 @@ def test_a_holder_that_says_nothing_more_is_dropped(namespace: StandIn, broker: 
     assert holder.complete(a) == ["MessageLockLost"]
 
 
-def test_one_who_accepted_and_says_nothing_more_is_dropped(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_one_who_accepted_and_says_nothing_more_is_dropped(namespace: StandIn, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     send(broker, "a")
     holder = Holder(broker)
@@ -341,7 +335,7 @@ def test_one_who_accepted_and_says_nothing_more_is_dropped(namespace: StandIn, b
         holder.receive(timeout=0)
 
 
-def test_a_lock_lives_as_long_as_a_receive_waits(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_lock_lives_as_long_as_a_receive_waits(namespace: StandIn, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     first, accepted = Holder(broker), Holder(broker)
     send(broker, "a", session_id="s2")
@@ -354,7 +348,7 @@ def test_a_lock_lives_as_long_as_a_receive_waits(namespace: StandIn, broker: Ser
     assert first.renew() > 0
 
 
-def test_renewals_that_fail_for_a_while_do_not_cost_the_lock(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_renewals_that_fail_for_a_while_do_not_cost_the_lock(namespace: StandIn, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.5)
     holder = Holder(broker)
     waiting = in_thread(lambda: holder.receive(timeout=2.5))
@@ -367,7 +361,7 @@ def test_renewals_that_fail_for_a_while_do_not_cost_the_lock(namespace: StandIn,
 # The end
 
 
-def test_all_who_wait_are_answered_when_waiting_stops(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_all_who_wait_are_answered_when_waiting_stops(namespace: StandIn, broker: AzureBroker) -> None:
     holders = [Holder(broker, f"s{number}") for number in range(20)]
     waits = [in_thread(one.receive) for one in holders]
     eventually(lambda: len(namespace.locked_sessions(QUEUE)) == 20)
@@ -384,7 +378,7 @@ def test_all_who_wait_are_answered_when_waiting_stops(namespace: StandIn, broker
     assert Holder(broker).accept_next(timeout=60) is None
 
 
-def test_waiting_stops_while_links_are_lost(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_waiting_stops_while_links_are_lost(namespace: StandIn, broker: AzureBroker) -> None:
     holders = [Holder(broker, f"s{number}") for number in range(5)]
     waits = [in_thread(one.receive) for one in holders]
     eventually(lambda: len(namespace.locked_sessions(QUEUE)) == 5)
@@ -440,9 +434,7 @@ def test_closing_does_not_hang_on_a_namespace_that_is_in_trouble(
 # Sending
 
 
-def test_a_send_whose_answer_was_lost_is_uncertain_and_is_not_sent_again(
-    namespace: StandIn, broker: ServiceBusBroker
-) -> None:
+def test_a_send_whose_answer_was_lost_is_uncertain_and_is_not_sent_again(namespace: StandIn, broker: AzureBroker) -> None:
     send(broker, "first")
     namespace.swallow("send")
     sending = in_thread(lambda: send(broker, "a"))
@@ -458,7 +450,7 @@ def test_a_send_whose_answer_was_lost_is_uncertain_and_is_not_sent_again(
 # Many at once
 
 
-def test_calls_from_many_threads_in_one_session_survive_lost_links(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_calls_from_many_threads_in_one_session_survive_lost_links(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     bodies = [f"m{number:03}" for number in range(120)]
     send(broker, *bodies)

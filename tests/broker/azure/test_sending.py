@@ -20,7 +20,7 @@ from azsession import (
     ThrottledError,
     ValidationError,
 )
-from azsession.broker.azure import ServiceBusBroker, error_mapping
+from azsession.broker.azure import AzureBroker, error_mapping
 from azsession.config import ServiceBusConfig
 from azsession.protocol.error_codes import OUTCOME_UNKNOWN
 from azsession.server import AccessKey, GatewayService
@@ -45,7 +45,7 @@ def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[Ser
     with ExitStack() as stack:
         where = namespace.connection_string
         if request.param == "over-HTTP":
-            broker = ServiceBusBroker(ServiceBusConfig(connection_string=where))
+            broker = AzureBroker(ServiceBusConfig(connection_string=where))
             where = stack.enter_context(GatewayService(broker, [AccessKey.generate()])).connection_string()
         yield stack.enter_context(ServiceBusProvider.from_connection_string(where, retry_attempts=2))
 

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 from azsession.errors import (
     ConnectionFailedError,
     InvalidReceiptError,
@@ -51,7 +51,7 @@ def in_process(namespace: StandIn) -> Iterator[ServiceBusProvider]:
 
 @contextmanager
 def over_http(namespace: StandIn) -> Iterator[ServiceBusProvider]:
-    broker = ServiceBusBroker(ServiceBusConfig(connection_string=namespace.connection_string), None)
+    broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string), None)
     with (
         GatewayService(broker, [AccessKey.generate()], max_waiting=64) as service,
         ServiceBusProvider.from_connection_string(service.connection_string(), **PATIENCE) as provider,

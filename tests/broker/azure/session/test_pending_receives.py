@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from azsession import Message, NoSessionAvailableError, ServiceBusConfig, ServiceBusProvider, amqp
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 from azsession.server import AccessKey, GatewayService
 from azsession.tokens import generate_sas_token
 
@@ -70,7 +70,7 @@ def test_the_namespace_is_told_the_time_in_milliseconds(namespace: StandIn) -> N
             pass
 
     with raw_peer(script) as peer:
-        broker = ServiceBusBroker(ServiceBusConfig(connection_string=peer.connection_string))
+        broker = AzureBroker(ServiceBusConfig(connection_string=peer.connection_string))
         accepting = in_thread(lambda: Holder(broker).accept_next(timeout=7.5))
         try:
             eventually(lambda: told)
@@ -95,7 +95,7 @@ def test_an_accept_ends_when_the_broker_stops(namespace: StandIn, how: str) -> N
 
 def test_an_accept_of_a_client_that_went_away_locks_nothing(namespace: StandIn) -> None:
     key = AccessKey.generate()
-    broker = ServiceBusBroker(ServiceBusConfig(connection_string=namespace.connection_string))
+    broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string))
     with GatewayService(broker, [key]) as service:
         host = service.url.removeprefix("http://")
         token = generate_sas_token(f"{service.url}/{QUEUE}", key.name, key.key, int(time.time()) + 60)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from azsession import ConnectionFailedError, QueueError, SessionLockedError, SessionNotFoundError
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 from azsession.broker.azure.session import relock
 from azsession.broker.base import Disposition, Settlement
 
@@ -45,13 +45,13 @@ def namespace() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def broker(namespace: StandIn) -> Iterator[ServiceBusBroker]:
+def broker(namespace: StandIn) -> Iterator[AzureBroker]:
     with broker_on(namespace) as broker:
         yield broker
 
 
 @pytest.fixture
-def other(namespace: StandIn) -> Iterator[ServiceBusBroker]:
+def other(namespace: StandIn) -> Iterator[AzureBroker]:
     """Another process's broker."""
     with broker_on(namespace) as broker:
         yield broker
@@ -78,7 +78,7 @@ def held_again(namespace: StandIn, holder: Holder) -> None:
 
 
 def test_messages_in_hand_are_completed_after_the_link_was_lost(
-    namespace: StandIn, broker: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c", "d")
@@ -93,7 +93,7 @@ def test_messages_in_hand_are_completed_after_the_link_was_lost(
     assert namespace.counts(QUEUE).active == 0
 
 
-def test_a_link_that_is_lost_again_and_again_costs_nothing(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_link_that_is_lost_again_and_again_costs_nothing(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     bodies = [f"m{number:02}" for number in range(30)]
     send(broker, *bodies)
@@ -106,7 +106,7 @@ def test_a_link_that_is_lost_again_and_again_costs_nothing(namespace: StandIn, b
 
 
 def test_a_message_that_was_given_back_before_comes_first_and_loses_nothing(
-    namespace: StandIn, broker: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c", "d", "e")
@@ -120,7 +120,7 @@ def test_a_message_that_was_given_back_before_comes_first_and_loses_nothing(
 
 
 def test_a_settlement_whose_answer_was_lost_with_the_connection_is_done_once(
-    namespace: StandIn, broker: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
@@ -137,7 +137,7 @@ def test_a_settlement_whose_answer_was_lost_with_the_connection_is_done_once(
 
 @pytest.mark.parametrize("how", [Disposition.ABANDON, Disposition.DEFER, Disposition.DEAD_LETTER])
 def test_other_settlements_whose_answer_was_lost_are_done_once(
-    namespace: StandIn, broker: ServiceBusBroker, how: Disposition
+    namespace: StandIn, broker: AzureBroker, how: Disposition
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
@@ -157,7 +157,7 @@ def test_other_settlements_whose_answer_was_lost_are_done_once(
     assert (counts.deferred, counts.dead_letter) == (int(how is Disposition.DEFER), int(how is Disposition.DEAD_LETTER))
 
 
-def test_a_settlement_that_never_arrived_is_sent_again(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_settlement_that_never_arrived_is_sent_again(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     a, b = holder.take(2)
@@ -169,7 +169,7 @@ def test_a_settlement_that_never_arrived_is_sent_again(namespace: StandIn, broke
 
 
 def test_a_receive_that_waits_gets_what_comes_after_its_link_was_lost(
-    namespace: StandIn, broker: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holder = Holder(broker)
     waiting = in_thread(holder.receive)
@@ -183,7 +183,7 @@ def test_a_receive_that_waits_gets_what_comes_after_its_link_was_lost(
 
 
 def test_what_was_fetched_and_not_handed_out_comes_once_and_in_order(
-    namespace: StandIn, broker: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c")
@@ -195,9 +195,7 @@ def test_what_was_fetched_and_not_handed_out_comes_once_and_in_order(
     assert holder.complete(*messages) == [None] * 3
 
 
-def test_a_lock_is_renewed_for_a_waiting_receive_after_it_was_taken_again(
-    namespace: StandIn, broker: ServiceBusBroker
-) -> None:
+def test_a_lock_is_renewed_for_a_waiting_receive_after_it_was_taken_again(namespace: StandIn, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     holder = Holder(broker)
     waiting = in_thread(lambda: holder.receive(timeout=2.5))
@@ -208,9 +206,7 @@ def test_a_lock_is_renewed_for_a_waiting_receive_after_it_was_taken_again(
 
 
 @pytest.mark.parametrize("refusal", ["com.microsoft:session-cannot-be-locked", "com.microsoft:server-busy"])
-def test_azure_may_keep_the_lock_of_a_lost_link_for_some_time(
-    namespace: StandIn, broker: ServiceBusBroker, refusal: str
-) -> None:
+def test_azure_may_keep_the_lock_of_a_lost_link_for_some_time(namespace: StandIn, broker: AzureBroker, refusal: str) -> None:
     holder = Holder(broker)
     send(broker, "a")
     (message,) = holder.take()
@@ -219,7 +215,7 @@ def test_azure_may_keep_the_lock_of_a_lost_link_for_some_time(
     assert holder.complete(message) == [None]
 
 
-def test_a_link_is_lost_while_it_is_attached_again(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_link_is_lost_while_it_is_attached_again(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     a, b = holder.take(2)
@@ -233,7 +229,7 @@ def test_a_link_is_lost_while_it_is_attached_again(namespace: StandIn, broker: S
 
 
 def test_calls_about_the_session_wait_for_its_link(
-    namespace: StandIn, broker: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holder = Holder(broker)
     holder.receive(timeout=0)
@@ -249,7 +245,7 @@ def test_calls_about_the_session_wait_for_its_link(
 
 @pytest.mark.parametrize("operation", ["renew-session-lock", "get-session-state", "set-session-state"])
 def test_a_call_whose_answer_was_lost_with_the_connection_is_made_again(
-    namespace: StandIn, broker: ServiceBusBroker, operation: str
+    namespace: StandIn, broker: AzureBroker, operation: str
 ) -> None:
     holder = Holder(broker)
     holder.receive(timeout=0)
@@ -269,7 +265,7 @@ def test_a_call_whose_answer_was_lost_with_the_connection_is_made_again(
 
 
 def test_deferred_messages_in_hand_are_settled_after_the_link_was_lost(
-    namespace: StandIn, broker: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c")
@@ -288,7 +284,7 @@ def test_deferred_messages_in_hand_are_settled_after_the_link_was_lost(
 
 @pytest.mark.parametrize("how", [Disposition.COMPLETE, Disposition.ABANDON])
 def test_a_deferred_message_whose_settlement_was_not_answered_is_settled_once(
-    namespace: StandIn, broker: ServiceBusBroker, how: Disposition
+    namespace: StandIn, broker: AzureBroker, how: Disposition
 ) -> None:
     holder = Holder(broker)
     send(broker, "a")
@@ -309,7 +305,7 @@ def test_a_deferred_message_whose_settlement_was_not_answered_is_settled_once(
 
 
 def test_two_hundred_sessions_are_held_again(
-    namespace: StandIn, broker: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holders = [Holder(broker, f"session-{number}") for number in range(200)]
     messages = []
@@ -324,9 +320,7 @@ def test_two_hundred_sessions_are_held_again(
     assert len(namespace.locked_sessions(QUEUE)) == 200
 
 
-def test_the_session_is_not_given_to_one_who_accepts_any_in_the_same_process(
-    namespace: StandIn, broker: ServiceBusBroker
-) -> None:
+def test_the_session_is_not_given_to_one_who_accepts_any_in_the_same_process(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     (a,) = holder.take()
@@ -346,7 +340,7 @@ def test_the_session_is_not_given_to_one_who_accepts_any_in_the_same_process(
 
 
 def test_a_session_is_released_while_its_link_is_lost(
-    namespace: StandIn, broker: ServiceBusBroker, other: ServiceBusBroker, lose_link: Callable[[StandIn], object]
+    namespace: StandIn, broker: AzureBroker, other: AzureBroker, lose_link: Callable[[StandIn], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a")
@@ -364,7 +358,7 @@ def test_a_session_is_released_while_its_link_is_lost(
 
 
 @pytest.fixture
-def taken(namespace: StandIn, broker: ServiceBusBroker, other: ServiceBusBroker) -> tuple[Holder, Holder]:
+def taken(namespace: StandIn, broker: AzureBroker, other: AzureBroker) -> tuple[Holder, Holder]:
     """A holder with messages in hand whose session was taken by another when its link was lost."""
     holder, thief = Holder(broker), Holder(other)
     send(broker, "a", "b", "c")
@@ -422,7 +416,7 @@ def test_a_session_that_another_took_and_left_as_it_was_goes_on(namespace: Stand
 
 
 def test_a_session_that_another_keeps_is_lost_when_the_lock_would_have_ended(
-    namespace: StandIn, broker: ServiceBusBroker, other: ServiceBusBroker
+    namespace: StandIn, broker: AzureBroker, other: AzureBroker
 ) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     holder, thief = Holder(broker), Holder(other)
@@ -438,9 +432,7 @@ def test_a_session_that_another_keeps_is_lost_when_the_lock_would_have_ended(
         holder.receive()
 
 
-def test_a_holder_is_told_when_another_changed_the_state(
-    namespace: StandIn, broker: ServiceBusBroker, other: ServiceBusBroker
-) -> None:
+def test_a_holder_is_told_when_another_changed_the_state(namespace: StandIn, broker: AzureBroker, other: AzureBroker) -> None:
     holder, thief = Holder(broker), Holder(other)
     holder.receive(timeout=0)
     assert broker.get_state(*holder.whose) is None
@@ -459,7 +451,7 @@ def test_a_holder_is_told_when_another_changed_the_state(
 
 
 def test_a_deferred_message_in_hand_that_another_completed_tells_that_the_lock_is_lost(
-    namespace: StandIn, broker: ServiceBusBroker, other: ServiceBusBroker
+    namespace: StandIn, broker: AzureBroker, other: AzureBroker
 ) -> None:
     holder, thief = Holder(broker), Holder(other)
     send(broker, "a")
@@ -480,7 +472,7 @@ def test_a_deferred_message_in_hand_that_another_completed_tells_that_the_lock_i
 # The lock ends
 
 
-def test_a_lock_that_expired_is_lost(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_lock_that_expired_is_lost(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a")
     (a,) = holder.take()
@@ -494,7 +486,7 @@ def test_a_lock_that_expired_is_lost(namespace: StandIn, broker: ServiceBusBroke
     assert again.delivery_count == 2
 
 
-def test_a_lock_that_ran_out_while_the_link_was_lost_is_lost(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_lock_that_ran_out_while_the_link_was_lost_is_lost(namespace: StandIn, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     holder = Holder(broker)
     send(broker, "a")
@@ -529,7 +521,7 @@ def broker_then_none() -> Iterator[Holder]:
         yield holder
 
 
-def test_a_message_that_expired_while_the_link_was_lost_ends_the_lock(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_a_message_that_expired_while_the_link_was_lost_ends_the_lock(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", time_to_live=timedelta(milliseconds=200))
     (a,) = holder.take()
@@ -543,7 +535,7 @@ def test_a_message_that_expired_while_the_link_was_lost_ends_the_lock(namespace:
     assert holder.complete(a) == ["SessionLockLost"]
 
 
-def test_an_entity_that_was_disabled_ends_its_locks(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_an_entity_that_was_disabled_ends_its_locks(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     waiting = in_thread(holder.receive)
     eventually(lambda: waits_in(holder) and "s1" in namespace.locked_sessions(QUEUE))
@@ -555,7 +547,7 @@ def test_an_entity_that_was_disabled_ends_its_locks(namespace: StandIn, broker: 
         holder.receive(timeout=0)
 
 
-def test_tokens_that_expired_are_put_again_and_the_session_goes_on(namespace: StandIn, broker: ServiceBusBroker) -> None:
+def test_tokens_that_expired_are_put_again_and_the_session_goes_on(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     (a,) = holder.take()
@@ -564,9 +556,7 @@ def test_tokens_that_expired_are_put_again_and_the_session_goes_on(namespace: St
     assert texts(holder.take()) == ["b"]
 
 
-def test_an_expired_lock_goes_to_one_who_accepts_any_in_the_same_process(
-    namespace: StandIn, broker: ServiceBusBroker
-) -> None:
+def test_an_expired_lock_goes_to_one_who_accepts_any_in_the_same_process(namespace: StandIn, broker: AzureBroker) -> None:
     holder, heir = Holder(broker), Holder(broker)
     send(broker, "a")
     (a,) = holder.take()
@@ -584,7 +574,7 @@ def test_an_expired_lock_goes_to_one_who_accepts_any_in_the_same_process(
 
 
 @pytest.fixture
-def hasty(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceBusBroker]:
+def hasty(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureBroker]:
     """A broker that gives up early."""
     monkeypatch.setattr("azsession.broker.azure.session.relock.VERIFY_TIMEOUT", 0.3)
     monkeypatch.setattr("azsession.broker.azure.session.held_session.ANSWER_TIME", 0.2)
@@ -593,7 +583,7 @@ def hasty(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servi
         yield broker
 
 
-def test_an_attach_that_is_not_answered_is_given_up(namespace: StandIn, hasty: ServiceBusBroker) -> None:
+def test_an_attach_that_is_not_answered_is_given_up(namespace: StandIn, hasty: AzureBroker) -> None:
     holder = Holder(hasty)
     send(hasty, "a")
     namespace.swallow("attach")
@@ -604,7 +594,7 @@ def test_an_attach_that_is_not_answered_is_given_up(namespace: StandIn, hasty: S
     assert holder.complete(a) == [None]
 
 
-def test_an_attach_for_any_session_that_is_not_answered_is_given_up(namespace: StandIn, hasty: ServiceBusBroker) -> None:
+def test_an_attach_for_any_session_that_is_not_answered_is_given_up(namespace: StandIn, hasty: AzureBroker) -> None:
     send(hasty, "a")
     namespace.swallow("attach")
     with pytest.raises(ConnectionFailedError):
@@ -613,9 +603,7 @@ def test_an_attach_for_any_session_that_is_not_answered_is_given_up(namespace: S
     assert Holder(hasty).accept_next() == "s1"
 
 
-def test_an_attach_that_is_not_answered_when_the_link_was_lost_is_tried_again(
-    namespace: StandIn, hasty: ServiceBusBroker
-) -> None:
+def test_an_attach_that_is_not_answered_when_the_link_was_lost_is_tried_again(namespace: StandIn, hasty: AzureBroker) -> None:
     holder = Holder(hasty)
     send(hasty, "a")
     (a,) = holder.take()
@@ -626,7 +614,7 @@ def test_an_attach_that_is_not_answered_when_the_link_was_lost_is_tried_again(
 
 
 def test_a_question_that_is_not_answered_when_the_link_was_lost_is_asked_again(
-    namespace: StandIn, hasty: ServiceBusBroker
+    namespace: StandIn, hasty: AzureBroker
 ) -> None:
     holder = Holder(hasty)
     holder.receive(timeout=0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from azsession import ConnectionFailedError, Message, QueueError, ServiceBusConfig, amqp
-from azsession.broker.azure import ServiceBusBroker
+from azsession.broker.azure import AzureBroker
 from azsession.broker.azure import namespace as namespace_module
 from azsession.broker.azure.transport import connection as connection_module
 
@@ -32,8 +32,8 @@ def namespace() -> Iterator[StandIn]:
         yield namespace
 
 
-def broker_of(peer: RawPeer, **config_fields: object) -> ServiceBusBroker:
-    return ServiceBusBroker(ServiceBusConfig(connection_string=peer.connection_string, **config_fields))  # type: ignore[arg-type]
+def broker_of(peer: RawPeer, **config_fields: object) -> AzureBroker:
+    return AzureBroker(ServiceBusConfig(connection_string=peer.connection_string, **config_fields))  # type: ignore[arg-type]
 
 
 def failure_of(peer: RawPeer) -> QueueError:
