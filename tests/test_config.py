@@ -1,4 +1,4 @@
-"""Where the session routes live: connection strings, namespaces, URLs and the environment."""
+"""The configuration: connection strings, namespaces, URLs and environment variables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEYED = "SharedAccessKeyName=reader;SharedAccessKey=c2Vj+cmV0/w=="
         ("SB://gateway.example/", "https://gateway.example"),
     ],
 )
-def test_an_endpoint_says_where_the_routes_live(endpoint: str, url: str) -> None:
+def test_the_endpoint_becomes_the_base_url_of_the_routes(endpoint: str, url: str) -> None:
     assert ServiceBusConfig(connection_string=f"Endpoint={endpoint};{KEYED}").namespace_url == url
 
 
@@ -46,7 +46,7 @@ def test_an_endpoint_says_where_the_routes_live(endpoint: str, url: str) -> None
         "a.servicebus.cloudapi.de",
     ],
 )
-def test_azure_is_spoken_to_in_amqp_unless_told_otherwise(host: str) -> None:
+def test_hosts_of_azure_are_reached_with_amqp_unless_configured_otherwise(host: str) -> None:
     text = f"Endpoint=sb://{host}/;{KEYED}"
     for config in (ServiceBusConfig(connection_string=text), ServiceBusConfig(namespace=host)):
         assert (config.uses_amqp, config.uses_websockets) == (True, False)
@@ -62,18 +62,18 @@ def test_azure_is_spoken_to_in_amqp_unless_told_otherwise(host: str) -> None:
 
 
 @pytest.mark.parametrize(("endpoint", "port"), [("sb://localhost", 5672), ("sb://127.0.0.1:5673/", 5673)])
-def test_the_emulator_is_spoken_to_in_bare_amqp(endpoint: str, port: int) -> None:
+def test_the_emulator_is_reached_with_amqp_without_tls(endpoint: str, port: int) -> None:
     config = ServiceBusConfig(connection_string=f"Endpoint={endpoint};{KEYED};UseDevelopmentEmulator=true")
     assert (config.uses_amqp, config.tls, config.port) == (True, False, port)
     assert config.namespace_url == endpoint.replace("sb:", "http:").rstrip("/")
 
 
-def test_an_emulator_is_reached_by_its_name_without_tls() -> None:
+def test_an_emulator_on_another_host_is_reached_without_tls() -> None:
     config = ServiceBusConfig(connection_string=f"Endpoint=sb://emulator;{KEYED};UseDevelopmentEmulator=true")
     assert (config.host, config.port, config.tls, config.uses_amqp) == ("emulator", 5672, False, True)
 
 
-def test_azure_is_no_emulator_whatever_the_connection_string_says() -> None:
+def test_use_development_emulator_is_ignored_for_hosts_of_azure() -> None:
     text = f"Endpoint=sb://myns.servicebus.windows.net/;{KEYED};UseDevelopmentEmulator=true"
     config = ServiceBusConfig(connection_string=text)
     assert (config.tls, config.port) == (True, 5671)
@@ -90,21 +90,21 @@ def test_azure_is_no_emulator_whatever_the_connection_string_says() -> None:
         ({"type": "AmqpWebSockets", "transport": "amqp"}, 5671, False),
     ],
 )
-def test_amqp_can_be_asked_for_of_any_host(fields: dict[str, str], port: int, websockets: bool) -> None:
+def test_amqp_can_be_configured_for_any_host(fields: dict[str, str], port: int, websockets: bool) -> None:
     kind = fields.pop("type", None)
     text = f"Endpoint=sb://bus.example/;{KEYED}" + (f";TransportType={kind}" if kind else "")
     config = ServiceBusConfig(connection_string=text, **fields)
     assert (config.uses_amqp, config.uses_websockets, config.port, config.tls) == (True, websockets, port, True)
-    given = ServiceBusConfig(connection_string=text.replace("example", "example:9000"), **fields)
-    assert (given.port, given.namespace_url) == (9000, "https://bus.example:9000")
+    with_port = ServiceBusConfig(connection_string=text.replace("example", "example:9000"), **fields)
+    assert (with_port.port, with_port.namespace_url) == (9000, "https://bus.example:9000")
 
 
-def test_a_transport_type_is_for_azure_not_for_a_gateway() -> None:
+def test_transport_type_is_ignored_for_a_gateway() -> None:
     text = f"Endpoint=sb://myns.servicebus.windows.net/;{KEYED};TransportType=AmqpWebSockets"
     assert not ServiceBusConfig(connection_string=text, gateway_url="https://gw").uses_amqp
     assert not ServiceBusConfig(connection_string=text, transport="http").uses_amqp
     assert not ServiceBusConfig(connection_string=f"Endpoint=https://gw/;{KEYED};TransportType=Amqp").uses_amqp
-    with pytest.raises(ConfigurationError, match="TransportType is Amqp or AmqpWebSockets"):
+    with pytest.raises(ConfigurationError, match="TransportType must be Amqp or AmqpWebSockets"):
         ServiceBusConfig(connection_string=f"Endpoint=sb://gw/;{KEYED};TransportType=NetMessaging")
 
 
@@ -135,7 +135,7 @@ EMULATOR = f"Endpoint=sb://127.0.0.1:5673/;{KEYED};UseDevelopmentEmulator=true"
         (EMULATOR, {}, "http://127.0.0.1:8080", "http://127.0.0.1:8080", False),
     ],
 )
-def test_the_url_that_a_client_is_given_says_what_is_there(
+def test_at_changes_the_endpoint_and_keeps_the_key(
     text: str, fields: dict[str, str], url: str, base: str, amqp: bool
 ) -> None:
     config = ServiceBusConfig(connection_string=text, **fields).at(url)
@@ -144,14 +144,14 @@ def test_the_url_that_a_client_is_given_says_what_is_there(
     assert config.credentials.key == "c2Vj+cmV0/w=="
 
 
-def test_the_fields_of_a_connection_string_are_read_in_any_case_and_order() -> None:
+def test_the_names_of_a_connection_string_are_read_in_any_case_and_order() -> None:
     text = " sharedaccesskey=a=b==;ENDPOINT=sb://h/;EntityPath=orders;SHAREDACCESSKEYNAME=n;Unknown=x; "
     found = ConnectionString.parse(text)
     assert (found.endpoint, found.key_name, found.key, found.entity_path) == ("sb://h/", "n", "a=b==", "orders")
     assert (found.signature, found.emulator) == (None, False)
 
 
-def test_a_signature_stands_for_a_key() -> None:
+def test_a_connection_string_can_have_a_signature_instead_of_a_key() -> None:
     found = ConnectionString.parse("Endpoint=sb://h/;SharedAccessSignature=SharedAccessSignature sr=x&sig=y%3D&se=1&skn=n")
     assert found.signature == "SharedAccessSignature sr=x&sig=y%3D&se=1&skn=n"
 
@@ -188,7 +188,7 @@ def test_a_signature_stands_for_a_key() -> None:
         b"Endpoint=sb://h/",
     ],
 )
-def test_a_wrong_connection_string_is_a_configuration_error_without_the_key(text: Any) -> None:
+def test_the_error_for_a_wrong_connection_string_does_not_show_the_key(text: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         ConnectionString.parse(text)
     assert "c2V" not in str(caught.value)
@@ -196,20 +196,20 @@ def test_a_wrong_connection_string_is_a_configuration_error_without_the_key(text
 
 
 @pytest.mark.parametrize("url", ["https://h/\ud800", "https://h..x/", f"https://{'a' * 64}.x/"])
-def test_a_url_that_no_request_can_be_sent_to_is_a_configuration_error(url: str) -> None:
+def test_a_gateway_url_that_sockets_cannot_resolve_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="gateway_url"):
         ServiceBusConfig(gateway_url=url)
 
 
 @given(st.text(st.sampled_from("=;:/abcEndpoint SharedAccessKeyName\u00e9[]@"), max_size=80))
-def test_any_text_is_a_connection_string_or_a_configuration_error(text: str) -> None:
+def test_parsing_any_text_raises_nothing_but_configuration_error(text: str) -> None:
     for full in (text, f"Endpoint={text};{KEYED}"):
         with contextlib.suppress(ConfigurationError):
             ServiceBusConfig(connection_string=full)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST", "a.localhost"])
-def test_loopback_is_known_by_name_and_address(host: str) -> None:
+def test_loopback_is_recognized_by_name_and_address(host: str) -> None:
     assert is_loopback(host)
 
 
@@ -218,7 +218,7 @@ def test_other_hosts_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_http_is_for_loopback_unless_it_is_allowed() -> None:
+def test_http_without_tls_is_refused_unless_it_is_loopback_or_allowed() -> None:
     text = f"Endpoint=http://gateway.example/;{KEYED}"
     with pytest.raises(ConfigurationError, match="in the clear"):
         ServiceBusConfig(connection_string=text)
@@ -228,13 +228,13 @@ def test_http_is_for_loopback_unless_it_is_allowed() -> None:
         ServiceBusConfig(gateway_url="http://gateway.example")
 
 
-def test_a_namespace_with_a_gateway_needs_no_connection_string() -> None:
+def test_a_namespace_can_be_given_with_a_gateway_url() -> None:
     config = ServiceBusConfig(namespace="myns", gateway_url="https://gw.example/")
     assert config.namespace_url == "https://gw.example"
     assert config.credentials is None
 
 
-def test_a_namespace_is_completed() -> None:
+def test_a_short_namespace_gets_the_suffix_of_azure() -> None:
     assert ServiceBusConfig(namespace="myns", transport="http").namespace_url == "https://myns.servicebus.windows.net"
     assert ServiceBusConfig(namespace="gw.example:8443").namespace_url == "https://gw.example:8443"
 
@@ -262,7 +262,7 @@ def test_a_namespace_is_completed() -> None:
         {"gateway_url": "https://h", "pool_connections": True},
     ],
 )
-def test_a_wrong_field_is_a_configuration_error(fields: dict[str, Any]) -> None:
+def test_a_field_of_a_wrong_type_or_out_of_range_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         ServiceBusConfig(**fields)
 
@@ -294,7 +294,7 @@ def test_a_configuration_can_be_evolved_and_pickled() -> None:
     assert again.namespace_url == config.namespace_url
 
 
-def test_the_environment_is_read() -> None:
+def test_from_env_prefers_the_connection_string_and_reads_the_gateway_url() -> None:
     text = f"Endpoint=https://h/;{KEYED}"
     environ = {"SERVICEBUS_CONNECTION_STRING": text, "SERVICEBUS_FULLY_QUALIFIED_NAMESPACE": "other.example"}
     assert ServiceBusConfig.from_env(environ).connection_string == text
@@ -304,24 +304,24 @@ def test_the_environment_is_read() -> None:
     assert ServiceBusConfig.from_env(environ).namespace_url == "https://gw.example"
 
 
-def test_fields_go_before_the_environment() -> None:
+def test_fields_override_the_environment() -> None:
     environ = {"SERVICEBUS_CONNECTION_STRING": f"Endpoint=https://h/;{KEYED}", "AZSESSION_GATEWAY_URL": "https://gw.example"}
     config = ServiceBusConfig.from_env(environ, namespace="mine.example", gateway_url="https://mine", retry_attempts=0)
     assert (config.connection_string, config.namespace_url, config.retry_attempts) == (None, "https://mine", 0)
 
 
-def test_an_empty_environment_says_what_is_missing() -> None:
+def test_the_error_for_an_empty_environment_names_the_variables() -> None:
     with pytest.raises(ConfigurationError, match="SERVICEBUS_CONNECTION_STRING"):
         ServiceBusConfig.from_env({"SERVICEBUS_CONNECTION_STRING": ""})
 
 
-def test_a_provider_is_made_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_can_be_created_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", f"Endpoint=https://h/;{KEYED}")
     with ServiceBusProvider.from_env(retry_attempts=1) as provider:
         assert (provider.config.namespace_url, provider.config.retry_attempts) == ("https://h", 1)
 
 
-def test_a_provider_is_not_made_from_a_connection_string_by_mistake() -> None:
+def test_a_connection_string_in_place_of_a_configuration_is_refused() -> None:
     with pytest.raises(QueueError, match="from_connection_string"):
         ServiceBusProvider(f"Endpoint=https://h/;{KEYED}")  # type: ignore[arg-type]
 
