@@ -17,8 +17,8 @@ def main() -> None:
     The exit status is 0 for success, 1 for a failure, 2 for wrong usage and 130 for Ctrl-C.
     """
     try:
-        need("click", "server")
-        need("rich", "server")
+        need("click", "cli")
+        need("rich", "cli")
     except ConfigurationError as error:
         if sys.argv[1:] == ["--version"]:
             print(f"azsession, version {__version__}")

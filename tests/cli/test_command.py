@@ -36,7 +36,7 @@ def test_importing_azsession_loads_neither_click_nor_rich() -> None:
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_the_command_names_the_extra_to_install_in_one_line(missing: str) -> None:
     ended = _python(f"import sys; sys.modules[{missing!r}] = None; from azsession.cli import main; main()")
-    assert_one_line(ended, missing, 'pip install "azsession[server]"')
+    assert_one_line(ended, missing, 'pip install "azsession[cli]"')
 
 
 def test_serve_names_the_extra_to_install_in_one_line() -> None:

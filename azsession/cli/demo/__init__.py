@@ -1,1 +1,1 @@
-"""The command `azsession demo`."""
+"""The command `azsession demo`: sends messages in many sessions, receives them with workers, and checks their order."""

@@ -1,7 +1,4 @@
-"""The messages of `azsession demo`: made up, or from a file, and which of them have a special role.
-
-Used by `demo_run`, which sends and takes them, and by `demo`.
-"""
+"""The messages of the demo: generated or read from a file, and the messages with a special role."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ import attrs
 
 from ...messages import Message
 
-#: Sessions of the demo's own messages.
+#: Number of sessions of the generated messages.
 SESSIONS = 24
 
 
 @attrs.frozen
 class Sent:
-    """A message of the demo; `place` is its place in the session, from 1."""
+    """A message of the demo. `place` is its position in its session, counted from 1."""
 
     message_id: str
     session_id: str
@@ -40,28 +37,30 @@ def _sent(entries: Iterable[tuple[str, bytes]]) -> list[Sent]:
 
 
 def by_session(sent: Iterable[Sent]) -> dict[str, list[Sent]]:
-    """Return the messages of each session, sessions in the order of their first messages."""
+    """Return the messages of each session. The sessions are in the order of their first messages."""
     sessions: dict[str, list[Sent]] = {}
     for message in sent:
         sessions.setdefault(message.session_id, []).append(message)
     return sessions
 
 
-#: What happens to an order that is delivered; a long one has parcels that travel, or comes back.
-_LIFE = ["placed", "payment-authorized", "confirmed", "picked", "packed", "payment-captured", "handed-to-carrier"]
-_WAY = ["at-sorting-centre", "departed", "arrived-at-hub", "customs-cleared", "out-for-delivery", "nobody-at-home"]
-_BACK = ["return-announced", "return-received", "return-inspected", "refunded"]
+#: Events of each order, optional events of its transport, and events of a return.
+_ORDER = ["placed", "payment-authorized", "confirmed", "picked", "packed", "payment-captured", "handed-to-carrier"]
+_TRANSPORT = ["at-sorting-centre", "departed", "arrived-at-hub", "customs-cleared", "out-for-delivery", "nobody-at-home"]
+_RETURN = ["return-announced", "return-received", "return-inspected", "refunded"]
 
 
 def make_orders(seed: int) -> list[Sent]:
-    """Return the events of some orders, interleaved, the same for the same seed."""
+    """Return the events of some orders, interleaved. The same seed returns the same events."""
     rng = random.Random(seed)  # noqa: S311 - no secret
     orders: list[list[tuple[str, bytes]]] = []
     for number in range(SESSIONS):
         order = f"order-{1040 + number * 7 + rng.randrange(7)}"
-        events = _LIFE + sorted(rng.sample(_WAY, rng.randrange(len(_WAY) + 1)), key=_WAY.index) + ["delivered"]
+        events = (
+            _ORDER + sorted(rng.sample(_TRANSPORT, rng.randrange(len(_TRANSPORT) + 1)), key=_TRANSPORT.index) + ["delivered"]
+        )
         if rng.random() < 0.4:
-            events = events + _BACK[: rng.randrange(2, len(_BACK) + 1)]
+            events = events + _RETURN[: rng.randrange(2, len(_RETURN) + 1)]
         common = {"customer": f"C-{rng.randrange(10000, 99999)}", "total": f"{rng.randrange(990, 49900) / 100:.2f}"}
         at = datetime(2025, 3, 3, 8, tzinfo=timezone.utc) + timedelta(minutes=rng.randrange(600))
         lines = []
@@ -70,7 +69,7 @@ def make_orders(seed: int) -> list[Sent]:
             line = {"session_id": order, "position": position, "event": event, "at": at.isoformat(), **common}
             lines.append((order, json.dumps(line).encode()))
         orders.append(lines)
-    # Each event comes when it comes, but behind those of its own order: a random merge.
+    # Merge the orders at random. The events of one order keep their order.
     turns = [number for number, lines in enumerate(orders) for _ in lines]
     rng.shuffle(turns)
     rest = [iter(lines) for lines in orders]
@@ -78,9 +77,9 @@ def make_orders(seed: int) -> list[Sent]:
 
 
 def from_messages(messages: Iterable[Message]) -> list[Sent]:
-    """Return messages whose bodies are JSON objects, ready for the demo.
+    """Return the messages of the demo for messages whose bodies are JSON objects.
 
-    A session whose bodies all have a whole number as ``position`` is ordered by that, another one stays as it is.
+    If all bodies of a session have an integer ``position``, the session is sorted by it. Otherwise its order is kept.
     """
     read = [
         (message.session_id or "", json.loads(message.body.decode()).get("position"), message.body) for message in messages
@@ -97,11 +96,11 @@ def from_messages(messages: Iterable[Message]) -> list[Sent]:
 
 @attrs.frozen
 class Roles:
-    """The messages (by id) that are not just completed; `None` where there are too few for all roles.
+    """The ids of the messages with a special role; `None` if there are too few messages for all roles.
 
     Attributes:
-        slow: Is handled for longer than its session's lock lasts.
-        failing: Fails the first time, and is abandoned.
+        slow: Takes longer than the lock duration.
+        failing: Fails the first time and is abandoned.
         refused: Is dead-lettered.
     """
 
@@ -111,7 +110,7 @@ class Roles:
 
 
 def choose_roles(sent: Sequence[Sent], workers: int, seed: int) -> Roles:
-    """Choose a message for each role, of three sessions if there are as many; the slow one is early."""
+    """Choose a message for each role, in three different sessions if possible. The slow message is an early one."""
     rng = random.Random(seed)  # noqa: S311 - no secret
     sessions = list(by_session(sent).values())
     taken: set[str] = set()
