@@ -1,4 +1,4 @@
-"""`azsession celery-dispatch`: turns sessions with messages into Celery tasks."""
+"""`azsession celery-dispatch`: sends a Celery task for each session that has messages."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ from .common import note, plural
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @click.option("-A", "--app", "app_name", required=True, metavar="MODULE:APP", help="The Celery app, as for celery -A.")
 @click.option(
-    "--interval", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Seconds between two looks."
+    "--interval",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two dispatches.",
 )
 @click.option(
     "--remember",
     type=click.FloatRange(0),
     default=60.0,
     show_default=True,
-    help="Seconds in which no second task is sent for a session that has not moved.",
+    help="Seconds before another task is sent for a session whose first message is the same.",
 )
-@click.option("--once", is_flag=True, help="Look once, and end.")
+@click.option("--once", is_flag=True, help="Dispatch once, and end.")
 def celery_dispatch(queues: Sequence[str], app_name: str, interval: float, remember: float, once: bool) -> None:
-    """Send a task for each session of each QUEUE that has messages and no holder: the app's session task of that queue.
+    """Send the app's session task for each session of QUEUE that has messages and is not locked.
 
-    Without QUEUE, for all queues that the app has session tasks for. The app's configuration says where they are. SIGTERM
-    and Ctrl-C end it.
+    Without QUEUE, it dispatches all queues that the app has session tasks for. The app's setting azsession says where the
+    messages are. SIGTERM and Ctrl-C end the command.
     """
     need("celery", "celery")
     from kombu.exceptions import OperationalError
@@ -48,10 +52,10 @@ def celery_dispatch(queues: Sequence[str], app_name: str, interval: float, remem
         if once:
             count = dispatcher.dispatch()
         else:
-            with _until_told_to_end() as sleep:
+            with _stoppable_sleep() as sleep:
                 count = dispatcher.run(sleep, interval)
     except OperationalError as error:
-        raise click.ClickException(f"Celery's broker cannot be reached: {error}") from None
+        raise click.ClickException(f"Celery's broker cannot be reached, or refused a task: {error}") from None
     finally:
         close_provider(app)
     click.echo(f"{plural(count, 'task')} sent")
@@ -66,14 +70,14 @@ def _find(name: str) -> Any:
     except Exception as error:
         raise ConfigurationError(f"the Celery app {name!r} cannot be imported: {type(error).__name__}: {error}") from None
     if not isinstance(found, Celery):
-        raise ConfigurationError(f"{name!r} is a {type(found).__name__}, no Celery app")
+        raise ConfigurationError(f"{name!r} is not a Celery app: its type is {type(found).__name__}")
     return found
 
 
 @contextmanager
-def _until_told_to_end() -> Iterator[Callable[[float], bool]]:
-    """Yield what sleeps, and returns true once SIGTERM or SIGINT came, where this is the main thread."""
-    # Which a signal's handler can put into, whatever the thread that it interrupts is in.
+def _stoppable_sleep() -> Iterator[Callable[[float], bool]]:
+    """Yield a function that sleeps and returns whether SIGTERM or SIGINT came. Signals need the main thread."""
+    # A signal handler can safely call SimpleQueue.put, even if it interrupts another put.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def sleep(pause: float) -> bool:

@@ -1,1 +1,1 @@
-"""azsession inside other frameworks: one module or package for each, with an extra of the same name."""
+"""Integrations of azsession with other frameworks: one module or package for each, with an extra of the same name."""

@@ -1,77 +1,86 @@
-"""The options of a command that runs a `SessionProcessor`: of `azsession consume`, and of Flask's. Needs click alone."""
+"""The options of the commands that consume a queue, and how they become options of argparse.
+
+`azsession consume`, ``flask azsession consume`` and Django's ``azsession_consume`` have these options. `consume_click` makes
+options of click from the same table.
+"""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from argparse import ArgumentParser
+from enum import Enum
+from typing import Any
 
-import click
-
-T = TypeVar("T", bound=Callable[..., Any])
+import attrs
 
 
-class Function(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A function, given as ``module:function``; the module may lie in the current directory."""
+class Kind(Enum):
+    """What the value of an option is."""
 
-    name = "module:function"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        module_name, _, path = str(value).partition(":")
-        if not module_name or not path:
-            self.fail(f"{value!r} is not of the form module:function", param, ctx)
-        here = os.getcwd()
-        if here not in sys.path:
-            sys.path.insert(0, here)
-        try:
-            found: Any = importlib.import_module(module_name)
-            for name in path.split("."):
-                found = getattr(found, name)
-        except Exception as error:
-            self.fail(f"{value!r} cannot be imported: {type(error).__name__}: {error}", param, ctx)
-        if not callable(found):
-            self.fail(f"{value!r} is a {type(found).__name__}, nothing to call", param, ctx)
-        return found
+    COUNT = "count"
+    SECONDS = "seconds"
+    SESSION_IDS = "session ids"
+    FUNCTION = "function"
 
 
-_SECONDS = click.FloatRange(0)
+@attrs.frozen
+class Option:
+    """One option.
 
-_PARAMETERS = (
-    click.argument("queue"),
-    click.argument("handler", type=Function(), metavar="MODULE:FUNCTION"),
-    click.option(
-        "--max-concurrent-sessions", type=click.IntRange(1), default=8, show_default=True, help="Sessions handled at once."
-    ),
-    click.option(
-        "--session-ids", "--session-id", multiple=True, metavar="ID", help="Take this session only. Repeat it for more."
-    ),
-    click.option("--max-messages-per-session", type=click.IntRange(1), help="Messages after which a session is released."),
-    click.option(
-        "--session-idle-timeout",
-        type=_SECONDS,
-        default=0.0,
-        show_default=True,
-        help="Seconds to stay in a session that ran empty.",
-    ),
-    click.option("--prefetch", type=click.IntRange(1, 1000), default=10, show_default=True, help="Messages in one request."),
-    click.option("--max-renewal", type=_SECONDS, help="Seconds after which a session's lock is renewed no more."),
-    click.option(
-        "--grace-period",
-        type=_SECONDS,
-        default=30.0,
-        show_default=True,
-        help="Seconds that handlers get to finish at the end.",
-    ),
-    click.option("--on-error", type=Function(), help="Called with an error, and with its session and message, or None."),
-    click.option("--on-session-opened", type=Function(), help="Called with a session before its first message."),
-    click.option("--on-session-closed", type=Function(), help="Called with a session after its release."),
+    Attributes:
+        name: The argument of `SessionProcessor` that the option sets.
+        kind: What its value is.
+        help: One sentence for the help text.
+        default: The default of the argument of `SessionProcessor`.
+        highest: The highest count that the command line accepts. `SessionProcessor` checks all values too.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    default: int | float | None = None
+    highest: int | None = None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The option as it is written on the command line, with its alias."""
+        flag = "--" + self.name.replace("_", "-")
+        return (flag.removesuffix("s"), flag) if self.kind is Kind.SESSION_IDS else (flag,)
+
+
+#: What the commands do, for their help texts.
+DESCRIPTION = (
+    "Many sessions are handled at once, and the messages of each session in order. When the function returns, its message is "
+    "completed. SIGTERM and Ctrl-C let running functions finish and release all sessions. A second signal does not wait."
+)
+QUEUE_HELP = "The queue, or topic/subscriptions/name."
+
+OPTIONS = (
+    Option("max_concurrent_sessions", Kind.COUNT, "Sessions handled at once.", default=8),
+    Option("session_ids", Kind.SESSION_IDS, "Handle only this session. Repeat the option for more sessions."),
+    Option("max_messages_per_session", Kind.COUNT, "Messages after which a session is released."),
+    Option("session_idle_timeout", Kind.SECONDS, "Seconds to wait in an empty session before its release.", default=0.0),
+    Option("prefetch", Kind.COUNT, "Messages to receive in one request.", default=10, highest=1000),
+    Option("max_renewal", Kind.SECONDS, "Seconds after which the lock of a session is not renewed any more."),
+    Option("grace_period", Kind.SECONDS, "Seconds to wait for running functions at the end.", default=30.0),
+    Option("on_error", Kind.FUNCTION, "Called with each error, its session and its message (or None)."),
+    Option("on_session_opened", Kind.FUNCTION, "Called with each session before its first message."),
+    Option("on_session_closed", Kind.FUNCTION, "Called with each session after its release."),
 )
 
 
-def processor_options(command: T) -> T:
-    """Give a command a queue, a handler, and the options of `SessionProcessor`, under their names there."""
-    for parameter in reversed(_PARAMETERS):
-        command = parameter(command)
-    return command
+def add_arguments(parser: ArgumentParser, *, function: str) -> None:
+    """Give an argparse parser all options. Functions stay texts, and `SessionProcessor` checks the bounds of numbers.
+
+    Args:
+        parser: The parser.
+        function: The form in which a function is named, for the help text.
+    """
+    types: dict[Kind, dict[str, Any]] = {
+        Kind.COUNT: {"type": int, "metavar": "COUNT"},
+        Kind.SECONDS: {"type": float, "metavar": "SECONDS"},
+        Kind.SESSION_IDS: {"action": "append", "metavar": "ID"},
+        Kind.FUNCTION: {"metavar": function},
+    }
+    for option in OPTIONS:
+        shown = option.help if option.default is None else f"{option.help} Default: {option.default:g}."
+        parser.add_argument(*option.flags, dest=option.name, default=option.default, help=shown, **types[option.kind])

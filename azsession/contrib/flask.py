@@ -1,22 +1,24 @@
-"""azsession in Flask: a provider for each app and process, configured in `app.config`, and `flask azsession consume`.
+"""azsession in Flask: one provider for each app and process, and ``flask azsession consume``. Needs the extra ``flask``.
 
-Applications use `AzSession` and `current_provider`. Needs the extra ``flask``.
+Applications use `AzSession` and `current_provider`. The settings are in `app.config`, and their names begin with
+``AZSESSION_``.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from .._extras import need
 from ..client.provider import ServiceBusProvider
-from ..config import ServiceBusConfig
-from ..errors import ConfigurationError, QueueError
+from ..errors import ConfigurationError
 from ..processor import SessionProcessor
-from .process_provider import FIELDS, MEMORY, PLACES, TEXTS, KeptProvider, ProviderSetting, kind_of
+from ..processor.options import Handler, ProcessorArguments
+from .consume_options import DESCRIPTION, OPTIONS, Kind
+from .consume_run import ConsumeError, run_processor, summary
+from .process_provider import ProcessProvider
+from .provider_setting import ProviderSetting, Style, read
 
 need("flask", "flask")
 
@@ -25,34 +27,41 @@ from flask import Flask, current_app, has_app_context  # noqa: E402
 from flask.cli import AppGroup  # noqa: E402
 from werkzeug.local import LocalProxy  # noqa: E402
 
-from .consume_options import processor_options  # noqa: E402
+from .consume_click import click_error, processor_options  # noqa: E402
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["AzSession", "current_provider"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: The name in `app.extensions`, and of the commands.
+#: The name in `app.extensions`, and of the group of commands.
 NAME = "azsession"
-#: What the settings in `app.config` begin with.
-PREFIX = "AZSESSION_"
-
-_NAMES = tuple(PREFIX + name.upper() for name in (*FIELDS, "credential", "embedded"))
-#: What of a processor calls the user's code.
-_HOOKS = ("on_error", "on_session_opened", "on_session_closed")
+STYLE = Style("app.config", prefix="AZSESSION_", upper=True, is_embedded_alone=False, imports_credential=False)
 
 
 class AzSession:
-    """The extension: gives each of its apps a `ServiceBusProvider` of its own, and the command `flask azsession consume`.
+    """The Flask extension. Gives each app a `ServiceBusProvider` of its own and the command ``flask azsession consume``.
 
-    It keeps nothing itself, so that one instance, made beside the application factory, serves any number of apps. The
-    provider is made where it is first used, anew in a forked child, and closed when the process ends.
+    One instance serves any number of apps, because it keeps no state of an app. Create it beside the application factory:
+
+        azsession = AzSession()
+
+        def create_app():
+            app = Flask(__name__)
+            azsession.init_app(app)
+            return app
+
+    The provider is made at its first use, without a connection, and closed when the process ends. A forked child makes its
+    own.
 
     Args:
-        app: Calls `init_app`, and is the app that is meant where there is no application context.
+        app: Passed to `init_app`. This app is also used where there is no application context.
 
     Raises:
-        ConfigurationError: As `init_app` does.
+        ConfigurationError: A setting's name or value is wrong, or the app has an `AzSession` already.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -61,60 +70,75 @@ class AzSession:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Check the app's settings, and set it up. Nothing is connected to yet.
+        """Check the app's settings and add the extension to the app. Makes no connection.
 
-        Settings may still change until the provider is first used; they are checked again then.
+        Settings can change until the first use of the provider, which checks them again.
+
+        Args:
+            app: The app.
 
         Raises:
-            ConfigurationError: A setting's name or value is wrong, or the app was set up before.
+            ConfigurationError: A setting's name or value is wrong, or the app has an `AzSession` already.
         """
         if NAME in app.extensions:
-            raise ConfigurationError(f"the app {app.name!r} has an AzSession already")
-        _read(app.config)
-        app.extensions[NAME] = KeptProvider(lambda: _read(app.config), _nowhere)
+            raise ConfigurationError(f"the app {app.name!r} already has an AzSession: call init_app once for each app")
+        _read(app.config).check()
+        app.extensions[NAME] = ProcessProvider(lambda: _read(app.config))
         app.cli.add_command(_commands)
 
     @property
     def provider(self) -> ServiceBusProvider:
-        """The current app's provider; unlike `current_provider` the thing itself, which other threads can use too.
+        """The current app's provider. Unlike `current_provider`, it can be passed to other threads.
 
         Raises:
-            ConfigurationError: The settings do not say where to connect to, or are wrong.
+            ConfigurationError: The settings are wrong, or do not say where the messages are.
             RuntimeError: There is no application context.
         """
-        return _of(self._current_app()).get()
+        return _provider_of(self._current_app()).get()
 
     def handler(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Return `function` with an application context of the current app, pushed and popped for each call.
+        """Return `function` so that each call has its own application context of the current app.
 
-        So teardown functions run after each message, and before it is completed. For a `SessionProcessor` made by hand:
-        `processor` and ``flask azsession consume`` do it by themselves.
+        Teardown functions run after each call, before its message is completed. Use it for a `SessionProcessor` that you
+        create yourself. `processor` and ``flask azsession consume`` do so themselves. The function can be a coroutine
+        function if Flask has its extra ``async``.
+
+        Args:
+            function: A handler or a hook.
 
         Raises:
-            RuntimeError: There is no application context now.
+            RuntimeError: There is no application context.
         """
         return _in_context(self._current_app(), function)
 
-    def processor(self, queue_name: str, handler: Callable[..., object], **options: Any) -> SessionProcessor:
-        """Return a `SessionProcessor` on the current app's provider, its handler and hooks each with a context of the app.
+    def processor(self, queue_name: str, handler: Handler, **options: Unpack[ProcessorArguments]) -> SessionProcessor:
+        """Return a `SessionProcessor` with the current app's provider. Its handler and hooks have an application context.
 
         Args:
-            queue_name: The queue.
-            handler: Called with a message and its session.
-            options: Those of `SessionProcessor`.
+            queue_name: The queue, or ``topic/subscriptions/name``.
+            handler: Called with each message and its session.
+            options: The keyword arguments of `SessionProcessor`.
 
         Raises:
-            QueueError: A setting or an option is wrong.
-            RuntimeError: There is no application context now.
+            ConfigurationError: The settings are wrong, or do not say where the messages are.
+            ValidationError: An argument is wrong.
+            RuntimeError: There is no application context.
         """
         return _make_processor(self._current_app(), queue_name, handler, options)
 
     def close(self, app: Flask | None = None) -> None:
-        """Close the provider of an app, by default the current one's, and thereby its open sessions. Idempotent.
+        """Close the provider of an app and its sessions. Idempotent.
 
-        The next use makes a new one, from the settings of then. The end of the process closes all by itself.
+        The next use makes another provider from the settings. The end of the process closes all providers.
+
+        Args:
+            app: The app. By default the current app.
+
+        Raises:
+            ConfigurationError: The app has no `AzSession`.
+            RuntimeError: No app is given, and there is no application context.
         """
-        _of(self._current_app() if app is None else app).close()
+        _provider_of(self._current_app() if app is None else app).close()
 
     def _current_app(self) -> Flask:
         if self._app is not None and not has_app_context():
@@ -126,80 +150,28 @@ def _current_app() -> Flask:
     return cast("Flask", current_app._get_current_object())  # type: ignore[attr-defined]
 
 
-def _of(app: Flask) -> KeptProvider:
+def _provider_of(app: Flask) -> ProcessProvider:
     known = app.extensions.get(NAME)
-    if not isinstance(known, KeptProvider):
+    if not isinstance(known, ProcessProvider):
         raise ConfigurationError(f"the app {app.name!r} has no AzSession: call AzSession(app), or init_app(app) on one")
     return known
 
 
-#: The current app's `ServiceBusProvider`, as long as there is an application context.
-current_provider: ServiceBusProvider = cast("ServiceBusProvider", LocalProxy(lambda: _of(_current_app()).get()))
+#: The current app's `ServiceBusProvider`. Like `flask.current_app`, it needs an application context.
+current_provider: ServiceBusProvider = cast("ServiceBusProvider", LocalProxy(lambda: _provider_of(_current_app()).get()))
 
 
-# Settings
-
-
-def _read(config: Mapping[str, Any]) -> ProviderSetting:
-    """Return what `app.config` says.
-
-    Raises:
-        ConfigurationError: A setting is wrong; a name that is not known brings what may have been meant.
-    """
-    given = {name: value for name, value in config.items() if name.startswith(PREFIX)}
-    for name in given:
-        if name not in _NAMES:
-            # By what is not the same in all.
-            close = difflib.get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in _NAMES], 1)
-            meant = f"did you mean {PREFIX}{close[0]}?" if close else f"there are {', '.join(sorted(_NAMES))}"
-            raise ConfigurationError(f"app.config has {name}, which is no setting of azsession: {meant}")
-    values = {name[len(PREFIX) :].lower(): value for name, value in given.items() if value is not None}
-    credential, embedded = _credential(values.pop("credential", None)), _embedded(values.pop("embedded", None))
-    _check_types(values)
-    # Where nothing says yet where to connect to, the rest is checked all the same.
-    elsewhere: dict[str, Any] = {} if any(name in values for name in PLACES) else {"namespace": "any"}
-    try:
-        ServiceBusConfig(**elsewhere, **values)
-    except QueueError as error:
-        raise ConfigurationError(f"the {PREFIX} settings in app.config: {error}") from None
-    return ProviderSetting(values, credential, embedded)
-
-
-def _nowhere(error: ConfigurationError) -> ConfigurationError:
-    names = ", ".join(PREFIX + name.upper() for name in (*PLACES, "embedded"))
-    return ConfigurationError(f"app.config has none of {names}, nor does the environment help: {error}")
-
-
-def _credential(value: Any) -> Any:
-    if value is None or callable(value) or callable(getattr(value, "get_token", None)):
-        return value
-    raise ConfigurationError(
-        f"{PREFIX}CREDENTIAL is a TokenCredential, or what makes one, such as DefaultAzureCredential, not {kind_of(value)}"
-    )
-
-
-def _embedded(value: Any) -> str | None:
-    if value is None or value is False or value == "":
-        return None
-    if isinstance(value, (str, os.PathLike)):
-        return os.fspath(cast("str | os.PathLike[str]", value))
-    raise ConfigurationError(f"{PREFIX}EMBEDDED is {MEMORY!r} or the path of a file, not {kind_of(value)}")
-
-
-def _check_types(values: dict[str, Any]) -> None:
-    """Refuse what `ServiceBusConfig` would take for something else, such as the text ``"false"`` for yes."""
-    for name in TEXTS:
-        value = values.get(name)
-        if name == "ca_bundle" and isinstance(value, os.PathLike):
-            values[name] = os.fspath(value)
-        elif value is not None and not isinstance(value, str):
-            raise ConfigurationError(f"{PREFIX}{name.upper()} is a text, not {kind_of(value)}")
-    insecure = values.get("allow_insecure_http", False)
-    if not isinstance(insecure, bool):
-        raise ConfigurationError(f"{PREFIX}ALLOW_INSECURE_HTTP is True or False, not {kind_of(insecure)}")
+def _read(config: Mapping[str, object]) -> ProviderSetting:
+    given = {name: value for name, value in config.items() if name.startswith(STYLE.prefix)}
+    embedded = STYLE.key("embedded")
+    if given.get(embedded) is False:
+        del given[embedded]
+    return read(given, STYLE)
 
 
 # Handlers
+
+_HOOKS = tuple(option.name for option in OPTIONS if option.kind is Kind.FUNCTION)
 
 
 def _in_context(app: Flask, function: Callable[P, T]) -> Callable[P, T]:
@@ -216,12 +188,11 @@ def _in_context(app: Flask, function: Callable[P, T]) -> Callable[P, T]:
     return in_context
 
 
-def _make_processor(
-    app: Flask, queue_name: str, handler: Callable[..., object], options: Mapping[str, Any]
-) -> SessionProcessor:
-    hooks = {name: _in_context(app, options[name]) for name in _HOOKS if callable(options.get(name))}
-    wrapped = _in_context(app, handler) if callable(handler) else handler
-    return SessionProcessor(_of(app).get(), queue_name, wrapped, **{**options, **hooks})
+def _make_processor(app: Flask, queue_name: str, handler: Handler, options: Mapping[str, Any]) -> SessionProcessor:
+    hooks = {name: _in_context(app, hook) for name, hook in options.items() if name in _HOOKS and callable(hook)}
+    # A handler that cannot be called is left to the checks of SessionProcessor.
+    in_context = _in_context(app, handler) if callable(handler) else handler
+    return SessionProcessor(_provider_of(app).get(), queue_name, in_context, **{**options, **hooks})
 
 
 # Commands
@@ -229,28 +200,23 @@ def _make_processor(
 _commands = AppGroup(NAME, help="Message sessions of Azure Service Bus.")
 
 
-@_commands.command("consume", short_help="Call a function for the messages of many sessions.")
+@_commands.command(
+    "consume",
+    short_help="Call a function for the messages of many sessions.",
+    help="Call MODULE:FUNCTION with each message of QUEUE and its session. Each call has its own application context.\n\n"
+    + DESCRIPTION,
+)
 @processor_options
-def _consume(queue: str, handler: Callable[..., object], session_ids: Sequence[str], **options: Any) -> None:
-    """Call MODULE:FUNCTION with each message of QUEUE, and its session: many sessions at once, each in order.
-
-    Each call has an application context of its own. Where it returns, the message is completed. SIGTERM and Ctrl-C let it
-    finish what it has in hand, and release all sessions; a second one gives up what still runs.
-    """
+def _consume(queue: str, handler: Handler, session_ids: Sequence[str], **options: Any) -> None:
     app = _current_app()
     try:
-        processor = _make_processor(app, queue, handler, {"session_ids": session_ids or None, **options})
-        click.echo(f"consuming {queue}; Ctrl-C ends it", err=True)
-        processor.run()
-    except QueueError as error:
-        raise click.ClickException(str(error)) from None
+        run_processor(
+            queue,
+            lambda: _make_processor(app, queue, handler, {**options, "session_ids": session_ids or None}),
+            note=lambda text: click.echo(text, err=True),
+            show=lambda stats: click.echo(f"{queue}: {summary(stats)}"),
+        )
+    except ConsumeError as error:
+        raise click_error(error) from error
     finally:
-        _of(app).close()
-    stats = processor.stats
-    click.echo(
-        f"{queue}: {stats.messages_done} done, {stats.messages_failed} failed, "
-        f"{stats.messages_dead_lettered} dead-lettered, in {stats.sessions_done} sessions"
-    )
-    if stats.sessions_open:
-        click.echo(f"given up while their handlers ran: {stats.sessions_open} sessions", err=True)
-        click.get_current_context().exit(1)
+        _provider_of(app).close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import attrs
 
@@ -83,6 +83,21 @@ def _max_renewal(value: float | timedelta | None) -> float | None:
 
 def _grace_period(value: float | timedelta) -> float:
     return seconds(value, "grace_period")
+
+
+class ProcessorArguments(TypedDict, total=False):
+    """The keyword arguments of `SessionProcessor`, for functions that pass them on."""
+
+    max_concurrent_sessions: int
+    session_ids: Iterable[str] | None
+    max_messages_per_session: int | None
+    session_idle_timeout: float | timedelta
+    prefetch: int
+    on_error: OnError | None
+    max_renewal: float | timedelta | None
+    on_session_opened: OnSession | None
+    on_session_closed: OnSession | None
+    grace_period: float | timedelta
 
 
 @attrs.frozen(kw_only=True, eq=False)

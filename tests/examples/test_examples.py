@@ -1,4 +1,4 @@
-"""Each example is run by the command that its first lines give, from where they say, with all warnings being errors."""
+"""Each example runs with the command in its docstring, with all warnings as errors."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ..support.processes import PATIENCE, environment
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
-#: Celery's word to a worker that root runs, as in a container.
+#: Celery warns a worker that runs as root, for example in a container.
 AS_ROOT = "ignore:You're running the worker with superuser privileges"
 
 
 def run(name: str, connection_string: str | None = None) -> list[str]:
-    """Run an example by its own word; return the lines that it printed."""
+    """Run an example with the command in its docstring; return the lines that it printed."""
     text = (ROOT / "examples" / name).read_text(encoding="utf-8")
     command = re.search(r"^    python (\S.*)$", ast.get_docstring(ast.parse(text), clean=False) or "", re.MULTILINE)
-    assert command is not None, "its first lines give no command"
+    assert command is not None, "its docstring has no command"
     ended = subprocess.run(
         [sys.executable, *command[1].split()],
         cwd=ROOT,
@@ -61,17 +61,17 @@ def check_orders(lines: list[str]) -> None:
     }
 
 
-def test_the_plain_script() -> None:
+def test_the_plain_script_runs_with_an_embedded_broker() -> None:
     check_orders(run("plain_script.py"))
 
 
-def test_the_plain_script_on_a_server(azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider) -> None:
+def test_the_plain_script_runs_on_a_server(azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider) -> None:
     check_orders(run("plain_script.py", azsession_server.connection_string))
     assert len(azsession_provider.dead_letters("orders")) == 2
     assert azsession_provider.get_queue("orders").active_count == 0
 
 
-def test_the_flask_app() -> None:
+def test_the_flask_app_runs() -> None:
     done: dict[str, list[str]] = defaultdict(list)
     for session_id, event, action, status in map(json.loads, run("flask_app.py")):
         assert (event, status) == ("pull_request", "204 NO CONTENT")
@@ -79,7 +79,7 @@ def test_the_flask_app() -> None:
     assert done == {"octo-org/shop/7": ["opened", "labeled", "closed"], "octo-org/shop/8": ["opened", "closed"]}
 
 
-def test_the_celery_app() -> None:
+def test_the_celery_app_runs() -> None:
     said: dict[str, list[str]] = defaultdict(list)
     for line in run("celery_app.py"):
         customer, _, what = line.partition(": ")
@@ -90,12 +90,12 @@ def test_the_celery_app() -> None:
     assert said["carla"] == ["'12 or so' is not an amount"]
 
 
-def test_every_example_is_run_here() -> None:
+def test_every_example_has_a_test_here() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     assert SCRIPTS
     assert [script.name for script in SCRIPTS if f'run("{script.name}"' not in source] == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_an_example_is_small(script: Path) -> None:
+def test_an_example_has_at_most_80_lines(script: Path) -> None:
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 80

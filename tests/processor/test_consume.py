@@ -141,7 +141,7 @@ def test_a_terminal_shows_a_live_view(
         ("handle", ["not of the form module:function"]),
         ("tests.processor.missing:handle", ["ModuleNotFoundError"]),
         ("tests.processor.handlers:missing", ["AttributeError"]),
-        ("tests.processor.handlers:NOT_A_FUNCTION", ["is a int, nothing to call"]),
+        ("tests.processor.handlers:NOT_A_FUNCTION", ["must be a function, but it is of type int"]),
     ],
 )
 def test_an_invalid_handler_is_named_in_one_line(azsession_server: AzsessionServer, handler: str, words: list[str]) -> None:

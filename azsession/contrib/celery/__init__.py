@@ -1,7 +1,7 @@
-"""azsession in Celery: a provider for each worker process, tasks that drain a session, what dispatches them, and the settling
-of messages that another process received. Needs the extra ``celery``.
+"""azsession in Celery. Needs the extra ``celery``. The setting ``app.conf.azsession`` says where the messages are.
 
-Say in the app's configuration where the messages are, ``app.conf.azsession = {...}``.
+`session_task` makes a task that drains a session. `Dispatcher` sends such tasks. `settle_on_success` settles a message that
+another process received. `current_provider` returns the provider of the process.
 """
 
 from ..._extras import need

@@ -1,5 +1,7 @@
-"""The dispatcher: turns the sessions that have messages, and no holder, into tasks. Run by ``azsession celery-dispatch``, or
-by Celery's beat in the task ``azsession.dispatch``."""
+"""`Dispatcher`: sends a task for each session that has messages and is not locked.
+
+``azsession celery-dispatch`` runs it. Celery's beat can run it with the task ``azsession.dispatch``.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any
 
 import attrs
-from celery import shared_task
+from celery import Celery, Task, shared_task
 from kombu.exceptions import OperationalError
 
 from ...errors import ConfigurationError, QueueError
@@ -24,44 +25,56 @@ from .tasks import first_active
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Seconds in which no second task is sent for a session whose first message stays the same.
+#: Seconds for which a sent task is remembered: no other task is sent while the session's first message is the same.
 REMEMBER = 60.0
-#: And at the most: it is doubled each time.
+#: The longest such time in seconds. The time is doubled with each further task.
 REMEMBER_AT_MOST = 3600.0
-#: Seconds between two looks.
+#: Seconds between two dispatches.
 INTERVAL = 1.0
 
 
 @attrs.frozen
 class _Sent:
-    """A task that was sent: the session's first message then, and for how long that stands for the session."""
+    """A task that was sent.
 
-    head: int
-    lasts: float
+    Attributes:
+        first_message: The sequence number of the session's first message at that time.
+        seconds: How long the task is remembered.
+        until: The end of that time, on the monotonic clock.
+    """
+
+    first_message: int
+    seconds: float
     until: float
 
 
 class Dispatcher:
-    """Sends a task for each session that has messages and that nobody holds, for the queues of an app's session tasks.
+    """Sends a task for each session that has messages and is not locked, for the queues of an app's session tasks.
 
-    While a session's first message stays the same, its task is taken to be queued, or to wait until it tries again: no
-    second one is sent within `remember` seconds, doubled each time. A task too many ends at once, or goes on in the session.
+    While the first message of a session stays the same, its task is probably still queued or waits for a retry. So no other
+    task is sent for `remember` seconds, doubled each time. A superfluous task does no harm: it ends at once.
 
     Args:
         app: The Celery app.
-        queue_names: The queues; by default all that the app has a session task for.
-        remember: Seconds.
+        queue_names: The queues. By default all queues that the app has a session task for.
+        remember: Seconds, or a timedelta.
 
     Raises:
-        ConfigurationError: There is no session task for a queue, or there are two.
+        ConfigurationError: A queue has no session task, or two.
+        ValidationError: `remember` is not a number of seconds.
+
+    Example:
+
+        dispatcher = Dispatcher(app, ["orders"])
+        count = dispatcher.dispatch()
     """
 
-    def __init__(self, app: Any, queue_names: Iterable[str] = (), *, remember: float | timedelta = REMEMBER) -> None:
+    def __init__(self, app: Celery, queue_names: Iterable[str] = (), *, remember: float | timedelta = REMEMBER) -> None:
         self._remember = seconds(remember, "remember")
         self._app = app
         self._tasks = _tasks_of(app, tuple(queue_names))
-        self._lock = threading.Lock()  # Guards _is_looking.
-        self._is_looking = False
+        self._lock = threading.Lock()  # Guards _is_dispatching.
+        self._is_dispatching = False
         self._sent: dict[str, dict[str, _Sent]] = {name: {} for name in self._tasks}
 
     @property
@@ -70,108 +83,129 @@ class Dispatcher:
         return list(self._tasks)
 
     def dispatch(self) -> int:
-        """Look once; return how many tasks were sent. Another thread's look that is not over yet is enough: 0.
+        """Look at all queues once and send tasks. Blocks for the requests. Safe to call from many threads.
+
+        Returns:
+            The number of tasks sent. 0 if another thread is dispatching.
 
         Raises:
-            QueueError: As `ServiceBusProvider.list_sessions` and `peek_messages` do.
-            OperationalError: Kombu's: Celery's broker cannot be reached, or took no task.
+            ConfigurationError: The setting of the app is wrong.
+            ConnectionFailedError: The server cannot be reached.
+            QueueNotFoundError: A queue does not exist.
+            AuthenticationFailedError: The server refused the credentials.
+            PermissionDeniedError: The credentials have no right to a queue.
+            UnsupportedOperationError: The server has only the plain dialect.
+            ProviderError: The server refused a request for another reason.
+            kombu.exceptions.OperationalError: Celery's broker cannot be reached, or refused a task.
         """
         with self._lock:
-            if self._is_looking:
+            if self._is_dispatching:
                 return 0
-            self._is_looking = True
+            self._is_dispatching = True
         try:
-            return sum(self._look_at(queue_name, task) for queue_name, task in self._tasks.items())
+            return sum(self._dispatch_queue(queue_name, task) for queue_name, task in self._tasks.items())
         finally:
             with self._lock:
-                self._is_looking = False
+                self._is_dispatching = False
 
-    def _look_at(self, queue_name: str, task: Any) -> int:
+    def _dispatch_queue(self, queue_name: str, task: Task) -> int:
         provider, before, count = current_provider(self._app), self._sent[queue_name], 0
         sessions = provider.list_sessions(queue_name)
-        there = {info.session_id for info in sessions}
-        # What is not there any more is forgotten, and so bounds this by the number of sessions.
-        sent = self._sent[queue_name] = {session_id: each for session_id, each in before.items() if session_id in there}
+        existing = {info.session_id for info in sessions}
+        # Forget sessions that have disappeared, so that the dict does not grow without bound.
+        sent = self._sent[queue_name] = {session_id: each for session_id, each in before.items() if session_id in existing}
         for info in sessions:
             if info.locked_until is not None or info.message_count == 0:
                 continue
-            head = first_active(provider, queue_name, info.session_id)
-            if head is None:
+            first = first_active(provider, queue_name, info.session_id)
+            if first is None:
                 continue
             last, now = sent.get(info.session_id), time.monotonic()
             lasts = self._remember
-            if last is not None and last.head == head:
+            if last is not None and last.first_message == first:
                 if now < last.until:
                     continue
-                lasts = min(last.lasts * 2, REMEMBER_AT_MOST)
+                lasts = min(last.seconds * 2, REMEMBER_AT_MOST)
             _send(task, info.session_id)
-            sent[info.session_id] = _Sent(head, lasts, now + lasts)
+            sent[info.session_id] = _Sent(first, lasts, now + lasts)
             count += 1
         return count
 
     def run(self, sleep: Callable[[float], object], interval: float = INTERVAL) -> int:
-        """Look again and again, until `sleep` returns something true; return how many tasks were sent.
+        """Dispatch again and again until `sleep` returns a true value. Blocks.
 
-        An outage, of either broker, is logged, and the looks go on after it.
+        If one of the two brokers cannot be reached, this is logged, and the dispatcher goes on after longer pauses.
+
+        Args:
+            sleep: Called with a number of seconds. It sleeps and returns whether to stop.
+            interval: Seconds between two dispatches.
+
+        Returns:
+            The number of tasks sent.
 
         Raises:
-            QueueError: What cannot pass by itself: no such queue, no right.
+            ConfigurationError: The setting of the app is wrong.
+            QueueNotFoundError: A queue does not exist.
+            PermissionDeniedError: The credentials have no right to a queue.
+            UnsupportedOperationError: The server has only the plain dialect.
+            ValidationError: The name of a queue is wrong.
         """
         count, failures = 0, 0
         while True:
             try:
                 count += self.dispatch()
                 if failures:
-                    logger.warning("the dispatcher goes on")
+                    logger.warning("the dispatcher works again")
                 failures, pause = 0, interval
             except (QueueError, OperationalError, OSError) as error:
                 if isinstance(error, PERMANENT_ERRORS):
                     raise
                 if not failures:
-                    logger.warning("the dispatcher cannot look, and tries again: %s", error)
+                    logger.warning("the dispatcher cannot list sessions or send tasks, and tries again: %s", error)
                 failures += 1
                 pause = max(interval, pause_after(failures, LONGEST_OUTAGE_PAUSE))
             if sleep(pause):
                 return count
 
 
-def _send(task: Any, session_id: str) -> None:
+def _send(task: Task, session_id: str) -> None:
     try:
         task.apply_async((session_id,))
     except (OperationalError, OSError):
         raise
     except Exception as error:
-        # Kombu's transports let out errors of their own making while their connections break and come back.
+        # Kombu's transports raise undocumented errors while a connection breaks, for example AttributeError.
         raise OperationalError(f"a task could not be sent: {error!r}") from error
 
 
-def _tasks_of(app: Any, queue_names: tuple[str, ...]) -> dict[str, Any]:
+def _tasks_of(app: Celery, queue_names: tuple[str, ...]) -> dict[str, Task]:
     app.loader.import_default_modules()
     app.finalize()
-    by_queue: dict[str, Any] = {}
+    by_queue: dict[str, Task] = {}
     for task in app.tasks.values():
         queue_name = getattr(task, "session_queue", None)
         if queue_name is None or (queue_names and queue_name not in queue_names):
             continue
         if queue_name in by_queue:
             raise ConfigurationError(
-                f"the queue {queue_name!r} has two session tasks, {by_queue[queue_name].name} and {task.name}: "
-                "which is to be sent?"
+                f"the queue {queue_name!r} has two session tasks, {by_queue[queue_name].name} and {task.name}: remove one"
             )
         by_queue[queue_name] = task
     for queue_name in queue_names:
         if queue_name not in by_queue:
-            raise ConfigurationError(f"the Celery app {app.main!r} has no session task for the queue {queue_name!r}")
+            raise ConfigurationError(
+                f"the Celery app {app.main!r} has no session task for the queue {queue_name!r}: add one with @session_task"
+            )
     if not by_queue:
-        raise ConfigurationError(f"the Celery app {app.main!r} has no session task: @session_task(queue_name) makes one")
+        raise ConfigurationError(f"the Celery app {app.main!r} has no session task: add one with @session_task")
     return by_queue
 
 
-_dispatchers: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], Dispatcher]] = weakref.WeakKeyDictionary()
+_dispatchers: weakref.WeakKeyDictionary[Celery, dict[tuple[str, ...], Dispatcher]] = weakref.WeakKeyDictionary()
 
 
-def _dispatch(task: Any, *queue_names: str) -> int:
-    """Look once, in this process, which remembers what it has sent before."""
+def _dispatch(task: Task, *queue_names: str) -> int:
+    """Dispatch once. Each process remembers the tasks that it has sent."""
     app = task.app
     of_app = _dispatchers.setdefault(app, {})
     dispatcher = of_app.get(queue_names)
@@ -180,5 +214,5 @@ def _dispatch(task: Any, *queue_names: str) -> int:
     return dispatcher.dispatch()
 
 
-#: For Celery's beat: the queues are its arguments.
+#: The task for Celery's beat. Its arguments are the names of the queues.
 dispatch = shared_task(name="azsession.dispatch", bind=True, ignore_result=True)(_dispatch)

@@ -1,4 +1,4 @@
-"""`settle_on_success`: a message that another process received, settled by what becomes of a task."""
+"""`settle_on_success`: settles a message that another process received, according to the end of a task."""
 
 from __future__ import annotations
 
@@ -15,24 +15,33 @@ from .provider import current_provider
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: The attribute of a task's request that has what is to be settled.
+#: The attribute of a task's request that holds the receipts to settle at the end of the task.
 _NOTED = "azsession_receipts"
 
 
 class settle_on_success:  # noqa: N801 - used like a function
-    """In a task, settle a message that was received elsewhere: ``with settle_on_success(receipt): ...``
+    """Settles a message that another process received, according to the end of a task.
 
-    The message is completed when the block is done. An exception that ends the task for good abandons it; one after which
-    Celery runs the task again leaves it as it is. Called without ``with``, it does the same when the task is over, but an
-    error is logged then.
+    At the end of the ``with`` block the message is completed. If the task fails for good, it is abandoned. If Celery retries
+    the task, it stays locked. Without ``with``, the message is settled at the end of the task, and an error is only logged.
+    Entering the block makes no request. Leaving it blocks until the message is settled.
 
     Args:
-        receipt: The message's receipt, or its text, ``str(message.receipt)``.
+        receipt: The received message, its receipt, or the receipt's text ``str(message.receipt)``.
 
     Raises:
-        InvalidReceiptError: It is not a receipt; at the end of the block: its lock is over, or the message was settled in
-            another way. The block was run, and the message comes again.
-        QueueError: At the end of the block: the message could not be completed.
+        InvalidReceiptError: The text is not a receipt. Or, at the end of the block, the lock has expired or the message was
+            already settled in another way. Then the work of the block is done, but the message is redelivered.
+        ConfigurationError: At the end of the block: the setting of the app is wrong.
+        ConnectionFailedError: At the end of the block: the server cannot be reached.
+        ProviderError: At the end of the block: the server refused to complete the message.
+
+    Example:
+
+        @app.task
+        def charge(receipt, text):
+            with settle_on_success(receipt):
+                charge_card(text)
     """
 
     def __init__(self, receipt: ReceivedMessage | ReceiptHandle | str) -> None:
@@ -42,7 +51,7 @@ class settle_on_success:  # noqa: N801 - used like a function
         request = None if task is None else task.request
         self._noted: list[ReceiptHandle] | None = None
         self._app = None if task is None else task.app
-        # Only in a worker, or where that is emulated, does anybody say how the task ended.
+        # Celery sends the signals about the end of a task only in workers, and for `apply`.
         if request is not None and not request.called_directly:
             self._noted = _noted(request)
             self._noted.append(self._receipt)
@@ -82,24 +91,26 @@ def _complete(app: Any, receipt: ReceiptHandle) -> None:
     try:
         _settle(app, receipt, is_done=True)
     except QueueError as error:
-        logger.error("a message of a task that succeeded was not completed, and comes again: %s", error)
+        logger.error("the task succeeded, but its message was not completed and will be redelivered: %s", error)
 
 
 def _abandon(app: Any, receipt: ReceiptHandle) -> None:
     try:
         _settle(app, receipt, is_done=False)
     except InvalidReceiptError as error:
-        logger.info("a message of a task that failed goes back by itself: %s", error)
+        logger.info("the task failed, and its message is not locked any more: %s", error)
     except QueueError as error:
-        logger.warning("a message of a task that failed could not be given back, it comes when its lock is over: %s", error)
+        logger.warning(
+            "the task failed, and its message was not abandoned. It will be redelivered when its lock expires: %s", error
+        )
 
 
-def _on_success(sender: Any = None, **_: Any) -> None:
+def _on_success(sender: Any = None, **_: object) -> None:
     for receipt in getattr(sender.request, _NOTED, ()):
         _complete(sender.app, receipt)
 
 
-def _on_failure(sender: Any = None, **_: Any) -> None:
+def _on_failure(sender: Any = None, **_: object) -> None:
     for receipt in getattr(sender.request, _NOTED, ()):
         _abandon(sender.app, receipt)
 

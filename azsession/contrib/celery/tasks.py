@@ -6,9 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
-from celery import shared_task
+from celery import Celery, Task, shared_task
 from celery.exceptions import TaskPredicate
 
 from ...client.provider import ServiceBusProvider
@@ -24,45 +23,55 @@ from .provider import WorkerEnds, current_provider, worker_ends
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Seconds after which the next task for a session comes, where this one could do nothing in it.
+#: Seconds before the next task for a session in which this task handled nothing.
 NEXT_PAUSE = 1.0
-#: Messages of one look for one that can be received.
-LOOK = 20
+#: Messages to peek in one request while searching for an active message.
+PEEK_COUNT = 20
 
 
 def session_task(
     queue_name: str,
     *,
-    app: Any = None,
+    app: Celery | None = None,
     bind: bool = False,
     max_messages: int | None = 100,
     idle_timeout: float | timedelta = 0,
     prefetch: int = 10,
     max_renewal: float | timedelta | None = None,
-    **task_options: Any,
-) -> Callable[[Callable[..., object]], Any]:
-    """Make a function that handles a message a Celery task that drains a session: its one argument is the session's id.
+    **task_options: object,
+) -> Callable[[Callable[..., object]], Task]:
+    """Return a decorator that makes a Celery task from a function that handles one message.
 
-    The task takes the session's lock, calls the function with each message and the session, in order, completes each message
-    when the function returned, and releases the session. Where another holder has the session it ends at once. It returns
-    how many messages it has done.
+    The task's one argument is a session id. It takes the session's lock, calls the function with each message and the
+    session, in order, and completes each message when the function returns. Then it releases the session and returns the
+    number of messages that it completed. If another client holds the session, it ends at once.
 
     Args:
         queue_name: The queue of the sessions.
-        app: The Celery app; without it the task is shared, as those of `celery.shared_task`.
-        bind: Call the function with the task before the message.
-        max_messages: Messages after which the session is released, and a new task goes on; `None` stays until it is empty.
-        idle_timeout: Seconds to stay in a session that ran empty.
-        prefetch: Messages fetched in one request.
-        max_renewal: Seconds after which the session's lock is renewed no more; `None` is never.
-        task_options: Celery's, such as `name`, `queue` or `time_limit`. `max_retries` is `None` by default: the queue's
-            `max_delivery_count` ends a message that always fails.
+        app: The Celery app. By default the task is shared by all apps, like those of `celery.shared_task`.
+        bind: Call the function with the task before the message and the session.
+        max_messages: Messages after which the session is released and another task goes on with it. `None` means that the
+            task stays until the session is empty.
+        idle_timeout: Seconds (or a timedelta) to wait for messages in an empty session.
+        prefetch: Messages to receive in one request, 1 to 1000.
+        max_renewal: Seconds (or a timedelta) after which the session's lock is not renewed any more. `None` means that it is
+            always renewed.
+        task_options: Celery's options, for example `name`, `queue` or `time_limit`. The default of `max_retries` is `None`:
+            the queue's ``max_delivery_count`` dead-letters a message that always fails.
 
     Raises:
-        ValidationError: An option is out of its range.
+        ValidationError: An option is out of its range, or the queue's name is missing.
+
+    Example:
+
+        @session_task("orders", app=app)
+        def handle_order(message, session):
+            print(session.session_id, message.text())
+
+        handle_order.delay("order-42")
     """
 
-    def decorate(body: Callable[..., object]) -> Any:
+    def decorate(body: Callable[..., object]) -> Task:
         def handler(message: ReceivedMessage, session: SessionClient) -> object:
             return body(task, message, session) if bind else body(message, session)
 
@@ -77,10 +86,10 @@ def session_task(
             grace_period=0.0,
         )
 
-        def run(self: Any, session_id: str) -> int:
+        def run(self: Task, session_id: str) -> int:
             return _drain(self, checked, session_id)
 
-        # Not `functools.wraps`: Celery goes by the signature. Nor has what is no function a name.
+        # Not functools.wraps: Celery reads the signature of the task. A callable object may have no name.
         run.__module__, run.__doc__ = body.__module__, body.__doc__
         name = getattr(body, "__name__", "")
         if name.isidentifier():
@@ -90,12 +99,12 @@ def session_task(
         return task
 
     if callable(queue_name):
-        raise ValidationError("session_task needs the name of a queue: @session_task(queue_name)")
+        raise ValidationError("session_task needs the name of a queue, for example @session_task('orders')")
     return decorate
 
 
-def _drain(task: Any, options: ProcessorOptions, session_id: str) -> int:
-    """Handle a session's messages; see to it that a task comes for those that are left."""
+def _drain(task: Task, options: ProcessorOptions, session_id: str) -> int:
+    """Handle a session's messages, and send another task for those that are left."""
     provider, counters = current_provider(task.app), StatsCounters()
     while True:
         turn = _Turn(options, counters)
@@ -104,9 +113,9 @@ def _drain(task: Any, options: ProcessorOptions, session_id: str) -> int:
             left = turn.leaves(provider, session_id, outcome)
         except PERMANENT_ERRORS:
             raise
-        except Exception as problem:  # The server, or a time limit outside of the function.
+        except Exception as problem:  # From the server, or from a time limit outside of the function.
             if task.request.is_eager:
-                raise  # Which tries again at once, for ever.
+                raise  # An eager retry runs at once, so it would loop.
             raise _retry(task, problem, counters) from problem
         failure = outcome.failure
         if left is not None:
@@ -118,7 +127,7 @@ def _drain(task: Any, options: ProcessorOptions, session_id: str) -> int:
         elif outcome.fatal is not None:
             raise outcome.fatal
         elif failure is not None and not isinstance(failure.error, SessionLockedError):
-            # Retry, Ignore and Reject are how the function says what Celery shall do.
+            # With Retry, Ignore and Reject the function tells Celery what to do.
             is_ours = failure.message is None and (task.request.is_eager or isinstance(failure.error, PERMANENT_ERRORS))
             if is_ours or isinstance(failure.error, TaskPredicate):
                 raise failure.error
@@ -127,7 +136,7 @@ def _drain(task: Any, options: ProcessorOptions, session_id: str) -> int:
 
 
 class _Turn:
-    """One time that a session is held."""
+    """One period in which a task holds its session."""
 
     def __init__(self, options: ProcessorOptions, counters: StatsCounters) -> None:
         self._options = options
@@ -137,7 +146,7 @@ class _Turn:
         """Handle the session's messages."""
         backoff = Backoff()
         if failed_before:
-            backoff.failed(session_id)  # So that nothing is fetched behind a message that may fail again.
+            backoff.failed(session_id)  # Receive one message at a time: the first one may fail again.
         runner = SessionRunner(self._options, backoff, self._counters)
         runner.stopping = WorkerEnds()
         self._session = provider.create_session_client(
@@ -146,44 +155,44 @@ class _Turn:
         return runner.handle(TakenSession(self._session))
 
     def leaves(self, provider: ServiceBusProvider, session_id: str, outcome: Outcome) -> float | None:
-        """Return in how many seconds the next task shall come for the session; `None` if none needs to, or a retry does."""
+        """Return the seconds before the next task for the session. `None` means no task, or a retry of this one."""
         name = self._options.queue_name
         error = None if outcome.failure is None else outcome.failure.error
         if isinstance(error, SessionLockedError):
-            logger.info("session %r of %r is held elsewhere", session_id, name)
+            logger.info("another client holds session %r of %r", session_id, name)
             return None
         if outcome.fatal is not None or isinstance(error, TaskPredicate):
             return None
         if self._session.is_lock_lost:
-            # Its message comes again: that is neither done nor failed.
-            logger.warning("the lock of session %r of %r is lost", session_id, name)
+            # The current message will be redelivered. It counts as neither completed nor failed.
+            logger.warning("the lock of session %r of %r was lost", session_id, name)
             return NEXT_PAUSE
         if error is not None:
             return None
-        # What came after the last receive and before the release: whoever looked meanwhile saw the session as held.
+        # Messages may have come after the last receive. The dispatcher saw the session as locked then, and sent no task.
         if first_active(provider, name, session_id) is None:
             return None
         return 0.0 if outcome.handled else NEXT_PAUSE
 
 
-def _retry(task: Any, error: BaseException, counters: StatsCounters) -> BaseException:
-    """Have Celery run the task again, later with each failure in a row; return what to raise."""
+def _retry(task: Task, error: BaseException, counters: StatsCounters) -> BaseException:
+    """Return the exception with which Celery runs the task again. The pause grows with each failure in a row."""
     stats = counters.read(0)
     if stats.messages_done or stats.messages_dead_lettered:
-        task.request.retries = 0  # Another message's failures.
+        task.request.retries = 0  # The earlier failures were those of another message.
     countdown = pause_after(task.request.retries + 1, LONGEST_PAUSE)
     return task.retry(exc=error, countdown=countdown, throw=False)  # type: ignore[no-any-return]
 
 
-def _hand_on(task: Any, session_id: str, pause: float) -> None:
-    """Send another task for a session, the way this one came."""
-    came = task.request.delivery_info or {}
-    way = {name: came[name] for name in ("exchange", "routing_key", "priority") if came.get(name) is not None}
-    task.apply_async((session_id,), countdown=pause or None, **way)
+def _hand_on(task: Task, session_id: str, pause: float) -> None:
+    """Send another task for a session, with the routing of this one."""
+    info = task.request.delivery_info or {}
+    routing = {name: info[name] for name in ("exchange", "routing_key", "priority") if info.get(name) is not None}
+    task.apply_async((session_id,), countdown=pause or None, **routing)
 
 
 def first_active(provider: ServiceBusProvider, queue_name: str, session_id: str) -> int | None:
-    """Return the sequence number of a session's first message that is neither deferred nor scheduled, if there is one."""
+    """Return the sequence number of a session's first message that is neither deferred nor scheduled, or `None`."""
     start, count = 0, 1
     while True:
         page = provider.peek_messages(queue_name, session_id, count, start)
@@ -192,4 +201,4 @@ def first_active(provider: ServiceBusProvider, queue_name: str, session_id: str)
                 return message.sequence_number
         if not page or not page[-1].sequence_number:
             return None
-        start, count = page[-1].sequence_number + 1, LOOK
+        start, count = page[-1].sequence_number + 1, PEEK_COUNT

@@ -1,7 +1,8 @@
-"""azsession in a Django project: one setting, one provider for each process, messages that go with a transaction's commit,
-and a management command that consumes a queue. Needs the extra ``django``.
+"""azsession in a Django project. Needs the extra ``django``.
 
-Put ``"azsession.contrib.django"`` into ``INSTALLED_APPS``, and say in ``AZSESSION`` where the messages go.
+Add ``"azsession.contrib.django"`` to ``INSTALLED_APPS``, and set ``AZSESSION`` to the place of the messages. `get_provider`
+returns the provider of the process, `send_on_commit` sends messages when a transaction is committed, and the management
+command ``azsession_consume`` calls a function for the messages of a queue.
 """
 
 from .connections import closing_connections

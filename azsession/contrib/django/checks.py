@@ -1,18 +1,17 @@
-"""What `manage.py check` says about the setting. No check makes a connection."""
+"""The system check of ``manage.py check``. It makes no connection."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.core import checks
 
-from .setting import NAME, read
+from .setting import NAME, read_setting
 
 
 def check_setting(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Return what is wrong with ``AZSESSION``, as errors ``azsession.E001`` and on."""
+    """Return the mistakes in ``AZSESSION`` as errors. Their ids are ``azsession.E001`` and following."""
     return [
-        checks.Error(problem.text, hint=problem.hint, obj=f"settings.{NAME}", id=f"azsession.{problem.code}")
-        for problem in read(getattr(settings, NAME, None)).problems
+        checks.Error(problem.text, hint=problem.hint, obj=f"settings.{NAME}", id=f"azsession.{problem.code.value}")
+        for problem in read_setting().all_problems()
     ]

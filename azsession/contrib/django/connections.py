@@ -1,25 +1,30 @@
-"""Database connections around a handler's calls, as Django has them around a request."""
+"""Database connections around the calls of a handler."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from django.db import close_old_connections, reset_queries
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def closing_connections(function: F) -> F:
-    """Return `function`, with database connections seen to before and after each call, as Django does for a request.
+def closing_connections(function: Callable[P, T]) -> Callable[P, T]:
+    """Return `function` with Django's care for database connections around each call, as around a request.
 
-    Connections that broke, or are older than ``CONN_MAX_AGE``, are closed, and the queries that ``DEBUG`` collects are
-    forgotten. For handlers and hooks of a `SessionProcessor`; `azsession_consume` does it by itself.
+    Before and after each call, connections that are broken or older than ``CONN_MAX_AGE`` are closed. Before each call, the
+    queries that ``DEBUG`` collects are discarded. Use it for handlers and hooks of a `SessionProcessor`.
+    ``azsession_consume`` does so itself.
+
+    Args:
+        function: A handler or a hook.
     """
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
         reset_queries()
         close_old_connections()
         try:
@@ -27,4 +32,4 @@ def closing_connections(function: F) -> F:
         finally:
             close_old_connections()
 
-    return cast("F", call)
+    return call

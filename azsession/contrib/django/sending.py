@@ -1,4 +1,4 @@
-"""Messages that go with a transaction: sent when it is committed, and not at all when it is rolled back."""
+"""`send_on_commit`: sends messages when a transaction is committed, and not if it is rolled back."""
 
 from __future__ import annotations
 
@@ -30,30 +30,31 @@ def send_on_commit(
 def send_on_commit(
     queue_name: str, message: Message | Iterable[Message], using: str | None = None, robust: bool = False
 ) -> str | list[str]:
-    """Send a message, or several in one request, once the transaction that is open now is committed.
+    """Send one message, or several in one request, when the open transaction is committed.
 
-    Where it, or a savepoint around this call, is rolled back, nothing is sent. Without a transaction it is sent at once. What
-    is sent in several calls goes in their order. The commit comes first: where the process dies between the two, the message
-    is not sent.
+    If the transaction, or a savepoint around this call, is rolled back, nothing is sent. Without a transaction, the messages
+    are sent at once. The messages of several calls are sent in the order of the calls. Sending comes after the commit: if the
+    process dies between the two, the messages are not sent. The call itself makes no request while a transaction is open. The
+    commit blocks until the messages are sent.
 
     Args:
-        queue_name: The queue, or a topic's name.
+        queue_name: The queue, or the name of a topic.
         message: A message with a ``session_id``, or several.
-        using: The database whose transaction it is; the default one by default.
-        robust: Have a failure logged only, as Django's `on_commit` has it. By default it is logged and raised to whoever
-            committed, although the transaction *is* committed; what was to be done on commit after it, is not done.
+        using: The database of the transaction. By default the default database.
+        robust: Only log a failure, like ``transaction.on_commit(..., robust=True)``. By default a failure is logged and
+            raised from the commit, although the transaction *is* committed, and functions registered later do not run.
 
     Returns:
-        The message's id, or their ids: they are given here, and can be kept in the transaction.
+        The message's id, or a list of ids. They are known before the commit, so they can be stored in the transaction.
 
     Raises:
-        ValidationError: What is sent is no message, or has no session_id. At once, as the next.
-        ConfigurationError: The setting ``AZSESSION`` is wrong.
-        QueueError: It could not be sent. Only then, if there is no transaction.
+        ValidationError: The queue name is wrong, or a message is not a `Message` or has no ``session_id``. Raised by the
+            call.
+        ConfigurationError: The setting ``AZSESSION`` is wrong. Raised by the call.
+        QueueError: The messages could not be sent. Raised by the commit, or by the call if there is no transaction.
     """
     check_queue_name(queue_name)
-    # A wrong setting shall be known while all can be rolled back.
-    get_provider()
+    get_provider()  # Reports a wrong setting while the transaction can still be rolled back.
     messages = [with_id(each) for each in ([message] if isinstance(message, Message) else message)]
     ids = [str(each.message_id) for each in messages]
 
@@ -69,7 +70,7 @@ def _send(queue_name: str, messages: Sequence[Message]) -> None:
     try:
         get_provider().send_messages(queue_name, messages)
     except QueueError as error:
-        lost = messages[getattr(error, "accepted", 0) :]
-        ids = ", ".join(f"{message.message_id} of session {message.session_id!r}" for message in lost)
-        logger.error("committed, but not sent to %r: %s: %s", queue_name, ids, error)
+        unsent = messages[error.accepted :]
+        ids = ", ".join(f"{message.message_id} of session {message.session_id!r}" for message in unsent)
+        logger.error("the transaction is committed, but these messages were not sent to %r: %s: %s", queue_name, ids, error)
         raise

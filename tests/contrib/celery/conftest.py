@@ -1,4 +1,4 @@
-"""A Celery app of a test's own, whose broker is in memory, and what runs its tasks in this process."""
+"""A Celery app whose broker is in memory, and a function that runs its tasks in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def app(azsession_server: AzsessionServer) -> Iterator[Celery]:
     made = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     made.conf.update(
         azsession={"connection_string": azsession_server.connection_string},
-        # What is in memory is there for all apps of this process.
+        # All apps of this process share the memory broker.
         task_default_queue=str(uuid.uuid4()),
     )
     yield made
@@ -32,7 +32,7 @@ def app(azsession_server: AzsessionServer) -> Iterator[Celery]:
 
 @pytest.fixture
 def run_tasks(app: Celery) -> RunTasks:
-    """Return what runs all tasks that are queued, and those that they queue, as a worker does, but for any countdown."""
+    """Return a function that runs all queued tasks, and those that they queue, like a worker. It ignores countdowns."""
 
     def run(message: Any) -> None:
         args, kwargs, _ = message.decode()

@@ -1,4 +1,4 @@
-"""What the dispatcher sends, and what it does not."""
+"""`Dispatcher`: the tasks that it sends, and `azsession celery-dispatch`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def task(app: Celery) -> Any:
     return session_task(QUEUE, app=app, name="handle", shared=False)(lambda message, session: None)
 
 
-def test_it_sends_one_task_for_each_session_and_no_second_while_nothing_moves(
+def test_the_dispatcher_sends_one_task_for_each_session_until_its_first_message_changes(
     app: Celery, task: Any, azsession_provider: ServiceBusProvider
 ) -> None:
     for session_id in "abc":
@@ -35,7 +35,9 @@ def test_it_sends_one_task_for_each_session_and_no_second_while_nothing_moves(
     assert [dispatcher.dispatch(), dispatcher.dispatch()] == [1, 0]
 
 
-def test_what_it_sends_is_run(app: Celery, task: Any, run_tasks: RunTasks, azsession_provider: ServiceBusProvider) -> None:
+def test_a_task_that_the_dispatcher_sends_drains_its_session(
+    app: Celery, task: Any, run_tasks: RunTasks, azsession_provider: ServiceBusProvider
+) -> None:
     send(azsession_provider, "a", "123")
     dispatcher = Dispatcher(app)
     assert dispatcher.queue_names == [QUEUE]
@@ -47,7 +49,7 @@ def test_what_it_sends_is_run(app: Celery, task: Any, run_tasks: RunTasks, azses
     assert dispatcher.run(sleep) == 1
 
 
-def test_a_task_that_was_lost_is_sent_again_after_a_while_that_grows(
+def test_a_task_is_sent_again_after_the_remembered_time(
     app: Celery, task: Any, azsession_provider: ServiceBusProvider
 ) -> None:
     send(azsession_provider, "a", "1")
@@ -55,7 +57,7 @@ def test_a_task_that_was_lost_is_sent_again_after_a_while_that_grows(
     assert [dispatcher.dispatch(), dispatcher.dispatch()] == [1, 1]
 
 
-def test_sessions_that_are_held_or_have_nothing_to_receive_are_left_alone(
+def test_no_task_is_sent_for_a_session_that_is_locked_or_has_nothing_to_receive(
     app: Celery, task: Any, azsession_provider: ServiceBusProvider
 ) -> None:
     dispatcher = Dispatcher(app, [QUEUE])
@@ -87,17 +89,17 @@ def test_an_app_without_session_tasks_is_an_error(app: Celery) -> None:
         Dispatcher(app)
 
 
-def test_the_beats_task_looks_once(app: Celery, task: Any, azsession_provider: ServiceBusProvider) -> None:
+def test_the_task_for_celerys_beat_dispatches_once(app: Celery, task: Any, azsession_provider: ServiceBusProvider) -> None:
     send(azsession_provider, "a", "1")
     beats = app.tasks["azsession.dispatch"]
     assert [beats.apply((QUEUE,)).get(), beats.apply((QUEUE,)).get()] == [1, 0]
 
 
-def test_it_goes_on_after_an_outage(
+def test_the_dispatcher_goes_on_after_an_outage(
     app: Celery, task: Any, azsession_provider: ServiceBusProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    there = app.conf.azsession
-    app.conf.azsession = {"gateway_url": "http://127.0.0.1:9", **there, "retry_attempts": 1}
+    reachable = app.conf.azsession
+    app.conf.azsession = {"gateway_url": "http://127.0.0.1:9", **reachable, "retry_attempts": 1}
     dispatcher = Dispatcher(app, [QUEUE])
     send(azsession_provider, "a", "1")
     pauses: list[float] = []
@@ -107,20 +109,20 @@ def test_it_goes_on_after_an_outage(
 
         pauses.append(pause)
         close_provider(app)
-        app.conf.azsession = there
+        app.conf.azsession = reachable
         return len(pauses) == 2
 
     with caplog.at_level(logging.WARNING, "azsession.contrib.celery"):
         assert dispatcher.run(sleep, 0.05) == 1
     assert [record.getMessage().split(":")[0] for record in caplog.records if "dispatcher" in record.getMessage()] == [
-        "the dispatcher cannot look, and tries again",
-        "the dispatcher goes on",
+        "the dispatcher cannot list sessions or send tasks, and tries again",
+        "the dispatcher works again",
     ]
     assert pauses[0] > pauses[1] == 0.05
 
 
 @pytest.mark.parametrize("error", [AttributeError("'NoneType' object has no attribute 'client'"), OSError("no route")])
-def test_it_goes_on_when_celerys_broker_took_no_task(
+def test_the_dispatcher_goes_on_after_celerys_broker_refused_a_task(
     error: Exception, app: Celery, task: Any, azsession_provider: ServiceBusProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish, failed = Channel.basic_publish, []
@@ -138,9 +140,9 @@ def test_it_goes_on_when_celerys_broker_took_no_task(
     assert pauses[0] > pauses[1]
 
 
-def test_an_app_that_is_none_is_one_line() -> None:
+def test_a_name_that_is_not_a_celery_app_is_one_line_of_error() -> None:
     assert_one_line(run_here("celery-dispatch", "-A", "nosuch.module", QUEUE), "'nosuch.module' cannot be imported")
-    assert_one_line(run_here("celery-dispatch", "-A", "json:loads", QUEUE), "no Celery app")
+    assert_one_line(run_here("celery-dispatch", "-A", "json:loads", QUEUE), "is not a Celery app")
 
 
 def test_without_celery_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The page's Python is run as it stands, and its tables have every setting."""
+"""docs/celery.md: its Python runs, and its tables are complete."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def handle(*what):
 AFTER = """
 assert handled == [("order-43", "sent")]
 """
-# What a worker would do, once the example has sent its task.
+# A worker would do this after the example has sent its task.
 MEANWHILE = """
 charge(str(message.receipt), message.text())
 session.close()
@@ -46,7 +46,7 @@ assert not current_provider(app).list_sessions("orders")
 """
 
 
-def test_its_python_runs(azsession_server: AzsessionServer, tmp_path: Path) -> None:
+def test_the_code_of_the_page_runs(azsession_server: AzsessionServer, tmp_path: Path) -> None:
     blocks = [str(example.parsed) for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(PAGE).examples()]
     assert len(blocks) == 5
     source = "\n".join([BEFORE, *blocks[:4], MEANWHILE, blocks[4], AFTER]).replace("redis://localhost", "memory://")
@@ -64,7 +64,7 @@ def test_its_python_runs(azsession_server: AzsessionServer, tmp_path: Path) -> N
 
 
 def rows(heading: str) -> list[str]:
-    """Return the first column of a section's first table, without its head."""
+    """Return the first column of all tables of a section."""
     section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
 

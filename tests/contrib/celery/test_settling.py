@@ -1,4 +1,4 @@
-"""Messages that one process received, settled by what becomes of a task."""
+"""`settle_on_success`: a task settles a message that another process received."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def receive(session: SessionClient) -> ReceivedMessage:
 
 
 def make(app: Celery, *, errors: list[Exception], **options: Any) -> Any:
-    """Return a task that fails with these errors, one each time, and then succeeds."""
+    """Return a task that raises these errors, one in each run, and then succeeds."""
 
     def work(receipt: str) -> None:
         with settle_on_success(receipt):
@@ -60,7 +60,7 @@ def test_a_message_is_abandoned_when_the_task_fails_for_good(
     assert (again.text(), again.delivery_count) == ("fine", 2)
 
 
-def test_a_message_is_left_as_it_is_while_the_task_is_retried(
+def test_a_message_stays_locked_while_the_task_is_retried(
     app: Celery, run_tasks: RunTasks, session: SessionClient, azsession_provider: ServiceBusProvider
 ) -> None:
     task = make(app, errors=[OSError("1"), OSError("2")], autoretry_for=(OSError,), default_retry_delay=0)
@@ -68,12 +68,12 @@ def test_a_message_is_left_as_it_is_while_the_task_is_retried(
     result = task.delay(str(first.receipt))
     run_tasks()
     result.get(timeout=30)
-    # Abandoned, it would have come before the next one, or been locked by nobody when it was completed.
+    # An abandoned message would come before the next one.
     assert left(azsession_provider) == 1
     assert receive(session).text() == "next"
 
 
-def test_a_message_is_abandoned_when_the_retries_are_over(app: Celery, run_tasks: RunTasks, session: SessionClient) -> None:
+def test_a_message_is_abandoned_after_the_last_retry(app: Celery, run_tasks: RunTasks, session: SessionClient) -> None:
     errors: list[Exception] = [OSError("1"), OSError("2")]
     task = make(app, errors=errors, autoretry_for=(OSError,), default_retry_delay=0, max_retries=1)
     result = task.delay(str(receive(session).receipt))
@@ -84,7 +84,7 @@ def test_a_message_is_abandoned_when_the_retries_are_over(app: Celery, run_tasks
     assert receive(session).text() == "fine"
 
 
-def test_a_task_that_runs_twice_settles_once(
+def test_a_task_that_runs_twice_completes_its_message_once(
     app: Celery, run_tasks: RunTasks, session: SessionClient, azsession_provider: ServiceBusProvider
 ) -> None:
     task = make(app, errors=[], acks_late=True)
@@ -96,7 +96,7 @@ def test_a_task_that_runs_twice_settles_once(
     assert left(azsession_provider) == 1
 
 
-def test_a_task_whose_message_was_lost_meanwhile_fails(app: Celery, run_tasks: RunTasks, session: SessionClient) -> None:
+def test_a_task_fails_if_its_message_was_released_before(app: Celery, run_tasks: RunTasks, session: SessionClient) -> None:
     receipt = str(receive(session).receipt)
     session.close()
     result = make(app, errors=[]).delay(receipt)
@@ -106,7 +106,7 @@ def test_a_task_whose_message_was_lost_meanwhile_fails(app: Celery, run_tasks: R
 
 
 @pytest.mark.parametrize(("errors", "next_one"), [([], "next"), ([ValueError("no")], "fine")])
-def test_without_a_with_block_it_is_settled_when_the_task_is_over(
+def test_without_a_with_block_the_message_is_settled_at_the_end_of_the_task(
     app: Celery, run_tasks: RunTasks, session: SessionClient, errors: list[Exception], next_one: str
 ) -> None:
     def work(receipt: str) -> None:
@@ -121,7 +121,7 @@ def test_without_a_with_block_it_is_settled_when_the_task_is_over(
 
 
 @pytest.mark.parametrize(("errors", "next_one"), [([], "next"), ([ValueError("no")], "fine")])
-def test_called_as_a_function_a_task_settles_too(
+def test_a_task_that_is_called_as_a_function_settles_its_message(
     app: Celery, session: SessionClient, errors: list[Exception], next_one: str
 ) -> None:
     task = make(app, errors=list(errors))
@@ -134,6 +134,6 @@ def test_called_as_a_function_a_task_settles_too(
     assert receive(session).text() == next_one
 
 
-def test_what_is_no_receipt_is_refused_at_once(app: Celery) -> None:
+def test_a_text_that_is_not_a_receipt_is_refused_at_once(app: Celery) -> None:
     with pytest.raises(InvalidReceiptError):
         make(app, errors=[])("azs1.nothing")

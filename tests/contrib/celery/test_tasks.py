@@ -1,4 +1,4 @@
-"""What a session task does with its session."""
+"""`session_task`: a task that drains one session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .workers import QUEUE, is_free, left, send
 
 
 class Seen:
-    """A body that notes what it was given; `then` is what else it does."""
+    """A body that notes its messages and then calls `then`."""
 
     def __init__(self, then: Callable[[ReceivedMessage, SessionClient], object] | None = None) -> None:
         self._then = then
@@ -44,7 +44,7 @@ def make(app: Celery, body: Callable[..., object], **options: Any) -> Any:
     return session_task(QUEUE, app=app, name="handle", shared=False, **options)(body)
 
 
-def test_it_handles_the_messages_of_its_session_in_order(app: Celery, azsession_provider: ServiceBusProvider) -> None:
+def test_a_task_handles_the_messages_of_its_session_in_order(app: Celery, azsession_provider: ServiceBusProvider) -> None:
     seen = Seen()
     send(azsession_provider, "a", "123")
     send(azsession_provider, "b", "1")
@@ -54,7 +54,7 @@ def test_it_handles_the_messages_of_its_session_in_order(app: Celery, azsession_
     assert is_free(azsession_provider) is False
 
 
-def test_it_runs_in_a_worker(app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider) -> None:
+def test_a_task_runs_in_a_worker(app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider) -> None:
     seen = Seen()
     task = make(app, seen)
     send(azsession_provider, "a", "123")
@@ -65,7 +65,9 @@ def test_it_runs_in_a_worker(app: Celery, run_tasks: RunTasks, azsession_provide
     assert is_free(azsession_provider)
 
 
-def test_it_ends_quietly_where_another_holder_has_the_session(app: Celery, azsession_provider: ServiceBusProvider) -> None:
+def test_a_task_ends_without_an_error_if_another_client_holds_the_session(
+    app: Celery, azsession_provider: ServiceBusProvider
+) -> None:
     seen = Seen()
     send(azsession_provider, "a", "12")
     with azsession_provider.create_session_client(QUEUE, "a") as holder:
@@ -74,11 +76,11 @@ def test_it_ends_quietly_where_another_holder_has_the_session(app: Celery, azses
     assert seen.all == []
 
 
-def test_an_empty_session_is_no_error(app: Celery) -> None:
+def test_a_task_for_an_empty_session_handles_no_message(app: Celery) -> None:
     assert make(app, Seen())("a") == 0
 
 
-def test_a_verdict_dead_letters_and_the_session_goes_on(app: Celery, azsession_provider: ServiceBusProvider) -> None:
+def test_dead_letter_moves_one_message_and_the_session_goes_on(app: Celery, azsession_provider: ServiceBusProvider) -> None:
     def judge(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "2":
             raise DeadLetter("bad")
@@ -88,7 +90,7 @@ def test_a_verdict_dead_letters_and_the_session_goes_on(app: Celery, azsession_p
     assert [dead.text() for dead in azsession_provider.dead_letters(QUEUE)] == ["2"]
 
 
-def test_a_verdict_on_the_session_dead_letters_all_that_is_left(app: Celery, azsession_provider: ServiceBusProvider) -> None:
+def test_dead_letter_session_moves_all_remaining_messages(app: Celery, azsession_provider: ServiceBusProvider) -> None:
     def judge(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "2":
             raise DeadLetterSession("bad")
@@ -98,7 +100,7 @@ def test_a_verdict_on_the_session_dead_letters_all_that_is_left(app: Celery, azs
     assert [dead.text() for dead in azsession_provider.dead_letters(QUEUE)] == ["2", "3"]
 
 
-def test_a_message_that_failed_comes_again_before_the_later_ones(
+def test_a_failed_message_is_redelivered_before_later_messages(
     app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider
 ) -> None:
     def fail_once(message: ReceivedMessage, session: SessionClient) -> None:
@@ -110,13 +112,13 @@ def test_a_message_that_failed_comes_again_before_the_later_ones(
     send(azsession_provider, "a", "123")
     result = task.delay("a")
     run_tasks()
-    # Its second run tells of itself alone.
+    # The second run counts only its own messages.
     assert result.get(timeout=30) == 2
     assert seen.all == ["a1", "a2", "a2", "a3"]
     assert is_free(azsession_provider)
 
 
-def test_the_queue_ends_a_message_that_always_fails(
+def test_a_message_that_always_fails_is_dead_lettered_by_its_queue(
     app: Celery, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     def fail(message: ReceivedMessage, session: SessionClient) -> None:
@@ -131,7 +133,7 @@ def test_the_queue_ends_a_message_that_always_fails(
     assert [dead.text() for dead in azsession_provider.dead_letters(QUEUE)] == ["2"]
 
 
-def test_the_users_limit_of_retries_ends_the_task_with_the_error(app: Celery, azsession_provider: ServiceBusProvider) -> None:
+def test_max_retries_ends_the_task_with_the_error_of_its_message(app: Celery, azsession_provider: ServiceBusProvider) -> None:
     def fail(message: ReceivedMessage, session: SessionClient) -> None:
         raise OSError("never")
 
@@ -141,11 +143,11 @@ def test_the_users_limit_of_retries_ends_the_task_with_the_error(app: Celery, az
     assert left(azsession_provider) == 1
 
 
-def test_a_message_that_comes_after_the_last_receive_is_not_stranded(
+def test_another_task_handles_a_message_that_came_after_the_last_receive(
     app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider
 ) -> None:
     def send_another(message: ReceivedMessage, session: SessionClient) -> None:
-        # Fewer came than were asked for, so that nothing is received after this.
+        # The receive returned fewer messages than it asked for, so the task receives no more.
         if message.text() == "1":
             send(azsession_provider, "a", "2")
             assert make_another("a") == 0
@@ -160,7 +162,7 @@ def test_a_message_that_comes_after_the_last_receive_is_not_stranded(
     assert seen.all == ["a1", "a2"]
 
 
-def test_a_session_with_many_messages_lets_others_have_their_turn(
+def test_max_messages_lets_other_sessions_have_their_turn(
     app: Celery, run_tasks: RunTasks, azsession_provider: ServiceBusProvider
 ) -> None:
     seen = Seen()
@@ -176,14 +178,12 @@ def test_a_session_with_many_messages_lets_others_have_their_turn(
     assert seen.all.index("b1") < 6
 
 
-def test_called_as_a_function_it_stays_until_the_session_is_empty(
-    app: Celery, azsession_provider: ServiceBusProvider
-) -> None:
+def test_a_task_that_is_called_as_a_function_empties_its_session(app: Celery, azsession_provider: ServiceBusProvider) -> None:
     send(azsession_provider, "a", "12345")
     assert make(app, Seen(), max_messages=2)("a") == 5
 
 
-def test_called_as_a_function_in_a_worker_that_ends_it_leaves_the_rest(
+def test_a_task_that_is_called_as_a_function_stops_when_the_worker_ends(
     app: Celery, azsession_provider: ServiceBusProvider
 ) -> None:
     def end(message: ReceivedMessage, session: SessionClient) -> None:
@@ -197,7 +197,7 @@ def test_called_as_a_function_in_a_worker_that_ends_it_leaves_the_rest(
     assert left(azsession_provider) == 2
 
 
-def test_a_message_whose_lock_was_lost_does_not_count_and_comes_again(
+def test_a_message_whose_lock_was_lost_is_not_counted_and_is_redelivered(
     app: Celery, run_tasks: RunTasks, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     lost = threading.Event()
@@ -205,7 +205,7 @@ def test_a_message_whose_lock_was_lost_does_not_count_and_comes_again(
     def outlive_the_lock(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "1" and message.delivery_count == 1:
             eventually(lambda: session.is_lock_lost)
-            # Who holds it takes it to be over before the server does.
+            # The client considers the lock lost a little before the server does.
             eventually(lambda: azsession_provider.list_sessions(QUEUE)[0].locked_until is None)
             lost.set()
 
@@ -221,7 +221,7 @@ def test_a_message_whose_lock_was_lost_does_not_count_and_comes_again(
     assert seen.all == ["a1", "a1", "a2"]
 
 
-def test_a_body_can_have_the_task_and_use_celerys_own_retry(app: Celery, azsession_provider: ServiceBusProvider) -> None:
+def test_a_bound_body_can_use_the_retry_of_its_task(app: Celery, azsession_provider: ServiceBusProvider) -> None:
     runs: list[int] = []
 
     def body(task: Any, message: ReceivedMessage, session: SessionClient) -> None:
@@ -235,7 +235,7 @@ def test_a_body_can_have_the_task_and_use_celerys_own_retry(app: Celery, azsessi
     assert left(azsession_provider) == 0
 
 
-def test_ignore_gives_the_message_back_and_ends_the_task(app: Celery, azsession_provider: ServiceBusProvider) -> None:
+def test_ignore_abandons_the_message_and_ends_the_task(app: Celery, azsession_provider: ServiceBusProvider) -> None:
     def ignore(message: ReceivedMessage, session: SessionClient) -> None:
         raise Ignore
 
@@ -245,12 +245,12 @@ def test_ignore_gives_the_message_back_and_ends_the_task(app: Celery, azsession_
     assert azsession_provider.list_sessions(QUEUE)[0].locked_until is None
 
 
-def test_what_cannot_pass_by_itself_is_not_tried_again(app: Celery) -> None:
+def test_a_permanent_error_is_not_retried(app: Celery) -> None:
     with pytest.raises(ValidationError):
         make(app, Seen()).apply(("",)).get()
 
 
-def test_a_server_that_is_not_there_is_a_retry_in_a_worker(app: Celery) -> None:
+def test_a_worker_retries_a_task_if_the_server_cannot_be_reached(app: Celery) -> None:
     app.conf.azsession = {"connection_string": "Endpoint=sb://127.0.0.1:9/;SharedAccessKeyName=k;SharedAccessKey=s"}
     app.conf.azsession |= {"gateway_url": "http://127.0.0.1:9", "retry_attempts": 1}
     task = make(app, Seen())
@@ -266,12 +266,12 @@ def test_a_server_that_is_not_there_is_a_retry_in_a_worker(app: Celery) -> None:
     assert caught.value.when > 1  # type: ignore[attr-defined]
 
 
-def test_the_body_can_be_called_by_itself(app: Celery) -> None:
+def test_a_task_has_its_body_as_an_attribute(app: Celery) -> None:
     seen = Seen()
     assert make(app, seen).body is seen
 
 
-def test_a_wrong_option_or_no_queue_is_told_at_once(app: Celery) -> None:
+def test_a_wrong_option_or_a_missing_queue_is_refused_at_once(app: Celery) -> None:
     with pytest.raises(ValidationError, match="max_messages"):
         make(app, Seen(), max_messages=0)
     with pytest.raises(ValidationError, match="name of a queue"):

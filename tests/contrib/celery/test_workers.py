@@ -1,4 +1,4 @@
-"""Real workers, with real processes: all of the webhooks, workers that are killed or told to end, and each kind of pool."""
+"""Workers as real processes: with all webhooks, with workers that are killed or told to end, and with several pools."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def place(tmp_path: Path, azsession_server: AzsessionServer) -> Place:
     return Place(tmp_path, azsession_server)
 
 
-def test_four_processes_do_all_webhooks_once_and_in_order_though_one_is_killed(
+def test_four_processes_handle_all_webhooks_once_and_in_order_although_one_is_killed(
     place: Place, azsession_provider: ServiceBusProvider, webhooks: list[dict[str, Any]]
 ) -> None:
     send(azsession_provider, "killed", ["1", "wait", "2"])
@@ -41,15 +41,15 @@ def test_four_processes_do_all_webhooks_once_and_in_order_though_one_is_killed(
         os.kill(killed, signal.SIGKILL)
         place.go()
         worker.until(lambda: left(azsession_provider) == 0)
-        dispatcher.end()
-        worker.end(complaint="signal 9")
+        dispatcher.finish()
+        worker.finish(complaint="signal 9")
     assert place.done() == expected
     assert len(place.done_by()) > 1
     assert worker.process.pid not in place.done_by()
     assert is_free(azsession_provider)
 
 
-def test_what_a_killed_worker_held_is_done_by_the_next(place: Place, azsession_provider: ServiceBusProvider) -> None:
+def test_the_next_worker_handles_the_session_of_a_killed_worker(place: Place, azsession_provider: ServiceBusProvider) -> None:
     send(azsession_provider, "a", ["1", "wait", "2"])
     with place.dispatcher("--remember", "1") as dispatcher:
         with place.worker("--pool", "prefork", "-c", "2") as worker:
@@ -58,13 +58,13 @@ def test_what_a_killed_worker_held_is_done_by_the_next(place: Place, azsession_p
         place.go()
         with place.worker("--pool", "threads", "-c", "2") as worker:
             worker.until(lambda: left(azsession_provider) == 0)
-            dispatcher.end()
-            worker.end()
+            dispatcher.finish()
+            worker.finish()
     assert place.done() == {"a": ["1", "wait", "2"]}
     assert is_free(azsession_provider)
 
 
-def test_a_worker_told_to_end_finishes_its_message_and_leaves_the_rest_to_the_next(
+def test_a_worker_that_gets_sigterm_finishes_its_message_and_the_next_worker_handles_the_rest(
     place: Place, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     app = make_app(place.folder, azsession_server.connection_string)
@@ -72,27 +72,29 @@ def test_a_worker_told_to_end_finishes_its_message_and_leaves_the_rest_to_the_ne
     app.tasks["work.handle"].delay("a")
     with place.worker("--pool", "prefork", "-c", "2") as worker:
         place.waiting()
-        worker.tell_to_end()
+        worker.send(signal.SIGTERM)
         worker.says("(?i)warm shutdown")
         place.go()
-        worker.end()
+        worker.finish()
     assert place.done() == {"a": ["1", "wait"]}
     assert left(azsession_provider) == 2
     assert all(session.locked_until is None for session in azsession_provider.list_sessions(QUEUE))
     with place.worker("--pool", "solo") as worker:
         worker.until(lambda: left(azsession_provider) == 0)
-        worker.end()
+        worker.finish()
     assert place.done() == {"a": ["1", "wait", "2", "3"]}
 
 
-def test_greenlets_do_it_too(place: Place, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider) -> None:
+def test_a_worker_with_greenlets_handles_all_sessions(
+    place: Place, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
     app = make_app(place.folder, azsession_server.connection_string)
-    texts = [str(number) for number in range(25)]  # More than one task does.
+    texts = [str(number) for number in range(25)]  # More than one task handles.
     for session_id in "abcd":
         send(azsession_provider, session_id, texts)
         app.tasks["work.handle"].delay(session_id)
     with place.worker("--pool", "gevent", "-c", "4") as worker:
         worker.until(lambda: left(azsession_provider) == 0)
-        worker.end()
+        worker.finish()
     assert place.done() == dict.fromkeys("abcd", texts)
     assert is_free(azsession_provider)

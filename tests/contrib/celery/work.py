@@ -1,4 +1,4 @@
-"""The Celery app that the tests' workers run: its tasks note what they do in files, and wait where a test holds them."""
+"""The Celery app of the workers in the tests. Its tasks write notes to files, and wait until a test lets them go on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kombu.transport.sqlalchemy import Transport
 from azsession import DeadLetter, ReceivedMessage, SessionClient
 from azsession.contrib.celery import current_provider, session_task
 
-# How often it looks for tasks, which is no option of this transport; a second otherwise.
+# The pause between two looks for tasks. The transport has no option for it, and its default is one second.
 Transport.polling_interval = 0.02
 
 PLACE = Path(os.environ.get("WORK_PLACE", "/nonexistent"))
 
 
 def make_app(place: Path, connection_string: str) -> Celery:
-    """Return an app with its broker in a folder."""
+    """Return an app whose broker is a database file in a folder."""
     made = Celery("work", broker=f"sqla+sqlite:///{place / 'broker.db'}", set_as_current=False)
     made.conf.update(
         azsession={"connection_string": connection_string},
@@ -35,14 +35,14 @@ def make_app(place: Path, connection_string: str) -> Celery:
 
 
 def note(text: str) -> None:
-    """Append a line to what was done, whatever process this is."""
+    """Append a line to the notes. Safe from many processes."""
     with (PLACE / "done").open("ab", buffering=0) as file:
         file.write(f"{text}\n".encode())
 
 
 def handle(message: ReceivedMessage, session: SessionClient) -> None:
-    """Note a message; one that says so waits first until a file is there, and tells which process it is in."""
-    # A forked process has a provider of its own, whatever was made before.
+    """Note a message. If its text begins with "wait", first write down this process's id and wait for the file ``go``."""
+    # A forked process has a provider of its own.
     assert (current_provider(app) is FIRST) == (os.getpid() == FIRST_PROCESS)
     text = message.text()
     if text.startswith("bad"):

@@ -1,4 +1,4 @@
-"""Django in the tests' own process: set up once, with nothing that other tests would see."""
+"""Django in the test process, set up once for all tests."""
 
 from __future__ import annotations
 
@@ -19,19 +19,17 @@ def _django(tmp_path_factory: pytest.TempPathFactory) -> None:
         name: {"ENGINE": "django.db.backends.sqlite3", "NAME": str(place / f"{name}.sqlite3")}
         for name in ("default", "other")
     }
-    # Without Django's logging, which would take hold of the process's.
+    # Without LOGGING_CONFIG=None, Django would configure the logging of the whole process.
     settings.configure(INSTALLED_APPS=["azsession.contrib.django"], DATABASES=databases, LOGGING_CONFIG=None)
     django.setup()
 
 
 @pytest.fixture(autouse=True)
-def _in_django(_django: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_django(_django: None) -> Iterator[None]:
     from django.db import connections
 
     from azsession.contrib.django import close_provider
 
-    for name in ("SERVICEBUS_CONNECTION_STRING", "SERVICEBUS_FULLY_QUALIFIED_NAMESPACE", "AZSESSION_GATEWAY_URL"):
-        monkeypatch.delenv(name, raising=False)
     yield
     close_provider()
     connections.close_all()
@@ -39,7 +37,7 @@ def _in_django(_django: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture
 def server(_in_django: None, azsession_server: AzsessionServer) -> Iterator[AzsessionServer]:
-    """A gateway, to which the setting leads."""
+    """A gateway whose connection string is the setting."""
     from django.test import override_settings
 
     with override_settings(AZSESSION=azsession_server.connection_string):

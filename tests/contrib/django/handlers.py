@@ -1,4 +1,4 @@
-"""Handlers for the tests of the command. What they do, they do in the directory ``HANDLED_IN``."""
+"""Handlers for the tests of the command. They write their notes to files in the folder ``HANDLED_IN``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from azsession import DeadLetter, ReceivedMessage, SessionClient
 NOT_A_FUNCTION = 7
 
 
-def _place() -> Path:
+def _folder() -> Path:
     return Path(os.environ["HANDLED_IN"])
 
 
 def note(what: str, session: SessionClient | None, message: ReceivedMessage | None) -> None:
     line = f"{what} {session and session.session_id} {message and message.text()}\n"
-    file = os.open(_place() / "report", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    file = os.open(_folder() / "report", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(file, line.encode())
     finally:
@@ -25,15 +25,15 @@ def note(what: str, session: SessionClient | None, message: ReceivedMessage | No
 
 
 def wait(message: ReceivedMessage, session: SessionClient) -> None:
-    """Be in mid-handler until the file ``go`` is there."""
+    """Note the beginning, wait for the file ``go``, and note the end."""
     note("began", session, message)
-    while not (_place() / "go").exists():
+    while not (_folder() / "go").exists():
         time.sleep(0.01)
     note("done", session, message)
 
 
 def judge(message: ReceivedMessage, session: SessionClient) -> None:
-    """Dead-letter what is bad, fail at what is worse, and note what the database connection is like."""
+    """Dead-letter "bad", fail once for "worse", and note whether the database connection is fresh."""
     from django.db import connection
 
     opened = connection.connection is None

@@ -16,14 +16,15 @@ from azsession.testing import AzsessionServer
 
 from ...conftest import eventually, whole_lines
 from ...support.processes import Served
-from .projects import EXAMPLE, Running, manage, surroundings
+from ..running import Running
+from .projects import EXAMPLE, manage, start, surroundings
 
 HANDLERS = "tests.contrib.django.handlers"
 HOOKS = {"on_error": "on_error", "on_session_opened": "on_opened", "on_session_closed": "on_closed"}
 
 
 class Scene:
-    """A queue, and the place where handlers note what they do."""
+    """A queue, and the folder with the notes of the handlers."""
 
     def __init__(self, server: AzsessionServer, provider: ServiceBusProvider, place: Path) -> None:
         self.provider = provider
@@ -35,7 +36,7 @@ class Scene:
 
     def consume(self, handler: str, *options: str) -> Running:
         command = [str(EXAMPLE / "manage.py"), "azsession_consume", "q", f"{HANDLERS}.{handler}", *options]
-        return Running(command, self.environ, self._place)
+        return start(command, self.environ, self._place)
 
     def go(self) -> None:
         (self._place / "go").touch()
@@ -44,7 +45,7 @@ class Scene:
         return whole_lines(self._place / "report")
 
     def left(self, session_id: str) -> list[tuple[str, int]]:
-        """Take what is left of a session, which nobody may hold: what it is, and how often it was delivered."""
+        """Return text and delivery count of the remaining messages of a session. Fails if the session is locked."""
         with self.provider.create_session_client("q", session_id) as session:
             return [(each.text(), each.delivery_count) for each in session.receive_messages(100, timeout=0)]
 
@@ -55,19 +56,19 @@ def scene(azsession_server: AzsessionServer, azsession_provider: ServiceBusProvi
     return Scene(azsession_server, azsession_provider, tmp_path)
 
 
-def test_sigterm_lets_it_finish_what_it_has_in_hand_and_gives_back_the_rest(scene: Scene) -> None:
+def test_sigterm_lets_handlers_finish_and_returns_the_other_messages(scene: Scene) -> None:
     for session_id in ("a", "b", "c"):
         scene.send(session_id, "1", "2", "3")
     with scene.consume("wait", "--max-concurrent-sessions", "2") as consumer:
         eventually(lambda: len(scene.report()) == 2, lambda: consumer.err, seconds=30)
         consumer.process.send_signal(signal.SIGTERM)
-        # It goes on waiting, with the two in hand, and takes no more.
+        # The consumer waits for the two handlers, and begins no other message.
         with pytest.raises(subprocess.TimeoutExpired):
             consumer.process.wait(0.5)
         scene.go()
         assert consumer.wait() == 0
         assert consumer.err == "consuming q; Ctrl-C ends it\n"
-        assert consumer.out == "q: 2 messages of 2 sessions done, 0 failed, 0 dead-lettered\n"
+        assert consumer.out == "q: 2 messages of 2 sessions done\n"
     begun = {line.split()[1] for line in scene.report()}
     assert sorted(scene.report()) == sorted(f"{what} {session} 1" for what in ("began", "done") for session in begun)
     for session_id in ("a", "b", "c"):
@@ -76,7 +77,7 @@ def test_sigterm_lets_it_finish_what_it_has_in_hand_and_gives_back_the_rest(scen
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_handler_that_outlives_the_grace_period_or_a_second_signal_is_given_up(scene: Scene, again: bool) -> None:
+def test_after_the_grace_period_or_a_second_signal_a_session_is_released_under_its_handler(scene: Scene, again: bool) -> None:
     scene.send("a", "1", "2")
     with scene.consume("wait", "--grace-period", "60" if again else "0.2") as consumer:
         eventually(lambda: len(scene.report()) == 1, lambda: consumer.err, seconds=30)
@@ -86,12 +87,12 @@ def test_a_handler_that_outlives_the_grace_period_or_a_second_signal_is_given_up
                 consumer.process.wait(0.5)
             consumer.process.send_signal(signal.SIGINT)
         assert consumer.wait() == 1
-        assert "given up while its handler ran: 1 session" in consumer.err
+        assert "1 session was released although the handler was still running" in consumer.err
         assert "Traceback" not in consumer.err
     assert [body for body, _ in scene.left("a")] == ["1", "2"]
 
 
-def test_it_calls_the_handler_and_the_hooks_with_fresh_database_connections(scene: Scene) -> None:
+def test_handlers_and_hooks_begin_with_fresh_database_connections(scene: Scene) -> None:
     scene.send("a", "good", "bad", "worse", "best")
     hooks = [f"--{hook.replace('_', '-')}={HANDLERS}.{name}" for hook, name in HOOKS.items()]
     with scene.consume("judge", "--prefetch", "2", "--session-id", "a", *hooks) as consumer:
@@ -110,26 +111,26 @@ def test_it_calls_the_handler_and_the_hooks_with_fresh_database_connections(scen
     [
         (["q", f"{HANDLERS}.nobody"], "nobody"),
         (["q", "wait"], "'wait' cannot be imported"),
-        (["q", f"{HANDLERS}:NOT_A_FUNCTION"], "is a int, nothing to call"),
+        (["q", f"{HANDLERS}:NOT_A_FUNCTION"], "must be a function, but it is of type int"),
         (["q", f"{HANDLERS}.wait", "--on-error", "no.such.hook"], "on_error 'no.such.hook' cannot be imported"),
         (["no queue", f"{HANDLERS}.wait"], "'no queue' is not a queue name"),
         (["q", f"{HANDLERS}.wait", "--prefetch", "0"], "prefetch"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments: list[str], words: str) -> None:
+def test_a_wrong_argument_is_an_error_with_status_2(arguments: list[str], words: str) -> None:
     with pytest.raises(CommandError, match=re.escape(words)) as caught:
         call_command("azsession_consume", *arguments)
     assert caught.value.returncode == 2
 
 
-def test_the_command_line_ends_with_the_status_of_what_was_wrong(scene: Scene) -> None:
+def test_a_wrong_argument_on_the_command_line_has_no_traceback(scene: Scene) -> None:
     for option in ("--prefetch=0", "--prefetch=many"):
         ended = manage("azsession_consume", "q", f"{HANDLERS}.wait", option, environ=scene.environ, status=2)
         assert "prefetch" in ended.stderr
         assert "Traceback" not in ended.stderr
 
 
-def test_what_it_cannot_go_on_without_ends_it_with_status_1(scene: Scene) -> None:
+def test_a_missing_queue_is_an_error_with_status_1(scene: Scene) -> None:
     with Served("--memory") as served:
         environ = scene.environ | {"SERVICEBUS_CONNECTION_STRING": served.line}
         ended = manage("azsession_consume", "nothing", f"{HANDLERS}.wait", environ=environ, status=1)
@@ -137,7 +138,7 @@ def test_what_it_cannot_go_on_without_ends_it_with_status_1(scene: Scene) -> Non
     assert "Traceback" not in ended.stderr
 
 
-def test_a_wrong_setting_ends_it_before_it_begins(scene: Scene) -> None:
+def test_a_wrong_setting_is_an_error_of_the_system_checks(scene: Scene) -> None:
     environ = scene.environ | {"SERVICEBUS_CONNECTION_STRING": "Endpoint"}
     ended = manage("azsession_consume", "q", f"{HANDLERS}.wait", environ=environ, status=1)
     assert "azsession.E003" in ended.stderr

@@ -1,4 +1,4 @@
-"""What docs/django.md says: its Python is put into a new project and run, its tables are compared with the code."""
+"""docs/django.md: its Python runs in a new project, and its tables are complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from django.core.management import call_command
 
 from azsession.contrib.django.management.commands.azsession_consume import Command
-from azsession.contrib.django.setting import _KEYS
+from azsession.contrib.django.setting import STYLE
+from azsession.contrib.provider_setting import ProblemCode
 from azsession.testing import AzsessionServer
 
 from ...support.paths import ROOT
@@ -24,7 +25,7 @@ BLOCKS = {
     for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 }
 
-#: What the page takes for granted, and what it is run by.
+#: The parts of the project that the page does not show, and a command that uses those that it shows.
 MODELS = """
 from django.db import models
 
@@ -76,7 +77,7 @@ class Command(BaseCommand):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A new project, with an application, and with what the page says."""
+    """A new project with an application and the files of the page."""
     call_command("startproject", "mysite", str(tmp_path))
     (tmp_path / "shop").mkdir()
     call_command("startapp", "shop", str(tmp_path / "shop"))
@@ -90,12 +91,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_page_works_as_it_stands(project: Path, azsession_server: AzsessionServer) -> None:
+def test_the_code_of_the_page_runs(project: Path, azsession_server: AzsessionServer) -> None:
     environ = surroundings(azsession_server.connection_string, project / "none")
     manage("makemigrations", "shop", "--verbosity", "0", environ=environ, project=project)
     tested = manage("test", "shop", "--settings", "mysite.settings_for_tests", environ=environ, project=project)
     assert "Ran 1 test" in tested.stderr
-    # Django's word on the two receipts that are none.
+    # Django logs the two wrong receipts, which are refused with status 410.
     assert set(manage("drive", environ=environ, project=project).stderr.splitlines()) == {"Gone: /settle/"}
 
 
@@ -116,23 +117,20 @@ def test_one(number, azsession_broker):
 
 
 def first_cells(below: str) -> list[str]:
-    """Return what stands in the first column of the first table below a line."""
+    """Return the first column of the first table below a line."""
     table = PAGE.split(below, 1)[1].split("| --- |", 1)[1].split("\n\n", 1)[0]
     return re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
 
 
-def test_the_tables_list_what_there_is() -> None:
-    assert sorted(first_cells("## The setting")) == sorted(_KEYS)
+def test_the_tables_list_all_settings_options_and_checks() -> None:
+    assert sorted(first_cells("## The setting")) == sorted(STYLE.keys)
     parser = ArgumentParser(add_help=False)
     Command().add_arguments(parser)
     assert first_cells("## Consuming") == [each.option_strings[0] for each in parser._actions if each.option_strings]
-    source = (ROOT / "azsession/contrib/django/setting.py").read_text(encoding="utf-8")
-    assert first_cells("No message holds a key") == [
-        f"azsession.{code}" for code in sorted(set(re.findall(r'"(E\d+)"', source)))
-    ]
+    assert first_cells("No message holds a key") == [f"azsession.{code.value}" for code in ProblemCode]
 
 
-def test_the_example_runs_with_the_command_in_its_first_lines(tmp_path: Path) -> None:
+def test_the_example_runs_with_the_command_in_its_docstring(tmp_path: Path) -> None:
     first_lines = (ROOT / "examples/django_project/manage.py").read_text(encoding="utf-8").splitlines()[:6]
     [command] = [line.split() for line in first_lines if line.startswith("    python ")]
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""The example behind gunicorn, with `azsession serve` as the broker: three workers that were forked from one process."""
+"""The example in three gunicorn workers that are forked from one process, with `azsession serve` as the broker."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from azsession import Message, ServiceBusProvider
 
 from ...conftest import eventually
 from ...support.processes import Served
-from .projects import EXAMPLE, Running, gunicorn, manage, surroundings
+from .projects import EXAMPLE, gunicorn, manage, start, surroundings
 
 PEOPLE = 16
-#: What gunicorn writes of each request: which process served it, and the way and the name that the client gave it.
+#: gunicorn writes the process id, the path and the query of each request. The query is the client's name for the request.
 ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
 
 
 def complaints(log: str) -> list[str]:
-    """Return the lines of a log that are more than gunicorn's word that it starts and ends."""
+    """Return all lines of a log except the information of gunicorn."""
     return [line for line in log.splitlines() if "[INFO]" not in line]
 
 
 class People:
-    """They are handed a session's messages in one request, and settle each in another, on a new connection each.
+    """Clients that get the messages of a session in one request and settle each in another request, on a new connection.
 
     Attributes:
-        done: The positions that were settled, by session, in the order in which they were.
+        done: The settled positions, by session, in the order in which they were settled.
     """
 
     def __init__(self, url: str, count: int) -> None:
         self._url = url
-        self._lock = threading.Lock()  # Guards what follows.
+        self._lock = threading.Lock()  # Guards _count and done.
         self._count = count
         self.done: dict[str, list[int]] = defaultdict(list)
         self._ended = threading.Event()
 
     def work(self) -> None:
-        """Work until all is done, or one of them fails."""
+        """Work until all messages are settled, or one client fails."""
         with ThreadPoolExecutor(PEOPLE) as pool:
             working = [pool.submit(self._work, name) for name in range(PEOPLE)]
             wait(working, timeout=90, return_when=FIRST_EXCEPTION)
@@ -73,9 +73,7 @@ class People:
 
 
 @pytest.mark.timeout(120)
-def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
-    tmp_path: Path, webhooks: list[dict[str, Any]]
-) -> None:
+def test_any_worker_can_settle_a_message_that_another_worker_received(tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
     expected: dict[str, list[int]] = defaultdict(list)
     for event in webhooks:
         expected[event["session_id"]].append(event["position"])
@@ -97,7 +95,7 @@ def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
             assert provider.list_sessions("webhooks") == []
             assert provider.dead_letters("webhooks") == []
             for session_id in expected:
-                # It would be `SessionLockedError` if a worker held it still.
+                # Raises SessionLockedError if a worker still holds the session.
                 with provider.create_session_client("webhooks", session_id) as session:
                     assert session.receive_message(timeout=0) is None
         assert served.end()[0] == 0
@@ -115,13 +113,13 @@ def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
 
 
 @pytest.mark.timeout(120)
-def test_orders_that_are_placed_at_once_are_handled_by_the_command_step_by_step(tmp_path: Path) -> None:
+def test_the_command_handles_the_steps_of_each_order_in_order(tmp_path: Path) -> None:
     database = tmp_path / "shop.sqlite3"
     with Served("--memory", "--queue", "orders") as served:
         environ = surroundings(served.line, database)
         manage("migrate", "--verbosity", "0", environ=environ)
         consume = [str(EXAMPLE / "manage.py"), "azsession_consume", "orders", "shop.handlers.handle"]
-        with gunicorn(environ, tmp_path) as server, Running(consume, environ, tmp_path) as consumer:
+        with gunicorn(environ, tmp_path) as server, start(consume, environ, tmp_path) as consumer:
             url = server.says(r"Listening at: (\S+)")[1]
             with ThreadPoolExecutor(8) as pool:
                 answers = list(

@@ -1,4 +1,4 @@
-"""The one provider of a process: when it is made and closed, and what it does in threads and after a fork."""
+"""`get_provider`: when the provider is made and closed, also with threads and after a fork."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEMORY = {"EMBEDDED": "memory"}
 
 
 @override_settings(AZSESSION=MEMORY)
-def test_all_threads_get_the_same_one() -> None:
+def test_all_threads_get_the_same_provider() -> None:
     together = threading.Barrier(8)
 
     def get() -> object:
@@ -35,7 +35,7 @@ def test_all_threads_get_the_same_one() -> None:
         assert len({id(future.result()) for future in [pool.submit(get) for _ in range(8)]}) == 1
 
 
-def test_a_setting_that_is_overridden_takes_effect_and_closes_the_one_before(server: AzsessionServer) -> None:
+def test_overriding_the_setting_closes_the_provider_and_makes_another(server: AzsessionServer) -> None:
     real = get_provider()
     with override_settings(AZSESSION=MEMORY):
         embedded = get_provider()
@@ -49,21 +49,21 @@ def test_a_setting_that_is_overridden_takes_effect_and_closes_the_one_before(ser
 
 
 @override_settings(AZSESSION=MEMORY)
-def test_another_setting_changes_nothing() -> None:
+def test_overriding_another_setting_keeps_the_provider() -> None:
     provider = get_provider()
     with override_settings(DEBUG=True):
         assert get_provider() is provider
 
 
 @override_settings(AZSESSION=MEMORY)
-def test_closing_it_makes_room_for_an_empty_one() -> None:
+def test_after_close_the_next_embedded_broker_is_empty() -> None:
     get_provider().send_message("q", Message("x", session_id="s"))
     close_provider()
     close_provider()
     assert get_provider().list_queues() == []
 
 
-def test_a_data_file_is_named_by_its_path(tmp_path: Path) -> None:
+def test_an_embedded_broker_keeps_its_messages_in_a_file(tmp_path: Path) -> None:
     with override_settings(AZSESSION={"EMBEDDED": tmp_path / "shop.db"}):
         get_provider().send_message("q", Message("kept", session_id="s"))
         close_provider()
@@ -88,7 +88,7 @@ def fork(work):
     except BaseException:
         traceback.print_exc()
         os._exit(1)
-    sys.exit()  # As a worker of a web server ends: what is to be done at the end is done.
+    sys.exit()  # Runs the functions of atexit, like a worker of a web server.
 
 def join(*children):
     for pid in children:
@@ -97,7 +97,7 @@ def join(*children):
 
 
 def script(text: str, server: AzsessionServer, tmp_path: Path) -> None:
-    """Run a script, in a process that is no more than it made itself. It must end well, and without a warning."""
+    """Run a script in a separate process. It must end with status 0 and without a warning."""
     warnings = ["-W", "error", "-W", FORKS_IGNORED]
     ended = subprocess.run(
         [sys.executable, *warnings, "-c", _SCRIPT + text, server.connection_string],
@@ -111,7 +111,7 @@ def script(text: str, server: AzsessionServer, tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_it_is_closed_at_the_end_of_the_process(server: AzsessionServer, tmp_path: Path) -> None:
+def test_open_sessions_are_released_when_the_process_ends(server: AzsessionServer, tmp_path: Path) -> None:
     get_provider().send_message("q", Message("x", session_id="s"))
     script(
         """
@@ -121,14 +121,14 @@ assert session.receive_message(timeout=5).body == b"x"
         server,
         tmp_path,
     )
-    # Its lock, of a minute, was released.
+    # The session was released before its lock of one minute expired.
     with get_provider().create_session_client("q", "s") as session:
         message = session.receive_message(timeout=0)
         assert message is not None
         assert message.delivery_count == 2
 
 
-def test_children_that_are_forked_use_it_on_connections_of_their_own(server: AzsessionServer, tmp_path: Path) -> None:
+def test_forked_children_use_connections_of_their_own(server: AzsessionServer, tmp_path: Path) -> None:
     script(
         """
 provider = get_provider()
@@ -157,7 +157,7 @@ def child(name):
     assert sockets() - before
 
 join(*[fork(lambda name=name: child(name)) for name in ("a", "b", "c")])
-# A child's end left the parent's session alone.
+# The end of a child has not released the parent's session.
 kept.renew_session_lock()
 kept.close_session()
 """,
@@ -167,7 +167,7 @@ kept.close_session()
     assert [each.session_id for each in get_provider().list_sessions("q")] == ["parent"]
 
 
-def test_an_embedded_broker_is_not_the_childs(server: AzsessionServer, tmp_path: Path) -> None:
+def test_a_forked_child_cannot_use_the_embedded_broker_of_its_parent(server: AzsessionServer, tmp_path: Path) -> None:
     script(
         """
 from azsession import ConfigurationError
@@ -190,19 +190,19 @@ assert len(get_provider().list_sessions("q")) == 1
     )
 
 
-def test_a_fork_amid_the_making_of_it_leaves_no_lock_behind(server: AzsessionServer, tmp_path: Path) -> None:
+def test_a_fork_while_a_thread_makes_the_provider_leaves_no_lock_held(server: AzsessionServer, tmp_path: Path) -> None:
     script(
         """
-from azsession.contrib.django import setting
-inside, forked, read = threading.Event(), threading.Event(), setting.Setting.provider
+from azsession.contrib.provider_setting import ProviderSetting
+inside, forked, make = threading.Event(), threading.Event(), ProviderSetting.make_provider
 
 def slow(self):
     if threading.current_thread() is not threading.main_thread():
         inside.set()
         assert forked.wait(20)
-    return read(self)
+    return make(self)
 
-setting.Setting.provider = slow
+ProviderSetting.make_provider = slow
 maker = threading.Thread(target=get_provider)
 maker.start()
 assert inside.wait(20)
@@ -217,7 +217,7 @@ join(child)
     assert [each.session_id for each in get_provider().list_sessions("q")] == ["s"]
 
 
-def test_a_handler_finds_database_connections_as_a_request_does() -> None:
+def test_a_wrapped_handler_begins_with_fresh_database_connections() -> None:
     seen: list[object] = []
 
     def handle(message: object, session: object) -> str:
@@ -237,7 +237,7 @@ def test_a_handler_finds_database_connections_as_a_request_does() -> None:
     assert wrapped.__name__ == "handle"
 
 
-def test_a_handler_that_fails_leaves_no_connection_open() -> None:
+def test_a_failed_handler_leaves_no_database_connection_open() -> None:
     def handle() -> None:
         connection.cursor().execute("SELECT 1")
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Messages that go with a transaction."""
+"""`send_on_commit`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("server")
 
 
 class Reader:
-    """Looks at what was sent."""
+    """Reads the messages that were sent."""
 
     def __init__(self, provider: ServiceBusProvider) -> None:
         self._provider = provider
@@ -37,7 +37,7 @@ def sent(server: AzsessionServer) -> Iterator[Reader]:
 
 @pytest.fixture
 def nowhere(server: AzsessionServer) -> Iterator[None]:
-    """The setting leads to where nobody listens."""
+    """The setting names a port on which nothing listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         place = f"Endpoint=http://127.0.0.1:{sock.getsockname()[1]}/;SharedAccessKeyName=k;SharedAccessKey=c2VjcmV0"
@@ -61,13 +61,13 @@ def test_nothing_is_sent_when_the_transaction_is_rolled_back(sent: Reader) -> No
         send_on_commit("q", message("paid"))
         transaction.set_rollback(True)
     assert sent.bodies() == []
-    # Nor by the next transaction.
+    # The next transaction does not send it either.
     with transaction.atomic():
         send_on_commit("q", message("packed"))
     assert sent.bodies() == [b"packed"]
 
 
-def test_a_nested_transaction_sends_with_the_outermost(sent: Reader) -> None:
+def test_a_nested_transaction_sends_when_the_outermost_is_committed(sent: Reader) -> None:
     with transaction.atomic():
         with transaction.atomic():
             send_on_commit("q", message("paid"))
@@ -75,7 +75,7 @@ def test_a_nested_transaction_sends_with_the_outermost(sent: Reader) -> None:
     assert sent.bodies() == [b"paid"]
 
 
-def test_what_a_savepoint_takes_back_is_not_sent_and_the_rest_is_in_order(sent: Reader) -> None:
+def test_a_message_of_a_rolled_back_savepoint_is_not_sent_and_the_others_keep_their_order(sent: Reader) -> None:
     with transaction.atomic():
         send_on_commit("q", message("one"))
         with transaction.atomic():
@@ -87,7 +87,7 @@ def test_what_a_savepoint_takes_back_is_not_sent_and_the_rest_is_in_order(sent: 
     assert sent.bodies() == [b"one", b"two", b"three", b"four"]
 
 
-def test_without_a_transaction_it_is_sent_at_once(sent: Reader) -> None:
+def test_without_a_transaction_a_message_is_sent_at_once(sent: Reader) -> None:
     send_on_commit("q", message("paid"))
     assert sent.bodies() == [b"paid"]
 
@@ -100,7 +100,7 @@ def test_the_ids_are_known_before_the_commit(sent: Reader, server: AzsessionServ
     assert [each.message_id for each in get_provider().peek_messages("q", "s")] == [one, two, three]
 
 
-def test_the_transaction_is_that_of_the_database_that_is_named(sent: Reader) -> None:
+def test_using_names_the_database_of_the_transaction(sent: Reader) -> None:
     with transaction.atomic(using="other"):
         send_on_commit("q", message("other"), using="other")
         send_on_commit("q", message("default"))
@@ -108,23 +108,25 @@ def test_the_transaction_is_that_of_the_database_that_is_named(sent: Reader) -> 
     assert sent.bodies() == [b"default", b"other"]
 
 
-def test_no_message_is_none(sent: Reader) -> None:
+def test_an_empty_list_sends_nothing(sent: Reader) -> None:
     assert send_on_commit("q", []) == []
 
 
 @pytest.mark.parametrize("wrong", [Message("x"), "x", [Message("x", session_id="s"), None]])
-def test_what_cannot_be_sent_is_refused_while_all_can_be_rolled_back(wrong: object) -> None:
+def test_a_wrong_message_is_refused_before_the_commit(wrong: object) -> None:
     with transaction.atomic(), pytest.raises(ValidationError):
         send_on_commit("q", wrong)  # type: ignore[call-overload]
 
 
-def test_a_wrong_setting_is_known_before_the_commit() -> None:
+def test_a_wrong_setting_is_an_error_before_the_commit() -> None:
     with override_settings(AZSESSION={"QUEUE": "q"}), transaction.atomic(), pytest.raises(ConfigurationError, match="QUEUE"):
         send_on_commit("q", message("x"))
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_a_failure_after_the_commit_is_logged_and_raised_and_ends_what_follows(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_after_the_commit_is_logged_and_raised_and_ends_later_functions(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     followed: list[str] = []
 
     def place() -> None:
@@ -143,7 +145,7 @@ def test_a_failure_after_the_commit_is_logged_and_raised_and_ends_what_follows(c
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_a_failure_of_a_robust_one_is_logged_and_what_follows_is_done(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_with_robust_is_only_logged_and_later_functions_run(caplog: pytest.LogCaptureFixture) -> None:
     followed: list[str] = []
     with transaction.atomic():
         send_on_commit("q", message("paid"), robust=True)
@@ -155,7 +157,7 @@ def test_a_failure_of_a_robust_one_is_logged_and_what_follows_is_done(caplog: py
     }
 
 
-def test_a_test_case_of_django_sees_what_would_be_sent(sent: Reader) -> None:
+def test_a_test_case_of_django_can_capture_the_messages(sent: Reader) -> None:
     class Case(TestCase):
         def runTest(self) -> None:
             send_on_commit("q", message("one"))

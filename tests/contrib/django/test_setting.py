@@ -1,14 +1,12 @@
-"""The setting ``AZSESSION``: what it may say, and what the system checks say about it."""
+"""The setting ``AZSESSION`` and the system checks for it."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
-from azure.core.credentials import AccessToken
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
@@ -16,25 +14,12 @@ from django.test import override_settings
 from azsession import ConfigurationError, ServiceBusConfig
 from azsession.contrib.django import get_provider
 from azsession.contrib.django.checks import check_setting
-from azsession.contrib.django.setting import read
+from azsession.contrib.django.setting import STYLE, read_setting
+from azsession.contrib.provider_setting import ProblemCode, read
 
-SECRET = "c2VjcmV0IG9mIGEgdGVzdA=="
-PLACE = f"Endpoint=http://127.0.0.1:1/;SharedAccessKeyName=k;SharedAccessKey={SECRET}"
-AZURE = f"Endpoint=sb://myns.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey={SECRET}"
+from ..places import AZURE, GATEWAY, SECRET, Credential
 
-
-class Credential:
-    """A `TokenCredential`."""
-
-    def get_token(self, *scopes: str, **kwargs: Any) -> AccessToken:
-        raise AssertionError("no check and no provider asks for a token")
-
-
-CREDENTIAL = Credential()
-
-
-def make_credential() -> Credential:
-    return CREDENTIAL
+PLACES = f"{__package__.rpartition('.')[0]}.places"
 
 
 def found(value: object) -> list[str]:
@@ -45,17 +30,17 @@ def found(value: object) -> list[str]:
 @pytest.mark.parametrize(
     "value",
     [
-        PLACE,
+        GATEWAY,
         AZURE,
-        {"CONNECTION_STRING": PLACE, "SESSION_TIMEOUT": 30, "RETRY_DEADLINE": None, "POOL_CONNECTIONS": 64},
+        {"CONNECTION_STRING": GATEWAY, "SESSION_TIMEOUT": 30, "RETRY_DEADLINE": None, "POOL_CONNECTIONS": 64},
         {"NAMESPACE": "myns", "CREDENTIAL": Credential()},
-        {"NAMESPACE": "myns", "TRANSPORT": "amqp-websockets", "CREDENTIAL": f"{__name__}.CREDENTIAL"},
+        {"NAMESPACE": "myns", "TRANSPORT": "amqp-websockets", "CREDENTIAL": f"{PLACES}.CREDENTIAL"},
         {
             "GATEWAY_URL": "https://gateway.example",
             "CA_BUNDLE": Path("/etc/ssl/ca.pem"),
-            "CREDENTIAL": f"{__name__}.Credential",
+            "CREDENTIAL": f"{PLACES}.Credential",
         },
-        {"GATEWAY_URL": "http://gateway.example", "ALLOW_INSECURE_HTTP": True, "CREDENTIAL": f"{__name__}.make_credential"},
+        {"GATEWAY_URL": "http://gateway.example", "ALLOW_INSECURE_HTTP": True, "CREDENTIAL": f"{PLACES}.make_credential"},
         {"EMBEDDED": "memory"},
         {"EMBEDDED": Path("shop.db")},
     ],
@@ -67,26 +52,26 @@ def test_a_right_setting_passes(value: object) -> None:
 @pytest.mark.parametrize(
     ("value", "codes", "words"),
     [
-        (42, ["E001"], "a dict or a connection string, not int"),
-        ({"CONECTION_STRING": PLACE, "EMBEDDED": "memory"}, ["E002"], "Did you mean 'CONNECTION_STRING'?"),
+        (42, ["E001"], "must be a dict or a connection string, not int"),
+        ({"CONECTION_STRING": GATEWAY, "EMBEDDED": "memory"}, ["E002"], "Did you mean 'CONNECTION_STRING'?"),
         ({"embedded": "memory"}, ["E002"], "Did you mean 'EMBEDDED'?"),
-        ({"CONNECTION_STRING": PLACE, "zzz": 1}, ["E002"], "There are CONNECTION_STRING, NAMESPACE"),
-        ({"CONNECTION_STRING": PLACE.encode()}, ["E003"], "a str, not bytes"),
+        ({"CONNECTION_STRING": GATEWAY, "zzz": 1}, ["E002"], "The keys are CONNECTION_STRING, NAMESPACE"),
+        ({"CONNECTION_STRING": GATEWAY.encode()}, ["E003"], "must be a str, not bytes"),
         ({"CONNECTION_STRING": ""}, ["E003"], "is empty"),
         ("Endpoint", ["E003"], "has no '='"),
-        ({"CONNECTION_STRING": PLACE, "RETRY_ATTEMPTS": "4", "REQUEST_TIMEOUT": "1"}, ["E003", "E003"], "retry_attempts is"),
-        ({"CONNECTION_STRING": PLACE, "TRANSPORT": "smtp"}, ["E003"], "transport is one of"),
-        ({"CONNECTION_STRING": PLACE, "ALLOW_INSECURE_HTTP": "no"}, ["E003"], "True or False, not str"),
-        ({"CONNECTION_STRING": PLACE, "NAMESPACE": "myns"}, ["E003"], "not both"),
+        ({"CONNECTION_STRING": GATEWAY, "RETRY_ATTEMPTS": "4", "REQUEST_TIMEOUT": "1"}, ["E003", "E003"], "retry_attempts"),
+        ({"CONNECTION_STRING": GATEWAY, "TRANSPORT": "smtp"}, ["E003"], "transport "),
+        ({"CONNECTION_STRING": GATEWAY, "ALLOW_INSECURE_HTTP": "no"}, ["E003"], "True or False, not str"),
+        ({"CONNECTION_STRING": GATEWAY, "NAMESPACE": "myns"}, ["E003"], "not both"),
         ("Endpoint=sb://gateway.example/", ["E003"], "give a credential"),
         (None, ["E004"], "set SERVICEBUS_CONNECTION_STRING"),
         ({"SESSION_TIMEOUT": 30}, ["E004"], "does not say where"),
         ({"NAMESPACE": "myns", "CREDENTIAL": "no.such.thing"}, ["E005"], "cannot be imported"),
         ({"NAMESPACE": "myns", "CREDENTIAL": 7}, ["E005"], "no get_token"),
-        ({"EMBEDDED": "memory", "NAMESPACE": "myns"}, ["E006"], "NAMESPACE would do nothing"),
+        ({"EMBEDDED": "memory", "NAMESPACE": "myns"}, ["E006"], "NAMESPACE would have no effect"),
     ],
 )
-def test_a_wrong_setting_is_named(value: object, codes: list[str], words: str) -> None:
+def test_a_wrong_setting_is_an_error_of_the_checks_and_of_get_provider(value: object, codes: list[str], words: str) -> None:
     assert found(value) == [f"azsession.{code}" for code in codes]
     with override_settings(AZSESSION=value), pytest.raises(SystemCheckError) as caught:
         call_command("check")
@@ -107,24 +92,26 @@ def test_a_wrong_setting_is_named(value: object, codes: list[str], words: str) -
 )
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, value: object, module: str, extra: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
-    assert found(value) == ["azsession.E007"]
-    assert f'pip install "azsession[{extra}]"' in read(value).problems[0].text
+    with override_settings(AZSESSION=value):
+        [problem] = read_setting().all_problems()
+    assert problem.code is ProblemCode.MISSING_EXTRA
+    assert f'pip install "azsession[{extra}]"' in problem.text
 
 
-def test_without_a_place_the_environment_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", PLACE)
+def test_without_a_place_in_the_setting_the_environment_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", GATEWAY)
     monkeypatch.setenv("AZSESSION_GATEWAY_URL", "http://127.0.0.1:2")
     assert found({"SESSION_TIMEOUT": 7}) == []
     with override_settings(AZSESSION={"SESSION_TIMEOUT": 7}):
         assert get_provider().config.session_timeout == 7
         assert get_provider().config.namespace_url == "http://127.0.0.1:2"
-    # A place in the setting is not mixed with one of the environment.
-    with override_settings(AZSESSION=PLACE):
+    # A place in the setting is not combined with one in the environment.
+    with override_settings(AZSESSION=GATEWAY):
         assert get_provider().config.namespace_url == "http://127.0.0.1:1"
 
 
 def test_every_field_of_the_configuration_can_be_set() -> None:
-    values = {"connection_string": PLACE, "retry_attempts": 7, "ca_bundle": "/ca.pem"}
+    values = {"connection_string": GATEWAY, "retry_attempts": 7, "ca_bundle": "/ca.pem"}
     fields = [each.name for each in attrs.fields(ServiceBusConfig) if each.init]
     setting = {name.upper(): values.get(name) for name in fields}
     with override_settings(AZSESSION=setting):
@@ -133,4 +120,4 @@ def test_every_field_of_the_configuration_can_be_set() -> None:
 
 
 def test_the_repr_of_a_setting_shows_no_secret() -> None:
-    assert SECRET not in repr(read(PLACE))
+    assert SECRET not in repr(read(GATEWAY, STYLE))

@@ -1,5 +1,4 @@
-"""An app and handlers for `flask azsession consume`, each in a process of its own: they report to the file that ``REPORT``
-names, a line for each call and teardown."""
+"""An app and handlers for `flask azsession consume`. They write a line for each call and teardown to the file ``REPORT``."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def create_app() -> Flask:
 
     @app.teardown_appcontext
     def teardown(error: BaseException | None) -> None:
-        # Also the command has a context.
+        # The command itself has a context too.
         if "message" in g:
             _report("torn-down", g.message, type(error).__name__)
 
@@ -34,7 +33,7 @@ def create_app() -> Flask:
 
 
 def until_told(message: ReceivedMessage, session: SessionClient) -> None:
-    """Report the beginning, and end once there is a file `REPORT`.go."""
+    """Report the beginning, wait for the file `REPORT`.go, and report the end."""
     assert "message" not in g
     g.message = message.text()
     _report("began", current_app.name, message.text())

@@ -1,4 +1,4 @@
-"""The example as gunicorn loads it here: the process that forks the workers has used its provider, and holds a session."""
+"""The example for gunicorn. The process that forks the workers uses its own provider before, and holds a session."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from azsession import Message
 app = create_app()
 
 with app.app_context():
-    azsession.provider.send_message("kept", Message("by the one who forks", session_id="kept"))
+    azsession.provider.send_message("kept", Message("from the parent", session_id="kept"))
     kept = azsession.provider.create_session_client("kept", "kept")
     assert kept.receive_message(timeout=5) is not None

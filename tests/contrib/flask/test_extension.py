@@ -46,7 +46,7 @@ def left(provider: ServiceBusProvider) -> int | None:
     return provider.get_queue("orders").active_count
 
 
-def test_the_current_provider_is_the_apps_and_the_same_in_every_request(app: Flask) -> None:
+def test_all_requests_of_an_app_use_the_same_provider(app: Flask) -> None:
     @app.post("/orders/<order>")
     def place(order: str) -> str:
         return current_provider.send_message("orders", Message("placed", session_id=order))
@@ -55,12 +55,12 @@ def test_the_current_provider_is_the_apps_and_the_same_in_every_request(app: Fla
         answers = list(pool.map(lambda number: app.test_client().post(f"/orders/{number}"), range(24)))
     assert {answer.status_code for answer in answers} == {200}
     with app.app_context():
-        # Each would have a broker of its own.
+        # With several providers, each would have its own embedded broker.
         assert len(current_provider.list_sessions("orders")) == 24
         assert isinstance(current_provider, ServiceBusProvider)
 
 
-def test_threads_that_ask_at_once_get_one_provider(app: Flask) -> None:
+def test_threads_that_ask_at_the_same_time_get_the_same_provider(app: Flask) -> None:
     together = threading.Barrier(8)
 
     def ask() -> ServiceBusProvider:
@@ -91,7 +91,7 @@ def test_apps_in_one_process_have_providers_of_their_own() -> None:
         azsession.close(app)
 
 
-def test_the_context_says_which_app_is_meant_before_the_one_given_at_the_start() -> None:
+def test_the_application_context_wins_over_the_app_of_the_constructor() -> None:
     shop, stock = make_app("shop"), make_app("stock")
     azsession = AzSession(shop)
     azsession.init_app(stock)
@@ -108,17 +108,17 @@ def test_without_a_context_there_is_no_current_provider(app: Flask) -> None:
             use()
 
 
-def test_an_app_that_was_not_set_up_is_told_so() -> None:
+def test_an_app_without_an_extension_is_an_error() -> None:
     with Flask(__name__).app_context(), pytest.raises(ConfigurationError, match=r"no AzSession: call AzSession\(app\)"):
         _ = current_provider.config
 
 
-def test_an_app_is_set_up_once(app: Flask) -> None:
-    with pytest.raises(ConfigurationError, match="has an AzSession already"):
+def test_a_second_extension_for_an_app_is_refused(app: Flask) -> None:
+    with pytest.raises(ConfigurationError, match="already has an AzSession"):
         AzSession(app)
 
 
-def test_after_it_was_closed_the_next_use_makes_a_new_provider(app: Flask) -> None:
+def test_the_next_use_after_close_makes_another_provider(app: Flask) -> None:
     azsession = AzSession()
     with app.app_context():
         first = azsession.provider
@@ -132,7 +132,7 @@ def test_after_it_was_closed_the_next_use_makes_a_new_provider(app: Flask) -> No
 # Handlers
 
 
-def test_a_handler_has_a_context_of_its_own_for_each_call_torn_down_before_its_message_is_completed(app: Flask) -> None:
+def test_each_call_of_a_handler_has_its_own_context_which_ends_before_its_message_is_completed(app: Flask) -> None:
     handled: list[tuple[str, bool, str]] = []
     torn_down: list[tuple[object, int | None]] = []
     all_done = threading.Event()
@@ -162,7 +162,7 @@ def test_a_handler_has_a_context_of_its_own_for_each_call_torn_down_before_its_m
     assert (left(provider), provider.get_queue("orders").dead_letter_count) == (0, 1)
 
 
-def test_a_failed_handler_is_reported_with_a_context_and_its_message_comes_again(app: Flask) -> None:
+def test_on_error_has_a_context_and_the_failed_message_is_redelivered(app: Flask) -> None:
     reported: list[str] = []
     times = iter([RuntimeError("not yet"), None])
     done = threading.Event()
@@ -199,24 +199,24 @@ def test_a_handler_may_be_a_coroutine_function(app: Flask) -> None:
     assert seen == [f"{app.name}: paid"]
 
 
-def test_a_handler_can_be_wrapped_for_a_processor_made_by_hand(app: Flask) -> None:
+def test_handler_wraps_a_function_for_another_processor(app: Flask) -> None:
     seen: list[str] = []
     with app.app_context():
         provider = AzSession().provider
 
         @AzSession().handler
         def handle(message: ReceivedMessage, session: SessionClient) -> None:
-            """What it does."""
+            """Its docstring."""
             seen.append(f"{current_app.name}: {message.text()}")
 
-    assert handle.__doc__ == "What it does."
+    assert handle.__doc__ == "Its docstring."
     provider.send_message("orders", Message("paid", session_id="1"))
     with SessionProcessor(provider, "orders", handle):
         eventually(lambda: left(provider) == 0)
     assert seen == [f"{app.name}: paid"]
 
 
-def test_a_handler_that_is_wrapped_twice_gets_one_context(app: Flask) -> None:
+def test_a_handler_that_is_wrapped_twice_has_one_context(app: Flask) -> None:
     torn_down: list[object] = []
     app.teardown_appcontext(torn_down.append)
     azsession = AzSession()
@@ -230,7 +230,7 @@ def test_a_handler_that_is_wrapped_twice_gets_one_context(app: Flask) -> None:
 
 
 def run(script: str, connection_string: str, *, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, with all warnings shown, and an app for it."""
+    """Run a script with an app to its end. Any warning fails the test."""
     head = """
 import os, sys, traceback
 from flask import Flask
@@ -264,7 +264,7 @@ def fork(work):
     return ended
 
 
-def test_sessions_that_are_open_when_the_process_ends_are_released(azsession_server: AzsessionServer) -> None:
+def test_open_sessions_are_released_when_the_process_ends(azsession_server: AzsessionServer) -> None:
     with azsession_server.provider() as provider:
         provider.send_message("orders", Message("paid", session_id="1"))
         run(
@@ -281,7 +281,7 @@ with app.app_context():
             session.complete_message(received)
 
 
-def test_a_forked_child_makes_a_provider_of_its_own_and_settles_what_its_parent_received(
+def test_a_forked_child_makes_its_own_provider_and_settles_messages_of_its_parent(
     azsession_server: AzsessionServer,
 ) -> None:
     run(
@@ -307,7 +307,7 @@ assert [message.text() for message in session.messages(timeout=0)] == ["b", "c",
     )
 
 
-def test_an_embedded_broker_tells_a_forked_child_that_it_is_not_its_own(azsession_server: AzsessionServer) -> None:
+def test_a_forked_child_cannot_use_the_embedded_broker_of_its_parent(azsession_server: AzsessionServer) -> None:
     run(
         """
 app.config.update(AZSESSION_EMBEDDED="memory")

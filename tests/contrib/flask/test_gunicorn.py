@@ -1,8 +1,9 @@
-"""The example behind gunicorn, with `azsession serve` as the broker: three workers that were forked from one process."""
+"""The example in three gunicorn workers that are forked from one process, with `azsession serve` as the broker."""
 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -16,20 +17,20 @@ from azsession import Message, QueueSettings, ServiceBusProvider
 
 from ...support.paths import ROOT
 from ...support.processes import FORKS_IGNORED, Served, environment
-from ..django.projects import Running
+from ..running import Running
 
 CLIENTS = 12
 EXAMPLES = ROOT / "examples"
-#: What gunicorn writes of each request: which process served it, its path, and the name that the client gave it.
+#: gunicorn writes the process id, the path and the query of each request. The query is the client's name for the request.
 ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
 
 
 class Worker:
-    """Somebody who is handed messages in one request, and settles each in another, on a new connection each.
+    """Gets messages in one request and settles each in another request, on a new connection.
 
     Attributes:
-        done: The positions of the webhooks that were settled, by session, in the order of that.
-        settled: Released for each.
+        done: The positions of the settled webhooks, by session, in the order in which they were settled.
+        settled: Released for each settled webhook.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,26 +51,36 @@ class Worker:
             for each in work["messages"]:
                 answer = requests.post(f"{self._url}/done{tag}", json={"receipt": each["receipt"]}, timeout=30)
                 if answer.status_code == 410:
-                    # This machine was slow, and the lock is over: what is left of it comes again.
+                    # The lock expired because this machine is slow. The rest is redelivered.
                     break
                 assert answer.status_code == 204, answer.text
                 self.done[work["session"]].append(each["payload"]["position"])
                 self.settled.release()
 
 
-def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
-    tmp_path: Path, webhooks: list[dict[str, Any]]
-) -> None:
+def test_any_worker_can_settle_a_message_that_another_worker_received(tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
     expected: dict[str, list[int]] = defaultdict(list)
     for event in webhooks:
         expected[event["session_id"]].append(event["position"])
     messages = [Message(json.dumps(event), session_id=event["session_id"], subject=event["event"]) for event in webhooks]
     with Served("--memory", "--auto-create") as broker, ServiceBusProvider.from_connection_string(broker.line) as provider:
-        # Ten are handed out at once: sessions with more are handed out again when that lock is over.
+        # One request gets ten messages. The rest of a session is handed out after its lock has expired.
         provider.create_queue("webhooks", QueueSettings(lock_duration=2, max_delivery_count=100))
         provider.send_messages("webhooks", messages)
         environ = environment(broker.line, PYTHONPATH=f"{ROOT}:{EXAMPLES}", PYTHONWARNINGS=f"default,{FORKS_IGNORED}")
-        command = ["-m", "gunicorn", "--preload", "--workers", "3", "--threads", "8", "--bind", "127.0.0.1:0", *ACCESS]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--preload",
+            "--workers",
+            "3",
+            "--threads",
+            "8",
+            "--bind",
+            "127.0.0.1:0",
+            *ACCESS,
+        ]
         with Running([*command, "tests.contrib.flask.served:app"], environ, tmp_path, cwd=ROOT) as server:
             worker, enough = Worker(server.says(r"Listening at: (\S+)")[1]), threading.Event()
             with ThreadPoolExecutor(CLIENTS) as pool:
@@ -86,7 +97,7 @@ def test_what_one_request_receives_another_settles_whichever_worker_it_lands_on(
         assert provider.list_sessions("webhooks") == []
         assert provider.dead_letters("webhooks") == []
         for queue, session_id in [("kept", "kept"), *(("webhooks", session_id) for session_id in expected)]:
-            # It would be `SessionLockedError` if a worker held it still, or the process that forked them.
+            # Raises SessionLockedError if a worker or the parent still holds the session.
             with provider.create_session_client(queue, session_id) as session:
                 assert len(session.receive_messages(10, timeout=0)) == (1 if queue == "kept" else 0)
     assert [line for line in server.err.splitlines() if "[INFO]" not in line] == []

@@ -1,9 +1,8 @@
-"""The settings in `app.config`: what is taken, what is refused and when, and what the environment adds."""
+"""The settings in `app.config`, and those that the environment adds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -12,21 +11,7 @@ from azsession import ConfigurationError, Message, ServiceBusConfig, ServiceBusP
 from azsession.contrib.flask import AzSession
 from azsession.testing import AzsessionServer
 
-KEY = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
-SHARED = f"Endpoint=sb://shop.servicebus.windows.net/;SharedAccessKeyName=app;SharedAccessKey={KEY}"
-
-
-class Credential:
-    """A `TokenCredential` as far as it is looked at before a request."""
-
-    def get_token(self, *scopes: str) -> Any:
-        raise AssertionError("no request is made")
-
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SERVICEBUS_CONNECTION_STRING", "SERVICEBUS_FULLY_QUALIFIED_NAMESPACE", "AZSESSION_GATEWAY_URL"):
-        monkeypatch.delenv(name, raising=False)
+from ..places import AZURE, GATEWAY, SECRET, Credential
 
 
 def app_with(**config: object) -> Flask:
@@ -36,7 +21,7 @@ def app_with(**config: object) -> Flask:
 
 
 def config_of(**config: object) -> ServiceBusConfig:
-    """Return the configuration that settings come to."""
+    """Return the configuration that results from the settings."""
     azsession = AzSession(app_with(**config))
     try:
         return azsession.provider.config
@@ -47,34 +32,37 @@ def config_of(**config: object) -> ServiceBusConfig:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"AZSESSION_CONECTION_STRING": "x"}, "AZSESSION_CONECTION_STRING.*did you mean AZSESSION_CONNECTION_STRING"),
-        ({"AZSESSION_RETRIES": 3}, "AZSESSION_RETRIES.*no setting.*AZSESSION_RETRY"),
-        ({"AZSESSION_X": 3}, "AZSESSION_X.*there are AZSESSION_ALLOW_INSECURE_HTTP, .*AZSESSION_TRANSPORT"),
-        ({"AZSESSION_RETRY_ATTEMPTS": -1}, "app.config: retry_attempts is a whole number"),
-        ({"AZSESSION_RETRY_ATTEMPTS": "4"}, "app.config: retry_attempts is a whole number"),
-        ({"AZSESSION_REQUEST_TIMEOUT": "soon"}, "app.config: request_timeout"),
+        ({"AZSESSION_CONECTION_STRING": "x"}, "AZSESSION_CONECTION_STRING.*Did you mean 'AZSESSION_CONNECTION_STRING'"),
+        ({"AZSESSION_RETRIES": 3}, "AZSESSION_RETRIES.*is not a setting.*AZSESSION_RETRY"),
+        ({"AZSESSION_X": 3}, "AZSESSION_X.*The keys are AZSESSION_CONNECTION_STRING, .*AZSESSION_TRANSPORT"),
+        ({"AZSESSION_RETRY_ATTEMPTS": -1}, "AZSESSION_RETRY_ATTEMPTS'.: retry_attempts"),
+        ({"AZSESSION_RETRY_ATTEMPTS": "4"}, "AZSESSION_RETRY_ATTEMPTS'.: retry_attempts"),
+        ({"AZSESSION_REQUEST_TIMEOUT": "soon"}, "AZSESSION_REQUEST_TIMEOUT'.: request_timeout"),
         ({"AZSESSION_TRANSPORT": "smtp"}, "app.config: transport is one of"),
-        ({"AZSESSION_TRANSPORT": 7}, "AZSESSION_TRANSPORT is a text, not a int"),
-        ({"AZSESSION_ALLOW_INSECURE_HTTP": "false"}, "AZSESSION_ALLOW_INSECURE_HTTP is True or False, not a str"),
-        ({"AZSESSION_CONNECTION_STRING": ""}, "app.config: the connection string is empty"),
-        ({"AZSESSION_CONNECTION_STRING": SHARED, "AZSESSION_NAMESPACE": "shop"}, "not both"),
+        ({"AZSESSION_TRANSPORT": 7}, "AZSESSION_TRANSPORT'. must be a str, not int"),
+        ({"AZSESSION_ALLOW_INSECURE_HTTP": "false"}, "AZSESSION_ALLOW_INSECURE_HTTP'. must be True or False, not str"),
+        ({"AZSESSION_CONNECTION_STRING": ""}, "AZSESSION_CONNECTION_STRING'. is empty"),
+        ({"AZSESSION_CONNECTION_STRING": AZURE, "AZSESSION_NAMESPACE": "shop"}, "not both"),
         ({"AZSESSION_GATEWAY_URL": "ftp://x"}, "app.config: gateway_url is not a URL"),
-        ({"AZSESSION_GATEWAY_URL": 8720}, "AZSESSION_GATEWAY_URL is a text"),
-        ({"AZSESSION_NAMESPACE": "shop", "AZSESSION_CREDENTIAL": "secret"}, "AZSESSION_CREDENTIAL is a TokenCredential"),
-        ({"AZSESSION_EMBEDDED": True}, "AZSESSION_EMBEDDED is 'memory' or the path of a file, not a bool"),
+        ({"AZSESSION_GATEWAY_URL": 8720}, "AZSESSION_GATEWAY_URL'. must be a str, not int"),
+        (
+            {"AZSESSION_NAMESPACE": "shop", "AZSESSION_CREDENTIAL": "secret"},
+            "AZSESSION_CREDENTIAL'. must be a TokenCredential",
+        ),
+        ({"AZSESSION_EMBEDDED": True}, "AZSESSION_EMBEDDED'. must be 'memory' or the path of a file, not bool"),
     ],
 )
 def test_a_wrong_name_or_value_is_refused_when_the_app_is_set_up(config: dict[str, object], words: str) -> None:
     app = app_with(**config)
     with pytest.raises(ConfigurationError, match=words) as caught:
         AzSession().init_app(app)
-    assert KEY not in str(caught.value)
+    assert SECRET not in str(caught.value)
     assert "azsession" not in app.extensions
 
 
 def test_every_field_of_the_configuration_is_a_setting() -> None:
     given = {
-        "CONNECTION_STRING": SHARED,
+        "CONNECTION_STRING": AZURE,
         "SESSION_TIMEOUT": 31,
         "REQUEST_TIMEOUT": 11,
         "RETRY_ATTEMPTS": 2,
@@ -90,51 +78,52 @@ def test_every_field_of_the_configuration_is_a_setting() -> None:
     assert fields == {*given, "NAMESPACE", "GATEWAY_URL"}
 
 
-def test_a_path_will_do_for_the_certificates(tmp_path: Path) -> None:
+def test_the_certificates_can_be_given_as_a_path(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
-    config = config_of(AZSESSION_CONNECTION_STRING=SHARED, AZSESSION_TRANSPORT="http", AZSESSION_CA_BUNDLE=bundle)
+    config = config_of(AZSESSION_CONNECTION_STRING=AZURE, AZSESSION_TRANSPORT="http", AZSESSION_CA_BUNDLE=bundle)
     assert config.ca_bundle == str(bundle)
 
 
-def test_the_environment_says_where_to_connect_to_where_the_app_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", "Endpoint=http://127.0.0.1:1/;SharedAccessKeyName=a;SharedAccessKey=b")
+def test_without_a_place_in_the_settings_the_environment_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", GATEWAY)
     assert config_of(AZSESSION_RETRY_ATTEMPTS=1).namespace_url == "http://127.0.0.1:1"
     assert config_of(AZSESSION_RETRY_ATTEMPTS=1).retry_attempts == 1
 
 
-def test_the_environment_is_not_mixed_with_what_the_app_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AZSESSION_GATEWAY_URL", "http://127.0.0.1:1")
-    said = "Endpoint=http://127.0.0.1:2/;SharedAccessKeyName=a;SharedAccessKey=b"
-    assert config_of(AZSESSION_CONNECTION_STRING=said).namespace_url == "http://127.0.0.1:2"
+def test_a_place_in_the_settings_is_not_mixed_with_one_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZSESSION_GATEWAY_URL", "http://127.0.0.1:2")
+    assert config_of(AZSESSION_CONNECTION_STRING=GATEWAY).namespace_url == "http://127.0.0.1:1"
 
 
-def test_transport_alone_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_transport_can_be_set_without_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_with(AZSESSION_TRANSPORT="amqp")
     azsession = AzSession(app)
-    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", SHARED)
+    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", AZURE)
     assert azsession.provider.config.uses_amqp
     azsession.close()
 
 
-def test_that_nothing_says_where_to_connect_to_is_told_at_the_first_use_and_can_be_put_right() -> None:
+def test_a_missing_place_is_an_error_at_the_first_use_and_can_be_corrected() -> None:
     app = app_with()
     azsession = AzSession(app)
-    with pytest.raises(ConfigurationError, match=r"app\.config has none of AZSESSION_CONNECTION_STRING, .*environment"):
+    with pytest.raises(
+        ConfigurationError, match=r"app\.config does not say where.*AZSESSION_CONNECTION_STRING, .*environment"
+    ):
         _ = azsession.provider
     app.config["AZSESSION_EMBEDDED"] = "memory"
     assert azsession.provider.send_message("orders", Message("paid", session_id="42"))
     azsession.close()
 
 
-def test_settings_that_went_wrong_after_the_app_was_set_up_are_told_at_the_first_use() -> None:
+def test_a_wrong_setting_that_was_added_after_init_app_is_an_error_at_the_first_use() -> None:
     app = app_with(AZSESSION_EMBEDDED="memory")
     azsession = AzSession(app)
     app.config["AZSESSION_EMBEDED"] = "memory"
-    with pytest.raises(ConfigurationError, match="did you mean AZSESSION_EMBEDDED"):
+    with pytest.raises(ConfigurationError, match="Did you mean 'AZSESSION_EMBEDDED'"):
         _ = azsession.provider
 
 
-def test_an_embedded_broker_goes_before_all_others_so_that_tests_need_one_line(azsession_server: AzsessionServer) -> None:
+def test_an_embedded_broker_wins_over_a_connection_string(azsession_server: AzsessionServer) -> None:
     app = app_with(AZSESSION_CONNECTION_STRING=azsession_server.connection_string)
     azsession = AzSession(app)
     app.config.update(AZSESSION_EMBEDDED="memory")
@@ -153,7 +142,7 @@ def test_an_embedded_broker_can_keep_its_messages_in_a_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("credential", [Credential(), Credential, lambda: Credential()])
-def test_a_credential_is_one_or_makes_one(credential: object) -> None:
-    azsession = AzSession(app_with(AZSESSION_NAMESPACE="shop", AZSESSION_TRANSPORT="http", AZSESSION_CREDENTIAL=credential))
-    assert azsession.provider.config.host == "shop.servicebus.windows.net"
+def test_the_credential_can_be_an_object_a_class_or_a_function(credential: object) -> None:
+    azsession = AzSession(app_with(AZSESSION_NAMESPACE="myns", AZSESSION_TRANSPORT="http", AZSESSION_CREDENTIAL=credential))
+    assert azsession.provider.config.host == "myns.servicebus.windows.net"
     azsession.close()

@@ -1,1 +1,1 @@
-"""The command `azsession_consume`."""
+"""The package in which Django looks for management commands."""

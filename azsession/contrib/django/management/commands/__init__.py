@@ -1,1 +1,1 @@
-"""The command `azsession_consume`."""
+"""Management commands of Django: ``azsession_consume``."""

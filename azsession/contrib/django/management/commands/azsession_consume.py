@@ -1,4 +1,4 @@
-"""`manage.py azsession_consume`: a `SessionProcessor` with a function of the project's."""
+"""`manage.py azsession_consume`: runs a `SessionProcessor` with a function of the project."""
 
 from __future__ import annotations
 
@@ -7,101 +7,56 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.utils.module_loading import import_string
 
+from azsession.contrib.consume_options import DESCRIPTION, OPTIONS, QUEUE_HELP, Kind, add_arguments
+from azsession.contrib.consume_run import USED_WRONGLY, ConsumeError, run_processor, summary
 from azsession.contrib.django import closing_connections, get_provider
-from azsession.errors import QueueError, ValidationError
-from azsession.processor import SessionProcessor
-
-#: Exit statuses, those of `azsession consume`.
-FAILED, USED_WRONGLY = 1, 2
-
-_HOOKS = {
-    "on_error": "Called with an error, and with its session and message, or None.",
-    "on_session_opened": "Called with a session before its first message.",
-    "on_session_closed": "Called with a session after its release.",
-}
+from azsession.contrib.imports import import_function
+from azsession.processor import ProcessorStats, SessionProcessor
 
 
 class Command(BaseCommand):
-    help = (
-        "Calls a function with each message of a queue, and its session: many sessions at once, each in order. Where it "
-        "returns, the message is completed. SIGTERM and Ctrl-C let it finish what it has in hand, and release all sessions; "
-        "a second one gives up what still runs."
-    )
+    """The command."""
+
+    help = f"Calls a function with each message of a queue and its session. {DESCRIPTION}"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("queue", help="The queue, or topic/subscriptions/name.")
-        parser.add_argument("handler", help="The function's dotted path, such as orders.handlers.paid.")
-        parser.add_argument("--max-concurrent-sessions", type=int, default=8, help="Sessions handled at once (8).")
-        parser.add_argument(
-            "--session-id",
-            "--session-ids",
-            dest="session_ids",
-            action="append",
-            metavar="ID",
-            help="Take this session only. Repeat it for more.",
-        )
-        parser.add_argument("--max-messages-per-session", type=int, help="Messages after which a session is released.")
-        parser.add_argument(
-            "--session-idle-timeout", type=float, default=0.0, help="Seconds to stay in a session that ran empty (0)."
-        )
-        parser.add_argument("--prefetch", type=int, default=10, help="Messages in one request (10).")
-        parser.add_argument("--max-renewal", type=float, help="Seconds after which a session's lock is renewed no more.")
-        parser.add_argument(
-            "--grace-period", type=float, default=30.0, help="Seconds that handlers get to finish at the end (30)."
-        )
-        for name, told in _HOOKS.items():
-            parser.add_argument(f"--{name.replace('_', '-')}", metavar="DOTTED.PATH", help=told)
+        """Add a queue, a handler, and the options of all consuming commands."""
+        parser.add_argument("queue", help=QUEUE_HELP)
+        parser.add_argument("handler", help="The function's dotted path, for example orders.handlers.paid.")
+        add_arguments(parser, function="DOTTED.PATH")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Consume until told to stop.
+        """Consume until SIGTERM or Ctrl-C.
 
         Raises:
-            CommandError: An argument is wrong (status 2); or it cannot go on, or handlers outlived the grace period (1).
+            CommandError: An argument is wrong (status 2). The command cannot go on, or handlers ran longer than the grace
+                period (status 1).
         """
-        queue, shown = options["queue"], options["verbosity"] > 0
-        handler = _function(options["handler"], "the handler")
-        settings: dict[str, Any] = {
-            name: options[name]
-            for name in (
-                "max_concurrent_sessions",
-                "session_ids",
-                "max_messages_per_session",
-                "session_idle_timeout",
-                "prefetch",
-                "max_renewal",
-                "grace_period",
-            )
-        }
-        hooks: dict[str, Any] = {name: _function(options[name], name) for name in _HOOKS if options[name] is not None}
+        queue: str = options["queue"]
+        is_shown = options["verbosity"] > 0
+        handler = _function("handler", options["handler"])
+        arguments = {option.name: options[option.name] for option in OPTIONS}
+        for option in OPTIONS:
+            if option.kind is Kind.FUNCTION and arguments[option.name] is not None:
+                arguments[option.name] = _function(option.name, arguments[option.name])
+
+        def note(text: str) -> None:
+            if is_shown:
+                self.stderr.write(text)
+
+        def show(stats: ProcessorStats) -> None:
+            if is_shown:
+                self.stdout.write(f"{queue}: {summary(stats)}")
+
         try:
-            processor = SessionProcessor(get_provider(), queue, handler, **settings, **hooks)
-        except ValidationError as error:
-            raise CommandError(str(error), returncode=USED_WRONGLY) from error
-        except QueueError as error:
-            raise CommandError(str(error), returncode=FAILED) from error
-        if shown:
-            self.stderr.write(f"consuming {queue}; Ctrl-C ends it")
-        try:
-            processor.run()
-        except QueueError as error:
-            raise CommandError(str(error), returncode=FAILED) from error
-        stats = processor.stats
-        if shown:
-            self.stdout.write(
-                f"{queue}: {stats.messages_done} messages of {stats.sessions_done} sessions done, {stats.messages_failed} "
-                f"failed, {stats.messages_dead_lettered} dead-lettered"
-            )
-        if stats.sessions_open:
-            raise CommandError(f"given up while its handler ran: {stats.sessions_open} sessions", returncode=FAILED)
+            run_processor(queue, lambda: SessionProcessor(get_provider(), queue, handler, **arguments), note=note, show=show)
+        except ConsumeError as error:
+            raise CommandError(str(error), returncode=error.status) from error
 
 
-def _function(path: str, what: str) -> Callable[..., Any]:
+def _function(name: str, path: str) -> Callable[..., object]:
     try:
-        found: Callable[..., Any] = import_string(path.replace(":", "."))
+        return closing_connections(import_function(path))
     except ImportError as error:
-        raise CommandError(f"{what} {path!r} cannot be imported: {error}", returncode=USED_WRONGLY) from error
-    if not callable(found):
-        raise CommandError(f"{what} {path!r} is a {type(found).__name__}, nothing to call", returncode=USED_WRONGLY)
-    return closing_connections(found)
+        raise CommandError(f"{name} {error}", returncode=USED_WRONGLY) from error
