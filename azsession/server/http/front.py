@@ -26,7 +26,7 @@ from ...protocol.error_codes import INVALID_REQUEST, SERVER_BUSY
 if TYPE_CHECKING:
     from .server import Connection, GatewayServer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds for which a connection must have been idle to make room for a new one.
 IDLE_GRACE = 1.0

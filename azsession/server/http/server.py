@@ -27,7 +27,7 @@ from .presence import BODY_READ_KEY, SOCKET_KEY
 from .streams import Reader, Writer
 from .threads import Threads
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds in which a request's head must arrive, and for which a body or an answer may stand still.
 HEADER_DEADLINE = 10.0
@@ -126,12 +126,12 @@ class Connection(cheroot_server.HTTPConnection):  # type: ignore[misc]
         # Not the base class's, which makes a ring of references for each.
         self.server = server
         self.socket = sock
-        self.rfile = Reader(sock, MAX_HEADER_SIZE)
-        self.wfile = Writer(sock)
+        self.rfile: Reader = Reader(sock, MAX_HEADER_SIZE)
+        self.wfile: Writer = Writer(sock)
         self.requests_seen = 0
         self.parked: int | None = None
         self.refused = False
-        self.lingers = False
+        self.lingers: bool = False
         self._closed = False
 
     def expect(self, stream: Reader | Writer | None) -> None:
@@ -251,11 +251,11 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
             timeout=IDLE_TIMEOUT,
             shutdown_timeout=5,
         )
-        self.requests = Threads(self, max_waiting + min(max_waiting, SPARE_THREADS))
+        self.requests: Threads = Threads(self, max_waiting + min(max_waiting, SPARE_THREADS))
         self.gateway = _Gateway
         self.max_request_header_size = MAX_HEADER_SIZE
         self.max_request_body_size = max_body_size
-        self.max_connections = default_max_connections() if max_connections is None else max_connections
+        self.max_connections: int = default_max_connections() if max_connections is None else max_connections
         self.header_deadline = HEADER_DEADLINE
         #: Bodies that arrive, and answers that are sent.
         self.moving: dict[Connection, _Movement] = {}
@@ -264,7 +264,7 @@ class GatewayServer(wsgi.Server):  # type: ignore[misc]
             if tls_cert is None or tls_key is None:
                 raise ConfigurationError("TLS needs both a certificate and its key")
             try:
-                self.ssl_adapter = _LazyTLS(str(tls_cert), str(tls_key))
+                self.ssl_adapter: _LazyTLS = _LazyTLS(str(tls_cert), str(tls_key))
             except (OSError, ssl.SSLError) as error:
                 raise ConfigurationError(f"the TLS certificate or key cannot be used: {error}") from error
             self.ssl_adapter.context.minimum_version = ssl.TLSVersion.TLSv1_2

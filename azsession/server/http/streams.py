@@ -31,8 +31,8 @@ class Reader:
         self._buffer = bytearray()
         self._skip = 0
         self._searched = 0
-        self.count = 0
-        self.closed = False
+        self.count: int = 0
+        self.closed: bool = False
 
     # Without a thread
 
@@ -119,7 +119,7 @@ class Writer:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self.count = 0
+        self.count: int = 0
 
     def write(self, data: bytes) -> int:
         """Send all of `data`. Blocks while the peer does not take it."""

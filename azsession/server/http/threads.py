@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cheroot.workers import threadpool
@@ -16,7 +17,7 @@ from cheroot.workers import threadpool
 if TYPE_CHECKING:
     from .server import GatewayServer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds after which an idle thread ends.
 THREAD_IDLE = 15.0
@@ -51,7 +52,7 @@ class Threads(threadpool.ThreadPool):  # type: ignore[misc]
         #: Threads that were started and have not come for their first connection yet.
         self._coming = 0
         self._stopping = False
-        self.get = self._next
+        self.get: Callable[[], Any] = self._next
 
     def start(self) -> None:
         """Start none yet."""

@@ -74,8 +74,8 @@ class PendingReceive:
     __slots__ = ("future", "max_count", "patience", "request_id")
 
     def __init__(self, max_count: int, request_id: str, *, waits: bool = True) -> None:
-        self.max_count = max_count
-        self.request_id = request_id
+        self.max_count: int = max_count
+        self.request_id: str = request_id
         self.patience = Patience.WAITS if waits else Patience.TIME_IS_UP
         self.future: Future[list[UnsettledMessage]] = Future()
 
