@@ -1,0 +1,90 @@
+"""Each extra in setup.cfg installs all packages that its documented command imports."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+
+import pytest
+from packaging.requirements import Requirement
+
+from ..support.paths import ROOT
+from ..support.processes import PATIENCE, environment
+
+#: Imports the modules in argv[2:], as if the packages in argv[1] were not installed.
+SCRIPT = """
+import importlib, sys
+missing = set(sys.argv[1].split(","))
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"{name} is not installed")
+
+sys.meta_path.insert(0, Missing())
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+"""
+
+
+def requirements(extra: str | None) -> list[Requirement]:
+    """Return the requirements of azsession in setup.cfg, with those of an extra."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = config["options"]["install_requires"].split("\n")
+    if extra is not None:
+        lines += config["options.extras_require"][extra].split("\n")
+    return [Requirement(line) for line in lines if line.strip()]
+
+
+def installed(wanted: Iterable[Requirement]) -> set[str]:
+    """Return the names of the distributions that pip would install for these requirements."""
+    found: set[str] = set()
+    todo = list(wanted)
+    while todo:
+        requirement = todo.pop()
+        if requirement.name == "azsession":
+            todo += [each for extra in requirement.extras for each in requirements(extra)]
+            continue
+        name = requirement.name.lower().replace("_", "-")
+        if name in found:
+            continue
+        found.add(name)
+        for line in metadata.requires(name) or []:
+            each = Requirement(line)
+            if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras)):
+                todo.append(each)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("extra", "modules"),
+    [
+        (None, ["azsession", "azsession.contrib.consume_run", "azsession.cli"]),
+        ("celery", ["azsession.cli.group", "azsession.cli.celery_dispatch", "azsession.contrib.celery"]),
+        ("django", ["azsession.contrib.django.management.commands.azsession_consume"]),
+        ("flask", ["azsession.contrib.flask"]),
+    ],
+)
+def test_an_extra_installs_all_packages_that_its_command_imports(extra: str | None, modules: list[str]) -> None:
+    names = installed(requirements(extra))
+    packages = metadata.packages_distributions()
+    del packages["azsession"]
+    missing = [
+        package
+        for package, distributions in packages.items()
+        if not names & {each.lower().replace("_", "-") for each in distributions}
+    ]
+    assert "hypothesis" in missing
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, ",".join(missing), *modules],
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
