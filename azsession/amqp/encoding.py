@@ -67,7 +67,7 @@ def ushort(value: int) -> bytes:
 
 
 def symbol_map(entries: Mapping[str, Any]) -> bytes:
-    """Return a map whose keys are symbols: the types "fields" and "annotations" (§2.8.10, §3.2.10)."""
+    """Return a map whose keys are symbols: the types "fields" and "annotations" (§2.8.13, §3.2.10)."""
     return compound(0xC1, [part for key, value in entries.items() for part in (_symbol(key), encode_value(value))])
 
 

@@ -14,7 +14,7 @@ from .encoding import FALSE, NULL, TRUE, described, encode_value, fields_of, sym
 from .performatives import ABSENT, ATTACH, BEGIN, CLOSE, DETACH, END, OPEN, SASL_INIT, SESSION_FILTER, Absent
 from .types import Symbol, Uint, Ulong
 
-#: The protocol headers (§2.2, §5.3.1), which come before the frames.
+#: The protocol headers (§2.2, §5.3), which come before the frames.
 AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"
 #: A frame without a body, which keeps a connection alive (§2.4.5).

@@ -139,7 +139,7 @@ class SaslMechanisms(NamedTuple):
 
 
 class SaslOutcome(NamedTuple):
-    """The result of authentication; code 0 is success (§5.3.3.6)."""
+    """The result of authentication; code 0 is success (§5.3.3.5)."""
 
     code: int
 

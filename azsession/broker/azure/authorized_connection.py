@@ -21,7 +21,7 @@ from .error_mapping import UNAUTHORIZED_ACCESS, refusal_of
 from .transport.connection import Connection
 from .transport.links import Link, Sender
 from .transport.loop import Timer
-from .transport.request_response import Exchange, OnResponse
+from .transport.request_response import OnResponse, RequestResponseLinks
 
 #: Seconds that Azure may take for a management request.
 SERVER_TIMEOUT = 60
@@ -56,10 +56,10 @@ class AuthorizedConnection:
     def __init__(self, transport: Connection) -> None:
         self.transport = transport
         self.refresh_timer: Timer | None = None
-        self._cbs: Exchange | None = None
+        self._cbs: RequestResponseLinks | None = None
         self._authorizations: dict[str, _Authorization] = {}
         self._senders: dict[str, EntitySender] = {}
-        self._managers: dict[str, Exchange] = {}
+        self._managers: dict[str, RequestResponseLinks] = {}
 
     @property
     def is_closed(self) -> bool:
@@ -100,7 +100,7 @@ class AuthorizedConnection:
                 known.waiting.append(done)
             return
         if self._cbs is None or self._cbs.ended:
-            self._cbs = Exchange(self.transport, "$cbs")
+            self._cbs = RequestResponseLinks(self.transport, "$cbs")
         authorization = _Authorization(token.header, refresh_at, ends_at, waiting=[done])
         if known is None or not known.confirmed:
             self._authorizations[entity] = authorization
@@ -183,7 +183,7 @@ class AuthorizedConnection:
         """
         manager = self._managers.get(entity)
         if manager is None or manager.ended:
-            manager = self._managers[entity] = Exchange(self.transport, f"{address_of(entity)}/$management")
+            manager = self._managers[entity] = RequestResponseLinks(self.transport, f"{address_of(entity)}/$management")
         properties: dict[str, Any] = {
             "operation": f"com.microsoft:{operation}",
             "com.microsoft:server-timeout": amqp.Uint(SERVER_TIMEOUT * 1000),

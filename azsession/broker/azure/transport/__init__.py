@@ -1,1 +1,4 @@
-"""AMQP 1.0, as far as Azure Service Bus needs it."""
+"""The AMQP 1.0 client of the broker on Azure: one loop thread, streams, connections, channels and links.
+
+Imports go one way: request_response -> connection -> channel -> links, and connection -> loop, stream.
+"""

@@ -1,52 +1,100 @@
-"""AMQP sessions, which carry links (AMQP 1.0, part 2.5). Everything here belongs to the loop's thread.
+"""AMQP sessions, which carry links (AMQP 1.0 §2.5). `Connection` makes them; only the loop's thread uses them.
 
-An AMQP session is called a channel here: a session, in this package, is one of messages.
+An AMQP session is called a channel here, because a session in this package is a message session.
+
+    BEGINNING --(the peer's begin)--> MAPPED --(the peer's end, or the connection is lost)--> ENDED
+
+A channel may also go straight from BEGINNING to ENDED.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import Protocol
 
 from .... import amqp
 from ....amqp import Attach, Begin, Condition, Detach, Disposition, Flow, Transfer
-from .links import CONNECTION_LOST, Link, Outcome, Sender
+from .links import CONNECTION_LOST, Link, Outcome
 
-if TYPE_CHECKING:
-    from .connection import Connection
-
-#: Frames that the peer may send ahead on one channel.
+#: How many transfer frames the peer may send ahead on one channel.
 INCOMING_WINDOW = 5000
-#: Links of one channel, if the peer does not allow fewer.
+#: How many links a channel may have, unless the peer allows fewer.
 MAX_HANDLES = 1024
 
 
-class Channel:
-    """One AMQP session: its links, its windows, and the deliveries on it that are not settled."""
+class ChannelState(Enum):
+    """How far a channel is; the module's docstring has the transitions."""
 
-    def __init__(self, connection: Connection, number: int) -> None:
+    BEGINNING = "beginning"
+    MAPPED = "mapped"
+    ENDED = "ended"
+
+
+class ChannelConnection(Protocol):
+    """The part of a connection that its channels call."""
+
+    @property
+    def max_frame_size(self) -> int:
+        """The largest frame that the peer accepts, in bytes."""
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame."""
+
+    def on_room(self) -> None:
+        """Handle that a channel has room for a link."""
+
+
+class Channel:
+    """One AMQP session: its links, its windows, and its unsettled deliveries.
+
+    Attributes:
+        number: The channel number of the frames that are sent.
+        state: See the module's docstring.
+    """
+
+    def __init__(self, connection: ChannelConnection, number: int) -> None:
         self._connection = connection
         self.number = number
-        self.mapped: bool = False
-        self.ended: bool = False
+        self.state: ChannelState = ChannelState.BEGINNING
+        # Handles of links: the next new one, and those free again, smallest first.
         self._handle_max = MAX_HANDLES - 1
         self._next_handle = 0
         self._free: list[int] = []
+        # Links by our handle, by name and role until the peer's attach, and by the peer's handle.
         self._links: dict[int, Link] = {}
         self._attaching: dict[tuple[str, bool], Link] = {}
         self._by_remote: dict[int, Link] = {}
+        # Counters of the session's flow control (§2.5.6).
         self._next_outgoing_id = 0
         self._next_delivery_id = 0
         self._next_incoming_id = 0
-        self._unreported = 0
         self._remote_window = 0
+        #: Transfers received since the last flow frame.
+        self._unreported = 0
+        #: Transfer frames that wait for the peer's window.
         self._outgoing: deque[tuple[Link, bytes]] = deque()
+        # Unsettled deliveries by number: those sent, and those received whose outcome was sent.
         self._sent: dict[int, tuple[Link, Outcome]] = {}
         self._settling: dict[int, tuple[Link, Outcome]] = {}
 
+    @property
+    def size(self) -> int:
+        """How many links the channel can have in all."""
+        return self._handle_max + 1
+
+    @property
+    def room(self) -> int:
+        """How many more links can be attached now."""
+        if self.state is not ChannelState.MAPPED:
+            return 0
+        return len(self._free) + self.size - self._next_handle
+
+    # Called by the connection
+
     def begin(self) -> None:
-        """Ask for it."""
+        """Send the begin."""
         self._connection.send(
             amqp.begin_frame(
                 self.number,
@@ -57,25 +105,8 @@ class Channel:
             )
         )
 
-    def on_begin(self, begin: Begin) -> None:
-        """The peer agreed."""
-        self.mapped = True
-        self._handle_max = min(MAX_HANDLES - 1, begin.handle_max)
-        self._next_incoming_id = begin.next_outgoing_id
-        self._remote_window = begin.incoming_window
-
-    @property
-    def size(self) -> int:
-        """How many links it takes in all."""
-        return self._handle_max + 1
-
-    @property
-    def room(self) -> int:
-        """How many more links can be attached."""
-        return len(self._free) + self.size - self._next_handle if self.mapped and not self.ended else 0
-
     def attach(self, link: Link) -> None:
-        """Attach a link; there must be room."""
+        """Attach a link; the channel must have room."""
         if self._free:
             link.handle = heapq.heappop(self._free)
         else:
@@ -86,27 +117,28 @@ class Channel:
         self._attaching[link.name, link.is_receiver] = link
         self._connection.send(link.attach_frame(self.number))
 
-    def detach(self, link: Link) -> None:
-        """Send a link's detach; it ends when the peer has answered."""
-        if self._outgoing:
-            # A message is sent in part: the rest cannot follow the detach.
-            self._outgoing = deque((owner, frame) for owner, frame in self._outgoing if owner is not link)
-        self._connection.send(amqp.detach_frame(self.number, handle=link.handle))
+    # Frames from the peer
 
-    # What the peer sends
+    def on_begin(self, begin: Begin) -> None:
+        """Handle the answer to `begin`."""
+        self.state = ChannelState.MAPPED
+        self._handle_max = min(MAX_HANDLES - 1, begin.handle_max)
+        self._next_incoming_id = begin.next_outgoing_id
+        self._remote_window = begin.incoming_window
 
     def on_attach(self, attach: Attach) -> None:
-        # The peer's role is the other one.
+        """Handle the answer to a link's attach. Attaches of links that are not ours are ignored."""
+        # The peer has the opposite role.
         link = self._attaching.pop((attach.name, not attach.is_receiver), None)
         if link is None:
             return
         self._by_remote[attach.handle] = link
-        refused = not (attach.has_source if link.is_receiver else attach.has_target)
-        if not refused and not link.detaching:
-            link.attached = True
-            link.on_attached(attach)
+        accepted = attach.has_source if link.is_receiver else attach.has_target
+        if accepted:
+            link.accept(attach)
 
     def on_detach(self, detach: Detach) -> None:
+        """Handle the end of a link, by the peer or as its answer to our detach."""
         link = self._by_remote.pop(detach.handle, None)
         if link is None:
             return
@@ -125,6 +157,7 @@ class Channel:
         self._connection.on_room()
 
     def on_flow(self, flow: Flow) -> None:
+        """Handle the peer's window (§2.5.6) and, if the flow names a link, the link's credit."""
         following = self._next_outgoing_id if flow.next_incoming_id is None else flow.next_incoming_id
         window = (following + flow.incoming_window - self._next_outgoing_id) & 0xFFFFFFFF
         was_shut, self._remote_window = not self.has_window(), window if window < 0x80000000 else 0
@@ -133,25 +166,27 @@ class Channel:
             link = self._by_remote.get(flow.handle)
             if link is not None:
                 link.on_flow(flow)
-        for each in list(self._links.values()) if was_shut else ():
-            if isinstance(each, Sender):
-                each.pump()
+        if was_shut:
+            for each in list(self._links.values()):
+                each.on_window()
         if flow.echo:
-            self.flow()
+            self._send_flow()
 
     def on_transfer(self, transfer: Transfer) -> None:
+        """Handle one frame of a delivery."""
         self._next_incoming_id = (self._next_incoming_id + 1) & 0xFFFFFFFF
         self._unreported += 1
         link = self._by_remote.get(transfer.handle)
         if link is not None:
             link.on_transfer(transfer)
         if self._unreported >= INCOMING_WINDOW // 2:
-            self.flow()
+            self._send_flow()
 
     def on_disposition(self, disposition: Disposition) -> None:
-        unsettled = self._sent if disposition.is_receiver else self._settling
+        """Handle the result of deliveries. A state that is not settled is not final, and is ignored."""
         if not disposition.settled:
-            return  # Not final: links here have the peer settle what is sent, and confirm what is settled.
+            return
+        unsettled = self._sent if disposition.is_receiver else self._settling
         first, last = disposition.first, disposition.last
         if last - first < len(unsettled):
             numbers = [number for number in range(first, last + 1) if number in unsettled]
@@ -161,38 +196,28 @@ class Channel:
             unsettled.pop(number)[1](number, disposition.state, disposition.error)
 
     def on_end(self, error: Condition | None) -> None:
-        """It is over, by either side or with its connection; and so is every link on it."""
-        self.ended = True
+        """Handle the end of the channel, by the peer or with its connection. All its links end."""
+        self.state = ChannelState.ENDED
         why = error or Condition(CONNECTION_LOST, "the AMQP session ended", {})
         for link in list(self._links.values()):
             self._forget(link, why)
             link.end(why)
 
-    # What the links send
+    # Called by the links: see `LinkChannel`
 
-    def flow(self, handle: int | None = None, delivery_count: int = 0, credit: int = 0, *, drain: bool = False) -> None:
-        """Tell the peer of the channel's window, and of a link's credit."""
-        self._unreported = 0
-        self._connection.send(
-            amqp.flow_frame(
-                self.number,
-                next_incoming_id=self._next_incoming_id,
-                incoming_window=INCOMING_WINDOW,
-                next_outgoing_id=self._next_outgoing_id,
-                outgoing_window=INCOMING_WINDOW,
-                handle=handle,
-                delivery_count=delivery_count,
-                link_credit=credit,
-                drain=drain,
-            )
-        )
+    def detach(self, link: Link) -> None:
+        if self._outgoing:
+            # The rest of a message that is sent in part must not follow the detach.
+            self._outgoing = deque((owner, frame) for owner, frame in self._outgoing if owner is not link)
+        self._connection.send(amqp.detach_frame(self.number, handle=link.handle))
+
+    def flow(self, handle: int, delivery_count: int, credit: int, *, drain: bool = False) -> None:
+        self._send_flow(handle, delivery_count, credit, drain=drain)
 
     def has_window(self) -> bool:
-        """Tell whether the peer takes a frame of another message."""
         return self._remote_window > 0 and not self._outgoing
 
     def transfer(self, link: Link, tag: bytes, message_format: int, payload: bytes, outcome: Outcome) -> None:
-        """Send a message."""
         number = self._next_delivery_id
         self._next_delivery_id = (number + 1) & 0xFFFFFFFF
         frames = amqp.transfer_frames(
@@ -208,15 +233,32 @@ class Channel:
         self._outgoing.extend((link, frame) for frame in frames)
         self._send_waiting()
 
+    def settle(self, link: Link, first: int, last: int, outcome: bytes, settled: Outcome) -> None:
+        for number in range(first, last + 1):
+            self._settling[number] = (link, settled)
+        self._connection.send(amqp.disposition_frame(self.number, first=first, last=last, outcome=outcome))
+
+    # Sending
+
+    def _send_flow(self, handle: int | None = None, delivery_count: int = 0, credit: int = 0, *, drain: bool = False) -> None:
+        self._unreported = 0
+        self._connection.send(
+            amqp.flow_frame(
+                self.number,
+                next_incoming_id=self._next_incoming_id,
+                incoming_window=INCOMING_WINDOW,
+                next_outgoing_id=self._next_outgoing_id,
+                outgoing_window=INCOMING_WINDOW,
+                handle=handle,
+                delivery_count=delivery_count,
+                link_credit=credit,
+                drain=drain,
+            )
+        )
+
     def _send_waiting(self) -> None:
-        """Send transfers, as many as the peer takes now."""
+        """Send waiting transfer frames as far as the peer's window allows."""
         while self._outgoing and self._remote_window > 0:
             self._next_outgoing_id = (self._next_outgoing_id + 1) & 0xFFFFFFFF
             self._remote_window -= 1
             self._connection.send(self._outgoing.popleft()[1])
-
-    def settle(self, link: Link, first: int, last: int, outcome: Any, settled: Outcome) -> None:
-        for number in range(first, last + 1):
-            self._settling[number] = (link, settled)
-        frame = amqp.disposition_frame(self.number, receiver=True, first=first, last=last, settled=False, outcome=outcome)
-        self._connection.send(frame)

@@ -1,4 +1,12 @@
-"""One AMQP connection: opened, kept alive, and its frames handed to the links they are for. The loop's thread only."""
+"""One AMQP connection: SASL, open, heartbeats, and the dispatch of frames to channels. Only the loop's thread uses it.
+
+`Namespace` opens a stream and makes a `Connection` over it. A connection has these states:
+
+    SASL_HEADER --(the peer's SASL header)--> SASL --(outcome: success)--> AMQP_HEADER --(the peer's AMQP header)--> OPENING
+    OPENING --(the peer's open)--> OPENED --(close, a lost stream, silence or a malformed frame)--> CLOSED
+
+Every other state may also go straight to CLOSED. CLOSED is final; the namespace makes a new connection when it needs one.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +15,58 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 from .... import amqp
-from ....amqp import Condition
+from ....amqp import Begin, Close, Condition, End, MalformedFrameError, Open, SaslOutcome
 from ....errors import ConnectionFailedError, QueueError
-from .channel import Channel
+from .channel import Channel, ChannelState
 from .links import CONNECTION_LOST, NO_ROOM, Link
 from .loop import Loop, Timer
 from .stream import Address, Stream
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Bytes of a frame that are taken, and sent where the peer takes as much.
+#: The largest frame that is accepted, and that is sent if the peer accepts it, in bytes.
 MAX_FRAME_SIZE = 64 * 1024
-#: Channels of a connection, if the peer does not allow fewer.
+#: The frame size that every peer accepts, in bytes (AMQP 1.0 §2.8.19).
+MIN_MAX_FRAME_SIZE = 512
+#: How many channels a connection may have, unless the peer allows fewer.
 MAX_CHANNELS = 256
-#: Links that a connection keeps room for, besides those of sessions: to send by, for tokens, and for management.
+#: How many links a connection keeps free for senders, tokens and management; message sessions get the rest.
 RESERVED = 8
-#: Seconds without any frame after which the peer is taken for gone. It is told, and sends heartbeats.
+#: Seconds without a frame after which the peer counts as gone. The open frame announces them (§2.4.5).
 IDLE_TIMEOUT = 60.0
+#: How many reads one event allows, so that a busy connection does not starve the others.
+_MAX_READS = 16
+
+
+class ConnectionState(Enum):
+    """How far a connection is; the module's docstring has the transitions."""
+
+    SASL_HEADER = "SASL header"
+    SASL = "SASL"
+    AMQP_HEADER = "AMQP header"
+    OPENING = "opening"
+    OPENED = "opened"
+    CLOSED = "closed"
 
 
 class Connection:
-    """An AMQP connection over a stream that is open.
+    """An AMQP connection over an open stream.
 
     Args:
-        loop: Whose thread it lives in.
+        loop: The loop whose thread uses the connection.
         stream: The open stream.
-        address: Where it leads, for messages and for the AMQP open.
-        on_opened: Called when it can be used.
-        on_closed: Called once when it cannot be used any more, after all its links have ended.
-        open_timeout: Seconds for the peer to answer.
+        address: The address of the stream, for log messages and the open frame.
+        on_opened: Called when the connection is OPENED.
+        on_closed: Called once when it is CLOSED, after all its links have ended.
+        open_timeout: Seconds that the peer may take until OPENED.
+
+    Attributes:
+        max_frame_size: The largest frame that is sent, in bytes.
+        state: See the module's docstring.
     """
 
     def __init__(
@@ -51,46 +79,53 @@ class Connection:
         on_closed: Callable[[QueueError], object],
         open_timeout: float,
     ) -> None:
-        self.max_frame_size: int = 512
-        self.opened: bool = False
-        self.closed: bool = False
+        self.max_frame_size: int = MIN_MAX_FRAME_SIZE
+        self.state: ConnectionState = ConnectionState.SASL_HEADER
         self._loop = loop
         self._stream = stream
         self._address = address
         self._on_opened = on_opened
         self._on_closed = on_closed
+        # Frames to send, packed bytes that the stream has not accepted, and received bytes of an incomplete frame.
         self._out: list[bytes] = []
         self._unsent = b""
         self._in = b""
-        self._header_seen = self._authenticated = False
+        # Channels by our number and by the peer's, and links that wait for a channel with room.
         self._channel_max = MAX_CHANNELS - 1
         self._channels: dict[int, Channel] = {}
         self._by_remote: dict[int, Channel] = {}
         self._waiting: deque[Link] = deque()
         self._received = self._written = time.monotonic()
+        #: Seconds between frames that the peer expects, `None` if it does not care.
         self._heartbeat: float | None = None
         self._timer: Timer = loop.later(open_timeout, self._open_late)
         loop.add(self)
         self.send(amqp.SASL_HEADER)
 
     def fileno(self) -> int:
+        """Return the descriptor of the stream's socket."""
         return self._stream.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over."""
+        return self.state is ConnectionState.CLOSED
 
     # Links
 
     @property
     def is_full(self) -> bool:
-        """Whether another connection is needed for more sessions: the rest of the room is for what those here need."""
+        """Whether more message sessions need another connection: the room that is left is reserved."""
         if len(self._channels) <= self._channel_max:
             return False
         begun = list(self._channels.values())
-        if not all(channel.mapped for channel in begun):
+        if any(channel.state is ChannelState.BEGINNING for channel in begun):
             return False
         size, room = (sum(channel.size for channel in begun), sum(channel.room for channel in begun))
         return room - len(self._waiting) <= min(RESERVED, size // 2)
 
     def attach(self, link: Link) -> None:
-        """Attach a link, on a channel that has room, or a new one; where there is no room at all, end it."""
+        """Attach a link on a channel with room, or on a new channel. Without any room, the link ends with `NO_ROOM`."""
         if self.closed:
             link.end(Condition(CONNECTION_LOST, "the connection is closed", {}))
             return
@@ -98,7 +133,7 @@ class Connection:
         self.on_room()
 
     def on_room(self) -> None:
-        """Attach links that wait for room."""
+        """Attach the links that wait for room."""
         while self._waiting and not self.closed:
             if self._waiting[0].ended:
                 self._waiting.popleft()
@@ -107,7 +142,9 @@ class Connection:
             if channel is not None:
                 channel.attach(self._waiting.popleft())
                 continue
-            if not self.opened or any(not one.mapped for one in self._channels.values()):
+            if self.state is not ConnectionState.OPENED:
+                return
+            if any(one.state is ChannelState.BEGINNING for one in self._channels.values()):
                 return
             if len(self._channels) <= self._channel_max:
                 self._begin()
@@ -122,12 +159,13 @@ class Connection:
     # Sending
 
     def send(self, frame: bytes) -> None:
-        """Send a frame, with what else this round of the loop brings."""
+        """Send a frame at the end of the loop's round, together with the other frames of the round."""
         if not self.closed:
             self._out.append(frame)
-            self._loop.soil(self)
+            self._loop.flush_later(self)
 
     def flush(self) -> bool:
+        """Write waiting frames to the stream; return whether it accepted all."""
         if self.closed:
             return True
         try:
@@ -150,14 +188,14 @@ class Connection:
     # Receiving
 
     def on_readable(self) -> None:
+        """Read from the stream and handle the frames."""
         try:
-            # What is there now, but no more than this at once: the other connections want their turn, too.
-            for _ in range(16):
+            for _ in range(_MAX_READS):
                 data = self._stream.read()
                 if data is None:
                     break
                 if not data:
-                    self.fail("the peer closed it")
+                    self.fail("the peer closed the connection")
                     return
                 self._received = time.monotonic()
                 self._feed(data)
@@ -167,37 +205,38 @@ class Connection:
                     break
         except OSError as error:
             self.fail(type(error).__name__)
-        except amqp.MalformedFrameError as error:
-            self.fail(f"the peer does not speak AMQP 1.0 as agreed: {error}")
-        self._loop.soil(self)
+        except MalformedFrameError as error:
+            self.fail(f"the peer violated the AMQP 1.0 protocol: {error}")
+        self._loop.flush_later(self)
 
     def _feed(self, data: bytes) -> None:
+        """Split received bytes into headers and frames (§2.2, §2.3.1), and keep the rest."""
         if self._in:
             data = self._in + data
         at, end = 0, len(data)
         while end - at >= 8 and not self.closed:
-            if not self._header_seen:
+            if self.state in _AWAITED_HEADERS:
                 self._on_header(data[at : at + 8])
                 at += 8
                 continue
             size = int.from_bytes(data[at : at + 4], "big")
             if not 8 <= size <= MAX_FRAME_SIZE:
-                raise amqp.MalformedFrameError(f"a frame of {size} bytes")
+                raise MalformedFrameError(f"a frame of {size} bytes; 8 to {MAX_FRAME_SIZE} are allowed")
             if end - at < size:
                 break
             offset = 4 * data[at + 4]
             if not 8 <= offset <= size:
-                raise amqp.MalformedFrameError("a frame with a wrong offset")
+                raise MalformedFrameError(f"a frame of {size} bytes with a data offset of {offset}")
             self._on_frame(int.from_bytes(data[at + 6 : at + 8], "big"), data[at + offset : at + size])
             at += size
         self._in = data[at:]
 
     def _on_header(self, header: bytes) -> None:
-        expected = amqp.AMQP_HEADER if self._authenticated else amqp.SASL_HEADER
+        expected, following = _AWAITED_HEADERS[self.state]
         if header != expected:
-            raise amqp.MalformedFrameError("it answers with another protocol or version")
-        self._header_seen = True
-        if self._authenticated:
+            raise MalformedFrameError(f"another protocol or version: its header is {header!r}, not {expected!r}")
+        self.state = following
+        if following is ConnectionState.OPENING:
             self.send(
                 amqp.open_frame(
                     container_id=f"azsession-{uuid.uuid4()}",
@@ -209,79 +248,78 @@ class Connection:
             )
 
     def _on_frame(self, number: int, body: bytes) -> None:
-        code, fields = amqp.decode_frame(body)
+        code, performative = amqp.decode_frame(body)
         if code == amqp.HEARTBEAT:
             return
-        if not self.opened and code != amqp.OPEN:
-            self._on_early_frame(code, fields)
-            return
-        channel = self._by_remote.get(number)
-        if code == amqp.TRANSFER and channel is not None:
-            channel.on_transfer(fields)
-        elif code == amqp.DISPOSITION and channel is not None:
-            channel.on_disposition(fields)
-        elif code == amqp.FLOW and channel is not None:
-            channel.on_flow(fields)
-        elif code == amqp.ATTACH and channel is not None:
-            channel.on_attach(fields)
-        elif code == amqp.DETACH and channel is not None:
-            channel.on_detach(fields)
-        elif code == amqp.BEGIN:
-            begun = self._channels.get(-1 if fields.remote_channel is None else fields.remote_channel)
-            if begun is not None:
-                self._by_remote[number] = begun
-                begun.on_begin(fields)
-                self.on_room()
-        elif code == amqp.END and channel is not None:
-            self.send(amqp.end_frame(channel.number))
-            del self._by_remote[number]
-            del self._channels[channel.number]
-            channel.on_end(fields.error)
-        elif code == amqp.OPEN:
-            if self.opened or not self._authenticated:
-                raise amqp.MalformedFrameError("an open out of turn")
-            self._on_open(fields)
-        elif code == amqp.CLOSE:
-            self._on_close(fields.error)
-
-    def _on_early_frame(self, code: int, fields: Any) -> None:
-        """Handle what comes before the open."""
-        if code == amqp.CLOSE and self._authenticated:
-            self._on_close(fields.error)
-        elif self._authenticated:
-            raise amqp.MalformedFrameError("a frame before the open")
-        elif code == amqp.SASL_MECHANISMS:
-            self.send(amqp.sasl_init_anonymous(self._address.host))
-        elif code == amqp.SASL_OUTCOME:
-            if fields.code != 0:
-                self.fail(f"authentication failed with SASL code {fields.code}")
-                return
-            self._authenticated, self._header_seen = True, False
-            self.send(amqp.AMQP_HEADER)
+        if self.state is ConnectionState.OPENED:
+            handle = _CHANNEL_FRAMES.get(code)
+            if handle is not None:
+                channel = self._by_remote.get(number)
+                if channel is not None:
+                    handle(channel, performative)
+            elif code == amqp.BEGIN:
+                self._on_begin(number, performative)
+            elif code == amqp.END:
+                self._on_end(number, performative)
+            elif code == amqp.CLOSE:
+                self._on_close(performative)
+            elif code == amqp.OPEN:
+                raise MalformedFrameError("a second open frame")
         else:
-            raise amqp.MalformedFrameError("a frame before authentication")
+            early = _EARLY_FRAMES[self.state].get(code)
+            if early is None:
+                raise MalformedFrameError(f"frame 0x{code:02x} while the connection is in the state {self.state.value!r}")
+            early(self, performative)
 
-    def _on_close(self, error: Condition | None) -> None:
-        self.send(amqp.close_frame())
-        self.flush()
-        self.fail("the peer closed it" if error is None else f"{error.condition}: {error.description}")
+    def _on_sasl_mechanisms(self, _: Any) -> None:
+        self.send(amqp.sasl_init_anonymous(self._address.host))
 
-    def _on_open(self, opened: amqp.Open) -> None:
+    def _on_sasl_outcome(self, outcome: SaslOutcome) -> None:
+        if outcome.code != 0:
+            self.fail(f"authentication failed with SASL code {outcome.code}")
+            return
+        self.state = ConnectionState.AMQP_HEADER
+        self.send(amqp.AMQP_HEADER)
+
+    def _on_open(self, opened: Open) -> None:
         self._timer.cancel()
-        self.opened = True
+        self.state = ConnectionState.OPENED
         self.max_frame_size = min(MAX_FRAME_SIZE, opened.max_frame_size)
         self._channel_max = min(MAX_CHANNELS - 1, opened.channel_max)
-        # Half of what the peer allows, as it should itself have halved it (2.4.5), and less for a slow machine.
+        # The peer should announce half of its actual timeout (§2.4.5), but might not: send well within half of it.
         if opened.idle_timeout_ms:
             self._heartbeat = opened.idle_timeout_ms / 1000 / 2.5
         self._keep_alive()
         self._on_opened()
         self.on_room()
 
+    def _on_begin(self, number: int, begin: Begin) -> None:
+        channel = self._channels.get(-1 if begin.remote_channel is None else begin.remote_channel)
+        if channel is not None:
+            self._by_remote[number] = channel
+            channel.on_begin(begin)
+            self.on_room()
+
+    def _on_end(self, number: int, end: End) -> None:
+        channel = self._by_remote.pop(number, None)
+        if channel is not None:
+            self.send(amqp.end_frame(channel.number))
+            del self._channels[channel.number]
+            channel.on_end(end.error)
+
+    def _on_close(self, close: Close) -> None:
+        self.send(amqp.close_frame())
+        self.flush()
+        error = close.error
+        self.fail("the peer closed the connection" if error is None else f"{error.condition}: {error.description}")
+
+    # Time
+
     def _keep_alive(self) -> None:
+        """Send a heartbeat if one is due, and fail if the peer has been silent for too long."""
         now = time.monotonic()
         if now - self._received >= IDLE_TIMEOUT:
-            self.fail(f"nothing came for {IDLE_TIMEOUT:g} s")
+            self.fail(f"no frame arrived for {IDLE_TIMEOUT:g} s")
             return
         due = [self._received + IDLE_TIMEOUT - now]
         if self._heartbeat is not None:
@@ -292,27 +330,27 @@ class Connection:
         self._timer = self._loop.later(min(due), self._keep_alive)
 
     def _open_late(self) -> None:
-        self.fail("it did not answer in time")
+        self.fail("the peer did not answer in time")
 
     # The end
 
     def close(self) -> None:
-        """Close it, telling the peer. Idempotent."""
-        if not self.closed:
+        """Close the connection, with a close frame if an open frame was sent. Idempotent."""
+        if self.state in (ConnectionState.OPENING, ConnectionState.OPENED):
             self.send(amqp.close_frame())
             self.flush()
-            self.fail("it was closed here")
+        self.fail("it was closed by this client")
 
     def abandon(self) -> None:
-        """In a forked child: let go of the descriptor."""
-        self.closed = True
+        """Close the descriptor in a forked child, without a word to the peer."""
+        self.state = ConnectionState.CLOSED
         self._stream.close()
 
     def fail(self, why: str) -> None:
-        """End it, without a word to the peer. Idempotent."""
+        """Close the stream without a close frame, and end all links with `CONNECTION_LOST`. Idempotent."""
         if self.closed:
             return
-        self.closed = True
+        self.state = ConnectionState.CLOSED
         self._timer.cancel()
         self._loop.remove(self)
         self._stream.close()
@@ -327,5 +365,30 @@ class Connection:
         on_closed(ConnectionFailedError(f"the connection to {self._address.host}:{self._address.port} failed: {why}"))
 
 
+#: In the states that wait for a header: the header, and the state that follows.
+_AWAITED_HEADERS = {
+    ConnectionState.SASL_HEADER: (amqp.SASL_HEADER, ConnectionState.SASL),
+    ConnectionState.AMQP_HEADER: (amqp.AMQP_HEADER, ConnectionState.OPENING),
+}
+
+#: The frames that are allowed before OPENED, by state.
+_EARLY_FRAMES: dict[ConnectionState, dict[int, Callable[[Connection, Any], None]]] = {
+    ConnectionState.SASL: {
+        amqp.SASL_MECHANISMS: Connection._on_sasl_mechanisms,
+        amqp.SASL_OUTCOME: Connection._on_sasl_outcome,
+    },
+    ConnectionState.OPENING: {amqp.OPEN: Connection._on_open, amqp.CLOSE: Connection._on_close},
+}
+
+#: The frames that channels handle. Frames on unknown channels are ignored.
+_CHANNEL_FRAMES: dict[int, Callable[[Channel, Any], None]] = {
+    amqp.TRANSFER: Channel.on_transfer,
+    amqp.DISPOSITION: Channel.on_disposition,
+    amqp.FLOW: Channel.on_flow,
+    amqp.ATTACH: Channel.on_attach,
+    amqp.DETACH: Channel.on_detach,
+}
+
+
 def _ignore(*_: object) -> None:
-    """Take the place of a callback that is not needed any more: it would hold what holds this."""
+    """Replace a callback that is not needed any more, so that its owner can be freed."""

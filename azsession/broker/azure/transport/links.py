@@ -1,41 +1,79 @@
-"""Links, by which messages come and go (AMQP 1.0, part 2.6). Everything here belongs to the loop's thread."""
+"""The ends of links, by which messages come and go (AMQP 1.0 §2.6). Only the loop's thread uses them.
+
+The broker subclasses `Receiver` and `Sender`, and hands each new link to `Connection.attach`. A link has these states:
+
+    ATTACHING --(the peer's attach)--> ATTACHED --(the peer's detach, or the connection is lost)--> ENDED
+        |                                  |                                                          ^
+        +-------------(detach)-------------+----------> DETACHING ------------------------------------+
+
+An ATTACHING link may also go straight to ENDED: when the peer refuses it or the connection is lost. ENDED is final; a new
+link takes its place.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import Any, Protocol
 
 import attrs
 
 from .... import amqp
 from ....amqp import ABSENT, Absent, Attach, Condition, Flow, Transfer
 
-if TYPE_CHECKING:
-    from .channel import Channel
-
-#: What becomes of a delivery: its number, the state's name, and an error where it was refused. A state of `None` says that
-#: the link ended before it was known, with the link's error, and `UNSENT` that the delivery surely never left.
+#: The callback for the result of a delivery. Its arguments are the delivery's number, the name of the final state, and the
+#: error if the delivery was refused. A state of `None` means that the link ended before the result was known; the error is
+#: then the link's. `UNSENT` means that the delivery was certainly not sent.
 Outcome = Callable[[int, "str | None", "Condition | None"], object]
 UNSENT = "unsent"
 
-#: The condition that a link ends with when its connection is gone.
+#: The condition of links whose connection was lost.
 CONNECTION_LOST = "azsession:connection-lost"
-#: The condition of a link that its connection has no room for.
+#: The condition of links that do not fit into their connection.
 NO_ROOM = "azsession:no-room"
-#: The condition of a message that is larger than the link takes.
+#: The condition of messages that are larger than the link allows (§2.8.18).
 TOO_LARGE = "amqp:link:message-size-exceeded"
+
+
+class LinkState(Enum):
+    """How far a link is; the module's docstring has the transitions."""
+
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+    ENDED = "ended"
+
+
+class LinkChannel(Protocol):
+    """The part of a channel that its links call."""
+
+    def detach(self, link: Link) -> None:
+        """Send the link's detach."""
+
+    def flow(self, handle: int, delivery_count: int, credit: int, *, drain: bool = False) -> None:
+        """Send the credit of a receiving link."""
+
+    def has_window(self) -> bool:
+        """Return whether the peer accepts the first frame of another message."""
+
+    def transfer(self, link: Link, tag: bytes, message_format: int, payload: bytes, outcome: Outcome) -> None:
+        """Send a message."""
+
+    def settle(self, link: Link, first: int, last: int, outcome: bytes, settled: Outcome) -> None:
+        """Send the outcome of received deliveries."""
 
 
 class Link:
     """One end of a link.
 
     Attributes:
-        name: Its name, unique in its connection.
+        name: The name, unique in the connection.
         address: The node at the other end.
-        channel: What carries it, while it is attached.
-        attached: It can be used.
-        ended: It is over; a new one must be made.
+        properties: The link properties of the attach.
+        channel: The channel that carries the link, `None` before the attach and after the end.
+        handle: The number of the link in its channel.
+        state: See the module's docstring.
     """
 
     is_receiver = False
@@ -44,52 +82,77 @@ class Link:
         self.name = name
         self.address = address
         self.properties: dict[str, Any] = properties or {}
-        self.channel: Channel | None = None
-        self.handle = -1
-        self.attached: bool = False
-        self.ended: bool = False
-        self.detaching: bool = False
+        self.channel: LinkChannel | None = None
+        self.handle: int = -1
+        self.state: LinkState = LinkState.ATTACHING
+
+    @property
+    def attached(self) -> bool:
+        """Whether the link can be used."""
+        return self.state is LinkState.ATTACHED
+
+    @property
+    def detaching(self) -> bool:
+        """Whether the link was detached here and the peer has not answered."""
+        return self.state is LinkState.DETACHING
+
+    @property
+    def ended(self) -> bool:
+        """Whether the link is over."""
+        return self.state is LinkState.ENDED
 
     def attach_frame(self, channel: int) -> bytes:
-        """Return the frame that asks for it."""
+        """Return the attach frame for a channel number."""
         raise NotImplementedError
 
-    def on_attached(self, attach: Attach) -> None:
-        """The peer agreed."""
-
-    def on_ended(self, error: Condition | None) -> None:
-        """It is over: refused, detached by either side, or its connection is gone. Called once."""
-
-    def on_flow(self, flow: Flow) -> None:
-        """The peer told of credit."""
-
-    def on_transfer(self, transfer: Transfer) -> None:
-        """The peer sent a part of a delivery."""
-
     def detach(self) -> None:
-        """Ask for its end; `on_ended` tells of it. Idempotent."""
+        """Detach the link; `on_ended` follows. Idempotent."""
         if self.ended or self.detaching:
             return
-        self.detaching, self.attached = True, False
+        self.state = LinkState.DETACHING
         if self.channel is None:
             self.end(None)
         else:
             self.channel.detach(self)
 
+    # Called by the channel and the connection
+
+    def accept(self, attach: Attach) -> None:
+        """Note the peer's attach, unless the link was detached meanwhile."""
+        if self.state is LinkState.ATTACHING:
+            self.state = LinkState.ATTACHED
+            self.on_attached(attach)
+
     def end(self, error: Condition | None) -> None:
-        """Note that it is over."""
+        """Note the end of the link. Idempotent."""
         if not self.ended:
-            self.ended = True
-            self.attached = False
+            self.state = LinkState.ENDED
             self.on_ended(error)
+
+    # Hooks for subclasses
+
+    def on_attached(self, attach: Attach) -> None:
+        """Handle the peer's attach."""
+
+    def on_ended(self, error: Condition | None) -> None:
+        """Handle the end: a refusal, a detach by either side, or the loss of the connection. Called once."""
+
+    def on_flow(self, flow: Flow) -> None:
+        """Handle the peer's flow frame for this link."""
+
+    def on_window(self) -> None:
+        """Handle that the peer's incoming window has opened."""
+
+    def on_transfer(self, transfer: Transfer) -> None:
+        """Handle one frame of a delivery."""
 
 
 class Receiver(Link):
-    """The end of a link that messages come in by.
+    """The receiving end of a link.
 
     Attributes:
-        credit: Messages that the peer may still send.
-        draining: The peer was asked to use or give up all credit, and has not answered yet.
+        credit: How many more messages the peer may send.
+        draining: Whether the peer was asked to use or give up all credit and has not answered.
     """
 
     is_receiver = True
@@ -124,30 +187,30 @@ class Receiver(Link):
         self._delivery_count = self._limit = attach.initial_delivery_count
 
     def give_credit(self, credit: int) -> None:
-        """Let the peer send this many messages, counted from now."""
+        """Allow the peer to send this many messages from now on (§2.6.7)."""
         if self.attached and self.channel is not None and credit != self.credit:
             self.credit = credit
             self._limit = self._delivery_count + credit
             self.channel.flow(self.handle, self._delivery_count, credit)
 
     def drain(self) -> None:
-        """Ask the peer to send what there is within the credit, and give up the rest; `on_drained` tells of it."""
+        """Ask the peer to send the messages it has within the credit and to give up the rest; `on_drained` follows."""
         if self.attached and self.channel is not None and not self.draining:
             self.draining = True
             self.channel.flow(self.handle, self._delivery_count, self.credit, drain=True)
 
     def on_drained(self) -> None:
-        """There is no credit left."""
+        """Handle that no credit is left after `drain`."""
 
     def on_message(self, delivery_id: int, delivery_tag: bytes, payload: bytes) -> None:
-        """A message came."""
+        """Handle a whole message."""
 
     def on_flow(self, flow: Flow) -> None:
         if flow.delivery_count is not None:
             self._count_to(flow.delivery_count)
 
     def _count_to(self, delivery_count: int) -> None:
-        """Note how far the peer has counted: what it was allowed beyond that is the credit."""
+        """Note the peer's delivery count. The credit is the distance from it to the limit, a serial number (§2.8.10)."""
         self._delivery_count = delivery_count
         credit = (self._limit - delivery_count) & 0xFFFFFFFF
         self.credit = credit if credit < 0x80000000 else 0
@@ -168,24 +231,26 @@ class Receiver(Link):
             self.on_message(first.delivery_id or 0, first.delivery_tag or b"", payload)
         self._count_to((self._delivery_count + 1) & 0xFFFFFFFF)
 
-    def settle(self, first: int, last: int, outcome: Any, settled: Outcome) -> None:
-        """Settle deliveries; `settled` is called for each when the peer has confirmed or refused it."""
+    def settle(self, first: int, last: int, outcome: bytes, settled: Outcome) -> None:
+        """Settle deliveries with an encoded outcome; `settled` is called for each with the peer's answer."""
         if self.channel is not None:
             self.channel.settle(self, first, last, outcome, settled)
 
 
 @attrs.define(eq=False)
-class _Sending:
+class _Unsent:
+    """A message that waits for credit."""
+
     payload: bytes
     message_format: int
     outcome: Outcome
 
 
 class Sender(Link):
-    """The end of a link that messages go out by.
+    """The sending end of a link.
 
     Attributes:
-        max_message_size: Bytes of a message, encoded, that the peer takes; `None` is no limit.
+        max_message_size: The largest encoded message that the peer accepts, in bytes; `None` for no limit.
     """
 
     def __init__(self, name: str, address: str, properties: dict[str, Any] | None = None) -> None:
@@ -193,7 +258,7 @@ class Sender(Link):
         self.max_message_size: int | None = None
         self._credit = 0
         self._delivery_count = 0
-        self._waiting: deque[_Sending] = deque()
+        self._unsent: deque[_Unsent] = deque()
         self._tag = 0
 
     def attach_frame(self, channel: int) -> bytes:
@@ -202,6 +267,7 @@ class Sender(Link):
         )
 
     def on_attached(self, attach: Attach) -> None:
+        # Zero means no limit (§2.7.3).
         self.max_message_size = attach.max_message_size or None
 
     def on_flow(self, flow: Flow) -> None:
@@ -210,31 +276,36 @@ class Sender(Link):
             self._credit = credit if credit < 0x80000000 else 0
         self.pump()
 
+    def on_window(self) -> None:
+        self.pump()
+
     def send(self, payload: bytes, outcome: Outcome, message_format: int = 0) -> None:
-        """Send a message as soon as there is credit; `outcome` is called with what became of it."""
+        """Send an encoded message as soon as there is credit; `outcome` is called with the result."""
         if self.ended or self.detaching:
             outcome(-1, UNSENT, None)
             return
-        self._waiting.append(_Sending(payload, message_format, outcome))
+        self._unsent.append(_Unsent(payload, message_format, outcome))
         self.pump()
 
     def pump(self) -> None:
-        """Send what waits, as far as credit and the channel's window allow."""
-        while self._waiting and self._credit > 0 and self.attached and self.channel is not None:
+        """Send waiting messages as far as the link's credit and the channel's window allow."""
+        while self._unsent and self._credit > 0 and self.attached and self.channel is not None:
             if not self.channel.has_window():
                 return
-            sending = self._waiting.popleft()
-            if self.max_message_size is not None and len(sending.payload) > self.max_message_size:
-                sending.outcome(-1, "rejected", Condition(TOO_LARGE, f"{len(sending.payload)} bytes", {}))
+            message = self._unsent.popleft()
+            size = len(message.payload)
+            if self.max_message_size is not None and size > self.max_message_size:
+                text = f"the message has {size} bytes; the limit is {self.max_message_size}"
+                message.outcome(-1, "rejected", Condition(TOO_LARGE, text, {}))
                 continue
             self._credit -= 1
             self._delivery_count = (self._delivery_count + 1) & 0xFFFFFFFF
             self._tag += 1
             self.channel.transfer(
-                self, self._tag.to_bytes(4, "big"), sending.message_format, sending.payload, sending.outcome
+                self, self._tag.to_bytes(4, "big"), message.message_format, message.payload, message.outcome
             )
 
     def on_ended(self, error: Condition | None) -> None:
-        waiting, self._waiting = self._waiting, deque()
-        for sending in waiting:
-            sending.outcome(-1, UNSENT, error)
+        unsent, self._unsent = self._unsent, deque()
+        for message in unsent:
+            message.outcome(-1, UNSENT, error)

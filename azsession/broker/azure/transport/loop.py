@@ -1,6 +1,7 @@
-"""One thread that owns connections, and everything that hangs on them: links, sessions' locks, messages in hand.
+"""The one thread that owns the connections of a broker, and all state behind them: links, session locks, messages.
 
-Other threads hand it jobs; it sleeps until a socket, a timer or a job wakes it. What it owns needs no lock.
+Other threads of `Namespace` and the broker hand it jobs. It sleeps until a socket, a timer or a job wakes it. State that only
+this thread touches needs no lock.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Timers among which those that were cancelled need not be looked for.
+#: How many timers there may be before the loop removes cancelled ones.
 FEW_TIMERS = 1000
 
 
 class Owned(Protocol):
-    """Something with a socket, as the loop sees it."""
+    """An object with a socket that the loop watches, for example a `Connection`."""
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
 
     def on_readable(self) -> None:
-        """Read what is there."""
+        """Read from the socket."""
 
     def flush(self) -> bool:
-        """Write what waits to be written; tell whether all of it was taken."""
+        """Write waiting bytes; return whether the socket accepted all of them."""
 
     def fail(self, why: str) -> None:
-        """End it, without waiting for anything."""
+        """Close the socket without waiting."""
 
     def abandon(self) -> None:
-        """In a forked child: let go of the descriptor. The socket is the parent's still."""
+        """Close the descriptor in a forked child. The connection is still the parent's."""
 
 
 class Timer:
-    """A job for later, which can be cancelled. The loop's thread only."""
+    """A job for later. Only the loop's thread makes and cancels timers."""
 
     __slots__ = ("job",)
 
@@ -56,25 +57,34 @@ class Timer:
         self.job: Callable[[], object] | None = job
 
     def cancel(self) -> None:
+        """Drop the job. Idempotent."""
         self.job = None
 
 
 class Loop:
-    """Runs jobs and sockets in one thread, which starts with the first job and ends with `close`."""
+    """Runs jobs and sockets in one thread, which starts with the first job and ends with `close`.
+
+    Thread-safe where a method says so; all other methods are for the loop's thread.
+    """
 
     def __init__(self) -> None:
-        self._starting = threading.Lock()  # Guards the thread's start and end.
+        #: Guards the start of the thread and the change of `_closed`.
+        self._starting = threading.Lock()
         self._begin()
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
+        #: Whether `close` was called, and whether the thread runs no more jobs.
         self._closed = self._ended = False
+        #: Whether the thread is, or is about to be, blocked in the selector.
         self._asleep = False
         self._jobs: deque[Callable[[], object]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._many_timers = FEW_TIMERS
         self._tie = itertools.count()
+        #: The watched objects with the events that the selector watches for.
         self._owned: dict[Owned, int] = {}
+        #: Objects with bytes to write.
         self._dirty: set[Owned] = set()
         self._selector: selectors.BaseSelector | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
@@ -82,7 +92,7 @@ class Loop:
     # From any thread
 
     def call(self, job: Callable[[], object]) -> None:
-        """Have `job` run in the loop's thread, after those handed in before.
+        """Run `job` in the loop's thread, after the jobs of earlier calls. Does not wait. Any thread may call this.
 
         Raises:
             ProviderError: The loop is closed.
@@ -93,22 +103,32 @@ class Loop:
         if self._thread is None:
             self._start()
         if self._ended or self._thread is None:
-            # It ended meanwhile: whatever was handed in before it said so, it has run.
+            # The thread ended in between. It has run the job if it took the job out of the queue before it ended.
             try:
                 self._jobs.remove(job)
             except ValueError:
                 return
             raise closed_error()
-        # The loop says that it falls asleep before it looks for jobs a last time: one of the two sees the other.
+        # The loop sets `_asleep` before it looks for jobs a last time, so that no job is overlooked.
         if self._asleep:
             self._rouse()
 
     def run(self, job: Callable[[], T]) -> T:
-        """Have `job`, which does not wait for anything, run in the loop's thread, and return what it returns."""
+        """Run `job`, which must not block, in the loop's thread, and return its result. Blocks until then.
+
+        Any other thread may call this.
+
+        Raises:
+            ProviderError: The loop is closed.
+        """
         return self.submit(job).result()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Have `job` run in the loop's thread; return the future of its result."""
+        """Run `job` in the loop's thread; return the future of its result. Any thread may call this.
+
+        Raises:
+            ProviderError: The loop is closed.
+        """
         future: Future[T] = Future()
 
         def perform() -> None:
@@ -123,7 +143,13 @@ class Loop:
         return future
 
     def resolve(self, future: Future[Any], job: Callable[[], object]) -> None:
-        """Have `job`, which resolves `future` sooner or later, run in the loop's thread; if it fails, so does the future."""
+        """Run `job`, which resolves `future` later, in the loop's thread. Any thread may call this.
+
+        An error of the job becomes the error of the future.
+
+        Raises:
+            ProviderError: The loop is closed.
+        """
 
         def perform() -> None:
             try:
@@ -154,10 +180,10 @@ class Loop:
             try:
                 wake[1].send(b"\0")
             except OSError:
-                return  # Full of wakes already, or closed.
+                return  # The socket is full of wake-ups already, or closed.
 
     def close(self) -> None:
-        """End the thread, after the jobs handed in so far. Idempotent; waits for it, except in the thread itself."""
+        """End the thread after the jobs so far. Idempotent. Blocks until the end, except in the thread itself."""
         with self._starting:
             thread, was_closed, self._closed = self._thread, self._closed, True
         if thread is None or was_closed:
@@ -167,11 +193,11 @@ class Loop:
             thread.join()
 
     def after_fork(self) -> None:
-        """In a forked child: there is no thread; let go of the parent's sockets without touching what they are part of."""
+        """Start over in a forked child, which has no loop thread: close the parent's descriptors, not its connections."""
         for owned in list(self._owned):
             owned.abandon()
         if self._selector is not None:
-            # Unregistering would reach into the parent's: the kernel's object is shared.
+            # Do not unregister: parent and child share the kernel's selector object.
             self._selector.close()
         for end in self._wake or ():
             end.close()
@@ -181,10 +207,10 @@ class Loop:
     # In the loop's thread
 
     def later(self, seconds: float, job: Callable[[], object]) -> Timer:
-        """Run `job` in so many seconds."""
+        """Run `job` in so many seconds; return its timer."""
         timer = Timer(job)
         if len(self._timers) > self._many_timers:
-            # Most were cancelled: a receive sets one for minutes ahead, and is done in a moment.
+            # Most are cancelled: a receive sets a timer for minutes, and usually ends at once.
             self._timers = [entry for entry in self._timers if entry[2].job is not None]
             heapq.heapify(self._timers)
             self._many_timers = FEW_TIMERS + 2 * len(self._timers)
@@ -192,19 +218,19 @@ class Loop:
         return timer
 
     def add(self, owned: Owned) -> None:
-        """Watch a socket."""
+        """Watch an object's socket."""
         if self._selector is not None:
             self._selector.register(owned.fileno(), selectors.EVENT_READ, owned)
             self._owned[owned] = selectors.EVENT_READ
 
     def remove(self, owned: Owned) -> None:
-        """Watch a socket no more; before it is closed."""
+        """Stop watching an object's socket. Call this before the socket is closed."""
         if self._owned.pop(owned, None) is not None and self._selector is not None:
             self._selector.unregister(owned.fileno())
         self._dirty.discard(owned)
 
-    def soil(self, owned: Owned) -> None:
-        """Note that something waits to be written: it goes out, together with what else there will be, in this round."""
+    def flush_later(self, owned: Owned) -> None:
+        """Flush an object at the end of this round, so that frames go out together."""
         self._dirty.add(owned)
 
     def _run(self) -> None:
@@ -216,11 +242,11 @@ class Loop:
                 self._round(selector, wake[0])
         finally:
             self._ended = True
-            # Handed in between the last look and the line above: their callers wait.
+            # Run jobs that arrived before `_ended` was set: their callers wait for them.
             while self._jobs:
                 _safely(self._jobs.popleft())
             for owned in list(self._owned):
-                owned.fail("its thread ended")
+                owned.fail("the AMQP thread ended")
             selector.close()
             for end in wake:
                 end.close()
@@ -262,12 +288,12 @@ class Loop:
 
 
 def closed_error() -> ProviderError:
-    """Return the error of calls on a broker that was closed."""
+    """Return the error for calls on a closed broker."""
     return ProviderError("the broker is closed", code=SERVER_BUSY, status=503)
 
 
 def _safely(job: Callable[[], object]) -> None:
-    """Run a job: whatever goes wrong in one must not end the others."""
+    """Run a job; log its error, so that one job cannot end the thread."""
     try:
         job()
     except Exception:
@@ -275,12 +301,12 @@ def _safely(job: Callable[[], object]) -> None:
 
 
 def _safely_of(owned: Owned, job: Callable[[], T]) -> T | None:
-    """Run a job of a socket's, which is of no use any more if that fails: nobody knows what state it is in."""
+    """Run a job of a watched object. After an error its state is unknown, so it is closed."""
     try:
         return job()
     except Exception:
-        logger.exception("a job of the AMQP thread failed, and its connection with it")
-        _safely(lambda: owned.fail("an error of azsession's own"))
+        logger.exception("a job of an AMQP connection failed: the connection is closed")
+        _safely(lambda: owned.fail("an internal error of azsession; the log has the traceback"))
         return None
 
 

@@ -1,34 +1,31 @@
-"""Requests and their responses over a pair of links: ``$cbs``, which takes tokens, and ``$management`` of an entity.
+"""Requests and responses over a pair of links, for ``$cbs`` (tokens) and the ``$management`` node of an entity.
 
-The loop's thread only. See "AMQP Claims-based Security" and "AMQP Management" (OASIS working drafts), and Azure's
-"AMQP 1.0 in Azure Service Bus: request-response-based operations".
+`Uplink` makes them; only the loop's thread uses them. `azsession.amqp.management` names the sources.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .... import amqp
 from ....amqp import Condition, MalformedFrameError, Response
+from .connection import Connection
 from .links import CONNECTION_LOST, Receiver, Sender
 
-if TYPE_CHECKING:
-    from .connection import Connection
-
-#: Responses that the peer may send ahead.
+#: How many responses the peer may send ahead.
 CREDIT = 500
 
-#: What is called with the answer, or with why there is none: `Condition`s of refused links, or `CONNECTION_LOST`.
+#: The callback for a response. It gets a `Condition` if there is none: the error of a link, or `CONNECTION_LOST`.
 OnResponse = Callable[["Response | Condition"], object]
 
 
-class Exchange:
-    """The two links to a node that answers requests, attached when it is made.
+class RequestResponseLinks:
+    """The two links to a node that answers requests. The constructor attaches them.
 
     Attributes:
-        ended: It is over; a new one must be made.
+        ended: Whether one of the links has ended. A new pair must take the place of an ended one.
     """
 
     def __init__(self, connection: Connection, address: str) -> None:
@@ -42,7 +39,7 @@ class Exchange:
         connection.attach(self._sender)
 
     def request(self, properties: Mapping[str, Any], body: Any, on_response: OnResponse) -> None:
-        """Send a request."""
+        """Send a request; `on_response` is called once."""
         number = str(uuid.uuid4())
         if self.ended:
             on_response(Condition(CONNECTION_LOST, "the link is closed", {}))
@@ -52,7 +49,7 @@ class Exchange:
 
         def sent(_: int, state: str | None, error: Condition | None) -> None:
             if state != "accepted":
-                self._answer(number, error or Condition(CONNECTION_LOST, "the request did not get through", {}))
+                self._answer(number, error or Condition(CONNECTION_LOST, "the request was not accepted", {}))
 
         self._sender.send(payload, sent)
 
@@ -62,7 +59,7 @@ class Exchange:
             on_response(response)
 
     def on_payload(self, payload: bytes) -> None:
-        """A response came."""
+        """Handle a response. A malformed one is ignored: its request is unknown."""
         try:
             response = amqp.decode_response(payload)
         except MalformedFrameError:
@@ -70,7 +67,7 @@ class Exchange:
         self._answer(response.correlation_id, response)
 
     def on_link_ended(self, error: Condition | None) -> None:
-        """One of the links is over: so is the other."""
+        """Handle the end of one link: end the other, and answer all requests."""
         if self.ended:
             return
         self.ended = True
@@ -82,9 +79,9 @@ class Exchange:
 
 
 class _Responses(Receiver):
-    def __init__(self, exchange: Exchange, name: str, address: str) -> None:
+    def __init__(self, links: RequestResponseLinks, name: str, address: str) -> None:
         super().__init__(name, address)
-        self._exchange = exchange
+        self._links = links
 
     def on_attached(self, attach: amqp.Attach) -> None:
         super().on_attached(attach)
@@ -94,16 +91,16 @@ class _Responses(Receiver):
         self.settle(delivery_id, delivery_id, amqp.ACCEPTED, lambda *_: None)
         if self.credit < CREDIT // 2:
             self.give_credit(CREDIT)
-        self._exchange.on_payload(payload)
+        self._links.on_payload(payload)
 
     def on_ended(self, error: Condition | None) -> None:
-        self._exchange.on_link_ended(error)
+        self._links.on_link_ended(error)
 
 
 class _Requests(Sender):
-    def __init__(self, exchange: Exchange, name: str, address: str) -> None:
+    def __init__(self, links: RequestResponseLinks, name: str, address: str) -> None:
         super().__init__(name, address)
-        self._exchange = exchange
+        self._links = links
 
     def on_attached(self, attach: amqp.Attach) -> None:
         super().on_attached(attach)
@@ -111,4 +108,4 @@ class _Requests(Sender):
 
     def on_ended(self, error: Condition | None) -> None:
         super().on_ended(error)
-        self._exchange.on_link_ended(error)
+        self._links.on_link_ended(error)

@@ -1,4 +1,4 @@
-"""A byte stream to the namespace: TCP, TLS over it, or AMQP over WebSockets. Opened by any thread, used by the loop's."""
+"""Byte streams to a namespace: TCP, TLS, and WebSockets. Any thread opens them; only the loop's thread uses them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any, Protocol
 import attrs
 import certifi
 
+from ...._extras import need
 from ....errors import ConfigurationError, ConnectionFailedError
 
-#: Bytes read at once.
+#: How many bytes are read at once.
 READ_SIZE = 256 * 1024
-#: The WebSocket subprotocol of AMQP 1.0 (OASIS "AMQP WebSocket Binding", 2.1), and the path that Azure serves it at.
+#: The WebSocket subprotocol of AMQP 1.0 (OASIS "AMQP WebSocket Binding" §2.1), and the path at which Azure serves it.
 WEBSOCKET_PROTOCOL, WEBSOCKET_PATH = "AMQPWSB10", "/$servicebus/websocket"
 
 
 @attrs.frozen
 class Address:
-    """Where a namespace is reached.
+    """The address of a namespace.
 
     Attributes:
-        host: Its name or address.
-        port: The port.
-        tls: Whether to speak TLS; its certificate is verified.
-        websocket: Whether AMQP goes over WebSockets.
-        ca_bundle: A file or folder with the certificates to trust, instead of the usual ones.
+        host: The host name or IP address.
+        port: The TCP port.
+        tls: Whether to use TLS, with a verified certificate.
+        websocket: Whether to use AMQP over WebSockets.
+        ca_bundle: A file or folder with the certificates to trust, instead of the default ones.
     """
 
     host: str
@@ -44,26 +45,27 @@ class Stream(Protocol):
         """Return the descriptor to watch."""
 
     def read(self) -> bytes | None:
-        """Return what is there, ``b""`` at the end, `None` where nothing is there now."""
+        """Return the bytes there are, ``b""`` at the end of the stream, `None` if there are none yet."""
 
     def has_more(self, data: bytes) -> bool:
-        """Tell whether there may be more where `data` was read, of which the descriptor does not tell."""
+        """Return whether more bytes may follow `data` that a selector on the descriptor would not report."""
 
     def pack(self, data: bytes) -> bytes:
-        """Return `data` as it goes onto the socket."""
+        """Return `data` as the bytes to write to the socket."""
 
     def write(self, packed: bytes) -> bytes:
-        """Write; return the rest that was not taken now."""
+        """Write packed bytes; return the rest that the socket did not accept."""
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
 
 
 def open_stream(address: Address, timeout: float) -> Stream:
-    """Connect. Blocks for up to `timeout` seconds a step.
+    """Connect to a namespace. Blocks for up to `timeout` seconds for each step (TCP, TLS, WebSocket).
 
     Raises:
-        ConnectionFailedError: It could not be reached, or its certificate is not good for its name.
+        ConnectionFailedError: The namespace cannot be reached, or its certificate is not valid for its name.
+        ConfigurationError: `ca_bundle` cannot be read, or the extra ``websockets`` is missing.
     """
     try:
         if address.websocket:
@@ -100,7 +102,7 @@ def _tls_context(address: Address) -> ssl.SSLContext:
 
 
 class _Socket:
-    """TCP, or TLS over it."""
+    """TCP, or TLS over TCP."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -135,23 +137,21 @@ class _Socket:
         self._socket.close()
 
 
-#: Opcodes of WebSocket frames (RFC 6455, 5.2), and the bits of their first two bytes.
+#: Opcodes of WebSocket frames (RFC 6455 §5.2), and the bits of their first two bytes.
 _CONTINUED, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 _FINAL, _MASKED = 0x80, 0x80
-#: Bytes of one that a peer may announce.
+#: The largest WebSocket frame that is accepted, in bytes.
 MAX_WEBSOCKET_FRAME = 16 * 1024 * 1024
 
 
 class _WebSocket:
-    """Binary WebSocket messages, which are but pieces of a stream. The handshake is websocket-client's.
+    """AMQP in binary WebSocket messages, whose boundaries mean nothing. websocket-client does the handshake.
 
-    Its reader is not used: it asks the socket for a few bytes at a time, and so leaves some inside the TLS layer, where no
-    selector sees them.
+    Its reader is not used: it reads a few bytes at a time, so that bytes stay in the TLS layer, where a selector does not see
+    them.
     """
 
     def __init__(self, address: Address, timeout: float) -> None:
-        from ...._extras import need
-
         need("websocket", "websockets")
         import websocket
 
@@ -169,13 +169,13 @@ class _WebSocket:
                 skip_utf8_validation=True,
             )
         except websocket.WebSocketException as error:
-            # What it says can hold headers; its kind must do.
+            # The text of the error may contain headers, and so secrets.
             raise ConnectionFailedError(
-                f"{address.host}:{address.port} took no WebSocket connection: {type(error).__name__}"
+                f"{address.host}:{address.port} did not accept a WebSocket connection: {type(error).__name__}"
             ) from error
         connected: Any = self._websocket.sock
         self._stream = _Socket(connected)
-        # Not bytes: a large frame comes in many pieces, each of which would copy all before it.
+        # A bytearray: with bytes, each piece of a large frame would copy all pieces before it.
         self._in = bytearray()
         self._replies = b""
         self._ended = False
@@ -197,19 +197,19 @@ class _WebSocket:
         return True
 
     def _take_frames(self) -> bytes:
-        """Return what the frames hold that are there whole."""
+        """Return the content of the complete frames, and keep the rest."""
         data, at, parts = self._in, 0, []
         while len(data) - at >= 2 and not self._ended:
             opcode, size, start = data[at] & 0x0F, data[at + 1], at + 2
             if size & _MASKED or data[at] & 0x70:
-                raise OSError("a WebSocket frame that no server sends")
+                raise OSError(f"a WebSocket frame with the header 0x{data[at : at + 2].hex()}, which a server must not send")
             if size >= 126:
                 start += 2 if size == 126 else 8
                 size = int.from_bytes(data[at + 2 : start], "big")
             if len(data) < start:
                 break
             if size > MAX_WEBSOCKET_FRAME:
-                raise OSError("a WebSocket frame larger than any of AMQP")
+                raise OSError(f"a WebSocket frame of {size} bytes; the limit is {MAX_WEBSOCKET_FRAME}")
             if len(data) - start < size:
                 break
             content, at = bytes(data[start : start + size]), start + size
@@ -230,7 +230,7 @@ class _WebSocket:
         return self._stream.write(packed)
 
     def _frame(self, data: bytes, opcode: int) -> bytes:
-        """Return a frame, masked as a client's must be (5.3)."""
+        """Return a frame, masked as RFC 6455 §5.3 requires of clients."""
         size = len(data)
         if size < 126:
             head = bytes((_FINAL | opcode, _MASKED | size))

@@ -1,4 +1,4 @@
-"""A peer on a raw socket that says what a test has it say, for what no decent broker does."""
+"""A peer on a raw socket that sends the bytes a test gives it, to test behaviour that no correct broker has."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from ....amqp.amqp_bytes import from_the_sdk
 
 
 def sasl(body: bytes) -> bytes:
+    """Return a SASL frame."""
     return (len(body) + 8).to_bytes(4, "big") + b"\x02\x01\x00\x00" + body
 
 
 def mechanisms(name: bytes = b"ANONYMOUS") -> bytes:
-    """Return the frame that offers one mechanism."""
+    """Return the SASL frame that offers one mechanism."""
     array = b"\xe0" + bytes((len(name) + 3, 1, 0xA3, len(name))) + name
     return sasl(b"\x00\x53\x40\xc0" + bytes((len(array) + 1, 1)) + array)
 
 
 def outcome(code: int) -> bytes:
+    """Return the SASL frame with the result of authentication."""
     return sasl(b"\x00\x53\x44\xc0\x03\x01\x50" + bytes((code,)))
 
 
 class Talk:
-    """One connection, from the peer's side."""
+    """One connection, seen from the peer."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(20)
         self.sock = sock
         self._in = b""
-        #: What it lets the client send ahead, and how many frames of messages it has seen.
+        #: How many transfer frames the client may send ahead, and how many have arrived.
         self.window, self.transfers = 5000, 0
 
     def read(self, size: int) -> bytes:
@@ -49,7 +51,7 @@ class Talk:
         return found
 
     def frame(self, *codes: int) -> Any:
-        """Return the next frame of one of these kinds, with its channel; heartbeats are `amqp.HEARTBEAT`."""
+        """Return the next performative with one of these codes; skip others. `amqp.HEARTBEAT` is the code of heartbeats."""
         while True:
             size = int.from_bytes(self.read(4), "big")
             rest = self.read(size - 4)
@@ -59,7 +61,7 @@ class Talk:
                 return fields
 
     def next_code(self) -> int:
-        """Return of what kind the next frame is."""
+        """Return the code of the next frame."""
         size = int.from_bytes(self.read(4), "big")
         return int(amqp.decode_frame(self.read(size - 4)[4:])[0])
 
@@ -67,6 +69,7 @@ class Talk:
         self.sock.sendall(b"".join(frames))
 
     def authenticate(self) -> None:
+        """Authenticate the client, up to both AMQP headers."""
         assert self.read(8) == amqp.SASL_HEADER
         self.send(amqp.SASL_HEADER, mechanisms())
         size = int.from_bytes(self.read(4), "big")
@@ -76,7 +79,7 @@ class Talk:
         self.send(amqp.AMQP_HEADER)
 
     def open(self, idle_timeout_ms: int | None = None, **fields: Any) -> amqp.Open:
-        """Go as far as a connection that is open."""
+        """Authenticate the client and open the connection; return the client's open."""
         self.authenticate()
         opened: amqp.Open = self.frame(amqp.OPEN)
         settings: dict[str, Any] = {"max_frame_size": 65536, "channel_max": 100, **fields}
@@ -84,7 +87,7 @@ class Talk:
         return opened
 
     def begin(self, handle_max: int = 255) -> None:
-        """Agree to the first AMQP session."""
+        """Accept the client's first channel."""
         self.frame(amqp.BEGIN)
         begin = BeginFrame(
             remote_channel=0,
@@ -99,7 +102,7 @@ class Talk:
         self.send(from_the_sdk(begin))
 
     def attach(self) -> amqp.Attach:
-        """Agree to the next link, with the same handle; give a sender credit."""
+        """Accept the next link with the same handle, and give a sender credit; return the client's attach."""
         attach: amqp.Attach = self.frame(amqp.ATTACH)
         make = amqp.attach_sender if attach.is_receiver else amqp.attach_receiver
         self.send(make(0, name=attach.name, handle=attach.handle, address="x"))
@@ -108,7 +111,7 @@ class Talk:
         return attach
 
     def serve_token(self) -> None:
-        """Agree to the links of ``$cbs``, and take the token that is put."""
+        """Accept the links to ``$cbs`` and the token that the client puts."""
         responses, _ = self.attach(), self.attach()
         request = amqp.decode_message(bytes(self.frame(amqp.TRANSFER).payload))
         properties = {"status-code": 202, "status-description": "Accepted"}
@@ -129,7 +132,7 @@ class Talk:
     def flow(
         self, window: int, *, next_incoming_id: int, handle: int | None = None, credit: int | None = None, echo: bool = False
     ) -> None:
-        """Tell of the window of the AMQP session, and of a link's credit."""
+        """Send the window of the channel and, with a handle, a link's credit."""
         flow = FlowFrame(
             next_incoming_id=next_incoming_id,
             incoming_window=window,
@@ -147,11 +150,11 @@ class Talk:
 
 
 class RawPeer:
-    """Listens on a free port, and has each connection talked to in a thread of its own.
+    """Listens on a free port and runs a script for each connection in a thread of its own.
 
     Attributes:
         talks: How many connections there were.
-        errors: What went wrong in talking, other than that the client went away.
+        errors: The errors of the scripts, except for the end of the connection.
     """
 
     def __init__(self, script: Callable[[Talk], object]) -> None:
@@ -200,7 +203,7 @@ class RawPeer:
 
 @contextmanager
 def raw_peer(script: Callable[[Talk], object]) -> Iterator[RawPeer]:
-    """A peer while the `with` block runs; what went wrong in it fails the test."""
+    """Run a peer during the `with` block, and raise the first error of its scripts afterwards."""
     peer = RawPeer(script)
     try:
         yield peer

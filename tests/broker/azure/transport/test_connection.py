@@ -1,4 +1,4 @@
-"""A connection: how it is opened and kept, and what a peer that is gone, broken or odd comes to."""
+"""A connection is opened and kept alive; a silent, broken or hostile peer costs only its own connection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def broker_of(peer: RawPeer, **config_fields: object) -> AzureBroker:
 
 
 def failure_of(peer: RawPeer) -> QueueError:
-    """Return what a receive on such a peer comes to. The broker's thread has survived it."""
+    """Return the error of a receive from this peer, after a check that the broker's thread still runs."""
     broker = broker_of(peer)
     try:
         with pytest.raises(QueueError) as caught:
@@ -48,10 +48,10 @@ def failure_of(peer: RawPeer) -> QueueError:
         broker.close()
 
 
-# Keeping it
+# Heartbeats and timeouts
 
 
-def test_heartbeats_keep_a_connection_while_nothing_is_called() -> None:
+def test_heartbeats_keep_an_idle_connection_open() -> None:
     with require_standin()(idle_timeout=1.0) as namespace:
         namespace.create_queue(QUEUE)
         with broker_on(namespace) as broker:
@@ -65,7 +65,7 @@ def test_heartbeats_keep_a_connection_while_nothing_is_called() -> None:
             assert holder.complete(*messages) == [None]
 
 
-def test_heartbeats_are_sent_also_while_the_peer_goes_on_sending() -> None:
+def test_heartbeats_are_sent_while_the_peer_sends_all_the_time() -> None:
     heartbeats = threading.Event()
 
     def script(talk: Talk) -> None:
@@ -95,7 +95,7 @@ def test_heartbeats_are_sent_also_while_the_peer_goes_on_sending() -> None:
             waiting.result(10)
 
 
-def test_a_peer_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_peer_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "IDLE_TIMEOUT", 0.5)
     announced = []
 
@@ -106,11 +106,11 @@ def test_a_peer_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
     with raw_peer(script) as peer:
         error = failure_of(peer)
-    assert "nothing came for 0.5 s" in str(error) or "lost" in str(error)
+    assert "no frame arrived for 0.5 s" in str(error) or "lost" in str(error)
     assert announced[0] == 500
 
 
-def test_a_peer_that_does_not_answer_the_open_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_does_not_answer_the_open_in_time_fails_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespace_module, "CONNECT_TIMEOUT", 0.3)
 
     def script(talk: Talk) -> None:
@@ -124,7 +124,7 @@ def test_a_peer_that_does_not_answer_the_open_is_given_up(monkeypatch: pytest.Mo
     assert not error.maybe_delivered
 
 
-def test_a_connection_that_was_lost_is_opened_again_by_the_next_call(namespace: StandIn) -> None:
+def test_the_next_call_replaces_a_lost_connection(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one")
         for polite in (False, True):
@@ -136,12 +136,12 @@ def test_a_connection_that_was_lost_is_opened_again_by_the_next_call(namespace: 
         assert len(namespace.accepted(QUEUE)) == 3
 
 
-# Odd peers
+# Broken and hostile peers
 
 _HUGE = (1 << 24).to_bytes(4, "big") + b"\x02\x00\x00\x00"
 
 
-def _refuses(talk: Talk) -> None:
+def _refuses_authentication(talk: Talk) -> None:
     talk.read(8)
     talk.send(amqp.SASL_HEADER, mechanisms())
     talk.read(int.from_bytes(talk.read(4), "big") - 4)
@@ -158,40 +158,40 @@ def _opens_and(*frames: bytes) -> Callable[[Talk], object]:
     return script
 
 
-ODD: dict[str, tuple[Callable[[Talk], object], str]] = {
-    "closes-at-once": (lambda talk: talk.sock.close(), "peer closed it|ConnectionReset"),
+BROKEN_PEERS: dict[str, tuple[Callable[[Talk], object], str]] = {
+    "closes-at-once": (lambda talk: talk.sock.close(), "peer closed the connection|ConnectionReset"),
     "speaks-http": (lambda talk: talk.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "another protocol"),
     "another-version": (lambda talk: talk.send(b"AMQP\x00\x00\x09\x01"), "another protocol"),
-    "refuses": (_refuses, "authentication failed with SASL code 1"),
-    "opens-without-asking-who": (
+    "refuses-authentication": (_refuses_authentication, "authentication failed with SASL code 1"),
+    "opens-before-authentication": (
         lambda talk: talk.send(
             amqp.SASL_HEADER,
             amqp.open_frame(container_id="p", hostname="", max_frame_size=512, channel_max=1, idle_timeout_ms=None),
         ),
-        "as agreed",
+        "frame 0x10 while the connection is in the state 'SASL'",
     ),
     "a-frame-too-large": (_opens_and(_HUGE), "a frame of 16777216 bytes"),
     "a-frame-too-small": (_opens_and(b"\x00\x00\x00\x07\x02\x00\x00\x00"), "a frame of 7 bytes"),
-    "a-wrong-offset": (_opens_and(b"\x00\x00\x00\x08\x09\x00\x00\x00"), "wrong offset"),
-    "garbage-in-a-frame": (_opens_and(b"\x00\x00\x00\x10\x02\x00\x00\x00" + b"\xff" * 8), "as agreed|own"),
+    "a-wrong-data-offset": (_opens_and(b"\x00\x00\x00\x08\x09\x00\x00\x00"), "a data offset of 36"),
+    "garbage-in-a-frame": (_opens_and(b"\x00\x00\x00\x10\x02\x00\x00\x00" + b"\xff" * 8), "violated the AMQP 1.0 protocol"),
     "a-second-open": (
         _opens_and(amqp.open_frame(container_id="p", hostname="", max_frame_size=512, channel_max=1, idle_timeout_ms=None)),
-        "out of turn",
+        "a second open frame",
     ),
-    "a-close": (_opens_and(amqp.close_frame()), "peer closed it"),
+    "a-close": (_opens_and(amqp.close_frame()), "peer closed the connection"),
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_an_odd_peer_is_a_failed_connection_and_harms_nothing_else(name: str) -> None:
-    script, why = ODD[name]
+@pytest.mark.parametrize("name", BROKEN_PEERS)
+def test_a_broken_peer_fails_only_its_connection(name: str) -> None:
+    script, why = BROKEN_PEERS[name]
     with raw_peer(script) as peer:
         error = failure_of(peer)
     assert error.is_transient
     assert any(part in str(error) for part in why.split("|")), str(error)
 
 
-def test_a_connection_that_ends_within_a_frame_is_a_failed_one() -> None:
+def test_a_connection_that_ends_within_a_frame_has_failed() -> None:
     def script(talk: Talk) -> None:
         talk.open()
         talk.send(b"\x00\x00\x01\x00\x02\x00")
@@ -201,7 +201,28 @@ def test_a_connection_that_ends_within_a_frame_is_a_failed_one() -> None:
         assert failure_of(peer).is_transient
 
 
-def test_frames_for_links_and_channels_that_are_not_there_are_passed_over(namespace: StandIn) -> None:
+def test_a_connection_that_is_closed_before_authentication_sends_no_close_frame() -> None:
+    started = threading.Event()
+    received: list[bytes] = []
+
+    def script(talk: Talk) -> None:
+        received.append(talk.read(8))
+        started.set()
+        with suppress(EOFError):
+            while True:
+                received.append(talk.read(1))
+
+    with raw_peer(script) as peer:
+        broker = broker_of(peer)
+        waiting = in_thread(lambda: Holder(broker).receive(timeout=30))
+        assert started.wait(10)
+        broker.close()
+        with pytest.raises(QueueError):
+            waiting.result(10)
+    assert b"".join(received) == amqp.SASL_HEADER
+
+
+def test_frames_for_unknown_links_and_channels_are_ignored(namespace: StandIn) -> None:
     served = threading.Event()
 
     def script(talk: Talk) -> None:
@@ -227,7 +248,7 @@ def test_frames_for_links_and_channels_that_are_not_there_are_passed_over(namesp
         assert served.wait(10)
         assert broker._namespace._connections
         broker.close()
-        # Told that the broker is closed, or that nothing came until then.
+        # The receive ends with an error because the broker is closed, or with no message.
         with suppress(QueueError):
             assert waiting.result(10) == []
 
@@ -235,7 +256,7 @@ def test_frames_for_links_and_channels_that_are_not_there_are_passed_over(namesp
 # Windows
 
 
-def test_a_message_of_many_frames_waits_for_the_window_of_its_session() -> None:
+def test_a_message_of_many_frames_waits_for_the_peers_window() -> None:
     parts: list[int] = []
     body = os.urandom(30_000)
 
@@ -251,7 +272,7 @@ def test_a_message_of_many_frames_waits_for_the_window_of_its_session() -> None:
             parts.append(len(transfer.payload))
             more = transfer.more
             if talk.transfers == allowed and more:
-                # The answer to this is next: no part came without leave.
+                # The next frame is the answer to this echo, so no part was sent beyond the window.
                 talk.flow(0, next_incoming_id=talk.transfers, echo=True)
                 assert talk.next_code() == amqp.FLOW
                 talk.flow(3, next_incoming_id=talk.transfers)

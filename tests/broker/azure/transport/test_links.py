@@ -1,4 +1,4 @@
-"""The limits that a peer sets: links of an AMQP session, sessions of a connection, bytes of a frame, frames on the way."""
+"""The limits of a peer: links in a channel, channels in a connection, bytes in a frame, frames in a window."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def namespace() -> Iterator[StandIn]:
         yield namespace
 
 
-def test_sessions_beyond_the_handle_max_get_another_amqp_session(namespace: StandIn) -> None:
+def test_sessions_beyond_the_handle_maximum_get_another_channel(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         holders = [Holder(broker, f"s{number}") for number in range(40)]
         for holder in holders:
@@ -42,7 +42,7 @@ def test_sessions_beyond_the_handle_max_get_another_amqp_session(namespace: Stan
         assert namespace.log["begin"] >= 3
 
 
-def test_handles_are_used_again_after_a_release() -> None:
+def test_a_released_session_frees_its_handle() -> None:
     with require_standin()(handle_max=7, channel_max=0) as namespace:
         namespace.create_queue(QUEUE)
         with broker_on(namespace) as broker:
@@ -56,7 +56,7 @@ def test_handles_are_used_again_after_a_release() -> None:
         assert len(namespace.completed(QUEUE)) == 500
 
 
-def test_another_connection_is_opened_where_the_channels_of_one_are_full() -> None:
+def test_another_connection_is_opened_when_all_channels_are_full() -> None:
     with require_standin()(handle_max=15, channel_max=1) as namespace:
         namespace.create_queue(QUEUE)
         with broker_on(namespace) as broker:
@@ -67,7 +67,7 @@ def test_another_connection_is_opened_where_the_channels_of_one_are_full() -> No
             assert len(namespace.locked_sessions(QUEUE)) == 100
             assert 4 <= namespace.connections() <= 6
             for holder, messages in taken:
-                # Each on the connection that has its link.
+                # Each call must use the connection that has the session's link.
                 assert holder.renew() > 0
                 broker.set_state(*holder.whose, holder.session_id.encode())
                 assert broker.get_state(*holder.whose) == holder.session_id.encode()
@@ -76,7 +76,7 @@ def test_another_connection_is_opened_where_the_channels_of_one_are_full() -> No
             assert namespace.links() <= 40
 
 
-def test_connections_are_bounded_and_then_a_caller_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_last_connection_gives_a_transient_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespace_module, "MAX_CONNECTIONS", 1)
     with require_standin()(handle_max=15, channel_max=0) as namespace:
         namespace.create_queue(QUEUE)
@@ -93,7 +93,7 @@ def test_connections_are_bounded_and_then_a_caller_is_told_to_come_again(monkeyp
         assert caught.value.is_transient
 
 
-def test_sessions_that_are_accepted_at_the_same_time_all_find_room() -> None:
+def test_sessions_accepted_at_the_same_time_all_find_room() -> None:
     with require_standin()(handle_max=15, channel_max=0) as namespace:
         namespace.create_queue(QUEUE)
         with (
@@ -106,7 +106,7 @@ def test_sessions_that_are_accepted_at_the_same_time_all_find_room() -> None:
 
 
 @pytest.mark.parametrize("max_frame_size", [1024, 65536])
-def test_a_message_of_a_megabyte_goes_both_ways_in_frames_that_the_peer_takes(max_frame_size: int) -> None:
+def test_a_message_of_a_megabyte_is_sent_and_received_in_many_frames(max_frame_size: int) -> None:
     body = os.urandom(MEGABYTE)
     with require_standin()(max_frame_size=max_frame_size) as namespace:
         namespace.create_queue(QUEUE, max_message_size=2 * MEGABYTE)
@@ -117,8 +117,8 @@ def test_a_message_of_a_megabyte_goes_both_ways_in_frames_that_the_peer_takes(ma
             assert received[0].body == body
 
 
-def test_a_batch_of_more_frames_than_the_window_of_a_session_comes_through_whole(namespace: StandIn) -> None:
-    """The window that is granted here is of 5,000 frames: a small frame size uses it up."""
+def test_messages_of_more_frames_than_the_window_arrive_whole(namespace: StandIn) -> None:
+    """The client's window is 5,000 frames; frames of 512 bytes use it up."""
     with require_standin()(max_frame_size=512) as small:
         small.create_queue(QUEUE, max_message_size=8 * MEGABYTE)
         with broker_on(small) as broker:
@@ -128,7 +128,7 @@ def test_a_batch_of_more_frames_than_the_window_of_a_session_comes_through_whole
             assert [message.body for message in Holder(broker).take(4)] == bodies
 
 
-def test_a_thousand_sessions_are_held_at_once_by_few_threads() -> None:
+def test_two_threads_hold_a_thousand_sessions() -> None:
     with require_standin()() as namespace:
         namespace.create_queue(QUEUE)
         with broker_on(namespace) as broker, ThreadPoolExecutor(32) as pool:
@@ -157,7 +157,7 @@ def test_a_thousand_sessions_are_held_at_once_by_few_threads() -> None:
             assert len(namespace.completed(QUEUE)) == 1000
 
 
-def test_a_settlement_and_a_renewal_overtake_a_receive_that_waits_in_the_same_session(namespace: StandIn) -> None:
+def test_a_waiting_receive_does_not_delay_settlements_and_renewals_of_its_session(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one")
         holder = Holder(broker)

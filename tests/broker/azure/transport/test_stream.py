@@ -1,4 +1,4 @@
-"""WebSocket frames taken apart, without a server."""
+"""The reader of WebSocket frames, without a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from azsession.broker.azure.transport.stream import MAX_WEBSOCKET_FRAME, _WebSoc
 
 
 class Pieces:
-    """A socket that has only a little at a time."""
+    """A socket that gives a few bytes at a time."""
 
     def __init__(self, data: bytes, size: int) -> None:
         self._pieces = [data[start : start + size] for start in range(0, len(data), size)][::-1]
@@ -17,8 +17,8 @@ class Pieces:
         return self._pieces.pop() if self._pieces else None
 
 
-def test_a_large_frame_that_comes_in_small_pieces_is_read_in_one_go() -> None:
-    # To copy what is there already for each piece would take many minutes.
+def test_a_large_frame_in_small_pieces_is_read_in_linear_time() -> None:
+    # A copy of all earlier bytes for each piece would take many minutes.
     content = bytes(MAX_WEBSOCKET_FRAME)
     stream: Any = _WebSocket.__new__(_WebSocket)
     stream._in, stream._replies, stream._ended = bytearray(), b"", False

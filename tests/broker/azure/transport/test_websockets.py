@@ -1,4 +1,4 @@
-"""AMQP in TLS and over WebSockets: certificates are verified, frames come through whole."""
+"""AMQP over TLS and WebSockets: certificates are verified, and messages arrive whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BODY = os.urandom(700_000)
 
 
 class Certificates:
-    """An authority, and a certificate of its for this machine or another one."""
+    """A certificate authority, and a certificate that it issued for a host."""
 
     def __init__(self, place: Path, host: str) -> None:
         authority = trustme.CA()
@@ -56,8 +56,8 @@ def plain() -> Iterator[StandIn]:
         yield namespace
 
 
-def go_through_it(provider: ServiceBusProvider) -> None:
-    """Send and receive, small and large."""
+def send_and_receive(provider: ServiceBusProvider) -> None:
+    """Send and receive a large and a small message."""
     provider.send_messages(QUEUE, [Message(BODY, session_id="s1"), Message("small", session_id="s1")])
     with provider.create_session_client(QUEUE, "s1") as client:
         bodies = []
@@ -69,13 +69,13 @@ def go_through_it(provider: ServiceBusProvider) -> None:
         assert bodies == [BODY, b"small"]
 
 
-def test_a_certificate_of_a_trusted_authority_is_taken(certificates: Certificates) -> None:
+def test_a_certificate_of_a_trusted_authority_is_accepted(certificates: Certificates) -> None:
     with require_standin()(tls=certificates.files) as namespace:
         namespace.create_queue(QUEUE, max_message_size=2_000_000)
         with ServiceBusProvider.from_connection_string(
             namespace.connection_string, transport="amqp", ca_bundle=certificates.bundle
         ) as provider:
-            go_through_it(provider)
+            send_and_receive(provider)
 
 
 @pytest.mark.parametrize("transport", ["amqp", "amqp-websockets"])
@@ -84,7 +84,7 @@ def test_a_certificate_of_a_trusted_authority_is_taken(certificates: Certificate
     [("127.0.0.1", False, "not trusted"), ("elsewhere.example", True, "not trusted .*mismatch")],
     ids=["unknown-authority", "another-host"],
 )
-def test_a_certificate_that_is_not_good_is_named_and_refused(
+def test_an_invalid_certificate_is_refused_with_the_reason(
     tmp_path: Path, transport: str, host: str, trusted: bool, why: str
 ) -> None:
     certificates = Certificates(tmp_path, host)
@@ -104,14 +104,14 @@ def test_a_certificate_that_is_not_good_is_named_and_refused(
 
 
 @pytest.mark.parametrize("piece", [700, 65536])
-def test_amqp_goes_over_websockets(plain: StandIn, certificates: Certificates, piece: int) -> None:
+def test_messages_are_sent_and_received_over_websockets(plain: StandIn, certificates: Certificates, piece: int) -> None:
     with Bridge(plain.port, certificates.context, piece=piece) as bridge:
         string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
         string = string.replace(";UseDevelopmentEmulator=true", "")
         with ServiceBusProvider.from_connection_string(
             string, transport="amqp-websockets", ca_bundle=certificates.bundle
         ) as provider:
-            go_through_it(provider)
+            send_and_receive(provider)
         head = bridge.requests[0]
         assert head.startswith("GET /$servicebus/websocket HTTP/1.1\r\n")
         assert "Sec-WebSocket-Protocol: AMQPWSB10\r\n" in head
@@ -123,20 +123,20 @@ def test_websockets_without_tls_reach_an_emulator(plain: StandIn) -> None:
     with Bridge(plain.port) as bridge:
         string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
         with ServiceBusProvider.from_connection_string(string, transport="amqp-websockets") as provider:
-            go_through_it(provider)
-            # A connection that the peer closes is opened again.
+            send_and_receive(provider)
+            # The next call replaces a connection that the peer closed.
             plain.drop_connections()
-            # What can be asked again comes first: a send that meets the lost connection is not repeated.
+            # Peek first: a peek is repeated on a new connection, a send is not.
             assert provider.peek_messages(QUEUE, "s1") == []
             provider.send_message(QUEUE, Message("again", session_id="s1"))
         assert len(bridge.requests) == 2
 
 
-def test_a_server_of_another_subprotocol_is_refused(plain: StandIn) -> None:
+def test_a_server_with_another_subprotocol_is_refused(plain: StandIn) -> None:
     with Bridge(plain.port, protocol="chat") as bridge:
         string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
         with (
             ServiceBusProvider.from_connection_string(string, transport="amqp-websockets", retry_attempts=0) as provider,
-            pytest.raises(ConnectionFailedError, match="took no WebSocket connection"),
+            pytest.raises(ConnectionFailedError, match="did not accept a WebSocket connection"),
         ):
             provider.send_message(QUEUE, Message("x", session_id="s1"))

@@ -1,4 +1,4 @@
-"""A WebSocket server before a TCP port: what Azure has on port 443, by hand (RFC 6455)."""
+"""A WebSocket server in front of a TCP port, as Azure has on port 443. Hand-written after RFC 6455."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Bridge:
-    """Takes WebSocket connections and passes their content to a port.
+    """Accepts WebSocket connections and forwards their content to a port on this machine.
 
     Args:
-        port: Where it leads.
-        context: To serve TLS.
-        piece: Bytes of a frame to the client at most.
+        port: The port to forward to.
+        context: The TLS settings, `None` for no TLS.
+        piece: The largest content of a frame to the client, in bytes.
+        protocol: The subprotocol in the answer to the handshake.
 
     Attributes:
-        requests: The heads of the handshakes.
-        pongs: What came in pong frames.
+        requests: The heads of the handshake requests.
+        pongs: The contents of received pong frames.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Bridge:
 
         while True:
             first, second = take(2)
-            assert second & 0x80, "a client masks what it sends"
+            assert second & 0x80, "a client must mask its frames (RFC 6455 §5.3)"
             size = second & 0x7F
             if size >= 126:
                 size = int.from_bytes(take(2 if size == 126 else 8), "big")
