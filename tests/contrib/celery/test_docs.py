@@ -71,7 +71,7 @@ def rows(heading: str) -> list[str]:
 
 def test_every_key_of_the_setting_is_in_the_table() -> None:
     fields = [field.name for field in attrs.fields(ServiceBusConfig) if field.init]
-    assert sorted(rows("The provider")) == sorted([*fields, "credential", "embedded"])
+    assert sorted(rows("Settings")) == sorted([*fields, "credential", "embedded"])
 
 
 def test_every_option_of_a_session_task_is_in_the_table() -> None:

@@ -123,7 +123,7 @@ def first_cells(below: str) -> list[str]:
 
 
 def test_the_tables_list_all_settings_options_and_checks() -> None:
-    assert sorted(first_cells("## The setting")) == sorted(STYLE.keys)
+    assert sorted(first_cells("## Settings")) == sorted(STYLE.keys)
     parser = ArgumentParser(add_help=False)
     Command().add_arguments(parser)
     assert first_cells("## Consuming") == [each.option_strings[0] for each in parser._actions if each.option_strings]
