@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings, fixtures and helpers of all tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
 
-# No test depends on being fast, and CI on no luck.
+# No test has a deadline for one example, and in CI the examples are always the same.
 settings.register_profile(
     "azsession", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("azsession")
 
-# A shell's background jobs have interrupts ignored, and so would the processes that tests interrupt.
+# A background job of a shell ignores SIGINT, and so would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -32,15 +32,15 @@ WEBHOOKS = Path(__file__).parent / "data" / "github-webhooks.jsonl"
 
 @pytest.fixture(scope="session")
 def webhooks() -> list[dict[str, Any]]:
-    """The webhooks, in the order of the file."""
+    """Return the webhooks in the order of the file."""
     return [json.loads(line) for line in WEBHOOKS.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_left() -> Iterator[None]:
-    """Fail a test that leaves a thread of azsession's behind."""
+    """Fail a test that leaves a thread of azsession running."""
     before = set(threading.enumerate())
-    # One that outlives this test, such as the README's, starts threads when it needs them.
+    # A server that outlives this test, for example the README's, starts threads when it needs them.
     has_server = any(thread.name == "azsession-server" for thread in before)
     lasting = ("azsession-presence", "azsession-server") if has_server else ()
     yield
@@ -53,7 +53,7 @@ def _no_thread_left() -> Iterator[None]:
 
 
 def eventually(condition: Callable[[], object], why: Callable[[], str] | str = "", seconds: float = 10.0) -> None:
-    """Return once `condition` holds; fail where it does not within `seconds`, which no passing test uses up."""
+    """Wait until `condition` holds. Fail the test if it does not hold within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -62,5 +62,5 @@ def eventually(condition: Callable[[], object], why: Callable[[], str] | str = "
 
 
 def whole_lines(report: Path) -> list[str]:
-    """Return the lines of a file that processes are writing to: of the last one there may be a part only."""
+    """Return the complete lines of a file to which processes are writing."""
     return report.read_text().rpartition("\n")[0].splitlines() if report.exists() else []

@@ -1,4 +1,4 @@
-"""Runs `azsession` as users do: a process of its own, with pipes for its streams."""
+"""Runs the `azsession` command as a process with pipes, or in this process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from azsession.cli import group
 
 COMMAND = [sys.executable, "-m", "azsession"]
-#: Seconds after which a process is taken to hang.
+#: Seconds that a process gets to end. After them, it counts as hanging.
 PATIENCE = 60
 
-#: Leaves out what Python says from 3.12 on of every fork of a process with threads: that it may go wrong.
+#: Ignores the warning of Python 3.12 and later about a fork in a process with threads.
 FORKS_IGNORED = "ignore:This process:DeprecationWarning"
 
 
 def environment(connection_string: str | None = None, **more: str) -> dict[str, str]:
-    """Return this process's environment without what would change how the command behaves."""
+    """Return the environment of this process without variables that change the behaviour of the command."""
     ours = ("SERVICEBUS_", "AZSESSION_", "FORCE_COLOR", "NO_COLOR", "TTY_", "COLUMNS", "PYTHONWARNINGS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     kept |= {"COLUMNS": "120", **more}
@@ -34,7 +34,7 @@ def environment(connection_string: str | None = None, **more: str) -> dict[str, 
 def run(
     *arguments: str | Path, connection_string: str | None = None, stdin: bytes = b"", **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; return its status and what it printed."""
+    """Run a command to its end. Return its exit status and its output."""
     ended = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,
@@ -49,7 +49,7 @@ def run(
 def run_here(
     *arguments: str | Path, connection_string: str | None = None, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as `run` does, but in this process, which is faster: for what a process of its own does not matter to."""
+    """Run a command like `run`, but in this process, which is faster."""
     names = ("stdin", "stdout", "stderr")
     streams = [io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") for data in (stdin, b"", b"")]
     kept = [getattr(sys, name) for name in names], dict(os.environ)
@@ -73,17 +73,17 @@ def run_here(
 def start(
     *arguments: str | Path, connection_string: str | None = None, env: dict[str, str] | None = None, **popen: Any
 ) -> subprocess.Popen[str]:
-    """Start a command, with `env` in its environment besides the usual; the caller ends it."""
+    """Start a command, with the additional variables of `env`. The caller ends it."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
     environ = environment(connection_string, **(env or {}))
     return subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, env=environ, **streams)
 
 
 class Served:
-    """`azsession serve` on a free port, until the end of the with block.
+    """`azsession serve` on a free port, until the end of the ``with`` block.
 
     Attributes:
-        line: The first line that it printed: by default the connection string.
+        line: The first line of its output, which is the connection string by default.
     """
 
     def __init__(self, *arguments: str | Path, **popen: Any) -> None:
@@ -95,14 +95,14 @@ class Served:
             raise AssertionError(f"serve did not start: {self.end()}")
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
-        """Ask it to end; return its status, and what else it printed to stdout and stderr."""
+        """Send a signal and wait for the end. Return the exit status and the rest of stdout and of stderr."""
         if self.ended is None:
             self.process.send_signal(number)
             self.ended = self.wait()
         return self.ended
 
     def wait(self) -> tuple[int, str, str]:
-        """Wait for its end; return its status, and what else it printed to stdout and stderr."""
+        """Wait for the end. Return the exit status and the rest of stdout and of stderr."""
         try:
             out, err = self.process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -120,7 +120,7 @@ class Served:
 
 
 def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str, status: int = 1) -> None:
-    """Check that a command failed as it should: this status, one line on stderr that has these words, no traceback."""
+    """Check that a command failed with this exit status and one line on stderr that contains `words`."""
     assert (ended.returncode, ended.stdout) == (status, "")
     assert ended.stderr.startswith("azsession: ")
     assert ended.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""``python -m tests.torture --minutes N --seed S``: a torture run, and what came of it."""
+"""``python -m tests.torture --minutes N --seed S``: a torture run and its report."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from .run import torture
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=2.0, help="how long faults are injected")
-    parser.add_argument("--seed", type=int, help="of the faults and the work; printed")
-    parser.add_argument("--azure", action="store_true", help="the gateway stands before the stand-in of Azure")
-    parser.add_argument("--folder", type=Path, help="a new one, for histories and logs; by default gone at the end")
-    asked = parser.parse_args()
-    seed = secrets.randbelow(1_000_000) if asked.seed is None else asked.seed
-    print(f"seed {seed}, {asked.minutes:g} minutes", flush=True)
+    parser.add_argument("--minutes", type=float, default=2.0, help="how long faults are injected (default: 2)")
+    parser.add_argument("--seed", type=int, help="seed of the faults and of the work (default: random); it is printed")
+    parser.add_argument("--azure", action="store_true", help="run the gateway in front of the stand-in for Azure")
+    parser.add_argument(
+        "--folder", type=Path, help="empty folder that keeps the histories and the log (default: a temporary folder)"
+    )
+    arguments = parser.parse_args()
+    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}, {arguments.minutes:g} minutes", flush=True)
     with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary) if asked.folder is None else asked.folder
+        folder = Path(temporary) if arguments.folder is None else arguments.folder
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            parser.error(f"{folder} is not empty: a run needs a folder of its own")
-        report = torture(folder, seed, asked.minutes * 60, azure=asked.azure)
+            parser.error(f"{folder} is not empty: a run needs an empty folder")
+        report = torture(folder, seed, arguments.minutes * 60, azure=arguments.azure)
     print(report.text())
     return 0 if report.is_good else 1
 

@@ -1,4 +1,4 @@
-"""The processes of a torture run in front of Azure: its stand-in, a gateway on it, and a wire between that can be cut."""
+"""The processes of a torture run with Azure: the stand-in, a gateway, and a TCP proxy between them that can be cut."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .worker import QUEUE
 
 
 class AzureScene(Scene):
-    """A scene whose messages are in the stand-in, which is a process of its own and does not fail."""
+    """A scene whose messages are in the stand-in for Azure. The stand-in is a process that gets no faults."""
 
     strict = has_file = False
-    #: A gateway remembers requests and receipts only while it runs, and a link may end a lock.
+    #: A gateway in front of Azure remembers requests and receipts only while it runs, and a lost link can end a lock.
     rules = Rules(doubled_sends=True, counts_all=False, locks_outlast=False)
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -26,15 +26,15 @@ class AzureScene(Scene):
         command = ["tests.standin", "--queue", QUEUE, "--lock-duration", str(LOCK_DURATION)]
         command += ["--max-delivery-count", str(MAX_DELIVERY_COUNT)]
         self._standin = Process(command, "standin", self._log, {})
-        told = json.loads(self._standin.first_line())
-        self.wire = Wire(told["port"])
-        self._azure = str(told["connection_string"]).replace(f":{told['port']}", f":{self.wire.port}")
+        started = json.loads(self._standin.first_line())
+        self.wire = Wire(started["port"])
+        self._azure = str(started["connection_string"]).replace(f":{started['port']}", f":{self.wire.port}")
 
     def gateway_command(self) -> list[str]:
         return ["azsession", "serve", "--azure", self._azure]
 
     def prepare(self) -> None:
-        """Its queue is there."""
+        """Do nothing: the stand-in has created the queue."""
 
     def is_empty(self) -> bool:
         sessions = self.direct.list_sessions(QUEUE)
@@ -50,8 +50,8 @@ class AzureScene(Scene):
         self._standin.kill()
 
 
-def of_wire(scene: AzureScene) -> dict[str, Fault]:
-    """Return what can be done between the gateway and Azure."""
+def wire_faults(scene: AzureScene) -> dict[str, Fault]:
+    """Return the faults of the connection between the gateway and Azure."""
 
     def stall(chance: random.Random) -> None:
         scene.wire.stall(True)

@@ -1,4 +1,4 @@
-"""Does faults at random instants: a thread for each group of them, one fault after the other in each."""
+"""Injects faults at random times. Each group of faults has a thread, which injects one fault after another."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from .faults import Fault
 
 
 class Chaos:
-    """Does faults until it is stopped.
+    """Injects faults until it is stopped.
 
     Args:
-        groups: The faults by name, and the seconds between two of them at the most; those of one group never overlap.
-        seed: Of what is done when.
-        on_fault: Called with the name of each.
+        groups: Groups of faults by name, each with the longest pause between two faults in seconds. The faults of one group
+            never overlap.
+        seed: Seed of the choices.
+        on_fault: Called with the name of each fault.
     """
 
     def __init__(
@@ -25,8 +26,8 @@ class Chaos:
         self._ended = threading.Event()
         self._errors: list[BaseException] = []
         self._threads = [
-            threading.Thread(target=self._run, args=(faults, quiet, random.Random(f"{seed}/{number}")), daemon=True)
-            for number, (faults, quiet) in enumerate(groups)
+            threading.Thread(target=self._run, args=(faults, longest_pause, random.Random(f"{seed}/{number}")), daemon=True)
+            for number, (faults, longest_pause) in enumerate(groups)
         ]
 
     def start(self) -> None:
@@ -34,16 +35,16 @@ class Chaos:
             thread.start()
 
     def stop(self) -> None:
-        """End with the faults in hand; raises what went wrong in doing one."""
+        """Finish the running faults and stop. Raise the first error that occurred while injecting one."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
         if self._errors:
             raise self._errors[0]
 
-    def _run(self, faults: Mapping[str, Fault], quiet: float, chance: random.Random) -> None:
+    def _run(self, faults: Mapping[str, Fault], longest_pause: float, chance: random.Random) -> None:
         try:
-            while not self._ended.wait(chance.uniform(0.1, quiet)):
+            while not self._ended.wait(chance.uniform(0.1, longest_pause)):
                 name = chance.choice(list(faults))
                 self._on_fault(name)
                 faults[name](chance)

@@ -1,13 +1,16 @@
-"""Decides whether a history keeps azsession's promises. `check` returns what breaks them, a line for each; none is good.
+"""Checks whether a history keeps azsession's guarantees. `check` returns the violations.
 
-Nothing that was accepted is lost, and nothing is invented; a session has one holder at a time; its messages are completed in
-the order in which they were accepted; a message is delivered again only if its holder lost it.
+The guarantees: no accepted message is lost, and none is invented. A session has one holder at a time. The messages of a
+session are completed in the order in which they were accepted. A message is delivered again only if its holder lost it.
 
-A history has, of senders, ``send`` (with the ids of the messages, in order); of consumers, under the name of one session
-client each, ``accept``, ``receive`` and ``receive_deferred`` (which gave messages: id, sequence number, delivery count),
-``complete``, ``abandon``, ``defer`` and ``dead_letter`` (of sequence numbers), ``set_state``, ``get_state``, ``renew`` and
-``close``; of the scene, events: ``killed`` processes, ``gateway-down``, ``link-down`` between the gateway and Azure, and
-``left``, what was in the queue at the end.
+A history contains these operations and events:
+
+* of senders: ``send``, with the ids of the messages in order;
+* of consumers: ``accept``, ``receive`` and ``receive_deferred`` (with the received messages: id, sequence number, delivery
+  count), ``complete``, ``abandon``, ``defer`` and ``dead_letter`` (with sequence numbers), ``set_state``, ``get_state``,
+  ``renew`` and ``close``, each under the name of a session client;
+* of the scene: the events ``killed`` (a process), ``gateway-down``, ``link-down`` (between the gateway and Azure), and
+  ``left`` (the messages in the queue at the end).
 """
 
 from __future__ import annotations
@@ -22,24 +25,26 @@ import attrs
 
 from .history import FAILED, OK, UNKNOWN, Event, History, Operation
 
-#: What takes a message out of its session's order for good.
+#: Operations that remove a message from the order of its session.
 FINAL = ("complete", "dead_letter", "defer")
-#: What settles messages: the same again is confirmed for a while.
+#: Operations that settle messages. For some time, a repeated settlement is confirmed again.
 SETTLING = (*FINAL, "abandon")
-#: What only the holder of a session gets confirmed.
+#: Operations that only the holder of a session gets confirmed.
 HOLDING = ("receive", "receive_deferred", *SETTLING, "set_state", "get_state", "renew")
-#: What gives messages. The last kind gives what was fetched ahead, without asking the gateway.
+#: Operations that return messages. ``receive_ahead`` returns prefetched messages without a request.
 RECEIVING = ("receive", "receive_deferred", "receive_ahead")
 
 
 @attrs.frozen
 class Rules:
-    """What a broker promises.
+    """The guarantees that depend on the broker.
 
     Attributes:
-        doubled_sends: A send that was under way while the gateway was killed may come twice, as in front of Azure.
-        counts_all: Every delivery is counted; on Azure not one that was released, as by the end of its link.
-        locks_outlast: Nobody but the holder, the clock and the end of the gateway ends a lock. On Azure a lost link does.
+        doubled_sends: A send during a kill of the gateway may be stored twice. True for Azure.
+        locks_outlast: A lock ends only by its holder, by expiry, or with the gateway. False for Azure, where a lost link ends
+            a lock.
+        counts_all: Each delivery increases the delivery count. False for Azure, where a message that was released, for
+            example by the end of its link, is not counted.
     """
 
     doubled_sends: bool = False
@@ -49,7 +54,7 @@ class Rules:
 
 @attrs.frozen
 class Violation:
-    """A promise that was broken."""
+    """A guarantee that was not kept."""
 
     kind: str
     text: str
@@ -60,7 +65,7 @@ class Violation:
 
 @attrs.frozen
 class _Delivery:
-    """A message in a holder's hands."""
+    """A message that was delivered to a holder."""
 
     message: str
     sequence: int
@@ -70,7 +75,7 @@ class _Delivery:
 
 @attrs.frozen
 class _Holding:
-    """One session client: what it did in its session, and when its hold ended."""
+    """The operations of one session client, and when it stopped holding its session."""
 
     name: str
     session: str
@@ -79,7 +84,7 @@ class _Holding:
 
 
 def check(history: History, rules: Rules | None = None) -> list[Violation]:
-    """Return every violation of the promises in a history."""
+    """Return all violations in a history."""
     return list(_Check(history, rules or Rules()).run())
 
 
@@ -120,9 +125,9 @@ class _Check:
         yield from self._two_holders()
         yield from self._redeliveries()
         yield from self._states()
-        yield from self._losses()
+        yield from self._taken_locks()
 
-    # Nothing lost, nothing invented, nothing doubled
+    # Lost, invented and doubled messages
 
     def _lost_or_invented(self) -> Iterator[Violation]:
         sent: dict[str, Operation] = {}
@@ -131,45 +136,45 @@ class _Check:
         for message, send in sent.items():
             copies = self._copies.get(message, set())
             if send.outcome == OK and not copies:
-                yield Violation("lost", f"{message} of {send.session} was accepted, and never seen again")
+                yield Violation("lost", f"{message} of {send.session} was accepted, but was never seen again")
             if send.outcome == FAILED and copies:
-                yield Violation("invented", f"{message} of {send.session} was refused, and is there")
+                yield Violation("invented", f"{message} of {send.session} was refused, but exists")
             if len(copies) > 1 and not (self._rules.doubled_sends and self._down_in(send.begin, send.end)):
-                yield Violation("doubled", f"{message} of {send.session} was accepted as {sorted(copies)}")
+                yield Violation("doubled", f"{message} of {send.session} was stored as {sorted(copies)}")
             for sequence in copies:
                 yield from self._kept(message, sequence, send)
         for message, copies in self._copies.items():
             if message not in sent:
-                yield Violation("invented", f"{message}, number {min(copies)}, was never sent")
+                yield Violation("invented", f"{message}, number {min(copies)}, was not sent")
 
     def _kept(self, message: str, sequence: int, send: Operation) -> Iterator[Violation]:
         if self._session_of[sequence] != send.session:
-            yield Violation("misplaced", f"{message} was sent to {send.session}, and is in {self._session_of[sequence]}")
+            yield Violation("misplaced", f"{message} was sent to {send.session}, but is in {self._session_of[sequence]}")
         settlings = self._settlings.get(sequence, [])
         gone = [one for one in settlings if one.name == "complete" and one.may_have_acted]
         if sequence not in self._left:
-            # Deferred ones and dead letters are among what is left.
+            # `_left` includes deferred messages and dead letters.
             if not gone:
-                yield Violation("lost", f"{message}, number {sequence} of {send.session}, is gone, and nobody completed it")
+                yield Violation("lost", f"{message}, number {sequence} of {send.session}, is gone, but was not completed")
             return
         if any(one.outcome == OK for one in gone):
-            yield Violation("undone", f"{message}, number {sequence} of {send.session}, was completed, and is there")
+            yield Violation("undone", f"{message}, number {sequence} of {send.session}, was completed, but still exists")
         left = self._left[sequence].fields
         if left["where"] == "active" or any(one.name != "abandon" and one.may_have_acted for one in settlings):
             return
         count = next(count for _, number, count in left["messages"] if number == sequence)
         if left["where"] != "dead" or count < left["max_delivery_count"]:
-            yield Violation("misplaced", f"{message}, number {sequence}, is {left['where']}, and nobody put it there")
+            yield Violation("misplaced", f"{message}, number {sequence}, is {left['where']}, but no operation moved it there")
 
     # Order
 
     def _accepted_order(self) -> Iterator[Violation]:
-        """Whoever was answered before another asked is in front of it; and a request's messages stay in its order."""
+        """A send confirmed before another send began is stored before it. The messages of one send keep their order."""
         by_session: dict[str, list[tuple[Operation, list[int]]]] = defaultdict(list)
         for send in self._sends:
             numbers = [min(self._copies[message]) for message in send.about["ids"] if message in self._copies]
             if numbers != sorted(numbers) and not self._rules.doubled_sends:
-                yield Violation("misordered", f"the messages of one send to {send.session} have the numbers {numbers}")
+                yield Violation("misordered", f"one send to {send.session} was stored with the sequence numbers {numbers}")
             if numbers and send.outcome == OK:
                 by_session[send.session].append((send, numbers))
         for session, sends in by_session.items():
@@ -183,7 +188,7 @@ class _Check:
                     yield Violation("misordered", f"{session}: number {min(numbers)} was sent after {highest} was accepted")
 
     def _completed_order(self) -> Iterator[Violation]:
-        """A message is settled for good only when all before it are, or are on their way to be."""
+        """A message is settled only when all earlier messages are settled or are being settled."""
         first: dict[str, list[tuple[int, float, Operation | None]]] = defaultdict(list)
         for sequence, session in self._session_of.items():
             final = [one for one in self._settlings.get(sequence, []) if one.name in FINAL and one.may_have_acted]
@@ -197,7 +202,7 @@ class _Check:
                 if settling is not None and settling.outcome == OK and settling.end < begun:
                     yield Violation(
                         "misordered",
-                        f"{session}: {settling.holder} had {settling.name} of {sequence} confirmed before {latest}",
+                        f"{session}: {settling.holder} settled {sequence} ({settling.name}) before {latest} was settled",
                     )
                 if at > begun:
                     latest, begun = sequence, at
@@ -219,14 +224,14 @@ class _Check:
         return holdings
 
     def _two_holders(self) -> Iterator[Violation]:
-        """Nothing is confirmed to a holder after something was to another one: a lock that was lost does not come back.
+        """After an operation of one holder was confirmed, no operation of the previous holder is confirmed.
 
-        What was confirmed took effect between its begin and its end: only what surely came before or after counts.
+        An operation took effect between its begin and its end, so only operations that cannot overlap are compared.
         """
         by_session: dict[str, list[Operation]] = defaultdict(list)
         for holding in self._holdings.values():
             confirmed = [one for one in holding.operations if one.outcome == OK and one.name in ("accept", *HOLDING)]
-            by_session[holding.session] += [one for one in confirmed if not _was_tried(one, holding.operations)]
+            by_session[holding.session] += [one for one in confirmed if not _is_retry(one, holding.operations)]
         for session, operations in by_session.items():
             operations.sort(key=lambda one: one.begin)
             own: dict[str, list[Operation]] = defaultdict(list)
@@ -258,16 +263,20 @@ class _Check:
             for before, after in pairwise(deliveries):
                 name = f"number {sequence} of {after.receive.session}"
                 if after.count < before.count + self._rules.counts_all:
-                    yield Violation("count", f"{name} was delivered as its {before.count}., and then as its {after.count}.")
+                    yield Violation(
+                        "count", f"{name} was delivered with the delivery count {before.count} and then with {after.count}"
+                    )
                 if not self._is_explained(before, after, settlings, holdings):
                     yield Violation(
                         "duplicate",
-                        f"{name} was given to {before.receive.holder}, and again to {after.receive.holder}, without cause",
+                        f"{name} was delivered to {before.receive.holder} and, without a cause, to {after.receive.holder}",
                     )
             done = next((one for one in settlings if one.name == "complete" and one.outcome == OK), None)
             for delivery in deliveries:
                 if done is not None and delivery.receive.begin > done.end and delivery.receive.name != "receive_ahead":
-                    yield Violation("undone", f"number {sequence} was completed, and then given to {delivery.receive.holder}")
+                    yield Violation(
+                        "undone", f"number {sequence} was completed, but then was delivered to {delivery.receive.holder}"
+                    )
 
     def _is_explained(
         self, before: _Delivery, after: _Delivery, settlings: list[Operation], holdings: dict[str, _Holding]
@@ -278,16 +287,16 @@ class _Check:
         if any(one.name in ("abandon", "defer") and one.may_have_acted and began <= one.begin <= ended for one in settlings):
             return True
         holder = holdings[before.receive.holder]
-        # Whose lock the server ended hears of it only with its next call.
+        # A holder whose lock was ended by the server learns of it only with its next request.
         return before.receive.holder != after.receive.holder and (holder.ended <= ended or holder.name in self._lost)
 
     def _down_in(self, began: float, ended: float) -> bool:
         return _is_any_in(self._downs, began, ended)
 
-    # The session's state, and locks
+    # Session states and locks
 
     def _states(self) -> Iterator[Violation]:
-        """A state that is read was the last one set, or one whose setting nobody saw fail."""
+        """A state that is read is the last one that was set, or one whose setting may have taken effect."""
         sets: dict[str, list[Operation]] = defaultdict(list)
         for one in self._operations:
             if one.name == "set_state" and one.may_have_acted:
@@ -301,10 +310,12 @@ class _Check:
             if last is None:
                 possible.add(None)
             if one.result["value"] not in possible:
-                yield Violation("state", f"{one.session}: {one.holder} read {one.result['value']!r}, which is not the last")
+                yield Violation(
+                    "state", f"{one.session}: {one.holder} read {one.result['value']!r}, which is not the last state"
+                )
 
-    def _losses(self) -> Iterator[Violation]:
-        """A lock that a holder believed in is not taken away by the server without cause."""
+    def _taken_locks(self) -> Iterator[Violation]:
+        """The server does not end a lock before its expiry without a cause."""
         if not self._rules.locks_outlast:
             return
         holdings = self._holdings
@@ -324,8 +335,8 @@ def _is_any_in(instants: list[float], began: float, ended: float) -> bool:
     return at < len(instants) and instants[at] <= ended
 
 
-def _was_tried(one: Operation, own: list[Operation]) -> bool:
-    """Tell whether an operation repeats one whose outcome was unknown: its confirmation may be of the earlier one."""
+def _is_retry(one: Operation, own: list[Operation]) -> bool:
+    """Tell whether an operation repeats one with an unknown outcome. Its confirmation may belong to the first attempt."""
     return one.name in SETTLING and any(
         each.name == one.name and each.outcome == UNKNOWN and each.begin < one.begin and each.about == one.about
         for each in own

@@ -1,8 +1,8 @@
-/* Shifts the wall clock of one process, and no other clock: loaded with LD_PRELOAD by clockshim.py, which compiles it.
+/* Shifts the wall clock of one process, and no other clock. clockshim.py compiles it and loads it with LD_PRELOAD.
 
-   The offset, in nanoseconds, stands in the first eight bytes of the file that AZSESSION_TEST_CLOCK names. The file is mapped,
-   so that a step is seen by the next look at the clock. Waits that end at an instant of the wall clock are told the real one:
-   the kernel's clock is not stepped, and a real step would leave them as long as they are. */
+   The first eight bytes of the file named by AZSESSION_TEST_CLOCK contain the offset in nanoseconds. The file is mapped, so a
+   step has effect at the next read of the clock. A wait until an instant of the wall clock gets the real instant, because the
+   kernel's clock is not stepped. A real step would not change the duration of such a wait either. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -63,7 +63,7 @@ time_t time(time_t *at) {
     return now.tv_sec;
 }
 
-/* Python 3.10 waits for its locks in these. */
+/* Python 3.10 waits for locks with this function. */
 int sem_timedwait(sem_t *semaphore, const struct timespec *until) {
     int (*real)(sem_t *, const struct timespec *) = (int (*)(sem_t *, const struct timespec *))dlsym(RTLD_NEXT, "sem_timedwait");
     struct timespec then = *until;

@@ -1,8 +1,8 @@
-"""Steps the wall clock of real processes, while the monotonic one goes on: with a small C library that they load.
+"""Steps the wall clock of processes with a small C library that they load. The monotonic clock continues.
 
-``environment(file)`` returns what to add to a process's environment, and ``set_offset(file, seconds)`` steps the wall clock
-of every process that was started with it, at once. Where that cannot be had (no Linux, no C compiler, a Python that asks the
-kernel past the C library), `unavailable` says why. The tests in `tests/hostile` and the torture use it.
+``environment(file)`` returns the environment variables for a process, and ``set_offset(file, seconds)`` steps the wall clock
+of all processes that were started with them. This needs Linux, a C compiler, and a Python that reads its clocks through the C
+library; `unavailable` says what is missing. Used by `tests/hostile` and by torture runs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import pytest
 
 SOURCE = Path(__file__).with_suffix(".c")
 VARIABLE = "AZSESSION_TEST_CLOCK"
-#: Seconds that the trial of the library steps, to see that Python's clocks are shifted by it.
+#: Seconds of the step that tests whether Python's clocks follow the library.
 _TRIAL = 36000.0
 _TRIAL_CODE = "import time, datetime; print(time.time(), datetime.datetime.now().timestamp(), time.monotonic())"
 
 
 def environment(offset_file: Path) -> dict[str, str]:
-    """Return the variables for a process whose wall clock `offset_file` steers; the file is made if it is not there."""
+    """Return the variables for a process whose wall clock follows `offset_file`. Create the file if it does not exist."""
     if not offset_file.exists():
         set_offset(offset_file, 0.0)
     loaded = os.environ.get("LD_PRELOAD", "")
@@ -37,9 +37,9 @@ def environment(offset_file: Path) -> dict[str, str]:
 
 
 def set_offset(offset_file: Path, seconds: float) -> None:
-    """Have the wall clock of the processes be ahead of the real one by so many seconds; less than 0 is behind it."""
+    """Set the wall clock of the processes ahead of the real one by some seconds, or behind it if they are negative."""
     data = struct.pack("=q", round(seconds * 1e9))
-    # In place, and in one write: the file is mapped by those who read it.
+    # Overwrite the file in one write, because the processes have mapped it.
     file = os.open(offset_file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         os.pwrite(file, data, 0)
@@ -49,29 +49,29 @@ def set_offset(offset_file: Path, seconds: float) -> None:
 
 @functools.cache
 def unavailable() -> str:
-    """Return why the wall clock cannot be stepped here; empty where it can."""
+    """Return why the wall clock cannot be stepped here, or an empty text if it can."""
     if not sys.platform.startswith("linux"):
-        return "the wall clock of a process is stepped on Linux only"
+        return "stepping the wall clock of a process needs Linux"
     if _library() is None:
-        return "there is no C compiler to make the library that steps the wall clock"
+        return "stepping the wall clock of a process needs a C compiler"
     with tempfile.TemporaryDirectory() as folder:
         offset_file = Path(folder) / "offset"
         set_offset(offset_file, _TRIAL)
         real, _, monotonic = _clocks({})
         wall, date, steady = _clocks(environment(offset_file))
     if abs(wall - real - _TRIAL) > 600 or abs(date - real - _TRIAL) > 600 or abs(steady - monotonic) > 600:
-        return "this Python's clocks do not go through the C library"
+        return "this Python does not read its clocks through the C library"
     return ""
 
 
 def needs_clock_steps() -> None:
-    """Skip the test where the wall clock cannot be stepped."""
+    """Skip the test if the wall clock cannot be stepped."""
     if unavailable():
         pytest.skip(unavailable())
 
 
 def _clocks(variables: dict[str, str]) -> tuple[float, float, float]:
-    """Return the wall clock, as Python's two modules tell it, and the monotonic one of a process."""
+    """Return the wall clock of a process, as the modules time and datetime read it, and its monotonic clock."""
     command = [sys.executable, "-c", _TRIAL_CODE]
     run = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=True)
     wall, date, steady = map(float, run.stdout.split())
@@ -80,7 +80,7 @@ def _clocks(variables: dict[str, str]) -> tuple[float, float, float]:
 
 @functools.cache
 def _library() -> Path | None:
-    """Return the compiled library; it is kept for the life of this process."""
+    """Return the compiled library. It exists until this process ends."""
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
     if compiler is None:
         return None
@@ -92,5 +92,5 @@ def _library() -> Path | None:
     return library if made.returncode == 0 else None
 
 
-#: Its folders go with this process.
+#: Temporary folders that are removed when this process ends.
 _kept: list[tempfile.TemporaryDirectory[str]] = []

@@ -1,4 +1,4 @@
-"""The faults of processes, files, clocks and names: each is done to a `Scene`, and over when its function returns."""
+"""The faults of processes, files, clocks and names. Each function injects a fault into a `Scene` and ends it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from .scene import LOCK_DURATION, Process, Scene
 
-#: Does a fault, from its begin to its end.
+#: Injects a fault and returns when the fault is over.
 Fault = Callable[[random.Random], None]
 
 
-def of_gateway(scene: Scene) -> dict[str, Fault]:
-    """Return what can be done to any gateway."""
+def gateway_faults(scene: Scene) -> dict[str, Fault]:
+    """Return the faults of the gateway process."""
 
     def kill(chance: random.Random) -> None:
         scene.kill_gateway()
@@ -31,8 +31,8 @@ def of_gateway(scene: Scene) -> dict[str, Fault]:
     return {**faults, "gateway's clock stepped": lambda chance: _step(scene, 0, chance)} if scene.has_clocks else faults
 
 
-def of_file(scene: Scene) -> dict[str, Fault]:
-    """Return what can be done to the data file."""
+def file_faults(scene: Scene) -> dict[str, Fault]:
+    """Return the faults of the data file and its disk."""
 
     def damage(chance: random.Random) -> None:
         scene.kill_gateway()
@@ -49,7 +49,7 @@ def of_file(scene: Scene) -> dict[str, Fault]:
         disk.fill()
         _rest(chance, 3.0)
         if chance.random() < 0.3:
-            # Killed while it could write nothing more.
+            # Kill the gateway while it cannot write.
             scene.kill_gateway()
             disk.free()
             scene.start_gateway()
@@ -63,8 +63,8 @@ def of_file(scene: Scene) -> dict[str, Fault]:
     return {"file damaged": damage, "disk full": fill, "file read-only": protect}
 
 
-def of_workers(scene: Scene) -> dict[str, Fault]:
-    """Return what can be done to senders and consumers."""
+def worker_faults(scene: Scene) -> dict[str, Fault]:
+    """Return the faults of senders and consumers."""
     faults: dict[str, Fault] = {
         "consumer killed": lambda chance: scene.kill_worker(scene.consumers, chance.randrange(len(scene.consumers))),
         "consumer paused": lambda chance: _pause(chance.choice(scene.consumers), chance),
@@ -73,12 +73,12 @@ def of_workers(scene: Scene) -> dict[str, Fault]:
     return {**faults, "workers' clock stepped": lambda chance: _step(scene, 1, chance)} if scene.has_clocks else faults
 
 
-def of_names(scene: Scene) -> dict[str, Fault]:
-    """Return what can be done to the gateway's name."""
+def name_faults(scene: Scene) -> dict[str, Fault]:
+    """Return the faults of name resolution."""
 
     def fail(chance: random.Random) -> None:
         scene.break_dns(True)
-        # Only new connections ask for the name.
+        # Only new connections resolve the name.
         scene.proxy.cut_all()
         _rest(chance, 1.0)
         scene.break_dns(False)
@@ -92,9 +92,9 @@ def _rest(chance: random.Random, longest: float) -> None:
 
 def _pause(process: Process, chance: random.Random) -> None:
     process.pause()
-    # Now and then for longer than a lock lasts.
+    # Sometimes pause for longer than the lock duration.
     _rest(chance, 2.0 if chance.random() < 0.7 else LOCK_DURATION * 1.5)
-    process.go_on()
+    process.resume()
 
 
 def _step(scene: Scene, which: int, chance: random.Random) -> None:

@@ -1,8 +1,7 @@
-"""What the processes of a torture run did and saw: written by each to a file of its own, read together by the checker.
+"""The history of a torture run: each process records its operations in a file, and the checker reads all files.
 
-A file has one JSON object a line: the begin of an operation, its end, or something that happened. Instants are of the
-monotonic clock, which all processes of a machine share. What was begun and has no end was cut off by the end of its process:
-nobody knows its outcome.
+Each line of a file is a JSON object: the begin of an operation, its end, or an event. Times are of the monotonic clock, which
+all processes of a machine share. An operation without an end was cut off by the end of its process; its outcome is unknown.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Any
 
 import attrs
 
-#: Outcomes: it was confirmed; it surely did not take effect; it may have.
+#: Outcomes of an operation: confirmed, certainly without effect, or possibly with effect.
 OK, FAILED, UNKNOWN = "ok", "failed", "unknown"
 
 
 class Recorder:
-    """Writes the history of one process. Safe to use from many threads; each line is written whole, or not at all."""
+    """Writes the history of one process. Thread-safe. Each line is written as a whole or not at all."""
 
     def __init__(self, path: Path, process: str) -> None:
         self.process = process
@@ -36,14 +35,14 @@ class Recorder:
         os.write(self._file, json.dumps({**fields, "t": time.monotonic()}, separators=(",", ":")).encode() + b"\n")
 
     def happened(self, what: str, **fields: Any) -> None:
-        """Note an event: that a process was killed, that a lock was found to be lost."""
+        """Record an event, for example that a process was killed or that a lock was lost."""
         self._write(event=what, process=self.process, **fields)
 
     @contextmanager
     def operation(self, name: str, holder: str = "", **about: Any) -> Iterator[dict[str, Any]]:
-        """Note the begin of an operation, and its end: what the ``with`` block puts into the dict.
+        """Record the begin and the end of an operation.
 
-        Its ``outcome`` is `UNKNOWN` unless the block says otherwise.
+        The ``with`` block puts the result into the yielded dict. The ``outcome`` is `UNKNOWN` unless the block sets it.
         """
         with self._lock:
             number = next(self._numbers)
@@ -57,18 +56,18 @@ class Recorder:
 
 @attrs.frozen
 class Operation:
-    """One operation: who did what to which session, from when to when, and what came of it.
+    """One operation of a process.
 
     Attributes:
-        process: The process that did it.
-        name: What was done: ``send``, ``accept``, ``receive``, ``complete`` and so on.
-        holder: Which of the process's session clients.
+        process: The name of the process.
+        name: The kind of operation, for example ``send``, ``accept``, ``receive`` or ``complete``.
+        holder: The name of the session client, if it was used.
         session: The session.
         begin: When it began.
-        end: When it ended; for ever later where it never did.
+        end: When it ended; infinity if it did not end.
         outcome: `OK`, `FAILED` or `UNKNOWN`.
-        about: What else it was given.
-        result: What else it gave.
+        about: Its other arguments.
+        result: Its other results.
     """
 
     process: str
@@ -88,7 +87,7 @@ class Operation:
 
 @attrs.frozen
 class Event:
-    """Something that happened."""
+    """An event that is not an operation, for example a kill."""
 
     what: str
     process: str
@@ -98,14 +97,14 @@ class Event:
 
 @attrs.frozen
 class History:
-    """All operations and events, by when they began."""
+    """All operations and events, ordered by their begin."""
 
     operations: list[Operation]
     events: list[Event]
 
 
 def read(paths: Iterable[Path]) -> History:
-    """Return the history that the processes wrote. The last line of one that was killed may be cut."""
+    """Return the history in these files. The last line of a killed process may be incomplete, and is ignored then."""
     begun: dict[tuple[str, int], dict[str, Any]] = {}
     operations: list[Operation] = []
     events: list[Event] = []

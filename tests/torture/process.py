@@ -1,4 +1,4 @@
-"""A process of a scene: started, told things, paused, killed, ended."""
+"""Starts, pauses, kills and ends the processes of a torture run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import IO, Any
 
 from ..support.paths import ROOT
 
-#: Seconds after which a process that should end is taken to hang.
+#: Seconds that a process gets to end. After them, it counts as hanging.
 PATIENCE = 60.0
 
 
 class Process:
-    """A process of the scene, told to end by the end of its input, or by SIGTERM."""
+    """A Python process. It ends at the end of its standard input, or at SIGTERM."""
 
     def __init__(self, command: list[str], name: str, log: IO[bytes], environment: Mapping[str, str]) -> None:
         self.name = name
@@ -31,10 +31,10 @@ class Process:
             env={**os.environ, **environment},
         )
 
-    def tell(self, **told: Any) -> None:
-        """Write a line of JSON to its input."""
+    def send_json(self, **values: Any) -> None:
+        """Write a line of JSON to its standard input."""
         assert self.popen.stdin is not None
-        self.popen.stdin.write(json.dumps(told).encode() + b"\n")
+        self.popen.stdin.write(json.dumps(values).encode() + b"\n")
         self.popen.stdin.flush()
 
     def first_line(self) -> bytes:
@@ -49,11 +49,11 @@ class Process:
     def pause(self) -> None:
         self.popen.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.popen.send_signal(signal.SIGCONT)
 
     def end(self, *, by_signal: bool = False) -> int:
-        """Ask it to end, and wait for that; return its status."""
+        """End the process, wait for it and return its exit status."""
         if by_signal:
             self.popen.terminate()
         assert self.popen.stdin is not None
@@ -62,7 +62,7 @@ class Process:
         try:
             return self.popen.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            # A dump of its threads, where it has one, goes to the log.
+            # SIGABRT makes a process with faulthandler write its stacks to the log.
             self.popen.send_signal(signal.SIGABRT)
             self.popen.wait()
             raise

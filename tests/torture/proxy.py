@@ -1,7 +1,7 @@
-"""A TCP proxy between clients and the gateway that does to their connections what networks do, and counts it.
+"""A TCP proxy between clients and the gateway that injects network faults.
 
-It reads enough of HTTP to know where a request and an answer end, so that a cut can come before, within or after either. It
-never makes a request twice, and never tells of a success that was none.
+It parses enough of HTTP to find the end of a request and of a response, so that it can cut a connection before, within or
+after either. It never repeats a request, and never reports a success for a request that the gateway did not answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from .wire import Relay
 
-#: What is done to an exchange, by name.
+#: Faults of one exchange of a request and a response.
 FAULTS = (
     "cut before the request",
     "cut within the request",
@@ -35,16 +35,16 @@ FAULTS = (
     "wrong types",
     "huge headers",
 )
-#: What is done to an answer's body, where it has one that can be broken.
+#: Faults that need a response body that can be broken.
 DISTORTIONS = ("cut JSON", "wrong types")
-#: Seconds for which a black hole swallows, longer than any client here waits for an answer.
+#: Longest duration of a black hole in seconds: longer than the clients wait for a response.
 BLACK_HOLE = 8.0
-#: Seconds of the longest delay.
+#: Longest delay in seconds.
 LONGEST_DELAY = 3.0
-#: Bytes of a huge header's answer.
+#: Size of a huge header in bytes.
 HUGE = 10 * 1024 * 1024
 
-#: What something between client and gateway answers of itself: none of these says that a request was done.
+#: Statuses that a device between client and gateway may send. None of them means that the request took effect.
 STATUSES = (
     "500 Internal Server Error",
     "502 Bad Gateway",
@@ -52,23 +52,23 @@ STATUSES = (
     "504 Gateway Timeout",
     "418 I'm a teapot",
 )
-#: Bodies that are JSON, and not what was asked for.
+#: Valid JSON of the wrong form.
 BODIES = (b"[]", b"{}", b"17", b'{"failed":3}')
 
 
 class Proxy(Relay):
-    """Listens on a free port of loopback, and passes everything on to `target`, with faults.
+    """Listens on a free port of loopback and forwards connections to `target`, with faults.
 
     Args:
-        target: The gateway's port.
-        seed: Of the faults.
-        faults: What to do.
-        on_fault: Called with the name of each that is done, from any thread.
+        target: The port of the gateway.
+        seed: Seed of the choice of faults.
+        faults: The names of the faults to inject.
+        on_fault: Called with the name of each injected fault, from any thread.
 
     Attributes:
-        rate: The share of exchanges that something is done to.
-        bodies: What answers say that are of wrong types.
-        statuses: What is answered instead of asking the gateway.
+        rate: The share of exchanges that get a fault, 0 to 1.
+        bodies: The bodies of the fault "wrong types".
+        statuses: The statuses of the fault "wrong status".
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Proxy(Relay):
         return fault, chance
 
     def _exchange(self, pair: _Pair) -> bool:
-        """Pass one request and its answer on; tell whether the connection lasts."""
+        """Forward one request and its response. Return whether the connection stays open."""
         request = pair.read_request()
         if request is None:
             return False
@@ -116,7 +116,7 @@ class Proxy(Relay):
             pair.wait_for_client(chance.uniform(0.5, BLACK_HOLE))
             return False
         if fault == "delayed request":
-            # A client that gives up meanwhile is not waited for: what it sent comes late, and its end right behind.
+            # If the client gives up meanwhile, its request still reaches the gateway, followed by the end of the connection.
             pair.wait_for_client(chance.uniform(0, LONGEST_DELAY))
         _send(pair.server, request, _trickle(fault == "trickled request", chance))
         if fault == "cut after the request":
@@ -145,7 +145,7 @@ class Proxy(Relay):
 
 
 class _Pair:
-    """A client's connection, and the one to the gateway that belongs to it."""
+    """A connection of a client and its connection to the gateway."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
@@ -153,11 +153,11 @@ class _Pair:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def read_request(self) -> bytes | None:
-        """Return the next request, or `None` where there is none any more."""
+        """Return the next request, or `None` if the client closed the connection."""
         return _read(self.client, _length)
 
     def read_answer(self) -> bytes | None:
-        """Return the gateway's answer; `None` where it, or the client, goes away."""
+        """Return the response, or `None` if the gateway or the client closed the connection."""
         while True:
             ready, _, _ = select.select([self.client, self.server], [], [])
             if self.server in ready:
@@ -166,7 +166,7 @@ class _Pair:
                 return None
 
     def wait_for_client(self, seconds: float) -> None:
-        """Wait, or until the client goes away."""
+        """Wait for some seconds, or until the client closes the connection."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             ready, _, _ = select.select([self.client], [], [], left)
@@ -174,7 +174,7 @@ class _Pair:
                 return
 
     def reset(self) -> bool:
-        """Reset the client's connection."""
+        """Make the close of the client's connection send a TCP reset."""
         self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return False
 
@@ -206,7 +206,7 @@ def _length(head: bytes) -> int:
 
 
 def _trickle(wanted: bool, chance: random.Random) -> tuple[int, float]:
-    """Return how many bytes go at once, and the pause after each."""
+    """Return the size of a piece in bytes and the pause after each piece in seconds."""
     return (chance.randrange(8, 64), 0.05) if wanted else (1 << 30, 0.0)
 
 
@@ -224,16 +224,16 @@ def _html(status: str) -> bytes:
 
 
 def _is_distortable(answer: bytes) -> bool:
-    """Tell whether an answer has a form that can be broken. A session's state has none: broken, it would be another state."""
+    """Tell whether a response has a form that can be broken. A session state has none: any bytes are a valid state."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return bool(body) and (b"json" in head or b"BrokerProperties:" in head)
 
 
 def _distorted(answer: bytes, instead: bytes | None, chance: random.Random) -> bytes:
-    """Return an answer of the same status with another body, or with its own, cut."""
+    """Return a response with the same status, and with another body or a part of its own body."""
     head, _, body = answer.partition(b"\r\n\r\n")
     body = body[: chance.randrange(len(body))] if instead is None else instead
     lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length:")]
-    # Else a message of its own form would be another message, not a broken answer.
+    # With its BrokerProperties header, a message would still be a valid message with another body.
     lines = [line for line in lines if not line.startswith(b"BrokerProperties:")]
     return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])

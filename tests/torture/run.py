@@ -1,4 +1,4 @@
-"""A torture run from its begin to its verdict, and the report of it."""
+"""Runs a torture run and reports the result."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from statistics import median
 
 import attrs
 
-from .azure import AzureScene, of_wire
+from .azure import AzureScene, wire_faults
 from .chaos import Chaos
 from .checker import Rules, Violation, check
-from .faults import of_file, of_gateway, of_names, of_workers
+from .faults import file_faults, gateway_faults, name_faults, worker_faults
 from .history import OK, History, read
 from .scene import Scene
 
-#: The share of exchanges that the proxy does something to.
+#: The share of exchanges that the proxy injects a fault into.
 RATE = 0.08
-#: Seconds in which the consumers finish after the last fault.
+#: Seconds that the consumers get to empty the queue after the last fault.
 DRAIN = 120.0
 
 
 @attrs.frozen
 class Report:
-    """What was done, and what came of it.
+    """The result of a run.
 
     Attributes:
-        seed: Of the run.
-        seconds: For how long faults were injected.
-        faults: How often each was, and how many messages were under way then, in the median.
-        counts: How many messages and operations there were.
-        violations: The promises that were broken.
-        drained: Everything was consumed in the end.
+        seed: The seed of the run.
+        seconds: How long faults were injected.
+        faults: For each fault, how often it was injected and the median number of messages under way at that time.
+        counts: The numbers of messages and operations.
+        violations: The violations of the guarantees.
+        drained: The queue was empty at the end.
     """
 
     seed: int
@@ -48,43 +48,47 @@ class Report:
         return self.drained and not self.violations
 
     def text(self) -> str:
-        """Return the report as a table, and the violations one by one."""
+        """Return the report as a table, followed by the violations."""
         lines = ["| fault | injected | messages under way (median) |", "| --- | --- | --- |"]
         lines += [f"| {kind} | {times} | {under_way:.0f} |" for kind, (times, under_way) in sorted(self.faults.items())]
         lines.append("")
         lines.append(
-            f"seed {self.seed}, {self.seconds:.0f} s: " + ", ".join(f"{n} {what}" for what, n in self.counts.items())
+            f"seed {self.seed}, {self.seconds:.0f} s: " + ", ".join(f"{count} {name}" for name, count in self.counts.items())
         )
         if not self.drained:
-            lines.append("NOT DRAINED: messages were left that nobody consumed")
+            lines.append("NOT DRAINED: the consumers did not empty the queue")
         found = Counter(violation.kind for violation in self.violations)
         lines.append("violations: " + (", ".join(f"{number} {kind}" for kind, number in found.items()) or "none"))
         return "\n".join([*lines, *map(str, self.violations[:50])])
 
 
 def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> Report:
-    """Run a scene under faults for some seconds, let it finish without, and judge its history."""
+    """Run a scene with faults for some seconds, let it finish without faults, and check its history."""
     with AzureScene(folder, seed) if azure else Scene(folder, seed) as scene:
         time.sleep(min(3.0, seconds / 4))
-        of_data = of_wire(scene) if isinstance(scene, AzureScene) else of_file(scene)
-        groups = [({**of_gateway(scene), **of_data}, 2.0), (of_workers(scene), 3.0), (of_names(scene), 8.0)]
-        chaos = Chaos(groups, seed, scene.injected)
+        storage_faults = wire_faults(scene) if isinstance(scene, AzureScene) else file_faults(scene)
+        groups = [
+            ({**gateway_faults(scene), **storage_faults}, 2.0),
+            (worker_faults(scene), 3.0),
+            (name_faults(scene), 8.0),
+        ]
+        chaos = Chaos(groups, seed, scene.record_fault)
         scene.proxy.rate = RATE
         chaos.start()
         time.sleep(seconds)
         chaos.stop()
         scene.proxy.rate = 0.0
         drained = scene.drain(DRAIN)
-        scene.take_stock()
+        scene.record_leftover()
     history = read(sorted(folder.glob("*.history")))
     return report_on(history, seed, seconds, drained, scene.rules)
 
 
 def report_on(history: History, seed: int, seconds: float, drained: bool, rules: Rules) -> Report:
-    """Judge a history."""
+    """Check a history and return the report."""
     counts = Counter(f"{one.name} {one.outcome}" for one in history.operations)
     under_way: dict[str, list[int]] = defaultdict(list)
-    begun, done = _lives(history)
+    begun, done = _lifetimes(history)
     for event in history.events:
         if event.what == "fault":
             under_way[event.fields["kind"]].append(bisect_left(begun, event.at) - bisect_left(done, event.at))
@@ -98,10 +102,10 @@ def report_on(history: History, seed: int, seconds: float, drained: bool, rules:
     )
 
 
-def _lives(history: History) -> tuple[list[float], list[float]]:
-    """Return when the messages that there were came, and when they were completed or dead-lettered, in order.
+def _lifetimes(history: History) -> tuple[list[float], list[float]]:
+    """Return the sorted times at which messages were sent, and at which they were completed or dead-lettered.
 
-    One whose send has no known outcome came when it was first seen.
+    A message whose send has an unknown outcome counts from its first delivery.
     """
     begun: dict[str, float] = {}
     done: dict[int, float] = {}

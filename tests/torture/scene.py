@@ -1,4 +1,4 @@
-"""The processes of a torture run: a gateway with the embedded broker, a proxy before it, senders and consumers."""
+"""The processes of a torture run: a gateway with the embedded broker, a proxy, senders and consumers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SENDERS, CONSUMERS = 2, 4
 
 
 class Scene:
-    """All of it. What is done to it is done by `chaos`.
+    """All processes of a run. `Chaos` injects faults into them.
 
     Args:
-        folder: Where everything is kept: data, histories, logs.
-        seed: Of the faults and of what the workers do.
-        pause: Seconds between two sends of a thread, on average.
+        folder: Keeps the data file, the histories and the log.
+        seed: Seed of the faults and of the work.
+        pause: Average number of seconds between two sends of a thread.
     """
 
     def __init__(self, folder: Path, seed: int, *, pause: float = 0.1) -> None:
@@ -44,13 +44,13 @@ class Scene:
         self._numbers = 0
         self.recorder = Recorder(folder / "scene.history", "scene")
         self._log = (folder / "log").open("wb")
-        self.disk = SmallDisk.made(folder) if self.has_file else None
+        self.disk = SmallDisk.create(folder) if self.has_file else None
         self.data = (folder if self.disk is None else self.disk.place) / "data.db"
         self._dns_broken = folder / "dns-broken"
         self.clocks = [folder / "clock-gateway", folder / "clock-workers"]
         self.has_clocks = not clockshim.unavailable()
         self.port = free_port()
-        self.proxy = Proxy(self.port, seed, on_fault=self.injected)
+        self.proxy = Proxy(self.port, seed, on_fault=self.record_fault)
         self.direct = ServiceBusProvider.from_connection_string(self.connection_string(self.port, "127.0.0.1"))
         self.gateway: Process | None = None
         self.senders: list[Process] = []
@@ -70,15 +70,15 @@ class Scene:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # What differs in front of Azure
+    # Overridden for Azure
 
-    #: Whether a refused receipt means that its message was not settled.
+    #: A refused receipt means that its message was not settled.
     strict = True
     rules = Rules()
     has_file = True
 
     def prepare(self) -> None:
-        """Make the queue."""
+        """Create the queue."""
         settings = QueueSettings(lock_duration=LOCK_DURATION, max_delivery_count=MAX_DELIVERY_COUNT)
         self.direct.create_queue(QUEUE, settings)
 
@@ -90,15 +90,15 @@ class Scene:
     def connection_string(self, port: int, host: str = HOST) -> str:
         return f"Endpoint=http://{host}:{port}/;SharedAccessKeyName=root;SharedAccessKey={KEY}"
 
-    def injected(self, fault: str) -> None:
-        """Note that a fault happens now."""
+    def record_fault(self, fault: str) -> None:
+        """Record that a fault is injected."""
         self.recorder.happened("fault", kind=fault)
 
     def environment(self, clock: int) -> dict[str, str]:
         return clockshim.environment(self.clocks[clock]) if self.has_clocks else {}
 
     def start_gateway(self) -> None:
-        """Start the gateway on its port, and return when it serves."""
+        """Start the gateway on its port. Return when it accepts requests."""
         options = ["--port", str(self.port), "--hostname", HOST, "--key", f"root:{KEY}:Manage"]
         self.gateway = Process([*self.gateway_command(), *options], "gateway", self._log, self.environment(0))
         if not self.gateway.first_line():
@@ -108,7 +108,7 @@ class Scene:
         self._numbers += 1
         name = f"{role[0]}{self._numbers}"
         worker = Process(["tests.torture.worker", role, name], name, self._log, self.environment(1))
-        worker.tell(
+        worker.send_json(
             history=str(self.folder / f"{name}.history"),
             connection_string=self.connection_string(self.proxy.port),
             dns_broken=str(self._dns_broken),
@@ -119,7 +119,7 @@ class Scene:
         )
         return worker
 
-    # What is done to it
+    # Faults
 
     def kill_gateway(self) -> None:
         assert self.gateway is not None
@@ -128,7 +128,7 @@ class Scene:
         self.recorder.happened("gateway-down")
 
     def end_gateway(self) -> None:
-        """End it by SIGTERM, as an administrator does."""
+        """End the gateway with SIGTERM."""
         assert self.gateway is not None
         self.recorder.happened("gateway-down")
         status = self.gateway.end(by_signal=True)
@@ -137,7 +137,7 @@ class Scene:
             raise RuntimeError(f"the gateway ended with {status} at SIGTERM")
 
     def kill_worker(self, workers: list[Process], number: int) -> None:
-        """Kill a worker, and put another one in its place."""
+        """Kill a worker and start another one instead."""
         workers[number].kill()
         self.recorder.happened("killed", whom=workers[number].name)
         workers[number] = self.start_worker("send" if workers is self.senders else "consume")
@@ -152,7 +152,7 @@ class Scene:
         clockshim.set_offset(self.clocks[which], seconds)
 
     def open_damaged(self, chance: random.Random) -> str:
-        """Damage a copy of the data file, and see what a gateway says of it: it refuses, or what it serves is whole."""
+        """Damage a copy of the data file. Check that a gateway refuses it or serves intact messages. Return the damage."""
         copy = self.folder / "damaged.db"
         for suffix in ("", "-wal"):
             source = self.data.with_name(self.data.name + suffix)
@@ -187,27 +187,27 @@ class Scene:
         assert gateway.stdout is not None
         line = gateway.stdout.readline().decode().strip()
         if line:
-            self._look_at_all(line)
+            self._read_all(line)
             gateway.kill()
         _, errors = gateway.communicate()
         if not line and (gateway.returncode != 1 or b"Traceback" in errors or copy.read_bytes() != damaged):
-            raise RuntimeError(f"a damaged file ({how}) was not refused as it should be: {gateway.returncode}, {errors!r}")
+            raise RuntimeError(f"a damaged file ({how}) was not refused correctly: {gateway.returncode}, {errors!r}")
         return how
 
-    def _look_at_all(self, connection_string: str) -> None:
+    def _read_all(self, connection_string: str) -> None:
         with ServiceBusProvider.from_connection_string(connection_string, retry_attempts=0) as provider:
             try:
                 for session in provider.list_sessions(QUEUE):
                     provider.peek_messages(QUEUE, session.session_id, 1000)
             except QueueError as error:
-                # The damage may be found only when it is read.
+                # The gateway may find the damage only when it reads the damaged page.
                 if error.code == "InternalError":
                     raise RuntimeError(f"a damaged file made the gateway fail: {error}") from error
 
-    # The end
+    # End of the run
 
     def drain(self, seconds: float) -> bool:
-        """Let the consumers finish what is there, without faults; tell whether they did."""
+        """Stop the senders and let the consumers empty the queue. Return whether they did."""
         for sender in self.senders:
             sender.end()
         until = time.monotonic() + seconds
@@ -222,11 +222,11 @@ class Scene:
         return drained
 
     def is_empty(self) -> bool:
-        """Tell whether no message waits for a consumer; deferred ones and dead letters do not."""
+        """Tell whether no message waits for a consumer. Deferred messages and dead letters do not count."""
         return not self.direct.get_queue(QUEUE).active_count
 
-    def take_stock(self) -> None:
-        """Note what is left in the queue."""
+    def record_leftover(self) -> None:
+        """Record the messages that are left in the queue."""
         for session in self.direct.list_sessions(QUEUE):
             start = 0
             while messages := self.direct.peek_messages(QUEUE, session.session_id, 250, start):
@@ -247,11 +247,11 @@ class Scene:
                 )
 
     def close(self) -> None:
-        """End everything, and take the disk away."""
+        """Kill all processes and remove the disk."""
         self.direct.close()
         for process in (*self.senders, *self.consumers, self.gateway):
             if process is not None and process.popen.poll() is None:
-                process.go_on()
+                process.resume()
                 process.kill()
         self.proxy.close()
         self._log.close()

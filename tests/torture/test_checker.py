@@ -1,4 +1,4 @@
-"""The checker itself: good histories pass, and each kind of bad one is caught. Histories are forged here, step by step."""
+"""Tests of the checker: it accepts correct histories and finds each kind of violation. The histories are forged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .history import FAILED, OK, UNKNOWN, Event, History, Operation, Recorder, r
 
 
 class Forged:
-    """A history in the making: each operation takes the second after the one before it, unless told otherwise."""
+    """Builds a history. Each operation takes one second and follows the previous one, unless `at` is given."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -77,8 +77,8 @@ class Forged:
             "left", where=where, session=session, messages=[list(each) for each in messages], max_delivery_count=10
         )
 
-    def take(self, holder: str, *messages: tuple[str, int], session: str = "s") -> Forged:
-        """Accept, receive and complete one by one, close."""
+    def consume(self, holder: str, *messages: tuple[str, int], session: str = "s") -> Forged:
+        """Accept the session, receive and complete the messages one by one, and close."""
         self.accept(holder, session)
         for message in messages:
             self.receive(holder, message, session=session).settle("complete", holder, message[1], session=session)
@@ -89,146 +89,152 @@ class Forged:
         return sorted({violation.kind for violation in check(History(self.operations, self.events), rules)})
 
 
-def test_a_history_without_faults_passes() -> None:
-    forged = Forged().send("a", "b").send("c", session="t").take("p.1", ("a", 1), ("b", 2)).take("q.1", ("c", 3), session="t")
+def test_a_correct_history_has_no_violation() -> None:
+    forged = (
+        Forged()
+        .send("a", "b")
+        .send("c", session="t")
+        .consume("p.1", ("a", 1), ("b", 2))
+        .consume("q.1", ("c", 3), session="t")
+    )
     assert forged.kinds() == []
 
 
-def test_a_message_that_was_accepted_and_never_seen_again_is_lost() -> None:
-    assert Forged().send("a").send("b").take("p.1", ("b", 2)).kinds() == ["lost"]
+def test_an_accepted_message_that_is_never_seen_again_is_lost() -> None:
+    assert Forged().send("a").send("b").consume("p.1", ("b", 2)).kinds() == ["lost"]
 
 
-def test_a_message_that_was_received_and_is_gone_without_a_complete_is_lost() -> None:
+def test_a_received_message_that_is_gone_without_a_complete_is_lost() -> None:
     assert Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).close("p.1").kinds() == ["lost"]
 
 
-def test_a_message_whose_complete_is_known_to_have_failed_is_lost_when_it_is_gone() -> None:
+def test_a_message_that_is_gone_after_a_failed_complete_is_lost() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1))
     assert forged.settle("complete", "p.1", 1, outcome=FAILED).close("p.1").kinds() == ["lost"]
 
 
-def test_a_message_whose_complete_has_no_known_outcome_may_be_gone() -> None:
+def test_a_message_may_be_gone_after_a_complete_with_unknown_outcome() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1))
     assert forged.settle("complete", "p.1", 1, outcome=UNKNOWN).close("p.1").kinds() == []
 
 
-def test_a_send_of_unknown_outcome_may_be_there_or_not() -> None:
+def test_a_send_with_unknown_outcome_may_have_taken_effect_or_not() -> None:
     assert Forged().send("a", outcome=UNKNOWN).kinds() == []
-    assert Forged().send("a", outcome=UNKNOWN).take("p.1", ("a", 1)).kinds() == []
+    assert Forged().send("a", outcome=UNKNOWN).consume("p.1", ("a", 1)).kinds() == []
 
 
-def test_a_message_of_a_send_that_surely_failed_is_invented() -> None:
-    assert Forged().send("a", outcome=FAILED).take("p.1", ("a", 1)).kinds() == ["invented"]
+def test_a_message_of_a_failed_send_is_invented() -> None:
+    assert Forged().send("a", outcome=FAILED).consume("p.1", ("a", 1)).kinds() == ["invented"]
 
 
-def test_a_message_that_nobody_sent_is_invented() -> None:
-    assert Forged().take("p.1", ("a", 1)).kinds() == ["invented"]
+def test_a_message_that_was_not_sent_is_invented() -> None:
+    assert Forged().consume("p.1", ("a", 1)).kinds() == ["invented"]
 
 
-def test_a_message_that_was_accepted_twice_is_doubled() -> None:
-    assert Forged().send("a").take("p.1", ("a", 1), ("a", 2)).kinds() == ["doubled"]
+def test_a_message_stored_twice_is_doubled() -> None:
+    assert Forged().send("a").consume("p.1", ("a", 1), ("a", 2)).kinds() == ["doubled"]
 
 
-def test_a_send_may_come_twice_only_where_the_gateway_was_killed_in_it() -> None:
-    forged = Forged().event("gateway-down").send("a", at=(0, 3)).take("p.1", ("a", 1), ("a", 2))
+def test_with_doubled_sends_a_message_may_be_stored_twice_only_during_a_kill_of_the_gateway() -> None:
+    forged = Forged().event("gateway-down").send("a", at=(0, 3)).consume("p.1", ("a", 1), ("a", 2))
     assert forged.kinds(Rules(doubled_sends=True)) == []
-    forged = Forged().event("gateway-down").send("a").take("p.1", ("a", 1), ("a", 2))
+    forged = Forged().event("gateway-down").send("a").consume("p.1", ("a", 1), ("a", 2))
     assert forged.kinds(Rules(doubled_sends=True)) == ["doubled"]
 
 
 def test_a_message_in_another_session_is_misplaced() -> None:
-    assert Forged().send("a").take("p.1", ("a", 1), session="t").kinds() == ["misplaced"]
+    assert Forged().send("a").consume("p.1", ("a", 1), session="t").kinds() == ["misplaced"]
 
 
-def test_a_completed_message_that_is_still_there_was_undone() -> None:
-    assert Forged().send("a").take("p.1", ("a", 1)).left("active", ("a", 1, 1)).kinds() == ["undone"]
+def test_a_completed_message_that_still_exists_is_undone() -> None:
+    assert Forged().send("a").consume("p.1", ("a", 1)).left("active", ("a", 1, 1)).kinds() == ["undone"]
 
 
-def test_a_completed_message_that_is_delivered_again_was_undone() -> None:
-    forged = Forged().send("a").take("p.1", ("a", 1)).accept("q.1").receive("q.1", ("a", 1, 2))
+def test_a_completed_message_that_is_delivered_again_is_undone() -> None:
+    forged = Forged().send("a").consume("p.1", ("a", 1)).accept("q.1").receive("q.1", ("a", 1, 2))
     assert "undone" in forged.kinds()
 
 
-def test_a_dead_letter_is_explained_by_who_made_it_or_by_its_deliveries() -> None:
+def test_a_dead_letter_needs_a_dead_letter_operation_or_enough_deliveries() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).settle("dead_letter", "p.1", 1).close("p.1")
     assert forged.left("dead", ("a", 1, 1)).kinds() == []
     assert Forged().send("a").left("dead", ("a", 1, 10)).kinds() == []
     assert Forged().send("a").left("dead", ("a", 1, 3)).kinds() == ["misplaced"]
 
 
-def test_a_deferred_message_that_nobody_deferred_is_misplaced() -> None:
+def test_a_deferred_message_without_a_defer_operation_is_misplaced() -> None:
     assert Forged().send("a").left("deferred", ("a", 1, 1)).kinds() == ["misplaced"]
 
 
-def test_a_send_after_another_was_answered_is_behind_it() -> None:
-    assert Forged().send("a").send("b").take("p.1", ("b", 1), ("a", 2)).kinds() == ["misordered"]
+def test_a_send_begun_after_another_was_confirmed_must_be_stored_behind_it() -> None:
+    assert Forged().send("a").send("b").consume("p.1", ("b", 1), ("a", 2)).kinds() == ["misordered"]
 
 
-def test_sends_at_the_same_time_may_be_in_any_order() -> None:
-    assert Forged().send("a", at=(0, 5)).send("b", at=(1, 4)).take("p.1", ("b", 1), ("a", 2)).kinds() == []
+def test_overlapping_sends_may_be_stored_in_any_order() -> None:
+    assert Forged().send("a", at=(0, 5)).send("b", at=(1, 4)).consume("p.1", ("b", 1), ("a", 2)).kinds() == []
 
 
-def test_the_messages_of_one_send_stay_in_its_order() -> None:
-    assert Forged().send("a", "b").take("p.1", ("b", 1), ("a", 2)).kinds() == ["misordered"]
+def test_the_messages_of_one_send_must_keep_their_order() -> None:
+    assert Forged().send("a", "b").consume("p.1", ("b", 1), ("a", 2)).kinds() == ["misordered"]
 
 
 def test_a_message_completed_before_an_earlier_one_is_misordered() -> None:
-    assert Forged().send("a").send("b").take("p.1", ("b", 2), ("a", 1)).kinds() == ["misordered"]
+    assert Forged().send("a").send("b").consume("p.1", ("b", 2), ("a", 1)).kinds() == ["misordered"]
 
 
-def test_a_message_completed_before_an_earlier_one_far_ahead_is_misordered() -> None:
+def test_a_message_completed_before_one_much_earlier_is_misordered() -> None:
     forged = Forged().send("a", "b", "c").accept("p.1").receive("p.1", ("a", 1), ("b", 2), ("c", 3))
     forged.settle("complete", "p.1", 3, at=(10, 11)).settle("complete", "p.1", 2, at=(10, 14))
     assert forged.settle("complete", "p.1", 1, at=(12, 13)).close("p.1").kinds() == ["misordered"]
 
 
-def test_a_message_completed_before_one_that_is_left_behind_is_misordered() -> None:
-    assert Forged().send("a", "b").take("p.1", ("b", 2)).left("active", ("a", 1, 1)).kinds() == ["misordered"]
+def test_a_message_completed_before_one_that_is_left_over_is_misordered() -> None:
+    assert Forged().send("a", "b").consume("p.1", ("b", 2)).left("active", ("a", 1, 1)).kinds() == ["misordered"]
 
 
-def test_a_deferred_message_is_overtaken_rightly() -> None:
+def test_later_messages_may_overtake_a_deferred_one() -> None:
     forged = Forged().send("a", "b").accept("p.1").receive("p.1", ("a", 1)).settle("defer", "p.1", 1)
     forged.receive("p.1", ("b", 2)).settle("complete", "p.1", 2).receive("p.1", ("a", 1, 2), name="receive_deferred")
     assert forged.settle("complete", "p.1", 1).close("p.1").kinds() == []
 
 
 @pytest.mark.parametrize("name", ["complete", "dead_letter", "abandon", "defer"])
-def test_a_settle_confirmed_to_a_holder_after_the_next_one_had_the_session_is_two_holders(name: str) -> None:
+def test_a_settlement_confirmed_to_the_previous_holder_is_two_holders(name: str) -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).event("gateway-down").accept("q.1")
     assert "two holders" in forged.settle(name, "p.1", 1).left("dead", ("a", 1, 1)).kinds()
 
 
 @pytest.mark.parametrize("name", ["renew", "get_state", "set_state"])
-def test_anything_else_confirmed_to_a_holder_after_the_next_one_had_the_session_is_two_holders(name: str) -> None:
+def test_another_operation_confirmed_to_the_previous_holder_is_two_holders(name: str) -> None:
     forged = Forged().accept("p.1").accept("q.1").add(name, "p.1", result={"value": None}, value=None)
     assert forged.kinds() == ["two holders"]
 
 
-def test_a_receive_confirmed_to_a_holder_after_the_next_one_had_the_session_is_two_holders() -> None:
+def test_a_receive_confirmed_to_the_previous_holder_is_two_holders() -> None:
     assert "two holders" in Forged().send("a").accept("p.1").accept("q.1").receive("p.1", ("a", 1)).kinds()
 
 
-def test_an_accept_whose_answer_was_read_late_may_have_ended_before_the_next_one() -> None:
-    # As when its process was stopped meanwhile: the lock was given at 0, and expired before the other one's accept.
+def test_an_accept_whose_response_was_read_late_may_have_expired_before_the_next_accept() -> None:
+    # For example, the process was paused: its lock was granted at 3 and expired before the other accept.
     forged = Forged().send("a").add("accept", "q.1", at=(3, 30)).add("accept", "p.1", at=(20, 21))
     forged.receive("p.1", ("a", 1), at=(31, 32)).settle("complete", "p.1", 1)
     assert forged.kinds() == []
 
 
-def test_what_is_confirmed_by_turns_is_two_holders_however_late_an_accept_was_read() -> None:
+def test_alternating_confirmations_are_two_holders_even_if_an_accept_was_read_late() -> None:
     forged = Forged().send("a").add("accept", "q.1", at=(3, 30)).add("accept", "p.1", at=(20, 21))
     forged.receive("p.1", ("a", 1), at=(31, 32)).add("renew", "q.1").settle("complete", "p.1", 1)
     assert forged.kinds() == ["two holders"]
 
 
-def test_a_settle_that_was_under_way_when_the_next_holder_came_is_no_second_holder() -> None:
+def test_a_settlement_that_overlaps_the_next_accept_is_not_two_holders() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).settle("complete", "p.1", 1, at=(7, 12))
     forged.operations.append(Operation("q", "accept", "q.1", "s", 8, 9, OK))
     forged.events.append(Event("lost", "p", 13, {"holder": "p.1", "left": 0}))
     assert forged.kinds() == []
 
 
-def test_a_settle_is_confirmed_again_if_the_first_answer_was_lost() -> None:
+def test_a_retried_settlement_may_be_confirmed_after_the_next_accept() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).settle("complete", "p.1", 1, outcome=UNKNOWN)
     assert forged.accept("q.1").settle("complete", "p.1", 1).kinds() == []
 
@@ -246,45 +252,45 @@ def test_a_duplicate_needs_a_cause(cause: str) -> None:
     assert forged.kinds() == (["duplicate"] if cause == "nothing" else [])
 
 
-def test_the_same_message_twice_to_one_holder_needs_an_abandon() -> None:
+def test_a_redelivery_to_the_same_holder_needs_an_abandon() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).receive("p.1", ("a", 1, 2))
     assert forged.settle("complete", "p.1", 1).kinds() == ["duplicate"]
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).settle("abandon", "p.1", 1)
     assert forged.receive("p.1", ("a", 1, 2)).settle("complete", "p.1", 1).kinds() == []
 
 
-def test_a_delivery_count_that_does_not_rise_is_caught() -> None:
+def test_a_delivery_count_that_does_not_increase_is_a_violation() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1, 2)).close("p.1")
     forged.accept("q.1").receive("q.1", ("a", 1, 2)).settle("complete", "q.1", 1)
     assert forged.kinds() == ["count"]
     assert forged.kinds(Rules(counts_all=False)) == []
 
 
-def test_a_state_that_is_not_the_last_one_is_caught() -> None:
+def test_reading_a_state_that_is_not_the_last_one_is_a_violation() -> None:
     forged = Forged().accept("p.1").add("set_state", "p.1", value="1").add("set_state", "p.1", value="2")
     assert forged.add("get_state", "p.1", result={"value": "1"}).kinds() == ["state"]
 
 
-def test_a_state_whose_setting_has_no_known_outcome_may_be_read_or_not() -> None:
+def test_a_state_set_with_unknown_outcome_may_be_read_or_not() -> None:
     for value in ("1", "2"):
         forged = Forged().accept("p.1").add("set_state", "p.1", value="1")
         forged.add("set_state", "p.1", outcome=UNKNOWN, value="2")
         assert forged.add("get_state", "p.1", result={"value": value}).kinds() == []
 
 
-def test_a_state_that_nobody_set_is_none() -> None:
+def test_a_state_that_was_never_set_must_be_none() -> None:
     assert Forged().accept("p.1").add("get_state", "p.1", result={"value": None}).kinds() == []
     assert Forged().accept("p.1").add("get_state", "p.1", result={"value": "x"}).kinds() == ["state"]
 
 
-def test_a_lock_that_is_taken_away_while_it_holds_is_caught() -> None:
+def test_a_lock_that_ends_early_without_a_cause_is_a_violation() -> None:
     assert Forged().accept("p.1").event("lost", holder="p.1", left=3.0).kinds() == ["lock taken"]
     assert Forged().accept("p.1").event("lost", holder="p.1", left=-0.1).kinds() == []
     assert Forged().accept("p.1").event("gateway-down").event("lost", holder="p.1", left=3.0).kinds() == []
     assert Forged().accept("p.1").event("lost", holder="p.1", left=3.0).kinds(Rules(locks_outlast=False)) == []
 
 
-def test_what_was_fetched_ahead_may_be_handed_out_after_its_lock_was_lost() -> None:
+def test_a_prefetched_message_may_be_returned_after_its_lock_was_lost() -> None:
     forged = Forged().send("a", "b").accept("p.1").receive("p.1", ("a", 1)).event("gateway-down")
     forged.accept("q.1").receive("q.1", ("a", 1, 2), ("b", 2, 2)).settle("complete", "q.1", 1, 2)
     ahead = forged.receive("p.1", ("b", 2, 1), name="receive_ahead")
@@ -299,7 +305,7 @@ def test_a_history_is_read_from_the_files_of_its_processes(tmp_path: Path) -> No
     with pytest.raises(ZeroDivisionError), recorder.operation("receive", "p.1", session="s"):
         raise ZeroDivisionError
     recorder.happened("lost", holder="p.1", left=1.0)
-    # As if the process had been killed in the middle of an operation, and of a line.
+    # As if the process was killed during an operation, and while it wrote a line.
     with (tmp_path / "p").open("ab") as file:
         file.write(
             b'{"begin":7,"process":"p","name":"complete","holder":"p.1","session":"s","sequences":[1],"t":9e9}\n{"end":'

@@ -1,4 +1,4 @@
-"""Short torture runs with fixed seeds; long ones are run by ``python -m tests.torture``, see the README beside this file."""
+"""Short torture runs with fixed seeds. For long runs, see README.md in this folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .run import torture
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [11, 12])
-def test_nothing_is_lost_doubled_or_misordered_on_the_embedded_broker(tmp_path: Path, seed: int) -> None:
+def test_the_embedded_broker_keeps_its_guarantees_under_faults(tmp_path: Path, seed: int) -> None:
     report = torture(tmp_path, seed, 30)
     assert report.is_good, report.text()
 
 
 @pytest.mark.timeout(400)
-def test_nothing_is_lost_doubled_or_misordered_in_front_of_azure(tmp_path: Path) -> None:
+def test_a_gateway_in_front_of_azure_keeps_its_guarantees_under_faults(tmp_path: Path) -> None:
     require_standin()
     report = torture(tmp_path, 13, 30, azure=True)
     assert report.is_good, report.text()

@@ -1,5 +1,7 @@
-"""TCP proxies of the tests' own. `Wire` knows nothing of what it passes on, between the gateway and the stand-in of Azure: it
-cuts and stalls. `Relay` is what it has in common with `Proxy`, which knows HTTP."""
+"""TCP proxies for tests. `Relay` is the common base. `Wire` forwards bytes between the gateway and the stand-in for Azure.
+
+`Proxy` in proxy.py is a `Relay` that parses HTTP.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from contextlib import suppress
 
 
 class Relay(abc.ABC):
-    """Listens on a free port of loopback; each connection gets one of its own to the port behind it, and a thread.
+    """Listens on a free port of loopback. For each connection, it connects to the target and starts a thread.
 
     Args:
-        target: The port behind it.
+        target: The port to connect to.
     """
 
     def __init__(self, target: int) -> None:
@@ -25,18 +27,18 @@ class Relay(abc.ABC):
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Stop, and cut what is open."""
+        """Stop listening and cut all connections."""
         self.stop_accepting()
         self.cut_all()
 
     def stop_accepting(self) -> None:
-        """Refuse connections from now on."""
+        """Stop listening, so that new connections are refused."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def cut_all(self) -> None:
-        """Cut every connection that is open."""
+        """Cut all open connections."""
         with self._lock:
             sockets = list(self._sockets)
         for sock in sockets:
@@ -71,11 +73,11 @@ class Relay(abc.ABC):
 
     @abc.abstractmethod
     def _serve(self, client: socket.socket, server: socket.socket) -> None:
-        """Pass on what comes, until the connection is to end."""
+        """Forward data until the connection ends."""
 
 
 class Wire(Relay):
-    """Passes bytes on, both ways."""
+    """Forwards bytes in both directions. It can cut or stall all connections."""
 
     def __init__(self, target: int) -> None:
         self._flows = threading.Event()
@@ -83,7 +85,7 @@ class Wire(Relay):
         super().__init__(target)
 
     def stall(self, stalled: bool) -> None:
-        """Let nothing through, or everything again."""
+        """Stop forwarding, or continue."""
         if stalled:
             self._flows.clear()
         else:

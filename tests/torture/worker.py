@@ -1,8 +1,8 @@
-"""The processes of a torture run that send and consume: ``python -m tests.torture.worker ROLE NAME``, with JSON on the first
-line of the input: where to write the history, how to connect, a seed. They end at the end of their input.
+"""A process of a torture run that sends or consumes: ``python -m tests.torture.worker ROLE NAME``.
 
-They use the public API as applications do, and write down what they did and saw. A sender's messages are known by their ids,
-which stand in their bodies too. Consumers complete in order; what they cannot settle they leave to the next holder.
+The first line of its standard input is JSON with its configuration. The process ends at the end of its input. It uses the
+public API like an application, and records its operations. The id of a message is repeated in its body. Consumers complete
+messages in order, and leave messages that they cannot settle to the next holder.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from azsession.errors import (
 from .history import FAILED, OK, UNKNOWN, Recorder
 
 QUEUE = "orders"
-#: The gateway's name, which only the workers know the address of.
+#: The name of the gateway. Only the workers can resolve it.
 HOST = "gateway.torture"
 SESSIONS = [f"order/{number}" if number % 2 else f"größe {number}%" for number in range(40)]
 SENDING_THREADS, CONSUMING_THREADS = 2, 4
 
 
 def resolve_by(broken: Path) -> None:
-    """Have `HOST` resolve to loopback, but not while the file `broken` is there."""
+    """Make `HOST` resolve to loopback, except while the file `broken` exists."""
     original = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
@@ -52,9 +52,9 @@ def resolve_by(broken: Path) -> None:
 
 
 def outcome_of(error: QueueError, *, strict: bool) -> str:
-    """Return what an operation that failed may have done.
+    """Return whether a failed operation may have taken effect.
 
-    In front of Azure (not `strict`), a receipt may be refused because the first answer was lost together with its gateway.
+    Without `strict` (Azure), a receipt may be refused because the first response was lost together with its gateway.
     """
     if isinstance(error, ConnectionFailedError):
         return UNKNOWN if error.maybe_delivered else FAILED
@@ -64,7 +64,7 @@ def outcome_of(error: QueueError, *, strict: bool) -> str:
 
 
 class Sender:
-    """A thread that sends."""
+    """A thread that sends messages."""
 
     def __init__(self, provider: ServiceBusProvider, recorder: Recorder, name: str, seed: int, pause: float) -> None:
         self._provider = provider
@@ -96,7 +96,7 @@ class Sender:
 
 
 class Consumer:
-    """A thread that takes session by session."""
+    """A thread that handles one session after another."""
 
     def __init__(self, provider: ServiceBusProvider, recorder: Recorder, name: str, seed: int, *, strict: bool) -> None:
         self._provider = provider
@@ -132,7 +132,7 @@ class Consumer:
 
 
 class Hold:
-    """One session, from its accept to its close."""
+    """The work in one session, until its close."""
 
     def __init__(self, client: SessionClient, recorder: Recorder, holder: str, chance: random.Random, strict: bool) -> None:
         self._client = client
@@ -154,22 +154,22 @@ class Hold:
                 result["outcome"] = OK
 
     def _do(self, name: str, call: Callable[[], dict[str, Any] | None], **about: Any) -> dict[str, Any] | None:
-        """Do something, and write down what came of it; return that, or `None` where it failed."""
+        """Record an operation and its result. Return the result, or `None` if the operation failed."""
         with self._recorder.operation(name, self._holder, session=self._client.session_id, **about) as result:
             try:
                 result.update(call() or {}, outcome=OK)
             except QueueError as error:
-                # That the lock ended meanwhile does not tell whether a state was set before.
+                # The lock may have ended after the state was set, so the outcome is unknown.
                 late = name == "set_state" and isinstance(error, SessionNotFoundError)
                 result.update(outcome=UNKNOWN if late else outcome_of(error, strict=self._strict), error=repr(error))
                 return None
             return result
 
     def _step(self) -> bool:
-        """Receive, and settle what came; tell whether to go on."""
+        """Receive and settle messages. Return whether to continue in this session."""
         messages = self._receive()
         if messages is None:
-            # One whose answer was lost is worth another try, which must not be given later messages.
+            # If a response was lost, try again: the next receive must not return later messages.
             return not (self._client.is_lock_lost or self._random.random() < 0.3)
         if not messages:
             return False
@@ -198,18 +198,18 @@ class Hold:
     def _settle(self, messages: list[ReceivedMessage]) -> bool:
         client, chance = self._client, self._random.random()
         if chance < 0.05:
-            # The last one first, so that none of them overtakes another.
-            return all(self._each("abandon", client.abandon_message, message) for message in reversed(messages))
+            # Abandon the last message first, so that no message overtakes another.
+            return all(self._settle_one("abandon", client.abandon_message, message) for message in reversed(messages))
         if chance < 0.07:
-            return self._each(
+            return self._settle_one(
                 "dead_letter", lambda message: client.dead_letter_message(message, "torture"), messages[0]
             ) and (self._complete(messages[1:]))
         if chance < 0.10:
-            return self._put_aside(messages[0]) and self._complete(messages[1:])
+            return self._defer(messages[0]) and self._complete(messages[1:])
         return self._complete(messages)
 
-    def _put_aside(self, message: ReceivedMessage) -> bool:
-        if not self._each("defer", self._client.defer_message, message):
+    def _defer(self, message: ReceivedMessage) -> bool:
+        if not self._settle_one("defer", self._client.defer_message, message):
             return False
         deferred: list[ReceivedMessage] = []
 
@@ -223,19 +223,19 @@ class Hold:
         if not messages:
             return True
         if len(messages) == 1 or self._random.random() < 0.5:
-            return all(self._each("complete", self._client.complete_message, message) for message in messages)
-        return self._many("complete", lambda: self._client.complete_messages(messages), messages)
+            return all(self._settle_one("complete", self._client.complete_message, message) for message in messages)
+        return self._settle_many("complete", lambda: self._client.complete_messages(messages), messages)
 
-    def _each(self, name: str, settle: Callable[[ReceivedMessage], None], message: ReceivedMessage) -> bool:
-        return self._many(name, lambda: settle(message), [message])
+    def _settle_one(self, name: str, settle: Callable[[ReceivedMessage], None], message: ReceivedMessage) -> bool:
+        return self._settle_many(name, lambda: settle(message), [message])
 
-    def _many(self, name: str, settle: Callable[[], None], messages: Iterable[ReceivedMessage]) -> bool:
+    def _settle_many(self, name: str, settle: Callable[[], None], messages: Iterable[ReceivedMessage]) -> bool:
         sequences = [message.sequence_number for message in messages]
         with self._recorder.operation(name, self._holder, session=self._client.session_id, sequences=sequences) as result:
             try:
                 settle()
             except QueueError as error:
-                # Of many, those that could be are.
+                # Of several receipts, the valid ones are settled.
                 outcome = outcome_of(error, strict=self._strict)
                 partly = isinstance(error, InvalidReceiptError) and len(sequences) > 1
                 result.update(outcome=UNKNOWN if partly else outcome, error=repr(error))
@@ -250,9 +250,9 @@ def _one(client: SessionClient, timeout: float) -> list[ReceivedMessage]:
 
 
 def _id(message: ReceivedMessage) -> str:
-    """Return a message's id, or something that is none where the body is not the one that was sent under it."""
-    told, _, rest = message.text().partition(":")
-    return told if told == message.message_id and set(rest) == {"x"} else f"corrupt {message.message_id}"
+    """Return the id of a message, or an invalid id if the body does not match it."""
+    sent_id, _, rest = message.text().partition(":")
+    return sent_id if sent_id == message.message_id and set(rest) == {"x"} else f"corrupt {message.message_id}"
 
 
 def _text(state: bytes | None) -> str | None:
@@ -260,27 +260,27 @@ def _text(state: bytes | None) -> str | None:
 
 
 def main(role: str, name: str) -> None:
-    """Work until the end of the input."""
+    """Work until the end of the standard input."""
     logging.basicConfig(level=logging.ERROR)
-    told = json.loads(sys.stdin.readline())
-    resolve_by(Path(told["dns_broken"]))
-    recorder = Recorder(Path(told["history"]), name)
+    config = json.loads(sys.stdin.readline())
+    resolve_by(Path(config["dns_broken"]))
+    recorder = Recorder(Path(config["history"]), name)
     ended = threading.Event()
     provider = ServiceBusProvider.from_connection_string(
-        told["connection_string"],
+        config["connection_string"],
         allow_insecure_http=True,
-        request_timeout=told["request_timeout"],
+        request_timeout=config["request_timeout"],
         retry_deadline=4,
-        # Some give up soon: what they then do with an outcome that nobody knows matters most.
-        retry_attempts=told["seed"] % 4,
+        # Some workers retry little. Operations with an unknown outcome are the most interesting.
+        retry_attempts=config["seed"] % 4,
     )
     workers: list[Sender | Consumer] = []
     for number in range(SENDING_THREADS if role == "send" else CONSUMING_THREADS):
-        own, seed = f"{name}/{number}", told["seed"] * 1000 + number
+        own, seed = f"{name}/{number}", config["seed"] * 1000 + number
         if role == "send":
-            workers.append(Sender(provider, recorder, own, seed, told["pause"]))
+            workers.append(Sender(provider, recorder, own, seed, config["pause"]))
         else:
-            workers.append(Consumer(provider, recorder, own, seed, strict=told["strict"]))
+            workers.append(Consumer(provider, recorder, own, seed, strict=config["strict"]))
     threads = [threading.Thread(target=worker.run, args=(ended,)) for worker in workers]
     for thread in threads:
         thread.start()

@@ -1,5 +1,4 @@
-"""What torture found, step by step: each of these broke a promise once. The gateway is real, and the proxy between is the
-torture's, which does what a test says."""
+"""Bugs that torture runs found. The gateway is real, and the proxy injects the faults that each test chooses."""
 
 from __future__ import annotations
 
@@ -21,11 +20,11 @@ from .scene import free_port
 
 
 class Scripted(Proxy):
-    """A proxy that does what its script says, exchange after exchange, and nothing when that is over.
+    """A proxy that injects the faults of a script, one for each exchange, and none after that.
 
     Attributes:
-        script: The faults to come.
-        closes: Refuse connections after the next fault.
+        script: The next faults.
+        closes: Refuse new connections after the next fault.
     """
 
     def __init__(self, server: AzsessionServer) -> None:
@@ -43,7 +42,7 @@ class Scripted(Proxy):
 
 @contextmanager
 def scripted(server: AzsessionServer) -> Iterator[tuple[Scripted, ServiceBusProvider]]:
-    """A proxy before the gateway, and a provider that tries each request twice, and knows already what it speaks with."""
+    """Yield a proxy and a provider that makes each request at most twice and has already connected once."""
     proxy = Scripted(server)
     try:
         with ServiceBusProvider.from_connection_string(proxy.connection_string, retry_attempts=1) as provider:
@@ -55,7 +54,7 @@ def scripted(server: AzsessionServer) -> Iterator[tuple[Scripted, ServiceBusProv
 
 @pytest.mark.parametrize("fault", ["cut after the request", "cut within the answer", "wrong types"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_what_a_lost_answer_held_is_not_overtaken_by_later_messages(
+def test_later_messages_do_not_overtake_those_of_a_lost_response(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, fault: str, count: int
 ) -> None:
     azsession_provider.send_messages("orders", [Message(text, session_id="s") for text in ("one", "two", "three")])
@@ -71,7 +70,7 @@ def test_what_a_lost_answer_held_is_not_overtaken_by_later_messages(
         assert session.receive_message(0) is None
 
 
-def test_a_receive_after_one_that_never_arrived_gets_what_there_is(
+def test_a_receive_after_one_that_never_reached_the_gateway_returns_new_messages(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     with scripted(azsession_server) as (proxy, provider):
@@ -88,7 +87,7 @@ def test_a_receive_after_one_that_never_arrived_gets_what_there_is(
         session.close_session()
 
 
-def test_an_envelope_without_messages_is_no_answer_to_a_receive(
+def test_an_envelope_without_messages_is_a_broken_response_to_a_receive(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:
     azsession_provider.send_message("orders", Message("one", session_id="s"))
@@ -96,14 +95,14 @@ def test_an_envelope_without_messages_is_no_answer_to_a_receive(
         proxy.bodies = (b"[]",)
         with provider.create_session_client("orders", "s") as session:
             proxy.script = ["wrong types"] * 2
-            with pytest.raises(ConnectionFailedError, match="broken answer"):
+            with pytest.raises(ConnectionFailedError, match="malformed response"):
                 session.receive_messages(10, 0)
             assert [message.text() for message in session.receive_messages(10, 0)] == ["one"]
 
 
 @pytest.mark.parametrize("then", ["refused connections", "503 Service Unavailable", "401 Unauthorized", "403 Forbidden"])
 @pytest.mark.parametrize("operation", ["send", "complete"])
-def test_the_last_attempt_does_not_hide_that_an_earlier_one_may_have_taken_effect(
+def test_a_refused_retry_does_not_hide_that_an_earlier_attempt_may_have_taken_effect(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, operation: str, then: str
 ) -> None:
     azsession_provider.send_message("orders", Message("one", session_id="s"))
@@ -115,7 +114,7 @@ def test_the_last_attempt_does_not_hide_that_an_earlier_one_may_have_taken_effec
             "send": lambda: provider.send_message("orders", Message("two", session_id="s")),
             "complete": lambda: session.complete_message(message),
         }
-        # The first attempt reaches the gateway, none of the others does. A refused token is exchanged for a new one once.
+        # Only the first attempt reaches the gateway. After a refused token, the client retries once with a new token.
         proxy.closes = then == "refused connections"
         proxy.statuses = (then,)
         proxy.script = ["cut after the request", "wrong status", "wrong status"]
@@ -128,7 +127,7 @@ def test_the_last_attempt_does_not_hide_that_an_earlier_one_may_have_taken_effec
     assert [each.text() for each in left] == (["one", "two"] if operation == "send" else [])
 
 
-def test_a_holder_is_not_let_back_in_by_a_gateway_that_was_started_anew(tmp_path: Path) -> None:
+def test_a_restarted_gateway_does_not_grant_a_session_again_to_a_holder_that_lost_it(tmp_path: Path) -> None:
     keys = [AccessKey("root", "c2VjcmV0")]
 
     port = free_port()
@@ -137,8 +136,8 @@ def test_a_holder_is_not_let_back_in_by_a_gateway_that_was_started_anew(tmp_path
         return GatewayService(EmbeddedBroker(tmp_path / "data.db", auto_create=True), keys, port=port)
 
     with served() as before:
-        place = before.connection_string()
-        provider = ServiceBusProvider.from_connection_string(place)
+        connection_string = before.connection_string()
+        provider = ServiceBusProvider.from_connection_string(connection_string)
         provider.send_messages("orders", [Message(text, session_id="s") for text in ("one", "two")])
         early = provider.create_session_client("orders", "s")
         message = early.receive_message(0)
@@ -150,10 +149,10 @@ def test_a_holder_is_not_let_back_in_by_a_gateway_that_was_started_anew(tmp_path
             assert taken is not None
             assert (taken.text(), taken.delivery_count) == ("one", 2)
             late.complete_message(taken)
-        # The session is free, and the gateway knows nothing of the lock that was. Its holder must hear of that all the same.
+        # The session is free, and the restarted gateway does not know the old lock. The old holder must still get an error.
         with pytest.raises(SessionNotFoundError):
             early.receive_message(0)
         assert early.is_lock_lost
-        # Who was never told that it has the lock may take it.
+        # A client that has not used its lock may take it.
         assert never_answered.receive_message(0) is None
         never_answered.close_session()
