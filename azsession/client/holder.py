@@ -1,7 +1,7 @@
-"""What a `SessionClient` is made of: its lock, how its calls go out, and what their answers do to the lock.
+"""`Holder`: the internals of a `SessionClient`.
 
-`SessionClient` adds the public operations; `ServiceBusProvider`, `SessionProcessor` and the renewer use the methods without
-an underscore.
+A holder sends the calls of one session, and changes the session's lock according to the responses. It is used by
+`SessionClient`, the functions of `receiving` and `settling`, `ProviderCore`, `SessionProcessor` and the `Renewer`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import random
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import attrs
 
 from ..errors import (
     ConnectionFailedError,
@@ -29,216 +32,283 @@ from .call import Call, SessionTarget
 from .cancellation import PendingCalls
 from .responses import LockGrant
 from .server_connection import ServerConnection
-from .session_lock import ExpiredError, HeldLock
+from .session_lock import LockExpiredError, SessionLock, Stage
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+ClientT = TypeVar("ClientT")
 
-#: Seconds in which a release must be answered, and in which it is tried again: the lock ends anyway.
+#: Seconds in which a release must be answered, and in which it is retried. They are few, because the lock expires anyway.
 RELEASE_PATIENCE = 2.5
-#: Seconds after which a renewal that failed is tried again, at the most.
+#: The longest pause, in seconds, before a failed renewal is tried again.
 RENEW_AGAIN = 1.0
 
 
-class Holder:
-    """A session's holder, towards the server. Everything that threads share is in its `HeldLock`."""
+def _max_renewal(value: float | timedelta | None) -> float | None:
+    return None if value is None else seconds(value, "max_renewal")
 
-    def _begin(
+
+@attrs.frozen
+class LockOptions:
+    """How a client treats its lock.
+
+    Attributes:
+        session_timeout: Seconds that the lock is expected to last if the server does not say.
+        auto_renew: Renew the lock in the background.
+        max_renewal: Seconds after the start of the lock at which the renewal stops. `None`: it never stops.
+    """
+
+    session_timeout: float
+    auto_renew: bool = True
+    max_renewal: float | None = attrs.field(default=None, converter=_max_renewal)
+
+
+class Holder:
+    """One session's holder. Safe to use from many threads: everything that they share is in `lock`.
+
+    Args:
+        connection: The way to the server.
+        session_id: The session.
+        queue_name: The queue.
+        options: How to treat the lock.
+        on_lost: Called once with the error when the lock is found to be lost.
+        owns_connection: `close` closes the connection, too.
+
+    Attributes:
+        lock: The state of the session's lock.
+        pending: The receives that wait. `shut` and `stop_waiting` cancel them.
+    """
+
+    def __init__(
         self,
-        link: ServerConnection,
+        connection: ServerConnection,
         session_id: str,
         queue_name: str,
-        session_timeout: float,
-        auto_renew: bool,
-        max_renewal: float | timedelta | None,
-        on_lock_lost: Callable[[Any, SessionNotFoundError], object] | None,
+        options: LockOptions,
+        *,
+        on_lost: Callable[[SessionNotFoundError], object] | None = None,
+        owns_connection: bool = False,
     ) -> None:
-        self._link = link
-        self._transport = link.transport
-        self._session_id = session_id
-        self._queue_name = queue_name
-        self._session_timeout = session_timeout
-        self._auto_renew = auto_renew
-        self._max_renewal = None if max_renewal is None else seconds(max_renewal, "max_renewal")
-        self._on_lock_lost = on_lock_lost
+        self.connection = connection
+        self.transport = connection.transport
+        self.session_id = session_id
+        self.queue_name = queue_name
+        self.options = options
+        self.lock = SessionLock(f"the session {session_id!r} of {queue_name!r}", options.session_timeout)
+        self.pending = PendingCalls()
+        self._on_lost = on_lost
+        self._owns_connection = owns_connection
         self._renew_until: float | None = None
-        self._held = HeldLock(f"the session {session_id!r} of {queue_name!r}", session_timeout)
-        self._under_way = PendingCalls()
-        link.add_client(self)
+        connection.add_client(self)
 
     @property
-    def is_lock_lost(self) -> bool:
-        """Whether the lock began, and is known to be lost or over."""
+    def is_lost(self) -> bool:
+        """Whether the lock is known to be lost or expired."""
         try:
-            self._held.check(settling=True)
-        except ExpiredError as expired:
+            self.lock.check(settling=True)
+        except LockExpiredError as expired:
             self._lose(expired.error)
         except SessionNotFoundError:
             pass
-        return self._held.error is not None
+        return self.lock.error is not None
 
-    # For the provider and the renewer
+    # Start and end
 
-    def begin(self, answer: LockGrant, lock_id: str) -> None:
-        """Note that the provider has accepted the session under this lock id."""
-        self._held.take_over(lock_id)
-        self._refresh(answer)
+    def accepted(self, grant: LockGrant, lock_id: str) -> None:
+        """Note that the provider accepted the session under this lock id."""
+        self.lock.take_over(lock_id)
+        self._refresh(grant)
 
     def adopt(self, receipt: ReceiptHandle) -> None:
-        """Note a receipt that another process got, so that it can be settled here."""
-        self._held.adopt(receipt)
-
-    def renewal_due(self) -> float | None:
-        """Return when `renew_in_background` is due, on the monotonic clock; `None` when there is nothing to do."""
-        held = self._held
-        if held.closed or held.error is not None or held.inherited or not held.begun:
-            return None
-        if self._auto_renew and (self._renew_until is None or time.monotonic() < self._renew_until):
-            return held.renew_at()
-        # Not renewed, but its end shall be told.
-        return held.deadline() if self._on_lock_lost is not None else None
-
-    def renew_in_background(self) -> float | None:
-        """Renew the lock, or find that it is over; return when to come back."""
-        if self.is_lock_lost or self._held.closed:
-            return None
-        due = self.renewal_due()
-        if due is None or due > time.monotonic():  # A receive was quicker; and maybe only the lock's end was to be told.
-            return due
-        left = self._held.seconds_left()
-        call = operations.renew(self._session())
-        # A request that gets no answer, on a connection that is dead without anybody having told, must leave time for others.
-        call.response_timeout = max(left / 3, min(left / 2, 1.0))
-        call.retry_within = 0.0
-        try:
-            self._on_lock(call)
-        except SessionNotFoundError:
-            return None
-        except QueueError as error:
-            # Its text: a log that keeps its records would keep an error's frames, and this client with them.
-            logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self._held.name, left, str(error))
-            left = self._held.seconds_left()
-            pause = max(min(RENEW_AGAIN, left / 4), min(error.retry_after or 0.0, left / 2))
-            return time.monotonic() + max(0.0, pause * random.uniform(0.5, 1.0) if left > 0.2 else left)  # noqa: S311 - no secret
-        return self.renewal_due()
-
-    # For the processor
-
-    def stop_waiting(self) -> None:
-        """End a receive that waits, and those that come: the session is about to be closed."""
-        self._under_way.stop()
-
-    def keep_ahead(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Keep messages that were received for `next_ahead`, in front of what the server has."""
-        self._held.put_ahead(messages)
-
-    def next_ahead(self) -> ReceivedMessage | None:
-        """Return the next of the messages kept; none once the lock is lost, or an abandoned message sent them back."""
-        kept = self._held.take_ahead(1)
-        return kept[0] if kept else None
-
-    def forget_ahead(self) -> None:
-        """Let go of the messages kept: they go back with the lock."""
-        self._held.take_ahead(MAX_BATCH)
-
-    def has_settled(self, message: ReceivedMessage) -> bool:
-        """Whether a message that was received here is settled, and the lock is held still."""
-        # In this order: who loses the lock or closes the session forgets all tokens after saying so.
-        try:
-            self._held.resolve(message)
-        except InvalidReceiptError:
-            return not self._held.closed and not self.is_lock_lost
-        return False
-
-    # For the provider
+        """Note the receipt of a message that another process received, so that it can be settled here."""
+        self.lock.adopt(receipt)
 
     def shut(self) -> bool:
-        """Refuse calls from now on, and end those that wait; tell whether that is news, and leaves a lock to release."""
-        was_lost, held = self._held.error is not None, self._held
-        if not held.close():
+        """Refuse further calls and cancel those that wait. Return whether there is a lock to release."""
+        was_lost = self.lock.error is not None
+        if not self.lock.close():
             return False
-        self._under_way.stop()
-        return held.requested and not was_lost and not held.inherited and self._transport.speaks_v1
+        self.pending.stop()
+        return self.lock.stage in (Stage.REQUESTED, Stage.HELD) and not was_lost and self.transport.speaks_v1
 
     def release(self) -> bool:
-        """Give the lock back, and return whether the server answered; a failure is logged, not raised."""
-        call = operations.release(self._session())
+        """Release the lock. A failure is logged, not raised. Return whether the server answered."""
+        call = operations.release(self.target())
         call.response_timeout = call.retry_within = RELEASE_PATIENCE
         try:
-            self._transport.send(call)
+            self.transport.send(call)
         except QueueError as error:
-            logger.warning("%s could not be released, its lock holds until it expires: %s", self._held.name, str(error))
+            logger.warning("%s could not be released, its lock lasts until it expires: %s", self.lock.name, str(error))
             return not isinstance(error, ConnectionFailedError)
         return True
 
+    def close(self) -> None:
+        """Close the session and release its lock. Idempotent."""
+        if self.shut():
+            self.release()
+        if self._owns_connection:
+            self.connection.close()
+
     def after_fork(self) -> None:
-        """In a forked child: the session stays the parent's."""
-        self._held.after_fork()
-        self._under_way = PendingCalls()
+        """In a forked child: leave the session to the parent process."""
+        self.lock.after_fork()
+        self.pending = PendingCalls()
 
-    # Common to all calls
+    # Renewal, for the renewer
 
-    def _session(self) -> SessionTarget:
-        return SessionTarget(self._queue_name, self._session_id, self._held.lock_id, self._held.route)
+    def renewal_due(self) -> float | None:
+        """Return when to call `renew_in_background`, on the monotonic clock. `None`: never again."""
+        if not self.lock.is_live:
+            return None
+        if self.options.auto_renew and (self._renew_until is None or time.monotonic() < self._renew_until):
+            return self.lock.term.renew_at
+        # No automatic renewal, but report the expiry.
+        return self.lock.term.deadline if self._on_lost is not None else None
 
-    def _check(self, *, settling: bool = False) -> None:
+    def renew_in_background(self) -> float | None:
+        """Renew the lock, or report its expiry. Return when to come back. `None`: never again."""
+        if self.is_lost or self.lock.closed:
+            return None
+        due = self.renewal_due()
+        if due is None or due > time.monotonic():  # A receive has extended the lock, or only the expiry is to be reported.
+            return due
+        left = self.lock.seconds_left()
+        call = operations.renew(self.target())
+        # A request on a dead connection gets no answer. It must leave time for another attempt.
+        call.response_timeout = max(left / 3, min(left / 2, 1.0))
+        call.retry_within = 0.0
         try:
-            self._held.check(settling=settling)
-        except ExpiredError as expired:
+            self.send_for_lock(call)
+        except SessionNotFoundError:
+            return None
+        except QueueError as error:
+            # Log the error's text only. A handler that keeps its records would keep the error's frames, and so this holder.
+            logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self.lock.name, left, str(error))
+            return time.monotonic() + self._pause_after(error)
+        return self.renewal_due()
+
+    def _pause_after(self, error: QueueError) -> float:
+        """Return the seconds until a failed renewal is tried again."""
+        left = self.lock.seconds_left()
+        if left <= 0.2:
+            return max(0.0, left)
+        pause = max(min(RENEW_AGAIN, left / 4), min(error.retry_after or 0.0, left / 2))
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+
+    # Messages fetched ahead, for the processor
+
+    def stop_waiting(self) -> None:
+        """Cancel the receives that wait, and later ones. The session is about to be closed."""
+        self.pending.stop()
+
+    def keep_ahead(self, messages: Sequence[ReceivedMessage]) -> None:
+        """Keep messages for `next_ahead`."""
+        self.lock.put_ahead(messages)
+
+    def next_ahead(self) -> ReceivedMessage | None:
+        """Return the next kept message. `None` if the lock is lost, or if an abandoned message sent them all back."""
+        kept = self.lock.take_ahead(1)
+        return kept[0] if kept else None
+
+    def forget_ahead(self) -> None:
+        """Forget the kept messages. They return to the queue when the lock is released."""
+        self.lock.take_ahead(MAX_BATCH)
+
+    def has_settled(self, message: ReceivedMessage) -> bool:
+        """Return whether a message that was received here is settled while the lock is still held."""
+        # In this order: a thread that closes the session or loses its lock says so before it forgets the receipts.
+        try:
+            self.lock.resolve(message)
+        except InvalidReceiptError:
+            return not self.lock.closed and not self.is_lost
+        return False
+
+    # Calls
+
+    def target(self) -> SessionTarget:
+        """Return what a call needs to know about the session."""
+        return SessionTarget(self.queue_name, self.session_id, self.lock.lock_id, self.lock.route)
+
+    def check(self, *, settling: bool = False) -> None:
+        """Return if a call makes sense. A forked child may settle (`settling`), but nothing else.
+
+        Raises:
+            SessionNotFoundError: The session was closed, its lock is lost, or it belongs to another process.
+        """
+        try:
+            self.lock.check(settling=settling)
+        except LockExpiredError as expired:
             self._lose(expired.error)
             raise expired.error from None
 
-    def _hold(self, operation: str) -> None:
-        """Take the lock if it has not begun, for what only a holder may do."""
-        self._check()
-        self._transport.require_v1(operation)
-        if not self._held.begun:
-            answer = self._on_session(operations.accept(self._queue_name, self._session_id, self._held.request(), None))
-            if answer is not None:
-                self._refresh(answer)
+    def require_lock(self, operation: str) -> None:
+        """Take the lock if it is not held yet, for an operation that only the holder may do."""
+        self.check()
+        self.transport.require_v1(operation)
+        if self.lock.stage is not Stage.HELD:
+            grant = self.send(operations.accept(self.queue_name, self.session_id, self.lock.request(), None))
+            if grant is not None:
+                self._refresh(grant)
 
-    def _on_lock(self, call: Call[LockGrant]) -> LockGrant:
+    def send_for_lock(self, call: Call[LockGrant]) -> LockGrant:
         """Send a call that takes or renews the lock."""
-        self._held.request()
-        answer = self._on_session(call, waits=True)
-        self._refresh(answer)
-        return answer
+        self.lock.request()
+        grant = self.send(call, self.pending)
+        self._refresh(grant)
+        return grant
 
-    def _refresh(self, answer: LockGrant) -> None:
-        lasts = self._session_timeout if answer.duration is None else answer.duration
-        if self._held.refresh(answer.sent_at, lasts, waited=answer.waited):
-            if self._max_renewal is not None:
-                self._renew_until = time.monotonic() + self._max_renewal
-            self._link.renewer.watch(self)
-
-    def _on_session(self, call: Call[T], *, waits: bool = False) -> T:
-        """Send a call of the session's holder; an answer that says so loses the lock."""
+    def send(self, call: Call[T], pending: PendingCalls | None = None) -> T:
+        """Send a call that only the holder may make. The lock is lost if the response says so."""
         try:
-            return self._transport.send(call, self._under_way if waits else None)
+            return self.transport.send(call, pending)
         except SessionNotFoundError as error:
-            self._check()
+            self.check()
             self._lose(error)
             raise
         except (SessionLockedError, QueueNotFoundError) as error:
-            if not self._held.begun:
+            if self.lock.stage is not Stage.HELD:
                 raise
-            lost = SessionNotFoundError(f"the lock of {self._held.name} is lost: {error}", code=SESSION_LOCK_LOST)
+            lost = SessionNotFoundError(f"the lock of {self.lock.name} is lost: {error}", code=SESSION_LOCK_LOST)
             self._lose(lost)
             raise lost from error
         except QueueError:
-            # Closed by another thread meanwhile: that is the news, not how the request ended.
-            self._check()
+            # If another thread closed the session meanwhile, report that instead.
+            self.check()
             raise
 
-    def _found_lost(self, code: str) -> None:
-        if self._held.begun:
-            self._lose(SessionNotFoundError(f"the lock of {self._held.name} is lost", code=code))
+    def found_lost(self, code: str) -> None:
+        """Note that the response to a settlement says that the lock is lost."""
+        if self.lock.stage is Stage.HELD:
+            self._lose(SessionNotFoundError(f"the lock of {self.lock.name} is lost", code=code))
+
+    def _refresh(self, grant: LockGrant) -> None:
+        lasts = self.options.session_timeout if grant.duration is None else grant.duration
+        if self.lock.refresh(grant.sent_at, lasts, waited=grant.waited):
+            if self.options.max_renewal is not None:
+                self._renew_until = time.monotonic() + self.options.max_renewal
+            self.connection.renewer.watch(self)
 
     def _lose(self, error: SessionNotFoundError) -> None:
-        """Note that the lock is lost, and tell whoever wanted to know, once."""
-        if self._held.lose(error) and self._on_lock_lost is not None:
+        """Note that the lock is lost, and report it once."""
+        if self.lock.lose(error) and self._on_lost is not None:
             try:
-                self._on_lock_lost(self, error)
+                self._on_lost(error)
             except Exception:
-                logger.exception("on_lock_lost of %s failed", self._held.name)
+                logger.exception("on_lock_lost of %s failed", self.lock.name)
+
+
+def hook_without_reference(
+    client: ClientT, hook: Callable[[ClientT, SessionNotFoundError], object] | None
+) -> Callable[[SessionNotFoundError], object] | None:
+    """Return an `on_lost` that calls `hook` with `client`. It does not keep the client alive, as a holder must not."""
+    if hook is None:
+        return None
+    known = weakref.ref(client)
+
+    def on_lost(error: SessionNotFoundError) -> None:
+        living = known()
+        if living is not None:
+            hook(living, error)
+
+    return on_lost

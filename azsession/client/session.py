@@ -1,94 +1,69 @@
-"""`SessionClient`: one session, as its holder sees it."""
+"""`SessionClient`, the public class for one session. `ServiceBusProvider` makes its clients with `make_client`."""
 
 from __future__ import annotations
 
-import logging
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import attrs
 import requests
 
 from ..config import ServiceBusConfig
-from ..errors import (
-    InvalidReceiptError,
-    QueueError,
-    SessionNotFoundError,
-    ValidationError,
-)
-from ..messages import ReceiptHandle, ReceivedMessage
-from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
-from ..validation import (
-    MAX_BATCH,
-    MAX_REASON_LENGTH,
-    MAX_SEQUENCE_NUMBER,
-    check_count,
-    check_queue_name,
-    check_session_id,
-    check_text,
-    seconds,
-)
-from . import operations
-from .call import Call, SessionTarget
-from .holder import Holder
-from .redacted import Redacted
+from ..errors import SessionNotFoundError, ValidationError
+from ..messages import ReceivedMessage
+from ..validation import check_count, check_queue_name, check_session_id, seconds
+from . import operations, receiving, settling
+from .holder import Holder, LockOptions, hook_without_reference
 from .server_connection import ServerConnection
+from .session_lock import Stage
+from .settling import Receipt
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
-logger: logging.Logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-#: What settles a message: itself, its receipt, or the receipt's text.
-Receipt = ReceivedMessage | ReceiptHandle | str
+#: What is called with a client and the error when the client's lock is found to be lost.
+OnLockLost = Callable[["SessionClient", SessionNotFoundError], object]
 
 
-@attrs.frozen
-class SessionOptions:
-    """How a client treats its lock.
+class SessionClient:
+    """One session of a queue, held by its lock. No other client receives the session's messages meanwhile.
 
-    Attributes:
-        session_timeout: Seconds that the lock is expected to last if the server does not say.
-        auto_renew: Renew the lock in the background.
-        max_renewal: Seconds (or a timedelta) after the start of the lock at which the renewal stops. `None` is never.
-        on_lock_lost: Called once, with the client and the error, when the lock is found to be lost.
-    """
+    Usually `ServiceBusProvider.create_session_client` makes it. The first receive takes the lock. A background thread renews
+    the lock until the client is closed. Use the client as a context manager, or call `close_session`.
 
-    session_timeout: float
-    auto_renew: bool = True
-    max_renewal: float | timedelta | None = None
-    on_lock_lost: Callable[[SessionClient, SessionNotFoundError], object] | None = None
-
-
-class SessionClient(Holder):
-    """One session of a queue, held by its lock: nobody else gets its messages meanwhile, and they come in order.
-
-    Usually made by `ServiceBusProvider.create_session_client`. The first receive takes the lock; it is renewed in the
-    background until the client is closed. Safe to use from many threads. After a fork the session stays the parent's; the
-    child may settle what the parent received.
+    Safe to use from many threads. A session belongs to the process that opened it. A forked child can settle the messages
+    that its parent received, and nothing else. A call that failed because no answer came, or because the server was busy or
+    failed, can be repeated.
 
     Args:
         session_id: The session, 1 to 128 characters.
-        queue_name: The queue, or ``topic/subscriptions/name``.
-        session_timeout: Seconds (or a timedelta) that the lock is expected to last where the server does not tell.
-        http: The `requests.Session` to use. It is not closed here. An Azure URL gives it an adapter that speaks AMQP,
-            which its clients share, and which is closed with it.
-        namespace_url: The base of the session routes, or of an Azure namespace.
-        config: Retries, timeouts, and the key that signs tokens.
-        credential: A `TokenCredential`, instead of a key.
+        queue_name: The queue, or ``"topic/subscriptions/name"``.
+        session_timeout: Seconds (or a timedelta), more than 0, that the lock is expected to last if the server does not say.
+        http: The `requests.Session` to use. The client does not close it. For an Azure URL the client mounts an adapter that
+            speaks AMQP. Clients of the same `http` share this adapter, and closing `http` closes it.
+        namespace_url: The base URL of the session routes, or of an Azure namespace.
+        config: Timeouts, retries, and the key that signs tokens.
+        credential: A `TokenCredential` to use instead of a key.
         auto_renew: Renew the lock in the background.
-        max_renewal: Seconds after the lock began at which that ends; `None` is never.
-        on_lock_lost: Called with the client and the error, once, when the lock is found to be lost.
+        max_renewal: Seconds (or a timedelta) after the start of the lock at which the renewal stops. `None`: it never stops.
+        on_lock_lost: Called once, with the client and the error, when the lock is found to be lost. It can run in any thread.
 
     Raises:
         ValidationError: An argument is out of its range.
-        ConfigurationError: There is nothing to authenticate with.
+        ConfigurationError: There is nothing to authenticate with, or `http` already speaks AMQP with other credentials.
+
+    Example:
+        >>> from azsession import Message, ServiceBusProvider
+        >>> provider = ServiceBusProvider.embedded()
+        >>> _ = provider.send_message("orders", Message("paid", session_id="order-42"))
+        >>> with provider.create_session_client("orders", "order-42") as session:
+        ...     for message in session.messages(timeout=0):
+        ...         print(message.text())
+        ...         session.complete_message(message)
+        paid
+        >>> provider.close()
     """
 
     def __init__(
@@ -103,70 +78,55 @@ class SessionClient(Holder):
         *,
         auto_renew: bool = True,
         max_renewal: float | timedelta | None = None,
-        on_lock_lost: Callable[[SessionClient, SessionNotFoundError], object] | None = None,
+        on_lock_lost: OnLockLost | None = None,
     ) -> None:
         check_session_id(session_id)
         check_queue_name(queue_name)
         lasts = seconds(session_timeout, "session_timeout", positive=True)
-        link = ServerConnection(config, credential, http, namespace_url)
-        self._begin(link, session_id, queue_name, lasts, auto_renew, max_renewal, on_lock_lost)
-        self._own_link: ServerConnection | None = link
-
-    @classmethod
-    def on_link(
-        cls,
-        link: ServerConnection,
-        session_id: str,
-        queue_name: str,
-        options: SessionOptions,
-    ) -> SessionClient:
-        """Return a client on a provider's link, which outlives it. For `ServiceBusProvider`."""
-        client = cls.__new__(cls)
-        client._own_link = None
-        client._begin(
-            link,
-            session_id,
-            queue_name,
-            options.session_timeout,
-            options.auto_renew,
-            options.max_renewal,
-            options.on_lock_lost,
-        )
-        return client
-
-    # What it is
+        options = LockOptions(lasts, auto_renew, max_renewal)
+        connection = ServerConnection(config, credential, http, namespace_url)
+        on_lost = hook_without_reference(self, on_lock_lost)
+        self._holder = Holder(connection, session_id, queue_name, options, on_lost=on_lost, owns_connection=True)
 
     @property
     def session_id(self) -> str:
-        """The session's id."""
-        return self._session_id
+        """The id of the session."""
+        return self._holder.session_id
 
     @property
     def queue_name(self) -> str:
-        """The queue's name."""
-        return self._queue_name
+        """The name of the queue."""
+        return self._holder.queue_name
 
     @property
     def session_expires_at(self) -> datetime:
-        """When the lock ends unless it is renewed (aware, UTC), never later than the server ends it.
+        """When the lock expires unless it is renewed (aware, UTC). The server never ends it earlier.
 
-        Before the first receive it is the client's creation + `session_timeout`, and passing it means nothing.
+        Before the first receive it is the creation of the client plus `session_timeout`, and has no effect.
         """
-        return self._held.expires_at
+        return self._holder.lock.term.expires_at
+
+    @property
+    def is_lock_lost(self) -> bool:
+        """Whether the lock was held, and is known to be lost or expired."""
+        return self._holder.is_lost
 
     @property
     def closed(self) -> bool:
         """Whether `close_session` was called."""
-        return self._held.closed
+        return self._holder.lock.closed
 
     def __repr__(self) -> str:
-        held = self._held
-        state = "lost" if held.error is not None else f"locked until {held.expires_at:%H:%M:%S} UTC"
-        if held.closed:
+        lock = self._holder.lock
+        if lock.closed:
             state = "closed"
-        elif not held.begun:
-            state = "not locked yet"
-        return f"<SessionClient {self._session_id!r} of {self._queue_name!r}, {state}>"
+        elif lock.error is not None:
+            state = "lost"
+        elif lock.stage is Stage.HELD:
+            state = f"locked until {lock.term.expires_at:%H:%M:%S} UTC"
+        else:
+            state = "held by the parent process" if lock.stage is Stage.INHERITED else "not locked yet"
+        return f"<SessionClient {self.session_id!r} of {self.queue_name!r}, {state}>"
 
     def __enter__(self) -> SessionClient:
         return self
@@ -175,347 +135,266 @@ class SessionClient(Holder):
         self.close_session()
 
     def __del__(self) -> None:
-        held = getattr(self, "_held", None)
-        if held is not None and held.begun and not held.closed and held.error is None and not held.inherited:
-            # Not with the `repr`: telling a time imports a module, which the end of the interpreter does not have.
-            told = f"{held.name} was never closed: its lock holds until it expires"
-            # Whoever keeps the warning keeps the client with it: that shall not go on being renewed.
-            held.close()
-            warnings.warn(told, ResourceWarning, 2, self)
+        holder: Holder | None = getattr(self, "_holder", None)  # `None` if the constructor raised an error.
+        if holder is not None and holder.lock.is_live:
+            # If the warning is kept, the client stays alive with it. The lock must expire nevertheless.
+            holder.lock.abandon()
+            # Not with the client's `repr`: formatting a time imports a module, which fails when the interpreter exits.
+            text = f"{holder.lock.name} was never closed: its lock holds until it expires"
+            warnings.warn(text, ResourceWarning, 2, self)
 
     # Receiving
 
     def receive_message(self, timeout: float | timedelta = 30) -> ReceivedMessage | None:
-        """Return the session's next message, or `None` when none came in `timeout` seconds. Blocks.
+        """Return the next message of the session. Blocks.
+
+        Args:
+            timeout: Seconds (or a timedelta), 0 or more, to wait for a message.
+
+        Returns:
+            The message, or `None` if none came in time.
 
         Raises:
             SessionNotFoundError: The lock is lost, or the session was closed.
-            SessionLockedError: Another holder has the session.
-            QueueNotFoundError: There is no such queue.
-            ConnectionFailedError: No answer came; in the plain dialect a message may have been locked meanwhile.
-            ProviderError: The server failed.
+            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError: No answer came. In the plain dialect a message may have been locked (`maybe_delivered`).
+            ThrottledError, ProviderError: The server was busy, or failed.
+            ValidationError: `timeout` is out of its range.
         """
-        messages = self._receive(1, seconds(timeout, "timeout"))
+        messages = receiving.receive(self._holder, 1, seconds(timeout, "timeout"))
         return messages[0] if messages else None
 
     def receive_messages(self, max_message_count: int, timeout: float | timedelta = 30) -> list[ReceivedMessage]:
-        """Return up to `max_message_count` (1 to 1000) messages that are there, waiting only for the first. Blocks.
-
-        Raises:
-            QueueError: As `receive_message` does.
-        """
-        return self._receive(check_count(max_message_count, "max_message_count"), seconds(timeout, "timeout"))
-
-    def messages(self, timeout: float | timedelta = 30, prefetch: int = 1) -> Iterator[ReceivedMessage]:
-        """Yield the session's messages, in order, until `timeout` seconds bring none. Blocks.
+        """Return the messages that are there, in order. Blocks, but only until the first message comes.
 
         Args:
-            timeout: Seconds to wait for each.
-            prefetch: How many to fetch in one request (1 to 1000). Those not handed out yet stay first in line for the
-                next receive of this client; an abandoned message gives them back, so that none overtakes it.
+            max_message_count: The largest number of messages, 1 to 1000.
+            timeout: Seconds (or a timedelta), 0 or more, to wait for the first message.
+
+        Returns:
+            The messages. The list is empty if none came in time.
 
         Raises:
-            QueueError: As `receive_message` does.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError: No answer came. In the plain dialect a message may have been locked (`maybe_delivered`).
+            ThrottledError, ProviderError: The server was busy, or failed.
+            ValidationError: An argument is out of its range.
+        """
+        count = check_count(max_message_count, "max_message_count")
+        return receiving.receive(self._holder, count, seconds(timeout, "timeout"))
+
+    def messages(self, timeout: float | timedelta = 30, prefetch: int = 1) -> Iterator[ReceivedMessage]:
+        """Iterate over the messages of the session, in order. Each step blocks.
+
+        Args:
+            timeout: Seconds (or a timedelta), 0 or more, to wait for each message. The iteration ends when none came.
+            prefetch: How many messages to fetch in one request, 1 to 1000. Later receives of this client return the messages
+                that were not handed out yet. `abandon_message` gives them back, so that none overtakes the abandoned message.
+
+        Raises:
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError: No answer came. In the plain dialect a message may have been locked (`maybe_delivered`).
+            ThrottledError, ProviderError: The server was busy, or failed.
+            ValidationError: An argument is out of its range.
         """
         check_count(prefetch, "prefetch")
-        wait = seconds(timeout, "timeout")
-        return self._iterate(wait, prefetch)
-
-    def _iterate(self, wait: float, prefetch: int) -> Iterator[ReceivedMessage]:
-        while True:
-            messages = self._receive(1, wait, prefetch)
-            if not messages:
-                return
-            yield messages[0]
-
-    def _receive(self, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:
-        self._check()
-        ahead = self._held.take_ahead(count)
-        if ahead:
-            return ahead
-        messages = self._fetch(max(count, prefetch), timeout)
-        if len(messages) > count:
-            self._held.put_ahead(messages[count:])
-        return messages[:count]
-
-    def _fetch(self, count: int, timeout: float) -> list[ReceivedMessage]:
-        if self._transport.speaks_v1:
-            return self._receive_once(count, timeout)
-        messages = self._receive_plain(timeout)
-        if not messages or count == 1:
-            return messages
-        try:
-            # The first answer may have told that the server has version 1.
-            if self._transport.speaks_v1:
-                return messages + self._receive_once(count - 1, 0.0)
-            while len(messages) < count:
-                more = self._receive_plain(0.0)
-                if not more:
-                    break
-                messages += more
-        except QueueError as error:
-            # What came is not lost with what did not, unless the lock is.
-            self._check()
-            logger.warning("%s gave %d messages, and then none: %s", self._held.name, len(messages), str(error))
-        return messages
-
-    def _receive_plain(self, timeout: float) -> list[ReceivedMessage]:
-        """Receive one message, in waits that are short enough for the lock not to run out in one."""
-        deadline = time.monotonic() + timeout
-        while timeout >= self._session_timeout and not self._transport.speaks_v1:
-            part = self._session_timeout / 2
-            began = time.monotonic()
-            messages = self._receive_once(None, part)
-            if messages or time.monotonic() - began < part * 0.9:
-                return messages
-            timeout = max(0.0, deadline - time.monotonic())
-        return self._receive_once(None, timeout)
-
-    def _receive_once(self, count: int | None, timeout: float) -> list[ReceivedMessage]:
-        deadline = time.monotonic() + timeout
-        while True:
-            request_id, is_again = self._held.request_id()
-            try:
-                call = operations.receive(
-                    self._session(), count, timeout, self._session_timeout, request_id, has_lock=self._held.begun
-                )
-                answer = self._on_lock(call)
-            except BaseException:
-                if self._transport.speaks_v1:
-                    self._held.note_unanswered(request_id)
-                raise
-            self._held.register(answer.messages)
-            # The lock may have been lost, or the session closed, while the answer was on its way.
-            self._check()
-            if answer.messages or not is_again:
-                return list(answer.messages)
-            timeout = max(0.0, deadline - time.monotonic())
+        return receiving.iterate(self._holder, seconds(timeout, "timeout"), prefetch)
 
     def receive_deferred_messages(self, sequence_numbers: Sequence[int]) -> list[ReceivedMessage]:
-        """Return messages that were deferred, by their sequence numbers: all, or an error.
+        """Receive deferred messages: all of them, or none and an error. Takes the lock if it is not held yet. Blocks.
+
+        Args:
+            sequence_numbers: The `sequence_number` of each message, 1 to 1000 of them.
 
         Raises:
-            ProviderError: One of them is not a deferred message of this session (``code`` is ``"MessageNotFound"``).
-            QueueError: As `receive_message` does; `UnsupportedOperationError` in the plain dialect.
+            ProviderError: One of them is not a deferred message of this session (`code` is ``"MessageNotFound"``), or the
+                server failed.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
+            UnsupportedOperationError: The server speaks the plain dialect.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError: No answer came, or the server was busy.
+            ValidationError: A sequence number is out of its range, or there are too few or too many.
         """
-        numbers = [check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER) for number in sequence_numbers]
-        if not 1 <= len(numbers) <= MAX_BATCH:
-            raise ValidationError(f"1 to {MAX_BATCH} deferred messages are received at once, not {len(numbers)}")
-        self._hold("receive deferred messages")
-        messages = self._on_session(
-            operations.receive_deferred(self._session(), numbers, max(0.0, self._held.seconds_left()))
-        )
-        self._held.register(messages)
-        return messages
+        return receiving.receive_deferred(self._holder, sequence_numbers)
 
     # Settling
 
     def complete_message(self, receipt: Receipt) -> None:
-        """Complete a message: it is done, and deleted.
+        """Complete a message. The server deletes it. Blocks.
 
         Args:
             receipt: The message, its receipt, or the receipt's text.
 
         Raises:
-            InvalidReceiptError: It was not received here, is settled already, or its lock is lost.
+            InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
             SessionNotFoundError: The lock is lost, or the session was closed.
-            ConnectionFailedError: No answer came; the receipt can be used again.
-            ProviderError: The server failed; the receipt can be used again.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
         """
-        self._settle(receipt, operations.complete)
+        settling.settle(self._holder, receipt, operations.complete)
 
     def abandon_message(self, receipt: Receipt) -> None:
-        """Give a message back: it comes again, before the later ones. At the queue's limit it is dead-lettered instead.
+        """Give a message back. It comes again, before later messages. At the queue's limit it is dead-lettered. Blocks.
+
+        Args:
+            receipt: The message, its receipt, or the receipt's text.
 
         Raises:
-            QueueError: As `complete_message` does.
+            InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
         """
-        self._check(settling=True)
-        token = self._held.resolve(receipt)
-        # What was fetched ahead would overtake it: that goes back first.
-        ahead = self._held.take_ahead(MAX_BATCH)
-        try:
-            if ahead and self._transport.speaks_v1:
-                self._settle_many({"abandon": [Redacted(message.receipt.handle) for message in ahead]})
-            else:
-                while ahead:
-                    self._settle_token(Redacted(ahead[-1].receipt.handle), operations.abandon)
-                    ahead.pop()
-        except BaseException:
-            self._held.put_ahead(ahead)
-            raise
-        self._settle_token(token, operations.abandon)
+        settling.abandon(self._holder, receipt)
 
     def defer_message(self, receipt: Receipt) -> None:
-        """Put a message aside: from now on it is received by its sequence number only.
+        """Defer a message. Only `receive_deferred_messages` returns it again, by its sequence number. Blocks.
+
+        Args:
+            receipt: The message, its receipt, or the receipt's text.
 
         Raises:
-            QueueError: As `complete_message` does; `UnsupportedOperationError` in the plain dialect.
+            InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            UnsupportedOperationError: The server speaks the plain dialect.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
         """
-        self._check(settling=True)
-        self._held.resolve(receipt)
-        self._transport.require_v1("defer a message")
-        self._settle(receipt, operations.defer)
+        settling.defer(self._holder, receipt)
 
     def dead_letter_message(self, receipt: Receipt, reason: str, description: str | None = None) -> None:
-        """Move a message to the dead-letter queue, with a reason and maybe more about it (up to 4096 characters each).
+        """Move a message to the dead-letter queue. Blocks.
+
+        Args:
+            receipt: The message, its receipt, or the receipt's text.
+            reason: Why, up to 4096 characters.
+            description: More about it, up to 4096 characters.
 
         Raises:
-            QueueError: As `complete_message` does.
+            InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
+            ValidationError: `reason` or `description` is too long, or not text.
         """
-        _check_reason(reason, description)
-        self._settle(receipt, lambda session, token: operations.dead_letter(session, token, reason, description))
+        settling.dead_letter(self._holder, receipt, reason, description)
 
     def complete_messages(self, receipts: Iterable[Receipt]) -> None:
-        """Complete many messages, in one request for each thousand.
+        """Complete many messages, 1000 in one request. Blocks.
+
+        Args:
+            receipts: For each message: the message, its receipt, or the receipt's text.
 
         Raises:
-            InvalidReceiptError: Some could not be completed; the others are.
-            QueueError: As `complete_message` does.
+            InvalidReceiptError: Some messages could not be completed. The others are completed.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
         """
-        self._check(settling=True)
-        tokens = [self._held.resolve(receipt) for receipt in receipts]
-        if not tokens:
-            return
-        if not self._transport.speaks_v1:
-            for token in tokens:
-                self._settle_token(token, operations.complete)
-            return
-        failed: dict[str, str] = {}
-        for start in range(0, len(tokens), MAX_BATCH):
-            part = tokens[start : start + MAX_BATCH]
-            failed.update(self._settle_many({"complete": part}))
-        if failed:
-            if SESSION_LOCK_LOST in failed.values():
-                self._found_lost(SESSION_LOCK_LOST)
-            raise InvalidReceiptError(
-                f"{len(failed)} of {len(tokens)} messages could not be completed: their lock is lost, or they were "
-                "settled before",
-                code=next(iter(failed.values())),
-            )
+        settling.complete_many(self._holder, receipts)
 
     def dead_letter_session(self, reason: str, description: str | None = None) -> int:
-        """Move everything that is left in the session to the dead-letter queue; return how many messages that were.
+        """Move all messages of the session to the dead-letter queue: also deferred and unsettled ones. Blocks.
 
-        What this client received and has not settled is among it, and so are deferred messages.
+        Args:
+            reason: Why, up to 4096 characters.
+            description: More about it, up to 4096 characters.
+
+        Returns:
+            How many messages were moved.
 
         Raises:
-            QueueError: As `complete_message` does.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
+            ValidationError: `reason` or `description` is too long, or not text.
         """
-        _check_reason(reason, description)
-        self._check()
-        ahead = self._held.take_ahead(MAX_BATCH)
-        try:
-            if not self._transport.speaks_v1:
-                return self._dead_letter_session_plain(reason, description)
-            self._hold("dead-letter a session")
-            # Before the request: what another thread receives after it is not dead-lettered.
-            tokens = self._held.tokens()
-            count = self._on_session(operations.dead_letter_session(self._session(), reason, description))
-        except BaseException:
-            self._held.put_ahead(ahead)
-            raise
-        for token in tokens:
-            self._held.forget(token)
-        return count
-
-    def _dead_letter_session_plain(self, reason: str, description: str | None) -> int:
-        count = 0
-        while True:
-            for token in self._held.tokens():
-                self._settle_token(token, lambda at, token: operations.dead_letter(at, token, reason, description))
-                count += 1
-            if not self._receive_plain(0.0):
-                return count
-
-    def _settle_many(self, dispositions: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        """Settle messages in one request; return the codes of those that could not be, by token."""
-        try:
-            failed = self._transport.send(operations.settle(self._session(), dispositions))
-        except InvalidReceiptError as error:
-            if error.code == SESSION_LOCK_LOST:
-                self._found_lost(error.code)
-            raise
-        for tokens in dispositions.values():
-            for token in tokens:
-                self._held.forget(token)
-        return failed
-
-    def _settle(self, receipt: Receipt, make: Callable[[SessionTarget, str], Call[None]]) -> None:
-        self._check(settling=True)
-        self._settle_token(self._held.resolve(receipt), make)
-
-    def _settle_token(self, token: str, make: Callable[[SessionTarget, str], Call[None]]) -> None:
-        try:
-            self._transport.send(make(self._session(), token))
-        except InvalidReceiptError as error:
-            self._held.forget(token)
-            if error.code == SESSION_LOCK_LOST:
-                self._found_lost(error.code)
-            elif error.code != CONFLICT and not self._transport.speaks_v1:
-                # The plain dialect does not remember: this may be the answer to our own second try.
-                raise InvalidReceiptError(
-                    f"{error} (if its first answer was lost, the message may have been settled)", code=error.code
-                ) from error
-            raise
-        self._held.forget(token)
+        return settling.dead_letter_session(self._holder, reason, description)
 
     # The lock and the state
 
     def renew_session_lock(self) -> datetime:
-        """Renew the lock; return its new expiry (aware, UTC). Done in the background too, unless that is turned off.
+        """Renew the lock now. Blocks. A background thread does the same unless `auto_renew` is off.
+
+        Returns:
+            When the lock expires (aware, UTC).
 
         Raises:
             SessionNotFoundError: The lock is lost, or the session was closed.
-            ConnectionFailedError: No answer came.
-            ProviderError: The server failed.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
         """
-        self._check()
-        self._on_lock(operations.renew(self._session()))
-        return self._held.expires_at
+        self._holder.check()
+        self._holder.send_for_lock(operations.renew(self._holder.target()))
+        return self._holder.lock.term.expires_at
 
     def get_session_state(self) -> bytes | None:
-        """Return the bytes that were kept with the session, or `None`. Takes the lock, if it has not begun.
+        """Return the bytes that are stored with the session, or `None`. Takes the lock if it is not held yet. Blocks.
 
         Raises:
-            QueueError: As `receive_message` does; `UnsupportedOperationError` in the plain dialect.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
+            UnsupportedOperationError: The server speaks the plain dialect.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
         """
-        self._hold("keep a session's state")
-        return self._on_session(operations.get_state(self._session()))
+        self._holder.require_lock("keep a session's state")
+        return self._holder.send(operations.get_state(self._holder.target()))
 
     def set_session_state(self, state: bytes | None) -> None:
-        """Keep bytes with the session, for whoever holds it next; `None` takes them away.
+        """Store bytes with the session, for its next holder. `None` removes them. Takes the lock if not held yet. Blocks.
 
         Raises:
-            QueueError: As `get_session_state` does; `MessageTooLargeError` where the state is.
+            MessageTooLargeError: `state` is larger than the server accepts.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
+            UnsupportedOperationError: The server speaks the plain dialect.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
+            ValidationError: `state` is neither bytes nor `None`.
         """
         if state is not None and not isinstance(state, bytes):
-            raise ValidationError(f"a session's state is bytes or None, not {type(state).__name__}")
-        self._hold("keep a session's state")
-        self._on_session(operations.set_state(self._session(), state))
+            raise ValidationError(f"a session's state must be bytes or None, not {type(state).__name__}")
+        self._holder.require_lock("keep a session's state")
+        self._holder.send(operations.set_state(self._holder.target(), state))
 
     def close_session(self) -> None:
-        """Close the session: what is not settled goes back to its place, and the lock is released. Idempotent.
+        """Close the session: return its unsettled messages and release its lock. Idempotent. Blocks, for seconds at most.
 
-        Another thread's receive that waits in it returns soon, with `SessionNotFoundError`. In the plain dialect, which has
-        no release, the server keeps the lock until it expires. A release that fails is logged, not raised.
+        A receive that waits in another thread ends with `SessionNotFoundError`. The plain dialect has no release: there the
+        server keeps the lock until it expires. A release that fails is logged, not raised.
         """
-        if self.shut():
-            self.release()
-        if self._own_link is not None:
-            self._own_link.close()
+        self._holder.close()
 
     def close(self) -> None:
-        """Close the session, as `close_session` does."""
+        """Close the session. The same as `close_session`."""
         self.close_session()
 
 
-def holder_of(client: SessionClient) -> Holder:
-    """Return the part of a client that the processor works with."""
+def make_client(
+    connection: ServerConnection,
+    session_id: str,
+    queue_name: str,
+    options: LockOptions,
+    on_lock_lost: OnLockLost | None = None,
+) -> SessionClient:
+    """Return a client on a connection that other clients use as well, and that outlives it.
+
+    The public constructor cannot do this: its arguments describe a connection of the client's own.
+    """
+    client = SessionClient.__new__(SessionClient)
+    on_lost = hook_without_reference(client, on_lock_lost)
+    client._holder = Holder(connection, session_id, queue_name, options, on_lost=on_lost)
     return client
 
 
-def _check_reason(reason: str, description: str | None) -> None:
-    check_text(reason, "a dead-letter reason", MAX_REASON_LENGTH)
-    if description is not None:
-        check_text(description, "a dead-letter description", MAX_REASON_LENGTH)
+def holder_of(client: SessionClient) -> Holder:
+    """Return the internals of a client."""
+    return client._holder

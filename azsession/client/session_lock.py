@@ -1,7 +1,6 @@
-"""A session's lock as its holder knows it, and the registry of the lock tokens of what was received under it.
+"""The lock of one session, as its holder knows it, and the receipts of the messages that were received under it.
 
-`SessionClient` keeps one `HeldLock`; everything that its threads share of a session is in there, guarded by one lock that is
-never held over a request.
+`Holder` keeps one `SessionLock` for each session. It contains everything that the threads which use one session share.
 """
 
 from __future__ import annotations
@@ -13,6 +12,9 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from enum import Enum
+
+import attrs
 
 from ..errors import InvalidReceiptError, SessionNotFoundError
 from ..messages import ReceiptHandle, ReceivedMessage
@@ -20,195 +22,233 @@ from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import route_of
 from .redacted import Redacted
 
-#: The part of a lock that is left when it is renewed: drawn between these, so that many do not fall together.
+#: The part of a lock's time that is left when the lock is renewed. It is drawn at random between these two, so that the
+#: renewals of many locks do not fall together.
 RENEW_AT = (0.5, 0.6)
 
 
-class HeldLock:
+class Stage(Enum):
+    """How far the lock is."""
+
+    #: No request has asked for the lock.
+    NEW = "new"
+    #: A request asked for the lock. The server may have granted it.
+    REQUESTED = "requested"
+    #: The server has granted the lock at least once.
+    HELD = "held"
+    #: The lock belongs to the process that this process was forked from.
+    INHERITED = "inherited"
+
+
+@attrs.frozen
+class Term:
+    """How long the lock lasts.
+
+    Attributes:
+        deadline: When the lock ends, on the monotonic clock.
+        renew_at: When to renew it, on the monotonic clock.
+        expires_at: When it ends, as an aware UTC datetime.
+    """
+
+    deadline: float
+    renew_at: float
+    expires_at: datetime
+
+    @classmethod
+    def until(cls, deadline: float, lasts: float) -> Term:
+        """Return the term of a lock that lasts `lasts` seconds and ends at `deadline`."""
+        expires_at = datetime.now(timezone.utc) + timedelta(seconds=deadline - time.monotonic())
+        return cls(deadline, deadline - lasts * random.uniform(*RENEW_AT), expires_at)  # noqa: S311 - not a secret
+
+
+class SessionLock:
     """The state of one session's lock. Safe to use from many threads.
 
-    Before the first receive or accept that the server answered well it has not begun: there is nothing to lose then.
-
     Args:
-        name: The session, for messages to people.
-        session_timeout: Seconds that the lock lasts where the server does not tell.
+        name: The session, as error messages and log messages name it.
+        session_timeout: Seconds that the lock is expected to last if the server does not say.
     """
 
     def __init__(self, name: str, session_timeout: float) -> None:
         self.name = name
-        self._lock = threading.Lock()  # Guards everything below.
+        # Guards the fields below. A single read of one of the first six does not need it. Never held during a request.
+        self._guard = threading.Lock()
         self._lock_id = str(uuid.uuid4())
         self._route = route_of(self._lock_id)
-        self._begun = False
-        self._requested = False
-        self._inherited = False
+        self._stage = Stage.NEW
         self._closed = False
         self._error: SessionNotFoundError | None = None
-        self._lasts = session_timeout
-        self._deadline = time.monotonic() + session_timeout
-        self._expires_at = datetime.now(timezone.utc) + timedelta(seconds=session_timeout)
-        self._renew_part = random.uniform(*RENEW_AT)  # noqa: S311 - no secret
-        self._tokens: dict[str, ReceiptHandle] = {}
-        self._buffer: deque[ReceivedMessage] = deque()
+        self._term = Term.until(time.monotonic() + session_timeout, session_timeout)
+        self._receipts: dict[str, ReceiptHandle] = {}
+        self._ahead: deque[ReceivedMessage] = deque()
         self._unanswered: deque[str] = deque()
 
     @property
     def lock_id(self) -> str:
-        """Who holds the session, for the server."""
+        """The id under which the server knows the holder."""
         return self._lock_id
 
     @property
     def route(self) -> str:
-        """Where its holder is, for what balances between several gateways."""
+        """The part of the lock id by which a load balancer finds the holder's gateway."""
         return self._route
 
     @property
-    def begun(self) -> bool:
-        """The server gave the lock, at least once."""
-        return self._begun
-
-    @property
-    def requested(self) -> bool:
-        """The server was asked for the lock, and may have given it."""
-        return self._requested
-
-    @property
-    def inherited(self) -> bool:
-        """The lock is that of the process which this one was forked from."""
-        return self._inherited
+    def stage(self) -> Stage:
+        """How far the lock is."""
+        return self._stage
 
     @property
     def closed(self) -> bool:
+        """Whether the session was closed."""
         return self._closed
 
     @property
     def error(self) -> SessionNotFoundError | None:
-        """Why the lock is lost, if it is known to be."""
+        """Why the lock is lost, or `None` while it is not known to be lost."""
         return self._error
 
     @property
-    def expires_at(self) -> datetime:
-        """When the lock ends unless it is renewed; aware, UTC; never later than the server ends it."""
-        return self._expires_at
+    def term(self) -> Term:
+        """How long the lock lasts. The server never ends it earlier."""
+        return self._term
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the lock was granted to this process, and is neither closed nor known to be lost."""
+        return self._stage is Stage.HELD and not self._closed and self._error is None
 
     def seconds_left(self) -> float:
         """Return the seconds until the lock ends."""
-        return self._deadline - time.monotonic()
-
-    def renew_at(self) -> float:
-        """Return when to renew the lock, on the monotonic clock."""
-        with self._lock:
-            return self._deadline - self._lasts * self._renew_part
-
-    def deadline(self) -> float:
-        """Return when the lock ends, on the monotonic clock."""
-        return self._deadline
+        return self._term.deadline - time.monotonic()
 
     def check(self, *, settling: bool = False) -> None:
-        """Return where calls make sense; `settling` ones do in a forked child too.
+        """Return if a call makes sense. A forked child may settle (`settling`), but nothing else.
 
         Raises:
-            SessionNotFoundError: The session was closed, its lock is lost or over, or is another process's.
+            SessionNotFoundError: The session was closed, its lock is lost, or it belongs to another process.
+            LockExpiredError: The lock expired, and `lose` was not called yet.
         """
         if self._closed:
             raise SessionNotFoundError(f"{self.name} is closed", code=SESSION_LOCK_LOST)
         if self._error is not None:
             raise SessionNotFoundError(str(self._error), code=self._error.code) from self._error
-        if self._inherited:
+        if self._stage is Stage.INHERITED:
             if settling:
                 return
             raise SessionNotFoundError(
-                f"{self.name} was opened by the process that this one was forked from: it stays that one's; open "
-                "another session here, or settle what was received there",
+                f"{self.name} belongs to the parent process that opened it: open another session in this process, or settle "
+                "the messages that the parent received",
                 code=SESSION_LOCK_LOST,
             )
-        if self._begun and self._deadline <= time.monotonic():
-            error = SessionNotFoundError(f"the lock of {self.name} expired", code=SESSION_LOCK_LOST)
-            raise ExpiredError(error)
+        if self._stage is Stage.HELD and self._term.deadline <= time.monotonic():
+            raise LockExpiredError(SessionNotFoundError(f"the lock of {self.name} expired", code=SESSION_LOCK_LOST))
+
+    # Changes of the lock
 
     def request(self) -> str:
-        """Note that the lock is about to be asked for; return its id."""
-        self._requested = True
+        """Note that a request is about to ask for the lock. Return the lock id."""
+        if self._stage is Stage.NEW:
+            with self._guard:
+                if self._stage is Stage.NEW:
+                    self._stage = Stage.REQUESTED
         return self._lock_id
 
     def take_over(self, lock_id: str) -> None:
-        """Note under which id the lock was taken, where that was done elsewhere."""
+        """Note the lock id under which the provider accepted the session."""
         self._lock_id, self._route = lock_id, route_of(lock_id)
-        self._requested = True
+        self.request()
 
     def refresh(self, sent: float, lasts: float, *, waited: float = 0.0) -> bool:
-        """Note that the server gave or renewed the lock; tell whether that is the first time.
+        """Note that the server granted or renewed the lock. Return whether this was the first time.
 
         Args:
-            sent: When the request was sent, on the monotonic clock: the server gave the lock no earlier.
-            lasts: Seconds that it lasts from then.
-            waited: Seconds that the server held the request before it gave the lock.
+            sent: When the request was sent, on the monotonic clock. The server did not grant the lock earlier.
+            lasts: Seconds that the lock lasts.
+            waited: Seconds that the server held the request before it granted the lock.
         """
         deadline = sent + waited + lasts
-        with self._lock:
-            first, self._begun = not self._begun, True
-            if first or deadline > self._deadline:
-                self._deadline, self._lasts = deadline, lasts
-                left = timedelta(seconds=deadline - time.monotonic())
-                self._expires_at = datetime.now(timezone.utc) + left
-                self._renew_part = random.uniform(*RENEW_AT)  # noqa: S311 - no secret
+        with self._guard:
+            first = self._stage in (Stage.NEW, Stage.REQUESTED)
+            if first:
+                self._stage = Stage.HELD
+            if first or deadline > self._term.deadline:
+                self._term = Term.until(deadline, lasts)
             return first
 
     def lose(self, error: SessionNotFoundError) -> bool:
-        """Note that the lock is lost, and forget what was received under it; tell whether that is news."""
-        with self._lock:
-            if self._closed or self._error is not None or self._inherited:
+        """Note that the lock is lost, and forget its messages. Return `False` if the lock had ended before."""
+        with self._guard:
+            if self._closed or self._error is not None or self._stage is Stage.INHERITED:
                 return False
             self._error = error
-            self._tokens.clear()
-            self._buffer.clear()
+            self._receipts.clear()
+            self._ahead.clear()
             return True
 
     def close(self) -> bool:
-        """Note that the session is closed; tell whether that is news."""
-        with self._lock:
-            was, self._closed = self._closed, True
-            self._tokens.clear()
-            self._buffer.clear()
-            return not was
+        """Note that the session is closed. Return `False` if it was closed before."""
+        with self._guard:
+            was_closed, self._closed = self._closed, True
+            self._receipts.clear()
+            self._ahead.clear()
+            return not was_closed
+
+    def abandon(self) -> None:
+        """Note that the session is closed, from a finalizer.
+
+        It takes no guard: the garbage collector can run the finalizer in a thread that holds the guard.
+        """
+        self._closed = True
+
+    def after_fork(self) -> None:
+        """Leave the lock to the parent process. A lock that was never requested becomes the child's own, under a new id."""
+        self._guard = threading.Lock()
+        self._ahead.clear()
+        self._unanswered.clear()
+        if self._stage is Stage.NEW:
+            self._lock_id = str(uuid.uuid4())
+            self._route = route_of(self._lock_id)
+        else:
+            self._stage = Stage.INHERITED
 
     # Receives whose answer never came
 
     def request_id(self) -> tuple[str, bool]:
-        """Return the request id for a receive, and whether it is that of an earlier one whose answer never came.
+        """Return the request id for a receive, and whether an earlier receive without an answer used the same id.
 
-        What that one was given is in this holder's hands, for all that the server knows: it comes again under the same id,
-        before later messages.
+        The server may have given messages to that earlier receive. Under the same id it gives the same messages again, before
+        later ones.
         """
-        with self._lock:
+        with self._guard:
             return (self._unanswered.popleft(), True) if self._unanswered else (str(uuid.uuid4()), False)
 
     def note_unanswered(self, request_id: str) -> None:
-        """Note that nobody knows what the receive with this id was given."""
-        with self._lock:
+        """Note that the receive with this id got no answer."""
+        with self._guard:
             self._unanswered.append(request_id)
 
-    # The registry
+    # Receipts
 
     def register(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Note what was received, so that it can be settled."""
-        with self._lock:
+        """Note messages that were received, so that they can be settled."""
+        with self._guard:
             if self._closed or self._error is not None:
                 return
             for message in messages:
-                self._tokens[message.receipt.handle] = message.receipt
+                self._receipts[message.receipt.handle] = message.receipt
 
     def adopt(self, receipt: ReceiptHandle) -> None:
-        """Note a receipt that another process got."""
-        with self._lock:
-            self._tokens[receipt.handle] = receipt
+        """Note the receipt of a message that another process received."""
+        with self._guard:
+            self._receipts[receipt.handle] = receipt
             self._route = receipt.route or self._route
 
     def resolve(self, receipt: ReceivedMessage | ReceiptHandle | str) -> str:
-        """Return the lock token that a receipt is for.
+        """Return the lock token of a receipt.
 
         Raises:
-            InvalidReceiptError: It was not received here, or is settled already.
+            InvalidReceiptError: The message was not received from this session, or is already settled.
         """
         if isinstance(receipt, ReceivedMessage):
             receipt = receipt.receipt
@@ -216,57 +256,48 @@ class HeldLock:
             receipt = ReceiptHandle.parse(receipt)
         if not isinstance(receipt, ReceiptHandle):
             raise InvalidReceiptError(
-                f"a receipt is a ReceivedMessage, its receipt, or the text of one, not {type(receipt).__name__}"
+                f"a receipt must be a ReceivedMessage, a ReceiptHandle, or the text of one, not {type(receipt).__name__}"
             )
-        known = self._tokens.get(receipt.handle)
+        known = self._receipts.get(receipt.handle)
         if known is None or (receipt.session_id, receipt.queue_name) not in (
             ("", ""),
             (known.session_id, known.queue_name),
         ):
-            raise InvalidReceiptError(f"the receipt was not received from {self.name}, or is settled already")
+            raise InvalidReceiptError(f"the receipt is not from {self.name}, or its message is already settled")
         return Redacted(receipt.handle)
 
     def forget(self, token: str) -> None:
-        """Forget a token: its message is settled, or gone."""
-        with self._lock:
-            self._tokens.pop(token, None)
+        """Forget the lock token of a message that is settled or gone."""
+        with self._guard:
+            self._receipts.pop(token, None)
 
     def tokens(self) -> list[str]:
-        """Return the tokens of what was received and is not settled, in the order of receipt."""
-        with self._lock:
-            return [Redacted(token) for token in self._tokens]
+        """Return the lock tokens of all unsettled messages, in the order in which they were received."""
+        with self._guard:
+            return [Redacted(token) for token in self._receipts]
 
-    # What was fetched ahead
+    # Messages that were fetched ahead
 
     def put_ahead(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Keep messages that were received, but not handed out yet; of several threads' the earlier sent come first."""
-        with self._lock:
+        """Keep messages that were received, but not yet handed out, in the order of their sequence numbers."""
+        with self._guard:
             if not self._closed and self._error is None:
-                # What is settled by now was in vain.
-                kept = [message for message in (*self._buffer, *messages) if message.receipt.handle in self._tokens]
-                self._buffer = deque(sorted(kept, key=lambda message: message.sequence_number))
+                # A message can be settled while another thread has it here.
+                kept = [message for message in (*self._ahead, *messages) if message.receipt.handle in self._receipts]
+                self._ahead = deque(sorted(kept, key=lambda message: message.sequence_number))
 
     def take_ahead(self, count: int) -> list[ReceivedMessage]:
-        """Return up to `count` messages that were received ahead."""
-        with self._lock:
-            return [self._buffer.popleft() for _ in range(min(count, len(self._buffer)))]
-
-    # Forks
-
-    def after_fork(self) -> None:
-        """In a forked child: the lock stays the parent's; one that has not begun becomes a new one, the child's own."""
-        self._lock = threading.Lock()
-        self._buffer.clear()
-        self._unanswered.clear()
-        if self._requested:
-            self._inherited = True
-        else:
-            self._lock_id = str(uuid.uuid4())
-            self._route = route_of(self._lock_id)
+        """Return up to `count` of the messages that were fetched ahead."""
+        with self._guard:
+            return [self._ahead.popleft() for _ in range(min(count, len(self._ahead)))]
 
 
-class ExpiredError(Exception):
-    """The lock was found to be over, just now: whoever finds it tells the session of its loss."""
+class LockExpiredError(Exception):
+    """`SessionLock.check` found that the lock expired. Internal: the caller reports the loss and raises `error`.
+
+    Attributes:
+        error: The error for the user.
+    """
 
     def __init__(self, error: SessionNotFoundError) -> None:
         super().__init__(str(error))

@@ -12,8 +12,9 @@ from typing import Protocol
 import attrs
 
 from ..client.cancellation import PendingCalls
+from ..client.holder import LockOptions
 from ..client.provider import ServiceBusProvider, core_of
-from ..client.session import SessionClient, SessionOptions
+from ..client.session import SessionClient
 from .backoff import Backoff
 
 #: Seconds of one wait for a session, or for a message of a listed session.
@@ -66,7 +67,7 @@ class NextAvailableSessions:
     def __init__(self, provider: ServiceBusProvider, queue_name: str, max_renewal: float | None, waits: PendingCalls) -> None:
         self._core = core_of(provider)
         self._queue_name = queue_name
-        self._options = SessionOptions(self._core.config.session_timeout, max_renewal=max_renewal)
+        self._options = LockOptions(self._core.config.session_timeout, max_renewal=max_renewal)
         self._waits = waits
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:

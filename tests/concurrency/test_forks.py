@@ -22,6 +22,7 @@ import faulthandler, gc, os, signal, sys, threading, time, traceback
 faulthandler.register(signal.SIGALRM, chain=True)
 signal.alarm(30)
 from azsession import *
+from azsession.client.session import holder_of
 
 provider = ServiceBusProvider.from_connection_string(sys.argv[1], ca_bundle=sys.argv[2] if sys.argv[2:] else None)
 
@@ -245,7 +246,7 @@ def wait():
 
 thread = threading.Thread(target=wait)
 thread.start()
-while not any(call.in_flight and call.in_flight.written for call in list(client._under_way._calls)):
+while not any(call.in_flight and call.in_flight.written for call in list(holder_of(client).pending._calls)):
     time.sleep(0.01)
 
 def child():

@@ -20,6 +20,7 @@ from azsession.client.http_sockets import send_prepared, track_connections
 from azsession.server import AccessKey, GatewayService
 
 from ..conftest import eventually
+from ..support.internals import pending_calls
 from .servers import Handler, Proxy, QuietHTTPServer, SilentServer
 
 
@@ -138,7 +139,7 @@ def _in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[BaseE
 
 
 def _waits(client: Any) -> bool:
-    return any(call.in_flight is not None and call.in_flight.written for call in list(client._under_way._calls))
+    return any(call.in_flight is not None and call.in_flight.written for call in pending_calls(client))
 
 
 def test_closing_ends_a_waiting_receive_whatever_the_way_to_the_gateway(gateway: _Gateway) -> None:

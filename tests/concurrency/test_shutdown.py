@@ -23,6 +23,7 @@ import faulthandler
 faulthandler.dump_traceback_later(30, exit=True)
 import atexit, gc, logging, sys, threading, time
 from azsession import *
+from azsession.client.session import holder_of
 
 logging.getLogger("azsession").addHandler(logging.NullHandler())
 provider = ServiceBusProvider.from_connection_string(sys.argv[1])
@@ -35,7 +36,7 @@ def until(condition):
 
 def waits(client):
     """Tell whether a request of the client's has been sent, and is not answered yet."""
-    return any(call.in_flight is not None and call.in_flight.written for call in list(client._under_way._calls))
+    return any(call.in_flight is not None and call.in_flight.written for call in list(holder_of(client).pending._calls))
 
 
 def threads():

@@ -26,9 +26,12 @@ from azsession import (
     SessionNotFoundError,
 )
 from azsession.client import operations
+from azsession.client.provider import core_of
+from azsession.client.session import holder_of
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
+from ..support.internals import pending_calls
 from .servers import KEY, Handler, QuietHTTPServer, SilentServer
 
 THREADS = 32
@@ -231,7 +234,7 @@ def test_closing_ends_the_receives_of_all_threads(azsession_provider: ServiceBus
     crew = _Crew()
     for _ in range(8):
         crew.start(client.receive_message, 300)
-    eventually(lambda: len(client._under_way._calls) == 8)
+    eventually(lambda: len(pending_calls(client)) == 8)
     client.close_session()
     crew.join(20)
     assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 8
@@ -291,7 +294,7 @@ def test_closing_the_provider_ends_every_kind_of_call(azsession_server: Azsessio
         crew.start(until_closed, kind)
     for _ in kinds:
         running.acquire()
-    eventually(lambda: len(held._under_way._calls) >= 1 and len(provider._under_way._calls) == 1)
+    eventually(lambda: len(pending_calls(held)) >= 1 and len(pending_calls(provider)) == 1)
     provider.close()
     crew.join(40)
     assert crew.errors == []
@@ -421,7 +424,7 @@ def test_an_answer_that_comes_after_the_close_is_not_handed_out() -> None:
             adapter.let.set()
             crew.join()
     assert [type(error) for error in crew.errors] == [SessionNotFoundError]
-    assert client._held.tokens() == []
+    assert holder_of(client).lock.tokens() == []
     with pytest.raises(SessionNotFoundError):
         client.complete_message("token-1")
 
@@ -440,9 +443,9 @@ def test_a_lost_lock_is_told_once_however_many_threads_find_it(azsession_server:
         for _ in range(8):
             crew.start(until_lost, client.renew_session_lock)
             crew.start(until_lost, lambda: client.receive_message(timeout=300))
-        eventually(lambda: len(client._under_way._calls) >= 8)
+        eventually(lambda: len(pending_calls(client)) >= 8)
         # Behind the client's back.
-        other._transport.send(operations.release(client._session()))
+        core_of(other).transport.send(operations.release(holder_of(client).target()))
         crew.join(20)
         assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 16
         assert [about[0] for about in told] == [client]

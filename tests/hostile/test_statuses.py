@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import attrs
 import pytest
 
 from azsession import (
@@ -24,6 +25,7 @@ from azsession import (
     UnsupportedOperationError,
     ValidationError,
 )
+from azsession.client.session import holder_of
 
 from ..support.plain_server import PlainServer, answer
 from .operations import ALL, ON_LOCK, SETTLING, Stage
@@ -142,11 +144,12 @@ def test_a_page_does_not_make_a_renewer_give_up_the_lock(way: HostileWay, provid
         session.receive_message(timeout=0)
         until = session.session_expires_at
         way.always = proxy_page(410)
-        session._held._lasts = 1000  # So that it is due.
-        session.renew_in_background()
+        holder = holder_of(session)
+        holder.lock._term = attrs.evolve(holder.lock.term, renew_at=0.0)  # The renewal is due now.
+        holder.renew_in_background()
         assert not session.is_lock_lost
         way.always = None
-        session.renew_in_background()
+        holder.renew_in_background()
         assert session.session_expires_at > until
     assert lost == []
 

@@ -27,7 +27,9 @@ from azsession import (
     SessionNotFoundError,
 )
 from azsession.client.inprocess import InProcessAdapter
+from azsession.client.provider import core_of
 from tests.conftest import eventually
+from tests.support.internals import pending_calls
 
 URL = "https://myns.servicebus.windows.net/"
 KEYED = "SharedAccessKeyName=k;SharedAccessKey=bm90IGEgc2VjcmV0"
@@ -141,7 +143,7 @@ def test_a_forgotten_requests_session_takes_the_broker_with_it() -> None:
 
 def test_a_provider_closes_the_broker_that_it_made() -> None:
     with ServiceBusProvider(CONFIG) as provider:
-        adapter = mounted(provider._link.http)
+        adapter = mounted(core_of(provider).connection.http)
         assert repr(provider) == "<ServiceBusProvider at https://myns.servicebus.windows.net>"
     assert adapter.closed
 
@@ -149,7 +151,9 @@ def test_a_provider_closes_the_broker_that_it_made() -> None:
 def test_a_gateway_in_front_of_azure_is_reached_over_http() -> None:
     config = ServiceBusConfig(connection_string=CONFIG.connection_string, gateway_url="https://gw.example")
     with ServiceBusProvider(config) as provider, requests.Session() as http:
-        assert not any(isinstance(adapter, InProcessAdapter) for adapter in provider._link.http.adapters.values())
+        assert not any(
+            isinstance(adapter, InProcessAdapter) for adapter in core_of(provider).connection.http.adapters.values()
+        )
         client(http, config).close()
         assert not any(isinstance(adapter, InProcessAdapter) for adapter in http.adapters.values())
 
@@ -179,7 +183,7 @@ def test_closing_ends_the_waits_for_a_namespace_that_does_not_answer(silent: str
     threads = [threading.Thread(target=attempt, args=(call,)) for call in calls]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(client._under_way._calls) == 1 and len(provider._under_way._calls) == 1)
+    eventually(lambda: len(pending_calls(client)) == len(pending_calls(provider)) == 1)
     began = time.monotonic()
     provider.close()
     for thread in threads:

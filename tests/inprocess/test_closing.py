@@ -24,6 +24,7 @@ from azsession import (
     SessionNotFoundError,
 )
 from tests.conftest import eventually
+from tests.support.internals import pending_calls
 
 
 class _Crew:
@@ -56,7 +57,7 @@ def _send(provider: ServiceBusProvider, session_id: str, *bodies: str) -> None:
 
 def _waiting(*owners: Any) -> int:
     """Return how many calls wait in the broker."""
-    calls = [call for owner in owners for call in list(owner._under_way._calls)]
+    calls = [call for owner in owners for call in pending_calls(owner)]
     return sum(call.in_flight is not None and call.in_flight._end_wait is not None for call in calls)
 
 
@@ -253,9 +254,10 @@ def test_an_interrupt_ends_a_waiting_receive_and_the_client_goes_on() -> None:
     script = """
 import threading, time
 from azsession import *
+from azsession.client.session import holder_of
 with ServiceBusProvider.embedded() as provider, provider.create_session_client("q", "s") as client:
     def tell():
-        while not any(c.in_flight is not None and c.in_flight._end_wait is not None for c in list(client._under_way._calls)):
+        while not any(c.in_flight and c.in_flight._end_wait for c in list(holder_of(client).pending._calls)):
             time.sleep(0.005)
         print("waiting", flush=True)
     teller = threading.Thread(target=tell)
@@ -284,11 +286,12 @@ def test_a_signal_handler_may_close_the_provider_under_a_waiting_receive() -> No
     script = """
 import os, signal, threading, time
 from azsession import *
+from azsession.client.session import holder_of
 provider = ServiceBusProvider.embedded()
 client = provider.create_session_client("q", "s")
 signal.signal(signal.SIGTERM, lambda *_: provider.close())
 def tell():
-    while not any(c.in_flight is not None and c.in_flight._end_wait is not None for c in list(client._under_way._calls)):
+    while not any(c.in_flight and c.in_flight._end_wait for c in list(holder_of(client).pending._calls)):
         time.sleep(0.005)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=tell).start()

@@ -20,6 +20,7 @@ from azsession import (
     ThrottledError,
     ValidationError,
 )
+from azsession.client.provider import core_of
 from azsession.server import dispatch
 from tests.conftest import eventually
 
@@ -156,7 +157,7 @@ def test_as_many_may_wait_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) 
 
 
 def _waiting(provider: ServiceBusProvider) -> list[object]:
-    return [call for client in provider._link.clients() for call in client._under_way._calls]
+    return [call for holder in core_of(provider).connection.clients() for call in holder.pending._calls]
 
 
 def test_a_forgotten_provider_lets_go_of_its_file(tmp_path: Path) -> None:
@@ -200,6 +201,7 @@ except ConfigurationError as error:
 _OPEN = """
 import sys, threading, time
 from azsession import *
+from azsession.client.provider import core_of
 provider = ServiceBusProvider.embedded(PATH)
 provider.send_message("q", Message(b"1", session_id="s"))
 session = provider.create_session_client("q", "s", session_timeout=1)
@@ -212,7 +214,7 @@ def wait():
     raise AssertionError("the end of the interpreter is no end of the wait")
 threading.Thread(target=wait, daemon=True).start()
 waiting.wait()
-while not provider._link.clients()[0]._under_way._calls and not provider._link.clients()[1]._under_way._calls:
+while not any(holder.pending._calls for holder in core_of(provider).connection.clients()):
     time.sleep(0.005)
 """
 

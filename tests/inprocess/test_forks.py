@@ -13,6 +13,7 @@ _SCRIPT = """
 import gc, json, os, signal, sys, threading, time
 signal.alarm(40)
 from azsession import *
+from azsession.client.provider import core_of
 path = sys.argv[1] or None
 provider = ServiceBusProvider.embedded(path)
 provider.send_message("q", Message(b"before", session_id="s"))
@@ -23,7 +24,7 @@ def wait():
         assert other.receive_message(timeout=60).body == b"woken"
 waiting = threading.Thread(target=wait)
 waiting.start()
-while len(provider._link.clients()) < 2:
+while len(core_of(provider).connection.clients()) < 2:
     time.sleep(0.005)
 read, write = os.pipe()
 child = os.fork()

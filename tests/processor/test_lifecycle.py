@@ -20,6 +20,7 @@ from azsession import (
     SessionClient,
     SessionProcessor,
 )
+from azsession.client.provider import core_of
 from azsession.processor import slots
 from azsession.testing import AzsessionServer
 
@@ -174,7 +175,7 @@ def test_closing_the_provider_stops_the_processor(azsession_server: AzsessionSer
     provider = azsession_server.provider()
     processor = SessionProcessor(provider, QUEUE, Seen())
     processor.start()
-    eventually(lambda: len(provider._waits) == 1)
+    eventually(lambda: len(core_of(provider)._waits) == 1)
     provider.close()
     eventually(lambda: "stopping" in repr(processor))
     with pytest.raises(ConfigurationError, match="closed"):

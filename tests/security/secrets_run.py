@@ -40,6 +40,8 @@ from azsession import (
     SessionNotFoundError,
     SessionProcessor,
 )
+from azsession.client.provider import core_of
+from azsession.client.session import holder_of
 from azsession.processor import DeadLetter
 
 BEARER = "bearer-secret-eyJhbGciOiJub25lIn0"
@@ -62,7 +64,7 @@ class Secrets:
         self.add("receipt", str(message.receipt))
 
     def add_signatures(self, provider: ServiceBusProvider) -> None:
-        tokens: Any = provider._transport._tokens
+        tokens: Any = core_of(provider).transport._tokens
         for entry in tokens._entries.values():
             fields = parse_qs(entry.token.header.partition(" ")[2])
             if "sig" in fields:
@@ -109,10 +111,11 @@ def use_session(provider: ServiceBusProvider, secrets: Secrets) -> None:
         messages = session.receive_messages(8)
         for message in messages:
             secrets.add_received(message)
-        secrets.add("lock id", session._held.lock_id)
+        secrets.add("lock id", holder_of(session).lock.lock_id)
         secrets.add_signatures(provider)
         session.set_session_state(secrets.add("state", b"state-secret-0-kQ7"))
-        print(messages, [message.receipt for message in messages], session, session._held, session._transport, vars(provider))
+        print(messages, [message.receipt for message in messages], session, vars(session), vars(provider))
+        print(vars(holder_of(session)), vars(core_of(provider)))
         print(provider.peek_messages(QUEUE, "s1"), provider.list_sessions(QUEUE), provider.get_queue(QUEUE))
         session.get_session_state()
         session.renew_session_lock()
@@ -153,7 +156,7 @@ def lose_the_way(connection_string: str | None, port: int, message: Any) -> None
         requests.Session() as http,
         SessionClient("s1", QUEUE, 60, http, f"http://127.0.0.1:{port}", config, auto_renew=False) as broken,
     ):
-        broken.adopt(message.receipt)
+        holder_of(broken).adopt(message.receipt)
         failing(lambda: broken.complete_message(message))
         failing(lambda: broken.receive_message(timeout=0))
 
@@ -165,7 +168,8 @@ def be_refused(connection_string: str, secrets: Secrets) -> None:
         failing(lambda: provider.list_sessions(QUEUE))
         secrets.add_signatures(provider)
         failing(lambda: provider.create_session_client(QUEUE, "s9").receive_message(timeout=0))
-        print(provider, provider.config, provider._link, vars(provider._link), provider._transport._tokens)
+        connection = core_of(provider).connection
+        print(provider, provider.config, connection, vars(connection), connection.transport._tokens)
     signed = secrets.add("signature", base64.b64encode(b"wrong-signature-secret").decode().replace("=", "%3D"))
     endpoint = connection_string.partition(";")[0]
     text = f"{endpoint};SharedAccessSignature=SharedAccessSignature sr=x&sig={signed}&se=1&skn=root"
@@ -196,13 +200,13 @@ def process(provider: ServiceBusProvider, secrets: Secrets) -> None:
 
     def handle(message: Any, session: SessionClient) -> None:
         secrets.add_received(message)
-        secrets.add("lock id", session._held.lock_id)
+        secrets.add("lock id", holder_of(session).lock.lock_id)
         if session.session_id == "p0" and message.delivery_count == 1:
             raise RuntimeError("the handler failed")
         if session.session_id == "p1":
             raise DeadLetter("not wanted")
         if session.session_id == "p2" and message.delivery_count == 1:
-            session._held.lose(SessionNotFoundError("stolen"))
+            holder_of(session).lock.lose(SessionNotFoundError("stolen"))
 
     processor = SessionProcessor(provider, QUEUE, handle, on_error=lambda error, *_: show_error(error))
     processor.start()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from azsession import Message, ReceivedMessage, ServiceBusProvider, SessionClient
+from azsession.client.session import holder_of
 from azsession.errors import (
     ConnectionFailedError,
     InvalidReceiptError,
@@ -115,7 +116,7 @@ class Consumer:
 
     def _accept(self, holder: str) -> SessionClient | None:
         def on_lock_lost(client: SessionClient, error: SessionNotFoundError) -> None:
-            self._recorder.happened("lost", holder=holder, left=client._held.seconds_left(), error=str(error))
+            self._recorder.happened("lost", holder=holder, left=holder_of(client).lock.seconds_left(), error=str(error))
 
         with self._recorder.operation("accept", holder) as result:
             try:

@@ -8,7 +8,7 @@ from typing import overload
 
 from django.db import transaction
 
-from ...client.provider import with_id
+from ...client.sending import with_id
 from ...errors import QueueError
 from ...messages import Message
 from ...validation import check_queue_name

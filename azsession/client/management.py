@@ -1,0 +1,97 @@
+"""How a provider lists sessions, peeks at messages, and manages dead letters and queues. Called by `ServiceBusProvider`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import ProviderError
+from ..messages import PeekedMessage, SessionInfo
+from ..queues import QueueInfo, QueueSettings
+from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_queue_name, check_session_id
+from . import operations
+from .call import Call
+from .provider_core import ProviderCore
+
+_MANAGE_QUEUES = "manage queues"
+
+
+def list_sessions(core: ProviderCore, queue_name: str) -> list[SessionInfo]:
+    """Return the sessions of a queue that have messages or a state, by id. Fetch them page by page."""
+    check_queue_name(queue_name)
+    sessions: dict[str, SessionInfo] = {}
+    after = ""
+    while True:
+        page = core.send(operations.list_sessions(queue_name, after, MAX_BATCH), "list sessions")
+        known = len(sessions)
+        sessions.update((session.session_id, session) for session in page)
+        if len(page) < MAX_BATCH:
+            return list(sessions.values())
+        if len(sessions) == known:
+            raise ProviderError(f"{core.transport.url} lists the same sessions again and again")
+        after = page[-1].session_id
+
+
+def peek_messages(
+    core: ProviderCore, queue_name: str, session_id: str, max_message_count: int, from_sequence_number: int
+) -> list[PeekedMessage]:
+    """Return messages of a session without receiving them."""
+    check_queue_name(queue_name)
+    check_session_id(session_id)
+    _check_range(max_message_count, from_sequence_number)
+    call = operations.peek(queue_name, session_id, from_sequence_number, max_message_count)
+    return core.send(call, "peek at messages")
+
+
+def dead_letters(
+    core: ProviderCore, queue_name: str, max_message_count: int, from_sequence_number: int
+) -> list[PeekedMessage]:
+    """Return dead letters of a queue."""
+    check_queue_name(queue_name)
+    _check_range(max_message_count, from_sequence_number)
+    return core.send(operations.dead_letters(queue_name, from_sequence_number, max_message_count), "look at dead letters")
+
+
+def _check_range(max_message_count: int, from_sequence_number: int) -> None:
+    check_count(max_message_count, "max_message_count")
+    check_count(from_sequence_number, "from_sequence_number", MAX_SEQUENCE_NUMBER, lowest=0)
+
+
+def resubmit(core: ProviderCore, queue_name: str, sequence_number: int) -> None:
+    """Send a dead letter again."""
+    _on_dead_letter(core, operations.resubmit, queue_name, sequence_number)
+
+
+def delete_dead_letter(core: ProviderCore, queue_name: str, sequence_number: int) -> None:
+    """Delete a dead letter."""
+    _on_dead_letter(core, operations.delete_dead_letter, queue_name, sequence_number)
+
+
+def _on_dead_letter(
+    core: ProviderCore, operation: Callable[[str, int], Call[None]], queue_name: str, sequence_number: int
+) -> None:
+    check_queue_name(queue_name)
+    check_count(sequence_number, "sequence_number", MAX_SEQUENCE_NUMBER)
+    core.send(operation(queue_name, sequence_number), "manage dead letters")
+
+
+def create_queue(core: ProviderCore, queue_name: str, settings: QueueSettings | None) -> bool:
+    """Create a queue. Return whether it is new."""
+    check_queue_name(queue_name)
+    return core.send(operations.create_queue(queue_name, settings or QueueSettings()), _MANAGE_QUEUES)
+
+
+def get_queue(core: ProviderCore, queue_name: str) -> QueueInfo:
+    """Return a queue with its settings and counts."""
+    check_queue_name(queue_name)
+    return core.send(operations.get_queue(queue_name), _MANAGE_QUEUES)
+
+
+def list_queues(core: ProviderCore) -> list[QueueInfo]:
+    """Return all queues, by name."""
+    return core.send(operations.list_queues(), _MANAGE_QUEUES)
+
+
+def delete_queue(core: ProviderCore, queue_name: str) -> None:
+    """Delete a queue."""
+    check_queue_name(queue_name)
+    core.send(operations.delete_queue(queue_name), _MANAGE_QUEUES)

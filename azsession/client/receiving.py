@@ -1,0 +1,112 @@
+"""How a session client receives messages. `SessionClient` calls these functions with its holder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+from ..errors import QueueError, ValidationError
+from ..messages import ReceivedMessage
+from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count
+from . import operations
+from .holder import Holder
+from .session_lock import Stage
+
+logger = logging.getLogger(__name__)
+
+
+def receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:
+    """Return up to `count` messages. Wait up to `timeout` seconds for the first. Fetch up to `prefetch` in one request."""
+    holder.check()
+    ahead = holder.lock.take_ahead(count)
+    if ahead:
+        return ahead
+    messages = _fetch(holder, max(count, prefetch), timeout)
+    if len(messages) > count:
+        holder.lock.put_ahead(messages[count:])
+    return messages[:count]
+
+
+def iterate(holder: Holder, timeout: float, prefetch: int) -> Iterator[ReceivedMessage]:
+    """Yield messages until `timeout` seconds pass without one."""
+    while True:
+        messages = receive(holder, 1, timeout, prefetch)
+        if not messages:
+            return
+        yield messages[0]
+
+
+def _fetch(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]:
+    if holder.transport.speaks_v1:
+        return _receive_once(holder, count, timeout)
+    messages = receive_plain(holder, timeout)
+    if not messages or count == 1:
+        return messages
+    try:
+        # The first response can have shown that the server speaks version 1.
+        if holder.transport.speaks_v1:
+            return messages + _receive_once(holder, count - 1, 0.0)
+        while len(messages) < count:
+            more = receive_plain(holder, 0.0)
+            if not more:
+                break
+            messages += more
+    except QueueError as error:
+        # Return the messages that came before the error, unless the lock is lost.
+        holder.check()
+        logger.warning("%s gave %d messages before an error: %s", holder.lock.name, len(messages), str(error))
+    return messages
+
+
+def receive_plain(holder: Holder, timeout: float) -> list[ReceivedMessage]:
+    """Receive one message in the plain dialect. Divide a long wait into parts in which the lock cannot expire."""
+    deadline = time.monotonic() + timeout
+    session_timeout = holder.options.session_timeout
+    while timeout >= session_timeout and not holder.transport.speaks_v1:
+        part = session_timeout / 2
+        began = time.monotonic()
+        messages = _receive_once(holder, None, part)
+        if messages or time.monotonic() - began < part * 0.9:
+            return messages
+        timeout = max(0.0, deadline - time.monotonic())
+    return _receive_once(holder, None, timeout)
+
+
+def _receive_once(holder: Holder, count: int | None, timeout: float) -> list[ReceivedMessage]:
+    lock = holder.lock
+    deadline = time.monotonic() + timeout
+    while True:
+        request_id, is_again = lock.request_id()
+        try:
+            call = operations.receive(
+                holder.target(),
+                count,
+                timeout,
+                holder.options.session_timeout,
+                request_id,
+                has_lock=lock.stage is Stage.HELD,
+            )
+            grant = holder.send_for_lock(call)
+        except BaseException:
+            if holder.transport.speaks_v1:
+                lock.note_unanswered(request_id)
+            raise
+        lock.register(grant.messages)
+        # The lock can have been lost, or the session closed, while the response was on its way.
+        holder.check()
+        if grant.messages or not is_again:
+            return list(grant.messages)
+        timeout = max(0.0, deadline - time.monotonic())
+
+
+def receive_deferred(holder: Holder, sequence_numbers: Sequence[int]) -> list[ReceivedMessage]:
+    """Return the deferred messages with these sequence numbers."""
+    numbers = [check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER) for number in sequence_numbers]
+    if not 1 <= len(numbers) <= MAX_BATCH:
+        raise ValidationError(f"sequence_numbers must have 1 to {MAX_BATCH} numbers, not {len(numbers)}")
+    holder.require_lock("receive deferred messages")
+    seconds_left = max(0.0, holder.lock.seconds_left())
+    messages = holder.send(operations.receive_deferred(holder.target(), numbers, seconds_left))
+    holder.lock.register(messages)
+    return messages

@@ -1,0 +1,87 @@
+"""How a provider sends messages: it divides them among requests by size, and a refused request into halves."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+
+from ..errors import MessageTooLargeError, QueueError, ValidationError, revised
+from ..messages import Message
+from ..protocol.wire import encode_item
+from ..validation import MAX_BATCH
+from . import operations
+from .provider_core import ProviderCore
+
+#: The largest size, in bytes, of the messages in one request.
+MAX_SEND_SIZE = 4 * 1024 * 1024
+
+
+def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Message]) -> list[str]:
+    """Send messages in their order. Return their ids.
+
+    Raises:
+        QueueError: `accepted` says how many messages the server accepted before the error.
+    """
+    named = [with_id(message) for message in messages]
+    if not named:
+        return []
+    core.check_open()
+    core.transport.require_v1("send messages")
+    items = [encode_item(message) for message in named]
+    accepted = 0
+    try:
+        for part in _divide(items):
+            accepted += _send_part(core, queue_name, part)
+    except QueueError as error:
+        accepted += error.accepted
+        if not accepted:
+            raise
+        text = f"{error} ({accepted} of {len(named)} messages were accepted before that)"
+        raise revised(error, text, accepted=accepted) from error.__cause__
+    return [str(message.message_id) for message in named]
+
+
+def with_id(message: Message) -> Message:
+    """Return a message to send, with an id.
+
+    Raises:
+        ValidationError: `message` is not a `Message`, or has no session id.
+    """
+    if not isinstance(message, Message):
+        raise ValidationError(f"a message to send must be a Message, not {type(message).__name__}")
+    if message.session_id is None:
+        raise ValidationError("a message to send needs a session_id")
+    return message if message.message_id is not None else attrs.evolve(message, message_id=str(uuid.uuid4()))
+
+
+def _send_part(core: ProviderCore, queue_name: str, items: Sequence[bytes]) -> int:
+    """Send messages in one request, or in halves if the server says that it is too large. Return how many."""
+    try:
+        core.transport.send(operations.send(queue_name, b"[" + b",".join(items) + b"]"))
+    except MessageTooLargeError:
+        if len(items) == 1:
+            raise
+    else:
+        return len(items)
+    middle, accepted = len(items) // 2, 0
+    try:
+        for half in (items[:middle], items[middle:]):
+            accepted += _send_part(core, queue_name, half)
+    except QueueError as error:
+        raise revised(error, accepted=accepted + error.accepted) from error.__cause__
+    return accepted
+
+
+def _divide(items: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Yield the messages of each request."""
+    part: list[bytes] = []
+    size = 0
+    for item in items:
+        if part and (size + len(item) > MAX_SEND_SIZE or len(part) == MAX_BATCH):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += len(item) + 1
+    yield part

@@ -1,0 +1,151 @@
+"""How a session client settles messages. `SessionClient` calls these functions with its holder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ..errors import InvalidReceiptError
+from ..messages import ReceiptHandle, ReceivedMessage
+from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
+from ..validation import MAX_BATCH, MAX_REASON_LENGTH, check_text
+from . import operations
+from .call import Call, SessionTarget
+from .holder import Holder
+from .receiving import receive_plain
+from .redacted import Redacted
+
+#: What identifies a message to settle: the message, its receipt, or the text of its receipt.
+Receipt = ReceivedMessage | ReceiptHandle | str
+#: Returns the call that settles the message with a lock token.
+Settlement = Callable[[SessionTarget, str], Call[None]]
+
+
+def settle(holder: Holder, receipt: Receipt, settlement: Settlement) -> None:
+    """Settle one message."""
+    holder.check(settling=True)
+    _settle_token(holder, holder.lock.resolve(receipt), settlement)
+
+
+def abandon(holder: Holder, receipt: Receipt) -> None:
+    """Abandon one message, and with it the messages that were fetched ahead."""
+    holder.check(settling=True)
+    token = holder.lock.resolve(receipt)
+    # The messages fetched ahead go back first. Otherwise they would overtake the abandoned message.
+    ahead = holder.lock.take_ahead(MAX_BATCH)
+    try:
+        if ahead and holder.transport.speaks_v1:
+            _settle_many(holder, {"abandon": [Redacted(message.receipt.handle) for message in ahead]})
+        else:
+            while ahead:
+                _settle_token(holder, Redacted(ahead[-1].receipt.handle), operations.abandon)
+                ahead.pop()
+    except BaseException:
+        holder.lock.put_ahead(ahead)
+        raise
+    _settle_token(holder, token, operations.abandon)
+
+
+def defer(holder: Holder, receipt: Receipt) -> None:
+    """Defer one message."""
+    holder.check(settling=True)
+    holder.lock.resolve(receipt)
+    holder.transport.require_v1("defer a message")
+    settle(holder, receipt, operations.defer)
+
+
+def dead_letter(holder: Holder, receipt: Receipt, reason: str, description: str | None) -> None:
+    """Dead-letter one message."""
+    _check_reason(reason, description)
+    settle(holder, receipt, _dead_letter_settlement(reason, description))
+
+
+def complete_many(holder: Holder, receipts: Iterable[Receipt]) -> None:
+    """Complete messages, `MAX_BATCH` in one request."""
+    holder.check(settling=True)
+    tokens = [holder.lock.resolve(receipt) for receipt in receipts]
+    if not tokens:
+        return
+    if not holder.transport.speaks_v1:
+        for token in tokens:
+            _settle_token(holder, token, operations.complete)
+        return
+    failed: dict[str, str] = {}
+    for start in range(0, len(tokens), MAX_BATCH):
+        failed.update(_settle_many(holder, {"complete": tokens[start : start + MAX_BATCH]}))
+    if failed:
+        if SESSION_LOCK_LOST in failed.values():
+            holder.found_lost(SESSION_LOCK_LOST)
+        raise InvalidReceiptError(
+            f"{len(failed)} of {len(tokens)} messages could not be completed: their lock is lost, or they are settled",
+            code=next(iter(failed.values())),
+        )
+
+
+def dead_letter_session(holder: Holder, reason: str, description: str | None) -> int:
+    """Dead-letter all messages of the session. Return how many there were."""
+    _check_reason(reason, description)
+    holder.check()
+    ahead = holder.lock.take_ahead(MAX_BATCH)
+    try:
+        if not holder.transport.speaks_v1:
+            return _dead_letter_session_plain(holder, reason, description)
+        holder.require_lock("dead-letter a session")
+        # Read the tokens before the request: a message that another thread receives after it is not dead-lettered.
+        tokens = holder.lock.tokens()
+        count = holder.send(operations.dead_letter_session(holder.target(), reason, description))
+    except BaseException:
+        holder.lock.put_ahead(ahead)
+        raise
+    for token in tokens:
+        holder.lock.forget(token)
+    return count
+
+
+def _dead_letter_session_plain(holder: Holder, reason: str, description: str | None) -> int:
+    count = 0
+    while True:
+        for token in holder.lock.tokens():
+            _settle_token(holder, token, _dead_letter_settlement(reason, description))
+            count += 1
+        if not receive_plain(holder, 0.0):
+            return count
+
+
+def _dead_letter_settlement(reason: str, description: str | None) -> Settlement:
+    return lambda target, token: operations.dead_letter(target, token, reason, description)
+
+
+def _check_reason(reason: str, description: str | None) -> None:
+    check_text(reason, "a dead-letter reason", MAX_REASON_LENGTH)
+    if description is not None:
+        check_text(description, "a dead-letter description", MAX_REASON_LENGTH)
+
+
+def _settle_many(holder: Holder, dispositions: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Settle messages in one request. Return the error codes of those that failed, by lock token."""
+    try:
+        failed = holder.transport.send(operations.settle(holder.target(), dispositions))
+    except InvalidReceiptError as error:
+        if error.code == SESSION_LOCK_LOST:
+            holder.found_lost(error.code)
+        raise
+    for tokens in dispositions.values():
+        for token in tokens:
+            holder.lock.forget(token)
+    return failed
+
+
+def _settle_token(holder: Holder, token: str, settlement: Settlement) -> None:
+    try:
+        holder.transport.send(settlement(holder.target(), token))
+    except InvalidReceiptError as error:
+        holder.lock.forget(token)
+        if error.code == SESSION_LOCK_LOST:
+            holder.found_lost(error.code)
+        elif error.code != CONFLICT and not holder.transport.speaks_v1:
+            # A plain server does not remember settlements. This can be its answer to a retry of ours.
+            raise InvalidReceiptError(
+                f"{error} (the message may have been settled by an earlier attempt whose answer was lost)", code=error.code
+            ) from error
+        raise
+    holder.lock.forget(token)
