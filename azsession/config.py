@@ -148,7 +148,7 @@ class ServiceBusConfig:
         if self.transport not in _TRANSPORTS:
             raise ConfigurationError(f"transport is {' or '.join(_TRANSPORTS)}, not {self.transport!r}")
         if self.connection_string is not None and self.namespace is not None:
-            raise ConfigurationError("connection_string and namespace are both given: remove one")
+            raise ConfigurationError("connection_string and namespace are both given: give one, not both")
         if self.gateway_url is not None and self.transport in (AMQP, WEBSOCKETS):
             raise ConfigurationError(f"gateway_url is for HTTP and transport is {self.transport!r}: remove one")
         parsed = None if self.connection_string is None else ConnectionString.parse(self.connection_string)

@@ -16,7 +16,7 @@ from .imports import import_function
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-class Function(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+class _Function(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A function, given as ``module:function``. The module may be in the current directory."""
 
     name = "module:function"
@@ -39,13 +39,13 @@ def processor_options(command: T) -> T:
     """Give a click command a queue, a handler and all options, under the names that `SessionProcessor` gives them."""
     for option in reversed(OPTIONS):
         command = click.option(option.name, *option.flags, help=option.help, **_settings(option))(command)
-    command = click.argument("handler", type=Function(), metavar="MODULE:FUNCTION")(command)
+    command = click.argument("handler", type=_Function(), metavar="MODULE:FUNCTION")(command)
     return click.argument("queue")(command)
 
 
 def _settings(option: Option) -> dict[str, Any]:
     if option.kind is Kind.FUNCTION:
-        return {"type": Function()}
+        return {"type": _Function()}
     if option.kind is Kind.SESSION_IDS:
         return {"multiple": True, "metavar": "ID"}
     number = click.IntRange(1, option.highest) if option.kind is Kind.COUNT else click.FloatRange(0)

@@ -215,4 +215,4 @@ def _dispatch(task: Task, *queue_names: str) -> int:
 
 
 #: The task for Celery's beat. Its arguments are the names of the queues.
-dispatch = shared_task(name="azsession.dispatch", bind=True, ignore_result=True)(_dispatch)
+dispatch: Task = shared_task(name="azsession.dispatch", bind=True, ignore_result=True)(_dispatch)

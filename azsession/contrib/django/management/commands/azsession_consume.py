@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from azsession.contrib.consume_options import DESCRIPTION, OPTIONS, QUEUE_HELP, Kind, add_arguments
 from azsession.contrib.consume_run import USED_WRONGLY, ConsumeError, run_processor, summary
@@ -14,11 +14,20 @@ from azsession.contrib.django import closing_connections, get_provider
 from azsession.contrib.imports import import_function
 from azsession.processor import ProcessorStats, SessionProcessor
 
+if TYPE_CHECKING:
+    # Django has no type annotations, so that a type checker knows nothing about a class that inherits from Django's.
+    class _BaseCommand:
+        stdout: TextIO
+        stderr: TextIO
 
-class Command(BaseCommand):
+else:
+    from django.core.management.base import BaseCommand as _BaseCommand
+
+
+class Command(_BaseCommand):
     """The command."""
 
-    help = f"Calls a function with each message of a queue and its session. {DESCRIPTION}"
+    help: str = f"Calls a function with each message of a queue and its session. {DESCRIPTION}"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add a queue, a handler, and the options of all consuming commands."""
