@@ -1,6 +1,6 @@
 """An AMQP 1.0 stand-in for an Azure Service Bus namespace, on python-qpid-proton.
 
-`StandIn` is imported when it is asked for, so that this package can be imported where proton cannot: see `require`.
+`StandIn` is imported on first use, so that this package can be imported without proton: see `require`.
 """
 
 from __future__ import annotations

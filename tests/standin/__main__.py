@@ -1,4 +1,4 @@
-"""Runs a stand-in as a process: `python -m tests.standin --queue NAME`; it prints one line of JSON, and ends at SIGTERM."""
+"""Runs a stand-in as a process: `python -m tests.standin --queue NAME`. It prints one line of JSON and ends at SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.standin.server import StandIn
 
 
 def main() -> None:
-    """Serve until a signal comes."""
+    """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m tests.standin", description=__doc__)
-    parser.add_argument("--queue", action="append", default=[], help="a queue to create; may be given again")
-    parser.add_argument("--plain-queue", action="append", default=[], help="a queue without sessions to create")
+    parser.add_argument("--queue", action="append", default=[], help="a queue with sessions to create; repeatable")
+    parser.add_argument("--plain-queue", action="append", default=[], help="a queue without sessions to create; repeatable")
     parser.add_argument("--lock-duration", type=float, default=60.0, help="in seconds")
     parser.add_argument("--max-delivery-count", type=int, default=10)
     parser.add_argument("--handle-max", type=int, default=255)

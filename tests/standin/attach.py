@@ -1,4 +1,4 @@
-"""What becomes of an attach: which link it is, and whether its client may have it."""
+"""The answer to an attach: the kind of link, and the checks of the client's rights. `connection` calls it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from tests.standin.connection import Peer
 
 _FILTER_NAME, _FILTER_CODE = "com.microsoft:session-filter", 0x00000137000000C
-#: How long Azure has a receiver wait for a session that does not say how long, in seconds.
-_PATIENCE = 65.0
+#: Seconds that Azure lets a receiver wait for a session if the attach has no timeout.
+_DEFAULT_WAIT = 65.0
 _MANAGEMENT, _DEAD = "/$management", "/$deadletterqueue"
 
 
 def attach(peer: Peer, impl: Any, link: Any) -> AnyLink:
-    """Answer an attach, at once or when a session is there; return the link."""
+    """Answer an attach, at once or when a session is available; return the link."""
     address = (link.remote_source if link.is_sender else link.remote_target).address or ""
     path = path_of(address)
     if path == "$cbs":
@@ -31,7 +31,7 @@ def attach(peer: Peer, impl: Any, link: Any) -> AnyLink:
     made = AnyLink(peer, impl, link)
     peer.links[impl] = made
     try:
-        peer.server.fate("attach", throttled=True)
+        peer.server.refuse_if_told("attach", throttled=True)
         _attach(peer, impl, link, path, address)
     except Refusal as refusal:
         made.refuse(refusal)
@@ -67,7 +67,7 @@ def _attach(peer: Peer, impl: Any, link: Any, path: str, address: str) -> None:
             made = SessionReceives(peer, impl, link, base, queue)
             peer.links[impl] = made
             timeout = (link.remote_properties or {}).get("com.microsoft:timeout")
-            made.seek(session_id, _PATIENCE if timeout is None else timeout / 1000)
+            made.seek(session_id, _DEFAULT_WAIT if timeout is None else timeout / 1000)
             return
         made = PlainReceives(peer, impl, link, base, queue)
     peer.links[impl] = made
@@ -75,7 +75,7 @@ def _attach(peer: Peer, impl: Any, link: Any, path: str, address: str) -> None:
 
 
 def _session_filter(link: Any) -> tuple[bool, str | None]:
-    """Return whether a session is asked for, and which; `None` is the next available."""
+    """Return whether the link asks for a session, and its id; `None` is the next available session."""
     filters = link.remote_source.filter
     filters.rewind()
     found = filters.get_object() if filters.next() else None

@@ -1,4 +1,4 @@
-"""A queue's settings, a message in it, and the boxes that messages lie in."""
+"""The settings of a queue, its messages, and the boxes that hold them. `state` builds queues of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACTIVE, DEFERRED, SCHEDULED = 0, 1, 2
 
 @dataclass(frozen=True)
 class Options:
-    """A queue's settings, in seconds and bytes."""
+    """The settings of a queue, in seconds and bytes."""
 
     lock_duration: float = 60.0
     max_delivery_count: int = 10
@@ -27,7 +27,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many messages a queue has; locked ones are active (or deferred) too."""
+    """How many messages a queue has. Locked messages also count as active or deferred."""
 
     active: int
     dead_letter: int
@@ -65,7 +65,7 @@ class Message:
 
 
 class Order:
-    """Messages by sequence number, for peeking: removal is lazy."""
+    """Messages by sequence number, for peeks. Removed numbers stay in the list until there are many."""
 
     def __init__(self) -> None:
         self._numbers: list[int] = []
@@ -91,24 +91,24 @@ class Order:
 
 @dataclass(slots=True, eq=False)
 class Box:
-    """Messages that are received one after the other: a session, or a queue that has none."""
+    """Messages that are received in order: those of a session, or all of a queue without sessions."""
 
     name: str | None
     ready: list[int] = field(default_factory=list)
-    #: How many messages are active and not locked.
+    #: How many messages are active and unlocked.
     available: int = 0
     locked: dict[bytes, Message] = field(default_factory=dict)
     order: Order = field(default_factory=Order)
     state: bytes | None = None
     state_set: float = 0.0
-    #: The link that has the session; only of sessions.
+    #: The link that holds the session, `None` for a queue without sessions.
     holder: Any = None
     locked_until: float = 0.0
     lock_timer: Any = None
-    #: The links that receive from a queue without sessions.
+    #: The links that receive, for a queue without sessions.
     consumers: dict[Any, None] = field(default_factory=dict)
 
 
 def lock_token(token: bytes) -> uuid.UUID:
-    """Return the GUID that Azure means by the bytes of a delivery tag."""
+    """Return a delivery tag as a GUID in .NET's byte order, as Azure does."""
     return uuid.UUID(bytes_le=token)

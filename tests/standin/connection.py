@@ -1,6 +1,6 @@
-"""One client's connection: its socket, SASL and proton's engine, whose events go to the links.
+"""One client's connection: its socket, SASL, and proton's engine, whose events go to the links. `server` makes them.
 
-proton's engine is driven directly: its reactor costs more than it gives here, and hides what a misbehaving broker needs.
+proton's engine is driven directly. Its reactor is slower and hides details that a misbehaving broker needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Peer:
-    """A connection, as its server sees it."""
+    """A connection, seen from the server."""
 
     def __init__(self, server: StandIn, sock: socket.socket) -> None:
         self.server, self.loop, self.sock = server, server.loop, sock
@@ -62,7 +62,7 @@ class Peer:
         self.loop.selector.register(self.sock, mask, self.ready)
 
     def ready(self, mask: int) -> None:
-        """Read and write what can be."""
+        """Read from the socket and mark the connection for writing."""
         if mask & selectors.EVENT_READ:
             while not self.gone:
                 try:
@@ -82,7 +82,7 @@ class Peer:
     def _sasl(self, data: bytes) -> None:
         data = self._sasl_rest = self._sasl_rest + data
         if data[:8] == wire.AMQP_HEADER:
-            # AMQP itself is not spoken before SASL.
+            # AMQP without SASL is refused with the header of SASL (AMQP 1.0 §2.2).
             self._send(wire.SASL_HEADER)
             self._closing = True
         elif data[:8] == wire.SASL_HEADER:
@@ -145,7 +145,7 @@ class Peer:
     # Out
 
     def flush(self) -> None:
-        """Hand what there is to the socket; where the server delays its answers, later."""
+        """Move proton's output to the socket, after the server's delay if there is one."""
         if self.gone:
             return
         impl = self._impl
@@ -171,7 +171,7 @@ class Peer:
         self._out.append((time.monotonic() + delay if delay else 0.0, data))
 
     def hurry(self) -> None:
-        """Send at once what was held back."""
+        """Send delayed output at once."""
         self._out = deque((0.0, data) for _, data in self._out)
         self._write()
 
@@ -212,16 +212,16 @@ class Peer:
     # Ends
 
     def close(self, condition: str, description: str) -> None:
-        """Close by AMQP, with an error."""
+        """Close the connection with an AMQP close frame and an error."""
         self._connection.condition = Condition(condition, description)
         self._connection.close()
         self._end_links()
         self.server.dirty(self)
-        # A client that does not answer is not waited for.
+        # Do not wait longer for a client that does not answer.
         self.loop.after(1.0, self.drop)
 
     def drop(self) -> None:
-        """Close the socket, and no more."""
+        """Close the socket without a close frame."""
         if self.gone:
             return
         self.gone = True
@@ -241,7 +241,7 @@ class Peer:
     # Tokens
 
     def allows(self, path: str, right: str) -> bool:
-        """Return whether a token that is valid still gives the right on the path."""
+        """Return whether a valid token gives this right on the path."""
         now = self.loop.now()
         return any(
             (not grant.path or path == grant.path or path.startswith(grant.path + "/"))
@@ -251,15 +251,19 @@ class Peer:
         )
 
     def put_token(self, token: str, kind: str, audience: str, expires: float | None) -> None:
-        """Take a token or refuse it."""
+        """Accept a token.
+
+        Raises:
+            InvalidTokenError: The token is refused.
+        """
         grant = tokens.verify(token, kind, audience, self.server.keys, expires)
-        # The token is for the audience that it was put for, even where its resource is wider.
+        # The token counts for the audience it was put for, even if its own resource is wider.
         grant = tokens.Grant(tokens.path_of(audience), grant.rights, grant.expires)
         self.grants[grant.path] = grant
         self.loop.after(min(max(0.0, grant.expires - self.loop.now()), 86400.0), self.check_tokens)
 
     def check_tokens(self) -> None:
-        """Detach the links whose token is over."""
+        """Detach the links whose token has expired."""
         for link in list(self.links.values()):
             if link.audience is not None and not any(self.allows(link.audience, right) for right in link.rights):
                 text = "ExpiredToken: The token is expired."
@@ -269,16 +273,16 @@ class Peer:
     # Events
 
     def pump(self) -> None:
-        """Handle what proton has to say."""
+        """Handle proton's events."""
         events, handlers, null = self._events, _HANDLERS, ffi.NULL
         while (event := lib.pn_collector_peek(events)) != null:
             handler = handlers.get(lib.pn_event_type(event))
             if handler is not None:
                 handler(self, event)
             lib.pn_collector_pop(events)
-        # Not before: further events may be about what has ended.
+        # Free ended objects only now: events in between may be about them.
         ended, self._ended = self._ended, {}
-        # Links before the sessions that they are of.
+        # Free links before their sessions.
         for impl, free in sorted(ended.items(), key=lambda item: item[1] is lib.pn_session_free):
             free(impl)
 

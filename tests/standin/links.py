@@ -1,4 +1,4 @@
-"""The links of clients that send to entities and receive from them."""
+"""The links of clients that send to entities or receive from them. `attach` makes them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 SESSION_FILTER = symbol("com.microsoft:session-filter")
 LOCKED_UNTIL = symbol("com.microsoft:locked-until-utc")
 _EPOCH_TICKS = 621355968000000000
-#: Credit that senders get, and are kept at.
+#: The credit of senders.
 _CREDIT = 1000
 _NULL = ffi.NULL
 
 
 def ticks(seconds: float) -> int:
-    """Return a time as .NET counts it: in units of 100 ns since the year 1."""
+    """Return a time in .NET's ticks: units of 100 ns since the year 1."""
     return int(seconds * 1000) * 10000 + _EPOCH_TICKS
 
 
 class AnyLink:
-    """A link of a client; `path` is the entity that it sends to or receives from, if any."""
+    """A link of a client. `path` is the entity that it sends to or receives from, if there is one."""
 
-    #: It needs one of these.
+    #: The link needs one of these rights.
     rights = ("Listen",)
-    #: The path whose token it lives by, if any.
+    #: The path whose token the link needs, if it needs one.
     audience: str | None = None
 
     def __init__(self, peer: Peer, impl: Any, link: Any, path: str | None = None) -> None:
@@ -40,7 +40,7 @@ class AnyLink:
         self.server = peer.server
 
     def open(self) -> None:
-        """Answer the attach in the client's own terms, unless answers get lost."""
+        """Answer the attach with the client's own settings, unless the test swallows answers."""
         if self.server.swallowed("attach"):
             return
         link = self.link
@@ -52,10 +52,10 @@ class AnyLink:
         self.server.dirty(self.peer)
 
     def describe(self) -> None:
-        """Say more in the answer to the attach."""
+        """Add to the answer to the attach."""
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer as Azure does: with an attach that lacks the client's terminus, and a detach that says why."""
+        """Refuse the link as Azure does: with an attach without the peer's terminus, and a detach with the error."""
         link = self.link
         if link.is_sender:
             link.source.type = Terminus.UNSPECIFIED
@@ -67,7 +67,7 @@ class AnyLink:
         self._end(refusal.condition, refusal.description)
 
     def detach(self, condition: str, description: str) -> None:
-        """Take the link from its client."""
+        """Detach the link with an error."""
         if self.peer.links.get(self.impl) is self:
             self.gone()
             self._end(condition, description)
@@ -79,17 +79,17 @@ class AnyLink:
         self.server.dirty(self.peer)
 
     def gone(self) -> None:
-        """The client detached it, or went."""
+        """Handle that the client detached the link or is gone."""
 
     def flow(self) -> None:
-        """The client gave credit."""
+        """Handle the client's credit."""
 
     def delivery(self, delivery: Any) -> None:
-        """Something came, or was settled."""
+        """Handle a delivery that arrived or changed its state."""
 
 
 class Inbound(AnyLink):
-    """A link by which a client sends whole messages."""
+    """A link by which a client sends messages."""
 
     rights = ("Send",)
 
@@ -141,19 +141,19 @@ class Inbound(AnyLink):
             settle(delivery, lib.PN_ACCEPTED)
 
     def take(self, data: bytes, batched: bool) -> bool:
-        """Take a message, and return whether the client is to hear of it."""
+        """Accept a whole message, and return whether to send the result to the client."""
         raise NotImplementedError
 
 
 def settle(delivery: Any, state: int, refusal: Refusal | None = None) -> None:
-    """Settle with an outcome, and an error where there is one."""
+    """Settle a delivery with an outcome and, if there is one, an error."""
     if refusal is None:
         lib.pn_delivery_update(delivery, state)
     else:
         condition = lib.pn_disposition_condition(lib.pn_delivery_local(delivery))
         pn_condition_set_name(condition, refusal.condition)
         pn_condition_set_description(condition, refusal.description)
-        # Clients count on all three fields of an error.
+        # Clients need all three fields of an error.
         Data(lib.pn_condition_info(condition)).put_dict({})
         lib.pn_delivery_update(delivery, state)
     lib.pn_delivery_settle(delivery)
@@ -170,7 +170,7 @@ class Sends(Inbound):
         self.link.max_message_size = self.server.max_message_size(self.entity)
 
     def take(self, data: bytes, batched: bool) -> bool:
-        self.server.fate("send", throttled=True)
+        self.server.refuse_if_told("send", throttled=True)
         if len(data) > self.server.max_message_size(self.entity):
             text = f"The received message (size: {len(data)} bytes) exceeds the limit currently allowed on the link."
             raise Refusal("amqp:link:message-size-exceeded", text)
@@ -179,7 +179,7 @@ class Sends(Inbound):
 
 
 class Receives(AnyLink):
-    """A client's receiver: what it gets and how it settles."""
+    """A client's receiver."""
 
     box: Box | None = None
 
@@ -190,10 +190,10 @@ class Receives(AnyLink):
         self.deletes = link.remote_snd_settle_mode == link.SND_SETTLED
 
     def granted(self, box: Box) -> None:
-        """A session came for a waiting link; see the class for sessions."""
+        """Handle that a waiting link got its session; see `SessionReceives`."""
 
     def lost(self) -> None:
-        """A session's lock expired; see the class for sessions."""
+        """Handle that the session's lock expired; see `SessionReceives`."""
 
     def wake(self) -> None:
         self.server.wake(self)
@@ -202,7 +202,7 @@ class Receives(AnyLink):
         self.send()
 
     def send(self) -> None:
-        """Send what is there within the credit, and give back what is left of it when the client drains."""
+        """Send messages within the credit; give the rest of the credit back if the client drains."""
         box, impl = self.box, self.impl
         if box is None or self.peer.links.get(impl) is not self:
             return
@@ -239,7 +239,7 @@ class Receives(AnyLink):
         token = bytes(ffi.buffer(raw.start, raw.size))
         server = self.server
         try:
-            server.fate("disposition")
+            server.refuse_if_told("disposition")
             self._apply(token, state, delivery)
         except Refusal as refusal:
             if not settled:
@@ -253,7 +253,7 @@ class Receives(AnyLink):
                 lib.pn_disposition_set_failed(local, lib.pn_disposition_is_failed(remote))
                 lib.pn_disposition_set_undeliverable(local, lib.pn_disposition_is_undeliverable(remote))
             settle(delivery, state)
-        # Who settles frees no credit: only a flow gives more.
+        # A settlement frees no credit; only a flow frame does.
 
     def _apply(self, token: bytes, state: int, delivery: Any) -> None:
         queue = self.queue
@@ -271,13 +271,13 @@ class Receives(AnyLink):
             info = dict(condition.info or {}) if condition is not None else {}
             reason = info.pop("DeadLetterReason", None)
             description = info.pop("DeadLetterErrorDescription", None)
-            queue.bury(token, reason, description, encoded(info))
+            queue.dead_letter_message(token, reason, description, encoded(info))
         else:
             queue.abandon(token, failed=False)
 
 
 def encoded(values: Any) -> dict[str, bytes]:
-    """Return the values of a map as AMQP bytes."""
+    """Return the values of a map, encoded as AMQP."""
     found = {}
     for name, value in (values or {}).items():
         data = Data()
@@ -295,21 +295,21 @@ class PlainReceives(Receives):
         self.box.consumers[self] = None
 
     def gone(self) -> None:
-        # The locks of its messages live on, until they expire.
+        # Its messages stay locked until their locks expire.
         if self.box is not None:
             self.box.consumers.pop(self, None)
             self.box = None
 
 
 class SessionReceives(Receives):
-    """A receiver of one session, which it may still be waiting for."""
+    """A receiver of one session, or one that waits for a session."""
 
     def __init__(self, peer: Peer, impl: Any, link: Any, path: str, queue: Queue) -> None:
         super().__init__(peer, impl, link, path, queue)
-        self._patience: Any = None
+        self._wait_timer: Any = None
 
-    def seek(self, session_id: str | None, patience: float) -> None:
-        """Answer with the session that is asked for, or wait for any."""
+    def seek(self, session_id: str | None, seconds: float) -> None:
+        """Lock the named session, or wait for the next available one."""
         if session_id is not None:
             self.granted(self.queue.accept(session_id, self))
             return
@@ -317,12 +317,12 @@ class SessionReceives(Receives):
         if box is not None:
             self.granted(box)
         else:
-            self._patience = self.peer.loop.after(patience, self._out_of_patience)
+            self._wait_timer = self.peer.loop.after(seconds, self._waited_too_long)
 
     def granted(self, box: Box) -> None:
         self.box = box
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
         self.open()
 
     def describe(self) -> None:
@@ -332,7 +332,7 @@ class SessionReceives(Receives):
         filters.put_object({SESSION_FILTER: self.box.name})
         self.link.properties = {LOCKED_UNTIL: ticks(self.box.locked_until)}
 
-    def _out_of_patience(self) -> None:
+    def _waited_too_long(self) -> None:
         self.queue.waiting.pop(self, None)
         text = "The operation did not complete within the allotted timeout: no session was available."
         self.refuse(Refusal("com.microsoft:timeout", text, 408))
@@ -344,8 +344,8 @@ class SessionReceives(Receives):
 
     def gone(self) -> None:
         self.queue.waiting.pop(self, None)
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
         box, self.box = self.box, None
         if box is not None and box.holder is self:
             self.queue.release(box)

@@ -1,4 +1,4 @@
-"""The one thread of a stand-in: sockets, timers, and calls from other threads."""
+"""The one thread of a stand-in. It handles sockets, timers, and calls from other threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class Timer:
-    """A call to come, which can be cancelled."""
+    """A call that is due later and can be cancelled."""
 
     __slots__ = ("args", "call")
 
@@ -30,7 +30,7 @@ class Timer:
 
 
 class Loop:
-    """Runs until `stop`; `after_each` is called at the end of each round."""
+    """Runs until `stop`, and calls `after_each` at the end of each round."""
 
     def __init__(self, after_each: Callable[[], None]) -> None:
         self._after_each = after_each
@@ -44,7 +44,7 @@ class Loop:
         self.selector.register(self._woken, selectors.EVENT_READ, self._drain)
         self._thread: threading.Thread | None = None
         self._stopping = False
-        #: What the stand-in's own code raised, which is always a mistake in it.
+        #: Errors of the stand-in's own code. Each is a bug of the stand-in and fails the test.
         self.errors: list[Exception] = []
 
     @staticmethod
@@ -52,13 +52,13 @@ class Loop:
         return time.time()
 
     def after(self, seconds: float, call: Callable[..., object], *args: Any) -> Timer:
-        """Have something called in so many seconds; only from the loop's own thread."""
+        """Call something in so many seconds. Only the loop's thread may use this."""
         timer = Timer(call, args)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), timer))
         return timer
 
     def call(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Call in the loop's thread and return what comes of it, from any thread; directly while the loop does not run."""
+        """Call something in the loop's thread and return the result. Any thread may use this, also before `start`."""
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return call(*args)
@@ -90,7 +90,7 @@ class Loop:
         while not self._stopping:
             try:
                 self._round()
-            except Exception as error:  # noqa: PERF203 - it goes on with the next round.
+            except Exception as error:  # noqa: PERF203 - the loop continues with the next round
                 traceback.print_exc()
                 self.errors.append(error)
 
@@ -107,7 +107,7 @@ class Loop:
             future, call, args = calls.popleft()
             try:
                 result = call(*args)
-                # What a call did is on its way to the clients before it returns.
+                # Send the effects of the call to the clients before it returns.
                 self._after_each()
             except BaseException as error:
                 future.set_exception(error)

@@ -1,4 +1,4 @@
-"""The operations of `$management`, by the names that Azure gives them."""
+"""The operations of `$management`, under Azure's names. `requests` calls `perform`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_DATE = 253402300800000
 
 
 class _Call:
-    """One request."""
+    """One request and where it came from."""
 
     def __init__(self, server: StandIn, queue: Queue | str, peer: Peer, asked: dict[str, Any]) -> None:
         self.server, self.entity, self.peer, self.asked = server, queue, peer, asked
@@ -36,7 +36,11 @@ class _Call:
         return self.entity
 
     def session(self) -> Box:
-        """Return the session that is named, which this connection must hold."""
+        """Return the named session.
+
+        Raises:
+            Refusal: This connection does not hold the session.
+        """
         box = self.queue.boxes.get(self.asked.get("session-id"))
         if box is None or box.holder is None or getattr(box.holder, "peer", None) is not self.peer:
             text = "The session lock has expired on the session. Accept a new session."
@@ -125,7 +129,7 @@ def _update_disposition(call: _Call) -> Answer:
         elif status == "defered":
             queue.defer(token, changes)
         elif status == "suspended":
-            queue.bury(token, asked.get("deadletter-reason"), asked.get("deadletter-description"), changes)
+            queue.dead_letter_message(token, asked.get("deadletter-reason"), asked.get("deadletter-description"), changes)
         else:
             raise Refusal("com.microsoft:argument-error", f"Unknown disposition status {status}.")
     return 200, None
@@ -173,7 +177,11 @@ _OPERATIONS: dict[str, Callable[[_Call], Answer]] = {
 
 
 def perform(server: StandIn, queue: Queue | str, peer: Peer, operation: str, body: Any) -> Answer:
-    """Return status code and body of what a request comes to."""
+    """Perform a request; return the status code and body of its response.
+
+    Raises:
+        Refusal: The operation is unknown, malformed or refused.
+    """
     if operation not in _OPERATIONS:
         raise Refusal("amqp:not-implemented", f"The operation {operation} is not supported.", 501)
     try:

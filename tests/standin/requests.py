@@ -1,4 +1,4 @@
-"""Requests and their responses: `$cbs`, where tokens are put, and `$management` of the entities."""
+"""Requests and responses of `$cbs`, which takes tokens, and of the entities' `$management`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TAGS = count(1)
 
 
 class Responses(AnyLink):
-    """The link by which a client gets responses."""
+    """The link by which a client receives responses."""
 
     def __init__(self, peer: Peer, impl: Any, link: Any, node: str) -> None:
         super().__init__(peer, impl, link)
@@ -46,7 +46,7 @@ class Responses(AnyLink):
 
 
 class Requests(Inbound):
-    """The link by which a client sends requests."""
+    """The link by which a client sends requests. Subclasses perform them."""
 
     def __init__(self, peer: Peer, impl: Any, link: Any, node: str) -> None:
         super().__init__(peer, impl, link)
@@ -67,11 +67,11 @@ class Requests(Inbound):
         return True
 
     def act(self, operation: str, request: Message) -> tuple[dict[str, Any], Any]:
-        """Do what is asked; return application properties and body of the response."""
+        """Perform a request; return the application properties and the body of the response."""
         raise NotImplementedError
 
     def _responses(self, reply_to: str | None) -> Responses | None:
-        """Return the link to answer on: the one that the request names or, as clients are lax, its like beside it."""
+        """Return the link for the response: the one that the request names, or else one of the same node and session."""
         found = None
         for impl, link in self.peer.links.items():
             if isinstance(link, Responses) and link.node == self.node:
@@ -83,12 +83,12 @@ class Requests(Inbound):
 
 
 class TokenRequests(Requests):
-    """Where tokens are put."""
+    """The node `$cbs`, which takes tokens."""
 
     def act(self, operation: str, request: Message) -> tuple[dict[str, Any], Any]:
         asked = request.properties or {}
         try:
-            self.server.fate("put-token")
+            self.server.refuse_if_told("put-token")
             if operation != "put-token":
                 raise InvalidTokenError(f"The operation {operation} is not supported.")
             expires = asked.get("expiration")
@@ -107,7 +107,7 @@ class TokenRequests(Requests):
 
 
 class ManagementRequests(Requests):
-    """An entity's `$management`."""
+    """The node `$management` of an entity."""
 
     rights = ("Listen", "Send")
 
@@ -118,7 +118,7 @@ class ManagementRequests(Requests):
 
     def act(self, operation: str, request: Message) -> tuple[dict[str, Any], Any]:
         try:
-            self.server.fate(operation, throttled=True)
+            self.server.refuse_if_told(operation, throttled=True)
             status, body = management.perform(self.server, self.queue, self.peer, operation, request.body)
         except Refusal as refusal:
             answer = {"statusCode": int32(refusal.status), "statusDescription": refusal.description}

@@ -1,4 +1,4 @@
-"""Whether the stand-in can run here: python-qpid-proton comes as source, and needs a C compiler."""
+"""A check for the stand-in's dependency: python-qpid-proton is built from source and needs a C compiler."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 if TYPE_CHECKING:
     from tests.standin.server import StandIn
 
-#: Set where the tests on the stand-in must run: there, a missing package fails them.
+#: The environment variable that makes a missing package a failure. CI sets it.
 REQUIRED = "AZSESSION_REQUIRE_STANDIN"
 
 
 def require_standin() -> type[StandIn]:
-    """Return the class of the stand-in; skip where proton is missing, or fail where that is not allowed."""
+    """Return the class `StandIn`. Without proton, skip the test, or fail it if `REQUIRED` is set."""
     try:
         from tests.standin.server import StandIn
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The stand-in itself: it listens, holds the entities, and misbehaves on request."""
+"""The stand-in: it listens, holds the entities, and misbehaves when a test says so."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Entry = tuple[str | None, int, Any]
 
 
 class StandIn:
-    """An AMQP 1.0 stand-in for an Azure Service Bus namespace, on a free port of loopback while its `with` block runs.
+    """An AMQP 1.0 stand-in for an Azure Service Bus namespace. It listens on a free loopback port during its `with` block.
 
-    Every public method is thread-safe and has taken effect when it returns; none waits for a client.
+    Every public method is thread-safe, takes effect before it returns, and does not wait for clients.
 
     Args:
-        tls: Files of certificate and key, to serve TLS.
-        handle_max: The highest link handle of a session.
+        tls: The files of a certificate and its key, to serve TLS.
+        handle_max: The highest link handle of a channel.
         channel_max: The highest channel of a connection.
-        idle_timeout: After how many silent seconds a client is closed; half of it is advertised.
-        max_frame_size: In bytes.
+        idle_timeout: Seconds of silence after which a client is disconnected. Half of it is announced.
+        max_frame_size: The largest frame that the server accepts, in bytes.
     """
 
     def __init__(
@@ -88,25 +88,25 @@ class StandIn:
 
     @property
     def connection_string(self) -> str:
-        """What an SDK connects with."""
+        """The connection string with the key that has all rights."""
         return self.connection_string_of("RootManageSharedAccessKey")
 
     def connection_string_of(self, key_name: str) -> str:
-        """Return the connection string of one of `keys`."""
+        """Return the connection string with one of `keys`."""
         text = f"Endpoint=sb://127.0.0.1:{self.port};SharedAccessKeyName={key_name};SharedAccessKey={self.keys[key_name][0]}"
         return text if self._tls is not None else f"{text};UseDevelopmentEmulator=true"
 
     # Entities
 
     def create_queue(self, name: str, **options: Any) -> None:
-        """Create a queue; see `Options`."""
+        """Create a queue with the settings of `Options`."""
         self.loop.call(self._create_queue, name, Options(**options))
 
     def _create_queue(self, name: str, options: Options) -> None:
         self._queues[name.lower()] = Queue(name, options, self.loop)
 
     def create_subscription(self, topic: str, name: str, **options: Any) -> None:
-        """Create a subscription, and its topic where there is none; its entity is `topic/subscriptions/name`."""
+        """Create a subscription and, if needed, its topic. Its entity name is `topic/subscriptions/name`."""
         self.loop.call(self._create_subscription, topic, name, Options(**options))
 
     def _create_subscription(self, topic: str, name: str, options: Options) -> None:
@@ -120,7 +120,11 @@ class StandIn:
         return queue if queue is None or base == path else queue.dead_letter
 
     def receivable(self, path: str) -> Queue:
-        """Return the queue or subscription, or refuse."""
+        """Return the queue or subscription at a path.
+
+        Raises:
+            Refusal: It does not exist, is disabled, or is a topic.
+        """
         queue = self._find(path)
         if queue is None:
             if path in self._topics:
@@ -131,7 +135,11 @@ class StandIn:
         return queue
 
     def sendable(self, path: str) -> list[Queue]:
-        """Return the queues that a message to this entity goes to, or refuse."""
+        """Return the queues that get the messages of an entity.
+
+        Raises:
+            Refusal: It does not exist, is disabled, or takes no messages.
+        """
         queues = self._topics.get(path)
         if queues is None:
             queues = [self.receivable(path)]
@@ -143,14 +151,14 @@ class StandIn:
         return queues
 
     def manageable(self, path: str) -> Queue | str:
-        """Return the queue or, of a topic, its path."""
+        """Return the queue or, for a topic, the path."""
         return path if path in self._topics else self.receivable(path)
 
     def max_message_size(self, path: str) -> int:
         return min(queue.options.max_message_size for queue in self.sendable(path))
 
     def enqueue(self, path: str, contents: list[Content]) -> list[int]:
-        """Take all messages or none; return the sequence numbers."""
+        """Add all messages or none to an entity; return their sequence numbers."""
         queues = self.sendable(path.lower())
         for queue in queues:
             for content in contents:
@@ -159,30 +167,30 @@ class StandIn:
         return [of_each[0] for of_each in numbers]
 
     def put(self, entity: str, encoded: list[bytes]) -> list[int]:
-        """Put encoded messages into an entity, as if they had been sent; return their sequence numbers."""
+        """Add encoded messages to an entity as if a client had sent them; return their sequence numbers."""
         return self.loop.call(lambda: self.enqueue(path_of(entity), [parse(each) for each in encoded]))
 
     # Looking inside
 
     def counts(self, entity: str) -> Counts:
-        """Return how many messages an entity has, by state."""
+        """Return the numbers of an entity's messages by state."""
         return self.loop.call(lambda: self._queue(entity).counts())
 
     def completed(self, entity: str) -> list[Entry]:
-        """Return session id, sequence number and message id of what was completed, in that order."""
+        """Return session id, sequence number and message id of the completed messages, in order."""
         return self.loop.call(lambda: list(self._queue(entity).completed))
 
     def accepted(self, entity: str) -> list[Entry]:
-        """Return session id, sequence number and message id of what was sent, in that order."""
+        """Return session id, sequence number and message id of the accepted messages, in order."""
         return self.loop.call(lambda: list(self._queue(entity).accepted))
 
     def locked_sessions(self, entity: str) -> set[str]:
-        """Return the sessions that a link holds."""
+        """Return the ids of the locked sessions."""
         boxes = self._queue(entity).boxes
         return self.loop.call(lambda: {box.name for box in boxes.values() if box.holder is not None})
 
     def links(self) -> int:
-        """Return how many links clients have, those of `$cbs` and `$management` among them."""
+        """Return how many links there are, including those of `$cbs` and `$management`."""
         return self.loop.call(lambda: sum(len(peer.links) for peer in self.peers))
 
     def connections(self) -> int:
@@ -204,7 +212,7 @@ class StandIn:
         condition: str = "amqp:link:detach-forced",
         description: str = "The link was detached by the server.",
     ) -> int:
-        """Detach links of entities, all or those of an entity or session; return how many."""
+        """Detach the links to entities, or only those of one entity or session; return how many."""
         return self.loop.call(self._detach_links, entity and path_of(entity), session_id, condition, description)
 
     def _detach_links(self, path: str | None, session_id: str | None, condition: str, description: str) -> int:
@@ -221,7 +229,7 @@ class StandIn:
         return len(found)
 
     def drop_connections(self, *, polite: bool = False) -> int:
-        """Close all sockets or, politely, all connections by AMQP; return how many."""
+        """Close all sockets, with `polite` after an AMQP close frame; return how many."""
         return self.loop.call(self._drop_connections, polite)
 
     def _drop_connections(self, polite: bool) -> int:
@@ -234,7 +242,7 @@ class StandIn:
         return len(peers)
 
     def expire_session_lock(self, entity: str, session_id: str) -> None:
-        """Have a session's lock expire now."""
+        """Let the lock of a session expire now."""
         self.loop.call(self._expire_session_lock, entity, session_id)
 
     def _expire_session_lock(self, entity: str, session_id: str) -> None:
@@ -245,7 +253,7 @@ class StandIn:
         queue.expire_session(box)
 
     def delay(self, seconds: float) -> None:
-        """Hold all that is sent for so long; 0 ends it, and sends what was held."""
+        """Delay all output by so many seconds. 0 ends the delay and sends delayed output."""
         self.loop.call(self._delay, seconds)
 
     def _delay(self, seconds: float) -> None:
@@ -257,20 +265,20 @@ class StandIn:
                 peer.hurry()
 
     def throttle(self, n: int) -> None:
-        """Refuse the next n attaches, sends and management operations as too many."""
+        """Refuse the next n attaches, sends and management operations as throttled."""
         self.loop.call(setattr, self, "_throttled", n)
 
     def refuse(self, operation: str, condition: str, n: int = 1, description: str = "Refused by the test.") -> None:
-        """Refuse the next n operations of a kind: `attach`, `send`, `disposition`, `put-token`, `renew-session-lock` ..."""
+        """Refuse the next n operations of a kind, for example `attach`, `send`, `disposition` or `renew-session-lock`."""
         refusal = Refusal(condition, description, _STATUS.get(condition, 400))
         self.loop.call(lambda: self._refusals.setdefault(operation, deque()).extend([refusal] * n))
 
     def swallow(self, operation: str, n: int = 1) -> None:
-        """Act on the next n operations of a kind, and never answer them."""
+        """Perform the next n operations of a kind without an answer."""
         self.loop.call(lambda: self._swallows.update({operation: n}))
 
     def expire_tokens(self) -> None:
-        """Have all tokens that were put be over."""
+        """Let all tokens expire now."""
         self.loop.call(self._expire_tokens)
 
     def _expire_tokens(self) -> None:
@@ -279,7 +287,7 @@ class StandIn:
             peer.check_tokens()
 
     def disable(self, entity: str) -> None:
-        """Disable an entity: its links are detached, and no other attaches."""
+        """Disable an entity: detach its links and refuse new ones."""
         self.loop.call(self._disable, entity)
 
     def _disable(self, entity: str) -> None:
@@ -290,13 +298,17 @@ class StandIn:
         )
 
     def enable(self, entity: str) -> None:
-        """Enable it again."""
+        """Enable a disabled entity."""
         self.loop.call(setattr, self._queue(entity), "disabled", False)
 
     # For the connections
 
-    def fate(self, operation: str, *, throttled: bool = False) -> None:
-        """Refuse the operation if it is to be."""
+    def refuse_if_told(self, operation: str, *, throttled: bool = False) -> None:
+        """Refuse an operation if the test said so.
+
+        Raises:
+            Refusal: `refuse` or `throttle` applies.
+        """
         refusals = self._refusals.get(operation)
         if refusals:
             raise refusals.popleft()
@@ -306,18 +318,18 @@ class StandIn:
             raise Refusal("com.microsoft:server-busy", text, 503)
 
     def swallowed(self, operation: str) -> bool:
-        """Return whether the operation's answer gets lost."""
+        """Return whether to leave out the answer of an operation: see `swallow`."""
         if not self._swallows or not self._swallows[operation]:
             return False
         self._swallows[operation] -= 1
         return True
 
     def dirty(self, peer: Peer) -> None:
-        """Note that a connection may have something to send."""
+        """Flush a connection at the end of the round."""
         self._dirty.add(peer)
 
     def wake(self, link: Receives) -> None:
-        """Note that a link may have messages to send."""
+        """Let a link send messages at the end of the round."""
         self._woken[link] = None
 
     def _accept(self, _mask: int) -> None:

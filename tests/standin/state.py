@@ -1,6 +1,6 @@
-"""What a namespace holds: queues, their sessions and messages, and who has locked which. There is no AMQP here.
+"""The state of a namespace without AMQP: queues, their sessions and messages, and the locks on them.
 
-Nothing here is thread-safe, and nothing blocks: the stand-in's one thread calls it. Holders are the links that receive.
+Nothing here blocks or is thread-safe: only the stand-in's thread uses it. Holders are the links that receive.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.standin.wire import Content, string
 
 
 class Refusal(Exception):
-    """Something that is not done, with Azure's condition and the status code of a management response."""
+    """An operation is refused, with Azure's error condition and the status code of a management response."""
 
     def __init__(self, condition: str, description: str, status: int = 400) -> None:
         super().__init__(description)
@@ -33,17 +33,17 @@ class Holder(Protocol):
     """A link that receives from one box."""
 
     def granted(self, box: Box) -> None:
-        """It had waited for a session, and has this one now."""
+        """Handle that the waiting link got this session."""
 
     def wake(self) -> None:
-        """There may be messages for it."""
+        """Handle that there may be messages to send."""
 
     def lost(self) -> None:
-        """The lock of its session expired."""
+        """Handle that the lock of the session expired."""
 
 
 class Queue:
-    """A queue, a subscription, or a dead-letter queue (`dead_letter` is `None` there)."""
+    """A queue, a subscription, or a dead-letter queue, whose `dead_letter` is `None`."""
 
     def __init__(self, name: str, options: Options, clock: Clock, *, dead_letter_of: Queue | None = None) -> None:
         self.name, self.options, self.clock = name, options, clock
@@ -53,7 +53,7 @@ class Queue:
         self.locked: dict[bytes, Message] = {}
         self.numbers = count(1)
         self.deferred = self.scheduled = 0
-        #: Sessions that have messages and no holder, the longest available first; and links that wait for such a one.
+        #: Available sessions (with messages, without a holder), the oldest first, and the links that wait for one.
         self.available: OrderedDict[str | None, Box] = OrderedDict()
         self.waiting: OrderedDict[Holder, None] = OrderedDict()
         self.completed: list[tuple[str | None, int, Any]] = []
@@ -63,10 +63,14 @@ class Queue:
         if dead_letter_of is None:
             self.dead_letter = Queue(f"{name}/$DeadLetterQueue", options, clock, dead_letter_of=self)
 
-    # In
+    # Enqueueing
 
     def check(self, content: Content) -> None:
-        """Refuse what cannot be enqueued."""
+        """Check a message before `enqueue`.
+
+        Raises:
+            Refusal: The queue does not accept the message.
+        """
         if self.dead_letter is None:
             raise Refusal("amqp:not-allowed", "Messages cannot be sent to a dead-letter queue.")
         if self.disabled:
@@ -75,10 +79,13 @@ class Queue:
             raise Refusal("amqp:link:message-size-exceeded", "The message is larger than the allowed size.")
         if self.sessions and not content.session_id:
             text = "The SessionId was not set on a message, and it cannot be sent to the entity."
-            raise Refusal("amqp:not-allowed", f"{text} Entities that have session support enabled can only receive such.")
+            raise Refusal(
+                "amqp:not-allowed",
+                f"{text} Entities that have session support enabled can only receive messages with a session id.",
+            )
 
     def enqueue(self, content: Content, number: int | None = None) -> int:
-        """Take a message that was checked, now or at its scheduled time; return its sequence number."""
+        """Add a checked message, now or at its scheduled time; return its sequence number."""
         now = self.clock.now()
         number = number or next(self.numbers)
         name = content.session_id if self.sessions else None
@@ -107,7 +114,7 @@ class Queue:
         self.order.remove(message.number)
         message.box.order.remove(message.number)
         self.scheduled -= 1
-        # By Azure's rules, a scheduled message gets another sequence number when its time has come.
+        # As on Azure, a scheduled message gets a new sequence number when its time has come.
         now = self.clock.now()
         self._add(
             Message(message.content, next(self.numbers), int(now * 1000), message.box, self._expiry(message.content, now))
@@ -130,7 +137,7 @@ class Queue:
         self._place(message)
 
     def plain_box(self) -> Box:
-        """Return the one box of a queue without sessions."""
+        """Return the only box of a queue without sessions."""
         return self._box(None)
 
     def _box(self, name: str | None) -> Box:
@@ -140,7 +147,7 @@ class Queue:
         return box
 
     def _place(self, message: Message) -> None:
-        """Put an active message at its place, and tell who may want it."""
+        """Make an active message available in its order, and wake the links that may want it."""
         box = message.box
         heappush(box.ready, message.number)
         box.available += 1
@@ -163,7 +170,11 @@ class Queue:
     # Sessions
 
     def accept(self, session_id: str, holder: Holder) -> Box:
-        """Lock a named session, which needs to have no message."""
+        """Lock a named session, which may have no messages.
+
+        Raises:
+            Refusal: Another holder has the session.
+        """
         box = self._box(session_id)
         if box.holder is not None:
             text = f"The requested session '{session_id}' cannot be accepted. It may be locked by another receiver."
@@ -173,7 +184,7 @@ class Queue:
         return box
 
     def accept_next(self, holder: Holder) -> Box | None:
-        """Lock the session that has been available for longest; `None` has the holder wait."""
+        """Lock the session that has been available longest. Without one, return `None` and let the holder wait."""
         if not self.available:
             self.waiting[holder] = None
             return None
@@ -200,17 +211,17 @@ class Queue:
         self.expire_session(box)
 
     def expire_session(self, box: Box) -> None:
-        """End a session's lock: its holder is told, and the deliveries count as failed."""
+        """End a session's lock, tell its holder, and count its deliveries as failed."""
         holder = box.holder
         self.release(box, failed=True)
         holder.lost()
 
     def release(self, box: Box, *, failed: bool = False) -> None:
-        """Unlock a session or, of a queue without sessions, nothing: its messages go back to their places."""
+        """Unlock a session, if the queue has sessions, and return its messages in their order."""
         if self.sessions:
             if box.lock_timer is not None:
                 box.lock_timer.cancel()
-            # Messages that go back while the session has a holder would be handed to it.
+            # Without this, returned messages would wake the old holder.
             box.holder = _NOBODY
         for message in list(box.locked.values()):
             self._back(message, failed=failed)
@@ -223,10 +234,10 @@ class Queue:
         if box.holder is None and box.state is None and not box.order.messages and not box.consumers:
             self.boxes.pop(box.name, None)
 
-    # Out
+    # Receiving
 
     def take(self, box: Box, holder: Holder) -> Message | None:
-        """Lock the next message of a box."""
+        """Lock and return the next message of a box."""
         now = 0.0
         while box.ready:
             message = box.order.messages.get(heappop(box.ready))
@@ -293,13 +304,13 @@ class Queue:
         message.state = DEFERRED
         self._back(message, failed=False)
 
-    def bury(
+    def dead_letter_message(
         self, token: bytes, reason: str | None, description: str | None, changes: dict[str, bytes] | None = None
     ) -> None:
-        """Dead-letter a message; one that is a dead letter already goes."""
-        self._bury(self.find(token), reason, description, changes)
+        """Dead-letter a message; in a dead-letter queue, remove it."""
+        self._dead_letter_message(self.find(token), reason, description, changes)
 
-    def _bury(
+    def _dead_letter_message(
         self, message: Message, reason: str | None, description: str | None, changes: dict[str, bytes] | None = None
     ) -> None:
         self._end(message)
@@ -317,12 +328,12 @@ class Queue:
         )
 
     def _back(self, message: Message, *, failed: bool) -> None:
-        """Unlock a message and put it back to its place, or among the dead when it failed too often."""
+        """Unlock a message and return it in its order, or dead-letter it if it failed too often."""
         if failed:
             message.deliveries += 1
             if message.deliveries >= self.options.max_delivery_count and self.dead_letter is not None:
                 text = f"Message could not be consumed after {message.deliveries} delivery attempts."
-                self._bury(message, "MaxDeliveryCountExceeded", text)
+                self._dead_letter_message(message, "MaxDeliveryCountExceeded", text)
                 return
         self._unlock(message)
         if message.expires is not None and message.expires <= self.clock.now():
@@ -338,7 +349,7 @@ class Queue:
 
     def _end(self, message: Message, *, expired: bool = False) -> None:
         if expired and self.options.dead_letter_on_expiration and self.dead_letter is not None:
-            self._bury(message, "TTLExpiredException", "The message expired and was dead lettered.")
+            self._dead_letter_message(message, "TTLExpiredException", "The message expired and was dead lettered.")
             return
         self._unlock(message)
         if message.timer is not None:
@@ -357,7 +368,7 @@ class Queue:
                     self.available.pop(message.box.name, None)
             self._end(message, expired=True)
 
-    # Looking
+    # Browsing
 
     def counts(self) -> Counts:
         dead = len(self.dead_letter.order.messages) if self.dead_letter is not None else 0
@@ -365,7 +376,7 @@ class Queue:
         return Counts(active, dead, self.deferred, self.scheduled, len(self.locked))
 
     def session_ids(self, updated_since: float | None) -> list[str]:
-        """Return the sessions that have messages or a state or, with a time, those whose state was set after it."""
+        """Return the ids of sessions with messages or state or, with a time, of those whose state was set after it."""
         if updated_since is not None:
             names = [name for name, box in self.boxes.items() if box.state is not None and box.state_set > updated_since]
         else:
@@ -375,7 +386,7 @@ class Queue:
 
 class _Nobody:
     def wake(self) -> None:
-        """Nobody is woken."""
+        """Do nothing."""
 
 
 _NOBODY = _Nobody()

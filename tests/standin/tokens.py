@@ -1,4 +1,4 @@
-"""What a put-token is worth: Azure's shared access signatures, and a JWT's stand-in."""
+"""The check of tokens that clients put: Azure's shared access signatures, and a substitute for JWTs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Keys = Mapping[str, tuple[str, Set[str]]]
 
 
 class InvalidTokenError(Exception):
-    """A token that is not taken, and why."""
+    """A token is refused; the text says why."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What a token allows until when (seconds since the epoch) on a path and all below it."""
+    """The rights that a token gives on a path and all paths below it, until `expires` (seconds since 1970)."""
 
     path: str
     rights: Set[str]
@@ -35,8 +35,12 @@ def path_of(audience: str) -> str:
 
 
 def verify(token: str, kind: str, audience: str, keys: Keys, expires: float | None) -> Grant:
-    """Return what the token allows for the audience."""
-    # The official SDK puts its signatures as "jwt", too: what the token is shows from the token.
+    """Return the rights of a token for an audience.
+
+    Raises:
+        InvalidTokenError: The token is malformed, expired, wrongly signed or for another audience.
+    """
+    # The official SDK also puts signatures as "jwt", so the token itself decides.
     if kind == JWT and not token.startswith("SharedAccessSignature "):
         if not token.startswith("good"):
             raise InvalidTokenError("InvalidSignature: The token has an invalid signature.")
@@ -45,7 +49,7 @@ def verify(token: str, kind: str, audience: str, keys: Keys, expires: float | No
         raise InvalidTokenError(f"Unsupported token type {kind}.")
     if not token.startswith("SharedAccessSignature "):
         raise InvalidTokenError("MalformedToken: The token is malformed.")
-    # A plus sign of an unquoted signature must not become a space.
+    # Keep the plus signs of a signature that is not quoted: parse_qs would make them spaces.
     parts = {name: values[0] for name, values in parse_qs(token.split(" ", 1)[1].replace("+", "%2B")).items()}
     raw = dict(part.partition("=")[::2] for part in token.split(" ", 1)[1].split("&"))
     try:

@@ -1,4 +1,4 @@
-"""The bytes of AMQP that proton does not show or would not keep as they came: messages, frame headers, SASL."""
+"""The AMQP bytes that proton hides or would change: messages, frame headers and SASL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 HEADER, DELIVERY_ANNOTATIONS, ANNOTATIONS, PROPERTIES, APPLICATION_PROPERTIES, DATA = 0x70, 0x71, 0x72, 0x73, 0x74, 0x75
 NULL = b"\x40"
-#: Annotations that are the broker's, whatever a sender says.
+#: Annotations that only the broker sets; a sender's values are dropped.
 OWNED = {
     "x-opt-sequence-number",
     "x-opt-enqueued-time",
@@ -28,7 +28,7 @@ _NUMBERS = {
 
 
 def skip(data: bytes, at: int) -> int:
-    """Return where the value that begins at `at` ends."""
+    """Return the end of the value that begins at `at`."""
     code = data[at]
     if code == 0:
         return skip(data, skip(data, at + 1))
@@ -41,7 +41,7 @@ def skip(data: bytes, at: int) -> int:
 
 
 def scalar(data: bytes, at: int) -> Any:
-    """Return the value at `at`, where it is no compound."""
+    """Return the value at `at`, which must not be a list, map or array."""
     code = data[at]
     if code in (0x40, 0x41, 0x42):
         return {0x40: None, 0x41: True, 0x42: False}[code]
@@ -57,7 +57,7 @@ def scalar(data: bytes, at: int) -> Any:
 
 
 def items(data: bytes, at: int) -> list[tuple[int, int]]:
-    """Return where the items of the list or map at `at` begin and end."""
+    """Return the begin and end of each item of the list or map at `at`."""
     code = data[at]
     if code == 0x45:
         return []
@@ -74,7 +74,7 @@ def items(data: bytes, at: int) -> list[tuple[int, int]]:
 
 
 def sections(data: bytes) -> list[tuple[int, int, int, int]]:
-    """Return code, start, start of the value, and end of each section of an encoded message."""
+    """Return the code, begin, begin of the value, and end of each section of an encoded message."""
     found, at = [], 0
     while at < len(data):
         value = skip(data, at + 1)
@@ -111,13 +111,13 @@ _SOURCE = symbol("x-opt-deadletter-source")
 
 @dataclass(slots=True)
 class Content:
-    """A message as it was sent, in pieces that are never decoded again: what it says itself comes back bit for bit."""
+    """A message as it was sent, in encoded pieces, so that its own parts are delivered bit for bit."""
 
     header: tuple[bytes, bytes, bytes]
     annotations: list[bytes]
     properties: bytes
     application: list[bytes]
-    #: The application properties as they came, while nothing changed them.
+    #: The section of application properties as it was sent, `None` after a change.
     application_section: bytes | None
     body: bytes
     message_id: Any = None
@@ -128,7 +128,7 @@ class Content:
     size: int = 0
 
     def with_application(self, added: dict[str, bytes]) -> Content:
-        """Return the content with application properties of these encoded values set."""
+        """Return the content with these application properties, whose values are encoded, set."""
         changed = {scalar(pair, 0): pair for pair in self.application}
         changed.update({name: string(name) + value for name, value in added.items()})
         pieces = {name: getattr(self, name) for name in self.__slots__}
@@ -145,7 +145,7 @@ class Content:
         enqueue_number: int | None = None,
         source: str | None = None,
     ) -> bytes:
-        """Return the message as a receiver gets it."""
+        """Return the encoded message for a receiver."""
         fields = b"".join((*self.header, NULL, b"\x43" if not deliveries else b"\x70" + struct.pack(">I", deliveries)))
         pairs = [*self.annotations, _SEQUENCE_NUMBER, long(number), _ENQUEUED, timestamp(enqueued)]
         pairs += _ENQUEUE_NUMBER, long(number if enqueue_number is None else enqueue_number)
@@ -156,7 +156,7 @@ class Content:
         if source is not None:
             pairs += _SOURCE, string(source)
         annotated = b"".join(pairs)
-        # Annotations of the sender's are whole pairs, the others are keys and values.
+        # The sender's annotations are whole pairs; the others are keys and values.
         count = len(pairs) + len(self.annotations)
         application = self.application_section
         if application is None:
@@ -209,7 +209,7 @@ def parse(data: bytes) -> Content:
 
 
 def parse_batch(data: bytes) -> list[Content]:
-    """Return what is in a message of format 0x80013700: each data section is an encoded message."""
+    """Return the messages in a batch (format 0x80013700), in which each data section is an encoded message."""
     return [parse(scalar(data, value)) for code, _, value, _ in sections(data) if code == DATA]
 
 
@@ -223,14 +223,14 @@ BATCHED = 0x80013700
 
 
 class FrameWatch:
-    """Sees the frames of a client go by, for what proton does not tell: handles and message formats."""
+    """Reads the frames of a client for details that proton hides: link handles and message formats."""
 
     def __init__(self, log: Counter[str]) -> None:
         self._log = log
         self._rest = b""
         self._names: dict[tuple[int, int], str] = {}
         self.highest_handle = -1
-        #: Link name and delivery tag of the batches that have not been read yet.
+        #: The link name and delivery tag of batches that are not read yet.
         self.batches: set[tuple[str, bytes]] = set()
 
     def feed(self, data: bytes) -> None:
@@ -265,7 +265,7 @@ class FrameWatch:
 
 
 def with_handle_max(frames: bytes, handle_max: int) -> bytes:
-    """Return these whole frames, each begin among them with its handle-max, which proton leaves out."""
+    """Return whole frames with a handle-max in each begin, which proton leaves out."""
     out, at = [], 0
     while at < len(frames):
         if frames[at : at + 4] == b"AMQP":
@@ -286,7 +286,7 @@ def with_handle_max(frames: bytes, handle_max: int) -> bytes:
     return b"".join(out)
 
 
-# SASL, by hand because proton's offers only the mechanisms that it knows.
+# SASL is hand-written, because proton offers only the mechanisms that it knows.
 
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"
 AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
@@ -307,5 +307,5 @@ def sasl_outcome(code: int) -> bytes:
 
 
 def sasl_mechanism(frame: bytes) -> str:
-    """Return the mechanism that a sasl-init frame asks for."""
+    """Return the mechanism in a sasl-init frame."""
     return str(scalar(frame, items(frame, frame[4] * 4 + 3)[0][0]))
