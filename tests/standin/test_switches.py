@@ -1,4 +1,4 @@
-"""The stand-in misbehaves as told, and keeps to AMQP where the official SDK does not look: seen by proton's own client."""
+"""The stand-in misbehaves as a test says, and follows AMQP in details that the SDK does not check (seen by proton's client)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def namespace() -> Iterator[StandIn]:
 
 
 class Seek(ReceiverOption):
-    """Asks for a session, or the next available one, and says how long to wait for it."""
+    """Asks for a session, or for the next available one, with a timeout."""
 
     def __init__(self, session_id: str | None, milliseconds: int = 5000) -> None:
         self.session_id, self.milliseconds = session_id, milliseconds
@@ -58,7 +58,7 @@ class Seek(ReceiverOption):
 
 
 class Second(LinkOption):
-    """Wants to hear what became of its dispositions."""
+    """Asks for an answer to each disposition."""
 
     def apply(self, link: Any) -> None:
         link.rcv_settle_mode = link.RCV_SECOND
@@ -97,7 +97,7 @@ class Client:
         answer = self.ask(f"{entity}/$management", body, operation=f"com.microsoft:{operation}")
         body = answer.body
         if isinstance(body, dict):
-            # Binary values are the message's memory, which goes with it.
+            # A memoryview is only valid as long as the message.
             body = {name: bytes(value) if isinstance(value, memoryview) else value for name, value in body.items()}
         return answer.properties["statusCode"], answer.properties.get("errorCondition"), body
 
@@ -113,7 +113,7 @@ def connected(namespace: StandIn, **options: Any) -> Iterator[Client]:
         assert client.authorize() == 202
         yield client
     finally:
-        # It may be closed already: that is what some tests are about.
+        # Some tests have closed the connection.
         with suppress(ProtonException):
             client.connection.close()
 
@@ -122,7 +122,7 @@ def put(namespace: StandIn, *names: str) -> None:
     namespace.put("orders", [Message(body=name, id=name, group_id=name).encode() for name in names])
 
 
-def test_links_are_detached_with_the_condition_that_is_asked_for(namespace: StandIn) -> None:
+def test_links_are_detached_with_the_given_condition(namespace: StandIn) -> None:
     with connected(namespace) as client:
         receiver = client.session("a")
         assert namespace.detach_links("orders", "a", "com.microsoft:server-busy", "later") == 1
@@ -142,7 +142,7 @@ def test_dropped_connections_release_their_sessions_at_once(namespace: StandIn) 
             client.session("b")
 
 
-def test_connections_are_closed_politely(namespace: StandIn) -> None:
+def test_polite_drops_send_a_close_frame(namespace: StandIn) -> None:
     with connected(namespace) as client:
         receiver = client.session("a")
         namespace.drop_connections(polite=True)
@@ -151,7 +151,7 @@ def test_connections_are_closed_politely(namespace: StandIn) -> None:
     eventually(lambda: namespace.connections() == 0)
 
 
-def test_answers_are_delayed_and_come_when_the_delay_ends(namespace: StandIn) -> None:
+def test_delayed_answers_are_sent_when_the_delay_ends(namespace: StandIn) -> None:
     with connected(namespace, timeout=0.3) as client:
         namespace.delay(60)
         with pytest.raises(Timeout):
@@ -175,7 +175,7 @@ def test_the_next_operations_are_throttled(namespace: StandIn) -> None:
 
 
 @pytest.mark.parametrize("operation", ["get-session-state", "renew-session-lock"])
-def test_operations_are_refused(namespace: StandIn, operation: str) -> None:
+def test_the_next_operation_is_refused(namespace: StandIn, operation: str) -> None:
     with connected(namespace) as client:
         client.session("a")
         namespace.refuse(operation, "com.microsoft:server-busy")
@@ -184,7 +184,7 @@ def test_operations_are_refused(namespace: StandIn, operation: str) -> None:
         assert client.manage(operation, asked)[0] == 200
 
 
-def test_a_lost_answer_has_acted(namespace: StandIn) -> None:
+def test_a_swallowed_operation_takes_effect_without_an_answer(namespace: StandIn) -> None:
     with connected(namespace, timeout=0.3) as client:
         sender = client.connection.create_sender("orders")
         namespace.swallow("send")
@@ -197,7 +197,7 @@ def test_a_lost_answer_has_acted(namespace: StandIn) -> None:
         assert namespace.locked_sessions("orders") == {"s"}
 
 
-def test_expired_tokens_end_links_and_new_ones_allow_more(namespace: StandIn) -> None:
+def test_expired_tokens_end_links_and_a_new_token_allows_new_ones(namespace: StandIn) -> None:
     with connected(namespace) as client:
         receiver = client.session("a")
         namespace.expire_tokens()
@@ -209,7 +209,7 @@ def test_expired_tokens_end_links_and_new_ones_allow_more(namespace: StandIn) ->
         client.session("a")
 
 
-def test_a_token_that_is_not_renewed_ends_its_links(namespace: StandIn) -> None:
+def test_a_token_that_expires_ends_its_links(namespace: StandIn) -> None:
     with connected(namespace) as client:
         assert client.authorize(text=token(namespace, "orders", 1.9)) == 202
         receiver = client.session("a")
@@ -217,14 +217,14 @@ def test_a_token_that_is_not_renewed_ends_its_links(namespace: StandIn) -> None:
             receiver.receive(5)
 
 
-def test_tokens_are_refused_that_are_expired_or_for_another_place(namespace: StandIn) -> None:
+def test_expired_tokens_and_tokens_for_other_entities_are_refused(namespace: StandIn) -> None:
     with connected(namespace) as client:
         assert client.authorize(text=token(namespace, "orders", -10)) == 401
         assert client.authorize(text=token(namespace, "others")) == 401
         assert client.authorize(text=token(namespace, "")) == 202
 
 
-def test_a_waiting_accept_that_is_given_up_locks_nothing(namespace: StandIn) -> None:
+def test_a_cancelled_accept_locks_no_session(namespace: StandIn) -> None:
     with connected(namespace) as client:
         connection = client.connection
         before = namespace.links()
@@ -238,12 +238,12 @@ def test_a_waiting_accept_that_is_given_up_locks_nothing(namespace: StandIn) -> 
         assert namespace.locked_sessions("orders") == {"a"}
 
 
-def test_an_accept_waits_as_long_as_it_says(namespace: StandIn) -> None:
+def test_an_accept_ends_after_its_timeout(namespace: StandIn) -> None:
     with connected(namespace) as client, pytest.raises(LinkDetached, match="microsoft:timeout"):
         client.session(milliseconds=50)
 
 
-def test_what_a_session_cannot_settle_is_told(namespace: StandIn) -> None:
+def test_a_refused_disposition_is_answered_with_the_error(namespace: StandIn) -> None:
     put(namespace, "a")
     namespace.refuse("disposition", "com.microsoft:message-lock-lost")
     with connected(namespace) as client:
@@ -280,7 +280,7 @@ def test_a_refused_attach_is_answered_without_a_source(namespace: StandIn) -> No
         assert link.remote_condition.name == "com.microsoft:session-cannot-be-locked"
 
 
-def test_a_session_is_managed_only_where_it_is_held(namespace: StandIn) -> None:
+def test_only_the_connection_that_holds_a_session_can_manage_it(namespace: StandIn) -> None:
     with connected(namespace) as holder, connected(namespace) as other:
         holder.session("a")
         asked = {"session-id": "a", "session-state": b"kept"}
@@ -289,7 +289,7 @@ def test_a_session_is_managed_only_where_it_is_held(namespace: StandIn) -> None:
         assert holder.manage("get-session-state", asked)[2] == {"session-state": b"kept"}
 
 
-def test_messages_expire_or_are_dead_lettered_for_it(namespace: StandIn) -> None:
+def test_expired_messages_are_removed_or_dead_lettered(namespace: StandIn) -> None:
     namespace.create_queue("mortal", dead_letter_on_expiration=True, default_time_to_live=0.1)
     namespace.put("mortal", [Message(body="x", group_id="a").encode()])
     namespace.put("orders", [Message(body="x", group_id="a", ttl=0.1).encode()])
@@ -297,7 +297,7 @@ def test_messages_expire_or_are_dead_lettered_for_it(namespace: StandIn) -> None
     assert (namespace.counts("mortal").active, namespace.counts("orders").dead_letter) == (0, 0)
 
 
-def test_credit_bounds_what_is_sent(namespace: StandIn) -> None:
+def test_no_more_messages_are_sent_than_the_credit_allows(namespace: StandIn) -> None:
     namespace.put("orders", [Message(body="x", group_id="a").encode() for _ in range(5)])
     with connected(namespace) as client:
         receiver = client.session("a")
@@ -315,7 +315,7 @@ def frame(body: str, kind: int = 0) -> bytes:
     return (len(raw) + 8).to_bytes(4, "big") + bytes((2, kind, 0, 0)) + raw
 
 
-#: An open with a container id, and before it what SASL wants.
+#: The SASL frames and an open frame with a container id.
 OPENED = b"".join(
     (
         b"AMQP\x03\x01\x00\x00",
@@ -326,8 +326,8 @@ OPENED = b"".join(
 )
 
 
-def said(namespace: StandIn, data: bytes) -> bytes:
-    """Return all that is answered to these bytes, until the connection is closed."""
+def answer_to(namespace: StandIn, data: bytes) -> bytes:
+    """Return all bytes that answer these bytes until the connection is closed."""
     with socket.create_connection(("127.0.0.1", namespace.port), 10) as sock:
         sock.sendall(data)
         seen = b""
@@ -339,15 +339,15 @@ def said(namespace: StandIn, data: bytes) -> bytes:
 def test_a_handle_beyond_the_maximum_ends_the_connection() -> None:
     begin, attach = "005311c00704404352105210", "005312c00703a10161520941"
     with StandInType(handle_max=8) as namespace:
-        seen = said(namespace, OPENED + frame(begin) + frame(attach))
+        seen = answer_to(namespace, OPENED + frame(begin) + frame(attach))
         assert b"amqp:connection:framing-error" in seen
-        # The begin that was answered said so.
+        # The answer to the begin had announced the handle maximum.
         assert b"\x70\x00\x00\x00\x08" in seen
 
 
-def test_a_silent_client_is_closed() -> None:
+def test_a_silent_client_is_disconnected() -> None:
     with StandInType(idle_timeout=0.3) as namespace:
-        assert b"amqp:resource-limit-exceeded" in said(namespace, OPENED)
+        assert b"amqp:resource-limit-exceeded" in answer_to(namespace, OPENED)
 
 
 def test_the_stand_in_serves_tls(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Fixtures of the tests that check the stand-in with the official SDK. Imports wait for the check that proton is there."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.standin.require import require_standin
+
+if TYPE_CHECKING:
+    from azure.servicebus import ServiceBusClient, ServiceBusSender
+
+    from tests.standin import StandIn
+
+_queue_names = (f"orders-{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def _sdk_sockets() -> Iterator[None]:
+    """Close the sockets that the SDK leaks: it forgets the socket of a connection whose close fails."""
+    from azure.servicebus._pyamqp._transport import SSLTransport
+
+    transports: list[Any] = []
+    connect = SSLTransport.connect
+
+    def noting(transport: Any) -> None:
+        transports.append(transport)
+        connect(transport)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SSLTransport, "connect", noting)
+        yield
+    for transport in transports:
+        transport.close()
+
+
+@pytest.fixture(scope="module")
+def namespace(_sdk_sockets: None) -> Iterator[StandIn]:
+    """A stand-in for all tests of a module, with the SDK's leaks closed behind them."""
+    with require_standin()() as standin:
+        yield standin
+
+
+@pytest.fixture(scope="module")
+def client(namespace: StandIn) -> Iterator[ServiceBusClient]:
+    """A client of the SDK for all tests of a module."""
+    from azure.servicebus import ServiceBusClient
+
+    from tests.standin.sdk import wait_for_closings
+
+    # With keep_alive, each sender has a thread that sleeps, and close waits for it.
+    with ServiceBusClient.from_connection_string(namespace.connection_string, retry_total=0, keep_alive=None) as client:
+        yield client
+        wait_for_closings()
+
+
+@pytest.fixture(scope="module")
+def shared(client: ServiceBusClient, namespace: StandIn) -> Iterator[ServiceBusSender]:
+    """The sender of the queue "shared": the SDK takes a second to open and close one."""
+    namespace.create_queue("shared")
+    with client.get_queue_sender("shared") as sender:
+        yield sender
+
+
+@pytest.fixture
+def sid() -> str:
+    """The id of a session that only one test uses."""
+    return str(uuid.uuid4())
+
+
+@pytest.fixture
+def queue(namespace: StandIn) -> str:
+    """A queue that only one test uses."""
+    name = next(_queue_names)
+    namespace.create_queue(name)
+    return name
