@@ -1,4 +1,4 @@
-"""The stand-in misbehaves as a test says, and follows AMQP in details that the SDK does not check (seen by proton's client)."""
+"""The stand-in misbehaves as a test says, and follows AMQP in details that only proton's client can check."""
 
 from __future__ import annotations
 
