@@ -42,10 +42,9 @@ def azure_backend(
         http: The caller's `requests.Session`, if any.
 
     Raises:
-        ConfigurationError: An extra is not installed, the configuration has no credentials, or `http` already has an adapter
-            with other credentials for this namespace.
+        ConfigurationError: The extra for WebSockets is not installed, the configuration has no credentials, or `http` already
+            has an adapter with other credentials for this namespace.
     """
-    need("falcon", "server")
     if config.uses_websockets:
         need("websocket", "websockets")
     from ..broker.azure import AzureBroker
@@ -78,9 +77,8 @@ def embedded_backend(path: str | Path | None, *, queues: Iterable[str], auto_cre
         auto_create: Create a queue when it is first used.
 
     Raises:
-        ConfigurationError: An extra is not installed, or the file cannot be opened.
+        ConfigurationError: The file cannot be opened.
     """
-    need("falcon", "server")
     from ..broker.embedded import EmbeddedBroker
     from .inprocess import InProcessAdapter
 

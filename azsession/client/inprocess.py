@@ -13,7 +13,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from http.client import responses
 from typing import Any
 
@@ -25,8 +24,9 @@ from .. import forks
 from ..broker.base import Broker, CallContext, Caller
 from ..errors import ConfigurationError, QueueError
 from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
+from ..server.answer import Answer
 from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
-from ..server.request import Answer
+from ..server.request import Headers
 from .cancellation import CancelledError, RequestInFlight, current_request
 
 #: Seconds that closing waits for requests that run.
@@ -194,8 +194,8 @@ class InProcessAdapter(BaseAdapter):
                 raise ConfigurationError(self._refusal)
             # From here on it may take effect, whatever becomes of the answer.
             flight.written = True
-            named = {_key_of(name): value for name, value in headers.items()}
-            answer = self._gateway.answer(method, target, named, body, CallContext(caller, deadline))
+            context = CallContext(caller, deadline)
+            answer = self._gateway.handle(method, target, Headers(headers.items()), body, context)
         finally:
             self._running.discard(caller)
             if self._ended is not None:
@@ -254,13 +254,6 @@ class InProcessAdapter(BaseAdapter):
         self._running = set()
         if self._refusal is None:
             self._refusal = self._in_child
-
-
-@lru_cache(256)
-def _key_of(name: str) -> str:
-    """Return a header's key in the WSGI environment."""
-    key = name.upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 def _close_elsewhere(broker: Broker) -> None:

@@ -131,7 +131,7 @@ class ProviderSetting:
         if self.problems:
             return self.problems
         if self.embedded is not None:
-            return self._missing_extras(("falcon", "server"))
+            return ()
         try:
             config = self._config()
             if self.credential is None and config.credentials is not None:
@@ -140,8 +140,7 @@ class ProviderSetting:
             return (self._place_problem(error),)
         if not config.uses_amqp:
             return ()
-        websockets = [("websocket", "websockets")] if config.uses_websockets else []
-        return self._missing_extras(("falcon", "server"), *websockets)
+        return self._missing_extra("websocket", "websockets") if config.uses_websockets else ()
 
     def make_provider(self) -> ServiceBusProvider:
         """Return a new provider. Makes no connection.
@@ -174,10 +173,9 @@ class ProviderSetting:
             f"Set one of {keys}, or set {ENV_CONNECTION_STRING} in the environment.",
         )
 
-    def _missing_extras(self, *needed: tuple[str, str]) -> tuple[Problem, ...]:
+    def _missing_extra(self, module: str, extra: str) -> tuple[Problem, ...]:
         try:
-            for module, extra in needed:
-                need(module, extra)
+            need(module, extra)
         except ConfigurationError as error:
             return (Problem(ProblemCode.MISSING_EXTRA, f"{self.style.container}: {error}"),)
         return ()

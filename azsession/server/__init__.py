@@ -1,7 +1,8 @@
-"""The gateway: the session protocol over HTTP, on top of a broker. `create_app` gives its WSGI application, and
-`GatewayService` serves it; `inprocess` does without a server.
+"""The gateway: serves the session protocol on top of a broker.
 
-Needs the extra ``server``; `inprocess` needs only falcon.
+* `GatewayService` serves a broker over HTTP, in threads of this process. It needs the extra ``server``.
+* `create_app` returns a WSGI application, for a server of your own.
+* `AccessKey` and `Right` say who may do what.
 """
 
 from __future__ import annotations
@@ -9,11 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._extras import need
-
-need("falcon", "server")
-
-from .authorization import AccessKey, Right  # noqa: E402
-from .dispatch import MAX_WAITING, create_app  # noqa: E402 - after the check that names a missing extra
+from .authorization import AccessKey, Right
+from .http.wsgi import MAX_WAITING, create_app
 
 if TYPE_CHECKING:
     from .service import GatewayService
@@ -22,7 +20,7 @@ __all__ = ["MAX_WAITING", "AccessKey", "GatewayService", "Right", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only when it is asked for: it needs cheroot.
+    # Imported on first use: the module needs an extra.
     if name != "GatewayService":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     need("cheroot", "server")

@@ -1,51 +1,89 @@
-"""A request as `app` hands it to `handlers`, read and authorized, and the answer as they hand it back."""
+"""A request as the handlers see it: its route, query, headers and body, and functions that read them."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
-from ..broker.base import CallContext
-from ..errors import ValidationError
-from ..messages import PeekedMessage
-from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, JSON_TYPE, LOCK_ID_HEADER, REQUEST_ID_HEADER
+from ..broker.base import CallContext, Disposition, Settlement
+from ..errors import MessageTooLargeError, ValidationError
+from ..messages import Message
+from ..protocol import ENVELOPE_TYPE, LOCK_ID_HEADER, REQUEST_ID_HEADER
 from ..protocol.routes import Route
-from ..protocol.wire import encode_envelope, encode_single, fits_headers
+from ..protocol.wire import BatchTooLargeError, decode_envelope, decode_single, json_object, message_to_send
+from ..validation import (
+    MAX_BATCH,
+    MAX_LOCK_TOKEN_LENGTH,
+    MAX_REASON_LENGTH,
+    MAX_SEQUENCE_NUMBER,
+    check_count,
+    check_text,
+)
 
-#: Seconds that a receive or accept may ask to wait.
+#: The longest time, in seconds, that a receive or an accept may ask to wait.
 MAX_TIMEOUT = 86400.0
-#: Seconds that a receive or accept waits that does not say.
+#: Seconds that a receive or an accept waits if the query has no timeout.
 DEFAULT_TIMEOUT = 60.0
-#: What a lock id or a request id looks like: a UUID, in whatever way it is written.
+#: Bytes of a JSON body that does not describe messages.
+MAX_JSON_SIZE = 256 * 1024
+#: The form of a lock id or a request id: a UUID in any notation.
 IDENTIFIER = r"[A-Za-z0-9._{}-]{0,64}"
+
+
+class Headers:
+    """The headers of a request.
+
+    Args:
+        fields: Names and values. A transport that knows the case of the names keeps it: attributes of a message can be
+            headers.
+    """
+
+    __slots__ = ("_fields", "_values")
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._fields = list(fields)
+        self._values = {name.lower(): value for name, value in self._fields}
+
+    def get(self, name: str) -> str | None:
+        """Return the value of a header, or `None`. The case of the name does not matter."""
+        return self._values.get(name.lower())
+
+    def items(self) -> list[tuple[str, str]]:
+        """Return all names and values, in the order and case of the transport."""
+        return self._fields
 
 
 @attrs.frozen
 class Request:
-    """A request: its route, its query, its headers (as WSGI has them), its body, who made it, and how long they wait."""
+    """A request that is authorized and read.
+
+    Attributes:
+        route: The operation, and the queue, session or message that it is about.
+        query: The parameters of the query, decoded.
+        headers: The headers.
+        body: The body.
+        context: The caller and its deadline.
+    """
 
     route: Route
     query: Mapping[str, str]
-    headers: Mapping[str, Any]
+    headers: Headers
     body: bytes
     context: CallContext
 
-    def header(self, name: str) -> str | None:
-        """Return a header of the request."""
-        key = name.upper().replace("-", "_")
-        value = self.headers.get(key if key == "CONTENT_TYPE" else f"HTTP_{key}")
-        return None if value is None else str(value)
-
     def identifier(self, name: str) -> str:
-        """Return a header that holds a UUID or the like; ``""`` where it is not there."""
-        value = self.header(name) or ""
+        """Return a header that holds a UUID, or ``""`` if the request does not have it.
+
+        Raises:
+            ValidationError: The header has another form.
+        """
+        value = self.headers.get(name) or ""
         if not re.fullmatch(IDENTIFIER, value):
-            raise ValidationError(f"{name} is a UUID")
+            raise ValidationError(f"the header {name} is not a UUID")
         return value
 
     @property
@@ -58,59 +96,128 @@ class Request:
 
     @property
     def timeout(self) -> float:
-        """The seconds to wait that the query asks for."""
-        text = self.query.get("timeout")
-        if text is None:
-            return self._bounded(DEFAULT_TIMEOUT)
-        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) or float(text) > MAX_TIMEOUT:
-            raise ValidationError(f"timeout is a number of seconds, 0 to {MAX_TIMEOUT:.0f}")
-        return self._bounded(float(text))
+        """The seconds to wait that the query asks for, shortened to the caller's deadline.
 
-    def _bounded(self, timeout: float) -> float:
-        """Bound a wait, so that it does not outlast its caller's."""
+        Raises:
+            ValidationError: The timeout is not a number of seconds, or too large.
+        """
+        text = self.query.get("timeout")
+        seconds = DEFAULT_TIMEOUT
+        if text is not None:
+            if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) or float(text) > MAX_TIMEOUT:
+                raise ValidationError(f"timeout must be a number of seconds from 0 to {MAX_TIMEOUT:.0f}")
+            seconds = float(text)
         deadline = self.context.deadline
-        return timeout if deadline is None else max(0.0, min(timeout, deadline - time.monotonic()))
+        return seconds if deadline is None else max(0.0, min(seconds, deadline - time.monotonic()))
 
     def number(self, name: str, default: int, highest: int, *, lowest: int = 0) -> int:
-        """Return a whole number of the query."""
+        """Return a whole number of the query.
+
+        Raises:
+            ValidationError: The parameter is not a whole number from `lowest` to `highest`.
+        """
         text = self.query.get(name)
         if text is None:
             return default
         if not re.fullmatch(r"[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
-            raise ValidationError(f"{name} is a whole number from {lowest} to {highest}")
+            raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}")
         return int(text)
 
+    def json(self) -> Mapping[str, Any]:
+        """Return the body as a JSON object. For bodies that do not describe messages.
 
-@attrs.frozen
-class Answer:
-    """An answer: its status, its headers, its body.
+        Raises:
+            MessageTooLargeError: The body is larger than `MAX_JSON_SIZE`.
+            MalformedError: The body is not a JSON object.
+        """
+        size = len(self.body)
+        if size > MAX_JSON_SIZE:
+            raise MessageTooLargeError(
+                f"the body has {size} bytes; this operation takes at most {MAX_JSON_SIZE}", size=size, limit=MAX_JSON_SIZE
+            )
+        return json_object(self.body)
 
-    Attributes:
-        messages: What it brings, instead of a body: `encoded` makes headers and body of them, for those who are not in this
-            process.
-        single: One message goes in the form of its own, where headers can carry it; else there is an envelope.
+
+def read_messages(request: Request) -> list[Message]:
+    """Return the messages to send: of an envelope, or one message as headers and body.
+
+    Raises:
+        ValidationError: A message is malformed, or there is none.
+        MessageTooLargeError: The envelope has too many messages.
     """
+    content_type = (request.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+    if content_type != ENVELOPE_TYPE:
+        return [message_to_send(decode_single(request.headers.items(), request.body))]
+    try:
+        messages = [message_to_send(fields) for fields in decode_envelope(request.body)]
+    except BatchTooLargeError as error:
+        raise MessageTooLargeError(str(error)) from None
+    if not messages:
+        raise ValidationError("the envelope has no message; it must have at least one")
+    return messages
 
-    status: int
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-    body: bytes | None = None
-    messages: Sequence[PeekedMessage] | None = None
-    single: bool = False
 
-    @classmethod
-    def json(cls, status: int, value: Any) -> Answer:
-        """Return an answer with a JSON body."""
-        return cls(status, {"Content-Type": JSON_TYPE}, json.dumps(value, separators=(",", ":")).encode())
+def read_reason(data: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the reason and the description of a dead-lettering.
 
-    def encoded(self) -> Answer:
-        """Return the answer as it goes over the wire."""
-        messages = self.messages
-        if messages is None:
-            return self
-        # A receive of many that is made again for one has the same answer: all of it is in its caller's hands.
-        if self.single and len(messages) == 1:
-            own, body = encode_single(messages[0])
-            if fits_headers(own):
-                return Answer(self.status, {**own, **self.headers}, body)
-        described = {"Content-Type": ENVELOPE_TYPE, COUNT_HEADER: str(len(messages)), **self.headers}
-        return Answer(self.status, described, encode_envelope(messages))
+    Raises:
+        ValidationError: One of them is not text, or too long.
+    """
+    reason, description = data.get("DeadLetterReason"), data.get("DeadLetterErrorDescription")
+    if reason is not None:
+        check_text(reason, "DeadLetterReason", MAX_REASON_LENGTH)
+    if description is not None:
+        check_text(description, "DeadLetterErrorDescription", MAX_REASON_LENGTH)
+    return reason, description
+
+
+def read_sequence_numbers(data: Mapping[str, Any]) -> list[int]:
+    """Return the sequence numbers of deferred messages to receive.
+
+    Raises:
+        ValidationError: The list is missing or empty, or one item is not a sequence number.
+        MessageTooLargeError: The list is longer than a batch.
+    """
+    numbers = data.get("SequenceNumbers")
+    if not isinstance(numbers, list) or not numbers:
+        raise ValidationError(f"SequenceNumbers must be a list of 1 to {MAX_BATCH} whole numbers")
+    _check_batch(len(numbers), "received")
+    for number in numbers:
+        check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
+    return numbers
+
+
+def read_settlements(data: Mapping[str, Any]) -> list[Settlement]:
+    """Return the messages to settle.
+
+    Raises:
+        ValidationError: A name or an item is malformed, or there is no item.
+        MessageTooLargeError: There are more items than a batch may have. Items are counted before they are read.
+    """
+    items: list[tuple[Any, Disposition]] = []
+    for name, value in data.items():
+        try:
+            disposition = Disposition(name)
+        except ValueError:
+            raise ValidationError(f"{name[:40]!r} is not one of complete, abandon, defer and deadletter") from None
+        if not isinstance(value, list):
+            raise ValidationError(f"{name} must be a list")
+        _check_batch(len(items) + len(value), "settled")
+        items += [(item, disposition) for item in value]
+    if not items:
+        raise ValidationError(f"there is no message to settle; give 1 to {MAX_BATCH}")
+    return [_read_settlement(item, disposition) for item, disposition in items]
+
+
+def _read_settlement(item: Any, disposition: Disposition) -> Settlement:
+    if disposition is Disposition.DEAD_LETTER:
+        if not isinstance(item, dict):
+            raise ValidationError('deadletter must be a list of objects with "LockToken"')
+        token = check_text(item.get("LockToken"), "LockToken", MAX_LOCK_TOKEN_LENGTH)
+        return Settlement(token, disposition, *read_reason(item))
+    return Settlement(check_text(item, "a lock token", MAX_LOCK_TOKEN_LENGTH), disposition)
+
+
+def _check_batch(size: int, done: str) -> None:
+    if size > MAX_BATCH:
+        raise MessageTooLargeError(f"{size} messages cannot be {done} at once; the limit is {MAX_BATCH}")

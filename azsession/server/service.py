@@ -1,4 +1,7 @@
-"""A broker, its gateway and its server, started and stopped as one: for `azsession serve`, the demo, the pytest plugin."""
+"""`GatewayService`: a broker, its gateway and its HTTP server, started and stopped together.
+
+`azsession serve`, the demo and the pytest plugin use it.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,42 @@ from ..broker.base import Broker
 from ..config import is_loopback
 from ..errors import ConfigurationError
 from .authorization import AccessKey
-from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, create_app
+from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE
 from .http.presence import Presence
 from .http.server import GatewayServer
+from .http.wsgi import MAX_WAITING, create_app
 
 
 class GatewayService:
-    """The gateway, served on a socket of this process, in threads of its own.
+    """Serves a broker over HTTP or HTTPS, in threads of this process.
+
+    Use it as a context manager, or call `start` and `stop`.
+
+    Example::
+
+        key = AccessKey.generate()
+        with GatewayService(EmbeddedBroker(queues=["orders"]), [key]) as service:
+            provider = ServiceBusProvider(ServiceBusConfig(connection_string=service.connection_string()))
 
     Args:
-        broker: Where the messages are; closed with the service.
+        broker: The broker. The service closes it when it stops.
         keys: The keys whose tokens are accepted.
         host: The address to listen on.
-        port: The port; 0 takes a free one.
-        hosts: Host names that tokens may be for, besides the one that a request was sent to.
-        tls_cert: A file with the certificate chain, to serve https.
-        tls_key: A file with its private key.
-        insecure: Allow plain http on an address that is not loopback.
-        max_waiting: Receives that may wait at once; each has a thread.
-        max_body_size: Bytes of a request's body.
-        max_message_size: Bytes of one message's body.
-        max_connections: Connections at once; past them the one that has been idle longest is closed, or the new one is
-            answered 503. By default as many as the process may open files, less some, and 16,384 at most.
+        port: The port to listen on; 0 uses a free port.
+        hosts: Host names that tokens may be for, besides the host name in the request.
+        tls_cert: A file with the certificate chain in PEM format, to serve HTTPS. Needs `tls_key`.
+        tls_key: A file with the private key of the certificate.
+        insecure: Allow HTTP without TLS on an address that is not loopback, for example behind a proxy that does TLS.
+        max_waiting: Receives and accepts that may wait at once, from 1. Each waits in a thread. Others get status 429.
+        max_body_size: Bytes of a request's body at most.
+        max_message_size: Bytes of a message's body, or of a session state, at most.
+        max_connections: Connections that may be open at once. Beyond the limit, the service closes the connection that has
+            been idle longest, or answers a new connection with status 503. By default, the limit follows from the number of
+            files that the process may open, and is 16,384 at most.
 
     Raises:
-        ConfigurationError: The address needs TLS or `insecure`, or cannot be listened on; the certificate is of no use.
+        ConfigurationError: The address is not loopback and has neither TLS nor `insecure`, or the certificate or its key
+            cannot be used.
     """
 
     def __init__(
@@ -55,8 +69,8 @@ class GatewayService:
     ) -> None:
         if tls_cert is None and not insecure and not is_loopback(host):
             raise ConfigurationError(
-                f"{host} is not loopback: serve it with TLS (--tls-cert, --tls-key), or say --insecure where "
-                "something before the gateway does TLS"
+                f"{host} is not a loopback address: give a certificate (--tls-cert, --tls-key), or --insecure if a proxy "
+                "in front of the gateway does TLS"
             )
         self._broker = broker
         self._keys = list(keys)
@@ -69,7 +83,7 @@ class GatewayService:
             max_message_size=max_message_size,
             presence=self._presence,
         )
-        # cheroot's own bound lies above ours, so that the answer is the protocol's.
+        # The server's own limit is larger, so that the gateway answers a body that is a little too large.
         self._server = GatewayServer(
             app,
             host,
@@ -84,7 +98,7 @@ class GatewayService:
 
     @property
     def url(self) -> str:
-        """Where the gateway serves, such as ``http://127.0.0.1:8080``."""
+        """The URL of the gateway, for example ``http://127.0.0.1:8080``. With port 0, the port is known after `start`."""
         return self._server.url
 
     @property
@@ -93,17 +107,32 @@ class GatewayService:
         return self._broker
 
     def connection_string(self, key: AccessKey | None = None) -> str:
-        """Return what clients connect with: for `key`, else for the first of the service's keys. It holds the secret."""
+        """Return a connection string for clients. It contains the secret of the key.
+
+        Args:
+            key: The key to use; by default, the first key of the service.
+
+        Raises:
+            IndexError: The service has no keys, and none is given.
+        """
         chosen = key or self._keys[0]
         return f"Endpoint={self.url}/;SharedAccessKeyName={chosen.name};SharedAccessKey={chosen.key}"
 
     def start(self) -> GatewayService:
-        """Begin to serve."""
+        """Start to serve, in other threads. Returns when the service listens.
+
+        Raises:
+            ConfigurationError: The service cannot listen on the address.
+        """
         self._server.start()
         return self
 
     def stop(self) -> None:
-        """Answer those who wait with 204, finish what is running, stop serving, close the broker. Idempotent."""
+        """Stop to serve, and close the broker. Idempotent.
+
+        Waiting receives and accepts end with status 204. Blocks until running requests are answered, for about five seconds
+        at most.
+        """
         if self._stopped:
             return
         self._stopped = True

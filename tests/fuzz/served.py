@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from azsession.broker.base import NO_DEADLINE, PRESENT, CallContext
+from azsession.broker.base import NO_DEADLINE, CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.protocol.routes import Operation, Route, message_path, parse_route, session_path
 from azsession.server.authorization import AccessKey, Guard
-from azsession.server.dispatch import Gateway, _parse_query
-from azsession.server.request import Request
+from azsession.server.dispatch import Gateway, parse_query
+from azsession.server.request import Headers, Request
 
 METHODS = ("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH", "OPTIONS")
 #: The key whose good tokens are among the seeds.
@@ -47,8 +47,8 @@ def decoded_path(data: bytes) -> None:
 
 def query(data: bytes) -> None:
     """Read a query, and the parameters that there are."""
-    found = _parse_query(data.decode("latin-1"))
-    request = Request(Route(Operation.RECEIVE), found, {}, b"", NO_DEADLINE)
+    found = parse_query(data.decode("latin-1"))
+    request = Request(Route(Operation.RECEIVE), found, Headers(), b"", NO_DEADLINE)
     assert 0 <= request.timeout <= 86400
     assert 1 <= request.number("max", 1, 1000, lowest=1) <= 1000
     assert 0 <= request.number("from", 0, 2**63 - 1) < 2**63
@@ -75,9 +75,9 @@ def serving() -> Iterator[None]:
     """Have a gateway for `request`."""
     broker = EmbeddedBroker()
     gateway = Gateway(broker, max_body_size=1024 * 1024, max_message_size=64 * 1024)
-    gateway.answer("PUT", "/q", {}, b"", NO_DEADLINE)
+    gateway.handle("PUT", "/q", Headers(), b"", NO_DEADLINE)
     # Its threads begin with the first wait.
-    gateway.answer("DELETE", "/q/sessions/first/messages/head?timeout=0.01", {}, b"", NO_DEADLINE)
+    gateway.handle("DELETE", "/q/sessions/first/messages/head?timeout=0.01", Headers(), b"", NO_DEADLINE)
     _gateways.append(gateway)
     try:
         yield
@@ -94,17 +94,12 @@ def request(data: bytes) -> None:
     method, rest = method_of(data)
     head, _, body = rest.partition(b"\n\n")
     target, *lines = head.split(b"\n")
-    headers = {"CONTENT_TYPE": "application/vnd.microsoft.servicebus.json"}
+    headers = [("Content-Type", "application/vnd.microsoft.servicebus.json")]
     for line in lines:
         name, _, value = line.decode("latin-1").partition(":")
-        # As a server hands them on (RFC 3875, 4.1.18).
-        name = name.strip().upper().replace("-", "_")
-        headers[name if name == "CONTENT_TYPE" else f"HTTP_{name}"] = value.strip()
-    answer = (
-        _gateways[-1]
-        .answer(method, target.decode("latin-1"), headers, body, CallContext(PRESENT, time.monotonic()))
-        .encoded()
-    )
+        headers.append((name.strip(), value.strip()))
+    context = CallContext(deadline=time.monotonic())
+    answer = _gateways[-1].handle(method, target.decode("latin-1"), Headers(headers), body, context).encoded()
     assert answer.status < 500, answer
     for name, value in answer.headers.items():
         assert name, "a header has a name"

@@ -21,7 +21,7 @@ from azsession import (
     ValidationError,
 )
 from azsession.client.provider import core_of
-from azsession.server import dispatch
+from azsession.server.http import wsgi
 from tests.conftest import eventually
 
 
@@ -134,7 +134,7 @@ def test_sessions_have_one_holder() -> None:
 
 def test_as_many_may_wait_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     # The gateway's bound is for strangers; the threads here are the caller's own.
-    monkeypatch.setattr(dispatch, "MAX_WAITING", 1)
+    monkeypatch.setattr(wsgi, "MAX_WAITING", 1)
     throttled: list[ThrottledError] = []
     with ServiceBusProvider.embedded() as provider:
 
@@ -181,21 +181,22 @@ def test_a_forgotten_provider_lets_go_of_its_file(tmp_path: Path) -> None:
 
 
 def test_importing_azsession_loads_nothing_of_the_broker() -> None:
-    code = "import sys, azsession; print({'falcon', 'cheroot', 'sqlite3', 'azsession.server'} & set(sys.modules))"
+    code = "import sys, azsession; print({'cheroot', 'sqlite3', 'azsession.server'} & set(sys.modules))"
     assert _python(code) == (0, "set()\n", "")
 
 
-def test_the_missing_extra_is_named() -> None:
+def test_an_embedded_provider_needs_no_extra() -> None:
     code = """
 import sys
-sys.modules["falcon"] = None
+for extra in ("cheroot", "click", "rich", "websocket"):
+    sys.modules[extra] = None
 from azsession import *
-try:
-    ServiceBusProvider.embedded()
-except ConfigurationError as error:
-    print(error)
+with ServiceBusProvider.embedded(auto_create=True) as provider:
+    provider.send_message("q", Message(b"1", session_id="s"))
+    with provider.create_session_client("q", "s") as session:
+        print(session.receive_message().body)
 """
-    assert _python(code) == (0, 'falcon is not installed: pip install "azsession[server]"\n', "")
+    assert _python(code) == (0, "b'1'\n", "")
 
 
 _OPEN = """

@@ -16,8 +16,9 @@ from azsession.errors import MessageTooLargeError
 from azsession.protocol.routes import Operation, Route
 from azsession.protocol.wire import MalformedError, decode_envelope, decode_single, json_object
 from azsession.server import GatewayService, handlers
-from azsession.server.bodies import settlements_of
-from azsession.server.handlers import LARGE_JSON, MAX_ATTRIBUTES_SIZE, MAX_JSON_SIZE
+from azsession.server import request as server_request
+from azsession.server.handlers import LARGE_JSON, MAX_ATTRIBUTES_SIZE
+from azsession.server.request import MAX_JSON_SIZE, Headers, Request, read_settlements
 
 from ..server.raw import ENVELOPE, KEYS, Gateway, SteppedClock, fresh_id
 
@@ -194,13 +195,13 @@ def test_a_sender_cannot_make_a_message_that_receivers_cannot_read(gateway: Gate
 
 def test_too_many_settlements_are_counted_before_anything_is_made_of_them() -> None:
     # Were they looked at one by one, it would be the first that is wrong.
-    with pytest.raises(MessageTooLargeError, match="not 1001"):
-        settlements_of({"complete": [None] * 600, "abandon": [None] * 401})
+    with pytest.raises(MessageTooLargeError, match="1001 messages cannot be settled"):
+        read_settlements({"complete": [None] * 600, "abandon": [None] * 401})
 
 
 def test_one_large_body_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[bool] = []
-    decode, read = handlers.decode_envelope, handlers.json_object
+    decode, read = server_request.decode_envelope, handlers.json_object
 
     def decoding(data: bytes) -> Any:
         held.append(reading.locked())
@@ -210,17 +211,17 @@ def test_one_large_body_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         held.append(reading.locked())
         return read(data)
 
-    monkeypatch.setattr(handlers, "decode_envelope", decoding)
+    monkeypatch.setattr(server_request, "decode_envelope", decoding)
     monkeypatch.setattr(handlers, "json_object", reading_object)
     with EmbeddedBroker(queues=["q"]) as broker:
         answering = handlers.Handlers(broker, LARGE_JSON)
-        reading = answering._reading_large
+        reading = answering._decoding_large
         for size in (1, LARGE_JSON):
             envelope = json.dumps([{"Body": "x" * size, "BrokerProperties": {"SessionId": "s"}}]).encode()
-            sending = handlers.Request(Route(Operation.SEND, "q"), {}, {"CONTENT_TYPE": ENVELOPE}, envelope, NO_DEADLINE)
+            sending = Request(Route(Operation.SEND, "q"), {}, Headers([("Content-Type", ENVELOPE)]), envelope, NO_DEADLINE)
             assert answering.answer(sending).status == 201
             tokens = b'{"complete":["' + b"x" * 9 + b'"]' + b" " * size + b"}"
-            settling = handlers.Request(Route(Operation.SETTLE, "q", "s"), {}, {}, tokens, NO_DEADLINE)
+            settling = Request(Route(Operation.SETTLE, "q", "s"), {}, Headers(), tokens, NO_DEADLINE)
             assert answering.answer(settling).status == 200
         assert held == [False, False, True, True]
         assert not reading.locked()

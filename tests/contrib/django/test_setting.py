@@ -84,11 +84,7 @@ def test_a_wrong_setting_is_an_error_of_the_checks_and_of_get_provider(value: ob
 
 @pytest.mark.parametrize(
     ("value", "module", "extra"),
-    [
-        ({"EMBEDDED": "memory"}, "falcon", "server"),
-        (AZURE, "falcon", "server"),
-        (AZURE + ";TransportType=AmqpWebSockets", "websocket", "websockets"),
-    ],
+    [(AZURE + ";TransportType=AmqpWebSockets", "websocket", "websockets")],
 )
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, value: object, module: str, extra: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]

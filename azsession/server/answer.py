@@ -1,0 +1,99 @@
+"""An answer of the gateway, and the answer that reports an error. The handlers and the dispatcher make them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ..errors import QueueError, SessionLockedError, ValidationError
+from ..messages import PeekedMessage
+from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, ERROR_CODE_HEADER, JSON_TYPE, LOCK_EXPIRES_HEADER
+from ..protocol.error_codes import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
+from ..protocol.routes import NoRouteError
+from ..protocol.wire import MalformedError, encode_envelope, encode_single, fits_headers
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Answer:
+    """An answer to a request.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers that belong to the answer, without the ones of the transport such as ``Content-Length``.
+        body: The body, or `None`.
+        messages: The messages of the answer. `encoded` turns them into headers and a body; a client in the same process
+            takes them as they are.
+        single: Whether a single message is encoded as headers and a raw body, if it fits, instead of as an envelope.
+    """
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    body: bytes | None = None
+    messages: Sequence[PeekedMessage] | None = None
+    single: bool = False
+
+    @classmethod
+    def json(cls, status: int, value: Any, headers: Mapping[str, str] | None = None) -> Answer:
+        """Return an answer with a JSON body."""
+        body = json.dumps(value, separators=(",", ":")).encode()
+        return cls(status, {"Content-Type": JSON_TYPE, **(headers or {})}, body)
+
+    def encoded(self) -> Answer:
+        """Return the same answer with its messages encoded into headers and body."""
+        messages = self.messages
+        if messages is None:
+            return self
+        # A repeated request gets the same answer. If the first attempt asked for several messages, there can be more than
+        # one here, although this attempt asked for one.
+        if self.single and len(messages) == 1:
+            own, body = encode_single(messages[0])
+            if fits_headers(own):
+                return Answer(self.status, {**own, **self.headers}, body)
+        described = {"Content-Type": ENVELOPE_TYPE, COUNT_HEADER: str(len(messages)), **self.headers}
+        return Answer(self.status, described, encode_envelope(messages))
+
+
+def error_answer(error: Exception, method: str) -> Answer:
+    """Return the answer that reports an error to the client.
+
+    An exception that is not the protocol's becomes status 500. Its text goes to the log, not to the client.
+
+    Args:
+        error: The exception that ended the request.
+        method: The HTTP method of the request, for the log.
+    """
+    headers: dict[str, str] = {}
+    if isinstance(error, MalformedError):
+        error = ValidationError(str(error))
+    if isinstance(error, QueueError):
+        status, body = answer_to(error)
+        code = code_of(error)
+        headers = _error_headers(error, status)
+    elif isinstance(error, NoRouteError):
+        status, code = (405, NOT_SUPPORTED) if error.allowed else (404, INVALID_REQUEST)
+        body = {"error": {"code": code, "message": str(error)}}
+        if error.allowed:
+            headers["Allow"] = ", ".join(sorted(set(error.allowed)))
+    else:
+        logger.error("the gateway failed to answer a %s request", method, exc_info=error)
+        status, code = 500, INTERNAL_ERROR
+        body = {"error": {"code": code, "message": "the gateway failed; its log has the reason"}}
+    return Answer.json(status, body, {**headers, ERROR_CODE_HEADER: code})
+
+
+def _error_headers(error: QueueError, status: int) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if error.retry_after is not None and status in (429, 503):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, SessionLockedError) and error.retry_after is not None:
+        headers[LOCK_EXPIRES_HEADER] = f"{error.retry_after:.3f}"
+    if status == 401:
+        headers["WWW-Authenticate"] = "SharedAccessSignature"
+    return headers
