@@ -1,8 +1,8 @@
-"""Payments of customers, in Celery: a task for each customer with news takes that customer's payments in order, many at once.
+"""Payments in Celery: a task for each customer books that customer's payments in order, many customers at once.
 
     python examples/celery_app.py
 
-shows it in one process, with brokers in memory. In production, with `azsession serve` or Azure, and with Celery's own broker:
+runs it in one process, with brokers in memory. In production, use `azsession serve` or Azure, and a broker for Celery:
 
     export SERVICEBUS_CONNECTION_STRING=... CELERY_BROKER=redis://...
     celery --app examples.celery_app worker --concurrency 4
@@ -36,26 +36,26 @@ app.conf.update(task_ignore_result=True, worker_redirect_stdouts=False, broker_t
 
 @session_task("payments", app=app)
 def book(message: ReceivedMessage, session: SessionClient) -> None:
-    """Book one payment. Nobody else books for this customer meanwhile, so that reading and writing the balance is safe."""
+    """Book one payment. No other task books for this customer at the same time, so the balance needs no lock."""
     try:
         amount = Decimal(message.text())
     except ArithmeticError:
         raise DeadLetter("not an amount") from None
     balance = Decimal((session.get_session_state() or b"0").decode()) + amount
     session.set_session_state(str(balance).encode())
-    # In one piece, as other customers' payments are booked at the same time.
+    # One string with its newline: other threads print at the same time.
     print(f"{session.session_id}: {amount:+} makes {balance}\n", end="", flush=True)
 
 
 @app.task
 def write_to(customer: str, text: str, receipt: str) -> None:
-    """Send a letter. The message that asks for it was received by somebody else, and is completed when the letter is out."""
+    """Send a letter. Another process received the message, and this task completes it when the letter is sent."""
     with settle_on_success(receipt):
         print(f"{customer}: a letter, {text!r}\n", end="", flush=True)
 
 
 def show() -> None:
-    """Send payments and a letter, have them done, and end the worker."""
+    """Send payments and a letter, wait until they are handled, and end the worker."""
     provider, over = current_provider(app), threading.Event()
     provider.send_messages("payments", [Message(amount, session_id=customer) for customer, amount in PAYMENTS])
     provider.send_message("letters", Message("welcome", session_id="anna"))

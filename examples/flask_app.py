@@ -1,8 +1,8 @@
-"""GitHub's webhooks, in order for each pull request, in a Flask app: taken in at once, and done by others, one by one.
+"""GitHub's webhooks in a Flask app: it stores them at once, and workers handle those of each pull request in order.
 
     python examples/flask_app.py
 
-shows it with a broker in memory. With several processes the broker is one of its own, `azsession serve --auto-create`:
+runs it with a broker in memory. With several processes, start a broker with `azsession serve --auto-create`:
 
     SERVICEBUS_CONNECTION_STRING=... gunicorn --preload --workers 3 --threads 8 --chdir examples "flask_app:create_app()"
     SERVICEBUS_CONNECTION_STRING=... flask --app examples/flask_app.py azsession consume webhooks flask_app:note
@@ -16,7 +16,7 @@ from azsession import InvalidReceiptError, Message, NoSessionAvailableError, Rec
 from azsession.contrib.flask import AzSession, current_provider
 
 azsession = AzSession()
-#: Sessions whose messages are in other hands: kept while their locks last, so that nobody else gets their messages.
+#: Sessions whose messages workers have. They stay open while their locks last, so that no other worker gets their messages.
 handed_out: set[SessionClient] = set()
 
 
@@ -31,7 +31,7 @@ def create_app(**config: object) -> Flask:
 
 
 def take_in() -> tuple[str, int]:
-    """GitHub calls this: what it tells is safe once it is answered."""
+    """Receive a webhook from GitHub. It is stored when this returns."""
     body, event = request.get_json(), request.headers.get("X-GitHub-Event", "")
     session_id = f"{body['repository']['full_name']}/{body.get('number', '')}"
     current_provider.send_message("webhooks", Message(request.get_data(), session_id=session_id, subject=event))
@@ -39,7 +39,7 @@ def take_in() -> tuple[str, int]:
 
 
 def hand_out() -> tuple[Response | str, int]:
-    """A worker anywhere asks for work: it gets a session's next messages, with receipts, for as long as the lock lasts."""
+    """Give a worker the next messages of a session, with receipts that are valid while the lock lasts."""
     try:
         session = current_provider.create_session_client(
             "webhooks", accept_timeout=1, auto_renew=False, on_lock_lost=lambda over, error: handed_out.discard(over)
@@ -53,18 +53,18 @@ def hand_out() -> tuple[Response | str, int]:
 
 
 def settle() -> tuple[str, int]:
-    """The worker has done a message. This may well be another process than the one that handed it out."""
+    """Complete a message for a worker. Another process may have handed it out."""
     receipt = request.get_json()["receipt"]
     try:
         with current_provider.session_from_receipt(receipt) as session:
             session.complete_message(receipt)
     except InvalidReceiptError as error:
-        return str(error), 410  # Too late: the lock is over, and somebody else gets it.
+        return str(error), 410  # Too late: the lock has expired, and another worker gets the message.
     return "", 204
 
 
 def note(message: ReceivedMessage, session: SessionClient) -> None:
-    """The other way, without workers of another kind: `flask azsession consume webhooks flask_app:note`."""
+    """Handle a webhook in a consumer instead: `flask azsession consume webhooks flask_app:note`."""
     print(f"{session.session_id}: {message.subject} {message.json()['action']}", flush=True)
 
 

@@ -1,8 +1,8 @@
-"""Orders of a shop, each handled step by step, many at once; one of them cannot be right, and is set aside whole.
+"""Orders of a shop: many are handled at once, each step by step. One order is wrong, and all of it is dead-lettered.
 
     python examples/plain_script.py
 
-shows it with a broker in memory; with SERVICEBUS_CONNECTION_STRING set, on the queue "orders" of that server.
+runs it with a broker in memory. With SERVICEBUS_CONNECTION_STRING set, it uses the queue "orders" of that server.
 """
 
 import json
@@ -27,7 +27,7 @@ ORDERS = {
 
 
 def send(provider: ServiceBusProvider) -> None:
-    """Send the steps as they happen: those of one order after each other, between those of others."""
+    """Send the steps of all orders in turns, those of each order in order."""
     for number in range(max(len(steps) for steps in ORDERS.values())):
         for order, steps in ORDERS.items():
             if number < len(steps):
@@ -36,13 +36,13 @@ def send(provider: ServiceBusProvider) -> None:
 
 
 def handle(message: ReceivedMessage, session: SessionClient) -> None:
-    """Do one step. What is to be paid still is kept with the session, for whichever process gets its next message."""
+    """Handle one step. The amount due is kept in the session state, for the process that gets the next message."""
     event, due = message.json(), float(session.get_session_state() or 0)
     if event["step"] == "shipped" and due > 0:
         raise DeadLetterSession("shipped before it was paid", f"{due:.2f} were due")
     due += {"placed": event["amount"], "paid": -event["amount"], "cancelled": -due}.get(event["step"], 0)
     session.set_session_state(f"{due:.2f}".encode())
-    # In one piece, as other sessions are handled at the same time.
+    # One string with its newline: other threads print at the same time.
     print(f"{session.session_id}: {event['step']:<9} {due:6.2f} due\n", end="", flush=True)
     if event["step"] in ("shipped", "cancelled"):
         session.set_session_state(None)
@@ -54,16 +54,16 @@ def main() -> None:
         send(provider)
         finished = threading.Event()
 
-        def look_whether_all_is_done(session: SessionClient) -> None:
+        def finish_when_all_are_handled(session: SessionClient) -> None:
             done = processor.stats.messages_done + processor.stats.messages_dead_lettered
             if done >= sum(map(len, ORDERS.values())):
                 finished.set()
 
-        processor = SessionProcessor(provider, "orders", handle, on_session_closed=look_whether_all_is_done)
+        processor = SessionProcessor(provider, "orders", handle, on_session_closed=finish_when_all_are_handled)
         with processor:
             finished.wait()
         for letter in provider.dead_letters("orders"):
-            print(f"{letter.session_id}: {letter.json()['step']:<9} set aside: {letter.dead_letter_reason}")
+            print(f"{letter.session_id}: {letter.json()['step']:<9} dead-lettered: {letter.dead_letter_reason}")
 
 
 if __name__ == "__main__":

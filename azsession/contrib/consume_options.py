@@ -14,7 +14,7 @@ import attrs
 
 
 class Kind(Enum):
-    """What the value of an option is."""
+    """The kind of value that an option takes."""
 
     COUNT = "count"
     SECONDS = "seconds"
@@ -28,7 +28,7 @@ class Option:
 
     Attributes:
         name: The argument of `SessionProcessor` that the option sets.
-        kind: What its value is.
+        kind: The kind of its value.
         help: One sentence for the help text.
         default: The default of the argument of `SessionProcessor`.
         highest: The highest count that the command line accepts. `SessionProcessor` checks all values too.
@@ -47,7 +47,7 @@ class Option:
         return (flag.removesuffix("s"), flag) if self.kind is Kind.SESSION_IDS else (flag,)
 
 
-#: What the commands do, for their help texts.
+#: The second sentence and the rest of the commands' help texts.
 DESCRIPTION = (
     "Many sessions are handled at once, and the messages of each session in order. When the function returns, its message is "
     "completed. SIGTERM and Ctrl-C let running functions finish and release all sessions. A second signal does not wait."
@@ -60,7 +60,7 @@ OPTIONS = (
     Option("max_messages_per_session", Kind.COUNT, "Messages after which a session is released."),
     Option("session_idle_timeout", Kind.SECONDS, "Seconds to wait in an empty session before its release.", default=0.0),
     Option("prefetch", Kind.COUNT, "Messages to receive in one request.", default=10, highest=1000),
-    Option("max_renewal", Kind.SECONDS, "Seconds after which the lock of a session is not renewed any more."),
+    Option("max_renewal", Kind.SECONDS, "Seconds after which the renewal of a session lock stops."),
     Option("grace_period", Kind.SECONDS, "Seconds to wait for running functions at the end.", default=30.0),
     Option("on_error", Kind.FUNCTION, "Called with each error, its session and its message (or None)."),
     Option("on_session_opened", Kind.FUNCTION, "Called with each session before its first message."),

@@ -1,13 +1,12 @@
 #!/usr/bin/env python
-"""A shop whose orders go through message sessions, all of it in one process, with the embedded broker:
+"""A shop whose orders go through message sessions. This runs everything in one process, with the embedded broker:
 
     python examples/django_project/manage.py demo
 
-It needs azsession with the extras django and server. What happens to an order is kept in the database, and sent as a message
-when the transaction is committed (`shop/views.py`); a handler does the rest, one message of an order after the other
-(`shop/handlers.py`).
+It needs azsession with the extra django. A view stores an order in the database, and sends its steps as messages when the
+transaction is committed (`shop/views.py`). A handler handles the messages of each order in order (`shop/handlers.py`).
 
-As it is in production, with a web server and a consumer that are processes of their own, and a gateway between them:
+In production, the web server and the consumer are separate processes, with a gateway between them:
 
     azsession serve --queue orders                        # prints the connection string
     export SERVICEBUS_CONNECTION_STRING='Endpoint=...'    # in two more terminals

@@ -54,8 +54,8 @@ def check_orders(lines: list[str]) -> None:
         "order-1002": ["placed 35.00 due", "paid 5.00 due", "paid 0.00 due", "shipped 0.00 due"],
         "order-1003": [
             "placed 12.00 due",
-            "shipped set aside: shipped before it was paid",
-            "paid set aside: shipped before it was paid",
+            "shipped dead-lettered: shipped before it was paid",
+            "paid dead-lettered: shipped before it was paid",
         ],
         "order-1004": ["placed 8.00 due", "cancelled 0.00 due"],
     }

@@ -85,12 +85,12 @@ signals.worker_shutdown.connect(_close_all, weak=False, dispatch_uid="azsession.
 # The end of a worker
 
 
-#: One byte that a worker shares with its forked children: 1 after the shutdown began. Celery does not tell the children.
+#: One byte that a worker shares with its forked children: 1 after the shutdown began. Celery sends the children no signal.
 _shutdown = mmap.mmap(-1, 1)
 
 
 def worker_ends() -> bool:
-    """Tell whether the worker shuts down. Works in the worker's process and in processes forked from it."""
+    """Return whether the worker shuts down. Works in the worker's process and in processes forked from it."""
     return _shutdown[0] != 0
 
 
@@ -98,7 +98,7 @@ class WorkerEnds(threading.Event):
     """An event that is also set while the worker shuts down."""
 
     def is_set(self) -> bool:
-        """Tell whether the event was set or the worker shuts down."""
+        """Return whether the event was set or the worker shuts down."""
         return super().is_set() or worker_ends()
 
 

@@ -98,7 +98,7 @@ def _abandon(app: Any, receipt: ReceiptHandle) -> None:
     try:
         _settle(app, receipt, is_done=False)
     except InvalidReceiptError as error:
-        logger.info("the task failed, and its message is not locked any more: %s", error)
+        logger.info("the task failed, and the lock of its message is already gone: %s", error)
     except QueueError as error:
         logger.warning(
             "the task failed, and its message was not abandoned. It will be redelivered when its lock expires: %s", error

@@ -54,8 +54,8 @@ def session_task(
             task stays until the session is empty.
         idle_timeout: Seconds (or a timedelta) to wait for messages in an empty session.
         prefetch: Messages to receive in one request, 1 to 1000.
-        max_renewal: Seconds (or a timedelta) after which the session's lock is not renewed any more. `None` means that it is
-            always renewed.
+        max_renewal: Seconds (or a timedelta) after which the session's lock is not renewed. `None` means that the renewal
+            has no limit.
         task_options: Celery's options, for example `name`, `queue` or `time_limit`. The default of `max_retries` is `None`:
             the queue's ``max_delivery_count`` dead-letters a message that always fails.
 

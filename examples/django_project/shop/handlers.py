@@ -1,4 +1,4 @@
-"""What is done about an order: called for one message of it after the other, and for many orders at once."""
+"""The handler for the steps of an order. It is called for many orders at once, and in order for each."""
 
 from django.db import transaction
 
@@ -8,7 +8,7 @@ from .models import Order, Step
 
 
 def handle(message: ReceivedMessage, session: SessionClient) -> None:
-    """Note a step of an order. The message is completed when this returns, and comes again where it raises."""
+    """Record a step of an order. When this returns, the message is completed. If it raises, the message is redelivered."""
     what, order = message.text(), session.session_id.removeprefix("order-")
     with transaction.atomic():
         if not Order.objects.filter(pk=order).update(status=what):

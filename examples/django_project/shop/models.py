@@ -1,4 +1,4 @@
-"""An order, and what was done about it."""
+"""An order and its steps."""
 
 from django.db import models
 
@@ -9,7 +9,7 @@ class Order(models.Model):
 
 
 class Step(models.Model):
-    """Something that was done, once each: a message may come again where its handler could not tell that it was done."""
+    """A recorded step. Its message id is unique, because a message can be redelivered after it was handled."""
 
     order = models.ForeignKey(Order, models.CASCADE, related_name="steps")
     message_id = models.CharField(max_length=128, unique=True)

@@ -1,4 +1,4 @@
-"""The project's settings. What azsession needs is the application and `AZSESSION`."""
+"""The project's settings. azsession needs its application and `AZSESSION`."""
 
 import os
 from pathlib import Path

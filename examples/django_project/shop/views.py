@@ -1,4 +1,4 @@
-"""Orders are placed here. For people who do a step by hand, messages are handed out in one request and settled in another."""
+"""Views that place orders, and views in which people take messages in one request and settle them in another."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from azsession.contrib.django import get_provider, send_on_commit
 
 from .models import Order
 
-#: The sessions whose messages this process has handed out: kept until their locks are over, closed when it ends.
+#: Sessions whose messages this process has handed out. They are kept until their locks expire or the process ends.
 handed_out: set[SessionClient] = set()
 
 
 def place_order(item: str, *steps: str) -> Order:
-    """Keep an order, and send what is to be done about it, in this order: both, or neither."""
+    """Store an order and send its steps in order. If the transaction is rolled back, neither happens."""
     with transaction.atomic():
         order = Order.objects.create(item=item)
         send_on_commit("orders", [Message(step, session_id=f"order-{order.pk}") for step in steps])
@@ -34,7 +34,7 @@ def place(request: HttpRequest) -> JsonResponse:
 @csrf_exempt
 @require_POST
 def take(request: HttpRequest, queue: str) -> HttpResponse:
-    """Hand out the messages of the next session. Nobody else gets that session until its lock, not renewed, is over."""
+    """Hand out the messages of the next session. No other client gets the session until its lock expires."""
     for each in list(handed_out):
         if each.is_lock_lost:
             handed_out.discard(each)
@@ -53,7 +53,7 @@ def take(request: HttpRequest, queue: str) -> HttpResponse:
 @csrf_exempt
 @require_POST
 def settle(request: HttpRequest) -> HttpResponse:
-    """Complete a message by its receipt, whichever process handed it out."""
+    """Complete a message by its receipt. Another process may have handed it out."""
     receipt = request.POST["receipt"]
     try:
         with get_provider().session_from_receipt(receipt) as session:

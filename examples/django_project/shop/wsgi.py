@@ -1,4 +1,4 @@
-"""What a web server runs, such as ``gunicorn --preload --workers 3 --threads 8 shop.wsgi``."""
+"""The WSGI application, for example for ``gunicorn --preload --workers 3 --threads 8 shop.wsgi``."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`manage.py demo`: places orders, and consumes the queue until all of them are shipped."""
+"""`manage.py demo`: places orders, and consumes the queue until all orders are shipped."""
 
 import time
 from typing import Any
@@ -14,7 +14,7 @@ from shop.models import Order
 
 
 class Command(BaseCommand):
-    help = "Places orders, and consumes the queue until all of them are shipped."
+    help = "Places orders, and consumes the queue until all orders are shipped."
 
     def handle(self, *args: Any, **options: Any) -> None:
         call_command("migrate", verbosity=0)
