@@ -107,10 +107,10 @@ def _drain(task: Task, options: ProcessorOptions, session_id: str) -> int:
     """Handle a session's messages, and send another task for those that are left."""
     provider, counters = current_provider(task.app), StatsCounters()
     while True:
-        turn = _Turn(options, counters)
         try:
-            outcome = turn.take(provider, session_id, failed_before=task.request.retries > 0)
-            left = turn.leaves(provider, session_id, outcome)
+            turn = _Turn(options, counters, provider, session_id)
+            outcome = turn.handle_messages(failed_before=task.request.retries > 0)
+            pause = turn.pause_before_next(outcome)
         except PERMANENT_ERRORS:
             raise
         except Exception as problem:  # From the server, or from a time limit outside of the function.
@@ -118,18 +118,19 @@ def _drain(task: Task, options: ProcessorOptions, session_id: str) -> int:
                 raise  # An eager retry runs at once, so it would loop.
             raise _retry(task, problem, counters) from problem
         failure = outcome.failure
-        if left is not None:
+        if pause is not None:
             if not (task.request.called_directly or task.request.is_eager):
-                _hand_on(task, session_id, left)
+                _hand_on(task, session_id, pause)
             elif not worker_ends():
-                time.sleep(left)
+                time.sleep(pause)
                 continue
         elif outcome.fatal is not None:
             raise outcome.fatal
         elif failure is not None and not isinstance(failure.error, SessionLockedError):
-            # With Retry, Ignore and Reject the function tells Celery what to do.
-            is_ours = failure.message is None and (task.request.is_eager or isinstance(failure.error, PERMANENT_ERRORS))
-            if is_ours or isinstance(failure.error, TaskPredicate):
+            # A failure without a message is not one of the function. An eager retry of it would run at once, and loop.
+            is_final = failure.message is None and (task.request.is_eager or isinstance(failure.error, PERMANENT_ERRORS))
+            # With Retry, Ignore and Reject (TaskPredicate) the function tells Celery what to do.
+            if is_final or isinstance(failure.error, TaskPredicate):
                 raise failure.error
             raise _retry(task, failure.error, counters) from failure.error
         return counters.read(0).messages_done
@@ -138,25 +139,26 @@ def _drain(task: Task, options: ProcessorOptions, session_id: str) -> int:
 class _Turn:
     """One period in which a task holds its session."""
 
-    def __init__(self, options: ProcessorOptions, counters: StatsCounters) -> None:
+    def __init__(
+        self, options: ProcessorOptions, counters: StatsCounters, provider: ServiceBusProvider, session_id: str
+    ) -> None:
         self._options = options
         self._counters = counters
+        self._provider = provider
+        self._session = provider.create_session_client(options.queue_name, session_id, max_renewal=options.max_renewal)
 
-    def take(self, provider: ServiceBusProvider, session_id: str, *, failed_before: bool) -> Outcome:
-        """Handle the session's messages."""
+    def handle_messages(self, *, failed_before: bool) -> Outcome:
+        """Take the session's lock, handle its messages and release it."""
         backoff = Backoff()
         if failed_before:
-            backoff.failed(session_id)  # Receive one message at a time: the first one may fail again.
+            backoff.failed(self._session.session_id)  # Receive one message at a time: the first one may fail again.
         runner = SessionRunner(self._options, backoff, self._counters)
         runner.stopping = WorkerEnds()
-        self._session = provider.create_session_client(
-            self._options.queue_name, session_id, max_renewal=self._options.max_renewal
-        )
         return runner.handle(TakenSession(self._session))
 
-    def leaves(self, provider: ServiceBusProvider, session_id: str, outcome: Outcome) -> float | None:
+    def pause_before_next(self, outcome: Outcome) -> float | None:
         """Return the seconds before the next task for the session. `None` means no task, or a retry of this one."""
-        name = self._options.queue_name
+        name, session_id = self._options.queue_name, self._session.session_id
         error = None if outcome.failure is None else outcome.failure.error
         if isinstance(error, SessionLockedError):
             logger.info("another client holds session %r of %r", session_id, name)
@@ -170,7 +172,7 @@ class _Turn:
         if error is not None:
             return None
         # Messages may have come after the last receive. The dispatcher saw the session as locked then, and sent no task.
-        if first_active(provider, name, session_id) is None:
+        if first_active(self._provider, name, session_id) is None:
             return None
         return 0.0 if outcome.handled else NEXT_PAUSE
 
