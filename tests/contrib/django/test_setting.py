@@ -62,7 +62,7 @@ def test_a_right_setting_passes(value: object) -> None:
         ({"CONNECTION_STRING": GATEWAY, "RETRY_ATTEMPTS": "4", "REQUEST_TIMEOUT": "1"}, ["E003", "E003"], "retry_attempts"),
         ({"CONNECTION_STRING": GATEWAY, "TRANSPORT": "smtp"}, ["E003"], "transport "),
         ({"CONNECTION_STRING": GATEWAY, "ALLOW_INSECURE_HTTP": "no"}, ["E003"], "True or False, not str"),
-        ({"CONNECTION_STRING": GATEWAY, "NAMESPACE": "myns"}, ["E003"], "not both"),
+        ({"CONNECTION_STRING": GATEWAY, "NAMESPACE": "myns"}, ["E003"], "AZSESSION: connection_string and namespace"),
         ("Endpoint=sb://gateway.example/", ["E003"], "give a credential"),
         (None, ["E004"], "set SERVICEBUS_CONNECTION_STRING"),
         ({"SESSION_TIMEOUT": 30}, ["E004"], "does not say where"),
