@@ -1,4 +1,4 @@
-"""Names the extra to install when a module of it is missing."""
+"""The check whether an optional dependency is installed. Code that needs an extra calls it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from .errors import ConfigurationError
 
 
 def need(module: str, extra: str) -> None:
-    """Raise `ConfigurationError` where `module` is not installed, saying which extra of azsession brings it."""
+    """Check that a module is installed.
+
+    Raises:
+        ConfigurationError: It is not. The error names the extra of azsession that installs it.
+    """
     if find_spec(module) is None:
         raise ConfigurationError(f'{module} is not installed: pip install "azsession[{extra}]"')

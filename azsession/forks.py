@@ -1,4 +1,4 @@
-"""What a forked child must set right: `after_fork` of each living object, in no particular order."""
+"""Fork handling: objects that hold threads, locks or sockets register here and are reset in each forked child."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
-    """Something that holds threads, locks or sockets, which a forked child must not use."""
+    """An object with threads, locks or sockets that a forked child must not use."""
 
     def after_fork(self) -> None:
-        """Let go of them; called in the child, before anything else runs there."""
+        """Replace them. It runs in the forked child, before any other code."""
 
 
-_living: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_registered: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 def register(thing: Forkable) -> None:
-    """Have `thing` told in every child that is forked while it lives."""
-    _living.add(thing)
+    """Call `after_fork` of an object in each child that is forked while the object exists. The order is undefined."""
+    _registered.add(thing)
 
 
 def _after_fork() -> None:
-    for thing in list(_living):
+    for thing in list(_registered):
         thing.after_fork()
 
 

@@ -1,12 +1,12 @@
-"""The pytest plugin: a real gateway with a broker in memory, for tests of code that uses azsession.
+"""The pytest plugin: a gateway with a broker in memory, for tests of code that uses azsession.
 
-Installed with azsession and found by pytest of itself. Needs the extra ``server``.
+pytest finds it when azsession is installed. It needs the extra ``server``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .config import ConfigOptions
+    from .queues import QueueFields
     from .server import GatewayService
 
-#: Receives that may wait at once in the server of a test.
+#: The most receives that can wait at once in the server of a test.
 MAX_WAITING = 64
 
 
 class AzsessionServer:
-    """A gateway on a free port of loopback, with a broker in memory. Queues are made when they are first used.
+    """A gateway on a free port of the loopback interface, with a broker in memory.
+
+    It creates a queue at its first use.
 
     Attributes:
-        connection_string: What a `ServiceBusProvider` connects with; it has all rights.
-        url: Where it serves, such as ``http://127.0.0.1:43210``.
+        connection_string: The connection string for `ServiceBusProvider`, with all rights.
+        url: The URL of the gateway, for example ``http://127.0.0.1:43210``.
     """
 
     def __init__(self, service: GatewayService) -> None:
@@ -39,19 +42,35 @@ class AzsessionServer:
     def __repr__(self) -> str:
         return f"<AzsessionServer at {self.url}>"
 
-    def create_queue(self, name: str, **settings: Any) -> str:
-        """Make a queue with settings, those of `azsession.QueueSettings`, such as ``lock_duration=1``; return its name."""
+    def create_queue(self, name: str, **settings: Unpack[QueueFields]) -> str:
+        """Create a queue and return its name.
+
+        Args:
+            name: The name of the queue.
+            settings: The fields of `azsession.QueueSettings`, for example ``lock_duration=1``.
+
+        Raises:
+            ValidationError: The name or a setting is wrong.
+            ProviderError: The queue exists with other settings (``code`` is ``"Conflict"``).
+        """
         self._service.broker.create_queue(name, QueueSettings(**settings))
         return name
 
     def provider(self, **config_fields: Unpack[ConfigOptions]) -> ServiceBusProvider:
-        """Return a new provider for this server; close it. `config_fields` are those of `ServiceBusConfig`."""
+        """Return a new provider for this server. The caller closes it.
+
+        Args:
+            config_fields: Fields of `azsession.ServiceBusConfig`, for example ``retry_attempts=0``.
+
+        Raises:
+            ConfigurationError: A field is wrong.
+        """
         return ServiceBusProvider.from_connection_string(self.connection_string, **config_fields)
 
 
 @pytest.fixture
 def azsession_server() -> Iterator[AzsessionServer]:
-    """A gateway of this test's own, over a real socket, empty; gone after the test."""
+    """A new, empty gateway for this test. It listens on a real socket."""
     from .broker.embedded import EmbeddedBroker
     from .server import AccessKey, GatewayService
 
@@ -62,6 +81,6 @@ def azsession_server() -> Iterator[AzsessionServer]:
 
 @pytest.fixture
 def azsession_provider(azsession_server: AzsessionServer) -> Iterator[ServiceBusProvider]:
-    """A provider for `azsession_server`; closed after the test."""
+    """A provider for `azsession_server`. It is closed after the test."""
     with azsession_server.provider() as provider:
         yield provider

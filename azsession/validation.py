@@ -179,7 +179,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     For example ``'sesion_timeout'; did you mean 'session_timeout'?``. Error messages end with it.
     """
-    names = list(known)
+    names, name = list(known), name[:80]
     near = difflib.get_close_matches(name, names, 1)
-    shown = f"{name[:80]!r}"
+    shown = repr(name)
     return f"{shown}; did you mean {near[0]!r}?" if near else f"{shown}; there are {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""The pytest plugin, as a user's test files see it, and the server that it gives."""
+"""The pytest plugin in a user's test files, and the server that its fixtures provide."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_the_code_under_test_connects_by_itself(azsession_server, monkeypatch):
 """
 
 
-def test_the_fixtures_are_there_for_users_without_any_setup(pytester: pytest.Pytester) -> None:
+def test_users_can_use_the_fixtures_without_setup(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(USERS_TESTS)
     result = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", timeout=60)
     result.assert_outcomes(passed=6)
     assert result.ret == 0
 
 
-def test_a_failing_test_of_a_user_fails_and_ends(pytester: pytest.Pytester) -> None:
+def test_a_failing_test_of_a_user_ends_while_a_receive_waits(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import threading
@@ -71,20 +71,20 @@ def test_a_failing_test_of_a_user_fails_and_ends(pytester: pytest.Pytester) -> N
             assert session.receive_message(0) is not None, "nothing came"
         """
     )
-    # The thread that waits is told of the end by an exception, which nobody catches.
+    # The waiting receive raises an exception when the server stops, and nothing catches it.
     result = pytester.runpytest_subprocess("-W", "ignore", "-p", "no:cacheprovider", timeout=30)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*nothing came*"])
 
 
-def test_the_fixtures_tell_what_they_are(pytester: pytest.Pytester) -> None:
+def test_pytest_lists_the_fixtures_with_descriptions(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("")
     shown = pytester.runpytest_subprocess("--fixtures", "-p", "no:cacheprovider", timeout=30).stdout
-    shown.fnmatch_lines(["azsession_server*", "*over a real socket*"])
+    shown.fnmatch_lines(["azsession_server*", "*real socket*"])
     shown.fnmatch_lines(["azsession_provider*", "*azsession_server*"])
 
 
-def test_the_server_tells_where_it_is_and_no_key(azsession_server: AzsessionServer) -> None:
+def test_the_repr_of_the_server_shows_its_url_and_not_its_key(azsession_server: AzsessionServer) -> None:
     key = azsession_server.connection_string.partition("SharedAccessKey=")[2]
     assert repr(azsession_server) == f"<AzsessionServer at {azsession_server.url}>"
     assert len(key) > 20
@@ -92,7 +92,7 @@ def test_the_server_tells_where_it_is_and_no_key(azsession_server: AzsessionServ
     assert urlsplit(azsession_server.url).hostname == "127.0.0.1"
 
 
-def test_a_server_that_nobody_asks_has_no_threads_for_requests() -> None:
+def test_an_unused_server_has_no_request_threads() -> None:
     def workers() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name.startswith("CP Server")}
 
@@ -104,7 +104,7 @@ def test_a_server_that_nobody_asks_has_no_threads_for_requests() -> None:
         assert len(workers() - before) == 1
 
 
-def test_a_server_is_gone_after_its_test(pytester: pytest.Pytester) -> None:
+def test_the_server_stops_after_its_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         from pathlib import Path
@@ -123,7 +123,7 @@ def test_a_server_is_gone_after_its_test(pytester: pytest.Pytester) -> None:
         socket.create_connection((where.hostname, where.port), timeout=5)
 
 
-def test_many_receives_wait_in_it_while_others_are_served(azsession_server: AzsessionServer) -> None:
+def test_the_server_responds_while_many_receives_wait(azsession_server: AzsessionServer) -> None:
     got: list[str] = []
     with azsession_server.provider(pool_connections=80) as provider:
 
@@ -144,7 +144,7 @@ def test_many_receives_wait_in_it_while_others_are_served(azsession_server: Azse
     assert sorted(got) == sorted(f"to {session_id}" for session_id in ids)
 
 
-def test_a_lock_of_a_short_duration_ends(azsession_server: AzsessionServer) -> None:
+def test_a_queue_can_have_a_short_lock_duration(azsession_server: AzsessionServer) -> None:
     azsession_server.create_queue("short", lock_duration=1)
     lost = threading.Event()
     with azsession_server.provider() as provider:

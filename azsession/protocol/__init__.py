@@ -1,35 +1,34 @@
-"""The session REST protocol, version 1, and its plain dialect: routes, headers, bodies, error codes.
+"""The session REST protocol, version 1, and its plain dialect. Client and gateway share this package.
 
-The client and the gateway both speak through this room and hold no second copy of it, so they cannot drift apart.
-
-* `routes`: paths and queries, built by the client and read by the gateway.
-* `wire`: messages as header and body, and as an envelope.
-* `status`: error codes, their HTTP statuses and their exceptions.
-* `durations`: durations in ISO 8601 and the settings of a queue.
+* `routes`: paths and queries. The client builds them, the gateway parses them.
+* `wire`: messages as headers and body, and as an envelope.
+* `error_codes`: the error codes, with their HTTP statuses and exceptions.
+* `queue_json`: durations in ISO 8601, and the settings of a queue as JSON.
 """
 
 from __future__ import annotations
 
-#: What a server of version 1 says on every answer.
+#: The protocol's version, on every response of a server that speaks it.
 PROTOCOL_HEADER = "Azsession-Protocol"
 PROTOCOL_VERSION = "1"
-#: Who holds the session: a UUID, fresh for every time that a client takes a session's lock.
+#: The holder of a session's lock: a UUID that the client creates each time it takes the lock.
 LOCK_ID_HEADER = "Azsession-Lock-Id"
-#: ``1`` on a receive of a caller who was told that it has the lock: it is not given the lock anew, whatever the server knows
-#: of lock ids that ended. A server that was started anew knows of none.
+#: ``1`` on a receive of a client that already held the lock under this lock id. The server must not grant a new lock to it. A
+#: server that was restarted does not remember the lock ids that ended, so the client has to say it.
 LOCK_HELD_HEADER = "Azsession-Lock-Held"
-#: Which of several gateways: the same on all requests about one holder's session, and in its receipts. No secret. The
-#: gateways ignore it; what balances between them may go by it.
+#: A value for load balancers: the same on all requests about one holder's session and in its receipts. Gateways ignore it.
+#: It is not a secret.
 ROUTE_HEADER = "Azsession-Route"
-#: A UUID per call, the same in its retries.
+#: A UUID for each call. The retries of a call have the same.
 REQUEST_ID_HEADER = "Azsession-Request-Id"
-#: Seconds that the session's lock has left when the answer is made.
+#: Seconds until the session's lock expires, at the time of the response.
 LOCK_EXPIRES_HEADER = "Azsession-Lock-Expires-In"
-#: Seconds that the server held the request back, waiting. What is left of a lock counts from then, so that a client
-#: that counts from its sending can add them: without it a long poll would seem to use up the lock that it renewed.
+#: Seconds that the server waited before it responded. The client counts the lock's duration from the time of its request, and
+#: adds these seconds. Otherwise a long poll would seem to use up the lock that it renewed.
 WAITED_HEADER = "Azsession-Waited"
-#: The body is an envelope with that many messages.
+#: The number of messages in the body, which is an envelope.
 COUNT_HEADER = "Azsession-Count"
+#: The error code of a response, as in Azure's REST APIs.
 ERROR_CODE_HEADER = "x-ms-error-code"
 
 ENVELOPE_TYPE = "application/vnd.microsoft.servicebus.json"

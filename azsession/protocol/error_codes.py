@@ -1,7 +1,7 @@
-"""The protocol's errors: code, HTTP status and exception, in the one table that both ends use.
+"""The error codes of the protocol, with the HTTP status and the exception of each.
 
-The gateway turns an exception into an answer with `answer_to`; the client turns an answer into an exception with
-`error_from`.
+All code that names an error code takes it from here. The gateway converts an exception into a response with `answer_to`, the
+client converts a response into an exception with `error_from`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ..errors import (
     UnsupportedOperationError,
     ValidationError,
 )
+from . import ERROR_CODE_HEADER
 
 INVALID_REQUEST = "InvalidRequest"
 UNAUTHORIZED = "Unauthorized"
@@ -45,9 +46,9 @@ SESSION_LOCKED = "SessionLocked"
 THROTTLED = "Throttled"
 INTERNAL_ERROR = "InternalError"
 SERVER_BUSY = "ServerBusy"
-#: A gateway could not reach what is behind it, or got no answer from it.
+#: The gateway could not reach Azure Service Bus, or got no response from it.
 CONNECTION_FAILED = "ConnectionFailed"
-#: The answer to a gateway's own request was lost: what was sent may have been accepted.
+#: The response to a request of the gateway to Azure Service Bus was lost: the request may have taken effect.
 OUTCOME_UNKNOWN = "OutcomeUnknown"
 ENTITY_DISABLED = "EntityDisabled"
 QUOTA_EXCEEDED = "QuotaExceeded"
@@ -74,7 +75,7 @@ STATUS_OF = {
     QUOTA_EXCEEDED: 507,
 }
 
-#: The code of an exception that names none.
+#: The code of an exception without a code of its own. The first matching class counts.
 _CODE_OF: list[tuple[type[QueueError], str]] = [
     (ValidationError, INVALID_REQUEST),
     (ConfigurationError, INVALID_REQUEST),
@@ -92,24 +93,24 @@ _CODE_OF: list[tuple[type[QueueError], str]] = [
     (ProviderError, INTERNAL_ERROR),
 ]
 
-#: Statuses after which the same request is worth sending again.
+#: The statuses after which the client retries a request.
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
-#: Which errors 404 and 410 are depends on what was asked.
+#: The subject of a request. The meaning of 404, 409 and 410 depends on it.
 ABOUT_SESSION = "session"
 ABOUT_RECEIPT = "receipt"
 ABOUT_QUEUE = "queue"
 
 
 def code_of(error: QueueError) -> str:
-    """Return the protocol's code for an exception."""
+    """Return the error code of an exception."""
     if error.code in STATUS_OF:
         return error.code
     return next((code for kind, code in _CODE_OF if isinstance(error, kind)), INTERNAL_ERROR)
 
 
 def answer_to(error: QueueError) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status and the JSON body that tell a client of `error`."""
+    """Return the HTTP status and the JSON body of the response for `error`."""
     code = code_of(error)
     details: dict[str, Any] = {"code": code, "message": str(error)}
     if isinstance(error, MessageTooLargeError):
@@ -128,15 +129,15 @@ def error_from(
     lock_expires_in: float | None = None,
     retry_after: float | None = None,
 ) -> QueueError:
-    """Return the exception for an answer that is not a success.
+    """Return the exception for a response that reports an error.
 
     Args:
         status: The HTTP status.
-        headers: The answer's headers, names in any case.
-        body: Its body: the protocol's JSON, Azure's XML, or anything.
-        about: `ABOUT_SESSION`, `ABOUT_RECEIPT` or `ABOUT_QUEUE`.
-        lock_expires_in: Seconds that the other holder's lock has left (423).
-        retry_after: Seconds that the server asked to wait.
+        headers: The headers of the response, a case-insensitive mapping.
+        body: The body: JSON of the protocol, XML of Azure, or any bytes.
+        about: The subject of the request: `ABOUT_SESSION`, `ABOUT_RECEIPT` or `ABOUT_QUEUE`.
+        lock_expires_in: Seconds until the other holder's lock expires (423), or `None`.
+        retry_after: Seconds that the server asked to wait, or `None`.
     """
     code, text, details = _read_error(headers, body)
     message = text or f"the server answered {status}"
@@ -149,7 +150,7 @@ def error_from(
     if code in (OUTCOME_UNKNOWN, CONNECTION_FAILED):
         unknown = code == OUTCOME_UNKNOWN or details.get("maybeDelivered") is True
         return ConnectionFailedError(message, code=code, maybe_delivered=unknown)
-    # InvalidRequest: a gateway does not know the path, say behind a proxy that changes it; the session may be well.
+    # InvalidRequest: the gateway does not know the path, for example because a proxy changed it. The session may exist.
     if status in (404, 410, 409) and code not in (MESSAGE_NOT_FOUND, INVALID_REQUEST, ENTITY_DISABLED):
         error = _gone(status, code, message, about)
         if error is not None:
@@ -180,8 +181,8 @@ def _gone(status: int, code: str | None, message: str, about: str) -> QueueError
 
 
 def _read_error(headers: Mapping[str, str], body: bytes) -> tuple[str | None, str | None, Mapping[str, Any]]:
-    """Return code, message and further details of an error's answer, each where it is there and well-formed."""
-    code: Any = headers.get("x-ms-error-code")
+    """Return the code, message and further details of an error response. Missing or malformed parts are left out."""
+    code: Any = headers.get(ERROR_CODE_HEADER)
     text: Any = None
     details: Any = {}
     head = body[:65536].lstrip()
@@ -195,7 +196,7 @@ def _read_error(headers: Mapping[str, str], body: bytes) -> tuple[str | None, st
         xml = head.decode("utf-8", "replace")
         found = re.search(r"<Code>([^<]{1,100})</Code>", xml)
         detail = re.search(r"<Detail>([^<]{1,2000})", xml)
-        # Azure's XML has the status as its code; the name stands in the detail.
+        # In Azure's XML the code is the HTTP status, and the detail is the text.
         code = code or (found[1] if found and not found[1].isdigit() else None)
         text = detail[1].strip() if detail else None
     if not isinstance(code, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", code):
@@ -211,10 +212,10 @@ def _int(details: Mapping[str, Any], name: str) -> int | None:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds of a ``Retry-After`` (RFC 9110, 10.2.3): a number or a date; `None` where it is neither."""
+    """Return the seconds of a ``Retry-After`` header (RFC 9110, 10.2.3), a number or a date. `None` if it is neither."""
     if not value:
         return None
-    # `strip` takes away more than `float` does.
+    # Also removes whitespace that `float` does not accept.
     number = value.strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number):
         return float(number)
@@ -228,6 +229,6 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 def parse_seconds(value: str | None) -> float | None:
-    """Return a header's decimal seconds, or `None` where it has none that make sense."""
+    """Return the seconds of a header with a decimal number, or `None` if it is missing or malformed."""
     number = "" if value is None else value.strip()
     return float(number) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) else None

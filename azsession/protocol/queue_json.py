@@ -1,4 +1,4 @@
-"""Durations in ISO 8601, and the settings of a queue as the protocol's JSON has them."""
+"""Durations in ISO 8601, and queues as JSON of the protocol. Client and gateway use both directions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import ValidationError
 from ..queues import QueueInfo, QueueSettings
+from ..validation import did_you_mean
 
 _DURATION = re.compile(
     r"P(?:(?P<days>\d+(?:\.\d+)?)D)?"
@@ -15,7 +16,7 @@ _DURATION = re.compile(
 )
 _UNITS = {"days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 
-#: The wire's name of each setting, and ours. Durations are ISO 8601 text on the wire.
+#: The settings by their name in JSON. Durations are ISO 8601 text there. The names are those of Azure's management API.
 _DURATIONS = {
     "LockDuration": "lock_duration",
     "DefaultMessageTimeToLive": "default_time_to_live",
@@ -27,26 +28,30 @@ _PLAIN = {
     "RequiresDuplicateDetection": "requires_duplicate_detection",
 }
 _NAME, _ACTIVE, _DEAD = "QueueName", "MessageCount", "DeadLetterMessageCount"
-#: True in every queue of azsession, as it is for sessions in Azure: accepted, and answered.
+#: Always true here: every queue has sessions.
 _REQUIRES_SESSION = "RequiresSession"
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds in ISO 8601: ``PT30S``, ``PT0.5S``."""
+    """Return seconds as an ISO 8601 duration, for example ``PT30S`` or ``PT0.5S``."""
     return f"PT{seconds:.6f}".rstrip("0").rstrip(".") + "S"
 
 
-def parse_duration(text: object, what: str) -> float:
-    """Return the seconds of an ISO 8601 duration of days, hours, minutes and seconds."""
+def parse_duration(text: object, name: str) -> float:
+    """Return the seconds of an ISO 8601 duration of days, hours, minutes and seconds. Errors call it `name`.
+
+    Raises:
+        ValidationError: It is not such a duration.
+    """
     match = _DURATION.match(text) if isinstance(text, str) and len(text) < 64 else None
     parts = {} if match is None else {unit: value for unit, value in match.groupdict().items() if value is not None}
     if not parts:
-        raise ValidationError(f"{what} is a duration in ISO 8601, such as 'PT30S' or 'P1D'")
+        raise ValidationError(f"{name} is a duration in ISO 8601, for example 'PT30S' or 'P1D'")
     return sum(float(value) * _UNITS[unit] for unit, value in parts.items())
 
 
 def encode_queue(settings: QueueSettings) -> dict[str, Any]:
-    """Return a queue's settings as the protocol's JSON object."""
+    """Return the settings of a queue as a JSON object."""
     encoded: dict[str, Any] = {}
     for wire_name, name in _DURATIONS.items():
         value = getattr(settings, name)
@@ -59,13 +64,13 @@ def encode_queue(settings: QueueSettings) -> dict[str, Any]:
 
 
 def decode_queue(data: Mapping[str, Any]) -> QueueSettings:
-    """Return the settings that a JSON object describes; what is absent has its default.
+    """Return the settings of a queue from a JSON object. Settings that are missing or null have their default.
 
     Raises:
-        ValidationError: An unknown name, or a value out of its range.
+        ValidationError: A name is unknown, or a value has a wrong type or is out of its range.
     """
     if data.get(_REQUIRES_SESSION, True) is not True:
-        raise ValidationError("RequiresSession is true for every queue here: azsession is for sessions")
+        raise ValidationError("RequiresSession must be true: every queue of azsession has sessions")
     values: dict[str, Any] = {}
     for wire_name, value in data.items():
         if value is None or wire_name in (_REQUIRES_SESSION, _NAME, _ACTIVE, _DEAD):
@@ -75,25 +80,24 @@ def decode_queue(data: Mapping[str, Any]) -> QueueSettings:
         elif wire_name in _PLAIN:
             values[_PLAIN[wire_name]] = value
         else:
-            known = ", ".join([*_DURATIONS, *_PLAIN])
-            raise ValidationError(f"{wire_name[:60]!r} is no setting of a queue; these are: {known}")
+            raise ValidationError(f"a queue has no setting {did_you_mean(wire_name, [*_DURATIONS, *_PLAIN])}")
     return QueueSettings(**values)
 
 
 def encode_queue_info(queue: QueueInfo) -> dict[str, Any]:
-    """Return a queue as the protocol shows it."""
+    """Return a queue, its settings and the known counts, as a JSON object."""
     counts = {_ACTIVE: queue.active_count, _DEAD: queue.dead_letter_count}
     known = {name: count for name, count in counts.items() if count is not None}
     return {_NAME: queue.name, **encode_queue(queue.settings), **known}
 
 
 def decode_queue_info(data: Mapping[str, Any]) -> QueueInfo:
-    """Return the queue that the protocol's JSON object shows.
+    """Return the queue from a JSON object.
 
     Raises:
-        ValidationError: It shows none.
+        ValidationError: The object does not describe a queue.
     """
     name, counts = data.get(_NAME), [data.get(_ACTIVE), data.get(_DEAD)]
     if not isinstance(name, str) or not all(count is None or isinstance(count, int) for count in counts):
-        raise ValidationError("a queue has a QueueName, and counts that are whole numbers")
+        raise ValidationError("a queue needs a QueueName that is text, and counts that are whole numbers")
     return QueueInfo(name, decode_queue(data), *counts)

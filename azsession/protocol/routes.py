@@ -1,4 +1,4 @@
-"""Paths and queries of the protocol: the client builds them here, the gateway reads them here."""
+"""The paths and queries of the protocol. The client builds them, the gateway parses them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..validation import MAX_SEQUENCE_NUMBER, check_queue_name, check_session_id
 
 
 class Operation(Enum):
-    """What a request asks for."""
+    """The operation that a request asks for."""
 
     RECEIVE = "receive"
     COMPLETE = "complete"
@@ -47,7 +47,15 @@ class Operation(Enum):
 
 @attrs.frozen
 class Route:
-    """A request's path, read: the operation and what it is about."""
+    """A parsed path.
+
+    Attributes:
+        operation: The operation.
+        entity: The queue or subscription, or "" for an operation on the namespace.
+        session_id: The session, or "".
+        lock_token: The lock token of the message to settle, or "".
+        sequence_number: The sequence number of the dead letter, or 0.
+    """
 
     operation: Operation
     entity: str = ""
@@ -57,7 +65,7 @@ class Route:
 
     @property
     def resource(self) -> tuple[str, ...]:
-        """The path's decoded segments, a session id being one: what a token's ``sr`` is compared with."""
+        """The decoded segments of the path, with the session id as one segment. A token's ``sr`` is compared with them."""
         segments = tuple(self.entity.split("/")) if self.entity else ()
         return (*segments, "sessions", self.session_id) if self.session_id else segments
 
@@ -65,10 +73,10 @@ class Route:
 _TOKEN = "{token}"
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _SOME_GUID = "00000000-0000-0000-0000-000000000000"
-#: Characters of a path whose meaning is remembered.
+#: The longest path, in characters, whose result is cached.
 _SHORT = 400
 
-#: What follows the session id, longest first within a method.
+#: The segments after the session id and their operation, by method. Longer forms come first.
 _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
     "DELETE": [
         (("messages", "head"), Operation.RECEIVE),
@@ -89,12 +97,16 @@ _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
 }
 
 
-#: What is about no queue at all. A queue may have such a name, but cannot be asked about.
+#: The paths without a queue. A queue with such a name cannot be read by GET.
 _OPEN = {"healthz": Operation.HEALTH, "openapi.json": Operation.OPENAPI}
 
 
 class NoRouteError(Exception):
-    """The path is none of the protocol's, or not with this method."""
+    """The protocol has no such path, or not with this method.
+
+    Attributes:
+        allowed: The methods that the path has, or () for an unknown path.
+    """
 
     def __init__(self, message: str, *, allowed: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -102,25 +114,25 @@ class NoRouteError(Exception):
 
 
 def parse_route(method: str, path: str, *, encoded: bool) -> Route:
-    """Return what a request's path means.
+    """Parse the path of a request.
 
     Args:
         method: The HTTP method.
-        path: The path, without query.
-        encoded: Whether `path` is percent-encoded still, as it was sent. Then every session id is told exactly. A server
-            that hands on decoded paths, or a proxy that decoded ``%2F``, makes ids with slashes span segments; these
-            are read from both ends.
+        path: The path, without the query.
+        encoded: `True`: `path` is percent-encoded, as the client sent it. Every session id is then exact. `False`: the HTTP
+            server decoded it. A session id with slashes then spans several segments, and is found by matching the path from
+            both ends.
 
     Raises:
-        ValidationError: A name or id in it is malformed.
-        NoRouteError: It is none of the protocol's.
+        ValidationError: A name or an id in the path is malformed.
+        NoRouteError: The protocol has no such path.
     """
     if len(path) > _SHORT:
         return _parse(method, path, encoded)
     head, _, last = path.rpartition("/")
     if not _GUID.match(last):
         return _parse_known(method, path, encoded)
-    # A lock token, most likely: that is new each time, but what stands before it is not.
+    # Probably a lock token, which differs in each request. Cache the result for the rest of the path.
     route = _parse_known(method, f"{head}/{_SOME_GUID}", encoded)
     if route.lock_token != _SOME_GUID:
         return _parse(method, path, encoded)
@@ -129,13 +141,13 @@ def parse_route(method: str, path: str, *, encoded: bool) -> Route:
 
 def _parse(method: str, path: str, encoded: bool) -> Route:
     if not path.startswith("/"):
-        raise ValidationError("the path does not begin with '/'")
+        raise ValidationError("the path must begin with '/'")
     segments = path[1:].split("/")
     if encoded:
         try:
             segments = [unquote(segment, errors="strict") for segment in segments]
         except UnicodeDecodeError:
-            raise ValidationError("the path is not percent-encoded UTF-8") from None
+            raise ValidationError("the path must be percent-encoded UTF-8") from None
     if segments == [""]:
         return _only(method, {"GET": Route(Operation.LIST_QUEUES)})
     if len(segments) == 1 and segments[0] in _OPEN and method in ("GET", "HEAD"):
@@ -157,7 +169,7 @@ def _parse(method: str, path: str, encoded: bool) -> Route:
         return _only(method, {"POST": Route(Operation.ACCEPT, entity), "GET": Route(Operation.LIST_SESSIONS, entity)})
     if rest[0] == "sessions":
         return _parse_session(method, entity, rest[1:], encoded)
-    raise NoRouteError("this path is none of the session protocol's")
+    raise NoRouteError("the session protocol has no such path")
 
 
 _parse_known = lru_cache(1024)(_parse)
@@ -165,7 +177,7 @@ _parse_known = lru_cache(1024)(_parse)
 
 def _only(method: str, routes: dict[str, Route]) -> Route:
     if method not in routes:
-        raise NoRouteError(f"{method} is not for this path", allowed=routes)
+        raise NoRouteError(f"the method {method} is not allowed for this path", allowed=routes)
     return routes[method]
 
 
@@ -180,7 +192,7 @@ def _parse_dead_letters(method: str, entity: str, rest: list[str]) -> Route:
             return _only(method, {"DELETE": Route(Operation.DELETE_DEAD_LETTER, entity, sequence_number=number)})
         if rest[2] == "resubmit":
             return _only(method, {"POST": Route(Operation.RESUBMIT, entity, sequence_number=number)})
-    raise NoRouteError("this path is none of the session protocol's")
+    raise NoRouteError("the session protocol has no such path")
 
 
 def _parse_session(method: str, entity: str, tail: list[str], encoded: bool) -> Route:
@@ -189,8 +201,8 @@ def _parse_session(method: str, entity: str, tail: list[str], encoded: bool) -> 
         return route
     allowed = [name for name in _SESSION_FORMS if _match_session(name, entity, tail, encoded) is not None]
     if allowed:
-        raise NoRouteError(f"{method} is not for this path", allowed=allowed)
-    raise NoRouteError("this path is none of the session protocol's")
+        raise NoRouteError(f"the method {method} is not allowed for this path", allowed=allowed)
+    raise NoRouteError("the session protocol has no such path")
 
 
 def _match_session(method: str, entity: str, tail: list[str], encoded: bool) -> Route | None:
@@ -213,21 +225,21 @@ def _match_session(method: str, entity: str, tail: list[str], encoded: bool) -> 
 
 @lru_cache(1024)
 def session_path(entity: str, session_id: str) -> str:
-    """Return the path of a session, to which the operations' own parts are added."""
+    """Return the path of a session. The operations append their own segments."""
     return f"/{quote(entity)}/sessions/{quote(session_id, safe='')}"
 
 
 def route_of(lock_id: str) -> str:
-    """Return what tells a balancer which requests belong to a holder: too little of its lock id to pass for it."""
+    """Return the `ROUTE_HEADER` for a lock id: its first characters, which are too few to hold the lock with."""
     return lock_id[:8]
 
 
 def message_path(lock_token: str) -> str:
-    """Return what follows a session's path for the message with this lock token."""
+    """Return the segments after a session's path for the message with this lock token."""
     return f"/messages/{quote(lock_token, safe='')}"
 
 
 def format_timeout(timeout: float) -> str:
-    """Return seconds as the query has them: an integer when it is one, else with up to three decimals."""
+    """Return seconds for the query: a whole number, or with up to three decimals."""
     rounded = round(timeout, 3)
     return str(int(rounded)) if rounded == int(rounded) else f"{rounded:.3f}".rstrip("0")

@@ -1,5 +1,8 @@
-"""Messages on the wire: as headers and a raw body (Azure's representation of one message), and as an envelope (its batch
-format, a JSON array). The same functions serve both ends."""
+"""Messages as HTTP: one message as headers and body, and several messages as an envelope, a JSON array.
+
+Both are the formats of Azure's REST API
+(https://learn.microsoft.com/rest/api/servicebus/message-headers-and-properties). Client and gateway use both directions.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)}
 
-#: Text properties: the wire's name and ours.
+#: The text properties by their name in ``BrokerProperties``.
 _TEXTS = {
     "MessageId": "message_id",
     "SessionId": "session_id",
@@ -37,10 +40,12 @@ _TEXTS = {
     "DeadLetterErrorDescription": "dead_letter_description",
     "State": "state",
 }
+#: The times by their name in ``BrokerProperties``.
 _DATES = {"EnqueuedTimeUtc": "enqueued_at", "ScheduledEnqueueTimeUtc": "scheduled_enqueue_time"}
+#: The whole numbers by their name in ``BrokerProperties``.
 _NUMBERS = {"SequenceNumber": "sequence_number", "DeliveryCount": "delivery_count"}
 
-#: Headers that servers, clients and proxies add of themselves, and so never a message's attributes.
+#: Headers that servers, clients and proxies add. They are never attributes of a message.
 _RESERVED = frozenset(
     """accept accept-charset accept-encoding accept-language accept-ranges age allow alt-svc authorization cache-control
     connection content-disposition content-encoding content-language content-length content-location content-md5
@@ -50,28 +55,28 @@ _RESERVED = frozenset(
     strict-transport-security te trailer transfer-encoding upgrade user-agent vary via warning www-authenticate
     brokerproperties""".split()
 )
-#: Headers of an answer that a proxy obeys rather than hands on: nginx, Apache, lighttpd, LiteSpeed and Perlbal have such.
+#: Response headers that nginx, Apache, lighttpd, LiteSpeed or Perlbal execute instead of passing them on.
 _OBEYED = ("x-accel-", "x-sendfile", "x-lighttpd-", "x-litespeed-", "x-reproxy-")
 _RESERVED_PREFIXES = ("azsession-", "x-ms-", "x-forwarded-", "sec-", "access-control-", "proxy-", *_OBEYED)
-#: Seconds of the longest time to live, as in Azure (.NET's `TimeSpan.MaxValue`).
-_FOR_EVER = 922337203685
-#: What a message may bring in headers; one with more goes in an envelope, which whoever reads it can.
+#: The longest time to live in seconds, as in Azure (.NET's `TimeSpan.MaxValue`).
+_MAX_TIME_TO_LIVE = 922337203685
+#: The most headers, and characters in them, of one message. A message with more is sent in an envelope.
 MAX_HEADERS, MAX_HEADER_SIZE = 64, 32768
-#: Digits of a whole number in JSON: far more than any that means something, and few enough to be read at once.
+#: The most digits of a whole number in JSON. Python needs quadratic time to parse a number.
 _MAX_DIGITS = 400
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 
 
 class MalformedError(ValueError):
-    """Bytes that are no message: the gateway answers 400, the client raises `ProviderError`."""
+    """The bytes are not a message. The gateway responds with 400, the client raises `ProviderError`."""
 
 
 class BatchTooLargeError(MalformedError):
-    """An envelope has more messages than there may be in one."""
+    """The envelope has more than `MAX_BATCH` messages."""
 
 
 def format_date(instant: datetime) -> str:
-    """Return an aware datetime in RFC 1123's form, whatever the locale."""
+    """Return a timezone-aware datetime as an RFC 1123 date. The locale does not matter."""
     at = instant.astimezone(timezone.utc)
     return (
         f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} "
@@ -80,7 +85,11 @@ def format_date(instant: datetime) -> str:
 
 
 def parse_date(text: str) -> datetime:
-    """Return the instant that RFC 1123 or ISO 8601 text means; a missing zone is UTC."""
+    """Return the time of an RFC 1123 or ISO 8601 date. Without a time zone it is UTC.
+
+    Raises:
+        MalformedError: It is not such a date.
+    """
     try:
         if len(text) == 29 and text.endswith(" GMT"):
             return datetime(
@@ -92,13 +101,13 @@ def parse_date(text: str) -> datetime:
                 int(text[23:25]),
                 tzinfo=timezone.utc,
             )
-        # Python 3.10 reads neither "Z" nor more than six decimals.
+        # Python 3.10 parses neither "Z" nor more than six decimals.
         iso = re.sub(r"(\.\d{6})\d+", r"\1", text.strip().replace("Z", "+00:00"))
         iso = re.sub(r"\.(\d{1,5})(?=[+-]|$)", lambda match: "." + match[1].ljust(6, "0"), iso)
         instant = datetime.fromisoformat(iso)
         return instant.replace(tzinfo=timezone.utc) if instant.tzinfo is None else instant.astimezone(timezone.utc)
     except (ValueError, KeyError, OverflowError):
-        raise MalformedError(f"{text[:40]!r} is no date in RFC 1123 or ISO 8601") from None
+        raise MalformedError(f"{text[:40]!r} is not a date in RFC 1123 or ISO 8601") from None
 
 
 def _broker_properties(message: Message | PeekedMessage) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def _broker_properties(message: Message | PeekedMessage) -> dict[str, Any]:
     if message.time_to_live is not None:
         properties["TimeToLive"] = message.time_to_live.total_seconds()
     if message.scheduled_enqueue_time is not None:
-        # A date of RFC 1123 has no parts of a second, and a message must not become visible before its time.
+        # ISO 8601: RFC 1123 has no fractions of a second, and the message must not become available too early.
         properties["ScheduledEnqueueTimeUtc"] = message.scheduled_enqueue_time.isoformat().replace("+00:00", "Z")
     if isinstance(message, PeekedMessage):
         properties["SequenceNumber"] = message.sequence_number
@@ -132,10 +141,10 @@ def _attribute_name(name: str) -> str:
 
 
 def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
-    """Return the headers and the body that represent one message.
+    """Return one message as headers and body.
 
-    An attribute whose name cannot be a header's, or is taken, has it percent-encoded. One without a name, which azsession
-    does not send but others can, has no place among headers, and is left out.
+    The name of an attribute is percent-encoded if it cannot be a header name or is a reserved one. An attribute with an empty
+    name is left out: a header needs a name. azsession does not send such an attribute, but other programs can.
     """
     headers = {BROKER_PROPERTIES: json.dumps(_broker_properties(message), separators=(",", ":"))}
     if message.content_type is not None:
@@ -147,17 +156,21 @@ def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
 
 
 def fits_headers(headers: Mapping[str, str]) -> bool:
-    """Tell whether HTTP clients can be trusted to read so many headers: Python's takes 100, of 64 KB a line."""
+    """Return whether all HTTP clients can read these headers. Python's reads at most 100, each up to 64 KB."""
     return len(headers) <= MAX_HEADERS and sum(map(len, headers.values())) + sum(map(len, headers)) <= MAX_HEADER_SIZE
 
 
 def _header_text(text: str) -> str:
-    """Return `text` where it can stand in a header, else the default type: it must not break out of its line."""
+    """Return a content type, or the default one if `text` cannot be a header: it could inject other headers."""
     return text if text.isascii() and text.isprintable() else DEFAULT_CONTENT_TYPE
 
 
 def decode_single(headers: Iterable[tuple[str, str]], body: bytes) -> dict[str, Any]:
-    """Return the fields of the message that `headers` and `body` represent, with ``lock_token`` where it has one."""
+    """Return the fields of the message in `headers` and `body`, with ``lock_token`` if it has one.
+
+    Raises:
+        MalformedError: A property is malformed.
+    """
     properties: Any = {}
     content_type: str | None = None
     attributes: dict[str, AttributeValue] = {}
@@ -175,7 +188,7 @@ def decode_single(headers: Iterable[tuple[str, str]], body: bytes) -> dict[str, 
 
 
 def _parse_attribute(value: str) -> AttributeValue | None:
-    """Return what an attribute's header says, or `None` where it is not one: strings are quoted, other values bare."""
+    """Return the value in an attribute's header, or `None` if it is not one. Strings are quoted, other values are not."""
     value = value.strip()
     if value in ("true", "false"):
         return value == "true"
@@ -183,19 +196,19 @@ def _parse_attribute(value: str) -> AttributeValue | None:
         try:
             parsed = _JSON.decode(value)
         except (ValueError, RecursionError):
-            # Not quite JSON's text, but text; or a number of more digits than anybody counts.
+            # A quoted text that is not valid JSON, or a number with too many digits.
             return value[1:-1] if value.startswith('"') and len(value) > 1 else None
         return parsed if isinstance(parsed, (str, int, float)) else None
     return None
 
 
 def encode_envelope(messages: Iterable[Message | PeekedMessage]) -> bytes:
-    """Return messages in Azure's batch format."""
+    """Return messages as an envelope."""
     return b"[" + b",".join(encode_item(message) for message in messages) + b"]"
 
 
 def encode_item(message: Message | PeekedMessage) -> bytes:
-    """Return one message as an element of an envelope; join these with commas, in brackets."""
+    """Return one message as an element of an envelope."""
     item: dict[str, Any] = {}
     try:
         item["Body"] = message.body.decode()
@@ -211,10 +224,15 @@ def encode_item(message: Message | PeekedMessage) -> bytes:
 
 
 def decode_envelope(data: bytes) -> list[dict[str, Any]]:
-    """Return the fields of each message of an envelope, with ``lock_token`` where it has one."""
+    """Return the fields of each message in an envelope, with ``lock_token`` if it has one.
+
+    Raises:
+        BatchTooLargeError: The envelope has more than `MAX_BATCH` messages.
+        MalformedError: The bytes are not an envelope, or a message in it is malformed.
+    """
     items = _load_json(data, "the envelope")
     if not isinstance(items, list):
-        raise MalformedError("an envelope is a JSON array")
+        raise MalformedError("an envelope must be a JSON array")
     if len(items) > MAX_BATCH:
         raise BatchTooLargeError(f"an envelope has at most {MAX_BATCH} messages, this one has {len(items)}")
     return [_decode_item(item) for item in items]
@@ -223,20 +241,20 @@ def decode_envelope(data: bytes) -> list[dict[str, Any]]:
 def _decode_item(item: Any) -> dict[str, Any]:
     body = item.get("Body", "") if isinstance(item, dict) else None
     if not isinstance(body, str):
-        raise MalformedError('a message of an envelope is an object with a text "Body"')
+        raise MalformedError('each message of an envelope must be an object whose "Body" is text')
     try:
         data = base64.b64decode(body, validate=True) if item.get("BodyEncoding") == "base64" else body.encode()
     except (binascii.Error, UnicodeEncodeError):
-        raise MalformedError('a "Body" is text, or base64 where "BodyEncoding" says so') from None
+        raise MalformedError('"Body" must be valid text, or valid base64 if "BodyEncoding" is "base64"') from None
     attributes = item.get("UserProperties") or {}
     if not isinstance(attributes, dict):
-        raise MalformedError('"UserProperties" is an object')
+        raise MalformedError('"UserProperties" must be an object')
     return _fields(item.get("BrokerProperties") or {}, attributes, data, item.get("ContentType"))
 
 
 def _whole_number(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
-        raise ValueError("a number is too long")
+        raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
     return int(digits)
 
 
@@ -244,38 +262,37 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-#: Reads JSON as RFC 8259 has it: no NaN, and no number that takes long to read.
+#: Parses JSON of RFC 8259: no NaN or Infinity, and no number that takes long to parse.
 _JSON = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)
 
 
-def _load_json(data: str | bytes, what: str) -> Any:
+def _load_json(data: str | bytes, name: str) -> Any:
     try:
-        # Not by the codec "utf-8-sig", whose first use imports it: a process forked meanwhile would wait for that for ever.
+        # Not the codec "utf-8-sig": its first use imports a module, and a process that is forked meanwhile can deadlock.
         return _JSON.decode(data.removeprefix(codecs.BOM_UTF8).decode() if isinstance(data, bytes) else data)
     except (ValueError, RecursionError):
-        raise MalformedError(f"{what} is not JSON") from None
+        raise MalformedError(f"{name} is not valid JSON") from None
 
 
 def _fields(properties: Any, attributes: dict[str, Any], body: bytes, content_type: Any) -> dict[str, Any]:
     if not isinstance(properties, dict):
-        raise MalformedError("BrokerProperties is a JSON object")
-    if content_type is not None and not isinstance(content_type, str):
-        raise MalformedError("a content type is text")
+        raise MalformedError("BrokerProperties must be a JSON object")
+    _check_content_type(content_type)
     fields: dict[str, Any] = {"body": body, "content_type": content_type, "attributes": attributes}
     for wire_name, value in properties.items():
         if value is None:
             continue
         if wire_name in _TEXTS:
             if not isinstance(value, str):
-                raise MalformedError(f"{wire_name} is text")
+                raise MalformedError(f"{wire_name} must be text")
             fields[_TEXTS[wire_name]] = value
         elif wire_name in _NUMBERS:
             if not isinstance(value, int) or isinstance(value, bool):
-                raise MalformedError(f"{wire_name} is a whole number")
+                raise MalformedError(f"{wire_name} must be a whole number")
             fields[_NUMBERS[wire_name]] = value
         elif wire_name in _DATES:
             if not isinstance(value, str):
-                raise MalformedError(f"{wire_name} is a date")
+                raise MalformedError(f"{wire_name} must be a date")
             fields[_DATES[wire_name]] = parse_date(value)
         elif wire_name == "TimeToLive":
             fields["time_to_live"] = _time_to_live(value)
@@ -284,15 +301,20 @@ def _fields(properties: Any, attributes: dict[str, Any], body: bytes, content_ty
     return fields
 
 
+def _check_content_type(content_type: Any) -> None:
+    if content_type is not None and not isinstance(content_type, str):
+        raise MalformedError("a content type must be text")
+
+
 def _time_to_live(value: Any) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise MalformedError("TimeToLive is a number of seconds")
+        raise MalformedError("TimeToLive must be a number of seconds")
     if value != value:
-        raise MalformedError("TimeToLive is a number of seconds, not NaN")
-    return timedelta(seconds=max(0, min(value, _FOR_EVER)))
+        raise MalformedError("TimeToLive must be a number of seconds, not NaN")
+    return timedelta(seconds=max(0, min(value, _MAX_TIME_TO_LIVE)))
 
 
-#: Fields that a sender cannot set: the server's own, ignored in what is sent.
+#: The fields that only the server sets. They are ignored in a message to send.
 _SERVER_FIELDS = (
     "sequence_number",
     "delivery_count",
@@ -305,23 +327,27 @@ _SERVER_FIELDS = (
 
 
 def message_to_send(fields: dict[str, Any]) -> Message:
-    """Return the message that a sender described.
+    """Return the message to send from its decoded fields, which it changes.
 
     Raises:
-        ValidationError: A property is out of its range.
+        ValidationError: A field has a wrong type or is out of its range.
     """
     for name in _SERVER_FIELDS:
         fields.pop(name, None)
     if fields.get("time_to_live") is not None and fields["time_to_live"] <= timedelta(0):
-        raise ValidationError("TimeToLive is more than 0 seconds")
+        raise ValidationError("TimeToLive must be more than 0 seconds")
     return Message(**fields)
 
 
-def json_object(data: bytes, what: str = "the body") -> Mapping[str, Any]:
-    """Return the JSON object that a body holds; an empty body is an empty object."""
+def json_object(data: bytes, name: str = "the body") -> Mapping[str, Any]:
+    """Return the JSON object in a body. An empty body is an empty object. Errors call the body `name`.
+
+    Raises:
+        MalformedError: The body is not a JSON object.
+    """
     if not data:
         return {}
-    value = _load_json(data, what)
+    value = _load_json(data, name)
     if not isinstance(value, dict):
-        raise MalformedError(f"{what} is a JSON object")
+        raise MalformedError(f"{name} must be a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""Errors on the wire: what the gateway makes of an exception, and the client of the answer."""
+"""Errors on the wire: the response for an exception, and the exception for a response."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from azsession.protocol.error_codes import (
 
 S, R, Q = ABOUT_SESSION, ABOUT_RECEIPT, ABOUT_QUEUE
 
-#: The error table of the protocol: status, code, what was asked, what the client raises.
+#: The error table of the protocol: status, code, subject of the request, exception of the client.
 TABLE: list[tuple[int, str | None, str, type[QueueError]]] = [
     *[(400, "InvalidRequest", about, ValidationError) for about in (S, R, Q)],
     *[(401, "Unauthorized", about, AuthenticationFailedError) for about in (S, R, Q)],
@@ -70,7 +70,9 @@ TABLE: list[tuple[int, str | None, str, type[QueueError]]] = [
 
 
 @pytest.mark.parametrize(("status", "code", "about", "kind"), TABLE)
-def test_an_answer_becomes_the_error_of_the_table(status: int, code: str | None, about: str, kind: type[QueueError]) -> None:
+def test_a_response_becomes_the_exception_of_the_table(
+    status: int, code: str | None, about: str, kind: type[QueueError]
+) -> None:
     body = json.dumps({"error": {"code": code, "message": "why"}}).encode()
     for headers, data in [({}, body), ({"x-ms-error-code": code} if code else {}, b"")]:
         error = error_from(status, headers, data, about)
@@ -103,7 +105,7 @@ EXAMPLES: list[tuple[QueueError, int, str]] = [
 
 
 @pytest.mark.parametrize(("error", "status", "code"), EXAMPLES)
-def test_an_error_goes_over_the_wire_and_comes_out_the_same(error: QueueError, status: int, code: str) -> None:
+def test_an_exception_survives_conversion_to_a_response_and_back(error: QueueError, status: int, code: str) -> None:
     found, body = answer_to(error)
     assert (found, body["error"]["code"], body["error"]["message"]) == (status, code, "m")
     about = R if isinstance(error, InvalidReceiptError) else S
@@ -119,7 +121,7 @@ def test_every_error_has_a_code_and_every_code_a_status() -> None:
         assert code_of(getattr(errors, name)("m")) in STATUS_OF
 
 
-def test_azures_xml_is_read() -> None:
+def test_errors_in_azures_xml_are_read() -> None:
     body = b"<Error><Code>404</Code><Detail>The messaging entity could not be found. TrackingId:1</Detail></Error>"
     error = error_from(404, {}, body, Q)
     assert isinstance(error, QueueNotFoundError)
@@ -130,7 +132,7 @@ def test_azures_xml_is_read() -> None:
     )
 
 
-def test_who_has_the_lock_keeps_it_until_then() -> None:
+def test_a_locked_session_says_when_its_lock_expires() -> None:
     before = datetime.now(timezone.utc)
     error = error_from(423, {}, b"", S, lock_expires_in=12.5, retry_after=12.5)
     assert isinstance(error, SessionLockedError)
@@ -145,7 +147,7 @@ BODIES = st.binary(max_size=200) | st.sampled_from(
 
 
 @given(st.integers(400, 599), BODIES, st.sampled_from([S, R, Q]), st.text(max_size=20))
-def test_whatever_is_answered_is_an_error_of_the_tree(status: int, body: bytes, about: str, code: str) -> None:
+def test_any_error_response_becomes_a_queue_error(status: int, body: bytes, about: str, code: str) -> None:
     error = error_from(status, {"x-ms-error-code": code}, body, about)
     assert isinstance(error, QueueError)
     assert len(str(error)) <= 2100
@@ -156,7 +158,7 @@ def test_retry_after_is_a_number_of_seconds(text: str, seconds: float) -> None:
     assert parse_retry_after(text) == seconds
 
 
-def test_retry_after_may_be_a_date() -> None:
+def test_retry_after_can_be_a_date() -> None:
     soon = datetime.now(timezone.utc) + timedelta(seconds=100)
     found = parse_retry_after(format_datetime(soon, usegmt=True))
     assert found is not None
@@ -168,12 +170,12 @@ SUNDAY = "Sun, 06 Nov 1994 08:49:37"
 
 
 @pytest.mark.parametrize("text", [None, "", "soon", "-1", "1e9", "nan", "Xxx, 99 Nov 1994", f"{SUNDAY} +{'9' * 20}"])
-def test_another_retry_after_is_none(text: Any) -> None:
+def test_a_malformed_retry_after_is_none(text: Any) -> None:
     assert parse_retry_after(text) is None
 
 
 @given(st.text(max_size=40))
-def test_any_header_is_seconds_or_none(text: str) -> None:
+def test_any_header_is_a_number_of_seconds_or_none(text: str) -> None:
     for found in (parse_retry_after(text), parse_seconds(text)):
         assert found is None or found >= 0
 
@@ -181,5 +183,5 @@ def test_any_header_is_seconds_or_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("30", 30.0), ("0.001", 0.001), ("-1", None), ("inf", None), ("nan", None), (None, None)]
 )
-def test_a_decimal_header_is_seconds(text: str | None, seconds: float | None) -> None:
+def test_a_header_with_a_decimal_number_is_read_as_seconds(text: str | None, seconds: float | None) -> None:
     assert parse_seconds(text) == seconds

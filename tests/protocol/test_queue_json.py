@@ -1,4 +1,4 @@
-"""Durations in ISO 8601, and queues as the protocol's JSON has them."""
+"""Durations in ISO 8601, and queues as JSON."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from azsession.protocol.queue_json import (
         ("P1DT2H3M4.5S", 93784.5),
     ],
 )
-def test_a_duration_is_days_hours_minutes_and_seconds(text: str, seconds: float) -> None:
+def test_a_duration_of_days_hours_minutes_and_seconds_is_read(text: str, seconds: float) -> None:
     assert parse_duration(text, "it") == seconds
 
 
 @pytest.mark.parametrize(
     "text", ["", "P", "PT", "30", "30S", "PT-5S", "P1Y", "P1M", "P1W", "PT1S1M", "pt5s", "PT5S ", "PT1e3S", 5, None]
 )
-def test_other_durations_are_refused(text: Any) -> None:
+def test_an_invalid_duration_is_refused(text: Any) -> None:
     with pytest.raises(ValidationError, match="ISO 8601"):
         parse_duration(text, "it")
 
@@ -47,12 +47,12 @@ def test_other_durations_are_refused(text: Any) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(30, "PT30S"), (0.5, "PT0.5S"), (60.0, "PT60S"), (300, "PT300S"), (10, "PT10S"), (0, "PT0S")]
 )
-def test_seconds_are_written_plainly(seconds: float, text: str) -> None:
+def test_seconds_are_written_as_seconds_without_trailing_zeros(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @given(st.floats(0, 1e9))
-def test_a_duration_comes_back_to_the_microsecond(seconds: float) -> None:
+def test_a_duration_survives_conversion_to_the_microsecond(seconds: float) -> None:
     assert parse_duration(format_duration(seconds), "it") == pytest.approx(seconds, abs=1e-6)
 
 
@@ -68,13 +68,13 @@ SETTINGS = st.builds(
 
 
 @given(SETTINGS, st.none() | st.integers(0, 10**9), st.none() | st.integers(0, 10**9))
-def test_a_queue_comes_back_from_its_json(settings: QueueSettings, active: int | None, dead: int | None) -> None:
+def test_a_queue_survives_conversion_to_json_and_back(settings: QueueSettings, active: int | None, dead: int | None) -> None:
     queue = QueueInfo("orders", settings, active, dead)
     assert decode_queue_info(json.loads(json.dumps(encode_queue_info(queue)))) == queue
     assert decode_queue(json.loads(json.dumps(encode_queue(settings)))) == settings
 
 
-def test_what_is_absent_has_its_default() -> None:
+def test_a_missing_setting_has_its_default() -> None:
     assert decode_queue({}) == QueueSettings()
     assert decode_queue({"RequiresSession": True, "LockDuration": None}) == QueueSettings()
 
@@ -95,12 +95,17 @@ def test_what_is_absent_has_its_default() -> None:
         {"Nonsense": 1},
     ],
 )
-def test_other_settings_are_refused(data: dict[str, Any]) -> None:
+def test_an_invalid_setting_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         decode_queue(data)
 
 
 @pytest.mark.parametrize("data", [{}, {"QueueName": 5}, {"QueueName": "q", "MessageCount": "3"}])
-def test_what_shows_no_queue_is_refused(data: dict[str, Any]) -> None:
+def test_json_that_does_not_describe_a_queue_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         decode_queue_info(data)
+
+
+def test_a_misspelled_setting_suggests_the_right_one() -> None:
+    with pytest.raises(ValidationError, match="no setting 'LockDuraton'; did you mean 'LockDuration'"):
+        decode_queue({"LockDuraton": "PT30S"})

@@ -1,4 +1,4 @@
-"""Paths and queries: what the client builds, the gateway reads, decoded by its server or not."""
+"""Paths and queries: the gateway parses what the client builds, also when the HTTP server decoded the path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from azsession import ValidationError
 from azsession.protocol.routes import NoRouteError, Operation, Route, format_timeout, message_path, parse_route, session_path
 
 GUID = "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c"
-#: What follows a session's path: method, rest, operation, and whether it names a token.
+#: The operations on a session: method, segments after the session's path, operation, whether there is a lock token.
 SESSION_OPERATIONS = [
     ("DELETE", "/messages/head", Operation.RECEIVE, False),
     ("DELETE", message_path(GUID), Operation.COMPLETE, True),
@@ -66,23 +66,23 @@ IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_si
 
 @pytest.mark.parametrize("session_id", SESSION_IDS, ids=[name[:24] for name in SESSION_IDS])
 @pytest.mark.parametrize("entity", ENTITIES)
-def test_an_encoded_path_is_read_exactly_whatever_the_session_id(entity: str, session_id: str) -> None:
-    for method, rest, operation, tokened in SESSION_OPERATIONS:
+def test_an_encoded_path_is_parsed_exactly_for_any_session_id(entity: str, session_id: str) -> None:
+    for method, rest, operation, has_token in SESSION_OPERATIONS:
         path = session_path(entity, session_id) + rest
-        token = GUID if tokened else ""
+        token = GUID if has_token else ""
         assert parse_route(method, path, encoded=True) == Route(operation, entity, session_id, token)
 
 
 @pytest.mark.parametrize("session_id", SESSION_IDS, ids=[name[:24] for name in SESSION_IDS])
-def test_a_decoded_path_is_read_from_both_ends(session_id: str) -> None:
-    for method, rest, operation, tokened in SESSION_OPERATIONS:
+def test_a_decoded_path_with_slashes_in_the_session_id_is_parsed(session_id: str) -> None:
+    for method, rest, operation, has_token in SESSION_OPERATIONS:
         path = unquote(session_path("orders", session_id) + rest)
-        token = GUID if tokened else ""
+        token = GUID if has_token else ""
         assert parse_route(method, path, encoded=False) == Route(operation, "orders", session_id, token)
 
 
 @given(session_id=IDS, token=IDS)
-def test_an_encoded_path_carries_any_session_id_and_any_token(session_id: str, token: str) -> None:
+def test_an_encoded_path_can_have_any_session_id_and_lock_token(session_id: str, token: str) -> None:
     path = session_path("orders", session_id)
     assert path.isascii()
     assert not set(path) & set('?# \\"<>')
@@ -92,7 +92,7 @@ def test_an_encoded_path_carries_any_session_id_and_any_token(session_id: str, t
 
 
 @given(session_id=IDS)
-def test_a_decoded_receive_carries_any_session_id(session_id: str) -> None:
+def test_a_decoded_receive_can_have_any_session_id(session_id: str) -> None:
     path = f"/orders/sessions/{session_id}/messages/head"
     assert parse_route("DELETE", path, encoded=False) == Route(Operation.RECEIVE, "orders", session_id)
 
@@ -111,11 +111,11 @@ def test_a_decoded_receive_carries_any_session_id(session_id: str) -> None:
         ("DELETE", "/$deadletterqueue/messages/17", Operation.DELETE_DEAD_LETTER, 17),
     ],
 )
-def test_a_path_below_a_queue_is_read(entity: str, method: str, rest: str, operation: Operation, number: int) -> None:
+def test_a_path_of_a_queue_is_parsed(entity: str, method: str, rest: str, operation: Operation, number: int) -> None:
     assert parse_route(method, f"/{entity}{rest}", encoded=True) == Route(operation, entity, sequence_number=number)
 
 
-def test_the_namespace_and_its_health_are_read() -> None:
+def test_the_paths_of_the_namespace_and_its_health_are_parsed() -> None:
     assert parse_route("GET", "/", encoded=True).operation is Operation.LIST_QUEUES
     assert parse_route("GET", "/healthz", encoded=True).operation is Operation.HEALTH
     assert parse_route("GET", "/orders", encoded=True) == Route(Operation.GET_QUEUE, "orders")
@@ -132,7 +132,7 @@ def test_the_namespace_and_its_health_are_read() -> None:
         ("POST", "/", {"GET"}),
     ],
 )
-def test_another_method_says_which_are_allowed(method: str, path: str, allowed: set[str]) -> None:
+def test_the_error_for_a_wrong_method_lists_the_allowed_ones(method: str, path: str, allowed: set[str]) -> None:
     with pytest.raises(NoRouteError) as caught:
         parse_route(method, path, encoded=True)
     assert set(caught.value.allowed) == allowed
@@ -141,7 +141,7 @@ def test_another_method_says_which_are_allowed(method: str, path: str, allowed: 
 @pytest.mark.parametrize(
     "path", ["/orders/nothing", "/orders/sessions/s1", "/orders/sessions/s1/nothing", "/orders/$deadletterqueue"]
 )
-def test_what_is_no_path_of_the_protocol_is_no_route(path: str) -> None:
+def test_an_unknown_path_raises_no_route_error(path: str) -> None:
     with pytest.raises(NoRouteError) as caught:
         parse_route("POST", path, encoded=True)
     assert caught.value.allowed == ()
@@ -162,26 +162,26 @@ def test_what_is_no_path_of_the_protocol_is_no_route(path: str) -> None:
         "/orders/$deadletterqueue/messages/x/resubmit",
     ],
 )
-def test_a_malformed_path_is_a_validation_error(path: str) -> None:
+def test_a_malformed_path_raises_validation_error(path: str) -> None:
     with pytest.raises(ValidationError):
         parse_route("POST", path, encoded=True)
 
 
 @given(st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD", "X"]), st.text(max_size=60), st.booleans())
-def test_any_path_is_a_route_no_route_or_malformed(method: str, path: str, encoded: bool) -> None:
+def test_parsing_any_path_raises_only_its_two_errors(method: str, path: str, encoded: bool) -> None:
     for text in (path, f"/orders/sessions/{path}"):
         with contextlib.suppress(NoRouteError, ValidationError):
             assert isinstance(parse_route(method, text, encoded=encoded), Route)
 
 
-def test_a_token_is_for_the_decoded_segments_a_session_id_being_one() -> None:
+def test_the_resource_of_a_route_has_the_session_id_as_one_segment() -> None:
     assert parse_route("POST", "/orders/sessions/a%2Fb/renewlock", encoded=True).resource == ("orders", "sessions", "a/b")
     assert parse_route("POST", "/t/subscriptions/s/messages", encoded=True).resource == ("t", "subscriptions", "s")
     assert parse_route("GET", "/", encoded=True).resource == ()
 
 
 @given(st.floats(0, 1e6))
-def test_a_timeout_on_the_wire_is_within_half_a_millisecond(timeout: float) -> None:
+def test_a_timeout_in_a_query_is_exact_to_half_a_millisecond(timeout: float) -> None:
     text = format_timeout(timeout)
     assert abs(float(text) - timeout) <= 0.0005001
     assert text == text.strip()

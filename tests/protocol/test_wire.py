@@ -1,4 +1,4 @@
-"""Messages on the wire and back."""
+"""Messages as headers and body and as envelopes, and back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=100)
 SESSION_IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(
     lambda t: t not in (".", "..")
 )
-#: Header names have no case in HTTP, and some servers change it: the names here differ in more than that.
+#: HTTP header names are case-insensitive, and some servers change their case. These names differ in more than case.
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 VALUES = TEXT | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
 ATTRIBUTES = st.dictionaries(NAMES, VALUES, max_size=5).filter(
@@ -73,7 +73,7 @@ def same_types(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 @given(st.lists(MESSAGES, max_size=4))
 @settings(deadline=None)
-def test_messages_to_send_come_out_of_an_envelope_as_they_were(messages: list[Message]) -> None:
+def test_messages_to_send_survive_conversion_to_an_envelope_and_back(messages: list[Message]) -> None:
     data = encode_envelope(messages)
     assert data.isascii()
     found = [message_to_send(fields) for fields in decode_envelope(data)]
@@ -83,13 +83,13 @@ def test_messages_to_send_come_out_of_an_envelope_as_they_were(messages: list[Me
 
 @given(st.lists(PEEKED, max_size=4))
 @settings(deadline=None)
-def test_looked_at_messages_come_out_of_an_envelope_as_they_were(messages: list[PeekedMessage]) -> None:
+def test_peeked_messages_survive_conversion_to_an_envelope_and_back(messages: list[PeekedMessage]) -> None:
     assert [PeekedMessage(**fields) for fields in decode_envelope(encode_envelope(messages))] == messages
 
 
 @given(PEEKED)
 @settings(deadline=None)
-def test_a_message_as_headers_and_body_comes_out_as_it_was(message: PeekedMessage) -> None:
+def test_a_message_survives_conversion_to_headers_and_body_and_back(message: PeekedMessage) -> None:
     headers, body = encode_single(message)
     for name, value in headers.items():
         assert name.isascii()
@@ -122,7 +122,7 @@ def test_a_message_as_headers_and_body_comes_out_as_it_was(message: PeekedMessag
         "()",
     ],
 )
-def test_an_attribute_may_have_any_name(name: str) -> None:
+def test_an_attribute_can_have_any_name_in_headers(name: str) -> None:
     headers, body = encode_single(PeekedMessage(body=b"x", session_id="s", attributes={name: "v"}))
     assert decode_single(headers.items(), body)["attributes"] == {name: "v"}
     assert not {one.lower() for one in headers} & {
@@ -134,19 +134,19 @@ def test_an_attribute_may_have_any_name(name: str) -> None:
     }
 
 
-def test_an_attribute_without_a_name_is_left_out_of_the_headers() -> None:
+def test_an_attribute_with_an_empty_name_is_left_out_of_the_headers() -> None:
     headers, body = encode_single(PeekedMessage(body=b"x", attributes={"": "v", "a": 1}))
     assert "" not in headers
     assert decode_single(headers.items(), body)["attributes"] == {"a": 1}
 
 
 @pytest.mark.parametrize("content_type", ["text/plain\r\nX-Evil: 1", "état/plain", "a\0b", "\n"])
-def test_a_content_type_cannot_break_out_of_its_header(content_type: str) -> None:
+def test_a_content_type_cannot_inject_headers(content_type: str) -> None:
     headers, _ = encode_single(PeekedMessage(body=b"x", session_id="s", content_type=content_type))
     assert headers["Content-Type"] == "application/octet-stream"
 
 
-def test_headers_of_servers_and_proxies_are_no_attributes() -> None:
+def test_headers_of_servers_and_proxies_are_not_attributes() -> None:
     headers = [
         ("Date", '"x"'),
         ("Server", '"x"'),
@@ -179,12 +179,12 @@ def test_headers_of_servers_and_proxies_are_no_attributes() -> None:
         ("[1]", None),
     ],
 )
-def test_an_attribute_in_a_header_is_quoted_text_or_a_bare_value(text: str, value: Any) -> None:
+def test_an_attribute_in_a_header_is_quoted_text_or_an_unquoted_value(text: str, value: Any) -> None:
     found = decode_single([("Name", text)], b"")["attributes"]
     assert found == ({} if value is None else {"Name": value})
 
 
-def test_properties_may_be_missing_or_unknown() -> None:
+def test_missing_and_unknown_properties_are_ignored() -> None:
     fields = decode_single([("BrokerProperties", '{"LockToken": "t", "Unknown": [1], "MessageId": null}')], b"x")
     assert fields == {"body": b"x", "content_type": None, "attributes": {}, "lock_token": "t"}
 
@@ -205,7 +205,7 @@ def test_properties_may_be_missing_or_unknown() -> None:
         "[" * 5000,
     ],
 )
-def test_malformed_properties_are_malformed(properties: str) -> None:
+def test_malformed_properties_raise_malformed_error(properties: str) -> None:
     with pytest.raises(MalformedError):
         decode_single([("BrokerProperties", properties)], b"")
 
@@ -226,24 +226,24 @@ def test_malformed_properties_are_malformed(properties: str) -> None:
         b"[" + b"{}," * 1000 + b"{}]",
     ],
 )
-def test_a_malformed_envelope_is_malformed(data: bytes) -> None:
+def test_a_malformed_envelope_raises_malformed_error(data: bytes) -> None:
     with pytest.raises(MalformedError):
         decode_envelope(data)
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_are_an_envelope_or_malformed(data: bytes) -> None:
+def test_decoding_any_bytes_raises_nothing_but_malformed_error(data: bytes) -> None:
     for form in (data, b'[{"Body": "' + data + b'"}]'):
         with contextlib.suppress(MalformedError):
             assert isinstance(decode_envelope(form), list)
 
 
-def test_an_endless_time_to_live_is_a_very_long_one() -> None:
+def test_a_time_to_live_beyond_the_maximum_is_reduced_to_it() -> None:
     found = decode_single([("BrokerProperties", '{"TimeToLive": 1e300}')], b"")["time_to_live"]
     assert found > timedelta(days=10_000_000)
 
 
-def test_a_lock_token_is_in_what_was_received_only() -> None:
+def test_only_a_received_message_has_a_lock_token() -> None:
     receipt = ReceiptHandle("token", datetime(2026, 1, 1, tzinfo=timezone.utc))
     message = ReceivedMessage(body=b"x", receipt=receipt, delivered_at=datetime.now(timezone.utc))
     properties = json.loads(encode_single(message)[0]["BrokerProperties"])
@@ -251,7 +251,7 @@ def test_a_lock_token_is_in_what_was_received_only() -> None:
     assert "LockToken" not in encode_single(PeekedMessage(body=b"x"))[0]["BrokerProperties"]
 
 
-def test_a_sender_cannot_set_what_is_the_servers() -> None:
+def test_the_fields_of_the_server_in_a_message_to_send_are_ignored() -> None:
     fields = decode_envelope(
         encode_envelope([PeekedMessage(body=b"x", session_id="s", sequence_number=5, delivery_count=7)])
     )[0]
@@ -259,13 +259,13 @@ def test_a_sender_cannot_set_what_is_the_servers() -> None:
 
 
 @pytest.mark.parametrize("properties", [{"TimeToLive": 0}, {"TimeToLive": -1}, {"SessionId": "."}, {"MessageId": "x" * 129}])
-def test_what_is_out_of_range_cannot_be_sent(properties: dict[str, Any]) -> None:
+def test_a_message_to_send_with_a_property_out_of_range_is_refused(properties: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         message_to_send(decode_single([("BrokerProperties", json.dumps({"SessionId": "s", **properties}))], b""))
 
 
 @given(INSTANTS)
-def test_a_date_comes_back(at: datetime) -> None:
+def test_a_date_survives_conversion_to_text_and_back(at: datetime) -> None:
     assert parse_date(format_date(at)) == at.replace(microsecond=0)
     assert parse_date(at.isoformat()) == at
     assert parse_date(at.isoformat().replace("+00:00", "Z")) == at
@@ -287,13 +287,13 @@ def test_a_date_is_rfc_1123_or_iso_8601(text: str, iso: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_text_is_a_date_or_malformed(text: str) -> None:
+def test_parsing_any_text_as_a_date_raises_nothing_but_malformed_error(text: str) -> None:
     for form in (text, f"Sun, 06 {text[:3]:3} 1994 08:49:37 GMT", f"2026-01-02T{text}"):
         with contextlib.suppress(MalformedError):
             assert parse_date(form).tzinfo is not None
 
 
-def test_an_object_of_json_is_read_and_nothing_else() -> None:
+def test_only_a_json_object_is_accepted_as_a_body() -> None:
     assert json_object(b"") == {}
     assert json_object(b'{"a": 1}') == {"a": 1}
     for wrong in (b"[]", b"5", b"{", b"\xff"):
@@ -301,7 +301,7 @@ def test_an_object_of_json_is_read_and_nothing_else() -> None:
             json_object(wrong)
 
 
-def test_no_field_of_a_message_is_left_behind() -> None:
+def test_the_wire_format_covers_every_field_of_a_message() -> None:
     known = {field.name for field in attrs.fields(PeekedMessage)}
     assert known == {*COMMON, "body", "sequence_number", "delivery_count", "enqueued_at", "state"} | {
         "dead_letter_reason",
