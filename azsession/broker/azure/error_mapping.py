@@ -1,6 +1,7 @@
-"""Azure's refusals as azsession's exceptions: the one table of AMQP error conditions.
+"""Azure's AMQP error conditions as exceptions: `error_of` for links and settlements, `refusal_of` for responses.
 
-Every exception here has a code of `protocol.status`, so that it means the same behind a gateway.
+Every part of the broker uses this table. The conditions are those of AMQP 1.0 §2.8.15 to §2.8.18, and of Microsoft's "AMQP
+errors in Azure Service Bus". Every exception has a code of `protocol.error_codes`, which means the same behind a gateway.
 """
 
 from __future__ import annotations
@@ -44,19 +45,19 @@ from ...protocol.error_codes import (
 )
 from .transport.links import CONNECTION_LOST, NO_ROOM
 
-#: Nothing came within the time that Azure was given: no session to accept, or an operation that took too long.
+#: The time ran out: no session was available for an accept, or an operation took too long.
 TIMEOUT = "com.microsoft:timeout"
 SESSION_LOCK_LOST_CONDITION = "com.microsoft:session-lock-lost"
 SESSION_CANNOT_BE_LOCKED = "com.microsoft:session-cannot-be-locked"
 MESSAGE_LOCK_LOST_CONDITION = "com.microsoft:message-lock-lost"
 UNAUTHORIZED_ACCESS = "amqp:unauthorized-access"
 
-#: Seconds that Azure's documentation asks to wait after ``server-busy``.
+#: Seconds to wait after ``server-busy``; see Microsoft's "Throttling operations on Azure Service Bus".
 BUSY_SECONDS = 10.0
 
-#: What Azure's descriptions hold that nobody else may see, should they ever repeat a token.
+#: Tokens and signatures. They are removed from Azure's descriptions, should one ever repeat them.
 _SECRET = re.compile(r"(SharedAccessSignature\s+|\bsig=|\bsr=|\bBearer\s+)[^\s,;'\"]+|\beyJ[\w-]{8,}\.[\w.-]+")
-#: How Azure says that the identity is known but may not: "'Send' claim(s) are required to perform this operation".
+#: Azure's descriptions for an identity that is known but lacks a right. For example: "'Send' claim(s) are required".
 _LACKS_RIGHT = re.compile(r"claims?\b.{0,20}\brequired|not have (the )?(required )?permission|\bforbidden\b", re.IGNORECASE)
 
 
@@ -112,7 +113,7 @@ _MEANINGS: dict[str, tuple[str, Callable[[str], QueueError]]] = {
     SESSION_CANNOT_BE_LOCKED: ("another holder has this session", _session_locked),
     MESSAGE_LOCK_LOST_CONDITION: ("the message is settled already, or its lock is lost", _message_lost),
     "com.microsoft:message-not-found": ("there is no such message", _provider(MESSAGE_NOT_FOUND)),
-    TIMEOUT: ("Azure did not do it in time", _busy),
+    TIMEOUT: ("the operation took Azure too long", _busy),
     "com.microsoft:server-busy": ("Azure is busy", _throttled),
     UNAUTHORIZED_ACCESS: ("Azure refused access", _refused_access),
     "com.microsoft:auth-failed": ("Azure refused access", _refused_access),
@@ -123,27 +124,27 @@ _MEANINGS: dict[str, tuple[str, Callable[[str], QueueError]]] = {
     "amqp:resource-limit-exceeded": ("a quota is used up", _provider(QUOTA_EXCEEDED)),
     "amqp:link:message-size-exceeded": ("the message is larger than Azure takes", _too_large),
     "amqp:frame-size-too-small": ("the message is larger than Azure takes", _too_large),
-    "com.microsoft:argument-error": ("Azure found an argument wrong", _invalid),
-    "com.microsoft:argument-out-of-range": ("Azure found an argument out of its range", _invalid),
-    "com.microsoft:precondition-failed": ("a condition for it is not met", _invalid),
-    "amqp:precondition-failed": ("a condition for it is not met", _invalid),
-    "amqp:not-allowed": ("Azure does not allow it", _invalid),
-    "amqp:invalid-field": ("Azure found a field wrong", _invalid),
-    "amqp:decode-error": ("Azure could not read it", _invalid),
-    "amqp:not-implemented": ("Azure does not have this operation", _unsupported),
-    "amqp:resource-locked": ("another client is working with it", _busy),
+    "com.microsoft:argument-error": ("Azure found an argument invalid", _invalid),
+    "com.microsoft:argument-out-of-range": ("Azure found an argument out of range", _invalid),
+    "com.microsoft:precondition-failed": ("a precondition of the operation is not met", _invalid),
+    "amqp:precondition-failed": ("a precondition of the operation is not met", _invalid),
+    "amqp:not-allowed": ("Azure does not allow the operation", _invalid),
+    "amqp:invalid-field": ("Azure found a field invalid", _invalid),
+    "amqp:decode-error": ("Azure could not decode the message", _invalid),
+    "amqp:not-implemented": ("Azure does not support this operation", _unsupported),
+    "amqp:resource-locked": ("another client has it locked", _busy),
     "amqp:connection:forced": ("Azure closed the connection", _busy),
     "amqp:link:detach-forced": ("Azure closed the link", _busy),
     "amqp:link:stolen": ("Azure closed the link", _busy),
     "amqp:link:transfer-limit-exceeded": ("Azure closed the link", _busy),
     "com.microsoft:container-close": ("Azure closed the connection", _busy),
-    "com.microsoft:operation-cancelled": ("Azure gave the operation up", _busy),
-    "amqp:internal-error": ("Azure failed inside", _internal),
+    "com.microsoft:operation-cancelled": ("Azure cancelled the operation", _busy),
+    "amqp:internal-error": ("Azure had an internal error", _internal),
     CONNECTION_LOST: ("the connection to Azure was lost", _busy),
     NO_ROOM: ("the connection to Azure has no room for another session", _busy),
 }
 
-#: What a status of ``$cbs`` and ``$management`` means that comes without a condition.
+#: The conditions of responses of ``$cbs`` and ``$management`` that have a status only.
 _CONDITION_OF_STATUS = {
     400: "com.microsoft:argument-error",
     401: UNAUTHORIZED_ACCESS,
@@ -162,12 +163,12 @@ _CONDITION_OF_STATUS = {
 
 
 def error_of(condition: Condition | None, *, entity: str, session_id: str | None = None) -> QueueError:
-    """Return the exception for an error that came with a detach, end, close or disposition.
+    """Return the exception for the error of a detach, end, close or disposition.
 
     Args:
-        condition: What came; `None` where Azure closed without saying why.
-        entity: What it was about, for the message.
-        session_id: The session that it was about, where it was.
+        condition: The error; `None` where Azure closed the link without one.
+        entity: The entity that the error is about.
+        session_id: The session that the error is about, if it is about one.
     """
     if condition is None:
         condition = Condition("amqp:link:detach-forced", "", {})
@@ -180,7 +181,7 @@ def error_of(condition: Condition | None, *, entity: str, session_id: str | None
 
 
 def refusal_of(response: Response) -> Condition | None:
-    """Return the error that a response of ``$cbs`` or ``$management`` tells of; `None` for a success."""
+    """Return the error in a response of ``$cbs`` or ``$management``; `None` for a success."""
     if 200 <= response.status < 300:
         return None
     condition = response.condition

@@ -1,6 +1,6 @@
-"""How long a lock lasts whose end Azure tells by its own clock, while the clock here may be wrong, or be set.
+"""`ServiceClock`: how long a lock lasts whose end Azure gives by Azure's clock, while the clock here may be wrong or be set.
 
-The loop's thread only.
+`LockTimer` uses it, in the loop's thread.
 """
 
 from __future__ import annotations
@@ -9,30 +9,31 @@ import time
 
 from ..clock import Clock
 
-#: Seconds that a lock of Azure's may be configured to last: LockDuration is 5 seconds to 5 minutes.
+#: The shortest and the longest ``LockDuration``, in seconds. See Microsoft's "Message transfers, locks, and settlement".
 MIN_LOCK_DURATION, MAX_LOCK_DURATION = 5.0, 300.0
-#: Seconds that a clock may be behind without being taken for wrong.
+#: Seconds by which the clock here may be behind before it counts as wrong.
 TOLERANCE = 30.0
 
 
 class ServiceClock:
-    """Azure's clock, as far as it can be told from here.
+    """An estimate of Azure's clock, from two clocks.
 
-    Two clocks tell: the wall clock, and where it would stand had nobody set it since this was made. The second is right after
-    a wrong step, the first after one that corrected it, and after the machine slept.
+    One is the wall clock. The other shows where the wall clock would stand if nobody had set it since this object was made.
+    The second clock is right after a step to a wrong time. The first is right after a step that corrected the time, and after
+    the machine slept.
     """
 
     def __init__(self) -> None:
         self._untouched = Clock()
 
     def left(self, instant: float) -> float:
-        """Return the seconds that a lock has left which Azure granted just now.
+        """Return how many seconds a lock has left that Azure granted just now.
 
-        The lower of what the clocks tell, for a lock that is renewed too early is none that is lost. What no LockDuration can
-        be is left out; where nothing else remains, the shortest one is assumed.
+        The result is the lower of the two clocks' values: renewing a lock too early does no harm. Values that no
+        ``LockDuration`` allows are left out. If none remains, the shortest ``LockDuration`` is assumed.
 
         Args:
-            instant: The lock's end as Azure told it, in seconds since 1970.
+            instant: The end of the lock by Azure's clock, in seconds since 1970.
         """
         by_wall, by_untouched = instant - time.time(), instant - self._untouched.now()
         possible = [left for left in (by_wall, by_untouched) if 0.0 < left <= MAX_LOCK_DURATION + TOLERANCE]

@@ -1,4 +1,8 @@
-"""azsession's messages as AMQP messages, and what Azure delivers as azsession's: nothing that a sender wrote raises here."""
+"""azsession's messages as AMQP messages, and AMQP messages from Azure as azsession's.
+
+`MessageSender`, `SessionReceiver` and `MessageBrowser` call it. No message from Azure raises an error here, whatever its
+sender wrote. The annotations are those of Microsoft's "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide".
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from ...messages import AttributeValue, Message, PeekedMessage, ReceiptHandle, R
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _UINT_MAX = 0xFFFFFFFF
-#: The latest expiry that Azure takes (9999-12-31T07:59:59Z), in milliseconds since 1970.
+#: The latest expiry that Azure accepts (9999-12-31T07:59:59Z), in milliseconds since 1970.
 _LATEST_EXPIRY = 253402243199000
 
 _SEQUENCE_NUMBER = "x-opt-sequence-number"
@@ -32,12 +36,16 @@ _STATES = {1: "Deferred", 2: "Scheduled"}
 def to_amqp(message: Message, now: datetime | None = None) -> bytes:
     """Return the encoded AMQP message that sends `message`.
 
-    A time to live goes into the header, whose 32 bits of milliseconds end after 49 days, and into the properties as creation
-    and expiry. Numbers among the attributes become ``long`` and ``double``. A message id is made up where there is none, so
-    that a second try with the same bytes is known for one.
+    A time to live goes into the header, whose 32 bits hold up to 49 days in milliseconds, and into the properties as creation
+    time and expiry. Numeric attributes become ``long`` and ``double``. A message without an id gets one, so that duplicate
+    detection recognizes the same bytes when they are sent again.
+
+    Args:
+        message: The message.
+        now: The creation time; the present, if absent.
 
     Raises:
-        ValidationError: An attribute is not what AMQP can carry.
+        ValidationError: An attribute is an integer of more than 64 bits.
     """
     ttl_ms = created = expiry = None
     if message.time_to_live is not None:
@@ -71,20 +79,20 @@ def _typed(name: str, value: AttributeValue) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     if not -(2**63) <= value < 2**63:
-        raise ValidationError(f"the attribute {name!r} does not fit into 64 bits")
+        raise ValidationError(f"the attribute {name!r} does not fit into 64 bits: {value}")
     return Long(value)
 
 
 def _milliseconds(instant: datetime) -> int:
-    """Return an instant in AMQP's milliseconds, the next one where it is between two: nothing happens before its time."""
+    """Return an instant in AMQP's milliseconds, rounded up: a scheduled message must not come before its time."""
     return -((_EPOCH - instant) // _MILLISECOND)
 
 
 def token_of(delivery_tag: bytes) -> str:
-    """Return the lock token of a delivery: its tag is the token's GUID, in .NET's order of bytes.
+    """Return the lock token of a delivery. The tag is the token's GUID in .NET's byte order.
 
     Raises:
-        ValueError: The tag is no GUID.
+        ValueError: The tag is not a GUID.
     """
     return str(uuid.UUID(bytes_le=delivery_tag))
 
@@ -93,7 +101,7 @@ def tag_of(lock_token: str) -> bytes:
     """Return the delivery tag of a lock token.
 
     Raises:
-        ValueError: The token is no GUID.
+        ValueError: The token is not a GUID.
     """
     return uuid.UUID(lock_token).bytes_le
 
@@ -110,16 +118,16 @@ def received(
     """Return a message that was received under a session's lock.
 
     Args:
-        message: As it came.
-        lock_token: What settles it.
-        queue_name: The queue that it came from.
-        session_id: The session that it came from.
+        message: The AMQP message.
+        lock_token: Its lock token.
+        queue_name: The queue or subscription.
+        session_id: The session.
         expires_at: When the session's lock ends; aware, UTC.
-        delivered_at: When it came; now, if absent.
+        delivered_at: When the message came; the present, if absent.
     """
     fields = _fields(message)
     fields["session_id"] = session_id
-    # AMQP counts the deliveries before this one.
+    # The header counts failed deliveries: those before this one (AMQP 1.0 §3.2.1).
     fields["delivery_count"] += 1
     return ReceivedMessage(
         **fields,
@@ -130,12 +138,12 @@ def received(
 
 
 def peeked(message: AmqpMessage, *, dead_letter: bool = False) -> PeekedMessage:
-    """Return a message that was looked at, in the queue or, with `dead_letter`, in its dead-letter queue."""
+    """Return a message that was peeked in the queue or, with `dead_letter`, in its dead-letter queue."""
     return PeekedMessage(**_fields(message), state="DeadLettered" if dead_letter else _state(message))
 
 
 def as_new(message: AmqpMessage) -> Message:
-    """Return a message, a dead letter say, as one to send again: what its sender gave it, without what befell it since."""
+    """Return a message as one to send again: with its sender's properties, without those that the broker added."""
     fields = _fields(message)
     for name in ("sequence_number", "delivery_count", "enqueued_at", "dead_letter_reason", "dead_letter_description"):
         del fields[name]
@@ -176,7 +184,7 @@ def _fields(message: AmqpMessage) -> dict[str, Any]:
 
 
 def _time_to_live(message: AmqpMessage) -> timedelta | None:
-    """Return the header's time to live; where that is as long as it can be, what the properties say about it."""
+    """Return the header's time to live; if that is the longest that it can hold, the one of the properties."""
     lasts, created, expiry = message.ttl_ms, message.creation_time, message.absolute_expiry
     if not isinstance(lasts, int):
         return None
@@ -189,12 +197,12 @@ def _time_to_live(message: AmqpMessage) -> timedelta | None:
 
 
 def _whole(value: Any) -> int | None:
-    """Return a whole number, or `None` where it is none: true is none, though Python has it for one."""
+    """Return an integer, or `None` for any other value. Python's booleans are not integers here."""
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _instant(value: Any) -> datetime | None:
-    """Return milliseconds since 1970 as a datetime, or `None` where they are none that it can hold."""
+    """Return milliseconds since 1970 as a datetime, or `None` if the value is no such number."""
     if not isinstance(value, int):
         return None
     try:
@@ -204,7 +212,7 @@ def _instant(value: Any) -> datetime | None:
 
 
 def _text(value: Any) -> str | None:
-    """Return a property, an id say, as text: binary as UTF-8 or else base64, a time in ISO 8601, others as `str` has them."""
+    """Return a property as text: binary as UTF-8 or base64, a time in ISO 8601, other types as `str` shows them."""
     if value is None or type(value) is str:
         return value
     if isinstance(value, bytes):
@@ -227,8 +235,7 @@ def _text(value: Any) -> str | None:
 def _attributes(properties: dict[str, Any]) -> dict[str, AttributeValue]:
     """Return application properties as attributes.
 
-    str, bool, whole numbers and finite floats stay what they are. What has no value is left out; anything else becomes text,
-    as `_text` says.
+    str, bool, int and finite floats stay as they are. Null values are left out. Other values become text: see `_text`.
     """
     attributes: dict[str, AttributeValue] = {}
     for name, value in properties.items():

@@ -1,4 +1,4 @@
-"""Brokers on a namespace of the stand-in, and holders of sessions on them, without a gateway in between."""
+"""Brokers on the stand-in for a namespace, and holders of sessions on them, without a gateway in between."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from azsession import Message, ReceivedMessage, ServiceBusConfig
 from azsession.broker.azure import AzureBroker
 from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement
 
+from ...conftest import eventually
+
 if TYPE_CHECKING:
     from tests.standin import StandIn
 
@@ -23,7 +25,7 @@ QUEUE = "orders"
 
 @contextmanager
 def broker_on(namespace: StandIn, **config_fields: Any) -> Iterator[AzureBroker]:
-    """A broker of its own, with a connection of its own, closed afterwards."""
+    """Open a broker with a connection of its own; close it at the end of the ``with`` block."""
     config = ServiceBusConfig(connection_string=namespace.connection_string, **config_fields)
     broker = AzureBroker(config, None)
     try:
@@ -33,7 +35,7 @@ def broker_on(namespace: StandIn, **config_fields: Any) -> Iterator[AzureBroker]
 
 
 class Holder:
-    """One who holds a session, or wants to."""
+    """A client that holds a session, or asks for one. Its lock id is new, unless given."""
 
     def __init__(self, broker: AzureBroker, session_id: str = "s1", lock_id: str | None = None) -> None:
         self.broker = broker
@@ -51,7 +53,7 @@ class Holder:
         return list(delivery.messages)
 
     def take(self, count: int = 1) -> list[ReceivedMessage]:
-        """Receive messages that are there."""
+        """Receive `count` messages that are there."""
         messages: list[ReceivedMessage] = []
         while len(messages) < count:
             more = self.receive(count - len(messages))
@@ -60,7 +62,7 @@ class Holder:
         return messages
 
     def accept_next(self, timeout: float = 10.0, request_id: str = "") -> str | None:
-        """Accept the next session, and be its holder."""
+        """Accept the next available session, and hold it; return its id, or `None` if none came."""
         delivery = self.broker.accept(AcceptRequest(QUEUE, None, self.lock_id, timeout=timeout, request_id=request_id))
         if delivery is not None:
             self.session_id = delivery.session_id
@@ -90,12 +92,12 @@ def texts(messages: list[ReceivedMessage]) -> list[str]:
 
 
 def completed(namespace: StandIn, session_id: str = "s1") -> list[Any]:
-    """Return the ids of a session's messages that were completed, in that order."""
+    """Return the ids of the messages of a session that were completed, in the order of completion."""
     return [message_id for session, _, message_id in namespace.completed(QUEUE) if session == session_id]
 
 
 def in_thread(call: Callable[[], T]) -> Future[T]:
-    """Begin `call` in a thread of its own; return the future of its result."""
+    """Run `call` in a new thread; return the future of its result."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -117,3 +119,19 @@ def waits_in(holder: Holder) -> int:
         return 0 if session is None else len(session.receives)
 
     return broker._loop.run(count)
+
+
+def held_again(namespace: StandIn, holder: Holder) -> None:
+    """Return when the session is locked again, and its check is over."""
+    broker = holder.broker
+
+    def is_held() -> bool:
+        session = broker._registry.held(QUEUE, holder.session_id)
+        return session is not None and session.link is not None
+
+    eventually(lambda: holder.session_id in namespace.locked_sessions(QUEUE) and broker._loop.run(is_held))
+
+
+def waiting_accepts(broker: AzureBroker) -> int:
+    """Return how many accepts of any session wait in a broker."""
+    return broker._loop.run(lambda: len(broker._registry._pending))

@@ -1,4 +1,4 @@
-"""Tokens are put for each entity, renewed on the living connection, and replaced where they were revoked."""
+"""Tokens: one for each entity, refreshed on the same connection, replaced if they were revoked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Credential:
-    """A caller's own `TokenCredential`."""
+    """A `TokenCredential` whose tokens last for `lifetime` seconds."""
 
     def __init__(self, lifetime: float, *texts: str) -> None:
         self.lifetime, self.texts = lifetime, texts
@@ -60,11 +60,11 @@ def broker_with(namespace: StandIn, credential: Any) -> Iterator[AzureBroker]:
 
 
 def puts(namespace: StandIn) -> int:
-    """Return how many tokens are in place."""
+    """Return how many tokens the stand-in has."""
     return sum(len(peer.grants) for peer in list(namespace.peers))
 
 
-def test_each_entity_gets_a_token_and_keeps_it(namespace: StandIn) -> None:
+def test_each_entity_gets_one_token(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         for _ in range(3):
             send(broker, "x")
@@ -72,7 +72,7 @@ def test_each_entity_gets_a_token_and_keeps_it(namespace: StandIn) -> None:
         assert puts(namespace) == 2
 
 
-def test_a_token_of_a_credential_is_renewed_ahead_of_its_end_on_the_same_connection(namespace: StandIn) -> None:
+def test_a_token_of_a_credential_is_refreshed_before_its_end_on_the_same_connection(namespace: StandIn) -> None:
     credential = Credential(3)
     with broker_with(namespace, credential) as broker:
         holder = Holder(broker)
@@ -83,7 +83,7 @@ def test_a_token_of_a_credential_is_renewed_ahead_of_its_end_on_the_same_connect
         assert (namespace.connections(), namespace.log["open"], namespace.log["detach"]) == (1, 1, 0)
 
 
-def test_a_signature_is_renewed_ahead_of_its_end(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signature_is_refreshed_before_its_end(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens_module, "SAS_LIFETIME", 3)
     with broker_on(namespace) as broker:
         send(broker, "one")
@@ -99,7 +99,7 @@ def test_a_signature_is_renewed_ahead_of_its_end(namespace: StandIn, monkeypatch
         assert (namespace.connections(), namespace.log["detach"]) == (1, 0)
 
 
-def test_tokens_that_expired_are_put_again_and_everything_goes_on(namespace: StandIn) -> None:
+def test_expired_tokens_are_put_again(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one", "two")
         holder = Holder(broker)
@@ -117,11 +117,11 @@ def test_a_revoked_token_is_replaced_once(namespace: StandIn) -> None:
     with broker_with(namespace, credential) as broker:
         send(broker, "one")
         assert len(namespace.accepted(QUEUE)) == 1
-    # The second is asked for past the credential's own cache.
+    # The second call bypasses the cache of the credential.
     assert [bool(claims) for claims in credential.asked] == [False, True]
 
 
-def test_a_credential_without_a_good_token_is_not_asked_for_ever(namespace: StandIn) -> None:
+def test_a_credential_whose_tokens_are_refused_is_asked_twice(namespace: StandIn) -> None:
     credential = Credential(3600, "bad")
     with broker_with(namespace, credential) as broker, pytest.raises(AuthenticationFailedError):
         send(broker, "one")
@@ -137,7 +137,7 @@ def test_a_wrong_key_is_a_failed_authentication(namespace: StandIn) -> None:
                 call()
     finally:
         broker.close()
-    # One refused, and one more to be sure, for each of the two.
+    # Two tokens were refused for each of the two calls.
     assert namespace.log["transfer"] == 4
 
 
@@ -154,7 +154,7 @@ def test_a_key_without_the_right_is_denied(namespace: StandIn, right: str) -> No
         broker.close()
 
 
-def test_a_ready_signature_is_used_as_it_is_and_its_end_is_told(namespace: StandIn) -> None:
+def test_a_signature_of_the_connection_string_is_used_until_its_end(namespace: StandIn) -> None:
     name, (key, _) = next(iter(namespace.keys.items()))
 
     def string(expires_on: float) -> str:
@@ -174,7 +174,7 @@ def test_a_ready_signature_is_used_as_it_is_and_its_end_is_told(namespace: Stand
         broker.close()
 
 
-def test_a_token_without_an_answer_is_put_again_by_the_next_call(namespace: StandIn) -> None:
+def test_an_unanswered_token_is_put_again_by_the_next_call(namespace: StandIn) -> None:
     namespace.swallow("put-token")
     with broker_on(namespace, request_timeout=1.0) as broker:
         with pytest.raises(ConnectionFailedError) as caught:
@@ -184,7 +184,7 @@ def test_a_token_without_an_answer_is_put_again_by_the_next_call(namespace: Stan
         assert len(namespace.accepted(QUEUE)) == 1
 
 
-def test_a_namespace_that_fails_over_a_token_is_worth_another_try(namespace: StandIn) -> None:
+def test_an_internal_error_for_a_token_is_transient(namespace: StandIn) -> None:
     namespace.refuse("put-token", "amqp:internal-error")
     with broker_on(namespace) as broker:
         with pytest.raises(QueueError) as caught:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,28 +12,14 @@ from azsession.broker.azure import AzureBroker, browsing
 from azsession.broker.base import NO_DEADLINE, Disposition
 
 from ...conftest import eventually
-from ...standin.require import require_standin
 from .holders import QUEUE, Holder, broker_on, send, texts
 
 if TYPE_CHECKING:
     from tests.standin import StandIn
 
 
-@pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
-        namespace.create_queue(QUEUE)
-        yield namespace
-
-
-@pytest.fixture
-def broker(namespace: StandIn) -> Iterator[AzureBroker]:
-    with broker_on(namespace) as broker:
-        yield broker
-
-
-def bury(broker: AzureBroker, *bodies: str) -> dict[str, int]:
-    """Send messages, dead-letter them, and return their numbers as dead letters."""
+def dead_letter(broker: AzureBroker, *bodies: str) -> dict[str, int]:
+    """Send messages, dead-letter them, and return the sequence numbers of the dead letters by body."""
     holder = Holder(broker)
     send(broker, *bodies, attributes={"kind": "order"})
     holder.settle(*holder.take(len(bodies)), how=Disposition.DEAD_LETTER)
@@ -57,8 +42,10 @@ def test_sessions_are_listed_beyond_a_page(broker: AzureBroker) -> None:
     assert [session.session_id for session in broker.list_sessions(QUEUE, names[400], 3)] == names[401:404]
 
 
-def test_a_dead_letter_goes_to_the_end_of_its_session_with_what_it_had(broker: AzureBroker, namespace: StandIn) -> None:
-    numbers = bury(broker, "one", "two", "three")
+def test_a_resubmitted_dead_letter_goes_to_the_end_of_its_session_with_its_attributes(
+    broker: AzureBroker, namespace: StandIn
+) -> None:
+    numbers = dead_letter(broker, "one", "two", "three")
     send(broker, "four")
     broker.resubmit(QUEUE, numbers["two"])
     messages = Holder(broker).take(2)
@@ -66,25 +53,25 @@ def test_a_dead_letter_goes_to_the_end_of_its_session_with_what_it_had(broker: A
     assert messages[1].attributes == {"kind": "order"}
     assert messages[1].delivery_count == 1
     assert [letter.text() for letter in broker.dead_letters(QUEUE, 0, 10)] == ["one", "three"]
-    # The others are not left locked.
+    # The search released the others.
     broker.delete_dead_letter(QUEUE, numbers["one"])
     broker.delete_dead_letter(QUEUE, numbers["three"])
     assert broker.dead_letters(QUEUE, 0, 10) == []
 
 
 @pytest.mark.parametrize("number", [999, 2**63 - 1])
-def test_a_dead_letter_that_is_not_there(broker: AzureBroker, number: int) -> None:
-    bury(broker, "one")
+def test_a_dead_letter_that_does_not_exist_is_not_found(broker: AzureBroker, number: int) -> None:
+    dead_letter(broker, "one")
     for call in (broker.resubmit, broker.delete_dead_letter):
         with pytest.raises(ProviderError) as caught:
             call(QUEUE, number)
         assert caught.value.code == "MessageNotFound"
 
 
-def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
+def test_a_dead_letter_that_another_client_has_locked_is_a_transient_error(
     broker: AzureBroker, namespace: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = bury(broker, "one", "two")
+    numbers = dead_letter(broker, "one", "two")
     with broker_on(namespace) as other:
         dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
         connection = other._namespace.connect(dead_letters, NO_DEADLINE)
@@ -102,8 +89,8 @@ def test_a_dead_letter_that_somebody_else_has_locked_is_worth_another_try(
         broker.delete_dead_letter(QUEUE, numbers["two"])
 
 
-def test_what_comes_while_a_search_ends_is_not_left_locked(broker: AzureBroker, namespace: StandIn) -> None:
-    numbers = bury(broker, "one")
+def test_a_dead_letter_that_comes_while_a_search_ends_is_released(broker: AzureBroker, namespace: StandIn) -> None:
+    numbers = dead_letter(broker, "one")
     dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
     queue = namespace._queue(dead_letters)
 
@@ -123,7 +110,7 @@ def test_what_comes_while_a_search_ends_is_not_left_locked(broker: AzureBroker, 
         late, before = search_on(broker, 999), locked()
 
         def end() -> None:
-            # The loop does not read what comes until this is over.
+            # The loop reads nothing until this function returns.
             other._loop.call(holding.finish)
             eventually(lambda: locked() not in ([], before))
             late.finish()
@@ -135,7 +122,7 @@ def test_what_comes_while_a_search_ends_is_not_left_locked(broker: AzureBroker, 
 
 def test_many_dead_letters_are_resubmitted_at_the_same_time(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
-        numbers = bury(broker, *(str(number) for number in range(12)))
+        numbers = dead_letter(broker, *(str(number) for number in range(12)))
     with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider, ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: provider.resubmit(QUEUE, number), numbers.values()))
         assert provider.dead_letters(QUEUE) == []

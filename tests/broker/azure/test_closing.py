@@ -1,4 +1,4 @@
-"""The end of a broker on Azure, forks, and the thread that owns its connections."""
+"""Closing a broker on Azure, forks, and the thread that owns its connections."""
 
 from __future__ import annotations
 
@@ -10,31 +10,25 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from azsession import Message, ProviderError, QueueError, ServiceBusProvider
+from azsession.broker.azure import AzureBroker
 from azsession.broker.azure.transport.loop import Loop
 
 from ...conftest import eventually
-from ...standin.require import require_standin
-from .holders import QUEUE, Holder, broker_on, completed, in_thread, send, waits_in
+from .holders import QUEUE, Holder, broker_on, completed, in_thread, send, texts, waiting_accepts, waits_in
 
 if TYPE_CHECKING:
     from tests.standin import StandIn
 
 
-@pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
-        namespace.create_queue(QUEUE)
-        yield namespace
-
-
-#: What the threads of a broker on Azure are called; other tests' servers may be running meanwhile.
+#: The names of the threads of a broker on Azure. Servers of other tests may run at the same time.
 NAMES = ("azsession-amqp", "azsession-connect", "azsession-tokens", "azsession-restore")
 
 
@@ -43,9 +37,9 @@ def our_threads() -> list[str]:
 
 
 def in_child(run: Callable[[], object]) -> None:
-    """Run something in a forked child; what it raises fails the test."""
+    """Run `run` in a forked child; an exception there fails the test."""
     with warnings.catch_warnings():
-        # From Python 3.12: forking beside threads is what is tested.
+        # Python 3.12 and later warn about a fork beside threads, which is tested here.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
@@ -62,7 +56,7 @@ def in_child(run: Callable[[], object]) -> None:
 # Closing
 
 
-def test_closing_releases_sessions_ends_waits_and_the_thread(namespace: StandIn) -> None:
+def test_close_releases_sessions_and_ends_waits_and_threads(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one")
         holder = Holder(broker)
@@ -84,7 +78,7 @@ def test_closing_releases_sessions_ends_waits_and_the_thread(namespace: StandIn)
             holder.receive()
 
 
-def test_an_interpreter_that_ends_with_an_open_provider_is_quiet(namespace: StandIn) -> None:
+def test_an_interpreter_that_ends_with_an_open_provider_prints_nothing(namespace: StandIn) -> None:
     code = f"""
 from azsession import Message, ServiceBusProvider
 provider = ServiceBusProvider.from_connection_string({namespace.connection_string!r})
@@ -99,10 +93,80 @@ print("done")
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
 
 
+def test_stop_waiting_ends_all_receives_and_accepts_that_wait(namespace: StandIn, broker: AzureBroker) -> None:
+    holders = [Holder(broker, f"s{number}") for number in range(20)]
+    waits = [in_thread(one.receive) for one in holders]
+    eventually(lambda: len(namespace.locked_sessions(QUEUE)) == 20)
+    accepts = [in_thread(Holder(broker).accept_next) for _ in range(10)]
+    eventually(lambda: waiting_accepts(broker) == 10)
+    broker.stop_waiting()
+    assert not wait(list[Future[Any]]([*waits, *accepts]), 10).not_done
+    assert [waiting.result() for waiting in waits] == [[]] * 20
+    assert [accepting.result() for accepting in accepts] == [None] * 10
+    # Later calls find what is there, and do not wait.
+    send(broker, "a", session_id="s1")
+    assert texts(holders[1].receive()) == ["a"]
+    assert holders[2].receive(timeout=60) == []
+    assert Holder(broker).accept_next(timeout=60) is None
+
+
+def test_stop_waiting_ends_receives_whose_links_are_lost(namespace: StandIn, broker: AzureBroker) -> None:
+    holders = [Holder(broker, f"s{number}") for number in range(5)]
+    waits = [in_thread(one.receive) for one in holders]
+    eventually(lambda: len(namespace.locked_sessions(QUEUE)) == 5)
+    namespace.refuse("attach", "com.microsoft:server-busy", 1000)
+    namespace.drop_connections()
+    broker.stop_waiting()
+    assert not wait(waits, 5).not_done
+    assert [waiting.result() for waiting in waits] == [[]] * 5
+
+
+def test_close_releases_all_sessions_and_ends_all_waits(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        holders = [Holder(broker, f"s{number}") for number in range(50)]
+        for holder in holders:
+            send(broker, "a", session_id=holder.session_id)
+            holder.take()
+        waits = [in_thread(one.receive) for one in holders[:20]]
+        eventually(lambda: all(waits_in(one) for one in holders[:20]))
+        accepts = [in_thread(Holder(broker).accept_next) for _ in range(5)]
+        eventually(lambda: waiting_accepts(broker) == 5)
+        broker.close()
+        assert namespace.locked_sessions(QUEUE) == set()
+        assert not wait(list[Future[Any]]([*waits, *accepts]), 10).not_done
+        assert [waiting.result() for waiting in waits] == [[]] * 20
+        with pytest.raises(QueueError):
+            holders[0].receive()
+    assert namespace.counts(QUEUE).locked == 0
+    eventually(lambda: namespace.connections() == 0)
+
+
+@pytest.mark.parametrize("how", ["dropped", "silent"])
+def test_close_does_not_hang_if_the_namespace_does_not_answer(
+    namespace: StandIn, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("azsession.broker.azure.broker.RELEASE_TIMEOUT", 0.3)
+    with broker_on(namespace) as broker:
+        holders = [Holder(broker, f"s{number}") for number in range(10)]
+        for holder in holders:
+            holder.receive(timeout=0)
+        waiting = in_thread(holders[0].receive)
+        eventually(lambda: waits_in(holders[0]))
+        if how == "silent":
+            namespace.delay(30)
+        else:
+            namespace.refuse("attach", "com.microsoft:server-busy", 1000)
+            namespace.drop_connections()
+        closing = in_thread(broker.close)
+        closing.result(5)
+        assert waiting.result(5) == []
+    namespace.delay(0)
+
+
 # Forks
 
 
-def test_a_forked_child_has_a_connection_of_its_own_and_the_parent_keeps_its(namespace: StandIn) -> None:
+def test_a_forked_child_opens_a_connection_and_the_parent_keeps_its_own(namespace: StandIn) -> None:
     with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
         provider.send_messages(QUEUE, [Message(text, session_id="s1") for text in ("one", "two")])
         with provider.create_session_client(QUEUE, "s1") as client:
@@ -129,7 +193,7 @@ def test_a_forked_child_has_a_connection_of_its_own_and_the_parent_keeps_its(nam
     assert len(completed(namespace, "s2")) == 1
 
 
-def test_descriptors_that_a_child_reuses_are_not_closed_by_what_it_inherited(namespace: StandIn) -> None:
+def test_an_inherited_broker_does_not_close_descriptors_that_a_forked_child_reuses(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one")
 
@@ -174,7 +238,7 @@ def test_a_loop_that_was_never_used_is_closed_without_a_thread() -> None:
     assert not our_threads()
 
 
-def test_a_job_handed_in_while_the_loop_closes_is_done_or_refused() -> None:
+def test_a_job_that_comes_while_the_loop_closes_runs_or_is_refused() -> None:
     for _ in range(200):
         loop = Loop()
         loop.run(lambda: None)
@@ -194,7 +258,7 @@ def test_a_job_handed_in_while_the_loop_closes_is_done_or_refused() -> None:
             assert future.result(20) in (True, False)
 
 
-def test_timers_that_were_cancelled_do_not_pile_up() -> None:
+def test_cancelled_timers_are_removed() -> None:
     loop = Loop()
 
     def many() -> int:
@@ -211,7 +275,7 @@ def test_timers_that_were_cancelled_do_not_pile_up() -> None:
         loop.close()
 
 
-# What is written down
+# Logging
 
 
 def test_no_secret_and_no_body_is_logged(namespace: StandIn, caplog: pytest.LogCaptureFixture) -> None:

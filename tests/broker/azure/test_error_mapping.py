@@ -24,7 +24,7 @@ from azsession.errors import (
 )
 from azsession.protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION, answer_to, error_from
 
-#: The condition, what it becomes, its code, whether the same call may succeed later.
+#: The condition, its exception, the exception's code, and whether the exception is transient.
 TABLE: list[tuple[str, type[QueueError], str, bool]] = [
     ("com.microsoft:session-lock-lost", SessionNotFoundError, "SessionLockLost", False),
     ("com.microsoft:session-cannot-be-locked", SessionLockedError, "SessionLocked", True),
@@ -72,9 +72,9 @@ def test_a_condition_becomes_the_error_of_the_table(
 
 @pytest.mark.parametrize("about", [ABOUT_SESSION, ABOUT_RECEIPT, ABOUT_QUEUE])
 @pytest.mark.parametrize("condition", [*sorted(_MEANINGS), "com.contoso:never-heard-of"])
-def test_a_conditions_error_is_the_same_behind_a_gateway(condition: str, about: str) -> None:
+def test_the_exception_of_a_condition_is_the_same_behind_a_gateway(condition: str, about: str) -> None:
     error = of(condition)
-    # By the protocol, a lost lock is a lost session where one asked for a session, and a lost receipt where for that.
+    # In the protocol, the status of a lost lock depends on what the request is about.
     if isinstance(error, (SessionNotFoundError, InvalidReceiptError)):
         about = ABOUT_SESSION if isinstance(error, SessionNotFoundError) else ABOUT_RECEIPT
     back = over_http(error, about)
@@ -86,11 +86,11 @@ def test_a_conditions_error_is_the_same_behind_a_gateway(condition: str, about: 
         assert back.status == error.status
 
 
-def test_a_busy_azure_tells_when_to_come_back() -> None:
+def test_the_error_of_a_busy_namespace_has_a_time_to_wait() -> None:
     assert of("com.microsoft:server-busy").retry_after == 10
 
 
-def test_a_close_without_a_reason_may_be_tried_again() -> None:
+def test_a_detach_without_an_error_is_transient() -> None:
     error = error_of(None, entity="orders")
     assert isinstance(error, ProviderError)
     assert error.is_transient
@@ -103,7 +103,7 @@ def test_a_close_without_a_reason_may_be_tried_again() -> None:
         "Unauthorized access. 'Listen' claim(s) are required to perform this operation. TrackingId:1_G2",
     ],
 )
-def test_an_identity_that_lacks_a_claim_is_denied_not_unknown(description: str) -> None:
+def test_a_missing_claim_is_a_denied_permission(description: str) -> None:
     assert type(of("amqp:unauthorized-access", description)) is PermissionDeniedError
 
 
@@ -115,7 +115,7 @@ def test_an_identity_that_lacks_a_claim_is_denied_not_unknown(description: str) 
         "",
     ],
 )
-def test_a_token_that_azure_does_not_take_is_a_failed_authentication(description: str) -> None:
+def test_a_refused_token_is_a_failed_authentication(description: str) -> None:
     assert type(of("amqp:unauthorized-access", description)) is AuthenticationFailedError
 
 
@@ -128,11 +128,11 @@ def test_a_token_that_azure_does_not_take_is_a_failed_authentication(description
         "jwt eyJhbGciOiJSUzI1.topsecret",
     ],
 )
-def test_a_token_in_a_description_is_not_passed_on(secret: str) -> None:
+def test_a_token_in_a_description_is_removed(secret: str) -> None:
     assert "topsecret" not in str(of("amqp:unauthorized-access", f"Bad token {secret} TrackingId:7"))
 
 
-def test_a_description_of_many_lines_becomes_one_of_bounded_length() -> None:
+def test_a_long_description_of_many_lines_becomes_one_short_line() -> None:
     text = str(of("amqp:internal-error", "a\r\nb\n" + "c" * 5000))
     assert "\n" not in text
     assert len(text) < 1000
@@ -154,7 +154,7 @@ def test_a_description_of_many_lines_becomes_one_of_bounded_length() -> None:
         (302, None, "", ProviderError),
     ],
 )
-def test_a_response_is_told_by_its_condition_and_else_by_its_status(
+def test_the_error_of_a_response_follows_its_condition_or_else_its_status(
     status: int, condition: str | None, description: str, kind: type[QueueError]
 ) -> None:
     refusal = refusal_of(Response("1", status, description, condition, None))
@@ -163,5 +163,5 @@ def test_a_response_is_told_by_its_condition_and_else_by_its_status(
     assert type(error) is kind
 
 
-def test_a_success_is_no_refusal() -> None:
+def test_a_successful_response_has_no_error() -> None:
     assert refusal_of(Response("1", 202, "Accepted", None, None)) is None

@@ -1,4 +1,4 @@
-"""The clock here is set, or wrong, while Azure tells by its own until when locks last."""
+"""How long locks last while the clock here is set, or wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCK_DURATION = 8.0
 
 
 class Clocks:
-    """The clocks that the service's is told from: the wall clock can be set, and both pass by hand."""
+    """A wall clock that can be set, a monotonic clock, and Azure's clock. Time passes when a test says so."""
 
     def __init__(self, wrong_by: float) -> None:
         self.azure = 1_700_000_000.0
@@ -42,7 +42,7 @@ class Clocks:
         self.since_boot += seconds
 
     def sleep(self, seconds: float) -> None:
-        """Pass time as a machine does that sleeps: its monotonic clock stands still."""
+        """Pass time while the machine sleeps: its monotonic clock stands still."""
         self.go_on(seconds)
         self.since_boot -= seconds
 
@@ -55,13 +55,13 @@ def clocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def use(clocks: Clocks | SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the service's clock, and nothing else, be told from these."""
+    """Have `ServiceClock`, and nothing else, read these clocks."""
     for module in (lock_clock, azsession.broker.clock):
         monkeypatch.setattr(module, "time", clocks)
 
 
 @pytest.mark.parametrize("step", [-86400.0, -7200.0, -300.0, -30.0, 0.0, 30.0, 300.0, 7200.0, 86400.0])
-def test_a_clock_that_is_set_makes_no_lock_longer_and_ends_none(clocks: Clocks, step: float) -> None:
+def test_setting_the_clock_neither_extends_nor_ends_a_lock(clocks: Clocks, step: float) -> None:
     service = ServiceClock()
     assert service.left(clocks.azure + 60) == pytest.approx(60)
     clocks.wall += step
@@ -73,25 +73,25 @@ def test_a_clock_that_is_set_makes_no_lock_longer_and_ends_none(clocks: Clocks, 
 
 
 @pytest.mark.parametrize("clocks", [-86400.0, -7200.0, 7200.0, 86400.0], indirect=True)
-def test_a_clock_that_was_wrong_from_the_start_is_not_believed(clocks: Clocks) -> None:
+def test_a_clock_that_was_wrong_from_the_start_is_not_used(clocks: Clocks) -> None:
     service = ServiceClock()
     assert service.left(clocks.azure + 60) == MIN_LOCK_DURATION
     clocks.wall = clocks.azure
     assert service.left(clocks.azure + 60) == pytest.approx(60)
-    # What was right once counts when it is wrong again.
+    # The time that was right is kept when the wall clock is set to a wrong time again.
     clocks.wall -= 7200
     assert service.left(clocks.azure + 60) == pytest.approx(60)
 
 
 @pytest.mark.parametrize("clocks", [-20.0, -0.5, 0.0, 0.5, 20.0], indirect=True)
 @pytest.mark.parametrize("lasts", [60.0, 300.0])
-def test_a_clock_that_is_off_by_seconds_is_as_good_as_it_is(clocks: Clocks, lasts: float) -> None:
-    told = clocks.azure + lasts - clocks.wall
-    assert ServiceClock().left(clocks.azure + lasts) == pytest.approx(min(300.0, told))
+def test_a_clock_that_is_wrong_by_seconds_is_used(clocks: Clocks, lasts: float) -> None:
+    by_wall_clock = clocks.azure + lasts - clocks.wall
+    assert ServiceClock().left(clocks.azure + lasts) == pytest.approx(min(300.0, by_wall_clock))
 
 
 @pytest.mark.parametrize("asleep", [40.0, 3600.0])
-def test_a_machine_that_slept_believes_its_wall_clock(clocks: Clocks, asleep: float) -> None:
+def test_the_wall_clock_is_used_after_the_machine_slept(clocks: Clocks, asleep: float) -> None:
     service = ServiceClock()
     clocks.sleep(asleep)
     assert service.left(clocks.azure + 60) == pytest.approx(60)
@@ -105,7 +105,7 @@ def namespace() -> Iterator[StandIn]:
 
 
 @pytest.mark.parametrize("step", [-7200.0, -60.0, 60.0, 7200.0])
-def test_a_holder_is_told_the_time_that_its_lock_has_after_the_clock_was_set(
+def test_a_renewal_returns_the_time_that_the_lock_has_after_the_clock_was_set(
     namespace: StandIn, step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with broker_on(namespace) as broker:

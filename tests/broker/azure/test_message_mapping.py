@@ -1,4 +1,4 @@
-"""Messages on their way to Azure and back."""
+"""Messages as AMQP messages, and AMQP messages as messages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def delivered(message: AmqpMessage) -> ReceivedMessage:
     return received(message, "token", queue_name="q", session_id="s", expires_at=NOW, delivered_at=NOW)
 
 
-def test_every_property_comes_back() -> None:
+def test_every_property_survives_the_round_trip() -> None:
     back = there_and_back(Message(b"body", **EVERYTHING))
     for name, value in EVERYTHING.items():
         assert getattr(back, name) == value, name
@@ -70,19 +70,19 @@ def test_every_property_comes_back() -> None:
 
 
 @given(st.binary(max_size=70000))
-def test_a_body_comes_back_bit_for_bit(body: bytes) -> None:
+def test_a_body_survives_the_round_trip(body: bytes) -> None:
     assert there_and_back(Message(body)).body == body
 
 
 @given(attributes)
-def test_attributes_come_back_with_their_types(given_attributes: dict[str, Any]) -> None:
+def test_attributes_keep_their_types_in_the_round_trip(given_attributes: dict[str, Any]) -> None:
     back = there_and_back(Message(b"", attributes=given_attributes)).attributes
     assert back == given_attributes
     assert [type(value) for value in back.values()] == [type(value) for value in given_attributes.values()]
 
 
 @given(texts, st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=3, max_size=128))
-def test_text_of_any_script_comes_back(text: str, session_id: str) -> None:
+def test_text_of_any_script_survives_the_round_trip(text: str, session_id: str) -> None:
     back = there_and_back(Message(b"", subject=text, to=text, reply_to=text, session_id=session_id))
     assert (back.subject, back.to, back.reply_to, back.session_id) == (text, text, text, session_id)
 
@@ -130,7 +130,7 @@ def test_a_message_without_an_id_gets_one() -> None:
     assert uuid.UUID(there_and_back(Message(b"")).message_id)
 
 
-def test_a_time_to_live_is_told_to_brokers_that_go_by_the_expiry_too() -> None:
+def test_a_time_to_live_sets_the_creation_time_and_the_expiry() -> None:
     message = decode_message(to_amqp(Message(b"", time_to_live=90), NOW))
     assert message.ttl_ms == 90_000
     assert message.creation_time is not None
@@ -138,32 +138,32 @@ def test_a_time_to_live_is_told_to_brokers_that_go_by_the_expiry_too() -> None:
 
 
 @pytest.mark.parametrize("lasts", [timedelta(days=50), timedelta(days=400), timedelta(milliseconds=1)])
-def test_a_time_to_live_beyond_the_headers_bits_comes_back(lasts: timedelta) -> None:
+def test_a_time_to_live_that_the_header_cannot_hold_survives_the_round_trip(lasts: timedelta) -> None:
     assert there_and_back(Message(b"", time_to_live=lasts)).time_to_live == lasts
 
 
-def test_the_longest_time_to_live_ends_when_azures_calendar_does() -> None:
+def test_the_longest_time_to_live_ends_at_the_latest_time_of_azure() -> None:
     message = decode_message(to_amqp(Message(b"", time_to_live=timedelta(days=10_000_000)), NOW))
     assert message.absolute_expiry == 253402243199000
 
 
-def test_a_time_to_live_below_a_millisecond_is_one() -> None:
+def test_a_time_to_live_below_a_millisecond_is_rounded_up() -> None:
     assert there_and_back(Message(b"", time_to_live=0.0001)).time_to_live == timedelta(milliseconds=1)
 
 
-def test_a_message_is_not_scheduled_before_its_time() -> None:
+def test_a_scheduled_time_is_rounded_up() -> None:
     at = datetime(2026, 1, 1, 0, 0, 0, 1, timezone.utc)
     assert there_and_back(Message(b"", scheduled_enqueue_time=at)).scheduled_enqueue_time == at.replace(microsecond=1000)
 
 
-def test_a_number_beyond_64_bits_is_refused() -> None:
+def test_an_attribute_of_more_than_64_bits_is_refused() -> None:
     message = Message(b"")
     message.attributes["n"] = 2**63
     with pytest.raises(ValidationError, match="'n' does not fit into 64 bits"):
         to_amqp(message)
 
 
-def test_a_received_message_says_all_that_azure_told() -> None:
+def test_a_received_message_has_the_annotations_of_azure() -> None:
     annotations = {
         "x-opt-sequence-number": Long(2**50 + 1),
         "x-opt-enqueued-time": Timestamp(1_700_000_000_123),
@@ -178,7 +178,7 @@ def test_a_received_message_says_all_that_azure_told() -> None:
     assert (message.receipt.queue_name, message.receipt.session_id, message.session_id) == ("q", "s", "s")
 
 
-def test_a_first_delivery_counts_one_and_a_look_none() -> None:
+def test_a_first_delivery_counts_one_and_a_peeked_message_none() -> None:
     message = decode_message(to_amqp(Message(b"")))
     assert delivered(message).delivery_count == 1
     assert peeked(message).delivery_count == 0
@@ -195,18 +195,18 @@ def test_a_first_delivery_counts_one_and_a_look_none() -> None:
         ({"x-opt-message-state": "?"}, False, "Active"),
     ],
 )
-def test_a_peeked_message_says_its_state(annotations: dict[str, Any], dead_letter: bool, state: str) -> None:
+def test_a_peeked_message_has_a_state(annotations: dict[str, Any], dead_letter: bool, state: str) -> None:
     assert peeked(AmqpMessage(annotations=annotations), dead_letter=dead_letter).state == state
 
 
-def test_why_it_was_dead_lettered_is_no_attribute() -> None:
+def test_the_reason_of_a_dead_letter_is_not_an_attribute() -> None:
     properties = {"DeadLetterReason": "broken", "DeadLetterErrorDescription": "no id", "mine": 1}
     message = peeked(AmqpMessage(application_properties=properties), dead_letter=True)
     assert (message.dead_letter_reason, message.dead_letter_description) == ("broken", "no id")
     assert message.attributes == {"mine": 1}
 
 
-def test_foreign_attributes_become_what_an_attribute_can_be() -> None:
+def test_attributes_of_other_types_become_text() -> None:
     foreign = {
         "uuid": uuid.UUID(int=1),
         "time": Timestamp(0),
@@ -242,7 +242,7 @@ def test_foreign_attributes_become_what_an_attribute_can_be() -> None:
     ("message_id", "text"),
     [(uuid.UUID(int=3), str(uuid.UUID(int=3))), (42, "42"), (b"abc", "abc"), (b"\xff", "/w=="), (True, "true")],
 )
-def test_an_id_of_any_type_is_text(message_id: Any, text: str) -> None:
+def test_an_id_of_any_type_becomes_text(message_id: Any, text: str) -> None:
     message = peeked(AmqpMessage(message_id=message_id, correlation_id=message_id))
     assert (message.message_id, message.correlation_id) == (text, text)
 
@@ -258,7 +258,7 @@ anything = st.recursive(
 
 
 @given(st.lists(anything, min_size=14, max_size=14), st.dictionaries(texts, anything, max_size=5))
-def test_no_strange_message_raises(values: list[Any], properties: dict[str, Any]) -> None:
+def test_no_message_raises_an_error(values: list[Any], properties: dict[str, Any]) -> None:
     annotations = {
         "x-opt-sequence-number": values[0],
         "x-opt-enqueued-time": values[1],
@@ -272,11 +272,11 @@ def test_no_strange_message_raises(values: list[Any], properties: dict[str, Any]
         assert isinstance(encode_envelope([shown]), bytes)
 
 
-def test_true_is_no_count_and_no_sequence_number() -> None:
-    # A client would find the answer malformed, and so nobody could take the message.
+def test_a_boolean_is_not_a_count_or_a_sequence_number() -> None:
+    # With a boolean there, clients would refuse the answer, and nobody could receive the message.
     strange = AmqpMessage(delivery_count=True, annotations={"x-opt-sequence-number": True}, data=b"x")
     looked_at = peeked(strange)
-    assert (looked_at.delivery_count, looked_at.sequence_number) == (0, None)
+    assert (looked_at.delivery_count, looked_at.sequence_number) == (0, 0)
     assert type(looked_at.delivery_count) is int
     assert decode_envelope(encode_envelope([looked_at]))[0]["delivery_count"] == 0
 
@@ -288,6 +288,6 @@ def test_a_lock_token_is_the_guid_of_the_delivery_tag() -> None:
 
 
 @pytest.mark.parametrize("tag", [b"", b"short", bytes(17)])
-def test_a_tag_that_is_no_guid_is_refused(tag: bytes) -> None:
+def test_a_tag_that_is_not_a_guid_is_refused(tag: bytes) -> None:
     with pytest.raises(ValueError, match="16"):
         token_of(tag)

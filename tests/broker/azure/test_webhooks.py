@@ -1,5 +1,7 @@
-"""Real webhooks, taken by sixteen threads session by session while links are detached and connections dropped at random:
-nothing is lost, each session is in order, and only what was lost with its lock comes twice. In process, and over HTTP."""
+"""Real webhooks: sixteen threads receive them session by session while links are detached and connections are dropped.
+
+No message is lost, each session is in order, and only messages whose lock was lost are redelivered. In process and over HTTP.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,9 @@ if TYPE_CHECKING:
 QUEUE = "webhooks"
 CONSUMERS = 16
 PREFETCH = 3
-#: Seconds that a consumer works on a message.
+#: Seconds for which a consumer works on a message.
 WORK = 0.01
-#: What clients try again with: faults come more often here than anywhere else.
+#: How often clients retry: faults are more frequent here than anywhere else.
 PATIENCE: dict[str, Any] = {"retry_attempts": 100, "retry_deadline": 60.0}
 
 Key = tuple[str, int]
@@ -74,7 +76,7 @@ def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[Ser
 
 @attrs.frozen
 class Event:
-    """What a consumer saw of a message: it was received, completed, or its lock was seen to be lost."""
+    """What happened to a message in a consumer: it was received, completed, or its lock was lost."""
 
     what: str
     key: Key
@@ -83,7 +85,7 @@ class Event:
 
 
 class Scene:
-    """Consumers, and what makes trouble meanwhile."""
+    """Consumers, and a thread that causes faults."""
 
     def __init__(self, namespace: StandIn, provider: ServiceBusProvider, stack: ExitStack) -> None:
         self.namespace = namespace
@@ -100,7 +102,7 @@ class Scene:
         self._random = random.Random(seed)
 
     def start(self, run: Callable[[], None]) -> threading.Thread:
-        """Run something in a thread until the end."""
+        """Run `run` in a thread that is joined at the end."""
 
         def guarded() -> None:
             try:
@@ -137,37 +139,37 @@ class Scene:
                 for key, count in mine.items():
                     self.report.append(Event("lost", key, count, f"{error!r} {error.__cause__!r}"))
             except QueueError as error:
-                # The time for a receive or an accept was over before there was a connection again.
+                # The receive or the accept ended before there was a connection again.
                 if mine or not error.is_transient:
                     raise
 
     def start_faults(self) -> None:
         self._stack.callback(self._calm.set)
-        self.start(self._make_trouble)
+        self.start(self._cause_faults)
 
-    def _make_trouble(self) -> None:
+    def _cause_faults(self) -> None:
         choose = self._random
         while not self._calm.wait(choose.uniform(0.005, 0.05)):
             what = choose.choices(["session", "expire", "links", "drop", "close"], [6, 1, 2, 1, 1])[0]
             if what in ("session", "expire"):
                 locked = sorted(self.namespace.locked_sessions(QUEUE))
                 if locked:
-                    self._trouble_session(what, choose.choice(locked))
+                    self._cause_fault_in_session(what, choose.choice(locked))
             elif what == "links":
                 self.faults += self.namespace.detach_links(QUEUE)
             else:
                 self.faults += self.namespace.drop_connections(polite=what == "close")
 
-    def _trouble_session(self, what: str, session_id: str) -> None:
+    def _cause_fault_in_session(self, what: str, session_id: str) -> None:
         if what == "session":
             self.faults += self.namespace.detach_links(QUEUE, session_id)
             return
         self.expired.add(session_id)
-        with suppress(KeyError):  # It was released a moment ago.
+        with suppress(KeyError):  # The session was released a moment ago.
             self.namespace.expire_session_lock(QUEUE, session_id)
 
     def wait_for(self, count: Callable[[], int]) -> None:
-        """Return when so many messages were completed."""
+        """Return when `count` messages are completed."""
         eventually(
             lambda: self.errors or len(self.namespace.completed(QUEUE)) >= count(),
             lambda: f"{len(self.namespace.completed(QUEUE))} of {count()}, {self.namespace.counts(QUEUE)}",
@@ -180,7 +182,7 @@ class Scene:
             raise self.errors[0]
 
     def check(self) -> None:
-        """See that nothing was lost, that each session was in order, and why something came twice."""
+        """Check that no message was lost, that each session was in order, and why messages were redelivered."""
         accepted = [key_of(message_id) for _, _, message_id in self.namespace.accepted(QUEUE)]
         done = [key_of(message_id) for _, _, message_id in self.namespace.completed(QUEUE)]
         assert Counter(done) == Counter(accepted)
@@ -192,7 +194,7 @@ class Scene:
         lost = {event.key for event in self.report if event.what == "lost"}
         again = {key for key, times in Counter(received).items() if times > 1}
         assert again <= lost
-        # Nobody but us takes sessions here: a lock that did not expire is taken again, and its holder never told.
+        # No other client takes sessions here: a lock that did not expire is taken again, unnoticed by its holder.
         assert not [event for event in self.report if event.what == "lost" and event.key[0] not in self.expired]
         assert by_session(dict.fromkeys(received)) == by_session(accepted)
         assert {event.delivery_count for event in self.report if event.key[0] not in self.expired} == {1}
@@ -223,7 +225,7 @@ def scene(namespace: StandIn, provider: ServiceBusProvider) -> Iterator[Scene]:
         yield Scene(namespace, provider, stack)
 
 
-def test_webhooks_are_taken_in_order_and_once_whatever_becomes_of_links(scene: Scene, webhooks: list[dict[str, Any]]) -> None:
+def test_webhooks_are_received_once_and_in_order_while_links_are_lost(scene: Scene, webhooks: list[dict[str, Any]]) -> None:
     assert len(webhooks) == 329
     assert len({event["session_id"] for event in webhooks}) == 70
     scene.provider.send_messages(QUEUE, [message_of(event) for event in webhooks])
@@ -235,7 +237,7 @@ def test_webhooks_are_taken_in_order_and_once_whatever_becomes_of_links(scene: S
     assert scene.faults > 10
 
 
-def test_webhooks_that_are_sent_meanwhile_are_there_once_or_said_to_be_uncertain(
+def test_webhooks_that_are_sent_while_links_are_lost_are_accepted_once_or_uncertain(
     scene: Scene, webhooks: list[dict[str, Any]]
 ) -> None:
     sure: list[Key] = []

@@ -2,7 +2,7 @@
 
 A message is also fetched ahead: when a message that was received alone is settled, the next message is requested together
 with the settlement. A consumer that works message by message so waits for Azure once per message, not twice. Messages fetched
-ahead are returned to Azure as *released* (AMQP 1.0, part 3.4.4), which does not count as a delivery:
+ahead are returned to Azure as *released* (AMQP 1.0 §3.4.4), which does not count as a delivery:
 
 * before another message is abandoned, because that message must come before them;
 * before the lock expires, because the expiry would count as a delivery of them.

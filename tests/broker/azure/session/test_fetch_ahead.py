@@ -1,21 +1,29 @@
-"""What a receive of one message asks for ahead, and how it goes back."""
+"""Messages that are fetched ahead of receives of one message, and how they are returned."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from azsession import Message, ReceivedMessage, ServiceBusProvider, SessionClient
-from tests.conftest import eventually
-from tests.standin.require import require_standin
+from azsession import (
+    Message,
+    ReceivedMessage,
+    ServiceBusProvider,
+    SessionClient,
+)
 
-StandIn = require_standin()
+from ....conftest import eventually
+from ....standin.require import require_standin
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
 
 
 @pytest.fixture
 def namespace() -> Iterator[StandIn]:
-    with StandIn() as namespace:
+    with require_standin()() as namespace:
         namespace.create_queue("orders", lock_duration=30, max_delivery_count=3)
         namespace.create_queue("brief", lock_duration=1, max_delivery_count=3)
         yield namespace
@@ -37,7 +45,7 @@ def take(session: SessionClient) -> ReceivedMessage:
     return message
 
 
-def test_the_next_message_is_asked_for_when_one_was_settled(namespace: StandIn, provider: ServiceBusProvider) -> None:
+def test_the_next_message_is_fetched_when_one_was_settled(namespace: StandIn, provider: ServiceBusProvider) -> None:
     fill(provider, "orders", 3)
     with provider.create_session_client("orders", "s") as session:
         first = take(session)
@@ -48,7 +56,7 @@ def test_the_next_message_is_asked_for_when_one_was_settled(namespace: StandIn, 
         assert take(session).text() == "1"
 
 
-def test_nothing_is_asked_for_ahead_of_batches(namespace: StandIn, provider: ServiceBusProvider) -> None:
+def test_no_message_is_fetched_ahead_of_batches(namespace: StandIn, provider: ServiceBusProvider) -> None:
     fill(provider, "orders", 5)
     with provider.create_session_client("orders", "s") as session:
         session.complete_messages(session.receive_messages(2, timeout=5))
@@ -56,7 +64,9 @@ def test_nothing_is_asked_for_ahead_of_batches(namespace: StandIn, provider: Ser
         assert namespace.counts("orders").locked == 0
 
 
-def test_an_abandoned_message_comes_before_the_one_that_came_ahead(namespace: StandIn, provider: ServiceBusProvider) -> None:
+def test_an_abandoned_message_comes_before_the_one_that_was_fetched_ahead(
+    namespace: StandIn, provider: ServiceBusProvider
+) -> None:
     fill(provider, "orders", 3)
     with provider.create_session_client("orders", "s") as session:
         first, second = take(session), take(session)
@@ -79,7 +89,7 @@ def test_a_message_that_is_abandoned_at_once_comes_before_the_one_on_its_way(pro
             session.complete_messages(got)
 
 
-def test_what_came_ahead_goes_back_uncounted_before_the_lock_expires(
+def test_messages_fetched_ahead_are_returned_uncounted_before_the_lock_expires(
     namespace: StandIn, provider: ServiceBusProvider
 ) -> None:
     fill(provider, "brief", 3)
@@ -95,7 +105,7 @@ def test_what_came_ahead_goes_back_uncounted_before_the_lock_expires(
     slow.close_session()
 
 
-def test_what_came_ahead_is_the_next_ones_when_the_session_is_released(
+def test_a_message_fetched_ahead_goes_to_the_next_holder_when_the_session_is_released(
     namespace: StandIn, provider: ServiceBusProvider
 ) -> None:
     fill(provider, "orders", 2)
@@ -107,7 +117,7 @@ def test_what_came_ahead_is_the_next_ones_when_the_session_is_released(
         assert (second.text(), second.delivery_count) == ("1", 1)
 
 
-def test_a_batch_begins_with_what_came_ahead(namespace: StandIn, provider: ServiceBusProvider) -> None:
+def test_a_batch_begins_with_the_message_fetched_ahead(namespace: StandIn, provider: ServiceBusProvider) -> None:
     fill(provider, "orders", 6)
     with provider.create_session_client("orders", "s") as session:
         session.complete_message(take(session))

@@ -1,0 +1,263 @@
+"""Accepts that wait, and callers of receives and accepts that go away."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from azsession import (
+    Message,
+    NoSessionAvailableError,
+    ServiceBusConfig,
+    ServiceBusProvider,
+    amqp,
+)
+from azsession.broker.azure import AzureBroker
+from azsession.broker.base import NO_DEADLINE, AcceptRequest, CallContext, Caller, ReceiveRequest
+from azsession.server import AccessKey, GatewayService
+from azsession.tokens import generate_sas_token
+
+from ...conftest import eventually
+from ...server.raw import Gateway
+from .conftest import holder_behind
+from .holders import QUEUE, Holder, broker_on, in_thread, send, texts, waiting_accepts, waits_in
+from .transport.raw_peer import Talk, raw_peer
+
+if TYPE_CHECKING:
+    from tests.standin import StandIn
+
+
+def waiting_links(namespace: StandIn) -> int:
+    """Return how many attaches wait for a session at the namespace."""
+    queue = namespace._queue(QUEUE)
+    found: int = namespace.loop.call(lambda: len(queue.waiting))
+    return found
+
+
+@pytest.mark.parametrize("timeout", [0.0, 0.3])
+def test_an_accept_that_finds_no_session_ends_at_its_timeout(namespace: StandIn, timeout: float) -> None:
+    with broker_on(namespace) as broker:
+        send(broker, "x", session_id="taken")
+        taken = Holder(broker)
+        taken.accept_next()
+        began = time.monotonic()
+        assert Holder(broker).accept_next(timeout=timeout) is None
+        # Far less than the minute that Azure waits without a timeout.
+        assert timeout <= time.monotonic() - began < 10
+        eventually(lambda: waiting_links(namespace) == 0)
+        assert namespace.locked_sessions(QUEUE) == {"taken"}
+
+
+def test_an_accept_with_timeout_zero_takes_a_session_that_is_available(namespace: StandIn) -> None:
+    with broker_on(namespace) as broker:
+        send(broker, "x", session_id="there")
+        assert Holder(broker).accept_next(timeout=0) == "there"
+
+
+def test_the_attach_carries_the_timeout_in_milliseconds(namespace: StandIn) -> None:
+    told: list[Any] = []
+
+    def script(talk: Talk) -> None:
+        talk.open()
+        talk.begin()
+        talk.serve_token()
+        told.append(talk.frame(amqp.ATTACH).properties)
+        while talk.read(1):
+            pass
+
+    with raw_peer(script) as peer:
+        broker = AzureBroker(ServiceBusConfig(connection_string=peer.connection_string))
+        accepting = in_thread(lambda: Holder(broker).accept_next(timeout=7.5))
+        try:
+            eventually(lambda: told)
+        finally:
+            broker.close()
+        accepting.exception(10)
+    assert 6000 < told[0]["com.microsoft:timeout"] <= 7500
+
+
+@pytest.mark.parametrize("how", ["stop_waiting", "close"])
+def test_an_accept_ends_when_the_broker_stops(namespace: StandIn, how: str) -> None:
+    with broker_on(namespace) as broker:
+        accepting = in_thread(lambda: Holder(broker).accept_next(timeout=60))
+        eventually(lambda: waiting_links(namespace) == 1)
+        getattr(broker, how)()
+        assert accepting.result(10) is None
+        eventually(lambda: waiting_links(namespace) == 0)
+    with broker_on(namespace) as other:
+        send(other, "x")
+        assert not namespace.locked_sessions(QUEUE)
+
+
+def test_an_accept_of_a_client_that_went_away_locks_no_session(namespace: StandIn) -> None:
+    key = AccessKey.generate()
+    broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string))
+    with GatewayService(broker, [key]) as service:
+        host = service.url.removeprefix("http://")
+        token = generate_sas_token(f"{service.url}/{QUEUE}", key.name, key.key, int(time.time()) + 60)
+        link = http.client.HTTPConnection(host)
+        headers = {"Authorization": token, "Azsession-Lock-Id": str(uuid.uuid4())}
+        link.request("POST", f"/{QUEUE}/sessions?timeout=60", b"{}", headers)
+        eventually(lambda: waiting_links(namespace) == 1)
+        link.close()
+        eventually(lambda: waiting_links(namespace) == 0)
+        with ServiceBusProvider.from_connection_string(service.connection_string()) as provider:
+            provider.send_message(QUEUE, Message("x", session_id="s1"))
+            assert not namespace.locked_sessions(QUEUE)
+            with provider.create_session_client(QUEUE, accept_timeout=10) as client:
+                assert client.session_id == "s1"
+
+
+def test_closing_a_provider_ends_its_accepts(namespace: StandIn) -> None:
+    provider = ServiceBusProvider.from_connection_string(namespace.connection_string)
+    accepting = in_thread(lambda: provider.create_session_client(QUEUE, accept_timeout=60))
+    eventually(lambda: waiting_links(namespace) == 1)
+    provider.close()
+    assert accepting.exception(10) is not None
+    eventually(lambda: not namespace.connections())
+    assert not namespace.locked_sessions(QUEUE)
+
+
+def test_a_provider_raises_an_error_if_no_session_came(namespace: StandIn) -> None:
+    with (
+        ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
+        pytest.raises(NoSessionAvailableError),
+    ):
+        provider.create_session_client(QUEUE, accept_timeout=0.2)
+
+
+def test_a_repeated_accept_returns_the_same_session(namespace: StandIn, broker: AzureBroker) -> None:
+    send(broker, "a", session_id="s1")
+    send(broker, "b", session_id="s2")
+    holder = Holder(broker)
+    first = holder.accept_next(request_id="r1")
+    assert holder.accept_next(request_id="r1") == first
+    assert namespace.locked_sessions(QUEUE) == {first}
+    holder.release()
+    assert Holder(broker).accept_next(request_id="r1") in ("s1", "s2")
+
+
+def test_a_repeated_accept_replaces_the_first_attempt(namespace: StandIn, broker: AzureBroker) -> None:
+    holder = Holder(broker)
+    first = in_thread(lambda: holder.accept_next(request_id="r1"))
+    eventually(lambda: waiting_accepts(broker))
+    second = in_thread(lambda: holder.accept_next(request_id="r1"))
+    assert first.result(10) is None
+    send(broker, "a")
+    assert second.result(10) == "s1"
+    send(broker, "b", session_id="s2")
+    assert namespace.locked_sessions(QUEUE) == {"s1"}
+
+
+def test_an_accept_goes_on_waiting_after_its_link_was_lost(namespace: StandIn, broker: AzureBroker) -> None:
+    holder = Holder(broker)
+    accepting = in_thread(holder.accept_next)
+    for number in range(6):
+        eventually(lambda: waiting_links(namespace))
+        if number % 2:
+            namespace.drop_connections()
+        else:
+            namespace.detach_links(QUEUE)
+    with broker_on(namespace) as sender:
+        send(sender, "a")
+    assert accepting.result(10) == "s1"
+    assert texts(holder.take()) == ["a"]
+
+
+class Leaving(Caller):
+    """A caller that a test makes go away."""
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.watched_by: list[Callable[[], None]] = []
+
+    def is_gone(self) -> bool:
+        return self.gone
+
+    @contextmanager
+    def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
+        self.watched_by.append(on_gone)
+        yield
+        self.watched_by.remove(on_gone)
+
+    def leave(self) -> None:
+        self.gone = True
+        for tell in list(self.watched_by):
+            tell()
+
+
+def test_a_client_that_closes_its_socket_gets_no_message(namespace: StandIn, gateway: Gateway) -> None:
+    holder = gateway.holder(QUEUE, "s1", str(uuid.uuid4()))
+    behind = holder_behind(gateway)
+    sock = holder.start_receive(30, {"Azsession-Request-Id": str(uuid.uuid4())})
+    eventually(lambda: waits_in(behind) and namespace.locked_sessions(QUEUE))
+    sock.close()
+    eventually(lambda: not waits_in(behind))
+    gateway.send(QUEUE, "s1", "a")
+    assert namespace.counts(QUEUE).locked == 0
+    reply = holder.receive("timeout=5")
+    assert (reply.body, reply.properties["DeliveryCount"]) == (b"a", 1)
+
+
+def test_a_client_that_closes_its_socket_during_an_accept_gets_no_session(namespace: StandIn, gateway: Gateway) -> None:
+    headers = {"Azsession-Lock-Id": str(uuid.uuid4()), "Content-Type": "application/json", "Content-Length": "2"}
+    sock = gateway.open_socket(gateway.head("POST", f"/{QUEUE}/sessions?timeout=30", headers) + b"{}")
+    registry = holder_behind(gateway).broker._registry
+    eventually(lambda: len(registry._pending) and namespace.links() > 2)
+    before = namespace.links()
+    sock.close()
+    eventually(lambda: not registry._pending and namespace.links() < before)
+    gateway.send(QUEUE, "s1", "a")
+    assert namespace.locked_sessions(QUEUE) == set()
+    assert gateway.holder(QUEUE, "s1", str(uuid.uuid4())).receive("timeout=5").body == b"a"
+
+
+def test_messages_for_a_caller_that_has_left_go_to_the_next_receive(namespace: StandIn, broker: AzureBroker) -> None:
+    holder, caller = Holder(broker), Leaving()
+    waiting = in_thread(
+        lambda: broker.receive(
+            ReceiveRequest(*holder.whose, max_count=2, timeout=10.0, request_id="r1"), context=CallContext(caller)
+        )
+    )
+    eventually(lambda: caller.watched_by)
+    # The caller leaves unnoticed, before the messages come.
+    caller.gone = True
+    send(broker, "a", "b", "c")
+    assert waiting.result(10).messages == []
+    assert texts(holder.take(3)) == ["a", "b", "c"]
+
+
+def test_a_session_for_a_caller_that_has_left_is_released(namespace: StandIn, broker: AzureBroker) -> None:
+    holder, caller = Holder(broker), Leaving()
+    accepting = in_thread(
+        lambda: broker.accept(AcceptRequest(QUEUE, None, holder.lock_id, timeout=10.0), context=CallContext(caller))
+    )
+    eventually(lambda: caller.watched_by)
+    caller.gone = True
+    send(broker, "a")
+    assert accepting.result(10) is None
+    assert Holder(broker).accept_next() == "s1"
+
+
+def test_accept_links_of_callers_that_leave_are_detached(namespace: StandIn, broker: AzureBroker) -> None:
+    send(broker, "a", session_id="elsewhere")
+    Holder(broker, "elsewhere").take()
+    before = namespace.links()
+    for _ in range(20):
+        caller = Leaving()
+        accepting = in_thread(
+            partial(broker.accept, AcceptRequest(QUEUE, None, "x", timeout=10.0), context=CallContext(caller))
+        )
+        eventually(partial(len, caller.watched_by))
+        caller.leave()
+        assert accepting.result(10) is None
+    eventually(lambda: namespace.links() == before)
+    connection = broker._namespace.connect(QUEUE, NO_DEADLINE)
+    eventually(lambda: sum(len(channel._links) for channel in connection.transport._channels.values()) == before)
