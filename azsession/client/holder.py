@@ -33,8 +33,9 @@ from .cancellation import PendingCalls
 from .responses import LockGrant
 from .server_connection import ServerConnection
 from .session_lock import LockExpiredError, SessionLock, Stage
+from .transport import Transport
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ClientT = TypeVar("ClientT")
@@ -91,12 +92,12 @@ class Holder:
         owns_connection: bool = False,
     ) -> None:
         self.connection = connection
-        self.transport = connection.transport
+        self.transport: Transport = connection.transport
         self.session_id = session_id
         self.queue_name = queue_name
         self.options = options
-        self.lock = SessionLock(f"the session {session_id!r} of {queue_name!r}", options.session_timeout)
-        self.pending = PendingCalls()
+        self.lock: SessionLock = SessionLock(f"the session {session_id!r} of {queue_name!r}", options.session_timeout)
+        self.pending: PendingCalls = PendingCalls()
         self._on_lost = on_lost
         self._owns_connection = owns_connection
         self._renew_until: float | None = None

@@ -11,6 +11,7 @@ import weakref
 from typing import TypeVar
 
 from .. import forks
+from ..config import ServiceBusConfig
 from ..errors import ConfigurationError, ConnectionFailedError, QueueError
 from ..messages import ReceiptHandle
 from . import operations
@@ -19,6 +20,7 @@ from .cancellation import PendingCalls
 from .holder import RELEASE_PATIENCE, LockOptions
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient, holder_of, make_client
+from .transport import Transport
 
 T = TypeVar("T")
 
@@ -37,11 +39,11 @@ class ProviderCore:
 
     def __init__(self, connection: ServerConnection, place: str | None = None) -> None:
         self.connection = connection
-        self.config = connection.config
-        self.transport = connection.transport
-        self.place = place or f"at {connection.transport.url}"
-        self.pending = PendingCalls()
-        self.closed = False
+        self.config: ServiceBusConfig = connection.config
+        self.transport: Transport = connection.transport
+        self.place: str = place or f"at {connection.transport.url}"
+        self.pending: PendingCalls = PendingCalls()
+        self.closed: bool = False
         # The waits of `SessionProcessor`s. The set's single operations are atomic, so that no lock is needed, which a signal
         # handler that closes the provider could wait for in vain.
         self._waits: set[weakref.ref[PendingCalls]] = set()

@@ -13,7 +13,7 @@ from . import operations
 from .holder import Holder
 from .session_lock import Stage
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +58,26 @@ def test_pyright_knows_every_type_of_the_public_api() -> None:
     unknown = [symbol["name"] for symbol in completeness["symbols"] if symbol["isExported"] and not symbol["isTypeKnown"]]
     assert unknown == []
     assert completeness["completenessScore"] == 1
+
+
+def signatures(name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the annotations of each public function, class and method that the module `name` exports."""
+    module = import_module(name)
+    for public in getattr(module, "__all__", [each for each in vars(module) if not each.startswith("_")]):
+        value = getattr(module, public)
+        if not inspect.getmodule(value) or not str(getattr(value, "__module__", "")).startswith("azsession"):
+            continue
+        yield f"{name}.{public}", getattr(value, "__annotations__", {})
+        for method, member in vars(value).items() if inspect.isclass(value) else ():
+            function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if not method.startswith("_") or method == "__init__":
+                yield f"{name}.{public}.{method}", getattr(function, "__annotations__", {})
+
+
+@pytest.mark.parametrize(
+    "name", ["azsession", *(f"azsession.{each}" for each in ("config", "errors", "messages", "testing"))]
+)
+def test_no_public_signature_has_any(name: str) -> None:
+    found = dict(signatures(name))
+    assert len(found) > 5
+    assert [place for place, annotations in found.items() if any("Any" in str(each) for each in annotations.values())] == []
