@@ -1,6 +1,6 @@
-"""azsession: message sessions of Azure Service Bus, for code that runs in threads and processes.
+"""Message sessions of Azure Service Bus, for code that runs in threads and processes.
 
-`ServiceBusProvider` is where to begin.
+Start with `ServiceBusProvider`. It sends messages and opens sessions, and `SessionProcessor` handles many sessions at once.
 """
 
 from .client.provider import ServiceBusProvider
