@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import subprocess
-import sys
 from collections.abc import Iterable
 from importlib import metadata
 
@@ -12,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from ..support.paths import ROOT
-from ..support.processes import PATIENCE, environment
+from ..support.processes import environment, run_python
 
 #: Imports the modules in argv[2:], as if the packages in argv[1] were not installed.
 SCRIPT = """
@@ -79,12 +77,4 @@ def test_an_extra_installs_all_packages_that_its_command_imports(extra: str | No
         if not names & {each.lower().replace("_", "-") for each in distributions}
     ]
     assert "hypothesis" in missing
-    ended = subprocess.run(
-        [sys.executable, "-c", SCRIPT, ",".join(missing), *modules],
-        env=environment(PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    run_python("-c", SCRIPT, ",".join(missing), *modules, environ=environment(PYTHONPATH=str(ROOT)))

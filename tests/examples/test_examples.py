@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from azsession import ServiceBusProvider
 from azsession.testing import AzsessionServer
 
 from ..support.paths import ROOT
-from ..support.processes import PATIENCE, environment
+from ..support.processes import environment, run_python
 
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
@@ -30,18 +28,8 @@ def run(name: str, connection_string: str | None = None) -> list[str]:
     text = (ROOT / "examples" / name).read_text(encoding="utf-8")
     command = re.search(r"^    python (\S.*)$", ast.get_docstring(ast.parse(text), clean=False) or "", re.MULTILINE)
     assert command is not None, "its docstring has no command"
-    ended = subprocess.run(
-        [sys.executable, *command[1].split()],
-        cwd=ROOT,
-        env=environment(connection_string, PYTHONPATH=str(ROOT), PYTHONWARNINGS=f"error,{AS_ROOT}"),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return ended.stdout.splitlines()
+    environ = environment(connection_string, PYTHONPATH=str(ROOT), PYTHONWARNINGS=f"error,{AS_ROOT}")
+    return run_python(*command[1].split(), environ=environ).stdout.splitlines()
 
 
 def check_orders(lines: list[str]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from azsession.cli import group
 
+from .paths import ROOT
+
 COMMAND = [sys.executable, "-m", "azsession"]
 #: Seconds that a process gets to end. After them, it counts as hanging.
 PATIENCE = 60
@@ -44,6 +46,32 @@ def run(
         check=False,
     )
     return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+def run_python(
+    *arguments: str | Path, environ: dict[str, str], cwd: Path = ROOT, is_quiet: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end, by default in the repository's root.
+
+    Args:
+        arguments: Python's arguments.
+        environ: The whole environment, for example from `environment`.
+        cwd: The current directory.
+        is_quiet: Check that it ends with status 0 and writes nothing to stderr.
+    """
+    ended = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=environ,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if is_quiet:
+        assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
+    return ended
 
 
 def run_here(

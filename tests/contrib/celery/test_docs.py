@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import attrs
@@ -18,7 +16,7 @@ from azsession.contrib.celery import session_task
 from azsession.testing import AzsessionServer
 
 from ...support.paths import ROOT
-from ...support.processes import PATIENCE, environment
+from ...support.processes import environment, run_python
 
 PAGE = ROOT / "docs" / "celery.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -52,15 +50,7 @@ def test_the_code_of_the_page_runs(azsession_server: AzsessionServer, tmp_path: 
     source = "\n".join([BEFORE, *blocks[:4], MEANWHILE, blocks[4], AFTER]).replace("redis://localhost", "memory://")
     script = tmp_path / "shop.py"
     script.write_text(source)
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", script],
-        env=environment(azsession_server.connection_string, PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    run_python("-W", "error", script, environ=environment(azsession_server.connection_string, PYTHONPATH=str(ROOT)))
 
 
 def rows(heading: str) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ...support.paths import ROOT
-from ...support.processes import PATIENCE, environment
+from ...support.processes import environment, run_python
 from ..running import Running
 
 EXAMPLE = ROOT / "examples" / "django_project"
@@ -32,14 +32,7 @@ def manage(
     *arguments: str, environ: dict[str, str], project: Path = EXAMPLE, status: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of a project to its end, and check its exit status."""
-    ended = subprocess.run(
-        [sys.executable, str(project / "manage.py"), *arguments],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    ended = run_python(str(project / "manage.py"), *arguments, environ=environ, is_quiet=False)
     assert ended.returncode == status, ended.stderr
     return ended
 

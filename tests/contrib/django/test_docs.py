@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from azsession.contrib.provider_setting import ProblemCode
 from azsession.testing import AzsessionServer
 
 from ...support.paths import ROOT
+from ...support.processes import run_python
 from .projects import manage, surroundings
 
 PAGE = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
@@ -133,16 +132,7 @@ def test_the_tables_list_all_settings_options_and_checks() -> None:
 def test_the_example_runs_with_the_command_in_its_docstring(tmp_path: Path) -> None:
     first_lines = (ROOT / "examples/django_project/manage.py").read_text(encoding="utf-8").splitlines()[:6]
     [command] = [line.split() for line in first_lines if line.startswith("    python ")]
-    ended = subprocess.run(
-        [sys.executable, *command[1:]],
-        env=surroundings(None, tmp_path / "shop.sqlite3"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    ended = run_python(*command[1:], environ=surroundings(None, tmp_path / "shop.sqlite3"))
     assert ended.stdout.splitlines() == [
         f"order {number}, {item}: paid, packed, shipped" for number, item in enumerate(("tea", "coffee", "cocoa"), 1)
     ]

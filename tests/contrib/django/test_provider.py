@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +14,7 @@ from azsession import ConfigurationError, Message
 from azsession.contrib.django import close_provider, closing_connections, get_provider
 from azsession.testing import AzsessionServer
 
-from ...support.paths import ROOT
-from ...support.processes import FORKS_IGNORED
+from ...support.processes import FORKS_IGNORED, run_python
 from .projects import surroundings
 
 MEMORY = {"EMBEDDED": "memory"}
@@ -99,16 +96,7 @@ def join(*children):
 def script(text: str, server: AzsessionServer, tmp_path: Path) -> None:
     """Run a script in a separate process. It must end with status 0 and without a warning."""
     warnings = ["-W", "error", "-W", FORKS_IGNORED]
-    ended = subprocess.run(
-        [sys.executable, *warnings, "-c", _SCRIPT + text, server.connection_string],
-        env=surroundings(None, tmp_path / "none"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    run_python(*warnings, "-c", _SCRIPT + text, server.connection_string, environ=surroundings(None, tmp_path / "none"))
 
 
 def test_open_sessions_are_released_when_the_process_ends(server: AzsessionServer, tmp_path: Path) -> None:

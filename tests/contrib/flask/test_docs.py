@@ -18,7 +18,7 @@ from azsession.testing import AzsessionServer
 
 from ...conftest import eventually
 from ...support.paths import ROOT
-from ...support.processes import PATIENCE, environment
+from ...support.processes import PATIENCE, environment, run_python
 
 PAGE = ROOT / "docs" / "flask.md"
 #: The page's files, by the names in their first lines.
@@ -43,17 +43,7 @@ def surroundings(connection_string: str | None) -> dict[str, str]:
 
 def run(place: Path, *arguments: str, connection_string: str | None = None) -> str:
     """Run Python in the folder to its end; return what it printed."""
-    ended = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=place,
-        env=surroundings(connection_string),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
-    return ended.stdout
+    return run_python(*arguments, environ=surroundings(connection_string), cwd=place).stdout
 
 
 def test_the_tests_of_the_page_pass_without_a_server(place: Path) -> None:

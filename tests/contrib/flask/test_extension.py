@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ from azsession.testing import AzsessionServer
 
 from ...conftest import eventually
 from ...support.paths import ROOT
-from ...support.processes import FORKS_IGNORED, PATIENCE, environment
+from ...support.processes import FORKS_IGNORED, environment, run_python
 
 
 def make_app(name: str = __name__, **config: object) -> Flask:
@@ -229,7 +227,7 @@ def test_a_handler_that_is_wrapped_twice_has_one_context(app: Flask) -> None:
 # Processes
 
 
-def run(script: str, connection_string: str, *, status: int = 0) -> subprocess.CompletedProcess[str]:
+def run(script: str, connection_string: str) -> None:
     """Run a script with an app to its end. Any warning fails the test."""
     head = """
 import os, sys, traceback
@@ -252,16 +250,9 @@ def fork(work):
         os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
 """
-    ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", FORKS_IGNORED, "-c", head + script],
-        env=environment(connection_string, PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
+    run_python(
+        "-X", "dev", "-W", FORKS_IGNORED, "-c", head + script, environ=environment(connection_string, PYTHONPATH=str(ROOT))
     )
-    assert (ended.returncode, ended.stderr) == (status, "")
-    return ended
 
 
 def test_open_sessions_are_released_when_the_process_ends(azsession_server: AzsessionServer) -> None:
