@@ -44,18 +44,18 @@ def test_stdout_has_only_the_connection_string(tmp_path: Path) -> None:
 def test_json_contains_the_connection_string_the_url_and_the_data_file(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--json") as served:
-        told = json.loads(served.line)
-        assert set(told) == {"connection_string", "url", "data"}
-        assert told["connection_string"].startswith(f"Endpoint={told['url']}/;SharedAccessKeyName=")
-        assert told["data"] == str(data)
-        assert requests.get(f"{told['url']}/healthz", timeout=10).status_code == 200
+        output = json.loads(served.line)
+        assert set(output) == {"connection_string", "url", "data"}
+        assert output["connection_string"].startswith(f"Endpoint={output['url']}/;SharedAccessKeyName=")
+        assert output["data"] == str(data)
+        assert requests.get(f"{output['url']}/healthz", timeout=10).status_code == 200
 
 
 def test_memory_writes_no_key_file(tmp_path: Path) -> None:
     with Served("--memory", "--json", cwd=tmp_path) as served:
-        told = json.loads(served.line)
-        assert told["data"] is None
-        with _provider(told["connection_string"]) as provider:
+        output = json.loads(served.line)
+        assert output["data"] is None
+        with _provider(output["connection_string"]) as provider:
             assert provider.list_queues() == []
     assert list(tmp_path.iterdir()) == []
 

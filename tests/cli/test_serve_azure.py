@@ -74,10 +74,10 @@ def test_messages_pass_through_the_gateway_to_the_namespace_and_back(
 
 def test_the_output_names_the_namespace_and_contains_no_secret(namespace: StandIn, serve: Callable[..., Served]) -> None:
     served = serve("--json")
-    told = json.loads(served.line)
-    assert set(told) == {"connection_string", "url", "data", "azure"}
-    assert (told["data"], told["azure"]) == (None, "127.0.0.1")
-    assert requests.get(f"{told['url']}/healthz", timeout=10).status_code == 200
+    output = json.loads(served.line)
+    assert set(output) == {"connection_string", "url", "data", "azure"}
+    assert (output["data"], output["azure"]) == (None, "127.0.0.1")
+    assert requests.get(f"{output['url']}/healthz", timeout=10).status_code == 200
     heard = _stderr_line(served, "answers")
     status, out, err = served.end()
     assert (status, out) == (0, "")
@@ -85,7 +85,7 @@ def test_the_output_names_the_namespace_and_contains_no_secret(namespace: StandI
     for text in (served.line, heard, err):
         assert secret not in text
         assert "sig=" not in text
-    assert secret != _key(told["connection_string"])
+    assert secret != _key(output["connection_string"])
 
 
 def test_the_command_line_overrides_the_environment(namespace: StandIn, tmp_path: Path) -> None:

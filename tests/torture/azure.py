@@ -56,12 +56,12 @@ def wire_faults(scene: AzureScene) -> dict[str, Fault]:
     def stall(chance: random.Random) -> None:
         scene.wire.stall(True)
         time.sleep(chance.uniform(0.2, LOCK_DURATION * 1.5))
-        scene.recorder.happened("link-down")
+        scene.recorder.record_event("link-down")
         scene.wire.stall(False)
 
     def cut(chance: random.Random) -> None:
-        scene.recorder.happened("link-down")
+        scene.recorder.record_event("link-down")
         scene.wire.cut_all()
-        scene.recorder.happened("link-down")
+        scene.recorder.record_event("link-down")
 
     return {"link to Azure cut": cut, "link to Azure stalled": stall}

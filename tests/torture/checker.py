@@ -99,10 +99,10 @@ class _Check:
         self._left: dict[int, Event] = {}
         self._copies: dict[str, set[int]] = defaultdict(set)
         self._session_of: dict[int, str] = {}
-        self._downs = [event.at for event in history.events if event.what == "gateway-down"]
-        self._link_downs = [event.at for event in history.events if event.what == "link-down"]
-        self._lost = {event.fields["holder"]: event.at for event in reversed(history.events) if event.what == "lost"}
-        self._killed = {event.fields["whom"]: event.at for event in history.events if event.what == "killed"}
+        self._downs = [event.at for event in history.events if event.name == "gateway-down"]
+        self._link_downs = [event.at for event in history.events if event.name == "link-down"]
+        self._lost = {event.fields["holder"]: event.at for event in reversed(history.events) if event.name == "lost"}
+        self._killed = {event.fields["victim"]: event.at for event in history.events if event.name == "killed"}
         for one in history.operations:
             if one.name in RECEIVING and one.outcome == OK:
                 for message, sequence, count in one.result["messages"]:
@@ -112,7 +112,7 @@ class _Check:
             for sequence in one.about.get("sequences", ()):
                 self._settlings[sequence].append(one)
         for event in history.events:
-            if event.what == "left":
+            if event.name == "left":
                 for message, sequence, _ in event.fields["messages"]:
                     self._left[sequence] = event
                     self._copies[message].add(sequence)
@@ -320,7 +320,7 @@ class _Check:
             return
         holdings = self._holdings
         for event in self._events:
-            if event.what != "lost" or event.fields["left"] <= 0:
+            if event.name != "lost" or event.fields["left"] <= 0:
                 continue
             holding = holdings[event.fields["holder"]]
             began = holding.operations[0].begin

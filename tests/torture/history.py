@@ -34,9 +34,9 @@ class Recorder:
     def _write(self, **fields: Any) -> None:
         os.write(self._file, json.dumps({**fields, "t": time.monotonic()}, separators=(",", ":")).encode() + b"\n")
 
-    def happened(self, what: str, **fields: Any) -> None:
+    def record_event(self, event: str, **fields: Any) -> None:
         """Record an event, for example that a process was killed or that a lock was lost."""
-        self._write(event=what, process=self.process, **fields)
+        self._write(event=event, process=self.process, **fields)
 
     @contextmanager
     def operation(self, name: str, holder: str = "", **about: Any) -> Iterator[dict[str, Any]]:
@@ -89,7 +89,7 @@ class Operation:
 class Event:
     """An event that is not an operation, for example a kill."""
 
-    what: str
+    name: str
     process: str
     at: float
     fields: dict[str, Any] = attrs.field(factory=dict)

@@ -90,7 +90,7 @@ def report_on(history: History, seed: int, seconds: float, drained: bool, rules:
     under_way: dict[str, list[int]] = defaultdict(list)
     begun, done = _lifetimes(history)
     for event in history.events:
-        if event.what == "fault":
+        if event.name == "fault":
             under_way[event.fields["kind"]].append(bisect_left(begun, event.at) - bisect_left(done, event.at))
     return Report(
         seed,

@@ -92,7 +92,7 @@ class Scene:
 
     def record_fault(self, fault: str) -> None:
         """Record that a fault is injected."""
-        self.recorder.happened("fault", kind=fault)
+        self.recorder.record_event("fault", kind=fault)
 
     def environment(self, clock: int) -> dict[str, str]:
         return clockshim.environment(self.clocks[clock]) if self.has_clocks else {}
@@ -123,23 +123,23 @@ class Scene:
 
     def kill_gateway(self) -> None:
         assert self.gateway is not None
-        self.recorder.happened("gateway-down")
+        self.recorder.record_event("gateway-down")
         self.gateway.kill()
-        self.recorder.happened("gateway-down")
+        self.recorder.record_event("gateway-down")
 
     def end_gateway(self) -> None:
         """End the gateway with SIGTERM."""
         assert self.gateway is not None
-        self.recorder.happened("gateway-down")
+        self.recorder.record_event("gateway-down")
         status = self.gateway.end(by_signal=True)
-        self.recorder.happened("gateway-down")
+        self.recorder.record_event("gateway-down")
         if status != 0:
             raise RuntimeError(f"the gateway ended with {status} at SIGTERM")
 
     def kill_worker(self, workers: list[Process], number: int) -> None:
         """Kill a worker and start another one instead."""
         workers[number].kill()
-        self.recorder.happened("killed", whom=workers[number].name)
+        self.recorder.record_event("killed", victim=workers[number].name)
         workers[number] = self.start_worker("send" if workers is self.senders else "consume")
 
     def break_dns(self, broken: bool) -> None:
@@ -242,7 +242,7 @@ class Scene:
         for where, state in (("active", "Active"), ("deferred", "Deferred"), ("dead", "DeadLettered")):
             found = [[each.message_id, each.sequence_number, each.delivery_count] for each in messages if each.state == state]
             if found:
-                self.recorder.happened(
+                self.recorder.record_event(
                     "left", session=session, where=where, messages=found, max_delivery_count=MAX_DELIVERY_COUNT
                 )
 

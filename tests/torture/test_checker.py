@@ -67,9 +67,9 @@ class Forged:
     def close(self, holder: str, session: str = "s") -> Forged:
         return self.add("close", holder, session)
 
-    def event(self, what: str, **fields: Any) -> Forged:
+    def event(self, name: str, **fields: Any) -> Forged:
         self.now += 1
-        self.events.append(Event(what, "scene", self.now, fields))
+        self.events.append(Event(name, "scene", self.now, fields))
         return self
 
     def left(self, where: str, *messages: tuple[str, int, int], session: str = "s") -> Forged:
@@ -247,7 +247,7 @@ def test_a_duplicate_needs_a_cause(cause: str) -> None:
     elif cause == "abandon":
         forged.settle("abandon", "p.1", 1)
     elif cause != "nothing":
-        forged.event(cause, whom="p", holder="p.1", left=0.0)
+        forged.event(cause, victim="p", holder="p.1", left=0.0)
     forged.accept("q.1").receive("q.1", ("a", 1, 2)).settle("complete", "q.1", 1)
     assert forged.kinds() == (["duplicate"] if cause == "nothing" else [])
 
@@ -304,7 +304,7 @@ def test_a_history_is_read_from_the_files_of_its_processes(tmp_path: Path) -> No
         result.update(outcome=OK, session="s")
     with pytest.raises(ZeroDivisionError), recorder.operation("receive", "p.1", session="s"):
         raise ZeroDivisionError
-    recorder.happened("lost", holder="p.1", left=1.0)
+    recorder.record_event("lost", holder="p.1", left=1.0)
     # As if the process was killed during an operation, and while it wrote a line.
     with (tmp_path / "p").open("ab") as file:
         file.write(
@@ -317,4 +317,4 @@ def test_a_history_is_read_from_the_files_of_its_processes(tmp_path: Path) -> No
         ("complete", "s", UNKNOWN),
     ]
     assert history.operations[-1].end == float("inf")
-    assert [(event.what, event.fields) for event in history.events] == [("lost", {"holder": "p.1", "left": 1.0})]
+    assert [(event.name, event.fields) for event in history.events] == [("lost", {"holder": "p.1", "left": 1.0})]

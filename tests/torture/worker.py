@@ -116,7 +116,7 @@ class Consumer:
 
     def _accept(self, holder: str) -> SessionClient | None:
         def on_lock_lost(client: SessionClient, error: SessionNotFoundError) -> None:
-            self._recorder.happened("lost", holder=holder, left=holder_of(client).lock.seconds_left(), error=str(error))
+            self._recorder.record_event("lost", holder=holder, left=holder_of(client).lock.seconds_left(), error=str(error))
 
         with self._recorder.operation("accept", holder) as result:
             try:

@@ -1,6 +1,6 @@
 """Checks the record of a demo run: every session in order, no message lost, none doubled.
 
-The check compares what was sent with what was observed. It does not depend on how the messages were delivered.
+The check compares the sent messages with the observed deliveries. It does not depend on how the messages were delivered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Delivery:
 
 @attrs.frozen
 class Leftover:
-    """What the broker holds at the end.
+    """The messages that the broker holds at the end.
 
     Attributes:
         active: Number of active messages.
@@ -45,12 +45,12 @@ class Leftover:
 
 @attrs.frozen
 class Record:
-    """What was observed in a run.
+    """The observations of a run.
 
     Attributes:
         deliveries: The deliveries, in order.
         renewals: Number of lock renewals of each session.
-        leftover: What the broker holds at the end.
+        leftover: The messages that the broker holds at the end.
         errors: Errors of the workers.
         seconds: Duration of the run.
     """

@@ -19,14 +19,14 @@ from azsession import Message, QueueSettings, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually, whole_lines
+from ..processor.helpers import QUEUE, left, locked, send
 from ..support.paths import ROOT
 from ..support.processes import COMMAND, PATIENCE, Served, assert_one_line, environment, run, run_here
-from .helpers import QUEUE, left, locked, send
 
 
 def consume(connection_string: str, report: Path, handler: str, *options: str, **streams: Any) -> subprocess.Popen[str]:
     """Start a consumer. The caller ends it."""
-    command = [*COMMAND, "consume", QUEUE, f"tests.processor.handlers:{handler}", *options]
+    command = [*COMMAND, "consume", QUEUE, f"tests.cli.consume_handlers:{handler}", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     return subprocess.Popen(command, cwd=ROOT, text=True, env=environment(connection_string, REPORT=str(report)), **pipes)
 
@@ -84,7 +84,7 @@ def test_a_signal_lets_the_running_handler_finish_and_returns_the_other_messages
 ) -> None:
     report = tmp_path / "report"
     send(azsession_provider, "a", ["1", "2", "3"])
-    closed = ("--on-session-closed", "tests.processor.handlers:closed")
+    closed = ("--on-session-closed", "tests.cli.consume_handlers:closed")
     with consume(azsession_server.connection_string, report, "until_told", *closed) as process:
         eventually(lambda: lines(report, process.pid, "began"), seconds=60)
         process.send_signal(number)
@@ -139,9 +139,9 @@ def test_a_terminal_shows_a_live_view(
     ("handler", "words"),
     [
         ("handle", ["not of the form module:function"]),
-        ("tests.processor.missing:handle", ["ModuleNotFoundError"]),
-        ("tests.processor.handlers:missing", ["AttributeError"]),
-        ("tests.processor.handlers:NOT_A_FUNCTION", ["must be a function, but it is of type int"]),
+        ("tests.cli.missing:handle", ["ModuleNotFoundError"]),
+        ("tests.cli.consume_handlers:missing", ["AttributeError"]),
+        ("tests.cli.consume_handlers:NOT_A_FUNCTION", ["must be a function, but it is of type int"]),
     ],
 )
 def test_an_invalid_handler_is_named_in_one_line(azsession_server: AzsessionServer, handler: str, words: list[str]) -> None:
