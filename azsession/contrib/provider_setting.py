@@ -208,6 +208,10 @@ def read(value: object, style: Style) -> ProviderSetting:
         given = {name: each for name, each in given.items() if not (name in _PATHS and each == "")}
     for name, each in given.items():
         problems += _check_value(name, each, style)
+    if style.is_embedded_alone and "embedded" in given and len(given) > 1:
+        others = ", ".join(style.key(name) for name in given if name != "embedded")
+        text = f"{style.item('embedded')} is set, so {others} would have no effect"
+        problems.append(Problem(ProblemCode.EMBEDDED_NOT_ALONE, text, "Remove one or the other."))
     credential = given.pop("credential", None)
     if isinstance(credential, str) and style.imports_credential:
         try:
@@ -217,10 +221,6 @@ def read(value: object, style: Style) -> ProviderSetting:
             credential = None
     problems += _check_credential(credential, style)
     embedded = given.pop("embedded", None)
-    if embedded is not None and style.is_embedded_alone and given:
-        others = ", ".join(style.key(name) for name in given)
-        text = f"{style.item('embedded')} is set, so {others} would have no effect"
-        problems.append(Problem(ProblemCode.EMBEDDED_NOT_ALONE, text, "Remove one or the other."))
     if isinstance(given.get("ca_bundle"), os.PathLike):
         given["ca_bundle"] = os.fspath(given["ca_bundle"])
     if not problems:

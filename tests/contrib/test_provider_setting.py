@@ -76,7 +76,10 @@ def test_reading_does_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_embedded_stands_alone_or_wins() -> None:
-    assert codes(read({"embedded": "memory", "connection_string": GATEWAY}, STYLE)) == [ProblemCode.EMBEDDED_NOT_ALONE]
+    for name, value in (("connection_string", GATEWAY), ("credential", CREDENTIAL), ("retry_attempts", 1)):
+        [problem] = read({"embedded": "memory", name: value}, STYLE).problems
+        assert problem.code is ProblemCode.EMBEDDED_NOT_ALONE
+        assert name in problem.text
     both = read({"AZSESSION_EMBEDDED": "memory", "AZSESSION_CONNECTION_STRING": AZURE}, PREFIXED)
     with both.make_provider() as provider:
         assert "embedded in memory" in repr(provider)
