@@ -160,7 +160,7 @@ class Storage:
     help="Print one line of JSON with connection_string, url and data; with Azure also azure (its host).",
 )
 def serve(azure_string: str | None, azure_namespace: str | None, azure_websockets: bool, **given: Any) -> None:
-    """Run a gateway that serves message sessions over HTTP. A file, memory or an Azure Service Bus namespace keeps them.
+    """Run a gateway that serves message sessions over HTTP, with messages in a file, in memory or in an Azure namespace.
 
     Prints the connection string on standard output, and everything else on standard error. SIGTERM and Ctrl-C finish the
     running requests and stop the gateway; a second signal stops it at once.
