@@ -3,6 +3,9 @@
 Start with `ServiceBusProvider`. It sends messages and opens sessions, and `SessionProcessor` handles many sessions at once.
 """
 
+from typing import TYPE_CHECKING
+
+from . import forks
 from .client.provider import ServiceBusProvider
 from .client.session import SessionClient
 from .config import ServiceBusConfig
@@ -24,8 +27,10 @@ from .errors import (
     ValidationError,
 )
 from .messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
-from .processor import DeadLetter, DeadLetterSession, ProcessorStats, SessionProcessor
 from .queues import QueueInfo, QueueSettings
+
+if TYPE_CHECKING:
+    from .processor import DeadLetter, DeadLetterSession, ProcessorStats, SessionProcessor
 
 __version__ = "0.1.0"
 
@@ -61,3 +66,19 @@ __all__ = [
     "ValidationError",
     "__version__",
 ]
+
+_IN_PROCESSOR = frozenset({"DeadLetter", "DeadLetterSession", "ProcessorStats", "SessionProcessor"})
+
+if not TYPE_CHECKING:  # A type checker would accept any name.
+
+    def __getattr__(name: str) -> object:
+        # Loaded at first use, because not every program has a processor and `import azsession` should be fast.
+        if name not in _IN_PROCESSOR:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        with forks.import_lock:
+            from . import processor
+        value = globals()[name] = getattr(processor, name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_IN_PROCESSOR})

@@ -57,7 +57,7 @@ def _at_least(lowest: int) -> Callable[[object, attrs.Attribute[Any], int], None
     return check
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Address:
     """The base URL of the session routes, and the host that the client connects to."""
 

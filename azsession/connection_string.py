@@ -24,7 +24,7 @@ _KNOWN_KEYS = {
     "transporttype": "transport",
 }
 #: Characters that are not allowed in a URL: spaces, control characters, backslashes, lone surrogates.
-_NOT_IN_URL = re.compile(r"[\s\x00-\x1f\\\ud800-\udfff]")
+_NOT_IN_URL = r"[\s\x00-\x1f\\\ud800-\udfff]"
 #: The values of ``TransportType`` in lower case, as .NET's `ServiceBusTransportType` and its predecessor name them.
 _TRANSPORT_TYPES = {"amqp": AMQP, "amqptcp": AMQP, "amqpwebsockets": WEBSOCKETS}
 
@@ -134,7 +134,7 @@ def split_url(url: str, name: str, schemes: tuple[str, ...]) -> tuple[str, str, 
             host = None
     except ValueError:
         host, port, parts = None, None, None
-    if parts is None or not host or parts.scheme.lower() not in schemes or _NOT_IN_URL.search(url):
+    if parts is None or not host or parts.scheme.lower() not in schemes or re.search(_NOT_IN_URL, url):
         raise ConfigurationError(f"{name} is not a URL such as {schemes[-1]}://host/")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(

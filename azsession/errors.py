@@ -48,8 +48,8 @@ __all__ = [
 
 #: Characters that control a terminal, begin a new line, or change the direction of text. An error's text can hold words of
 #: a server or of another user.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_LINE_BREAKS = re.compile(r"[\t-\r\x85\u2028\u2029]+")
+_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+_LINE_BREAKS = r"[\t-\r\x85\u2028\u2029]+"
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -59,12 +59,12 @@ def printable(text: str, *, keep: str = "") -> str:
         code = ord(found[0])
         return found[0] if found[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
-    return _CONTROL.sub(escaped, text)
+    return re.sub(_CONTROL, escaped, text)
 
 
 def one_line(text: str) -> str:
     """Return `text` as one line with its control characters escaped."""
-    return printable(_LINE_BREAKS.sub(" ", text))
+    return printable(re.sub(_LINE_BREAKS, " ", text))
 
 
 class ErrorDetails(TypedDict, total=False):

@@ -34,7 +34,7 @@ JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | flo
 #: The first characters of a portable receipt. The digit is the version of the format.
 _RECEIPT_PREFIX = "azs1."
 _MAX_RECEIPT_LENGTH = 4096
-_ROUTE = re.compile(r"[A-Za-z0-9-]{0,64}\Z")
+_ROUTE = r"[A-Za-z0-9-]{0,64}\Z"
 
 #: The text properties of a message with the most characters of each (quotas of Azure Service Bus).
 _TEXT_LIMITS: dict[str, int] = {
@@ -188,7 +188,7 @@ class ReceiptHandle:
             check_queue_name(queue_name)
             check_session_id(session_id)
             check_lock_token(handle)
-            if not _ROUTE.match(route):
+            if not re.match(_ROUTE, route):
                 raise ValidationError("a route is sent as a header")
             expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)
         except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):

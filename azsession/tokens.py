@@ -166,7 +166,7 @@ def source_of(config: ServiceBusConfig, credential: TokenCredential | None) -> T
     return EntraCredential(DefaultAzureCredential())
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Entry:
     """A token that is kept. Its times are kept on both clocks, and whichever is over first counts.
 

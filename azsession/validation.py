@@ -6,13 +6,13 @@ function returns the valid value or raises `ValidationError`.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from .errors import ValidationError
+from .forks import import_lock
 
 # Quotas of Azure Service Bus: https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas
 #: The most characters in a session id.
@@ -38,8 +38,8 @@ MAX_ATTRIBUTE_NAME_LENGTH = 128
 #: The value of an attribute of a message.
 AttributeValue = str | int | float | bool
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+\Z")
+_CONTROL = r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
+_SEGMENT = r"[A-Za-z0-9._-]+\Z"
 
 
 def check_session_id(session_id: object) -> str:
@@ -48,7 +48,7 @@ def check_session_id(session_id: object) -> str:
         raise ValidationError(f"a session id is a str, not {type(session_id).__name__}")
     if not 1 <= len(session_id) <= MAX_SESSION_ID_LENGTH:
         raise ValidationError(f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, this one has {len(session_id)}")
-    if _CONTROL.search(session_id):
+    if re.search(_CONTROL, session_id):
         raise ValidationError(f"a session id has no control characters and no lone surrogates, {session_id!r} has one")
     if session_id in (".", ".."):
         raise ValidationError(f"a session id cannot be {session_id!r}: URLs remove such a path segment (RFC 3986, 5.2.4)")
@@ -63,7 +63,7 @@ def check_queue_name(name: object) -> str:
         raise ValidationError(f"a queue name has 1 to {MAX_QUEUE_NAME_LENGTH} characters, this one has {len(name)}")
     parts = name.split("/")
     well_formed = len(parts) == 1 or (len(parts) == 3 and parts[1].lower() == "subscriptions")
-    if not well_formed or not all(_SEGMENT.match(part) and part not in (".", "..") for part in parts):
+    if not well_formed or not all(re.match(_SEGMENT, part) and part not in (".", "..") for part in parts):
         raise ValidationError(
             f"{name[:80]!r} is not a queue name: it has letters, digits, '.', '-' and '_', or is topic/subscriptions/name"
         )
@@ -158,7 +158,7 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, Attr
 
 
 def _check_attribute(name: object, value: object) -> None:
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_ATTRIBUTE_NAME_LENGTH or _CONTROL.search(name):
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_ATTRIBUTE_NAME_LENGTH or re.search(_CONTROL, name):
         raise ValidationError(
             f"the name of an attribute is a str of 1 to {MAX_ATTRIBUTE_NAME_LENGTH} characters without control characters"
         )
@@ -180,6 +180,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     For example ``'sesion_timeout'; did you mean 'session_timeout'?``. Error messages end with it.
     """
     names, name = list(known), name[:80]
+    with import_lock:
+        import difflib  # Only for error messages: without it `import azsession` is faster.
+
     near = difflib.get_close_matches(name, names, 1)
     shown = repr(name)
     return f"{shown}; did you mean {near[0]!r}?" if near else f"{shown}; there are {', '.join(names)}"

@@ -24,21 +24,23 @@ T = TypeVar("T")
 MAX_RESPONSE_SIZE = 16 * 1024 * 1024
 
 
-@attrs.frozen(eq=False)
 class SessionTarget:
-    """The session that a call is about, and the lock under which the caller holds it.
+    """The session that a call is about, and the lock under which the caller holds it. Immutable.
 
-    Attributes:
+    Args:
         entity: The queue or subscription.
         session_id: The id of the session.
         lock_id: The id of the caller's lock.
         route: The value of ``Azsession-Route``.
     """
 
-    entity: str
-    session_id: str
-    lock_id: str = attrs.field(repr=False)
-    route: str
+    __slots__ = ("entity", "lock_id", "route", "session_id")
+
+    def __init__(self, entity: str, session_id: str, lock_id: str, route: str) -> None:
+        self.entity: str = entity
+        self.session_id: str = session_id
+        self.lock_id: str = lock_id
+        self.route: str = route
 
     @property
     def path(self) -> str:
@@ -50,11 +52,10 @@ class SessionTarget:
         return {LOCK_ID_HEADER: self.lock_id, ROUTE_HEADER: self.route}
 
 
-@attrs.frozen(eq=False)
 class ServerResponse:
-    """A response of the server.
+    """A response of the server. Immutable.
 
-    Attributes:
+    Args:
         status: The HTTP status.
         headers: The headers.
         body: The body.
@@ -62,11 +63,21 @@ class ServerResponse:
         messages: The messages of the response if the server runs in this process. They are not encoded then.
     """
 
-    status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
-    sent_at: float
-    messages: Sequence[PeekedMessage] | None = None
+    __slots__ = ("body", "headers", "messages", "sent_at", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        sent_at: float,
+        messages: Sequence[PeekedMessage] | None = None,
+    ) -> None:
+        self.status: int = status
+        self.headers: Mapping[str, str] = headers
+        self.body: bytes = body
+        self.sent_at: float = sent_at
+        self.messages: Sequence[PeekedMessage] | None = messages
 
     @property
     def items(self) -> Iterable[tuple[str, str]]:
@@ -74,7 +85,8 @@ class ServerResponse:
         return self.headers.items()
 
 
-@attrs.define(eq=False, kw_only=True)
+# Without a `repr`: it would show lock tokens and bodies, and make `import azsession` slower.
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Call(Generic[T]):
     """A request of the protocol.
 
@@ -99,14 +111,14 @@ class Call(Generic[T]):
     """
 
     method: str
-    path: str = attrs.field(repr=False)
+    path: str
     entity: str
     read: Callable[[ServerResponse], T]
     about: str = ABOUT_QUEUE
     query: Callable[[float], str] | None = None
     wait: float | None = None
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    body: bytes | None = attrs.field(default=None, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    body: bytes | None = None
     missing_is_success: bool = False
     repeatable: bool = False
     response_timeout: float | None = None

@@ -201,12 +201,12 @@ def _read_body(response: requests.Response, in_flight: RequestInFlight) -> bytes
 class _RedactLockTokens(logging.Filter):
     """Removes lock tokens from what urllib3 logs about our requests: a lock token is enough to settle a message."""
 
-    _TOKEN = re.compile(r"(?<=/messages/)(?!head\b)[^/?\s'\")]+")
+    _AFTER_MESSAGES = r"(?<=/messages/)(?!head\b)[^/?\s'\")]+"
 
     def filter(self, record: logging.LogRecord) -> bool:
         if current_request() is not None:
             text = record.getMessage()
-            redacted = self._TOKEN.sub("...", text)
+            redacted = re.sub(self._AFTER_MESSAGES, "...", text)
             if redacted != text:
                 record.msg, record.args = redacted, ()
         return True

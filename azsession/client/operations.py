@@ -7,7 +7,6 @@ A function names the route, the headers and the body of its request, and the rea
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -26,6 +25,7 @@ from ..protocol.queue_json import encode_queue
 from ..protocol.routes import format_timeout, message_path, route_of, session_path
 from ..queues import QueueInfo, QueueSettings
 from .call import Call, ServerResponse, SessionTarget
+from .ids import new_id
 from .responses import (
     LockGrant,
     read_accepted,
@@ -109,7 +109,7 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
         headers={
             LOCK_ID_HEADER: lock_id,
             ROUTE_HEADER: route_of(lock_id),
-            REQUEST_ID_HEADER: str(uuid.uuid4()),
+            REQUEST_ID_HEADER: new_id(),
             "Content-Type": JSON_TYPE,
         },
         body=_json_body({} if session_id is None else {"SessionId": session_id}),
@@ -205,7 +205,7 @@ def receive_deferred(
 def dead_letter_session(session: SessionTarget, reason: str, description: str | None) -> Call[int]:
     """Return the call that dead-letters the rest of a session. Its result is the number of messages."""
     call = _session_call(session, "POST", "/$deadletter", read_count, body=_reason(reason, description))
-    call.headers = {**call.headers, REQUEST_ID_HEADER: str(uuid.uuid4())}
+    call.headers = {**call.headers, REQUEST_ID_HEADER: new_id()}
     return call
 
 
@@ -264,7 +264,7 @@ def send(entity: str, envelope: bytes) -> Call[None]:
         path=f"/{quote(entity)}/messages",
         entity=entity,
         read=read_nothing,
-        headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: str(uuid.uuid4())},
+        headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: new_id()},
         body=envelope,
     )
 

@@ -6,7 +6,6 @@ functions of `sending` and `management`, and by `SessionProcessor`.
 
 from __future__ import annotations
 
-import uuid
 import weakref
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from . import operations
 from .call import Call
 from .cancellation import PendingCalls
 from .holder import RELEASE_PATIENCE, LockOptions
+from .ids import new_id
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient, holder_of, make_client
 from .transport import Transport
@@ -99,7 +99,7 @@ class ProviderCore:
         """
         self.check_open()
         self.transport.require_v1("take the next available session")
-        lock_id = str(uuid.uuid4())
+        lock_id = new_id()
         call = operations.accept(queue_name, None, lock_id, wait)
         try:
             grant = self.transport.send(call, pending)

@@ -24,11 +24,10 @@ from .call import ServerResponse, SessionTarget
 from .redacted import Redacted
 
 
-@attrs.frozen(eq=False)
 class LockGrant:
-    """The result of a receive, an accept or a renewal: the server granted or extended a session's lock.
+    """The result of a receive, an accept or a renewal: the server granted or extended a session's lock. Immutable.
 
-    Attributes:
+    Args:
         session_id: The session.
         messages: The received messages.
         sent_at: When the request was sent, on the monotonic clock.
@@ -36,11 +35,16 @@ class LockGrant:
         waited: Seconds that the server held the request before it granted the lock.
     """
 
-    session_id: str
-    messages: Sequence[ReceivedMessage]
-    sent_at: float
-    duration: float | None
-    waited: float
+    __slots__ = ("duration", "messages", "sent_at", "session_id", "waited")
+
+    def __init__(
+        self, session_id: str, messages: Sequence[ReceivedMessage], sent_at: float, duration: float | None, waited: float
+    ) -> None:
+        self.session_id: str = session_id
+        self.messages: Sequence[ReceivedMessage] = messages
+        self.sent_at: float = sent_at
+        self.duration: float | None = duration
+        self.waited: float = waited
 
 
 # Locks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
@@ -12,6 +11,7 @@ from ..messages import Message
 from ..protocol.wire import encode_item
 from ..validation import MAX_BATCH
 from . import operations
+from .ids import new_id
 from .provider_core import ProviderCore
 
 #: The largest size, in bytes, of the messages in one request.
@@ -53,7 +53,7 @@ def with_id(message: Message) -> Message:
         raise ValidationError(f"a message to send must be a Message, not {type(message).__name__}")
     if message.session_id is None:
         raise ValidationError("a message to send needs a session_id")
-    return message if message.message_id is not None else attrs.evolve(message, message_id=str(uuid.uuid4()))
+    return message if message.message_id is not None else attrs.evolve(message, message_id=new_id())
 
 
 def _send_part(core: ProviderCore, queue_name: str, items: Sequence[bytes]) -> int:

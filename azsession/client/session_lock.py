@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -20,6 +19,7 @@ from ..errors import InvalidReceiptError, SessionNotFoundError
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import route_of
+from .ids import new_id
 from .redacted import Redacted
 
 #: The part of a lock's time that is left when the lock is renewed. It is drawn at random between these two, so that the
@@ -73,7 +73,7 @@ class SessionLock:
         self.name = name
         # Guards the fields below. A single read of one of the first six does not need it. Never held during a request.
         self._guard = threading.Lock()
-        self._lock_id = str(uuid.uuid4())
+        self._lock_id = new_id()
         self._route = route_of(self._lock_id)
         self._stage = Stage.NEW
         self._closed = False
@@ -207,7 +207,7 @@ class SessionLock:
         self._ahead.clear()
         self._unanswered.clear()
         if self._stage is Stage.NEW:
-            self._lock_id = str(uuid.uuid4())
+            self._lock_id = new_id()
             self._route = route_of(self._lock_id)
         else:
             self._stage = Stage.INHERITED
@@ -221,7 +221,7 @@ class SessionLock:
         later ones.
         """
         with self._guard:
-            return (self._unanswered.popleft(), True) if self._unanswered else (str(uuid.uuid4()), False)
+            return (self._unanswered.popleft(), True) if self._unanswered else (new_id(), False)
 
     def note_unanswered(self, request_id: str) -> None:
         """Note that the receive with this id got no answer."""

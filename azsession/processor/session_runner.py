@@ -38,7 +38,7 @@ PERMANENT_ERRORS = (
 )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Failure:
     """The error that ended the handling of a session early, and the message that it concerns, if there is one."""
 
@@ -46,7 +46,7 @@ class Failure:
     message: ReceivedMessage | None = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Outcome:
     """The result of handling a session.
 
@@ -63,7 +63,7 @@ class Outcome:
     fatal: BaseException | None = None
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Progress:
     """How far the handling of one session has come."""
 

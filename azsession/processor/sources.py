@@ -25,7 +25,7 @@ EMPTY_PAUSES = (0.25, 4.0)
 LOCKED_PAUSE = 5.0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class TakenSession:
     """A session for a slot to handle.
 

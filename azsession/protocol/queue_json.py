@@ -10,7 +10,7 @@ from ..errors import ValidationError
 from ..queues import QueueInfo, QueueSettings
 from ..validation import did_you_mean
 
-_DURATION = re.compile(
+_DURATION = (
     r"P(?:(?P<days>\d+(?:\.\d+)?)D)?"
     r"(?:T(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?\Z"
 )
@@ -43,7 +43,7 @@ def parse_duration(text: object, name: str) -> float:
     Raises:
         ValidationError: It is not such a duration.
     """
-    match = _DURATION.match(text) if isinstance(text, str) and len(text) < 64 else None
+    match = re.match(_DURATION, text) if isinstance(text, str) and len(text) < 64 else None
     parts = {} if match is None else {unit: value for unit, value in match.groupdict().items() if value is not None}
     if not parts:
         raise ValidationError(f"{name} is a duration in ISO 8601, for example 'PT30S' or 'P1D'")

@@ -64,7 +64,7 @@ _MAX_TIME_TO_LIVE = 922337203685
 MAX_HEADERS, MAX_HEADER_SIZE = 64, 32768
 #: The most digits of a whole number in JSON. Python needs quadratic time to parse a number.
 _MAX_DIGITS = 400
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
+_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z"
 
 
 class MalformedError(ValueError):
@@ -192,7 +192,7 @@ def _parse_attribute(value: str) -> AttributeValue | None:
     value = value.strip()
     if value in ("true", "false"):
         return value == "true"
-    if (value.startswith('"') and value.endswith('"')) or _NUMBER.match(value):
+    if (value.startswith('"') and value.endswith('"')) or re.match(_NUMBER, value):
         try:
             parsed = _JSON.decode(value)
         except (ValueError, RecursionError):
