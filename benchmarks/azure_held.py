@@ -1,7 +1,7 @@
-"""Sessions held in one process over one connection: what overtakes a receive that waits, and what 1,000 idle ones cost.
+"""Sessions held in one process over one connection: calls beside a waiting receive, and the cost of 1,000 idle sessions.
 
-A settlement and a renewal go out while a receive waits in the same session; then sessions are accepted and left alone,
-their locks renewed in the background, until the time is over.
+First, settlements and renewals are timed while a receive waits in the same session. Then sessions are held idle for some
+seconds, while their locks are renewed in the background.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _overtaking(provider: ServiceBusProvider, count: int) -> dict[str, list[floa
             messages += session.receive_messages(count - len(messages), timeout=5)
         waiting = threading.Thread(target=lambda: session.receive_message(30))
         waiting.start()
-        # Until it surely waits: a receive is answered in far less.
+        # Long enough for the receive to wait: one that finds a message is answered much sooner.
         time.sleep(0.5)
         found = {
             "settle": _timed(count, lambda: session.complete_message(messages.pop())),
@@ -67,7 +67,7 @@ def _hold(provider: ServiceBusProvider, count: int) -> list[SessionClient]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark, and print its figures."""
     options = arguments("azure_held", __doc__ or "", sessions=1000, seconds=10, count=500, lock_seconds=15)
     own = psutil.Process()
     with ExitStack() as stack:
@@ -92,11 +92,11 @@ def main() -> None:
         given_back = time.perf_counter() - began
         total = own.num_threads()
     figures = []
-    for name, what in (("settle", "complete_message"), ("renew", "renew_session_lock")):
+    for name, call in (("settle", "complete_message"), ("renew", "renew_session_lock")):
         median, slow = _percentiles(found[name])
         figures.append(
             Figure(
-                f"{what} while a receive waits in the same session ({options.count} times)",
+                f"{call} while a receive waits in the same session ({options.count} times)",
                 "",
                 f"median {median * 1e3:.2f} ms, p99 {slow * 1e3:.2f} ms",
                 None,

@@ -1,7 +1,7 @@
-"""Messages a second of one session, received and completed by one thread: one by one, in batches, through a gateway.
+"""Messages per second of one session, received and completed by one thread: one by one, in batches, through a gateway.
 
-The peer completes each message with a disposition that nobody confirms; ours waits until Azure has confirmed each
-(`complete_message`) or all (`complete_messages`).
+The peer completes each message with a disposition that Azure does not confirm. azsession waits until Azure has confirmed each
+message (`complete_message`) or all of them (`complete_messages`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from azsession import ServiceBusProvider, SessionClient
 from .common import QUEUE, Figure, arguments, fill, interleaved, show
 from .standin import PEER, azure_gateway, namespace, sdk_receiver
 
-#: Bytes of a message's body, and messages that are worked off before the clock starts.
+#: Bytes of a message's body, and messages that are received before the clock starts.
 SIZE, WARM = 256, 20
 
 
-#: What receives and completes this many messages.
+#: Receives and completes a number of messages.
 Work = Callable[[int], None]
 
 
 def _measure(count: int, opened: Callable[[], AbstractContextManager[Work]]) -> Callable[[], float]:
-    """Return what opens a session, works off `count` messages, and gives messages a second.
+    """Return a function that opens a session, works on `count` messages, and returns messages per second.
 
-    Only what is measured has a session open: the SDK's receivers have threads that take turns with everybody's.
+    One session is open at a time: the threads of the SDK's receivers would slow the others down.
     """
 
     def measure() -> float:
@@ -90,7 +90,7 @@ def _their_iterator(receiver: ServiceBusReceiver) -> Work:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark, and print its figures."""
     options = arguments("azure_messages", __doc__ or "", rounds=5, messages=2000, single=500, batch=100, large=1000)
     with namespace(QUEUE) as standin, azure_gateway(standin) as server, standin.provider() as provider:
         remote, client = server.provider(), standin.sdk()
@@ -118,7 +118,7 @@ def main() -> None:
         measures = {}
         for name, opened in work.items():
             count = options.single if name.endswith("single") else options.messages
-            # What is prefetched beyond a round must not run out.
+            # A receiver may prefetch messages beyond a round.
             fill(provider, name, (options.rounds + 1) * (count + WARM) + options.batch, SIZE)
             measures[name] = _measure(count, opened)
         for measure in measures.values():

@@ -1,6 +1,6 @@
-"""Sessions a second that have one message each: take the next one, receive, complete, release, in one thread.
+"""Sessions per second that have one message each: accept the next session, receive, complete, release, in one thread.
 
-Ours takes each session by a link of one connection and waits for every answer; the SDK's session receiver makes a
+azsession opens a link on one connection for each session, and waits for every answer. The SDK's session receiver opens a
 connection of its own.
 """
 
@@ -15,7 +15,7 @@ OURS, THEIRS = "ours", "theirs"
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark, and print its figures."""
     options = arguments("azure_sessions", __doc__ or "", rounds=5, sessions=300, peer_sessions=4)
     with namespace(OURS, THEIRS) as standin, standin.provider() as provider, standin.sdk() as client:
         fill_sessions(provider, OURS, options.rounds * options.sessions + options.sessions)

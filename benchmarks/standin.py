@@ -1,4 +1,4 @@
-"""What the benchmarks of Azure share: the tests' stand-in for a namespace in a process of its own, and who talks to it."""
+"""Shared by the benchmarks of Azure: the stand-in for a namespace in its own process, and clients and a gateway for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .common import Gateway
 
 __all__ = ["PEER", "Namespace", "azure_gateway", "fill_sessions", "namespace", "sdk_receiver", "sdk_session"]
 
-#: The peer, and how it settles unless told otherwise: with a disposition that is settled already, which nobody confirms.
+#: The peer. By default it settles with dispositions that are settled already, so that Azure does not confirm them.
 PEER = f"azure-servicebus {SDK_VERSION}, its settlements unconfirmed"
 
 #: The gateway's process: serves in front of a namespace until its standard input ends.

@@ -69,7 +69,7 @@ class AuthorizedConnection:
     # Tokens
 
     def is_authorized(self, entity: str) -> bool:
-        """Tell whether there is a valid token for the entity. Any thread may ask."""
+        """Return whether there is a valid token for the entity. Any thread may ask."""
         known = self._authorizations.get(entity)
         return known is not None and known.confirmed and time.monotonic() < known.ends_at - _TOKEN_MARGIN
 

@@ -62,13 +62,13 @@ def test_an_accept_with_timeout_zero_takes_a_session_that_is_available(namespace
 
 
 def test_the_attach_carries_the_timeout_in_milliseconds(namespace: StandIn) -> None:
-    told: list[Any] = []
+    attaches: list[Any] = []
 
     def script(talk: Talk) -> None:
         talk.open()
         talk.begin()
         talk.serve_token()
-        told.append(talk.frame(amqp.ATTACH).properties)
+        attaches.append(talk.frame(amqp.ATTACH).properties)
         while talk.read(1):
             pass
 
@@ -76,11 +76,11 @@ def test_the_attach_carries_the_timeout_in_milliseconds(namespace: StandIn) -> N
         broker = AzureBroker(ServiceBusConfig(connection_string=peer.connection_string))
         accepting = in_thread(lambda: Holder(broker).accept_next(timeout=7.5))
         try:
-            eventually(lambda: told)
+            eventually(lambda: attaches)
         finally:
             broker.close()
         accepting.exception(10)
-    assert 6000 < told[0]["com.microsoft:timeout"] <= 7500
+    assert 6000 < attaches[0]["com.microsoft:timeout"] <= 7500
 
 
 @pytest.mark.parametrize("how", ["stop_waiting", "close"])
@@ -189,8 +189,8 @@ class Leaving(Caller):
 
     def leave(self) -> None:
         self.gone = True
-        for tell in list(self.watched_by):
-            tell()
+        for on_gone in list(self.watched_by):
+            on_gone()
 
 
 def test_a_client_that_closes_its_socket_gets_no_message(namespace: StandIn, gateway: Gateway) -> None:

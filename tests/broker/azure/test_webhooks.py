@@ -76,9 +76,9 @@ def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[Ser
 
 @attrs.frozen
 class Event:
-    """What happened to a message in a consumer: it was received, completed, or its lock was lost."""
+    """An event of a message in a consumer: it was received, completed, or its lock was lost."""
 
-    what: str
+    kind: str
     key: Key
     delivery_count: int
     why: str = ""
@@ -150,18 +150,18 @@ class Scene:
     def _cause_faults(self) -> None:
         choose = self._random
         while not self._calm.wait(choose.uniform(0.005, 0.05)):
-            what = choose.choices(["session", "expire", "links", "drop", "close"], [6, 1, 2, 1, 1])[0]
-            if what in ("session", "expire"):
+            fault = choose.choices(["session", "expire", "links", "drop", "close"], [6, 1, 2, 1, 1])[0]
+            if fault in ("session", "expire"):
                 locked = sorted(self.namespace.locked_sessions(QUEUE))
                 if locked:
-                    self._cause_fault_in_session(what, choose.choice(locked))
-            elif what == "links":
+                    self._cause_fault_in_session(fault, choose.choice(locked))
+            elif fault == "links":
                 self.faults += self.namespace.detach_links(QUEUE)
             else:
-                self.faults += self.namespace.drop_connections(polite=what == "close")
+                self.faults += self.namespace.drop_connections(polite=fault == "close")
 
-    def _cause_fault_in_session(self, what: str, session_id: str) -> None:
-        if what == "session":
+    def _cause_fault_in_session(self, fault: str, session_id: str) -> None:
+        if fault == "session":
             self.faults += self.namespace.detach_links(QUEUE, session_id)
             return
         self.expired.add(session_id)
@@ -190,15 +190,15 @@ class Scene:
         counts = self.namespace.counts(QUEUE)
         assert (counts.active, counts.dead_letter, counts.locked) == (0, 0, 0)
 
-        received = [event.key for event in self.report if event.what == "received"]
-        lost = {event.key for event in self.report if event.what == "lost"}
+        received = [event.key for event in self.report if event.kind == "received"]
+        lost = {event.key for event in self.report if event.kind == "lost"}
         again = {key for key, times in Counter(received).items() if times > 1}
         assert again <= lost
         # No other client takes sessions here: a lock that did not expire is taken again, unnoticed by its holder.
-        assert not [event for event in self.report if event.what == "lost" and event.key[0] not in self.expired]
+        assert not [event for event in self.report if event.kind == "lost" and event.key[0] not in self.expired]
         assert by_session(dict.fromkeys(received)) == by_session(accepted)
         assert {event.delivery_count for event in self.report if event.key[0] not in self.expired} == {1}
-        confirmed = Counter(event.key for event in self.report if event.what == "completed")
+        confirmed = Counter(event.key for event in self.report if event.kind == "completed")
         assert max(confirmed.values()) == 1
         print(f"{self.faults} faults, {len(lost)} locks lost, {len(again)} messages came again")
 

@@ -49,7 +49,7 @@ _LOST_LINK = frozenset({CONNECTION_LOST, "amqp:link:detach-forced", "amqp:connec
 
 
 class SessionOwner(Protocol):
-    """What a session needs of the registry."""
+    """The registry, as a session sees it."""
 
     loop: Loop
     clock: ServiceClock
@@ -57,7 +57,7 @@ class SessionOwner(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no receive may wait any more."""
+        """Whether receives must end without waiting."""
 
     def held(self, entity: str, session_id: str) -> HeldSession | None:
         """Return the session that is held here, or about to be."""
@@ -86,7 +86,7 @@ class HeldSession:
         session_id: The session's id; `None` until Azure has granted a session.
         error: Why the session is over; `None` while it is not.
         opened: Gets `True` when the lock is granted, `False` when no session came, else the error.
-        released: Gets `None` when Azure holds the lock no longer for this session, or it is not known to.
+        released: Gets `None` when the session is over and, after a release, Azure has confirmed the detach.
     """
 
     def __init__(self, owner: SessionOwner, entity: str, session_id: str | None, lock_id: str) -> None:
@@ -112,7 +112,7 @@ class HeldSession:
         self._open_timer: Timer | None = None
 
     def _advance(self, event: SessionEvent) -> bool:
-        """Go to the next state; tell whether the event changed anything."""
+        """Go to the next state; return `False` if the event is ignored."""
         following = next_state(self.state, event)
         if following is None:
             return False
@@ -134,7 +134,7 @@ class HeldSession:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no receive may wait any more."""
+        """Whether receives must end without waiting."""
         return self._owner.is_stopping
 
     # Taking the lock
@@ -180,12 +180,12 @@ class HeldSession:
             self._on_granted(attach, granted)
 
     def _is_contested(self, link: SessionLink, attach: Attach, session_id: str) -> bool:
-        """Tell whether another session of this process stands for the granted one, and let that one decide."""
+        """Return whether this process has another `HeldSession` with this id, which must decide about the grant first."""
         rival = self._owner.held(self.entity, session_id)
         if rival is None:
             return False
         if rival.attached_link is not None:
-            # Azure has ended that link, or is about to. How it ended tells whether the lock was lost.
+            # Azure has ended that link, or is about to. Its error shows whether the lock was lost.
             self._advance(SessionEvent.CONTEST)
             rival.contenders.add(lambda: self.on_attached(link, attach))
             return True

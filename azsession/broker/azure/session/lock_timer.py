@@ -30,7 +30,7 @@ _TICKS_EPOCH = 62135596800
 
 
 class TimedSession(Protocol):
-    """What the timer needs of its session."""
+    """The session, as the timer sees it."""
 
     state: SessionState
 
@@ -92,7 +92,7 @@ class LockTimer:
         self.plan()
 
     def plan(self) -> None:
-        """Set the timer: to the lock's end, or earlier to renew the lock or to return what was fetched ahead."""
+        """Set the timer: to the lock's end, or earlier to renew the lock or to return messages fetched ahead."""
         if not self._session.state.has_lock:
             return
         due = self.expires

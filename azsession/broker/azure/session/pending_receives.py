@@ -32,7 +32,7 @@ DRAIN_TIMEOUT = 2.0
 
 
 class ReceivingSession(Protocol):
-    """What receives need of their session."""
+    """The session, as its receives see it."""
 
     @property
     def link(self) -> Receiver | None:
@@ -44,7 +44,7 @@ class ReceivingSession(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no receive may wait any more."""
+        """Whether receives must end without waiting."""
 
     def on_receives_changed(self) -> None:
         """A receive ended: the lock may need no more renewals."""
@@ -94,7 +94,7 @@ class PendingReceives:
         self._unsettled = unsettled
         self._loop = loop
         self._receives: list[PendingReceive] = []
-        #: The results of the last receives, by request id: the lock tokens of what was handed out.
+        #: The results of the last receives, by request id: the lock tokens of their messages.
         self._results: OrderedDict[str, tuple[PendingReceive, tuple[str, ...]]] = OrderedDict()
         #: Messages that came and were not handed out.
         self._ready: deque[UnsettledMessage] = deque()
@@ -118,7 +118,7 @@ class PendingReceives:
     # Receives come and go
 
     def add(self, receive: PendingReceive) -> bool:
-        """Add a receive, and tell whether it waits. A repeated request gets the result of the first attempt."""
+        """Add a receive; return whether it waits. A repeated request gets the result of the first attempt."""
         if receive.request_id:
             known = self._results.get(receive.request_id)
             if known is not None:
@@ -200,7 +200,7 @@ class PendingReceives:
             self._drain(link)
 
     def _has_enough(self, link: Receiver) -> bool:
-        """Tell whether the receives can end with what is there, or no message is wanted."""
+        """Return whether the receives can end with the ready messages, or no message is wanted."""
         if not self._receives:
             return link.credit > self._fetch_ahead
         return bool(self._ready) or any(one.patience is not Patience.WAITS for one in self._receives)
@@ -237,7 +237,7 @@ class PendingReceives:
             self._drain_timer = None
 
     def on_drained(self) -> None:
-        """Azure has sent what it had: end the receives that wait no longer, or that can have a message."""
+        """Azure has sent all messages that it has: end the receives that can have one, and those whose time is up."""
         self._stop_drain_timer()
         if self._when_cleared:
             self.return_ready()
@@ -294,7 +294,7 @@ class PendingReceives:
         self._ready.append(message)
 
     def has_ready_after(self, sequence_number: int) -> bool:
-        """Tell whether a message is ready that comes later in the session."""
+        """Return whether a ready message comes later in the session than this number."""
         return any(message.sequence_number > sequence_number for message in self._ready)
 
     def forget_ready(self) -> None:

@@ -1,6 +1,6 @@
 """Connections for sessions that lost their links. `SessionRegistry` has one `Reconnector`.
 
-A session gets the connection that is at hand, at once. Where there is none, a thread opens one, for all sessions that wait.
+A session gets an open connection at once. If there is none, a thread opens one for all sessions that wait.
 Everything except `_open` and `_connect_all` runs in the loop's thread.
 """
 

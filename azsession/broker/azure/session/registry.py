@@ -60,7 +60,7 @@ class SessionRegistry:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no receive and no accept may wait any more."""
+        """Whether receives and accepts must end without waiting."""
         return self._phase is not _Phase.RUNNING
 
     # Finding sessions

@@ -28,7 +28,7 @@ _MENDED_BY_TOKEN: frozenset[Any] = frozenset({UNAUTHORIZED_ACCESS})
 
 
 class RelockedSession(VerifiedSession, Protocol):
-    """What taking the lock again needs of its session."""
+    """The session, as `Relock` sees it."""
 
     entity: str
     session_id: str | None

@@ -18,13 +18,13 @@ OnAnswer = Callable[["Response | Condition"], object]
 
 
 class KnownState:
-    """The session state as the holder knows it, as digests: what Azure confirmed, and what it may have been set to."""
+    """Digests of the session states that the holder knows: the confirmed one, and those that it asked Azure to set."""
 
     def __init__(self) -> None:
         self._digests: set[bytes] = set()
 
     def __bool__(self) -> bool:
-        """Tell whether the holder knows the state."""
+        """Return whether the holder knows the state."""
         return bool(self._digests)
 
     def confirm(self, state: object) -> None:
@@ -37,7 +37,7 @@ class KnownState:
             self._digests.add(_digest(state))
 
     def allows(self, state: object) -> bool:
-        """Tell whether Azure can have this state without another holder having set it."""
+        """Return whether Azure can have this state without another holder having set it."""
         return _digest(state) in self._digests
 
 
@@ -46,7 +46,7 @@ def _digest(state: object) -> bytes:
 
 
 class RequestingSession(Protocol):
-    """What requests need of their session."""
+    """The session, as its requests see it."""
 
     error: QueueError | None
 
@@ -66,7 +66,7 @@ class SessionRequests:
 
     Args:
         session: The session.
-        state: Where to note what requests say about the session state.
+        state: Is updated by the requests that get and set the session state.
     """
 
     def __init__(self, session: RequestingSession, state: KnownState) -> None:
@@ -75,7 +75,7 @@ class SessionRequests:
         self._waiting: list[Callable[[], object]] = []
 
     def send(self, operation: str, body: dict[str, Any], done: OnAnswer) -> None:
-        """Send a request that may be repeated, and call `done` with the answer, or with why there is none."""
+        """Send a request that may be repeated, and call `done` with the answer or the error."""
         link = self._session.link
         if self._session.error is not None:
             done(Condition(SESSION_LOCK_LOST_CONDITION, "", {}))

@@ -58,7 +58,7 @@ from enum import Enum, auto
 
 
 class SessionState(Enum):
-    """Where a session stands. The last six states are final, except that a superseded accept may be noted later."""
+    """The states of a session. The last six are final, except that a failed accept can still be superseded."""
 
     #: The session is registered here. Its connection is being opened.
     CLAIMED = auto()
@@ -110,7 +110,7 @@ _LOCK_STATES = (SessionState.HELD, SessionState.LINK_LOST, SessionState.RELOCKIN
 
 
 class SessionEvent(Enum):
-    """What happens to a session."""
+    """The events of a session."""
 
     #: There is a connection: the attach is sent.
     CONNECT = auto()

@@ -26,7 +26,7 @@ SEQUENCE_NUMBER = "x-opt-sequence-number"
 
 
 class SettlingSession(Protocol):
-    """What settlements need of their session."""
+    """The session, as settlements see it."""
 
     entity: str
     session_id: str | None
@@ -190,7 +190,7 @@ class UnsettledMessages:
 
     def _on_outcome(self, message: UnsettledMessage, link: Receiver, state: str | None, error: Condition | None) -> None:
         if message not in self or message.link is not link or state is None:
-            # A state of `None` says that the link ended first. The check after the next attach shows what became of it.
+            # A state of `None` means that the link ended first. `Verification` finds out whether the message is settled.
             return
         if error is None or error.condition == _DEAD_LETTER:
             self.confirm(message)
@@ -210,7 +210,7 @@ class UnsettledMessages:
                 self.confirm(message)
             elif session.link is link:
                 self._on_refused(message, answer)
-            # Else the link was lost: the check after the next attach shows what became of the message.
+            # Else the link was lost. `Verification` finds out whether the message is settled.
 
         settlement.was_sent = True
         body = disposition_body(settlement.settlement, session.session_id or "", message.azure_token)
@@ -243,7 +243,7 @@ class UnsettledMessages:
 
 
 def _continues(last: UnsettledMessage, message: UnsettledMessage) -> bool:
-    """Tell whether one disposition frame can settle both: the deliveries follow each other and have the same outcome."""
+    """Return whether one disposition frame can settle both: the deliveries follow each other and have the same outcome."""
     if last.delivery_id is None or message.delivery_id != last.delivery_id + 1 or message.link is not last.link:
         return False
     if last.settlement is None or message.settlement is None:
@@ -253,7 +253,7 @@ def _continues(last: UnsettledMessage, message: UnsettledMessage) -> bool:
 
 
 def any_abandons(messages: Iterable[UnsettledMessage]) -> bool:
-    """Tell whether one of the messages is being abandoned."""
+    """Return whether one of the messages is being abandoned."""
     return any(message.settlement is not None and message.settlement.abandons for message in messages)
 
 

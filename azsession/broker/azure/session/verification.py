@@ -28,7 +28,7 @@ _MESSAGE_NOT_FOUND = "com.microsoft:message-not-found"
 
 
 class VerifiedSession(Protocol):
-    """What the check needs of its session."""
+    """The session, as the check sees it."""
 
     @property
     def attached_link(self) -> Receiver | None:
@@ -107,7 +107,7 @@ class Verification:
             self._unsettled.confirm(known)
             self._receives.add_ready(message)
         else:
-            self._session.lose("another holder had it meanwhile")
+            self._session.lose("another holder had it in between")
 
     def on_drained(self) -> None:
         """Go on after all messages came that the link was given credit for, or that are there."""
@@ -120,9 +120,9 @@ class Verification:
             self._request_rest()
 
     def _accounts_for(self, gone: list[UnsettledMessage]) -> bool:
-        """Tell whether messages that are gone were being settled here, and note that they are settled."""
+        """Return whether all messages that are gone were being settled here. If so, note that they are settled."""
         if not all(message.may_be_settled for message in gone if message in self._unsettled):
-            self._session.lose("another holder had it meanwhile")
+            self._session.lose("another holder had it in between")
             return False
         for message in gone:
             self._unsettled.confirm(message)
@@ -167,7 +167,7 @@ class Verification:
                     self._unsettled.confirm(known)
                     self._unsettled.add(message)
                 else:
-                    self._session.lose("another holder had it meanwhile")
+                    self._session.lose("another holder had it in between")
         elif answer.condition == _MESSAGE_NOT_FOUND:
             self._accounts_for([known])
         else:
@@ -177,7 +177,7 @@ class Verification:
         if not isinstance(answer, Response):
             self._session.give_link_up()
         elif not self._state.allows(answer.body.get("session-state") if isinstance(answer.body, dict) else None):
-            self._session.lose("another holder changed its state meanwhile")
+            self._session.lose("another holder changed its state in between")
 
 
 def receive_by_number_body(sequence_numbers: list[int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The table of a session's states: it is complete, it equals the diagram in its module, and what it refuses is refused."""
+"""The table of a session's states: it is complete, it equals the diagram in its module, and it refuses other events."""
 
 from __future__ import annotations
 
