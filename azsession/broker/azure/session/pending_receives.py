@@ -76,7 +76,7 @@ class PendingReceive:
     def __init__(self, max_count: int, request_id: str, *, waits: bool = True) -> None:
         self.max_count: int = max_count
         self.request_id: str = request_id
-        self.patience = Patience.WAITS if waits else Patience.TIME_IS_UP
+        self.patience: Patience = Patience.WAITS if waits else Patience.TIME_IS_UP
         self.future: Future[list[UnsettledMessage]] = Future()
 
 
