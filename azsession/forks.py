@@ -19,7 +19,7 @@ _registered: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 #: Held during an import at first use. A fork waits for it: a child that inherits a half-finished import of another thread
 #: would wait for ever for the module's import lock.
-import_lock = threading.RLock()
+import_lock: threading.RLock = threading.RLock()
 
 
 def register(thing: Forkable) -> None:

@@ -85,7 +85,8 @@ class ServerResponse:
         return self.headers.items()
 
 
-# Without a `repr`: it would show lock tokens and bodies, and make `import azsession` slower.
+# Without a `repr`, which makes `import azsession` faster. rich shows the fields of attrs classes nevertheless, so that those
+# with lock tokens and bodies are marked.
 @attrs.define(eq=False, repr=False, kw_only=True)
 class Call(Generic[T]):
     """A request of the protocol.
@@ -111,14 +112,14 @@ class Call(Generic[T]):
     """
 
     method: str
-    path: str
+    path: str = attrs.field(repr=False)
     entity: str
     read: Callable[[ServerResponse], T]
     about: str = ABOUT_QUEUE
     query: Callable[[float], str] | None = None
     wait: float | None = None
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-    body: bytes | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    body: bytes | None = attrs.field(default=None, repr=False)
     missing_is_success: bool = False
     repeatable: bool = False
     response_timeout: float | None = None

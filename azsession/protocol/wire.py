@@ -122,7 +122,7 @@ def _broker_properties(message: Message | PeekedMessage) -> dict[str, Any]:
         # ISO 8601: RFC 1123 has no fractions of a second, and the message must not become available too early.
         properties["ScheduledEnqueueTimeUtc"] = message.scheduled_enqueue_time.isoformat().replace("+00:00", "Z")
     if isinstance(message, PeekedMessage):
-        properties["SequenceNumber"] = message.sequence_number
+        properties["SequenceNumber"] = message.sequence_number or None
         properties["DeliveryCount"] = message.delivery_count
         if message.enqueued_at is not None:
             properties["EnqueuedTimeUtc"] = format_date(message.enqueued_at)

@@ -1,8 +1,8 @@
-"""``python -m tests.fuzz TARGET --seconds N``: look for inputs that a parser does not expect, with atheris.
+"""``python -m tests.fuzz TARGET --seconds N``: search for inputs that break a parser, with atheris.
 
-Needs the extra ``fuzz``. `targets.TARGETS` says what there is; ``--list`` shows it. A run begins with the target's seeds and
-with what earlier runs kept in ``--corpus``, goes by coverage from there, and ends at the first finding, which is written to a
-file and shown with its traceback. Feed such a file to the target again by naming it behind the target.
+It needs the extra ``fuzz``. ``--list`` shows the targets, which are in `targets.TARGETS`. A run starts with the seeds of the
+target and the inputs that earlier runs kept in ``--corpus``. It is guided by coverage. It ends at the first input that fails,
+writes it to a file and prints the traceback. To run a target with such a file again, name the file after the target.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-#: Bytes of the largest input that is tried.
+#: The largest input, in bytes.
 LARGEST = 4096
 
 
 def _try(target: Callable[[bytes], None], files: Sequence[Path]) -> NoReturn:
-    """Parse files, and end this process."""
+    """Parse files, then exit this process."""
     try:
         for file in files:
             target(file.read_bytes())
@@ -36,18 +36,18 @@ def main() -> None:
     """Run one target."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n\n")[0])
     parser.add_argument("target", nargs="?")
-    parser.add_argument("files", nargs="*", type=Path, help="inputs to try once, instead of a run")
+    parser.add_argument("files", nargs="*", type=Path, help="inputs to run once, instead of a search")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--corpus", type=Path, help="a folder where a run keeps what it learned, for the next one")
-    parser.add_argument("--findings", type=Path, default=Path("."), help="the folder for inputs that failed")
+    parser.add_argument("--corpus", type=Path, help="a directory where a run keeps inputs for the next run")
+    parser.add_argument("--findings", type=Path, default=Path("."), help="the directory for inputs that fail")
     parser.add_argument("--list", action="store_true", help="show the targets")
     given = parser.parse_args()
     try:
         import atheris
     except ImportError:
         sys.exit('atheris is not installed: pip install -e ".[fuzz]"')
-    # Whatever the target parses with shall tell of its branches, and so is imported under instruments.
+    # atheris measures the coverage of the modules that are imported here.
     with atheris.instrument_imports(include=["azsession", "email", "json", "urllib", "tests.fuzz"]):
         from tests.fuzz.client import scratch_file
         from tests.fuzz.served import serving
@@ -56,7 +56,7 @@ def main() -> None:
         sys.exit("the targets: " + ", ".join(TARGETS))
     target = TARGETS[given.target]
     with tempfile.TemporaryDirectory() as folder:
-        # The fuzzer ends its process, whoever would like to clean up.
+        # The fuzzer exits its process without cleanup, so it runs in a child.
         child = os.fork()
         if child:
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

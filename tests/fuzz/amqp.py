@@ -1,4 +1,4 @@
-"""What arrives from Azure: frames, messages, answers of its management, WebSocket frames. Each is one of `targets`."""
+"""Parsers of data from Azure: frames, messages, management responses, WebSocket frames. Each function is one of `targets`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN = "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c"
 
 
 def frame(data: bytes) -> None:
-    """Read a frame, behind its header."""
+    """Parse a frame without its header."""
     code, fields = amqp.decode_frame(data)
     error = getattr(fields, "error", None)
     if error is not None:
@@ -26,7 +26,7 @@ def frame(data: bytes) -> None:
 
 
 def message(data: bytes) -> None:
-    """Read a message, and hand it on in both representations."""
+    """Parse a message, and convert it into both HTTP representations."""
     read = amqp.decode_message(data)
     assert isinstance(read.body, bytes)
     given = received(read, TOKEN, queue_name="q", session_id="s", expires_at=None)
@@ -46,7 +46,7 @@ def message(data: bytes) -> None:
 
 
 def response(data: bytes) -> None:
-    """Read an answer of ``$management``."""
+    """Parse a response of ``$management``."""
     read = amqp.decode_response(data)
     condition = refusal_of(read)
     if condition is not None:
@@ -56,7 +56,7 @@ def response(data: bytes) -> None:
 
 
 def websocket(data: bytes) -> None:
-    """Read WebSocket frames, in pieces that do not end where they do."""
+    """Parse WebSocket frames that arrive in pieces."""
     stream: Any = _WebSocket.__new__(_WebSocket)
     stream._in, stream._replies, stream._ended = bytearray(), b"", False
     whole = b""

@@ -1,4 +1,4 @@
-"""What the client reads: its configuration, receipts, error answers and headers. Each function is one of `targets`."""
+"""Parsers of the client: configuration, receipts, error responses and headers. Each function is one of `targets`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from azsession.cli.messages import read_messages
 from azsession.config import ServiceBusConfig
 from azsession.errors import QueueError
 from azsession.messages import ReceiptHandle
+from azsession.protocol import ERROR_CODE_HEADER
 from azsession.protocol.error_codes import error_from, parse_seconds
 from azsession.protocol.error_codes import parse_retry_after as read_retry_after
 from azsession.protocol.queue_json import decode_queue, decode_queue_info, encode_queue, encode_queue_info, format_duration
@@ -28,12 +29,12 @@ _ABOUT = ("session", "receipt", "queue")
 
 
 def text_of(data: bytes) -> str:
-    """Return text as the environment and arguments hold it: what is not UTF-8 becomes lone surrogates."""
+    """Return text as Python decodes the environment and arguments: bytes that are not UTF-8 become lone surrogates."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def connection_string(data: bytes) -> None:
-    """Read a connection string, and sign a request with it."""
+    """Parse a connection string, and sign a request with it."""
     config = ServiceBusConfig(connection_string=text_of(data))
     _check_place(config)
     if config.credentials is not None and (config.credentials.key or config.credentials.signature):
@@ -43,7 +44,7 @@ def connection_string(data: bytes) -> None:
 
 
 def namespace(data: bytes) -> None:
-    """Read a namespace's name, or, behind a ``=``, a gateway's URL, which may be given to a client, too."""
+    """Parse the name of a namespace or, after a ``=``, the URL of a gateway."""
     text = text_of(data)
     if not text.startswith("="):
         _check_place(ServiceBusConfig(namespace=text))
@@ -61,7 +62,7 @@ def _check_place(config: ServiceBusConfig) -> None:
 
 
 def receipt(data: bytes) -> None:
-    """Read a receipt's text; what it says is what its own text says."""
+    """Parse a receipt. Its own text parses to the same receipt."""
     read = ReceiptHandle.parse(text_of(data))
     again = ReceiptHandle.parse(str(read))
     assert (again.handle, again.queue_name, again.session_id, again.route) == (
@@ -73,6 +74,7 @@ def receipt(data: bytes) -> None:
 
 
 def duration(data: bytes) -> None:
+    """Parse an ISO 8601 duration. It survives conversion to text and back."""
     seconds = read_duration(text_of(data), "it")
     assert seconds >= 0
     if seconds < 1e9:
@@ -80,7 +82,7 @@ def duration(data: bytes) -> None:
 
 
 def queue(data: bytes) -> None:
-    """Read the settings of a queue, and what a server shows of one; both say the same when they are written again."""
+    """Parse the settings of a queue and a described queue. Both survive conversion to JSON and back."""
     described = json_object(data)
     settings = decode_queue(described)
     again = decode_queue(encode_queue(settings))
@@ -91,21 +93,23 @@ def queue(data: bytes) -> None:
 
 
 def date(data: bytes) -> None:
+    """Parse a date. It survives conversion to text and back."""
     instant = read_date(text_of(data))
     assert read_date(format_date(instant)) == instant.replace(microsecond=0)
 
 
 def retry_after(data: bytes) -> None:
+    """Parse a header with seconds."""
     text = data.decode("latin-1")
     for seconds in (read_retry_after(text), parse_seconds(text)):
         assert seconds is None or (math.isfinite(seconds) and seconds >= 0)
 
 
 def error_answer(data: bytes) -> None:
-    """Read an answer that tells of an error: the first two bytes choose the status and what it is about."""
+    """Parse an error response. The first two bytes choose the status and the subject of the request."""
     status, about = 300 + int.from_bytes(data[:2], "big") % 300, _ABOUT[sum(data[:2]) % 3]
     head, _, body = data[2:].partition(b"\n")
-    headers = CaseInsensitiveDict({"x-ms-error-code": head.decode("latin-1")}) if head else CaseInsensitiveDict()
+    headers = CaseInsensitiveDict({ERROR_CODE_HEADER: head.decode("latin-1")}) if head else CaseInsensitiveDict()
     error = error_from(status, headers, body, about, lock_expires_in=1.0)
     assert isinstance(error, QueueError)
     assert error.code is None or error.code.isascii()
@@ -113,7 +117,7 @@ def error_answer(data: bytes) -> None:
 
 
 def data_file(data: bytes) -> None:
-    """Read the JSON lines that `azsession send` and `azsession demo` are given."""
+    """Parse the JSON lines of `azsession send` and `azsession demo`."""
     messages = read_messages(io.BytesIO(data), "session")
     sent = from_messages(messages)
     assert sorted(one.body for one in sent) == sorted(message.body for message in messages)
@@ -122,7 +126,7 @@ def data_file(data: bytes) -> None:
 
 
 def key_file(data: bytes) -> None:
-    """Read the file of a gateway's keys."""
+    """Parse the key file of a gateway."""
     from azsession.cli.keyfile import stored_keys
 
     path = _SCRATCH.path
@@ -135,5 +139,5 @@ _SCRATCH = SimpleNamespace(path=Path("never"))
 
 
 def scratch_file(path: Path) -> None:
-    """Say where `key_file` may write."""
+    """Set the file that `key_file` writes."""
     _SCRATCH.path = path

@@ -1,4 +1,4 @@
-"""What the gateway reads: paths, queries, tokens, keys, and whole requests. Each function is one of `targets`."""
+"""Parsers of the gateway: paths, queries, tokens, keys, and whole requests. Each function is one of `targets`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from azsession.server.dispatch import Gateway, parse_query
 from azsession.server.request import Headers, Request
 
 METHODS = ("GET", "PUT", "POST", "DELETE", "HEAD", "PATCH", "OPTIONS")
-#: The key whose good tokens are among the seeds.
+#: The key of the valid tokens among the seeds.
 KEY = AccessKey("root", "bWFuYWdl+/=")
 HOST = "gateway:8080"
 
 
 def method_of(data: bytes) -> tuple[str, bytes]:
-    """Return the method that the first byte chooses, and the rest."""
+    """Return the method that the first byte chooses, and the other bytes."""
     return METHODS[data[0] % len(METHODS) if data else 0], data[1:]
 
 
 def path(data: bytes) -> None:
-    """Read a path, encoded and decoded; one of a session is read the same when it is written again."""
+    """Parse an encoded path. The path of a session survives conversion to text and back."""
     method, rest = method_of(data)
     route = parse_route(method, rest.decode("latin-1"), encoded=True)
     if route.session_id:
@@ -40,13 +40,13 @@ def path(data: bytes) -> None:
 
 
 def decoded_path(data: bytes) -> None:
-    """Read a path that a server has decoded."""
+    """Parse a path that an HTTP server has decoded."""
     method, rest = method_of(data)
     parse_route(method, rest.decode("utf-8", "replace"), encoded=False)
 
 
 def query(data: bytes) -> None:
-    """Read a query, and the parameters that there are."""
+    """Parse a query and its parameters."""
     found = parse_query(data.decode("latin-1"))
     request = Request(Route(Operation.RECEIVE), found, Headers(), b"", NO_DEADLINE)
     assert 0 <= request.timeout <= 86400
@@ -55,13 +55,13 @@ def query(data: bytes) -> None:
 
 
 def token(data: bytes) -> None:
-    """Check an authorization: whoever comes through has signed it."""
+    """Check an authorization."""
     header, _, host = data.decode("latin-1").partition("\n")
     Guard([KEY], ["other"]).check(header, host or HOST, ("orders", "sessions", "a/b"), Operation.RECEIVE)
 
 
 def access_key(data: bytes) -> None:
-    """Read a key; it is the same when it is written again."""
+    """Parse a key. It survives conversion to text and back."""
     key = AccessKey.parse(data.decode("utf-8", "surrogateescape"))
     rights = ",".join(right.value for right in key.rights)
     assert AccessKey.parse(f"{key.name}:{key.key}:{rights}") == key
@@ -72,11 +72,11 @@ _gateways: list[Gateway] = []
 
 @contextmanager
 def serving() -> Iterator[None]:
-    """Have a gateway for `request`."""
+    """Run a gateway for `request`."""
     broker = EmbeddedBroker()
     gateway = Gateway(broker, max_body_size=1024 * 1024, max_message_size=64 * 1024)
     gateway.handle("PUT", "/q", Headers(), b"", NO_DEADLINE)
-    # Its threads begin with the first wait.
+    # The gateway starts its threads with the first waiting receive.
     gateway.handle("DELETE", "/q/sessions/first/messages/head?timeout=0.01", Headers(), b"", NO_DEADLINE)
     _gateways.append(gateway)
     try:
@@ -87,9 +87,9 @@ def serving() -> Iterator[None]:
 
 
 def request(data: bytes) -> None:
-    """Answer a whole request, without its authorization: a target, lines of headers, an empty line, a body.
+    """Handle a whole request without authorization: a target, lines of headers, an empty line, a body.
 
-    Nothing that is asked may be answered as if the gateway itself had failed.
+    No request may get a status of 500 or above, which would mean that the gateway failed.
     """
     method, rest = method_of(data)
     head, _, body = rest.partition(b"\n\n")

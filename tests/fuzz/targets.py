@@ -1,6 +1,6 @@
-"""Every parser of the project as a target for fuzzers: the one list that `test_targets` and ``python -m tests.fuzz`` use.
+"""All parsers of the project as targets for fuzzers. `test_targets` and ``python -m tests.fuzz`` use this list.
 
-A target takes bytes. It may raise what is listed with it and nothing else, whatever they are, and must come to an end soon.
+A target takes any bytes. It may raise its allowed exceptions and no others, and must end soon.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Target:
     """A parser.
 
     Attributes:
-        name: Of the target, as ``python -m tests.fuzz`` is given it.
-        run: Parses bytes, uses what it got, and asserts what must hold of it.
-        allowed: The exceptions that tell of bytes that are not right.
-        seeds: Bytes that are right, or nearly so, to begin with.
+        name: The name for ``python -m tests.fuzz``.
+        run: Parses bytes, uses the result, and checks it with assertions.
+        allowed: The exceptions for invalid bytes.
+        seeds: Valid or almost valid bytes to start with.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Target:
     seeds: tuple[bytes, ...]
 
     def __call__(self, data: bytes) -> None:
-        """Parse bytes; raises what is not allowed."""
+        """Parse bytes. Raises every exception that is not allowed."""
         with contextlib.suppress(*self.allowed):
             self.run(data)
 
@@ -136,7 +136,7 @@ _MALFORMED = (MalformedError, ValidationError)
 
 
 def _choice(name: str, status: int) -> bytes:
-    """Return the byte that chooses the reader of an answer, and its status."""
+    """Return the byte that chooses the parser and the status of a response."""
     return bytes([(200, 201, 204, 202).index(status) * 64 + _shift(list(wire.READERS).index(name), status)])
 
 

@@ -1,4 +1,4 @@
-"""Whatever bytes a parser is given, it reads them or raises what is its own. ``python -m tests.fuzz`` looks further."""
+"""Each parser accepts any bytes or raises its own exceptions. ``python -m tests.fuzz`` searches longer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .targets import TARGETS, Target
 
 ALL = pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))
 
-#: What repeated makes the inputs on which parsers are slow that look at something more than once.
+#: Pieces that are repeated to build inputs on which a quadratic parser is slow.
 REPEATED = [
     b"a", b" ", b"\x00", b"\xff", b"0", b"9", b"=", b"&", b"&a=", b";", b";a=b", b"/", b"%", b"%2F", b"/sessions", b"\n",
     b"\n\n", b'a: "\n', b"a:1\n", b'"', b"\\", b'"\\', b"[", b"{", b'{"a":', b"[1,", b"<", b"<Code>", b"<Detail>a",
@@ -37,7 +37,7 @@ def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def near(target: Target) -> st.SearchStrategy[bytes]:
-    """Return inputs like the seeds: cut, joined, with other bytes in between, or any bytes at all."""
+    """Return inputs like the seeds: cut, joined, with other bytes in between, or random bytes."""
     seeds = st.sampled_from(target.seeds)
     bits = st.binary(max_size=4) | st.sampled_from(REPEATED)
 
@@ -49,26 +49,26 @@ def near(target: Target) -> st.SearchStrategy[bytes]:
 
 
 @ALL
-def test_what_is_right_is_read(target: Target) -> None:
-    def is_read(seed: bytes) -> bool:
+def test_a_target_accepts_one_of_its_seeds(target: Target) -> None:
+    def is_accepted(seed: bytes) -> bool:
         try:
             target.run(seed)
         except target.allowed:
             return False
         return True
 
-    assert any(is_read(seed) for seed in target.seeds), "a target whose seeds are all refused looks at little"
+    assert any(is_accepted(seed) for seed in target.seeds), "all seeds of the target are refused, so it tests little"
 
 
 @ALL
 @given(st.data())
-def test_any_bytes_are_read_or_refused(target: Target, data: st.DataObject) -> None:
+def test_any_bytes_are_accepted_or_raise_allowed_exceptions(target: Target, data: st.DataObject) -> None:
     target(data.draw(near(target)))
 
 
 @ALL
-def test_a_large_input_is_read_or_refused_in_bounded_time(target: Target) -> None:
-    # What looks at each byte for each byte would do so four thousand million times: the limit of the suite ends that.
+def test_a_large_input_ends_in_bounded_time(target: Target) -> None:
+    # A quadratic parser would need four billion steps here, and the suite's time limit would fail the test.
     for piece in REPEATED:
         again = piece * (LARGE // len(piece))
         target(again)
@@ -79,7 +79,8 @@ def test_a_large_input_is_read_or_refused_in_bounded_time(target: Target) -> Non
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("atheris") is None, reason="needs atheris (extra `fuzz`), which not every Python has"
+    importlib.util.find_spec("atheris") is None,
+    reason="needs atheris (extra `fuzz`), which some Pythons lack",
 )
 def test_a_target_runs_under_atheris(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", "duration", "--seconds", "1", "--findings", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""Messages and answers as they pass over the wire. Each function is one of `targets`."""
+"""Parsers of messages and responses. Each function is one of `targets`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SESSION = SessionTarget("q", "s", "lock", "route")
 
 
 def headers_of(head: bytes) -> list[tuple[str, str]]:
-    """Return the headers that lines describe."""
+    """Return the headers in lines."""
     pairs = [line.decode("latin-1").partition(":") for line in head.split(b"\n") if line]
     return [(name.strip(), value.strip()) for name, _, value in pairs if name.strip()]
 
 
 def single(data: bytes) -> None:
-    """Read one message, headers and body; one that can be sent is the same when it is written and read again."""
+    """Parse one message as headers and body. A message that can be sent survives conversion and back."""
     head, _, body = data.partition(b"\n\n")
     sent = message_to_send(decode_single(headers_of(head), body))
     fields = {name: getattr(sent, name) for name in type(sent).__slots__ if not name.startswith("_")}
@@ -50,7 +50,7 @@ def single(data: bytes) -> None:
 
 
 def envelope(data: bytes) -> None:
-    """Read an envelope; what can be sent of it is the same when it is written and read again."""
+    """Parse an envelope. Messages that can be sent survive conversion and back."""
     messages = [message_to_send(fields) for fields in decode_envelope(data)]
     again = [message_to_send(fields) for fields in decode_envelope(encode_envelope(messages))]
     assert again == messages
@@ -89,7 +89,7 @@ def _sessions(found: list[Any]) -> None:
         assert operations.list_sessions("q", session.session_id, 10).query is not None
 
 
-#: What reads the answer to each operation, and what is done with what it read.
+#: The parser of the response to each operation, and a function that uses its result.
 READERS: dict[str, tuple[Callable[[ServerResponse], Any], Callable[[Any], object]]] = {
     "receive": (operations.receive(SESSION, None, 1.0, 60.0, "request").read, _locked),
     "receive many": (operations.receive(SESSION, 10, 1.0, 60.0, "request").read, _locked),
@@ -112,18 +112,18 @@ _NAMES = tuple(READERS)
 
 
 def read_answer(name: str, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-    """Read an answer to an operation, and use what it gave."""
+    """Parse the response to an operation, and use the result."""
     read, use = READERS[name]
     found = read(ServerResponse(status, CaseInsensitiveDict(headers), body, time.monotonic()))
     use(found)
 
 
 def answer(data: bytes) -> None:
-    """Read an answer: the first byte chooses the operation and the status, lines of headers follow, and the body."""
+    """Parse a response. The first byte chooses operation and status; headers, an empty line and the body follow."""
     choice, rest = (data[0], data[1:]) if data else (0, b"")
     head, _, body = rest.partition(b"\n\n")
     read_answer(_NAMES[choice % len(_NAMES)], (200, 201, 204, 202)[choice // 64], headers_of(head), body)
 
 
-#: What may come out of a reader.
+#: The exceptions that a parser may raise.
 ALLOWED = (MalformedError, ValidationError)

@@ -1,4 +1,4 @@
-"""The gateway that these tests share: the one of `tests.server`, with queues of each test's own."""
+"""The gateway of `tests.server`, which these tests share. Each test has queues of its own."""
 
 from __future__ import annotations
 

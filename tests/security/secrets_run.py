@@ -1,7 +1,7 @@
-"""A program that does everything with azsession, at DEBUG level and worse, and prints whatever can be printed.
+"""A program that runs all operations of azsession at DEBUG level and below, and prints all objects and errors.
 
-``python -m tests.security.secrets_run FOLDER`` reads a connection string from its input, and writes its secrets, as JSON, to
-``FOLDER/secrets``; `test_secrets` looks for them in everything else that it wrote.
+``python -m tests.security.secrets_run FOLDER`` reads a connection string from its input, and writes its secrets as JSON to
+``FOLDER/secrets``. `test_secrets` searches its other output for them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ QUEUE = "orders"
 
 
 class Secrets:
-    """What must not be shown, by what it is."""
+    """The secrets by their kind."""
 
     def __init__(self) -> None:
         self.known: dict[str, list[str]] = {}
@@ -72,14 +72,14 @@ class Secrets:
 
 
 class Credential:
-    """A `TokenCredential` whose tokens nobody takes."""
+    """A `TokenCredential` whose tokens no server accepts."""
 
     def get_token(self, *scopes: str, **kwargs: Any) -> Any:
         return SimpleNamespace(token=BEARER, expires_on=4_000_000_000)
 
 
 def show_error(error: BaseException, *, show_locals: bool = True) -> None:
-    """Print an error in every way that one is printed in."""
+    """Print an error in every form."""
     print(repr(error), str(error), vars(error))
     traceback.print_exception(error)
     console = Console(file=sys.stderr, width=400)
@@ -141,7 +141,7 @@ def use_session(provider: ServiceBusProvider, secrets: Secrets) -> None:
 
 
 def hang_up_on_all(listener: socket.socket) -> None:
-    """Read requests, and answer none."""
+    """Read requests and never respond."""
     with contextlib.suppress(OSError):
         while True:
             sock, _ = listener.accept()
@@ -150,7 +150,7 @@ def hang_up_on_all(listener: socket.socket) -> None:
 
 
 def lose_the_way(connection_string: str | None, port: int, message: Any) -> None:
-    """Do everything that can be done where nobody answers."""
+    """Run all operations against a server that never responds."""
     config = ServiceBusConfig(connection_string=connection_string, retry_attempts=1)
     with (
         requests.Session() as http,
@@ -188,7 +188,7 @@ def malformed_one(connection_string: str) -> None:
     try:
         ServiceBusConfig(connection_string=connection_string)
     except QueueError as error:
-        # Whoever calls has the text among its own variables.
+        # The caller has the text in its own variables.
         show_error(error, show_locals=False)
     else:
         raise AssertionError("it was taken")

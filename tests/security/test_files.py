@@ -1,4 +1,4 @@
-"""What lies on disk is its owner's: the keys, which are refused otherwise, and the messages, which are made so."""
+"""Files are readable by their owner only: key files that are not are refused, and data files are created so."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def mode_of(path: Path) -> int:
 
 
 def given_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a file belong to another user: truly, where this is root; else it is this process that says it is another."""
+    """Make a file belong to another user. Without root, this process pretends to be another user instead."""
     if os.geteuid() == 0:
         os.chown(path, 12345, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
 
-# The keys
+# Key files
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
-def test_a_key_file_of_its_owners_alone_is_read(key_file: Path, mode: int) -> None:
+def test_a_key_file_that_only_its_owner_can_read_is_accepted(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
     assert [key.key for key in stored_keys(key_file)] == [SECRET]
 
@@ -72,8 +72,10 @@ def test_a_key_file_of_another_user_is_refused(key_file: Path, monkeypatch: pyte
         stored_keys(key_file)
 
 
-def test_a_link_is_as_good_as_what_it_leads_to(key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Containers are given their secrets so: the link's own mode means nothing, and who may change the folder, much.
+def test_a_link_to_a_key_file_is_checked_by_its_target(
+    key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Containers mount their secrets as links. The mode of the link means nothing, the owner of the target does.
     link = tmp_path / "link"
     link.symlink_to(key_file)
     assert stored_keys(link)[0].key == SECRET
@@ -86,21 +88,19 @@ def test_a_link_is_as_good_as_what_it_leads_to(key_file: Path, tmp_path: Path, m
         stored_keys(link)
 
 
-def test_a_folder_is_no_key_file(tmp_path: Path) -> None:
+def test_a_directory_is_refused_as_a_key_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         stored_keys(tmp_path)
 
 
-def test_a_key_file_that_is_made_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_a_new_key_file_is_readable_by_its_owner_only_under_any_umask(tmp_path: Path) -> None:
     made = stored_keys(tmp_path / "key")
     assert mode_of(tmp_path / "key") == 0o600
     assert stored_keys(tmp_path / "key") == made
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-def test_what_another_user_put_where_the_key_would_be_made_is_not_taken_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_another_user_at_the_key_files_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o777)
     planted = tmp_path / "data.db.key"
     planted.write_text("planted:a25vd24=:Manage\n")
@@ -110,10 +110,10 @@ def test_what_another_user_put_where_the_key_would_be_made_is_not_taken_for_it(
         stored_keys(planted)
 
 
-# The messages
+# Data files
 
 
-def test_a_data_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_a_new_data_file_is_readable_by_its_owner_only_under_any_umask(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     with ServiceBusProvider.embedded(path, queues=["q"]) as provider:
         provider.send_message("q", Message("x", session_id="s"))
@@ -123,13 +123,13 @@ def test_a_data_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> N
     assert mode_of(path) == 0o600
 
 
-def test_a_data_file_at_the_end_of_a_link_is_too(tmp_path: Path) -> None:
+def test_a_new_data_file_behind_a_link_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "data.db")
     EmbeddedBroker(tmp_path / "link.db").close()
     assert mode_of(tmp_path / "data.db") == 0o600
 
 
-def test_the_mode_that_somebody_gave_a_data_file_stays(tmp_path: Path) -> None:
+def test_the_mode_of_an_existing_data_file_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     EmbeddedBroker(path, queues=["q"]).close()
     path.chmod(0o640)
@@ -137,14 +137,14 @@ def test_the_mode_that_somebody_gave_a_data_file_stays(tmp_path: Path) -> None:
     assert mode_of(path) == 0o640
 
 
-def test_looking_at_a_data_file_that_is_open_does_not_end_its_lock(tmp_path: Path) -> None:
+def test_a_refused_second_open_does_not_release_the_lock_of_a_data_file(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     first = EmbeddedBroker(path, queues=["q"])
     opening = f"from azsession.broker.embedded import EmbeddedBroker; EmbeddedBroker({str(path)!r})"
     try:
         with pytest.raises(ConfigurationError, match="only one may open it"):
             EmbeddedBroker(path)
-        # POSIX ends a process's locks on a file when any descriptor of it is closed, and another process is who would notice.
+        # POSIX releases a process's locks on a file when it closes any descriptor of it. Another process can see that.
         ended = subprocess.run([sys.executable, "-c", opening], capture_output=True, text=True, timeout=60, check=False)
         assert "only one may open it" in ended.stderr
     finally:

@@ -1,4 +1,4 @@
-"""What a hostile server, or whoever stands where it should, can do to the client: refuse it, and no more."""
+"""A hostile server, or an attacker in its place, can make calls fail and nothing else."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..support.plain_server import KEY, Fate, PlainServer, answer
 from ..support.processes import run_here
 
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-#: What a server may write where people read it.
+#: Text of a server that people will read.
 TEXT = "\x1b[2J\x1b]0;title\x07red\r\nINFO root: all is well\u202e\u2028\x9b31m"
 ESCAPED = TEXT.encode("unicode_escape").decode().replace("\\x", "\\u00").encode()
 
 
 def failing(server: PlainServer, *fates: Fate, retry_attempts: int = 0) -> QueueError:
-    """Return the error of a receive that the server answers so."""
+    """Return the error of a receive with this response."""
     server.next(*fates)
     with (
         ServiceBusProvider.from_connection_string(server.connection_string, retry_attempts=retry_attempts) as provider,
@@ -36,11 +36,11 @@ def failing(server: PlainServer, *fates: Fate, retry_attempts: int = 0) -> Queue
     return caught.value
 
 
-# What people read
+# Text for people
 
 ANSWERS = {
     "JSON": answer(400, {}, b'{"error": {"code": "InvalidRequest", "message": "' + ESCAPED + b'"}}'),
-    "JSON that passes": answer(503, {}, b'{"error": {"code": "ServerBusy", "message": "' + ESCAPED + b'"}}'),
+    "a valid JSON error": answer(503, {}, b'{"error": {"code": "ServerBusy", "message": "' + ESCAPED + b'"}}'),
     "XML": answer(404, {}, b"<Error><Code>404</Code><Detail>" + TEXT.encode() + b"</Detail></Error>"),
     "a code": answer(400, {"x-ms-error-code": "\x1b[31m"}),
     "a status line": Fate(b"HTTP/1.1 200\x1b[31m OK\r\n\r\n", cut=999),
@@ -53,7 +53,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_no_error_and_no_log_steers_a_terminal_or_begins_a_line(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_and_logs_with_a_servers_text_have_no_control_characters(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "azsession")
     with PlainServer() as server:
         error = failing(server, ANSWERS[name], ANSWERS[name], retry_attempts=1)
@@ -66,7 +66,7 @@ def test_no_error_and_no_log_steers_a_terminal_or_begins_a_line(name: str, caplo
             assert "\n" not in record.getMessage()
 
 
-def test_the_command_line_shows_what_a_server_said_in_one_line_that_steers_nothing() -> None:
+def test_the_command_line_prints_a_servers_text_in_one_line_without_control_characters() -> None:
     with PlainServer() as server:
         server.next(answer(204, {"Azsession-Protocol": "1"}), ANSWERS["JSON"])
         ended = run_here("peek", "orders", "s1", connection_string=server.connection_string)
@@ -77,7 +77,7 @@ def test_the_command_line_shows_what_a_server_said_in_one_line_that_steers_nothi
 
 
 @given(st.text())
-def test_the_text_of_an_error_is_one_line_that_steers_nothing(text: str) -> None:
+def test_the_text_of_an_error_is_one_line_without_control_characters(text: str) -> None:
     for error in (QueueError(text), ProviderError(text), ConnectionFailedError(text), ConfigurationError(text)):
         assert not STEERING.search(str(error))
         assert not set(str(error)) & set("\r\n")
@@ -85,16 +85,16 @@ def test_the_text_of_an_error_is_one_line_that_steers_nothing(text: str) -> None
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"])))
-def test_text_that_steers_nothing_is_shown_as_it_is(text: str) -> None:
+def test_text_without_control_characters_is_shown_unchanged(text: str) -> None:
     assert printable(text) == text == str(QueueError(text))
 
 
-# Where the token goes
+# The receiver of the token
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("way", ["{other}/orders/sessions/s1/messages/head", "/elsewhere", "//{host}/", "?timeout=9"])
-def test_no_redirection_is_followed(status: int, way: str) -> None:
+def test_redirects_are_not_followed(status: int, way: str) -> None:
     with PlainServer() as server, PlainServer() as other:
         place = way.format(other=other.url, host=other.url.removeprefix("http://"))
         error = failing(server, answer(status, {"Location": place}))
@@ -105,7 +105,7 @@ def test_no_redirection_is_followed(status: int, way: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["http://[::1", "//[", "\xff\xfe", "http://a:99999999/", "", "\x00", "http://\x1b[31m/"])
-def test_a_redirection_that_leads_nowhere_is_an_error_of_the_tree(place: str) -> None:
+def test_a_malformed_redirect_raises_a_queue_error(place: str) -> None:
     with PlainServer() as server:
         assert isinstance(failing(server, answer(302, {"Location": place})), ProviderError)
 
@@ -121,7 +121,7 @@ def test_a_netrc_does_not_replace_the_token(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("names", [("http_proxy",), ("HTTP_PROXY", "http_proxy"), ("all_proxy", "ALL_PROXY")])
-def test_what_is_for_loopback_passes_no_proxy_of_the_environment(
+def test_requests_to_loopback_do_not_use_the_proxies_of_the_environment(
     names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
@@ -134,32 +134,32 @@ def test_what_is_for_loopback_passes_no_proxy_of_the_environment(
         assert len(server.requests()) == 1
 
 
-def test_a_session_is_not_named_by_a_server_as_none_can_be() -> None:
+def test_an_invalid_session_id_from_a_server_is_refused() -> None:
     for name in ('""', '"\\ud800"', '".."', '"a\\r\\nb"', '"' + "x" * 129 + '"', "5"):
         with PlainServer() as server:
             body = b'{"SessionId": ' + name.encode() + b"}"
             server.next(answer(200, {"Azsession-Protocol": "1"}), answer(201, {"Azsession-Protocol": "1"}, body))
             with (
                 ServiceBusProvider.from_connection_string(server.connection_string, retry_attempts=0) as provider,
-                pytest.raises(ProviderError, match="broken answer"),
+                pytest.raises(ProviderError, match="malformed response"),
             ):
                 provider.create_session_client("orders", accept_timeout=0)
 
 
-# Tokens that no header can carry
+# Tokens that cannot be sent as a header
 
 SECRET = "c2VjcmV0LXNpZ25hdHVyZQ"
 
 
 @pytest.mark.parametrize("text", ["{}\nInjected: yes", "{}\r\nInjected: yes", "a\x00{}", "{}\x7f", "{}\u00e9", "a\u2028{}"])
-def test_a_signature_that_no_header_can_carry_is_refused_without_showing_it(text: str) -> None:
+def test_a_signature_that_cannot_be_a_header_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         ServiceBusProvider.from_connection_string(f"Endpoint=http://127.0.0.1:1/;SharedAccessSignature={text.format(SECRET)}")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("text", ["{}\n", "{}\r\nInjected: yes", "{}\u00e9", "{}\x00"])
-def test_a_token_that_no_header_can_carry_is_refused_without_showing_it(text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_token_that_cannot_be_a_header_is_refused_and_not_shown(text: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
     class Credential:

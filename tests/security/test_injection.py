@@ -1,4 +1,4 @@
-"""Nothing that a sender writes breaks out of its place: not into a receiver's headers or connection, not into a log."""
+"""Text of a sender cannot inject headers or responses into a receiver's connection, or lines into a log."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..server.raw import ENVELOPE, Gateway, exchange, fresh_id
 from ..support.plain_server import PlainServer
 
 BREAK = 'x\r\nInjected: yes\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", \x00\x1b[31m\x7f\x85\u2028\u202e\U0001f600'
-#: Properties of a message that take any text.
+#: The properties of a message that can have any text.
 TEXTS = ("MessageId", "CorrelationId", "Label", "ReplyTo", "ReplyToSessionId", "To")
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 
 
 def receive_raw(gateway: Gateway, queue: str, query: str) -> tuple[bytes, bytes]:
-    """Return head and body of the answer to a receive, as they came, and see that the connection goes on after them."""
+    """Return head and body of the response to a receive, and check that the connection can be used after them."""
     path = f"/{queue}/sessions/s/messages/head?timeout=0{query}"
     head = gateway.head("DELETE", path, {"Azsession-Lock-Id": fresh_id()})
     received = b""
@@ -43,7 +43,7 @@ def receive_raw(gateway: Gateway, queue: str, query: str) -> tuple[bytes, bytes]
 
 
 @pytest.mark.parametrize("query", ["", "&max=9"])
-def test_no_text_of_a_message_breaks_out_of_an_answer(gateway: Gateway, queue: str, query: str) -> None:
+def test_no_text_of_a_message_injects_into_a_response(gateway: Gateway, queue: str, query: str) -> None:
     item = {
         "Body": BREAK,
         "ContentType": BREAK,
@@ -95,7 +95,7 @@ def test_names_with_control_characters_are_refused(gateway: Gateway, queue: str,
 
 
 @pytest.mark.parametrize("field", ["DeadLetterReason", "DeadLetterErrorDescription"])
-def test_a_reason_breaks_out_of_nothing(gateway: Gateway, queue: str, field: str) -> None:
+def test_a_dead_letter_reason_cannot_inject_into_a_response(gateway: Gateway, queue: str, field: str) -> None:
     gateway.send(queue, "s", "x")
     holder = gateway.holder(queue, "s", fresh_id())
     assert holder.dead_letter(holder.receive().token, **{field: BREAK}).status == 204
@@ -113,10 +113,10 @@ WHOLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.just
     st.none() | ANY,
     st.lists(ANY, min_size=9, max_size=9),
 )
-def test_whatever_a_broker_holds_the_headers_of_a_message_are_headers(
+def test_the_headers_of_any_message_in_a_broker_are_valid_headers(
     attributes: dict[str, Any], content_type: str | None, texts: list[str]
 ) -> None:
-    # A broker may hold what a gateway would not have taken: Azure's has other rules, and other clients.
+    # A broker can have messages that a gateway would refuse: Azure has other rules and other clients.
     message = PeekedMessage(
         body=b"",
         content_type=content_type,
@@ -150,7 +150,7 @@ def test_whatever_a_broker_holds_the_headers_of_a_message_are_headers(
         "/x%1b[31m",
     ],
 )
-def test_what_is_wrong_with_a_request_is_told_without_breaking_out(
+def test_an_error_that_quotes_a_request_cannot_inject_into_a_response(
     gateway: Gateway, queue: str, caplog: pytest.LogCaptureFixture, target: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -183,7 +183,7 @@ IDS = [
 
 
 @pytest.mark.parametrize("session_id", IDS)
-def test_a_session_id_stays_one_segment_of_the_request(session_id: str) -> None:
+def test_a_session_id_is_one_segment_of_the_request_path(session_id: str) -> None:
     with PlainServer() as server, ServiceBusProvider.from_connection_string(server.connection_string) as provider:
         server.put("orders", session_id, b"x")
         with provider.create_session_client("orders", session_id, auto_renew=False) as session:
@@ -197,14 +197,14 @@ def test_a_session_id_stays_one_segment_of_the_request(session_id: str) -> None:
 
 
 @pytest.mark.parametrize("session_id", ["a\r\nInjected: yes", "a\nb", "a\x00", "a\x7f", "a\x85", "\ud800", ".", ".."])
-def test_a_session_id_that_no_request_can_carry_makes_none(session_id: str) -> None:
+def test_an_invalid_session_id_is_refused_before_a_request(session_id: str) -> None:
     with PlainServer() as server, ServiceBusProvider.from_connection_string(server.connection_string) as provider:
         with pytest.raises(ValueError, match="session id"):
             provider.create_session_client("orders", session_id)
         assert server.requests() == []
 
 
-def test_what_is_sent_through_the_client_stays_in_its_place(gateway: Gateway, queue: str) -> None:
+def test_text_sent_through_the_client_cannot_inject_into_a_response(gateway: Gateway, queue: str) -> None:
     with ServiceBusProvider.from_connection_string(gateway.service.connection_string()) as provider:
         sent = Message(
             BREAK, session_id="s", subject=BREAK, content_type=BREAK, to=BREAK, reply_to=BREAK, correlation_id=BREAK,

@@ -1,4 +1,4 @@
-"""What JSON can be made of is bounded: it is answered 400 or 413, or it is harmless, and what it takes has an end."""
+"""Hostile JSON is refused with 400 or 413, or is harmless, and needs bounded time and memory."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from ..server.raw import ENVELOPE, KEYS, Gateway, SteppedClock, fresh_id
 DIGITS = "9" * 100_000
 MANY_KEYS = "{" + ",".join(f'"k{number}":0' for number in range(10_000)) + "}"
 
-#: What stands where a value is expected.
+#: Values that are hard to parse.
 BOMBS = {
     "nested lists": "[" * 60_000,
-    "nested lists that end": "[" * 30_000 + "]" * 30_000,
+    "closed nested lists": "[" * 30_000 + "]" * 30_000,
     "nested objects": '{"a":' * 12_000 + "1" + "}" * 12_000,
     "a number of 100,000 digits": DIGITS,
     "a negative number of 100,000 digits": "-" + DIGITS,
@@ -37,12 +37,12 @@ BOMBS = {
     "Infinity": "Infinity",
     "-Infinity": "-Infinity",
 }
-#: Numbers that are read, as no number or as the next best.
+#: Numbers that are accepted, some of them rounded or ignored.
 LARGE = ["1e999999", "-1e999999", "1" + "0" * 300, "0." + DIGITS[:50_000], "1e-999999", "9223372036854775808"]
 
 
 def in_places(value: str) -> list[tuple[str, str, bytes, dict[str, str]]]:
-    """Return requests with a value in each place where a body or header has some JSON."""
+    """Return requests with a value at each place in a body or header that has JSON."""
     place = '{"SessionId":"s"}'
     session = "/{queue}/sessions/s"
     envelopes = [
@@ -88,10 +88,10 @@ def ask_all(gateway: Gateway, queue: str, value: str) -> dict[tuple[str, bytes, 
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_wherever_it_stands(gateway: Gateway, queue: str, name: str) -> None:
+def test_a_value_that_is_hard_to_parse_is_refused_at_every_place(gateway: Gateway, queue: str, name: str) -> None:
     attribute = ("/{queue}/messages", b"x")
     for place, status in ask_all(gateway, queue, BOMBS[name]).items():
-        # A header that is no attribute is none: what other servers and proxies add is not ours to judge.
+        # A malformed attribute header is ignored: servers and proxies add headers of their own.
         expected = {400, 413} | ({201} if place[:2] == attribute and "Attribute" in place[2] else set())
         assert status in expected, place
     assert gateway.ask("GET", f"/{queue}-new").status == 404
@@ -105,7 +105,7 @@ def test_a_large_number_is_refused_or_harmless(gateway: Gateway, queue: str, val
         assert message["Body"] == "x"
 
 
-def test_numbers_are_bounded_whatever_python_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_numbers_are_refused_also_without_pythons_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else None
     if kept is not None:
         sys.set_int_max_str_digits(0)
@@ -121,7 +121,7 @@ def test_numbers_are_bounded_whatever_python_is_told(monkeypatch: pytest.MonkeyP
             sys.set_int_max_str_digits(kept)
 
 
-def test_of_a_doubled_key_the_last_is_taken_whichever_way_a_message_comes(gateway: Gateway, queue: str) -> None:
+def test_the_last_of_two_equal_keys_counts_in_headers_and_in_envelopes(gateway: Gateway, queue: str) -> None:
     double = '{"SessionId":"first","SessionId":"last"}'
     gateway.ask("POST", f"/{queue}/messages", b"x", {"BrokerProperties": double})
     gateway.ask(
@@ -137,7 +137,7 @@ def test_json_in_another_encoding_than_utf_8_is_refused(gateway: Gateway, queue:
     assert gateway.ask("POST", f"/{queue}/sessions?timeout=0", b'\xef\xbb\xbf{"SessionId": "bom"}').status in (201, 204)
 
 
-# How much there may be
+# Limits
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_json_in_another_encoding_than_utf_8_is_refused(gateway: Gateway, queue:
         ("PUT", "/{queue}-new"),
     ],
 )
-def test_a_body_that_describes_no_messages_is_short(method: str, path: str) -> None:
+def test_a_large_body_is_refused_where_no_messages_are_sent(method: str, path: str) -> None:
     with GatewayService(EmbeddedBroker(queues=["q"]), KEYS, max_waiting=4) as service:
         gateway = Gateway(service, SteppedClock())
         body = b'{"a":"' + b"x" * MAX_JSON_SIZE + b'"}'
@@ -181,7 +181,7 @@ def test_a_sender_cannot_make_a_message_that_receivers_cannot_read(gateway: Gate
     assert gateway.ask("POST", f"/{queue}/messages", envelope, {"Content-Type": ENVELOPE}).status == 201
     holder = gateway.holder(queue, "s", fresh_id())
     for expected in items:
-        # With Python's own client, which takes 100 headers of 64 KB; and not as many messages, but as one.
+        # Python's own client accepts 100 headers of 64 KB. The large message arrives alone, not with others.
         received = requests.delete(
             f"{gateway.url}{holder.path}/messages/head?timeout=0",
             headers={"Authorization": gateway.token(), **holder.headers},
@@ -193,13 +193,13 @@ def test_a_sender_cannot_make_a_message_that_receivers_cannot_read(gateway: Gate
         assert item.get("UserProperties", {}) == expected.get("UserProperties", {})
 
 
-def test_too_many_settlements_are_counted_before_anything_is_made_of_them() -> None:
-    # Were they looked at one by one, it would be the first that is wrong.
+def test_too_many_settlements_are_refused_before_any_is_parsed() -> None:
+    # Parsing them one by one would report the first, which is malformed.
     with pytest.raises(MessageTooLargeError, match="1001 messages cannot be settled"):
         read_settlements({"complete": [None] * 600, "abandon": [None] * 401})
 
 
-def test_one_large_body_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_large_body_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[bool] = []
     decode, read = server_request.decode_envelope, handlers.json_object
 
@@ -227,7 +227,7 @@ def test_one_large_body_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         assert not reading.locked()
 
 
-def test_messages_of_the_usual_kind_are_what_they_were(gateway: Gateway, queue: str) -> None:
+def test_ordinary_messages_are_received_as_they_were_sent(gateway: Gateway, queue: str) -> None:
     message = Message("[" * 1000 + "{", session_id="s", attributes={"a": 2**63 - 1, "b": 1.5, "c": True, "d": "NaN"})
     gateway.service.broker.send(queue, [message])
     (item,) = gateway.holder(queue, "s").receive("timeout=0&max=9").json

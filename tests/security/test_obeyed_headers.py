@@ -1,4 +1,4 @@
-"""What a sender writes does not steer the proxy between the gateway and the receiver."""
+"""A sender cannot control the proxy between the gateway and a receiver."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ OBEYED = {
 
 
 @pytest.mark.parametrize("name", OBEYED)
-def test_an_attribute_is_no_header_that_a_proxy_obeys(name: str) -> None:
+def test_an_attribute_never_becomes_a_header_that_a_proxy_executes(name: str) -> None:
     headers, body = encode_single(PeekedMessage(body=b"x", attributes={name: OBEYED[name]}))
     assert not {header.lower() for header in headers} & {each.lower() for each in OBEYED}
     assert decode_single(headers.items(), body)["attributes"] == {name: OBEYED[name]}
 
 
-def test_a_message_reaches_its_receiver_through_nginx_whatever_its_attributes(
+def test_a_message_with_such_attributes_reaches_its_receiver_through_nginx(
     gateway: Gateway, queue: str, tmp_path: Path
 ) -> None:
     gateway.service.broker.send(queue, [Message("x" * 100, session_id="s", attributes=OBEYED)])

@@ -1,4 +1,4 @@
-"""Whatever a path looks like, what is acted on is what the token was checked for: never another queue or session."""
+"""For any path, the gateway acts only on the queue and session that the token was checked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..server.raw import MANAGE, Gateway
 from .tokens import signed
 
 KEY = AccessKey("root", "c2VjcmV0", frozenset({Right.MANAGE}))
-#: The broker's methods, all of which are given a queue first, and most of them a session.
+#: The methods of the broker. The first argument of each is a queue, and of most the second is a session.
 OF_SESSIONS = (
     "receive",
     "settle",
@@ -36,8 +36,8 @@ OF_QUEUES = ("accept", "list_sessions", "send", "dead_letters", "resubmit", "del
              "create_queue")  # fmt: skip
 
 
-class Noting(EmbeddedBroker):
-    """Notes which queue, and which session of it, each request acts on."""
+class RecordingBroker(EmbeddedBroker):
+    """A broker that records the queue and the session of each call."""
 
     def __init__(self) -> None:
         super().__init__(auto_create=True)
@@ -45,7 +45,7 @@ class Noting(EmbeddedBroker):
 
 
 def _acted_on(args: tuple[Any, ...]) -> tuple[str, Any]:
-    """Return the queue and the session of a call's arguments; the session is worth something where the call has one."""
+    """Return the queue and the session from the arguments of a call. Calls without a session return another value for it."""
     first = args[0]
     if isinstance(first, ReceiveRequest | AcceptRequest):
         return first.entity, first.session_id
@@ -55,12 +55,12 @@ def _acted_on(args: tuple[Any, ...]) -> tuple[str, Any]:
 def _note(name: str, with_session: bool) -> None:
     real = getattr(EmbeddedBroker, name)
 
-    def noting(self: Noting, *args: Any, **options: Any) -> Any:
+    def recording(self: RecordingBroker, *args: Any, **options: Any) -> Any:
         entity, session_id = _acted_on(args)
         self.acted.append((name, entity, session_id) if with_session else (name, entity))
         return real(self, *args, **options)
 
-    setattr(Noting, name, noting)
+    setattr(RecordingBroker, name, recording)
 
 
 for _name in OF_SESSIONS:
@@ -69,23 +69,23 @@ for _name in OF_QUEUES:
     _note(_name, False)
 
 
-def _note_all(self: Noting, **options: Any) -> Any:
+def _record_list_queues(self: RecordingBroker, **options: Any) -> Any:
     self.acted.append(("list_queues",))
     return EmbeddedBroker.list_queues(self, **options)
 
 
-Noting.list_queues = _note_all  # type: ignore[method-assign]
+RecordingBroker.list_queues = _record_list_queues  # type: ignore[method-assign]
 
 
 class Served:
-    """The application over a broker that notes, asked as a WSGI server asks it."""
+    """The gateway over a recording broker, called as an HTTP server calls it."""
 
     def __init__(self) -> None:
-        self.broker = Noting()
+        self.broker = RecordingBroker()
         self.app = create_app(self.broker, keys=[KEY])
 
     def ask(self, method: str, target: str, token: str, *, decoded: bool) -> tuple[int, list[tuple[str, ...]]]:
-        """Return the status, and what was acted on, of a request whose path the server hands on as it was sent or decoded."""
+        """Return the status of a request and the recorded calls. The server passes on the path as sent, or decoded."""
         self.broker.acted.clear()
         path, _, query = target.partition("?")
         if "://" in path and not path.startswith("/"):
@@ -115,7 +115,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     made = Served()
-    # The broker's thread begins with the first lock: now, so that no test seems to leave it behind.
+    # The broker starts its thread with the first lock. Start it here, so that no test seems to leave it behind.
     made.ask("DELETE", "/first/sessions/s/messages/head", token_for(), decoded=False)
     yield made
     made.broker.close()
@@ -126,7 +126,7 @@ def token_for(*segments: str) -> str:
 
 
 METHODS = st.sampled_from(["GET", "PUT", "POST", "DELETE", "PATCH", "HEAD"])
-#: What paths are tricked with, in one piece or many.
+#: Pieces of paths that could confuse a parser.
 PIECES = st.sampled_from(
     """/ // . .. ... %2e %2E%2e %252e %2f %2F %252F %5c \\ %00 %0a %0d%0a ; ;a=b ? # %3f %23 * : @ + %20 %FF %C0%AF %c0%ae
     %E2%80%AE orders orders2 Orders sessions Sessions s t messages head state renewlock release $deadletter $deadletterqueue
@@ -150,18 +150,18 @@ PATHS = st.builds(
 @example("GET", "/orders%2f..%2forders2/sessions/s/state", True)
 @example("GET", "http://here/orders2/sessions/s/state", False)
 @settings(max_examples=250)
-def test_with_a_token_for_a_queue_nothing_else_is_acted_on(served: Served, method: str, path: str, decoded: bool) -> None:
+def test_a_token_for_a_queue_never_acts_on_another_queue(served: Served, method: str, path: str, decoded: bool) -> None:
     status, acted = served.ask(method, path, token_for("orders"), decoded=decoded)
     assert status < 500
     for _, *place in acted:
         assert place[0] == "orders" or place[0].startswith("orders/subscriptions/"), (path, acted)
-    assert all(len(one) > 1 for one in acted), "the queues were listed"
+    assert all(len(one) > 1 for one in acted), "the request listed the queues"
 
 
 @pytest.mark.parametrize("session", ["s", "a/b", "s/messages/head", "../t", "s%2Fstate"])
 @given(method=METHODS, path=PATHS, decoded=st.booleans())
 @settings(max_examples=100)
-def test_with_a_token_for_a_session_nothing_else_is_acted_on(
+def test_a_token_for_a_session_never_acts_on_another_session(
     served: Served, session: str, method: str, path: str, decoded: bool
 ) -> None:
     for target in (path, f"/orders/sessions/{quote(session, safe='')}/{path.lstrip('/')}"):
@@ -177,7 +177,7 @@ ODD = ["s", "a/b", "s/messages/head", "a/renewlock", "50%", "%2e%2e", "a?b#c", "
 
 @pytest.mark.parametrize("session", ODD)
 @pytest.mark.parametrize("decoded", [False, True])
-def test_a_session_of_any_name_is_reached_with_its_own_token(served: Served, session: str, decoded: bool) -> None:
+def test_a_session_with_any_id_is_reachable_with_its_own_token(served: Served, session: str, decoded: bool) -> None:
     for method, rest, name in (
         ("DELETE", "messages/head", "receive"),
         ("GET", "state", "get_state"),
@@ -190,7 +190,7 @@ def test_a_session_of_any_name_is_reached_with_its_own_token(served: Served, ses
         assert (status, acted) == (401, [])
 
 
-def test_each_trick_is_refused_by_name(served: Served) -> None:
+def test_each_known_path_trick_is_refused(served: Served) -> None:
     outer = token_for("orders")
     tricks = {
         "/orders/../orders2/sessions/s/state": {400, 404},
@@ -227,13 +227,13 @@ def test_each_trick_is_refused_by_name(served: Served) -> None:
 
 @given(st.text(st.characters(max_codepoint=255), max_size=30), st.booleans())
 @example("/\xff\xfe", True)
-def test_any_bytes_are_a_path_or_a_refusal(served: Served, path: str, decoded: bool) -> None:
+def test_any_bytes_as_a_path_act_on_the_right_session_or_are_refused(served: Served, path: str, decoded: bool) -> None:
     status, acted = served.ask("DELETE", path, token_for("orders", "sessions", "s"), decoded=decoded)
     assert status in (400, 401, 404, 405, 410, 204)
     assert all(one[1:] == ("orders", "s") for one in acted)
 
 
-# Through a socket
+# Over a socket
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_any_bytes_are_a_path_or_a_refusal(served: Served, path: str, decoded: b
         "{other}/sessions/s/state",
     ],
 )
-def test_no_trick_reads_another_queues_state(gateway: Gateway, queue: str, target: str) -> None:
+def test_no_path_trick_reads_the_state_of_another_queue(gateway: Gateway, queue: str, target: str) -> None:
     other = gateway.queue()
     holder = gateway.holder(other, "s")
     holder.receive()

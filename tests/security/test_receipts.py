@@ -1,4 +1,4 @@
-"""A receipt's text settles the message that it was given for, and no other, whatever is made of it."""
+"""The text of a receipt settles its own message and no other, however the text is changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from azsession.server import GatewayService
 from ..server.raw import Gateway, serving
 from ..support.plain_server import PlainServer, answer
 
-#: What becomes of a receipt that is not as it was given: it is none, or there is no such queue.
+#: The errors for a changed receipt.
 REFUSED = (InvalidReceiptError, QueueNotFoundError)
 
 SETTLE = {
@@ -42,7 +42,7 @@ def text_of(fields: Any) -> str:
 
 
 class Scene:
-    """Two messages in hand in each of two sessions of two queues, over HTTP."""
+    """Two received messages in each of two sessions of two queues, over HTTP."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.service: GatewayService = gateway.service
@@ -69,7 +69,7 @@ class Scene:
             client.close()
 
     def standing(self) -> dict[tuple[str, str], list[tuple[int | None, str, int]]]:
-        """Return what is in each place: what was settled is not, or not as it was."""
+        """Return the messages of each session. A settled message is missing or has changed."""
         return {
             place: [(each.sequence_number, each.state, each.delivery_count) for each in self.provider.peek_messages(*place)]
             for place in self.places
@@ -89,7 +89,7 @@ def scene() -> Iterator[Scene]:
 
 
 @pytest.mark.parametrize("how", SETTLE)
-def test_parts_of_two_receipts_settle_nothing(scene: Scene, how: str) -> None:
+def test_a_receipt_combined_from_two_settles_nothing(scene: Scene, how: str) -> None:
     before = scene.standing()
     for one, other in itertools.permutations([fields_of(receipt) for receipt in scene.receipts], 2):
         for mixed in ([other[0], *one[1:]], [one[0], other[1], *one[2:]], [*other[:2], *one[2:]]):
@@ -100,7 +100,7 @@ def test_parts_of_two_receipts_settle_nothing(scene: Scene, how: str) -> None:
     assert (scene.standing(), scene.in_hand()) == (before, 8)
 
 
-#: What may stand in a receipt's field for what did.
+#: Values to replace a field of a receipt.
 OTHERS: dict[int, list[Any]] = {
     0: ["orders3", "ORDERS", "orders/", "orders/sessions/t", "../orders2", "", None, 5, "orders\r\n", "a" * 261],
     1: ["S", "s ", "s/../t", "t/messages/head?", "..", "", None, 5, "s\r\nx", "\ud800", "a" * 129],
@@ -118,13 +118,13 @@ def test_a_receipt_with_another_queue_session_or_token_settles_nothing(scene: Sc
         fields[field] = other
         with pytest.raises(REFUSED):
             scene.settle(text_of(fields), how)
-        # Nothing was received by it either: that, too, would be counted as a delivery.
+        # The delivery counts show that the request did not receive a message either.
         assert (scene.standing(), scene.in_hand()) == (before, 8), other
 
 
-def test_the_token_of_the_next_message_cannot_be_told_from_the_last(scene: Scene) -> None:
+def test_the_lock_token_of_the_next_message_cannot_be_guessed(scene: Scene) -> None:
     tokens = [receipt.handle.replace("-", "") for receipt in scene.receipts]
-    # 40 bits are the sequence number; the other 88 are drawn.
+    # 40 bits are the sequence number, the other 88 are random.
     assert len({token[10:] for token in tokens}) == len(tokens)
     for receipt in scene.receipts:
         fields = fields_of(receipt)
@@ -153,7 +153,7 @@ def test_a_receipt_with_any_character_changed_settles_its_own_message_or_nothing
         return
     own = {(receipt.queue_name, receipt.session_id, receipt.handle) for receipt in receipts}
     if (parsed.queue_name, parsed.session_id, parsed.handle) in own:
-        # Its expiry or its way was changed: it is still the receipt of the same message.
+        # Only the expiry or the route changed: it is still the receipt of the same message.
         return
     before = scene.standing()
     with pytest.raises(REFUSED):
@@ -161,7 +161,7 @@ def test_a_receipt_with_any_character_changed_settles_its_own_message_or_nothing
     assert (scene.standing(), scene.in_hand()) == (before, 8)
 
 
-def test_another_expiry_or_way_does_not_make_a_receipt_last_longer() -> None:
+def test_a_changed_expiry_or_route_does_not_extend_a_lock() -> None:
     with serving() as gateway, ServiceBusProvider.from_connection_string(gateway.service.connection_string()) as provider:
         queue = gateway.queue()
         provider.send_message(queue, Message("x", session_id="s"))
@@ -176,7 +176,7 @@ def test_another_expiry_or_way_does_not_make_a_receipt_last_longer() -> None:
         assert [each.state for each in provider.peek_messages(queue, "s")] == ["Active"]
 
 
-def test_a_client_made_from_one_receipt_does_not_take_another(scene: Scene) -> None:
+def test_a_client_from_one_receipt_refuses_the_receipt_of_another_session(scene: Scene) -> None:
     one, other, *_ = scene.received["orders", "s"]
     (elsewhere, _) = scene.received["orders2", "t"]
     with scene.provider.session_from_receipt(one.receipt) as client:
@@ -187,7 +187,7 @@ def test_a_client_made_from_one_receipt_does_not_take_another(scene: Scene) -> N
 
 
 @pytest.mark.parametrize("token", ["head", "..", ".", ""])
-def test_a_server_that_gives_a_token_that_means_another_thing_is_not_asked_for_that(token: str) -> None:
+def test_a_lock_token_that_means_another_operation_is_refused(token: str) -> None:
     with PlainServer() as server:
         server.next(answer(201, {"BrokerProperties": json.dumps({"LockToken": token})}, b"x"))
         with (

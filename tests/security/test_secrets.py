@@ -1,4 +1,4 @@
-"""Nothing that a full run writes shows a secret: each stream, log and file of real processes, at DEBUG level, is searched."""
+"""No output of a full run shows a secret. It searches all streams, logs and files of real processes at DEBUG level."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from ..support.processes import PATIENCE, environment
 
-#: The command, with everything that is logged in a file.
+#: The azsession command, with all logs in a file.
 _LOGGED = (
     "import logging, sys; logging.basicConfig(level=logging.DEBUG, filename=sys.argv.pop(1)); "
     "from azsession.cli import main; sys.exit(main())"
@@ -26,7 +26,7 @@ _LOGGED = (
 
 @attrs.frozen
 class Run:
-    """What the processes of one run wrote, by what it is, and the secrets that they used."""
+    """The output of the processes of one run by its origin, and the secrets that they used."""
 
     written: dict[str, str]
     secrets: dict[str, list[str]]
@@ -50,7 +50,7 @@ def command(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A gateway, a program that does everything, and commands."""
+    """Run a gateway, a program with all operations, and commands."""
     folder = tmp_path_factory.mktemp("secrets")
     gateway = subprocess.Popen(
         [
@@ -101,7 +101,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ):
             done = command(folder, arguments[0], *arguments, connection_string=connection_string)
             written[f"stderr of {' '.join(arguments)}"] = done.stderr
-            # Bodies are what these are for.
+            # These commands print bodies on purpose.
             written[f"stdout of {' '.join(arguments)}"] = done.stdout.replace("body", "")
         wrong = connection_string[:-8] + "wrongkey"
         secrets["key"].append(wrong.rpartition("SharedAccessKey=")[2])
@@ -123,7 +123,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def forms(secret: str) -> set[str]:
-    """Return the secret, and what it looks like encoded."""
+    """Return the secret as it is and in its encodings."""
     packed = base64.b64encode(secret.encode()).decode()
     return {
         secret,
@@ -135,7 +135,7 @@ def forms(secret: str) -> set[str]:
 
 
 @pytest.mark.parametrize("what", ["key", "signature", "bearer token", "body", "state", "lock token", "lock id", "receipt"])
-def test_nothing_that_was_written_shows_a(what: str, run: Run) -> None:
+def test_no_output_shows_the_secret(what: str, run: Run) -> None:
     found: list[str] = []
     assert run.secrets[what]
     for secret in run.secrets[what]:
@@ -147,7 +147,7 @@ def test_nothing_that_was_written_shows_a(what: str, run: Run) -> None:
     assert not found, "\n".join(found[:40])
 
 
-def test_the_run_wrote_what_secrets_could_stand_in(run: Run) -> None:
+def test_the_run_wrote_output_that_could_show_secrets(run: Run) -> None:
     program = run.written["the program's stderr"]
     assert "urllib3.connectionpool" in program
     assert '"DELETE /orders/sessions/s1/messages/... HTTP/1.1" 204' in program

@@ -1,6 +1,6 @@
-"""Signatures are compared in constant time, and every refusal takes the same steps: nothing is told by how long one takes.
+"""The duration of a refusal reveals nothing: signatures are compared in constant time, and all refusals take the same steps.
 
-The steps are counted, not timed; `benchmarks/refusals.py` measures.
+These tests count the steps. `benchmarks/refusals.py` measures the time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GOOD = signed(quote("sb://here/q", safe=""), KEY)
 
 
 class Watched(bytes):
-    """A digest that notices when it is compared otherwise than by `hmac.compare_digest`."""
+    """A digest that fails if anything but `hmac.compare_digest` compares it."""
 
     compared: list[str] = []  # noqa: RUF012 - emptied by the fixture
 
@@ -49,7 +49,7 @@ class Watched(bytes):
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """Count what the check of a token does; nothing is changed in it."""
+    """Count the steps of the check of a token, without a change to it."""
     counted: Counter[str] = Counter()
     new, compare = hmac.new, hmac.compare_digest
     Watched.compared.clear()
@@ -81,12 +81,12 @@ def refuse(token: str | None, resource: tuple[str, ...] | None = ("q", "sessions
 USUAL = {"signed": 1, "compared": 1, "of Watched and bytes": 1}
 
 
-def test_a_good_token_is_signed_once_and_compared_once_in_constant_time(steps: Counter[str]) -> None:
+def test_a_valid_token_is_signed_once_and_compared_once_in_constant_time(steps: Counter[str]) -> None:
     GUARD.check(GOOD, "here", ("q",), Operation.RECEIVE)
     assert steps == USUAL
 
 
-def test_a_wrong_signature_and_an_unknown_key_take_the_same_steps_as_a_good_token(steps: Counter[str]) -> None:
+def test_a_wrong_signature_and_an_unknown_key_take_the_same_steps_as_a_valid_token(steps: Counter[str]) -> None:
     keys = (AccessKey("root", "wrong"), AccessKey("nobody", KEY.key), AccessKey("", KEY.key))
     for token in [signed(quote("sb://here/q", safe=""), key) for key in keys]:
         steps.clear()
@@ -94,7 +94,7 @@ def test_a_wrong_signature_and_an_unknown_key_take_the_same_steps_as_a_good_toke
         assert steps == USUAL
 
 
-def test_whatever_is_wrong_with_a_token_the_same_steps_are_taken(steps: Counter[str]) -> None:
+def test_every_invalid_token_takes_the_same_steps(steps: Counter[str]) -> None:
     tokens = {**wrong_forms("here", "q", KEY), "none": "", "1 MB": GOOD + "x" * 1_000_000}
     tokens.update({name: signed(sr, KEY) for name, sr in wrong_resources("here", "q").items()})
     for name, token in tokens.items():
@@ -107,7 +107,7 @@ def test_whatever_is_wrong_with_a_token_the_same_steps_are_taken(steps: Counter[
     assert steps == {step: 2 * count for step, count in USUAL.items()}
 
 
-def test_what_decides_on_a_signature_is_compare_digest_alone() -> None:
+def test_only_compare_digest_compares_signatures() -> None:
     tree = ast.parse(inspect.getsource(authorization))
     secrets = {"signature", "expected", "secret", "key", "sig"}
 
@@ -119,7 +119,7 @@ def test_what_decides_on_a_signature_is_compare_digest_alone() -> None:
         }
 
     compares = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
-    # That there is no key is no secret.
+    # It is not a secret that there is no key.
     by_identity = (ast.Is, ast.IsNot)
     assert [
         ast.unparse(node)

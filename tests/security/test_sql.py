@@ -1,4 +1,4 @@
-"""SQL is the program's own: nothing that a caller gave becomes part of a statement, only a parameter of one."""
+"""SQL statements are constants: a caller's values are parameters and never part of a statement."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from azsession import Message, QueueError, QueueSettings, ServiceBusProvider
 from azsession.broker.embedded import EmbeddedBroker
 
 FOLDER = Path(azsession.broker.embedded.__file__).parent
-#: What runs statements: sqlite3's methods, and the names that `Store` and `_prepare` have for them.
+#: The functions that run statements: sqlite3's methods, and the names for them in `Store` and `_prepare`.
 RUNNING = {"execute", "executemany", "executescript", "_run", "_many", "run"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Module:
-    """A module's source, asked what may stand in a statement."""
+    """The source of a module, to find the parts of its statements."""
 
     def __init__(self, source: str) -> None:
         self.tree = ast.parse(source)
         self.functions = [node for node in ast.walk(self.tree) if isinstance(node, Function)]
 
     def statements(self) -> Iterator[tuple[ast.expr, Function | None]]:
-        """Yield the first argument of every call that runs a statement, and the function that it is in."""
+        """Yield the first argument of each call that runs a statement, and the function with the call."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Call) and self._name(node.func) in RUNNING:
                 if isinstance(node.func, ast.Attribute) and node.func.attr == "run":
@@ -43,7 +43,7 @@ class Module:
         return min(around, key=lambda function: len(list(ast.walk(function))), default=None)
 
     def is_own(self, node: ast.expr, function: Function | None, seen: frozenset[str] = frozenset()) -> bool:
-        """Tell whether an expression is made of nothing but what stands in the source."""
+        """Return whether an expression consists of constants of the source only."""
 
         def own(inner: ast.expr) -> bool:
             return self.is_own(inner, function, seen)
@@ -64,7 +64,7 @@ class Module:
             return self._is_own_call(node, function, seen)
         if not isinstance(node, ast.Name):
             return False
-        # What a name is made of may be itself: that adds nothing.
+        # A name in its own definition adds nothing.
         place = f"{function and function.lineno} {node.id}"
         return place in seen or self._is_own_name(node.id, function, seen | {place})
 
@@ -95,7 +95,7 @@ class Module:
         return bool(values) and all(self.is_own(value, function, seen) for value in values)
 
     def _is_own_import(self, name: str) -> bool:
-        """Tell so of what is imported from a module beside this one."""
+        """Return whether a name from a neighbouring module consists of constants."""
         places = [
             FOLDER / f"{node.module}.py"
             for node in self.tree.body
@@ -105,7 +105,7 @@ class Module:
         return bool(sources) and all(Module(source)._is_own_name(name, None, frozenset()) for source in sources)
 
     def _given(self, name: str, where: ast.AST) -> Iterator[ast.expr]:
-        """Yield whatever a name is given in a function, or at the top of the module."""
+        """Yield all values that a name gets in a function or at the top of the module."""
         body = where.body if isinstance(where, ast.Module) else list(ast.walk(where))
         for node in body:
             if isinstance(node, (ast.For, ast.comprehension)):
@@ -133,12 +133,12 @@ class Module:
 
 
 def foreign(source: str) -> list[str]:
-    """Return the statements of a module that something else than its own constants goes into."""
+    """Return the statements of a module that do not consist of constants only."""
     module = Module(source)
     return [ast.unparse(node) for node, function in module.statements() if not module.is_own(node, function)]
 
 
-def test_every_statement_is_made_of_constants() -> None:
+def test_every_statement_consists_of_constants() -> None:
     found = {path.name: foreign(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")}
     assert {name: statements for name, statements in found.items() if statements} == {}
     assert sum(len(list(Module((FOLDER / name).read_text()).statements())) for name in found) > 50
@@ -157,7 +157,7 @@ def test_every_statement_is_made_of_constants() -> None:
         "connection.executescript(open(name).read())",
     ],
 )
-def test_a_statement_with_something_else_in_it_would_be_noticed(body: str) -> None:
+def test_a_statement_with_a_variable_part_is_found(body: str) -> None:
     lines = [
         "class Store:",
         "    def look(self, name):",
@@ -169,7 +169,7 @@ def test_a_statement_with_something_else_in_it_would_be_noticed(body: str) -> No
     assert len(foreign(source)) == 1
 
 
-def test_sqlite_is_spoken_to_nowhere_else() -> None:
+def test_no_other_module_uses_sqlite() -> None:
     package = Path(azsession.__file__).parent
     speaking = {path for path in package.rglob("*.py") if "sqlite3" in path.read_text(encoding="utf-8")}
     assert speaking
@@ -192,7 +192,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_text_that_is_sql_is_text(text: str) -> None:
+def test_sql_in_the_texts_of_a_message_is_stored_as_text(text: str) -> None:
     with ServiceBusProvider.embedded(queues=["q"]) as provider:
         provider.create_queue("twice", QueueSettings(requires_duplicate_detection=True))
         for queue in ("q", "twice"):
@@ -218,7 +218,7 @@ def test_text_that_is_sql_is_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_queue_has_no_such_name(name: str) -> None:
+def test_sql_as_a_queue_name_is_refused(name: str) -> None:
     if name == "_":
         return
     with ServiceBusProvider.embedded(queues=["q"]) as provider:
@@ -228,7 +228,7 @@ def test_a_queue_has_no_such_name(name: str) -> None:
         assert [queue.name for queue in provider.list_queues()] == ["q"]
 
 
-def test_a_lock_token_and_a_request_id_that_are_sql_are_text() -> None:
+def test_sql_as_a_lock_token_or_request_id_is_stored_as_text() -> None:
     with EmbeddedBroker(queues=["q"]) as broker:
         for text in HOSTILE:
             broker.send("q", [Message("x", session_id="s")], text)

@@ -1,4 +1,4 @@
-"""A token goes to nobody but the server that it is for: TLS is verified unless told otherwise, and needed off loopback."""
+"""Only the right server gets a token: TLS is verified by default, and required for hosts other than loopback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ YESTERDAY = datetime.now(timezone.utc) - timedelta(days=1)
 
 
 class Capture:
-    """A server that notes what it is sent: in TLS with a certificate, or in the clear, or after a proxy's CONNECT."""
+    """A server that records its requests: with TLS and a certificate, without TLS, or behind a proxy's CONNECT."""
 
     def __init__(self, certificate: trustme.LeafCert | None, *, proxy: bool = False) -> None:
         self.received = b""
@@ -103,7 +103,7 @@ def ask(port: int, host: str = "localhost", *, http: requests.Session | None = N
 
 @contextmanager
 def refused(certificate: trustme.LeafCert | None, why: str) -> Iterator[Capture]:
-    """Expect that the server is refused, and gets nothing of the request."""
+    """Check that the client refuses the server and sends nothing of the request."""
     with Capture(certificate) as server, pytest.raises(ConnectionFailedError, match=why) as caught:
         yield server
     assert b"SharedAccessSignature" not in server.received
@@ -111,18 +111,18 @@ def refused(certificate: trustme.LeafCert | None, why: str) -> Iterator[Capture]
     assert caught.value.maybe_delivered is False
 
 
-def test_a_good_certificate_is_taken(authority: trustme.CA, trusted: str) -> None:
+def test_a_valid_certificate_is_accepted(authority: trustme.CA, trusted: str) -> None:
     with Capture(authority.issue_cert("localhost")) as server:
         ask(server.port, ca_bundle=trusted)
     assert b"\r\nAuthorization: SharedAccessSignature sr=https" in server.received
 
 
-def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(authority: trustme.CA) -> None:
+def test_a_certificate_of_an_untrusted_authority_is_refused(authority: trustme.CA) -> None:
     with refused(authority.issue_cert("localhost"), "certificate") as server:
         ask(server.port)
 
 
-def test_a_certificate_of_another_authority_than_the_bundles_is_refused(trusted: str) -> None:
+def test_a_certificate_of_an_authority_outside_the_bundle_is_refused(trusted: str) -> None:
     with refused(trustme.CA().issue_cert("localhost"), "certificate") as server:
         ask(server.port, ca_bundle=trusted)
 
@@ -133,12 +133,12 @@ def test_a_certificate_for_another_name_is_refused(authority: trustme.CA, truste
         ask(server.port, ca_bundle=trusted)
 
 
-def test_a_certificate_for_a_name_is_not_one_for_an_address(authority: trustme.CA, trusted: str) -> None:
+def test_a_certificate_for_a_name_is_refused_for_an_address(authority: trustme.CA, trusted: str) -> None:
     with refused(authority.issue_cert("localhost"), "127.0.0.1|IP address") as server:
         ask(server.port, "127.0.0.1", ca_bundle=trusted)
 
 
-def test_a_certificate_that_expired_is_refused(authority: trustme.CA, trusted: str) -> None:
+def test_an_expired_certificate_is_refused(authority: trustme.CA, trusted: str) -> None:
     with refused(authority.issue_cert("localhost", not_after=YESTERDAY), "expired") as server:
         ask(server.port, ca_bundle=trusted)
 
@@ -148,7 +148,7 @@ def test_a_server_without_tls_is_refused(trusted: str) -> None:
         ask(server.port, ca_bundle=trusted)
 
 
-def test_a_certificate_is_verified_behind_a_proxy_of_the_environment_too(
+def test_a_certificate_is_also_verified_behind_a_proxy_of_the_environment(
     authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Capture(authority.issue_cert("gateway.example"), proxy=True) as proxy:
@@ -159,7 +159,7 @@ def test_a_certificate_is_verified_behind_a_proxy_of_the_environment_too(
     assert b"SharedAccessSignature" not in proxy.received
 
 
-def test_the_environments_bundle_is_used_and_the_configurations_goes_before_it(
+def test_the_bundle_of_the_configuration_overrides_that_of_the_environment(
     authority: trustme.CA, trusted: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", trusted)
@@ -173,7 +173,7 @@ def test_the_environments_bundle_is_used_and_the_configurations_goes_before_it(
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_an_empty_bundle_in_the_environment_does_not_turn_verification_off(
+def test_an_empty_bundle_in_the_environment_does_not_disable_verification(
     authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "")
@@ -181,14 +181,14 @@ def test_an_empty_bundle_in_the_environment_does_not_turn_verification_off(
         ask(server.port)
 
 
-def test_a_session_that_does_not_verify_does_so_for_the_bundle_that_is_named(authority: trustme.CA, trusted: str) -> None:
+def test_a_configured_bundle_enables_verification_in_a_session_without_it(authority: trustme.CA, trusted: str) -> None:
     with requests.Session() as http:
         http.verify = False
         with refused(trustme.CA().issue_cert("localhost"), "certificate") as server:
             ask(server.port, http=http, ca_bundle=trusted)
 
 
-# http:// off loopback
+# http:// to other hosts than loopback
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_session_that_does_not_verify_does_so_for_the_bundle_that_is_named(aut
         "gateway",
     ],
 )
-def test_what_looks_like_loopback_needs_tls(host: str) -> None:
+def test_a_host_that_only_looks_like_loopback_needs_tls(host: str) -> None:
     for config in ({"connection_string": f"Endpoint=http://{host}/;{KEYED}"}, {"gateway_url": f"http://{host}:8720"}):
         with pytest.raises(ConfigurationError):
             ServiceBusConfig(**config)  # type: ignore[arg-type]
@@ -245,12 +245,12 @@ def test_what_looks_like_loopback_needs_tls(host: str) -> None:
         "//127.0.0.1/",
     ],
 )
-def test_a_url_that_two_readers_read_in_two_ways_is_none(url: str) -> None:
+def test_a_url_that_parsers_read_differently_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
         ServiceBusConfig(gateway_url=url)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "[::1]", "localhost", "LOCALHOST", "[::ffff:127.0.0.1]"])
-def test_loopback_needs_no_tls_whichever_way_it_is_written(host: str) -> None:
+def test_loopback_needs_no_tls_in_any_spelling(host: str) -> None:
     assert is_loopback(host)
     assert not ServiceBusConfig(gateway_url=f"http://{host}:1").tls

@@ -1,4 +1,4 @@
-"""Who is not let in learns one thing only: that. Whatever is wrong with a token, a path or a method, wherever a queue is."""
+"""An unauthorized caller gets the same response for every invalid token, path and method, and for any queue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = AccessKey("reader", "c2VjcmV0", frozenset({Right.LISTEN}))
 
 
 def answer_to(gateway: Gateway, method: str, target: str, authorization: str | None) -> bytes:
-    """Return the bytes of an answer, but for its date."""
+    """Return the bytes of a response without its date."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: {gateway.host}:{gateway.port}", "Connection: close"]
     if authorization is not None:
         lines.append(f"Authorization: {authorization}")
@@ -35,14 +35,14 @@ def answer_to(gateway: Gateway, method: str, target: str, authorization: str | N
 
 
 def refusal(gateway: Gateway) -> bytes:
-    """Return what one gets who shows nothing at all, of a queue that is not there."""
+    """Return the response to a request without a token for a queue that does not exist."""
     answer = answer_to(gateway, "GET", "/nowhere/sessions/s/state", None)
     assert answer.startswith(b"HTTP/1.1 401 ")
     return answer
 
 
 def differing(gateway: Gateway, queue: str, tokens: dict[str, str]) -> list[str]:
-    """Return the tokens that are answered otherwise than the refusal, for a queue that is there or one that is not."""
+    """Return the tokens with another response than the refusal, for a queue that exists or one that does not."""
     usual = refusal(gateway)
     return [
         name
@@ -52,17 +52,17 @@ def differing(gateway: Gateway, queue: str, tokens: dict[str, str]) -> list[str]
     ]
 
 
-def test_tokens_of_a_wrong_form_are_refused_byte_for_byte_alike(gateway: Gateway, queue: str) -> None:
+def test_malformed_tokens_get_identical_refusals(gateway: Gateway, queue: str) -> None:
     tokens = wrong_forms(gateway.host, queue, MANAGE)
     assert differing(gateway, queue, {name: text for name, text in tokens.items() if "\n" not in text}) == []
 
 
-def test_tokens_for_another_resource_are_refused_byte_for_byte_alike(gateway: Gateway, queue: str) -> None:
+def test_tokens_for_another_resource_get_identical_refusals(gateway: Gateway, queue: str) -> None:
     tokens = {name: signed(sr, MANAGE) for name, sr in wrong_resources(gateway.host, queue).items()}
     assert differing(gateway, queue, tokens) == []
 
 
-def test_the_hand_made_tokens_are_good_but_for_what_is_wrong_with_them(gateway: Gateway, queue: str) -> None:
+def test_the_test_tokens_are_valid_without_their_one_fault(gateway: Gateway, queue: str) -> None:
     for sr in (f"sb://{gateway.host}/{queue}", f"sb://{gateway.host}:1//{queue}/", f"sb://{gateway.host}/{queue}/sessions/s"):
         for encoded in (quote(sr, safe=""), sr):
             answer = answer_to(gateway, "DELETE", f"/{queue}/sessions/s/messages/head?timeout=0", signed(encoded, MANAGE))
@@ -70,7 +70,7 @@ def test_the_hand_made_tokens_are_good_but_for_what_is_wrong_with_them(gateway: 
 
 
 @pytest.mark.parametrize("size", [66_000, 1_000_000])
-def test_a_header_past_the_bound_is_refused_alike_wherever_a_queue_is(gateway: Gateway, queue: str, size: int) -> None:
+def test_a_header_over_the_limit_gets_the_same_refusal_for_any_queue(gateway: Gateway, queue: str, size: int) -> None:
     token = gateway.token(queue) + "x" * size
     answers = set()
     for there in (queue, "nowhere"):
@@ -80,12 +80,12 @@ def test_a_header_past_the_bound_is_refused_alike_wherever_a_queue_is(gateway: G
                 sock.sendall(head.encode())
                 answers.add(sock.recv(65536).split(b"\r\n", 1)[0])
             except (BrokenPipeError, ConnectionResetError):
-                # It does not wait for the end before it refuses.
+                # The gateway refuses before it has read the whole header.
                 answers.add(b"HTTP/1.1 413 Request Entity Too Large")
     assert answers == {b"HTTP/1.1 413 Request Entity Too Large"}
 
 
-#: Requests that mean nothing: a path that is malformed, or none of the protocol's, or not with this method.
+#: Requests without a meaning: malformed paths, unknown paths, and wrong methods.
 MEANINGLESS = [
     ("GET", "/{queue}/else"),
     ("GET", "/{queue}/sessions/s/else"),
@@ -112,7 +112,7 @@ MEANINGLESS = [
 
 
 @pytest.mark.parametrize("authorization", [None, "expired", "sibling", "elsewhere"])
-def test_whoever_may_not_ask_does_not_learn_which_paths_mean_something(
+def test_an_unauthorized_caller_does_not_learn_which_paths_exist(
     gateway: Gateway, queue: str, authorization: str | None
 ) -> None:
     tokens = {
@@ -128,30 +128,30 @@ def test_whoever_may_not_ask_does_not_learn_which_paths_mean_something(
             assert answer == usual, (method, path, there)
 
 
-def test_whoever_may_ask_for_anything_is_told_what_is_wrong_with_a_path(gateway: Gateway, queue: str) -> None:
+def test_an_authorized_caller_learns_why_a_path_is_refused(gateway: Gateway, queue: str) -> None:
     token = gateway.token(f"{queue}/sessions/s", key=LISTEN)
     for method, path, status in (("GET", "/q/else", 404), ("PATCH", "/q", 405), ("GET", "/..", 400)):
         assert gateway.ask(method, path, token=token).status == status
 
 
-def test_a_token_for_one_queue_tells_nothing_of_another(gateway: Gateway, queue: str) -> None:
+def test_a_token_for_one_queue_reveals_nothing_about_another(gateway: Gateway, queue: str) -> None:
     usual, other = refusal(gateway), gateway.queue()
     for target in (other, "nowhere", f"{queue}x", queue[:-1], f"{queue}/subscriptions/x/y"):
         for method, rest in (("GET", ""), ("GET", "/sessions"), ("GET", "/sessions/s/state"), ("POST", "/messages")):
             answer = answer_to(gateway, method, f"/{target}{rest}", gateway.token(f"{queue}/sessions/s"))
             if target.startswith(f"{queue}/"):
-                # No route at all; which any token is told.
+                # An unknown path. The response is the same for every token.
                 assert b" 404 " in answer.split(b"\r\n")[0]
             else:
                 assert answer == usual
 
 
-# The check by itself
+# The check without HTTP
 
 GUARD = Guard([KEY], ["known.example"])
 
 
-def test_no_header_can_hold_what_these_tokens_do_and_they_are_refused_all_the_same() -> None:
+def test_tokens_that_cannot_be_a_header_are_refused() -> None:
     for text in ("\ud800", SCHEME + "\udcff", signed("sb%3A%2F%2Fhere%2Fq", KEY) + "\udfff", signed("\ud83d\ud83d", KEY)):
         with pytest.raises(AuthenticationFailedError):
             GUARD.check(text, "here", ("q",), Operation.RECEIVE)
@@ -187,7 +187,7 @@ SEGMENTS = st.sampled_from(
 @example(["q", "sessions", "a/b"], ("q", "sessions", "a/b"))
 @example(["q", "sessions", "?"], ("q", "sessions", "s"))
 @example([], ("q",))
-def test_a_token_is_good_for_what_its_segments_begin_and_nothing_else(segments: list[str], resource: tuple[str, ...]) -> None:
+def test_a_token_is_valid_only_for_resources_below_its_segments(segments: list[str], resource: tuple[str, ...]) -> None:
     sr = quote("sb://here/" + "/".join(quote(segment, safe="") for segment in segments), safe="")
     named = segments[:-1] if segments[-1:] == [""] else segments
     while named[:1] == [""]:
@@ -201,7 +201,7 @@ def test_a_token_is_good_for_what_its_segments_begin_and_nothing_else(segments: 
 
 
 @given(st.lists(SEGMENTS, min_size=1, max_size=5))
-def test_an_issuer_that_forgot_to_encode_a_session_gives_no_more_than_was_meant(pieces: list[str]) -> None:
+def test_a_token_with_an_unencoded_session_id_grants_nothing_more(pieces: list[str]) -> None:
     session = "".join(pieces)
     if not session or session == "/":
         return
@@ -212,12 +212,12 @@ def test_an_issuer_that_forgot_to_encode_a_session_gives_no_more_than_was_meant(
 
 
 @pytest.mark.parametrize("secret", ["\ud800", "half\udc80"])
-def test_a_key_that_utf_8_cannot_carry_is_refused_before_it_fails_every_request(secret: str) -> None:
+def test_a_key_that_utf_8_cannot_encode_is_refused_at_the_start(secret: str) -> None:
     with pytest.raises(ConfigurationError, match="NAME:KEY:RIGHTS"):
         AccessKey.parse(f"app:{secret}:Send")
 
 
-def test_a_token_without_a_known_key_is_not_good_for_a_path_that_means_nothing() -> None:
+def test_a_token_of_an_unknown_key_is_refused_for_an_unknown_path() -> None:
     bad: list[Any] = [None, "", signed("sb%3A%2F%2Fhere", AccessKey("nobody", KEY.key)), signed("sb%3A%2F%2Felsewhere", KEY)]
     for authorization in bad:
         with pytest.raises(AuthenticationFailedError):
@@ -226,6 +226,6 @@ def test_a_token_without_a_known_key_is_not_good_for_a_path_that_means_nothing()
 
 
 @pytest.mark.parametrize("sr", ["sb%3A%2F%2Fhere%2Fq%2Fsessions%2F%25FF", "sb%3A%2F%2Fhere%2Fq%2Fsessions%2F%FF"])
-def test_bytes_that_are_no_text_are_good_for_no_session(sr: str) -> None:
+def test_a_resource_that_is_not_text_matches_no_session(sr: str) -> None:
     with pytest.raises(AuthenticationFailedError):
         GUARD.check(signed(sr, KEY), "here", ("q", "sessions", "\ufffd"), Operation.RECEIVE)

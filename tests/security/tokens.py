@@ -1,4 +1,4 @@
-"""Tokens of every wrong kind, made by hand, for the tests of who is let in."""
+"""Invalid tokens of every kind, for the tests of authorization."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SCHEME = "SharedAccessSignature "
 
 
 def signed(sr: str, key: AccessKey, *, se: str | None = None, algorithm: str = "sha256", secret: bytes | None = None) -> str:
-    """Return a token whose ``sr`` stands there as it is given, signed over exactly that."""
+    """Return a token with exactly this ``sr``, signed over it."""
     expiry = str(int(time.time()) + 600) if se is None else se
     digest = hmac.new(secret or key.key.encode(), f"{sr}\n{expiry}".encode("utf-8", "surrogatepass"), algorithm).digest()
     return f"{SCHEME}sr={sr}&sig={quote_plus(base64.b64encode(digest))}&se={expiry}&skn={key.name}"
 
 
 def wrong_resources(host: str, queue: str) -> dict[str, str]:
-    """Return an ``sr``, by what is wrong with it, that is not good for the session ``s`` of a queue, however it is read."""
+    """Return each ``sr`` by its fault. None is valid for the session ``s`` of a queue, however it is parsed."""
     once = {
         "a sibling": f"sb://{host}/{queue}2",
         "the same in another case": f"sb://{host}/{queue.upper()}",
@@ -74,7 +74,7 @@ def wrong_resources(host: str, queue: str) -> dict[str, str]:
 
 
 def wrong_forms(host: str, queue: str, key: AccessKey) -> dict[str, str]:
-    """Return authorizations, by what is wrong with their form, that all name the right resource."""
+    """Return malformed authorizations by their fault. All name the right resource."""
     sr, se = quote_plus(f"sb://{host}/{queue}"), str(int(time.time()) + 600)
     good = signed(sr, key, se=se)
     fields = dict(field.split("=", 1) for field in good.removeprefix(SCHEME).split("&"))

@@ -1,4 +1,4 @@
-"""Whatever a server answers, the client gives what was asked for or raises an error of the tree."""
+"""For any response of a server, a call of the client returns a result or raises a `QueueError`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ QUEUE = {
 }  # fmt: skip
 SESSION = {"SessionId": "s", "MessageCount": 1, "LockedUntilUtc": "Mon, 02 Jan 2023 03:04:05 GMT"}
 
-#: What each operation is answered well, and the headers with it.
+#: A valid response to each operation: body and headers.
 GOOD: dict[str, tuple[Any, dict[str, str]]] = {
     "receive many": ([MESSAGE], {**LOCK, "Azsession-Count": "1"}),
     "accept": ({"SessionId": "s"}, LOCK),
@@ -61,7 +61,7 @@ GOOD: dict[str, tuple[Any, dict[str, str]]] = {
 }
 OPERATIONS = pytest.mark.parametrize("name", list(GOOD))
 
-#: JSON as Python has it, with what is hard to take among it.
+#: Any JSON values, some of them hard to handle.
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -75,7 +75,7 @@ VALUES = st.recursive(
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the way to each part of a JSON value."""
+    """Yield the keys that lead to each part of a JSON value."""
     yield at
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in parts:
@@ -83,7 +83,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def put(value: Any, at: tuple[Any, ...], new: Any) -> Any:
-    """Return `value` with another part at a place."""
+    """Return `value` with another part behind these keys."""
     if not at:
         return new
     changed = copy.deepcopy(value)
@@ -95,7 +95,7 @@ def put(value: Any, at: tuple[Any, ...], new: Any) -> Any:
 
 
 def read(name: str, body: bytes, headers: dict[str, str] | None = None) -> bool:
-    """Read an answer and use it; tell whether it was read."""
+    """Parse a response and use the result. Return whether it could be parsed."""
     try:
         wire.read_answer(name, 200, list((GOOD[name][1] if headers is None else headers).items()), body)
     except MalformedError:
@@ -103,26 +103,26 @@ def read(name: str, body: bytes, headers: dict[str, str] | None = None) -> bool:
     return True
 
 
-def test_every_reader_has_a_good_answer_here() -> None:
-    # Those of raw bytes have no JSON.
+def test_every_json_parser_has_a_valid_response_here() -> None:
+    # The other two parse raw bytes.
     assert set(wire.READERS) - {"receive", "state"} == set(GOOD)
 
 
 @OPERATIONS
-def test_a_good_answer_is_read(name: str) -> None:
+def test_a_valid_response_is_accepted(name: str) -> None:
     assert read(name, json.dumps(GOOD[name][0]).encode())
 
 
 @OPERATIONS
 @given(st.data())
-def test_a_wrong_value_anywhere_in_an_answer_is_taken_or_malformed(name: str, data: st.DataObject) -> None:
+def test_a_wrong_value_in_a_response_is_accepted_or_malformed(name: str, data: st.DataObject) -> None:
     good = GOOD[name][0]
     changed = put(good, data.draw(st.sampled_from(list(places(good)))), data.draw(VALUES))
     read(name, json.dumps(changed).encode())
 
 
 @OPERATIONS
-def test_every_part_of_an_answer_may_be_of_every_kind(name: str) -> None:
+def test_every_part_of_a_response_can_have_any_type(name: str) -> None:
     deep: Any = "x"
     for _ in range(300):
         deep = [deep]
@@ -133,21 +133,21 @@ def test_every_part_of_an_answer_may_be_of_every_kind(name: str) -> None:
 
 
 @OPERATIONS
-def test_an_answer_that_is_cut_is_malformed(name: str) -> None:
+def test_a_truncated_response_is_malformed(name: str) -> None:
     whole = json.dumps(GOOD[name][0]).encode()
-    # Where nothing is read but headers, a body does not matter.
+    # The response to a renewal has no body that is read.
     assert not any(read(name, whole[:end]) for end in range(len(whole))) or name == "renew"
 
 
 @OPERATIONS
 @given(st.sampled_from(sorted(LOCK)), st.text(st.characters(max_codepoint=255), max_size=20))
-def test_a_wrong_header_of_an_answer_is_taken_for_none(name: str, header: str, value: str) -> None:
+def test_a_malformed_header_of_a_response_is_ignored(name: str, header: str, value: str) -> None:
     body, headers = GOOD[name]
     assert read(name, json.dumps(body).encode(), {**headers, header: value})
 
 
 class Server(BaseAdapter):
-    """Answers every request in the same way, in this process; and from the tenth on, that there is no more."""
+    """Gives the same response to the first ten requests, in this process, and 204 to all later ones."""
 
     def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class Server(BaseAdapter):
 
 @contextmanager
 def answered(status: int, value: Any, headers: dict[str, str]) -> Iterator[tuple[ServiceBusProvider, Server]]:
-    """Have a provider whose server answers everything with this."""
+    """Yield a provider whose server responds with this to all requests, and the server."""
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     server = Server(status, body, headers)
     http = requests.Session()
@@ -195,7 +195,7 @@ def take_and_settle(session: SessionClient) -> None:
         session.complete_message(message)
 
 
-#: What a program calls, each of which reads an answer.
+#: The calls of a program that parse a response.
 CALLS: dict[str, Callable[[ServiceBusProvider], object]] = {
     "receive and complete": in_session(take_and_settle),
     "receive one": in_session(lambda session: session.receive_message(timeout=0)),
@@ -216,9 +216,7 @@ CALLS: dict[str, Callable[[ServiceBusProvider], object]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 @settings(max_examples=20)
 @given(st.data())
-def test_only_errors_of_the_tree_come_out_of_a_call(
-    call: Callable[[ServiceBusProvider], object], data: st.DataObject
-) -> None:
+def test_a_call_raises_nothing_but_queue_errors(call: Callable[[ServiceBusProvider], object], data: st.DataObject) -> None:
     value, headers = data.draw(st.sampled_from(list(GOOD.values())))
     changed = put(value, data.draw(st.sampled_from(list(places(value)))), data.draw(VALUES))
     status = data.draw(st.sampled_from([200, 201, 204, 300, 400, 404, 409, 410, 413, 423, 429, 500]))
@@ -226,26 +224,26 @@ def test_only_errors_of_the_tree_come_out_of_a_call(
         call(provider)
 
 
-# What was found
+# Cases that random search found
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "\ud800", "a\nb", "x" * 129, 5, None])
-def test_a_session_that_no_path_can_name_is_not_accepted(name: Any) -> None:
-    with answered(201, {"SessionId": name}, LOCK) as (provider, _), pytest.raises(ConnectionFailedError, match="broken"):
+def test_a_session_id_that_cannot_be_in_a_path_is_malformed(name: Any) -> None:
+    with answered(201, {"SessionId": name}, LOCK) as (provider, _), pytest.raises(ConnectionFailedError, match="malformed"):
         provider.create_session_client("q", auto_renew=False)
 
 
 @pytest.mark.parametrize("token", ["", "\ud800", "x" * 257, 5, None])
-def test_a_message_with_a_lock_token_that_nothing_can_carry_is_malformed(token: Any) -> None:
+def test_an_invalid_lock_token_is_malformed(token: Any) -> None:
     message = put(MESSAGE, ("BrokerProperties", "LockToken"), token)
     with (
         answered(201, [message], GOOD["receive many"][1]) as (provider, _),
-        pytest.raises(ConnectionFailedError, match="broken"),
+        pytest.raises(ConnectionFailedError, match="malformed"),
     ):
         in_session(take_and_settle)(provider)
 
 
-def test_what_cannot_be_an_attribute_does_not_reach_the_program() -> None:
+def test_invalid_attributes_of_a_message_are_dropped() -> None:
     message = put(MESSAGE, ("UserProperties",), {"a": 1, "b": [1], "c": {"d": 1}, "e": None, "f": "x", "g": True})
     with answered(200, [message], GOOD["receive many"][1]) as (provider, _):
         assert provider.peek_messages("q", "s")[0].attributes == {"a": 1, "f": "x", "g": True}
@@ -253,7 +251,7 @@ def test_what_cannot_be_an_attribute_does_not_reach_the_program() -> None:
         assert received[0].attributes == {"a": 1, "f": "x", "g": True}  # type: ignore[index]
 
 
-def test_a_server_that_lists_the_same_sessions_for_ever_is_asked_twice_at_most() -> None:
+def test_a_server_that_repeats_a_page_of_sessions_is_asked_twice() -> None:
     page = {"sessions": [{"SessionId": f"s{number}", "MessageCount": 1} for number in range(1000)]}
     with answered(200, page, {}) as (provider, server):
         with pytest.raises(ProviderError, match="again and again"):
@@ -265,9 +263,9 @@ def test_a_server_that_lists_the_same_sessions_for_ever_is_asked_twice_at_most()
 
 
 @pytest.mark.parametrize("count", [-1, "1", None, 1.5])
-def test_a_count_that_is_none_is_malformed(count: Any) -> None:
+def test_an_invalid_count_is_malformed(count: Any) -> None:
     assert not read("dead-letter session", json.dumps({"count": count}).encode())
 
 
-def test_the_answers_are_a_target_too() -> None:
+def test_responses_are_a_target_of_the_fuzzer() -> None:
     assert "answer" in TARGETS
