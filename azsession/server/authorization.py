@@ -1,7 +1,7 @@
-"""Who may do what: shared access keys, their rights, and the check of the tokens that are signed with them.
+"""Authorization of requests: access keys, their rights, and the check of shared access signatures.
 
-`app` asks a `Guard` before it looks at anything else; a refusal says nothing about which part was wrong, nor whether the
-queue exists.
+`dispatch` asks a `Guard` before it reads the rest of a request. A refusal does not tell what was wrong with the token, nor
+whether the queue exists.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from urllib.parse import unquote, unquote_plus, urlsplit
 
@@ -22,26 +22,16 @@ import attrs
 from ..errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
 from ..protocol.routes import Operation
 
-#: Characters of an authorization header that are looked at; a longer one is refused unread.
-MAX_TOKEN_LENGTH = 4096
-
-_SCHEME = "SharedAccessSignature "
-_FIELDS = {"sr", "sig", "se", "skn"}
-#: What stands for the fields of a token that is none, so that refusing it takes the same steps.
-_NO_FIELDS = dict.fromkeys(_FIELDS, "")
-#: What no resource has: characters that URLs are read without, or that end the path, and would make a token for more of it.
-_UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
-
 
 class Right(Enum):
-    """What a key allows, as in Azure Service Bus. Manage implies the others."""
+    """A right of an access key, as in Azure Service Bus. `MANAGE` includes the others."""
 
     SEND = "Send"
     LISTEN = "Listen"
     MANAGE = "Manage"
 
 
-#: The right that an operation needs, where it is not Listen.
+#: The right that an operation requires, if the right is not Listen.
 _RIGHTS = {
     Operation.SEND: Right.SEND,
     Operation.CREATE_QUEUE: Right.MANAGE,
@@ -49,18 +39,28 @@ _RIGHTS = {
     Operation.DELETE_QUEUE: Right.MANAGE,
     Operation.LIST_QUEUES: Right.MANAGE,
 }
-#: What is answered without a token: it says nothing about any queue.
+#: Operations that require no token: their answers say nothing about any queue.
 OPEN = frozenset({Operation.HEALTH, Operation.OPENAPI})
 
 
 def right_for(operation: Operation) -> Right:
-    """Return the right that an operation needs."""
+    """Return the right that an operation requires."""
     return _RIGHTS.get(operation, Right.LISTEN)
 
 
 @attrs.frozen
 class AccessKey:
-    """A shared access key of the gateway: its name, its secret, and what it allows."""
+    """A shared access key of the gateway. Clients sign their tokens with it.
+
+    Example::
+
+        AccessKey("app", "SECRET", frozenset({Right.SEND, Right.LISTEN}))
+
+    Args:
+        name: The name of the key. Clients send it in their tokens.
+        key: The secret. It is not part of the ``repr``.
+        rights: What clients with this key may do. By default everything.
+    """
 
     name: str
     key: str = attrs.field(repr=False)
@@ -68,10 +68,19 @@ class AccessKey:
 
     @classmethod
     def parse(cls, text: str) -> AccessKey:
-        """Return the key that ``NAME:KEY:RIGHTS`` describes; rights are Send, Listen and Manage, divided by commas.
+        """Return the key that a text describes.
+
+        Example::
+
+            AccessKey.parse("app:SECRET:Send,Listen")
+
+        Args:
+            text: Name, secret and rights in the form ``NAME:KEY:RIGHTS``. The name has 1 to 64 letters, digits, ``.``, ``_``
+                or ``-``. The secret has no white space and no ``;``. The rights are Send, Listen and Manage, separated by
+                commas.
 
         Raises:
-            ConfigurationError: It is not of this form. The message does not hold the key.
+            ConfigurationError: The text has another form. The message does not contain the secret.
         """
         name, _, rest = text.partition(":")
         key, _, names = rest.rpartition(":")
@@ -80,54 +89,60 @@ class AccessKey:
         except ValueError:
             rights = frozenset()
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or not key or not rights or re.search(r"[;\s\ud800-\udfff]", key):
-            # A connection string could not carry a key with such characters, nor UTF-8 the half of one.
+            # A connection string cannot contain a key with such characters, and UTF-8 cannot encode a lone surrogate.
             raise ConfigurationError(
-                "a key is NAME:KEY:RIGHTS, with rights of Send, Listen and Manage, such as app:SECRET:Send,Listen"
+                "an access key must have the form NAME:KEY:RIGHTS with the rights Send, Listen or Manage, for example "
+                "app:SECRET:Send,Listen"
             )
         return cls(name, key, rights)
 
     @classmethod
     def generate(cls, name: str = "RootManageSharedAccessKey") -> AccessKey:
-        """Return a new key with all rights."""
+        """Return a new key with a random secret of 256 bits, and with all rights.
+
+        Args:
+            name: The name of the key. The default is the name that Azure gives the first key of a namespace.
+        """
         return cls(name, base64.b64encode(secrets.token_bytes(32)).decode())
 
     def allows(self, right: Right) -> bool:
-        """Tell whether the key has this right."""
+        """Return whether the key has a right, itself or through `Right.MANAGE`."""
         return right in self.rights or Right.MANAGE in self.rights
 
 
 class Guard:
-    """Checks the tokens of requests.
+    """Checks the tokens of requests. Safe to use from many threads.
 
     Args:
         keys: The keys whose tokens are accepted.
-        hosts: Names that tokens may be for besides the one that the request was sent to.
+        hosts: Host names that tokens may be for, besides the host name in the request.
     """
 
     def __init__(self, keys: Iterable[AccessKey], hosts: Iterable[str] = ()) -> None:
         self._keys = {key.name: key for key in keys}
         self._hosts = frozenset(host.lower() for host in hosts)
-        # Signed against where the key's name is unknown, so that a wrong name takes as long as a wrong signature.
-        self._nobody = AccessKey.generate("nobody")
 
     def check(
         self, authorization: str | None, host: str, resource: tuple[str, ...] | None, operation: Operation | None
     ) -> None:
-        """Return where the token is good for this operation on this resource.
+        """Return if the token allows this operation on this resource.
 
         Args:
-            authorization: The request's header.
+            authorization: The header ``Authorization`` of the request.
             host: The host that the request was sent to.
-            resource: The decoded segments of the path; `None` where the path means nothing, and a token for anything here is
-                enough to be told so.
-            operation: What is asked for; `None` needs no right.
+            resource: The decoded segments of the path. `None` if the path is not in the protocol: a token for any resource
+                of this host is accepted then.
+            operation: The operation; `None` requires no right.
 
         Raises:
-            AuthenticationFailedError: There is no token, or not a good one for this resource.
-            PermissionDeniedError: Its key lacks the right.
+            AuthenticationFailedError: The request has no valid token for this resource.
+            PermissionDeniedError: The key of the token lacks the right.
         """
-        key = self._authenticate(authorization or "", host, resource)
-        if key is None:
+        # Each check runs whatever the result of the others, so that the time of a refusal does not tell what was wrong.
+        token = verify_token(authorization or "", self._secret_of)
+        covers = self._covers(token.resource, host, resource)
+        key = self._keys.get(token.key_name)
+        if key is None or not token.is_valid or not covers:
             raise AuthenticationFailedError(
                 "the request needs a SharedAccessSignature that is not expired, is for this host and path, and is "
                 "signed with a key of this gateway"
@@ -136,31 +151,18 @@ class Guard:
         if right is not None and not key.allows(right):
             raise PermissionDeniedError(f"the key {key.name!r} lacks the right {right.value}")
 
-    def _authenticate(self, authorization: str, host: str, resource: tuple[str, ...] | None) -> AccessKey | None:
-        # Every step is taken whatever the one before it found: a refusal's time does not tell what was wrong.
-        found = _fields_of(authorization)
-        fields = found or _NO_FIELDS
-        known = self._keys.get(_undo_double(fields["skn"]))
-        signed = f"{fields['sr']}\n{fields['se']}".encode("utf-8", "surrogatepass")
-        secret = (known or self._nobody).key.encode()
-        expected = hmac.new(secret, signed, hashlib.sha256).digest()
-        try:
-            signature = base64.b64decode(unquote(fields["sig"]), validate=True)
-        except (binascii.Error, ValueError):
-            signature = b""
-        good = hmac.compare_digest(expected, signature)
-        in_time = re.fullmatch(r"[0-9]{1,12}", fields["se"]) is not None and int(fields["se"]) > time.time()
-        covers = self._covers(fields["sr"], host, resource)
-        return known if found and good and in_time and covers else None
+    def _secret_of(self, key_name: str) -> str | None:
+        key = self._keys.get(key_name)
+        return None if key is None else key.key
 
     def _covers(self, encoded: str, host: str, resource: tuple[str, ...] | None) -> bool:
-        """Tell whether a token for `encoded` is good at this host for this path, segment by segment."""
+        """Return whether a token for the URL `encoded` is valid for this host and path, compared segment by segment."""
         try:
             url = unquote_plus(encoded, errors="strict")
             parts = urlsplit(url if "://" in url else f"//{url}")
             name = (parts.hostname or "").lower()
             own = (urlsplit(f"//{host}").hostname or "").lower()
-            # A slash more than needed stands where a base that ends with one and a path that begins with one were joined.
+            # Clients join a base URL and a path, which can leave an extra slash at the start or the end.
             path = parts.path.lstrip("/").removesuffix("/")
             segments = tuple(unquote(segment, errors="strict") for segment in path.split("/")) if path else ()
         except ValueError:
@@ -170,14 +172,64 @@ class Guard:
         return resource is None or resource[: len(segments)] == segments
 
 
+# Shared access signatures
+# https://learn.microsoft.com/rest/api/eventhub/generate-sas-token
+
+#: Characters of a token at most; a longer one is refused unread.
+MAX_TOKEN_LENGTH = 4096
+
+_SCHEME = "SharedAccessSignature "
+_FIELDS = {"sr", "sig", "se", "skn"}
+#: The fields of a malformed token, so that its check takes the same steps.
+_NO_FIELDS = dict.fromkeys(_FIELDS, "")
+#: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
+#: Signs in place of an unknown key, so that an unknown key takes as long as a wrong signature.
+_UNKNOWN_SECRET = base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+@attrs.frozen
+class VerifiedToken:
+    """The result of a check of a shared access signature.
+
+    Attributes:
+        resource: The URL that the token is for, percent-encoded.
+        key_name: The name of the key.
+        is_valid: Whether the token is well-formed, signed with a known key, and not expired.
+    """
+
+    resource: str
+    key_name: str
+    is_valid: bool
+
+
+def verify_token(authorization: str, secret_of: Callable[[str], str | None]) -> VerifiedToken:
+    """Check a shared access signature. The check takes the same steps for all wrong tokens.
+
+    Args:
+        authorization: The header ``Authorization``.
+        secret_of: Returns the secret of a key by the name of the key, or `None` for an unknown key.
+    """
+    found = _fields_of(authorization)
+    fields = found or _NO_FIELDS
+    # Azure's own token generator encodes the name twice, others once. A name that needs no encoding is the same each time.
+    key_name = unquote_plus(unquote_plus(fields["skn"]))
+    secret = secret_of(key_name)
+    signed = f"{fields['sr']}\n{fields['se']}".encode("utf-8", "surrogatepass")
+    expected = hmac.new((_UNKNOWN_SECRET if secret is None else secret).encode(), signed, hashlib.sha256).digest()
+    try:
+        signature = base64.b64decode(unquote(fields["sig"]), validate=True)
+    except (binascii.Error, ValueError):
+        signature = b""
+    is_signed = hmac.compare_digest(expected, signature)
+    in_time = re.fullmatch(r"[0-9]{1,12}", fields["se"]) is not None and int(fields["se"]) > time.time()
+    is_valid = found is not None and secret is not None and is_signed and in_time
+    return VerifiedToken(fields["sr"], key_name, is_valid)
+
+
 def _fields_of(authorization: str) -> dict[str, str] | None:
-    """Return the four fields of a token, or `None` where it is none: each is there once, and nothing else is."""
+    """Return the four fields of a token; `None` if one is missing, there twice, or there is another one."""
     if len(authorization) > MAX_TOKEN_LENGTH or not authorization.startswith(_SCHEME):
         return None
     fields = dict(re.findall(r"(?:^|&)([^=&]*)=([^&]*)", authorization[len(_SCHEME) :]))
     return fields if set(fields) == _FIELDS and authorization.count("&") == 3 else None
-
-
-def _undo_double(name: str) -> str:
-    """Return a key's name. Azure's own generator encodes it twice, others once; names that need no encoding are the same."""
-    return unquote_plus(unquote_plus(name))

@@ -10,8 +10,7 @@ import pytest
 
 from azsession.errors import ThrottledError
 from azsession.server.http.presence import Presence, is_closed
-
-from ..conftest import eventually
+from tests.conftest import eventually
 
 
 @pytest.fixture

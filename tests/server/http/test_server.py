@@ -18,10 +18,10 @@ from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import ConfigurationError
 from azsession.server import AccessKey, GatewayService
 from azsession.server.http import server
+from tests.conftest import eventually
+from tests.support.paths import ROOT
 
-from ..conftest import eventually
-from ..support.paths import ROOT
-from .raw import KEYS, Gateway, SteppedClock, acceptors, fresh_id, in_thread, read_reply, serving, waiters
+from ..raw import KEYS, Gateway, SteppedClock, acceptors, fresh_id, in_thread, read_reply, serving, waiters
 
 # Clients that go away
 
