@@ -1,8 +1,8 @@
-"""A burst of connections against `azsession serve`, while orders are sent and consumed: is anything lost, does it serve on?
+"""Opens a burst of connections to `azsession serve` while orders are sent and consumed, and checks that nothing is lost.
 
-``python -m tests.load.burst --connections 10000`` opens them as fast as it can from several processes. A third says nothing,
-a third begins a request and never ends it, a third asks something. Ends with 1 where an order was lost, came twice or out of
-order, or threads and files did not come back to what they were.
+``python -m tests.load.burst --connections 10000`` opens the connections as fast as possible, from several
+processes. A third of the connections stays silent, a third starts a request and never ends it, a third makes a request. The
+exit status is 1 if an order was lost, repeated or out of order, or if threads or files did not return to their number before.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .ledger import Ledger
 
 QUEUE = "orders"
 SESSIONS = 8
-#: Seconds for which a burst's process waits for answers and holds its connections.
+#: Seconds that a process of the burst waits for answers and holds its connections.
 HOLD = 3.0
 
 
 def burst(url: str, count: int, hold: float = HOLD, opened: Callable[[], object] = lambda: None) -> Counter[str]:
-    """Open `count` connections, call `opened`, and hold them; return what became of them."""
+    """Open `count` connections, call `opened`, and hold them. Return their outcomes."""
     parts = urlsplit(url)
     address = (str(parts.hostname), int(parts.port or 0))
     asked = f"GET /healthz HTTP/1.1\r\nHost: {address[0]}\r\n"
@@ -80,7 +80,7 @@ def _burst_in_process(url: str, count: int, all_opened: Any, results: Any) -> No
 
 
 def allow_open_files() -> None:
-    """Let this process open as many files as it may."""
+    """Raise the file limit of this process to the hard limit."""
     import resource
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -88,7 +88,7 @@ def allow_open_files() -> None:
 
 
 class Orders:
-    """Orders that are sent and consumed all the time, each exactly once and in order."""
+    """Sends and consumes orders all the time, and checks that each is received once and in order."""
 
     def __init__(self, connection_string: str) -> None:
         self.ledger = Ledger()
@@ -130,7 +130,7 @@ class Orders:
                     self.ledger.done(number)
 
     def end(self, patience: float = 60.0) -> list[str]:
-        """Stop sending, wait for the rest to arrive; return all that was wrong."""
+        """Stop sending, wait for the rest to arrive, and return all errors."""
         self._no_more.set()
         until = time.monotonic() + patience
         while self.ledger.under_way and time.monotonic() < until:
@@ -144,7 +144,7 @@ class Orders:
 
 
 class Watch:
-    """The most threads and files that a process had, looked at ten times a second until `end`."""
+    """The peak of a process's threads and files, sampled ten times a second until `end`."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
@@ -155,11 +155,11 @@ class Watch:
         self._thread.start()
 
     def now(self) -> tuple[int, int]:
-        """Return its threads and files."""
+        """Return the numbers of threads and files."""
         return self._process.num_threads(), self._process.num_fds()
 
     def is_back(self) -> bool:
-        """Tell whether it has no more of them than before."""
+        """Return whether there are no more threads and files than before."""
         return all(now <= before for now, before in zip(self.now(), self.before, strict=True))
 
     def _run(self) -> None:
@@ -172,7 +172,7 @@ class Watch:
 
 
 def run(connections: int, processes: int, rounds: int) -> int:
-    """Run it; return the exit status."""
+    """Run the burst, and return the exit status."""
     allow_open_files()
     with tempfile.TemporaryDirectory(prefix="azsession-burst-") as folder:
         data = Path(folder) / "data.db"

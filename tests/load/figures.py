@@ -1,4 +1,4 @@
-"""What a process takes, sampled over time, and whether it stays flat. Used by the soak, the burst and their tests."""
+"""Samples the memory, threads and files of a process over time, and checks that they stay flat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MB = 1024 * 1024
 
 @attrs.frozen
 class Bound:
-    """How much a figure may grow from one third of a run to the next and still count as flat: a share, and a bit more."""
+    """How much a figure may grow from the second third of a run to the last and still be flat: a share plus a constant."""
 
     share: float
     slack: float
@@ -24,7 +24,7 @@ class Bound:
         return after <= before * (1 + self.share) + self.slack
 
 
-#: By the figure's last word.
+#: By the last word of the figure's name.
 BOUNDS = {
     "RSS": Bound(0.05, 4 * MB),
     "PSS": Bound(0.05, 4 * MB),
@@ -36,7 +36,7 @@ BOUNDS = {
 
 
 def figures_of(name: str, process: psutil.Process) -> dict[str, float]:
-    """Return memory, threads and open files of a process, under its name."""
+    """Return the memory, threads and open files of a process, with the process's name in each key."""
     memory = process.memory_full_info()
     found = {f"{name} RSS": memory.rss, f"{name} threads": process.num_threads()}
     if hasattr(memory, "pss"):
@@ -47,14 +47,14 @@ def figures_of(name: str, process: psutil.Process) -> dict[str, float]:
 
 
 def sizes_of(data: Path) -> dict[str, float]:
-    """Return the bytes of the data file and of its log."""
+    """Return the sizes of the data file and of its log in bytes."""
     log = data.with_name(data.name + "-wal")
     return {"file size": float(os.path.getsize(data)), "file WAL": float(os.path.getsize(log) if log.exists() else 0)}
 
 
 @attrs.frozen
 class Line:
-    """One figure over a run: the medians of its second and last third, its peak, and whether it stayed flat."""
+    """One figure over a run: the medians of the second and the last third, the peak, and whether the figure stayed flat."""
 
     name: str
     before: float
@@ -80,7 +80,7 @@ HEADER = "| figure | second third (median) | last third (median) | change | peak
 
 
 def lines_of(samples: Sequence[dict[str, float]]) -> list[Line]:
-    """Return what the samples of a run say; its first third is for getting warm."""
+    """Return the figures of a run. The first third of the samples is the warm-up."""
     third = len(samples) // 3
     lines = []
     for name in samples[-1]:

@@ -1,4 +1,4 @@
-"""What was sent and must arrive: the soak's and the burst's account of their messages."""
+"""Counts the messages that the soak and the burst sent, received and settled."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import Counter
 
 
 class Ledger:
-    """Messages that are on their way, by number, and what became of the others. Safe to use from many threads."""
+    """The messages in flight, by number, and the counts and errors of the others. Safe to use from many threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # Guards all that follows.
+        self._lock = threading.Lock()  # Guards all attributes below.
         self._number = 0
         self._under_way: dict[int, str] = {}
         self._unsure: set[int] = set()
@@ -19,7 +19,7 @@ class Ledger:
         self.wrong: list[str] = []
 
     def new(self, kind: str) -> int:
-        """Return the number of a message that is about to be sent."""
+        """Register a message that is about to be sent, and return its number."""
         with self._lock:
             self._number += 1
             self._under_way[self._number] = kind
@@ -28,14 +28,14 @@ class Ledger:
             return self._number
 
     def not_sent(self, number: int) -> None:
-        """Note that a send failed: it may have been accepted all the same, or not."""
+        """Record that a send failed. The message may have been stored nevertheless."""
         with self._lock:
             self.counts["sends that failed"] += 1
             if self._under_way.pop(number, None) is not None:
                 self._unsure.add(number)
 
     def done(self, number: int) -> None:
-        """Note that a message was settled for good; once each."""
+        """Record that a message was completed or dead-lettered, which happens once for each message."""
         with self._lock:
             self._unsure.discard(number)
             if self._under_way.pop(number, None) is None:
@@ -44,7 +44,7 @@ class Ledger:
                 self.counts["settled for good"] += 1
 
     def in_order(self, session_id: str, sequence_number: int, number: int) -> None:
-        """Note a first delivery: sequence numbers rise in a session."""
+        """Record a first delivery. Sequence numbers must rise within a session."""
         with self._lock:
             if sequence_number <= self._last.get(session_id, 0):
                 self.wrong.append(f"message {number} of {session_id} came after a later one")
@@ -61,6 +61,6 @@ class Ledger:
 
     @property
     def under_way(self) -> dict[int, str]:
-        """The messages that have not arrived yet, with their kinds."""
+        """The messages that have not arrived, with their kinds."""
         with self._lock:
             return dict(self._under_way)

@@ -1,8 +1,7 @@
-"""`azsession serve` with short memories, as a process: ``python -m tests.load.served SECONDS ARGUMENTS..``.
+"""`azsession serve` with short retention, in a process: ``python -m tests.load.served SECONDS ARGUMENTS..``.
 
-What is remembered of settlements and requests for minutes is remembered for about SECONDS here, fewer locks that ended are
-remembered, and the file is looked at more often, so that a short run sees all that several times. All else is as users have
-it.
+The broker remembers settlements and request ids for about SECONDS instead of minutes, remembers fewer expired locks, and
+checks its file more often, so that a short run goes through several periods. Everything else is as in production.
 """
 
 from __future__ import annotations

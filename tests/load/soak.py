@@ -1,7 +1,8 @@
-"""A soak: mixed work in many sessions for minutes or hours, and whether anything was lost or kept growing.
+"""A soak: mixed work in many sessions for minutes or hours, with a check that nothing is lost and nothing keeps growing.
 
-``python -m tests.load.soak --minutes N`` serves a gateway in a process of its own, works against it, prints what both
-processes and the data file took, and ends with 1 where something was lost, misordered or not flat.
+``python -m tests.load.soak --minutes N`` serves a gateway in a process of its own, works against it, and prints the
+figures of both processes and of the data file. The exit status is 1 if a message was lost or misordered, or a figure is not
+flat.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from .figures import HEADER, MB, figures_of, lines_of, sizes_of
 from .ledger import Ledger
 from .work import Work
 
-#: Seconds for what is under way at the end to arrive: what was dropped by its holder comes again when its lock ends.
+#: Seconds to wait at the end for messages in flight. The broker delivers a dropped message again after its lock expires.
 PATIENCE = 120
-#: The peak that the run begins with: bytes of a message.
+#: Bytes of each message in the peak that the run starts with.
 PEAK_SIZE = 4096
 
 
 @contextmanager
 def served(data: Path, period: float) -> Iterator[tuple[str, psutil.Process]]:
-    """Serve a data file; give the connection string, and the process."""
+    """Serve a data file, and yield the connection string and the process."""
     command = [sys.executable, "-m", "tests.load.served", str(period), "--data", str(data), "--port", "0", "--auto-create"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
@@ -47,7 +48,7 @@ def served(data: Path, period: float) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def make_peak(connection_string: str, data: Path, count: int) -> float:
-    """Send many messages and take them out again; return the size that the file came to."""
+    """Send many messages, receive them again, and return the largest size of the file."""
     with ServiceBusProvider.from_connection_string(connection_string) as provider:
         for start in range(0, count, 1000):
             batch = [Message(b"x" * PEAK_SIZE, session_id="peak") for _ in range(min(1000, count - start))]
@@ -61,7 +62,7 @@ def make_peak(connection_string: str, data: Path, count: int) -> float:
 
 
 def run(minutes: float, sessions: int, waits: int, rate: float, period: float, peak: int) -> int:
-    """Run it; return the exit status."""
+    """Run the soak, and return the exit status."""
     with tempfile.TemporaryDirectory(prefix="azsession-soak-") as folder:
         data = Path(folder) / "data.db"
         with served(data, period) as (connection_string, process):

@@ -1,4 +1,4 @@
-"""Past the bounds on connections, requests and files the answer is 503 at once, while others are served."""
+"""Over the limits on connections, requests and files the answer is 503 at once, and others are served."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def workers() -> list[threading.Thread]:
 
 
 def is_over(sock: socket.socket) -> bool:
-    """Read to the end of a connection."""
+    """Read until the connection ends."""
     sock.settimeout(20)
     try:
         while sock.recv(65536):
@@ -44,7 +44,7 @@ def is_over(sock: socket.socket) -> bool:
 # Connections
 
 
-def test_a_connection_past_the_bound_is_answered_503_at_once_and_others_are_served() -> None:
+def test_a_connection_over_the_limit_gets_503_at_once_and_others_are_served() -> None:
     with serving(max_connections=3) as gateway, ExitStack() as stack:
         queue = gateway.queue()
         waiting = [stack.enter_context(gateway.holder(queue, f"s{n}", fresh_id()).start_receive(60)) for n in range(3)]
@@ -58,14 +58,14 @@ def test_a_connection_past_the_bound_is_answered_503_at_once_and_others_are_serv
         assert [read_reply(sock).status for sock in waiting] == [204] * 3
 
 
-def test_the_connection_that_was_idle_longest_makes_room_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_idle_connection_is_closed_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "IDLE_GRACE", 0.0)
     with serving(max_connections=3) as gateway, ExitStack() as stack:
         kept = [gateway.connect() for _ in range(3)]
         for connection in kept:
             stack.callback(connection.close)
             assert gateway.ask("GET", "/healthz", connection=connection).status == 200
-        # The first was used last.
+        # The first connection was used last.
         assert gateway.ask("GET", "/healthz", connection=kept[0]).status == 200
         eventually(lambda: len(gateway.service._server._connections._parked[front.IDLE]) == 3)
         with gateway.open_socket(HEALTH) as sock:
@@ -75,7 +75,7 @@ def test_the_connection_that_was_idle_longest_makes_room_for_a_new_one(monkeypat
                 assert gateway.ask("GET", "/healthz", connection=connection).status == 200
 
 
-def test_a_connection_that_has_just_come_makes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_connection_is_not_closed_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "IDLE_GRACE", 600.0)
     with serving(max_connections=2) as gateway, gateway.open_socket() as first, gateway.open_socket() as second:
         eventually(lambda: gateway.service._server.connections == 2)
@@ -86,11 +86,11 @@ def test_a_connection_that_has_just_come_makes_no_room(monkeypatch: pytest.Monke
             assert read_reply(sock).status == 200
 
 
-def test_no_more_are_held_than_it_takes_to_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_refused_connections_that_stay_open_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "IDLE_GRACE", 600.0)
     with serving(max_connections=16) as gateway, ExitStack() as stack:
         silent = [stack.enter_context(gateway.open_socket()) for _ in range(60)]
-        # 16, and 8 that could still ask and be refused; the others are gone.
+        # 16 connections, and 8 more that stay open until they are refused. The others are closed.
         for sock in silent[24:]:
             assert is_over(sock)
         eventually(lambda: gateway.service._server.connections == 24)
@@ -100,7 +100,7 @@ def test_no_more_are_held_than_it_takes_to_refuse_them(monkeypatch: pytest.Monke
         assert read_reply(silent[0]).status == 200
 
 
-def test_as_many_connections_as_files_may_be_opened_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_connection_limit_follows_the_file_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, expected in ((1024, 853), (20_000, 16384), (resource.RLIM_INFINITY, 16384), (64, 8)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
         assert server.default_max_connections() == expected
@@ -111,7 +111,7 @@ def test_as_many_connections_as_files_may_be_opened_by_default(monkeypatch: pyte
 
 
 class GatedBroker(EmbeddedBroker):
-    """Its sends wait at a gate."""
+    """A broker whose sends wait until the test opens a gate."""
 
     def __init__(self) -> None:
         super().__init__(queues=["q"])
@@ -124,7 +124,7 @@ class GatedBroker(EmbeddedBroker):
         super().send(*args, **more)  # type: ignore[arg-type]
 
 
-def test_a_request_past_the_queue_for_threads_is_answered_503_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_over_the_thread_queue_limit_gets_503_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "MAX_QUEUED", 2)
     broker = GatedBroker()
     with GatewayService(broker, KEYS, max_waiting=1) as service:
@@ -133,7 +133,7 @@ def test_a_request_past_the_queue_for_threads_is_answered_503_at_once(monkeypatc
         sends = []
         for number in range(4):
             sends.append(in_thread(lambda: gateway.ask("POST", "/q/messages", b"x", headers)))
-            if number < 2:  # It has two threads.
+            if number < 2:  # The gateway has two threads.
                 assert broker.entered.acquire(timeout=20)
             else:
                 eventually(lambda number=number: len(service._server.requests._waiting) == number - 1)
@@ -144,7 +144,7 @@ def test_a_request_past_the_queue_for_threads_is_answered_503_at_once(monkeypatc
         assert gateway.ask("GET", "/healthz").status == 200
 
 
-def test_a_request_for_which_the_machine_gives_no_thread_is_answered_503_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_gets_503_at_once_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -156,7 +156,7 @@ def test_a_request_for_which_the_machine_gives_no_thread_is_answered_503_at_once
         assert gateway.ask("GET", "/healthz").status == 200
 
 
-def test_threads_that_were_needed_once_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "THREAD_IDLE", 0.05)
     before = len(workers())
     with serving(max_waiting=32) as gateway, ExitStack() as stack:
@@ -172,7 +172,7 @@ def test_threads_that_were_needed_once_end(monkeypatch: pytest.MonkeyPatch) -> N
         assert gateway.ask("GET", "/healthz").status == 200
 
 
-def test_a_gateway_that_was_stopped_is_forgotten() -> None:
+def test_a_stopped_gateway_is_garbage_collected() -> None:
     with serving() as gateway:
         assert gateway.ask("GET", "/healthz").status == 200
     gone = weakref.ref(gateway.service._server)
@@ -189,17 +189,17 @@ def test_a_gateway_that_was_stopped_is_forgotten() -> None:
 
 
 def limited(soft: int, hard: int) -> dict[str, object]:
-    """Return how to start a process that may open so many files."""
+    """Return a command that starts a process with a limit of `limit` files."""
     return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))}
 
 
-def test_serve_opens_as_many_files_as_it_may() -> None:
+def test_serve_raises_its_file_limit_to_the_hard_limit() -> None:
     with Served("--memory", **limited(200, 1000)) as served:
         assert psutil.Process(served.process.pid).rlimit(resource.RLIMIT_NOFILE) == (1000, 1000)
 
 
 @pytest.mark.parametrize("options", [(), ("--max-connections", "100000")], ids=["its bound", "no file left"])
-def test_a_burst_past_the_limit_of_files_loses_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_a_burst_over_the_file_limit_loses_no_message(tmp_path: Path, options: tuple[str, ...]) -> None:
     data = ("--data", tmp_path / "data.db", "--queue", "orders")
     with Served(*data, *options, **limited(300, 300)) as served:
         url = served.line.split(";")[0].partition("=")[2].rstrip("/")
@@ -218,7 +218,7 @@ def test_a_burst_past_the_limit_of_files_loses_nothing(tmp_path: Path, options: 
     assert out == ""
 
 
-def test_the_accepting_thread_rests_while_no_file_is_left(tmp_path: Path) -> None:
+def test_the_accepting_thread_sleeps_while_no_file_is_left(tmp_path: Path) -> None:
     with Served("--memory", "--max-connections", "100000", **limited(100, 100)) as served, ExitStack() as stack:
         url = served.line.split(";")[0].partition("=")[2].rstrip("/")
         host, port = url.removeprefix("http://").split(":")
@@ -229,7 +229,7 @@ def test_the_accepting_thread_rests_while_no_file_is_left(tmp_path: Path) -> Non
         before, ours = sum(process.cpu_times()[:2]), time.process_time()
         while time.process_time() < ours + 0.5:
             pass
-        # A busy loop there would have had as much as the one here, however little that was.
+        # A busy loop in the gateway would have used as much processor time as the loop here.
         assert sum(process.cpu_times()[:2]) - before < 0.25
         stack.close()
         eventually(lambda: process.num_fds() < 50)

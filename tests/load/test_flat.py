@@ -1,4 +1,4 @@
-"""What a gateway and a client keep in memory does not grow with the number of operations, only with what is there."""
+"""The memory of a gateway and a client does not grow with the number of operations."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from azsession.server.http import threads
 from ..conftest import eventually
 from ..server.raw import Gateway, fresh_id, serving, waiters
 
-#: Objects by which the number may differ between two counts, for caches and threads.
+#: Objects by which two counts may differ, because of caches and threads.
 NOISE = 150
 
 
 def objects() -> int:
-    """Return how many objects there are that can refer to others."""
+    """Return the number of objects that the garbage collector tracks."""
     for cached in gc.get_objects():
-        # Which is full after some time, but not so soon.
-        # Not `isinstance`: it would wake up what other tests left asleep, such as lazy objects of frameworks.
+        # This cache fills up slowly.
+        # Not `isinstance`: it would evaluate lazy objects of frameworks that other tests left behind.
         if type(cached) is functools._lru_cache_wrapper and cached.__module__.startswith("azsession"):
             cached.cache_clear()
     for _ in range(3):
@@ -35,7 +35,7 @@ def objects() -> int:
 
 
 def growth(operation: Callable[[int], None], times: int) -> int:
-    """Return how many objects more there are after `times` operations, when it is warm."""
+    """Return how many more objects there are after `times` operations, after a warm-up."""
     for number in range(times // 4):
         operation(number)
     before = objects()
@@ -46,11 +46,11 @@ def growth(operation: Callable[[int], None], times: int) -> int:
 
 @pytest.fixture(autouse=True)
 def _few_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reach the bounds of what is bounded by number early."""
+    """Lower the limits of bounded caches, so that the tests reach them."""
     monkeypatch.setattr(session_locks, "MAX_ENDED", 50)
 
 
-def test_a_gateway_is_flat_over_two_thousand_operations() -> None:
+def test_a_gateway_does_not_grow_over_two_thousand_operations() -> None:
     with serving() as gateway, ExitStack() as stack:
         queue = gateway.queue(lock_duration=300, max_delivery_count=1000)
         kept = stack.enter_context(closing(gateway.connect()))
@@ -80,7 +80,7 @@ def test_a_gateway_is_flat_over_two_thousand_operations() -> None:
         assert growth(operation, 120) < NOISE
 
 
-def test_a_gateway_is_flat_over_clients_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gateway_does_not_grow_over_clients_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "THREAD_IDLE", 0.05)
     with serving(max_waiting=64) as gateway:
         queue = gateway.queue(lock_duration=300)
@@ -102,7 +102,7 @@ def test_a_gateway_is_flat_over_clients_that_come_and_go(monkeypatch: pytest.Mon
         assert gateway.service._server.moving == {}
 
 
-def test_a_client_is_flat_over_sessions_that_come_and_go() -> None:
+def test_a_client_does_not_grow_over_sessions_that_come_and_go() -> None:
     with serving() as gateway:
         queue = gateway.queue(lock_duration=300)
         with ServiceBusProvider.from_connection_string(gateway.service.connection_string()) as provider:
@@ -123,7 +123,7 @@ def test_a_client_is_flat_over_sessions_that_come_and_go() -> None:
             assert growth(operation, 120) < NOISE
 
 
-def test_a_provider_of_this_process_is_flat() -> None:
+def test_an_embedded_provider_does_not_grow() -> None:
     def operation(number: int) -> None:
         with ServiceBusProvider.embedded(queues=["q"]) as provider:
             provider.send_message("q", Message("x", session_id="s"))
@@ -135,7 +135,7 @@ def test_a_provider_of_this_process_is_flat() -> None:
     assert growth(operation, 100) < NOISE
 
 
-def test_gateways_that_are_started_and_stopped_leave_nothing() -> None:
+def test_started_and_stopped_gateways_leave_no_objects() -> None:
     here = psutil.Process()
     files = here.num_fds()
 
@@ -147,7 +147,7 @@ def test_gateways_that_are_started_and_stopped_leave_nothing() -> None:
     assert here.num_fds() <= files + 2
 
 
-def test_long_paths_and_queries_are_not_kept() -> None:
+def test_long_paths_and_queries_are_not_cached() -> None:
     with serving() as gateway:
         ask_for_long_names(gateway, 20)
         tracemalloc.start()

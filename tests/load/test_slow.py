@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or rude take no thread from others, and each is cut by its deadline."""
+"""Slow, silent and misbehaving clients take no thread from others, and are disconnected at their deadlines."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from ..conftest import eventually
 from ..server.raw import ENVELOPE, Gateway, exchange, fresh_id, in_thread, read_reply, reply_of, serving
 from .test_connections import HEALTH, is_over
 
-#: A gateway of two threads: one client that took a thread for long would be noticed.
+#: A gateway with two threads, so that a client that occupies a thread is noticed.
 SMALL: dict[str, Any] = {"max_waiting": 1}
 
 
-#: Beginnings of requests that never end.
+#: The first bytes of requests that never end.
 STARTS = [b"", b"G", b"GET /healthz", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"\r\n"]
 
 
-def test_heads_that_never_end_take_no_thread() -> None:
+def test_request_heads_that_never_end_occupy_no_thread() -> None:
     with serving(**SMALL) as gateway, ExitStack() as stack:
         for said in STARTS * 10:
             stack.enter_context(gateway.open_socket(said))
         eventually(lambda: gateway.service._server.connections == 50)
         for _ in range(5):
             assert gateway.ask("GET", "/healthz").status == 200
-        # At most those who asked have one each: the next may come before the last one's is free again.
+        # At most one thread for each request: a request can come before the thread of the last one is free.
         assert len(gateway.service._server.requests._threads) <= 5
 
 
-def test_a_head_that_comes_in_bits_is_a_request() -> None:
+def test_a_request_head_that_arrives_in_pieces_is_served() -> None:
     with serving(**SMALL) as gateway, gateway.open_socket() as sock:
         for at in range(len(HEALTH)):
             sock.sendall(HEALTH[at : at + 1])
         assert read_reply(sock).status == 200
-        # What comes with the end of one head is the beginning of the next.
+        # The last piece of one head also has the first bytes of the next.
         sock.sendall(HEALTH + HEALTH[:10])
         assert read_reply(sock).status == 200
         sock.sendall(HEALTH[10:])
         assert read_reply(sock).status == 200
 
 
-def test_a_head_that_takes_too_long_is_answered_408(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_head_that_takes_too_long_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_DEADLINE", 0.2)
     with serving(**SMALL) as gateway, gateway.open_socket(HEALTH[:20]) as sock:
         reply = read_reply(sock)
@@ -58,7 +58,7 @@ def test_a_head_that_takes_too_long_is_answered_408(monkeypatch: pytest.MonkeyPa
         assert is_over(sock)
 
 
-def test_a_connection_that_says_nothing_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_connection_is_closed_after_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "IDLE_TIMEOUT", 0.2)
     with serving(**SMALL) as gateway:
         kept = gateway.connect()
@@ -74,7 +74,7 @@ def test_a_connection_that_says_nothing_is_cut_in_the_end(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("size", [1000, 200_000])
-def test_a_body_that_nobody_wants_is_not_waited_for(size: int) -> None:
+def test_the_body_of_a_refused_request_is_not_waited_for(size: int) -> None:
     with serving(**SMALL) as gateway:
         queue = gateway.queue()
         head = gateway.head("POST", f"/{queue}/messages", {"Content-Length": str(size)}).replace(b"sig=", b"sig=x")
@@ -83,7 +83,7 @@ def test_a_body_that_nobody_wants_is_not_waited_for(size: int) -> None:
             assert reply.status == 401
             sock.sendall(b"x" * size)
             if size <= server.MAX_SKIPPED:
-                # Its connection goes on behind the body.
+                # The connection continues after the body.
                 assert reply.headers["Connection"] is None
                 sock.sendall(HEALTH)
                 assert read_reply(sock).status == 200
@@ -92,18 +92,18 @@ def test_a_body_that_nobody_wants_is_not_waited_for(size: int) -> None:
                 assert is_over(sock)
 
 
-def test_a_body_that_stands_still_is_cut_however_fast_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_stalls_is_cut_however_fast_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_DEADLINE", 0.3)
     with serving(**SMALL) as gateway:
         queue = gateway.queue()
         head = gateway.head("POST", f"/{queue}/messages", {"Content-Length": "16000000", "Content-Type": ENVELOPE})
-        # At the rate that is asked for, this would be good for a minute.
+        # At the minimum rate, these bytes would last for a minute.
         with gateway.open_socket(head + b"[" * 1_000_000) as sock:
             assert is_over(sock)
         eventually(lambda: gateway.service._server.connections == 0)
 
 
-def test_a_body_that_keeps_its_rate_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_that_keeps_the_minimum_rate_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_DEADLINE", 0.4)
     monkeypatch.setattr(server, "BODY_RATE", 10)
     with serving(**SMALL) as gateway:
@@ -117,14 +117,14 @@ def test_a_body_that_keeps_its_rate_may_take_its_time(monkeypatch: pytest.Monkey
             assert read_reply(sock).status == 201
 
 
-def test_a_chunk_whose_line_never_ends_is_refused() -> None:
+def test_a_chunk_with_an_endless_size_line_is_refused() -> None:
     with serving(**SMALL) as gateway:
         queue = gateway.queue()
         head = gateway.head("POST", f"/{queue}/messages", {"Transfer-Encoding": "chunked", "Content-Type": ENVELOPE})
         assert exchange(gateway, head + b"1;" + b"x" * 200_000).status in (400, 413)
 
 
-def test_the_answer_to_a_body_too_large_is_read_by_one_who_sends_all_of_it_first() -> None:
+def test_a_client_that_sends_all_of_a_too_large_body_first_reads_the_answer() -> None:
     with serving(max_body_size=100_000) as gateway:
         queue = gateway.queue()
         body = b"x" * 30_000_000
@@ -141,7 +141,7 @@ def send_until_cut(sock: socket.socket, data: bytes) -> None:
             sock.sendall(data)
 
 
-def test_one_who_never_stops_sending_is_not_listened_to_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_never_stops_sending_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "LINGER", 0.3)
     with serving(max_body_size=100_000) as gateway:
         queue = gateway.queue()
@@ -152,7 +152,7 @@ def test_one_who_never_stops_sending_is_not_listened_to_for_ever(monkeypatch: py
 # Answers
 
 
-def test_a_client_that_does_not_read_its_answer_is_cut_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_its_answer_is_disconnected_and_loses_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_DEADLINE", 0.3)
     with serving(**SMALL) as gateway:
         queue = gateway.queue()
@@ -173,7 +173,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_and_loses_nothing(monkeyp
         assert [item["Body"][:2] for item in received] == [f"{number:02d}" for number in range(40)]
 
 
-def test_a_client_that_reads_slowly_but_does_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_slowly_gets_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_DEADLINE", 0.5)
     with serving() as gateway:
         queue = gateway.queue()
@@ -195,7 +195,7 @@ def test_a_client_that_reads_slowly_but_does_gets_all(monkeypatch: pytest.Monkey
 # Many requests on one connection
 
 
-def test_thousands_of_requests_sent_ahead_starve_nobody() -> None:
+def test_thousands_of_pipelined_requests_do_not_block_others() -> None:
     with serving(**SMALL) as gateway, gateway.open_socket() as sock:
         count = 3000
         sending = in_thread(lambda: sock.sendall(HEALTH * count))
@@ -215,7 +215,7 @@ def read_answers(sock: socket.socket, count: int) -> int:
     return answered
 
 
-def test_one_who_sends_ahead_and_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_pipelines_requests_and_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_DEADLINE", 0.3)
     with serving(**SMALL) as gateway, gateway.open_socket() as sock:
         queue = gateway.queue()
@@ -251,7 +251,7 @@ def tls_socket(gateway: Gateway, authority: trustme.CA) -> ssl.SSLSocket:
     return context.wrap_socket(gateway.open_socket(), server_hostname="127.0.0.1")
 
 
-def test_handshakes_that_never_end_take_no_thread(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+def test_tls_handshakes_that_never_end_occupy_no_thread(authority: trustme.CA, certificate: dict[str, Path]) -> None:
     with serving(**SMALL, **certificate) as gateway, ExitStack() as stack:
         for said in (b"", b"\x16", b"\x16\x03\x01\x02\x00", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03") * 10:
             stack.enter_context(gateway.open_socket(said))
@@ -262,7 +262,7 @@ def test_handshakes_that_never_end_take_no_thread(authority: trustme.CA, certifi
         assert len(gateway.service._server.requests._threads) <= 1
 
 
-def test_heads_over_tls_that_never_end_take_no_thread(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+def test_request_heads_over_tls_that_never_end_occupy_no_thread(authority: trustme.CA, certificate: dict[str, Path]) -> None:
     with serving(**SMALL, **certificate) as gateway, ExitStack() as stack:
         for said in STARTS:
             stack.enter_context(tls_socket(gateway, authority)).sendall(said or b"X")
@@ -270,14 +270,14 @@ def test_heads_over_tls_that_never_end_take_no_thread(authority: trustme.CA, cer
             for at in range(len(HEALTH)):
                 sock.sendall(HEALTH[at : at + 1])
             assert read_reply(sock).status == 200
-            # Two in one record.
+            # Two requests in one TLS record.
             sock.sendall(HEALTH * 2)
             response = http.client.HTTPResponse(sock)
             response.begin()
             assert reply_of(response).status == 200
 
 
-def test_a_tls_connection_past_the_bound_is_answered_503(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+def test_a_tls_connection_over_the_limit_gets_503(authority: trustme.CA, certificate: dict[str, Path]) -> None:
     with serving(max_connections=1, **certificate) as gateway, ExitStack() as stack:
         first = stack.enter_context(tls_socket(gateway, authority))
         with tls_socket(gateway, authority) as sock:

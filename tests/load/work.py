@@ -1,7 +1,6 @@
-"""The soak's mixed work: senders, sessions that are waited in, sessions that are accepted and closed, dead letters, rude
-clients.
+"""The mixed work of the soak: senders, waiting receivers, sessions that are accepted and closed, dead letters, aborted polls.
 
-Every message says what is to be done with it, and is accounted for in a `Ledger`.
+Each message says how its receiver handles it, and is counted in a `Ledger`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .ledger import Ledger
 
 HELD, OPEN, LAPSING = "held", "open", "lapsing"
 
-#: What is done with a message, and how often.
+#: How messages are handled, and how often.
 KINDS = {
     "complete": 40,
     "abandon": 10,
@@ -42,10 +41,10 @@ class Work:
     """The work, until `stop`.
 
     Args:
-        connection_string: Leads to the gateway.
-        ledger: Where it is accounted for.
-        sessions: In how many sessions; half are waited in all the time.
-        rate: Messages sent a second.
+        connection_string: The gateway to work against.
+        ledger: Counts the messages.
+        sessions: The number of sessions. Half of them always have a waiting receive.
+        rate: Messages to send per second.
     """
 
     def __init__(self, connection_string: str, ledger: Ledger, *, sessions: int, rate: float, waits: int) -> None:
@@ -61,7 +60,7 @@ class Work:
         self._waited_in: dict[str, SessionClient] = {}
 
     def start(self) -> None:
-        """Make the queues, and begin."""
+        """Create the queues, and start."""
         self._provider.create_queue(HELD, QueueSettings(lock_duration=30, max_delivery_count=50))
         window = {"requires_duplicate_detection": True, "duplicate_detection_window": 20.0}
         self._provider.create_queue(OPEN, QueueSettings(lock_duration=30, max_delivery_count=50, **window))
@@ -88,15 +87,15 @@ class Work:
         self._threads.append(thread)
 
     def stop_sending(self) -> None:
-        """Send nothing more; what is under way still arrives."""
+        """Stop sending. Messages in flight still arrive."""
         self._no_more.set()
 
     def stop(self) -> None:
-        """End all."""
+        """Stop all threads."""
         self._no_more.set()
         self._ended.set()
         for session in list(self._waited_in.values()):
-            # Whoever waits in it comes back at once.
+            # Closing the session ends its waiting receive at once.
             session.close_session()
         for thread in self._threads:
             thread.join(40)
@@ -108,7 +107,7 @@ class Work:
         choice = random.Random(threading.get_ident())
         kinds, weights = list(KINDS), list(KINDS.values())
         while not self._no_more.wait(choice.uniform(0.5, 1.5) * 2 * 3 / self._rate):
-            # Three sends a round: one alone, two in a batch.
+            # Three messages in each round: one alone, two in a batch.
             self._send_some(self._provider, choice, choice.choices(kinds, weights, k=1))
             self._send_some(self._provider, choice, choice.choices(kinds, weights, k=2))
 
@@ -133,7 +132,7 @@ class Work:
         try:
             provider.send_messages(queue, messages)
             if queue == OPEN and number % 5 == 0:
-                # The same again: it is known, and dropped.
+                # A duplicate, which the queue drops.
                 provider.send_messages(queue, messages)
                 self._ledger.count("duplicates sent", len(messages))
         except QueueError as error:
@@ -179,7 +178,7 @@ class Work:
         self._ledger.done(told["number"])
 
     def _handle(self, session: SessionClient, message: ReceivedMessage) -> bool:
-        """Do what the message says; tell whether its session is to be kept."""
+        """Handle the message as it says, and return whether to keep its session."""
         kind = json.loads(message.body)["kind"]
         self._ledger.count(f"handled: {kind}")
         first = message.delivery_count == 1
@@ -226,7 +225,7 @@ class Work:
     # Others
 
     def _visit(self) -> None:
-        """Come, send one, and go: connections and tokens of a process of its own."""
+        """Open a provider, send one message, and close the provider, as a short process would."""
         choice = random.Random(1)
         while not self._no_more.wait(1.0):
             with ServiceBusProvider.from_connection_string(self._string) as provider:
@@ -234,7 +233,7 @@ class Work:
             self._ledger.count("providers closed")
 
     def _abort(self) -> None:
-        """Begin long polls, and go away without a word."""
+        """Start long polls, and close their connections without an answer."""
         config = self._provider.config
         url = config.namespace_url.rstrip("/")
         parts = urlsplit(url)

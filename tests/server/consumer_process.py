@@ -1,9 +1,9 @@
 """A consumer of the webhooks with four threads: ``python -m tests.server.consumer_process REPORT NAME DELAY``.
 
-The connection string comes on the first line of the input; ``ready`` is said before. Threads take session by session until
-the input ends. All consumers share one report, a line for each message received and each completed: which of the two, the
-consumer's name, the session, the position, how often it was delivered. ``completed`` is written after the broker confirmed
-it, and before the session is given back, so that a session's lines stand in the order in which things happened.
+The process writes ``ready``, and then reads the connection string from the first line of its input. Threads consume session
+by session until the input ends. All consumers append to one report, one line for each received and each completed message:
+the kind of line, the name of the consumer, the session, the position and the delivery count. A ``completed`` line is written
+after the broker confirmed the completion, and before the session is released, so the lines of a session are in order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def consume(provider: ServiceBusProvider, report: int, name: str, delay: float, 
         except NoSessionAvailableError:
             continue
         except (SessionNotFoundError, SessionLockedError, InvalidReceiptError):
-            # The gateway was started anew: whoever comes first takes the session.
+            # The gateway was restarted: the consumer that comes first takes the session.
             continue
         except QueueError as error:
             if not error.is_transient:

@@ -1,7 +1,7 @@
-"""A gateway with a data file, as a process of its own.
+"""A gateway with a data file, in a process of its own.
 
-``python -m tests.server.gateway_process FILE PORT KEY LOCK_DURATION`` writes a line with its connection string when it
-serves, and ends when its input does.
+``python -m tests.server.gateway_process FILE PORT KEY LOCK_DURATION`` writes its connection string when it
+serves, and ends when its input ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""nginx with the documented configuration, on a free port of loopback: what balances between gateways in the tests."""
+"""Runs nginx with the documented configuration on a free port of loopback, as the load balancer of the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import requests
 from ..support.paths import ROOT
 
 CONFIG = ROOT / "docs" / "nginx.conf"
-#: Set where the tests behind nginx must run: there, a missing nginx fails them.
+#: If this variable is set, the tests with nginx fail without nginx instead of being skipped.
 REQUIRED = "AZSESSION_REQUIRE_NGINX"
 
 _MAIN = """
@@ -39,7 +39,7 @@ http {
 
 
 def require_nginx() -> str:
-    """Return the path of nginx; skip where there is none, or fail where that is not allowed."""
+    """Return the path of nginx. Without nginx, skip the test, or fail if the test must not be skipped."""
     found = shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin")))
     if found is None:
         text = "needs nginx, such as Debian's package nginx-light"
@@ -50,16 +50,16 @@ def require_nginx() -> str:
 
 
 class Nginx:
-    """nginx in front of gateways, until the end of the with block.
+    """nginx in front of gateways, for the duration of a ``with`` block.
 
-    What the documented file says of addresses and certificates is exchanged; everything else is as it stands there.
+    The addresses and certificates of the documented file are replaced. The rest of the file is used as it is.
     """
 
     def __init__(self, place: Path, gateways: Sequence[str]) -> None:
         nginx = require_nginx()
         self.place = place
         place.mkdir()
-        # Started by root, it would have its workers be nobody, who cannot write here.
+        # Started by root, nginx runs its workers as the user nobody, who cannot write here.
         (place / "nginx.conf").write_text(("user root;\n" if os.geteuid() == 0 else "") + _MAIN)
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
@@ -97,7 +97,7 @@ class Nginx:
 
 
 def adapted(text: str, port: int, gateways: Sequence[str]) -> str:
-    """Return the documented configuration for gateways at these ``host:port``, served without TLS on a port of loopback."""
+    """Return the documented configuration for gateways at these ``host:port``, without TLS, on a port of loopback."""
     (options,) = set(re.findall(r"^ *server [0-9.]+:[0-9]+( .*);$", text, re.MULTILINE))
     servers = "\n".join(f"    server {gateway}{options};" for gateway in gateways)
     text, changed = re.subn(r"(^ *server [0-9.]+:[0-9]+ .*;\n)+", lambda _: servers + "\n", text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""A gateway for tests, and requests to it that are made by hand: nothing of azsession's client is used."""
+"""A gateway for tests, and a small HTTP client of its own. azsession's client is not used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _numbers = itertools.count(1)
 
 
 class SteppedClock(Clock):
-    """A clock that a test can put forward."""
+    """A clock that a test can advance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SteppedClock(Clock):
 
 @attrs.frozen
 class Reply:
-    """What came back."""
+    """An answer of the gateway."""
 
     status: int
     headers: Headers
@@ -64,7 +64,7 @@ class Reply:
 
     @property
     def code(self) -> str:
-        """The error's code, which stands in the header and in the body."""
+        """The error code, which is in the header and in the body."""
         assert self.headers["x-ms-error-code"] == self.json["error"]["code"]
         assert self.json["error"]["message"]
         return str(self.headers["x-ms-error-code"])
@@ -86,7 +86,7 @@ class Reply:
 
 
 class Gateway:
-    """A served gateway, with a key for each right and a clock that can be put forward."""
+    """A gateway that is served, with a key for each right and a clock that a test can advance."""
 
     def __init__(self, service: GatewayService, clock: SteppedClock) -> None:
         self.service = service
@@ -96,13 +96,13 @@ class Gateway:
         self.host, self.port = str(parts.hostname), int(parts.port or 0)
 
     def queue(self, **settings: Any) -> str:
-        """Make a queue of its own for a test; return its name."""
+        """Create a queue for one test, and return its name."""
         name = f"queue-{next(_numbers)}"
         self.service.broker.create_queue(name, QueueSettings(**settings))
         return name
 
     def token(self, path: str = "", *, key: AccessKey = MANAGE, expiry: float | None = None, base: str | None = None) -> str:
-        """Return an authorization for `path`, signed as the official SDK does it."""
+        """Return a token for `path`, made by the official SDK's generator."""
         token: str = generate_sas_token(f"{base or self.url}/{path}", key.name, key.key, int(expiry or time.time() + 600))
         return token
 
@@ -110,13 +110,13 @@ class Gateway:
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
 
     def open_socket(self, data: bytes = b"") -> socket.socket:
-        """Return a connection on which `data` was sent."""
+        """Open a connection, send `data`, and return the connection."""
         sock = socket.create_connection((self.host, self.port), timeout=20.0)
         sock.sendall(data)
         return sock
 
     def head(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> bytes:
-        """Return the bytes of a request's head, authorized."""
+        """Return the head of an authorized request as bytes."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", f"Authorization: {self.token()}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -132,7 +132,7 @@ class Gateway:
         token: str | None = None,
         connection: http.client.HTTPConnection | None = None,
     ) -> Reply:
-        """Make a request. The path goes out as it is; a body that is no bytes goes as JSON; ``token=""`` sends none."""
+        """Make a request. The path is sent as it is, a body that is not bytes as JSON. ``token=""`` sends no token."""
         given = {"Authorization": self.token(key=key) if token is None else token, **(headers or {})}
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
@@ -149,7 +149,7 @@ class Gateway:
                 used.close()
 
     def send(self, queue: str, session_id: str, *bodies: str, **properties: Any) -> None:
-        """Send messages, in an envelope."""
+        """Send messages in an envelope."""
         items = [{"Body": body, "BrokerProperties": {"SessionId": session_id, **properties}} for body in bodies]
         reply = self.ask("POST", f"/{queue}/messages", items, {"Content-Type": ENVELOPE})
         assert reply.status == 201, reply
@@ -159,7 +159,7 @@ class Gateway:
 
 
 class Holder:
-    """One who makes a session's requests; with a lock id in version 1, without one in the plain dialect."""
+    """Makes the requests of one session holder: with a lock id in version 1, without one in the plain dialect."""
 
     def __init__(self, gateway: Gateway, queue: str, session_id: str, lock_id: str | None) -> None:
         self.gateway = gateway
@@ -194,7 +194,7 @@ class Holder:
         return self.ask("POST", f"/messages/{token}/$deadletter", fields)
 
     def start_receive(self, timeout: float, headers: Mapping[str, str] | None = None) -> socket.socket:
-        """Begin a receive that waits; return its connection."""
+        """Start a receive that waits, and return its connection."""
         head = self.gateway.head(
             "DELETE", f"{self.path}/messages/head?timeout={timeout}", {**self.headers, **(headers or {})}
         )
@@ -215,9 +215,21 @@ def read_reply(sock: socket.socket) -> Reply:
 
 
 def exchange(gateway: Gateway, data: bytes) -> Reply:
-    """Send bytes as they are; return the answer."""
+    """Send bytes as they are, and return the answer."""
     with gateway.open_socket(data) as sock:
         return read_reply(sock)
+
+
+def bodies(reply: Reply) -> list[str]:
+    """Return the bodies of the messages in an envelope."""
+    assert reply.headers["Content-Type"] == ENVELOPE
+    assert int(reply.headers["Azsession-Count"]) == len(reply.json)
+    return [item["Body"] for item in reply.json]
+
+
+def tokens(reply: Reply) -> list[str]:
+    """Return the lock tokens of the messages in an envelope."""
+    return [item["BrokerProperties"]["LockToken"] for item in reply.json]
 
 
 def fresh_id() -> str:
@@ -234,7 +246,7 @@ def serving(**options: Any) -> Iterator[Gateway]:
 
 
 def in_thread(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Begin `call` in a thread; return what waits for its result."""
+    """Start `call` in a thread, and return a function that waits for its result."""
     results: list[Any] = []
     errors: list[BaseException] = []
 
@@ -249,7 +261,7 @@ def in_thread(call: Callable[[], Any]) -> Callable[[], Any]:
 
     def result() -> Any:
         thread.join(20.0)
-        assert not thread.is_alive(), "it does not come back"
+        assert not thread.is_alive(), "the call did not return in time"
         if errors:
             raise errors[0]
         return results[0]
@@ -265,12 +277,12 @@ def waiters(gateway: Gateway, queue: str, session_id: str) -> int:
 
 
 def places_left(gateway: Gateway) -> int:
-    """Return how many more may wait; a place is taken only after the broker has noted who waits."""
+    """Return how many more requests may wait. The broker registers a waiter before its place is taken."""
     return gateway.service._presence._slots._value  # type: ignore[attr-defined, no-any-return]
 
 
 def acceptors(gateway: Gateway, queue: str) -> int:
-    """Return how many wait for a queue's next session."""
+    """Return how many accepts wait for a session of a queue."""
     core = gateway.service.broker._core  # type: ignore[attr-defined]
     return len(list(core.queues[queue].acceptors))
 

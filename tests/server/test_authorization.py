@@ -1,4 +1,4 @@
-"""The check of tokens, by itself."""
+"""Access keys, and the check of tokens by `Guard`, without a server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def token(resource: str, key: AccessKey = KEY) -> str:
     return text
 
 
-def test_a_key_is_read_from_text() -> None:
+def test_parse_reads_name_secret_and_rights() -> None:
     key = AccessKey.parse("app:se:cr:et==:Send, listen")
     assert (key.name, key.key) == ("app", "se:cr:et==")
     assert key.rights == {Right.SEND, Right.LISTEN}
@@ -43,54 +43,54 @@ def test_a_key_is_read_from_text() -> None:
         "a" * 65 + ":hidden:Send",
     ],
 )
-def test_what_is_no_key_is_refused_without_showing_it(text: str) -> None:
+def test_parse_refuses_a_malformed_key_without_showing_the_secret(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         AccessKey.parse(text)
     assert "hidden" not in str(caught.value)
 
 
 @given(st.text())
-def test_any_text_is_a_key_or_an_error_of_ours(text: str) -> None:
+def test_parse_returns_a_key_or_raises_configuration_error_for_any_text(text: str) -> None:
     with suppress(ConfigurationError):
         assert AccessKey.parse(text).rights
 
 
-def test_a_key_never_shows_its_secret() -> None:
+def test_the_repr_of_a_key_does_not_show_the_secret() -> None:
     assert KEY.key not in repr(KEY)
     assert KEY.key not in repr([KEY])
     assert KEY.key not in repr(GUARD)
 
 
-def test_made_keys_have_all_rights_and_differ() -> None:
+def test_generated_keys_differ_and_have_all_rights() -> None:
     one, two = AccessKey.generate(), AccessKey.generate()
     assert one.key != two.key
     assert all(one.allows(right) for right in Right)
 
 
-def test_a_good_token_lets_in() -> None:
+def test_a_valid_token_is_accepted() -> None:
     GUARD.check(token("sb://here/q"), "here:80", ("q",), Operation.RECEIVE)
     GUARD.check(token("sb://known.example/q"), "here", ("q", "sessions", "a/b"), Operation.RECEIVE)
     GUARD.check(token("sb://here/q/sessions/a%2Fb"), "here", ("q", "sessions", "a/b"), Operation.RECEIVE)
 
 
-def test_a_key_with_a_name_that_is_encoded_is_found() -> None:
+def test_a_key_name_with_special_characters_is_found() -> None:
     key = AccessKey("a+b c%/é", "c2VjcmV0")
     Guard([key]).check(token("sb://here/", key), "here", ("q",), Operation.GET_QUEUE)
 
 
-def test_lacking_the_right_is_told_apart_from_a_bad_token() -> None:
+def test_a_missing_right_and_a_wrong_token_are_different_errors() -> None:
     with pytest.raises(PermissionDeniedError, match="Send"):
         GUARD.check(token("sb://here/q"), "here", ("q",), Operation.SEND)
     with pytest.raises(AuthenticationFailedError):
         GUARD.check(token("sb://here/q2"), "here", ("q",), Operation.SEND)
 
 
-def test_a_slash_in_an_id_is_not_one_of_the_path() -> None:
+def test_a_slash_in_a_session_id_does_not_separate_segments() -> None:
     with pytest.raises(AuthenticationFailedError):
         GUARD.check(token("sb://here/q/sessions/a/b"), "here", ("q", "sessions", "a/b"), Operation.RECEIVE)
 
 
-def test_a_guard_without_keys_lets_nobody_in() -> None:
+def test_a_guard_without_keys_refuses_every_token() -> None:
     with pytest.raises(AuthenticationFailedError):
         Guard([]).check(token("sb://here/q"), "here", ("q",), Operation.RECEIVE)
 
@@ -122,7 +122,7 @@ pieces = st.sampled_from(
 @example("SharedAccessSignature sr=%00&sig=%FF&se=99999999999&skn=%FF", "\x00")
 @example("SharedAccessSignature sr=" + "x" * MAX_TOKEN_LENGTH, "here")
 @example("SharedAccessSignature sr=\ud800&sig=x&se=9&skn=key", "\ud800")
-def test_no_header_brings_anything_but_a_refusal(authorization: str, host: str) -> None:
+def test_any_unsigned_header_is_refused(authorization: str, host: str) -> None:
     with pytest.raises(AuthenticationFailedError):
         GUARD.check(authorization, host, ("q",), Operation.RECEIVE)
 
@@ -134,14 +134,14 @@ hosts = st.text() | st.lists(st.sampled_from(["[", "]", ":", "/", "@", "here", "
 
 @given(hosts, hosts)
 @example("here\u2100", "here")
-def test_any_signed_resource_is_good_or_refused(resource: str, host: str) -> None:
+def test_any_signed_resource_is_accepted_or_refused(resource: str, host: str) -> None:
     with suppress(AuthenticationFailedError):
         GUARD.check(token(f"sb://{resource}/q"), host, ("q",), Operation.RECEIVE)
 
 
 @given(st.integers(0, 9), st.data())
 def test_a_changed_token_is_refused(which: int, data: st.DataObject) -> None:
-    # A fixed end, and not one counted from now: the same example must always be the same token.
+    # A fixed expiry, so that hypothesis makes the same token for the same example.
     good = generate_sas_token("sb://here/q", "key", KEY.key, 4_000_000_000 + which)
     at = data.draw(st.integers(0, len(good) - 1))
     changed = good[:at] + data.draw(st.characters(min_codepoint=33, max_codepoint=126)) + good[at + 1 :]
@@ -149,5 +149,5 @@ def test_a_changed_token_is_refused(which: int, data: st.DataObject) -> None:
         return
     with suppress(AuthenticationFailedError):
         GUARD.check(changed, "here", ("q",), Operation.RECEIVE)
-        # What is left of a token in base64 has bits that mean nothing; everything else counts.
+        # The last character of the signature in base64 has unused bits. All other characters count.
         assert "sig=" in good[: at + 1], (good, changed)

@@ -1,4 +1,4 @@
-"""What goes past a bound is refused at once, and the others go on."""
+"""Limits on bodies, headers, batches and waits: requests over a limit are refused at once, and others are served."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ..conftest import eventually
 from .raw import ENVELOPE, Gateway, exchange, fresh_id, places_left, read_reply, serving, waiters
 
-#: The session's gateway takes bodies of this many bytes.
+#: The body limit of the shared gateway, in bytes.
 LIMIT = 256 * 1024
 
 
@@ -22,12 +22,12 @@ def chunk(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [LIMIT + 1, LIMIT + 100_000, 10**9, 10**18])
-def test_a_body_over_the_limit_is_refused_before_it_is_sent(gateway: Gateway, queue: str, size: int) -> None:
+def test_a_body_over_the_limit_is_refused_by_its_content_length(gateway: Gateway, queue: str, size: int) -> None:
     reply = exchange(gateway, gateway.head("POST", f"/{queue}/messages", {"Content-Length": str(size)}))
     assert (reply.status, reply.code) == (413, "MessageTooLarge")
 
 
-def test_a_body_over_the_limit_is_answered_though_it_is_sent(gateway: Gateway, queue: str) -> None:
+def test_a_client_that_sends_all_of_a_body_over_the_limit_gets_an_answer(gateway: Gateway, queue: str) -> None:
     reply = gateway.ask("POST", f"/{queue}/messages", b"x" * (LIMIT + 1), {"Content-Type": ENVELOPE})
     assert (reply.status, reply.code) == (413, "MessageTooLarge")
 
@@ -40,7 +40,7 @@ def test_a_chunked_body_over_the_limit_is_refused_before_its_end(gateway: Gatewa
     assert (reply.status, reply.code) == (413, "MessageTooLarge")
 
 
-def test_a_chunk_that_is_announced_too_large_is_refused_at_once(gateway: Gateway, queue: str) -> None:
+def test_a_chunk_with_a_size_over_the_limit_is_refused_at_once(gateway: Gateway, queue: str) -> None:
     head = gateway.head("POST", f"/{queue}/messages", {"Transfer-Encoding": "chunked"})
     reply = exchange(gateway, head + b"7fffffff\r\nx")
     assert (reply.status, reply.code) == (413, "MessageTooLarge")
@@ -54,7 +54,7 @@ def test_a_broken_chunk_is_refused(gateway: Gateway, queue: str, body: bytes) ->
     assert gateway.holder(queue, "s").receive().status == 204
 
 
-def test_a_chunked_body_is_taken(gateway: Gateway, queue: str) -> None:
+def test_a_chunked_body_is_accepted(gateway: Gateway, queue: str) -> None:
     headers = {"Transfer-Encoding": "chunked", "BrokerProperties": '{"SessionId": "s"}'}
     body = chunk(b"in ") + chunk(b"parts") + b"0\r\n\r\n"
     assert exchange(gateway, gateway.head("POST", f"/{queue}/messages", headers) + body).status == 201
@@ -62,7 +62,7 @@ def test_a_chunked_body_is_taken(gateway: Gateway, queue: str) -> None:
 
 
 @pytest.mark.parametrize("authorized", [True, False])
-def test_what_follows_a_chunked_request_is_not_taken_from_its_body(gateway: Gateway, queue: str, authorized: bool) -> None:
+def test_bytes_after_a_chunked_request_are_not_read_as_a_request(gateway: Gateway, queue: str, authorized: bool) -> None:
     hidden = gateway.head("PUT", f"/{queue}-hidden", {"Content-Length": "0"})
     headers = {"Transfer-Encoding": "chunked", "BrokerProperties": '{"SessionId": "s"}'}
     if not authorized:
@@ -70,7 +70,7 @@ def test_what_follows_a_chunked_request_is_not_taken_from_its_body(gateway: Gate
     head = gateway.head("POST", f"/{queue}/messages", headers)
     if not authorized:
         head = head.replace(b"Authorization", b"X-Authorization")
-    # In an extension of the chunk, in its data and in the trailer.
+    # In a chunk extension, in the data of a chunk, and in the trailer.
     extension = b"1;" + hidden.split(b"\r\n", 1)[0] + b"\r\nx\r\n"
     with gateway.open_socket(head + extension + chunk(hidden) + b"0\r\n" + hidden) as sock:
         assert read_reply(sock).status == (201 if authorized else 401)
@@ -89,31 +89,31 @@ def drain(sock: socket.socket) -> bytes:
     return received
 
 
-def test_a_length_and_an_encoding_together_are_refused(gateway: Gateway, queue: str) -> None:
+def test_content_length_together_with_transfer_encoding_is_refused(gateway: Gateway, queue: str) -> None:
     headers = {"Content-Length": "3", "Transfer-Encoding": "chunked", "BrokerProperties": '{"SessionId": "s"}'}
     reply = exchange(gateway, gateway.head("POST", f"/{queue}/messages", headers) + b"0\r\n\r\n")
     assert (reply.status, reply.code) == (400, "InvalidRequest")
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "3, 3", "3, 4", "0x3", "+3", "1_0", ""])
-def test_a_malformed_length_is_refused(gateway: Gateway, queue: str, length: str) -> None:
+def test_a_malformed_content_length_is_refused(gateway: Gateway, queue: str, length: str) -> None:
     headers = {"Content-Length": length, "BrokerProperties": '{"SessionId": "s"}'}
     reply = exchange(gateway, gateway.head("POST", f"/{queue}/messages", headers) + b"abc")
     assert (reply.status, reply.code) == (400, "InvalidRequest")
 
 
-def test_two_lengths_are_refused(gateway: Gateway, queue: str) -> None:
+def test_two_content_lengths_are_refused(gateway: Gateway, queue: str) -> None:
     head = gateway.head("POST", f"/{queue}/messages", {"Content-Length": "3", "BrokerProperties": '{"SessionId": "s"}'})
     reply = exchange(gateway, head[:-2] + b"Content-Length: 4\r\n\r\nabcd")
     assert (reply.status, reply.code) == (400, "InvalidRequest")
 
 
-def test_an_unknown_encoding_is_refused(gateway: Gateway, queue: str) -> None:
+def test_an_unknown_transfer_encoding_is_refused(gateway: Gateway, queue: str) -> None:
     with gateway.open_socket(gateway.head("POST", f"/{queue}/messages", {"Transfer-Encoding": "gzip, chunked"})) as sock:
         assert read_reply(sock).status in (400, 501)
 
 
-def test_a_body_that_ends_too_early_sends_nothing(gateway: Gateway, queue: str) -> None:
+def test_a_body_shorter_than_its_content_length_sends_no_message(gateway: Gateway, queue: str) -> None:
     head = gateway.head("POST", f"/{queue}/messages", {"Content-Length": "10", "BrokerProperties": '{"SessionId": "s"}'})
     with gateway.open_socket(head + b"short") as sock:
         sock.shutdown(socket.SHUT_WR)
@@ -154,7 +154,7 @@ def test_a_path_over_the_limit_is_refused(gateway: Gateway) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
     ],
 )
-def test_what_is_no_request_gets_an_error_of_the_protocol(gateway: Gateway, data: bytes) -> None:
+def test_malformed_requests_get_an_error_of_the_protocol(gateway: Gateway, data: bytes) -> None:
     reply = exchange(gateway, data)
     assert 400 <= reply.status < 600
     assert reply.status != 500
@@ -162,7 +162,7 @@ def test_what_is_no_request_gets_an_error_of_the_protocol(gateway: Gateway, data
 
 
 @pytest.mark.parametrize("host", ["", "[::1", "x:y", "x:99999", "a b", "\xff", "[zz]", "@", ":"])
-def test_a_strange_host_is_no_failure(gateway: Gateway, queue: str, host: str) -> None:
+def test_an_unusual_host_header_is_not_a_server_error(gateway: Gateway, queue: str, host: str) -> None:
     reply = gateway.holder(queue, "s").receive(headers={"Host": host})
     assert reply.status in (400, 401)
 
@@ -179,7 +179,7 @@ def test_a_thousand_messages_are_sent_received_and_settled_at_once(gateway: Gate
     assert holder.ask("POST", "/messages/$settle", {"complete": tokens}).json == {"failed": []}
 
 
-def test_more_than_a_thousand_are_refused(gateway: Gateway, queue: str) -> None:
+def test_a_batch_of_more_than_a_thousand_messages_is_refused(gateway: Gateway, queue: str) -> None:
     items = [{"Body": "x", "BrokerProperties": {"SessionId": "s"}}] * 1001
     holder = gateway.holder(queue, "s")
     for reply in (
@@ -194,7 +194,7 @@ def test_more_than_a_thousand_are_refused(gateway: Gateway, queue: str) -> None:
 # Waits
 
 
-def test_a_wait_past_the_bound_is_refused_at_once_and_others_are_served() -> None:
+def test_a_wait_over_the_limit_is_refused_at_once_and_others_are_served() -> None:
     with serving(max_waiting=4) as gateway, ExitStack() as stack:
         queue = gateway.queue()
         holders = [gateway.holder(queue, f"s{number}", fresh_id()) for number in range(3)]
@@ -209,18 +209,18 @@ def test_a_wait_past_the_bound_is_refused_at_once_and_others_are_served() -> Non
             ):
                 assert (reply.status, reply.code) == (429, "Throttled")
                 assert int(reply.headers["Retry-After"]) >= 1
-        # Those who need not wait are served, and so are the others' requests.
+        # Receives that need not wait are served.
         assert gateway.holder(queue, "other").receive().status == 204
         gateway.send(queue, "s1", "one")
         assert read_reply(waiting[1]).body == b"one"
-        # A place is free again.
+        # The receive that got its message frees a place.
         again = stack.enter_context(gateway.holder(queue, "late-too", fresh_id()).start_receive(60))
         eventually(lambda: waiters(gateway, queue, "late-too") == 1)
         gateway.send(queue, "late-too", "two")
         assert read_reply(again).body == b"two"
 
 
-def test_a_receive_that_was_refused_a_place_does_not_wait_on(gateway: Gateway) -> None:
+def test_a_receive_that_may_not_wait_leaves_no_waiter_behind(gateway: Gateway) -> None:
     with serving(max_waiting=1) as small:
         queue = small.queue()
         with small.holder(queue, "s", "one").start_receive(60) as sock:
@@ -233,25 +233,25 @@ def test_a_receive_that_was_refused_a_place_does_not_wait_on(gateway: Gateway) -
             assert read_reply(sock).body == b"y"
 
 
-def test_a_receive_that_was_refused_a_place_does_not_keep_the_lock() -> None:
+def test_a_receive_that_may_not_wait_does_not_keep_the_session_lock() -> None:
     with serving(max_waiting=1) as small:
         queue = small.queue()
         with small.holder(queue, "s", "one").start_receive(60):
             eventually(lambda: places_left(small) == 0)
             refused = small.holder(queue, "t", "two")
             assert refused.receive("timeout=60").status == 429
-            # Another may have the session at once, and the refused one is told of that, not that it lost a lock.
+            # Another holder gets the session at once. The throttled holder learns that the session is locked, not lost.
             other = small.holder(queue, "t", "three")
             assert other.receive().status == 204
             assert refused.receive("timeout=60").status == 423
             assert other.release().status == 204
             assert refused.receive().status == 204
-            # A lock that it had before stays its own.
+            # A throttled receive does not release a lock that the holder had before.
             assert refused.receive("timeout=60").status == 429
             assert small.holder(queue, "t", "four").receive().status == 423
 
 
-def test_a_hundred_wait_while_others_are_served() -> None:
+def test_a_hundred_receives_wait_while_others_are_served() -> None:
     with serving(max_waiting=128) as gateway, ExitStack() as stack:
         queue = gateway.queue()
         waiting = [stack.enter_context(gateway.holder(queue, f"s{n}", fresh_id()).start_receive(60)) for n in range(100)]

@@ -1,5 +1,6 @@
-"""Two gateways on one namespace behind nginx, with the configuration that the documentation has: a session's requests reach
-the gateway that holds it, and where one gateway dies, the other goes on."""
+"""Two gateways for one namespace behind nginx, with the documented configuration.
+
+All requests of a session's holder reach the same gateway. If one gateway dies, the other takes over."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ WORKERS, PREFETCH = 8, 3
 
 
 class Scene:
-    """A namespace, two gateways in front of it, and nginx before them."""
+    """A namespace, two gateways in front of it, and nginx in front of the gateways."""
 
     def __init__(self, stack: ExitStack, place: Path) -> None:
         require_nginx()
@@ -77,7 +78,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 class Here:
-    """Two gateways in this process, which note who asked them for what."""
+    """Two gateways in this process that record the broker calls of their clients."""
 
     def __init__(self, scene: Scene, stack: ExitStack) -> None:
         self.asked: list[list[tuple[str, str, str]]] = [[], []]
@@ -88,7 +89,7 @@ class Here:
         asked = self.asked[number]
 
         class Noting(AzureBroker):
-            """Notes the session and what was asked of it, before it does it."""
+            """Records each call before it runs."""
 
             def accept(self, request: AcceptRequest, **rest: Any) -> Any:
                 asked.append(("accept", request.entity, request.lock_id))
@@ -121,7 +122,7 @@ class Here:
         return stack.enter_context(service)
 
     def by_who(self, what: str) -> list[set[str]]:
-        """Return what each gateway was asked for, and by whom."""
+        """Return, for each gateway, the holders or requests that made calls of one kind."""
         return [{who for kind, _, who in asked if kind == what} for asked in self.asked]
 
 
@@ -139,7 +140,7 @@ def take(session: SessionClient) -> ReceivedMessage:
 
 @pytest.mark.parametrize("entity", [QUEUE, "events/subscriptions/audit"])
 @pytest.mark.parametrize("named", [True, False], ids=["named", "next-available"])
-def test_all_that_a_holder_asks_reaches_one_gateway(scene: Scene, here: Here, entity: str, named: bool) -> None:
+def test_all_requests_of_one_holder_reach_the_same_gateway(scene: Scene, here: Here, entity: str, named: bool) -> None:
     provider = scene.provider()
     names = [f"a/b é?#%{number}" for number in range(16)]
     provider.send_messages(entity.partition("/")[0], [Message(name, session_id=name) for name in names])
@@ -154,14 +155,14 @@ def test_all_that_a_holder_asks_reaches_one_gateway(scene: Scene, here: Here, en
                 elsewhere.complete_message(receipt)
     for what in ("accept", "receive", "renew", "settle"):
         first, second = here.by_who(what)
-        # Each holder asked one of them, and neither was left out.
+        # Each holder used one gateway, and each gateway was used.
         assert not first & second, what
         if named or what != "settle":
             assert (first and second) or (named and what == "accept"), what
     assert scene.namespace.counts(entity).active == 0
 
 
-def test_a_client_that_tells_no_route_is_told_by_its_path(scene: Scene, here: Here) -> None:
+def test_requests_without_a_route_header_are_routed_by_their_path(scene: Scene, here: Here) -> None:
     scene.provider().send_messages(QUEUE, [Message("x", session_id=f"a/{number}") for number in range(16)])
     for number in range(16):
         path = f"/{QUEUE}/sessions/{quote(f'a/{number}', safe='')}"
@@ -180,7 +181,7 @@ def test_a_client_that_tells_no_route_is_told_by_its_path(scene: Scene, here: He
     assert scene.namespace.counts(QUEUE).active == 0
 
 
-def test_sends_are_spread_and_one_that_is_repeated_comes_to_where_it_was(scene: Scene, here: Here) -> None:
+def test_sends_are_spread_and_a_repeated_send_reaches_the_same_gateway(scene: Scene, here: Here) -> None:
     body = json.dumps([{"Body": "x", "BrokerProperties": {"SessionId": "s"}}])
     for number in range(20):
         for _ in range(2):
@@ -219,20 +220,20 @@ def test_large_messages_pass(scene: Scene, here: Here) -> None:
         session.complete_message(message)
 
 
-def test_a_receive_that_is_given_up_reaches_the_gateway_as_such(scene: Scene, here: Here) -> None:
+def test_the_gateway_notices_a_receive_that_the_client_gave_up(scene: Scene, here: Here) -> None:
     provider = scene.provider()
     headers = {**scene.header(f"/{QUEUE}"), "Azsession-Lock-Id": "one", "Azsession-Route": "one"}
     url = f"{scene.nginx.url}/{QUEUE}/sessions/s/messages/head"
     with pytest.raises(requests.ReadTimeout):
         requests.delete(f"{url}?timeout=100", headers=headers, timeout=1)
     eventually(lambda: any(who == "one" for who in set.union(*here.by_who("received"))))
-    # Nobody waits any more who could get what comes now.
+    # No receive waits for the next message.
     provider.send_message(QUEUE, Message("x", session_id="s"))
     got = requests.delete(f"{url}?timeout=10", headers=headers, timeout=20)
     assert (got.status_code, got.content) == (201, b"x")
 
 
-# With gateways that are processes
+# Gateways in processes of their own
 
 COMPLETE = """
 import sys
@@ -245,7 +246,7 @@ with ServiceBusProvider.from_env() as provider:
 
 
 class Workers:
-    """Threads that take webhooks session by session, and note what they received."""
+    """Threads that consume webhooks session by session, and record what they received."""
 
     def __init__(self, connection_string: str) -> None:
         self._connection_string = connection_string
@@ -282,7 +283,9 @@ class Workers:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["both-stay", "one-is-killed"])
-def test_webhooks_come_in_order_and_none_is_lost(scene: Scene, webhooks: list[dict[str, Any]], killed: bool) -> None:
+def test_webhooks_arrive_in_order_and_none_is_lost_when_a_gateway_dies(
+    scene: Scene, webhooks: list[dict[str, Any]], killed: bool
+) -> None:
     environ = {"AZSESSION_AZURE_CONNECTION_STRING": scene.namespace.connection_string}
     key = f"{KEY.name}:{KEY.key}:Manage"
     with Served("--json", "--key", key, env=environ) as first, Served("--json", "--key", key, env=environ) as second:
@@ -303,7 +306,7 @@ def test_webhooks_come_in_order_and_none_is_lost(scene: Scene, webhooks: list[di
                 workers.ended.set()
             for each in working:
                 each.result(PATIENCE)
-        # The rest goes on: sends, looks, and sessions that are new.
+        # Sends, peeks and new sessions work meanwhile.
         provider.send_message(QUEUE, Message("more", session_id="more"))
         assert [found.session_id for found in provider.list_sessions(QUEUE)] == ["more"]
 
@@ -346,7 +349,7 @@ def test_another_process_completes_what_this_one_received(scene: Scene) -> None:
         )
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
         assert len(scene.namespace.completed(QUEUE)) == 6
-        # It reached the holders' own gateways, which know of it.
+        # The settlement reached the gateways of the holders.
         for session in sessions:
             assert session.receive_message(timeout=0) is None
             session.close_session()

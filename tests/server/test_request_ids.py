@@ -1,4 +1,4 @@
-"""A request that is sent again under its id gets the answer that the first got, and acts once."""
+"""A request that is repeated with its request id takes effect once, and gets the same answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def again() -> dict[str, str]:
     return {"Azsession-Request-Id": fresh_id()}
 
 
-def test_a_receive_again_gives_the_same_message_under_the_same_token(gateway: Gateway, queue: str) -> None:
+def test_a_repeated_receive_returns_the_same_message_and_token(gateway: Gateway, queue: str) -> None:
     gateway.send(queue, "s", "one", "two")
     for lock_id in (None, fresh_id()):
         holder, same = gateway.holder(queue, "s", lock_id), again()
@@ -22,7 +22,7 @@ def test_a_receive_again_gives_the_same_message_under_the_same_token(gateway: Ga
         holder.release()
 
 
-def test_a_receive_of_many_again_gives_the_same_messages(gateway: Gateway, queue: str) -> None:
+def test_a_repeated_receive_of_several_returns_the_same_messages(gateway: Gateway, queue: str) -> None:
     gateway.send(queue, "s", "one", "two", "three")
     holder, same = gateway.holder(queue, "s", fresh_id()), again()
     first, second = (holder.receive("timeout=0&max=2", headers=same).json for _ in range(2))
@@ -33,18 +33,18 @@ def test_a_receive_of_many_again_gives_the_same_messages(gateway: Gateway, queue
     assert [item["Body"] for item in second] == ["one", "two"]
 
 
-def test_a_receive_of_many_that_is_made_again_for_one_gives_all(gateway: Gateway, queue: str) -> None:
+def test_a_receive_of_several_that_is_repeated_for_one_returns_all(gateway: Gateway, queue: str) -> None:
     gateway.send(queue, "s", "one", "two", "three")
     holder, same = gateway.holder(queue, "s", fresh_id()), again()
     holder.receive("timeout=0&max=2", headers=same)
     second = holder.receive(headers=same)
-    # Both are in this holder's hands: a third must not overtake one that it does not know of.
+    # The holder has both messages. It must not get a third while it does not know about the second.
     assert second.headers["Azsession-Count"] == "2"
     assert [item["Body"] for item in second.json] == ["one", "two"]
     assert holder.receive(headers=again()).body == b"three"
 
 
-def test_a_receive_again_does_not_give_what_was_settled_meanwhile(gateway: Gateway, queue: str) -> None:
+def test_a_repeated_receive_does_not_return_messages_settled_in_between(gateway: Gateway, queue: str) -> None:
     gateway.send(queue, "s", "one", "two", "three")
     holder, same = gateway.holder(queue, "s", fresh_id()), again()
     first = holder.receive("timeout=0&max=2", headers=same).json
@@ -52,12 +52,12 @@ def test_a_receive_again_does_not_give_what_was_settled_meanwhile(gateway: Gatew
     assert [item["Body"] for item in holder.receive("timeout=0&max=2", headers=same).json] == ["two"]
 
 
-def test_a_waiting_receive_that_is_made_again_gives_its_place_to_the_second(gateway: Gateway, queue: str) -> None:
+def test_the_second_attempt_of_a_waiting_receive_replaces_the_first(gateway: Gateway, queue: str) -> None:
     holder, same = gateway.holder(queue, "s", fresh_id()), again()
     with holder.start_receive(20, same) as first:
         eventually(lambda: waiters(gateway, queue, "s") == 1)
         with holder.start_receive(20, same) as second:
-            # Were its client there still, it would come again.
+            # A client that still waits for this answer tries again.
             reply = read_reply(first)
             assert (reply.status, reply.code) == (503, "ServerBusy")
             gateway.send(queue, "s", "one")
@@ -65,7 +65,7 @@ def test_a_waiting_receive_that_is_made_again_gives_its_place_to_the_second(gate
     assert holder.receive().status == 204
 
 
-def test_an_accept_again_gives_the_same_session(gateway: Gateway, queue: str) -> None:
+def test_a_repeated_accept_returns_the_same_session(gateway: Gateway, queue: str) -> None:
     gateway.send(queue, "a", "x")
     gateway.send(queue, "b", "x")
     headers = {"Azsession-Lock-Id": fresh_id(), **again()}
@@ -76,7 +76,7 @@ def test_an_accept_again_gives_the_same_session(gateway: Gateway, queue: str) ->
     }
 
 
-def test_a_waiting_accept_that_is_made_again_takes_one_session_only(gateway: Gateway, queue: str) -> None:
+def test_a_waiting_accept_that_is_repeated_takes_one_session_only(gateway: Gateway, queue: str) -> None:
     head = gateway.head("POST", f"/{queue}/sessions?timeout=20", {"Azsession-Lock-Id": fresh_id(), **again()})
     with gateway.open_socket(head) as first:
         eventually(lambda: acceptors(gateway, queue) == 1)
@@ -89,7 +89,7 @@ def test_a_waiting_accept_that_is_made_again_takes_one_session_only(gateway: Gat
     assert other.json == {"SessionId": "b"}
 
 
-def test_a_send_again_does_not_double(gateway: Gateway, queue: str) -> None:
+def test_a_repeated_send_stores_the_messages_once(gateway: Gateway, queue: str) -> None:
     same = again()
     for _ in range(2):
         item = [{"Body": "one", "BrokerProperties": {"SessionId": "s"}}]
@@ -99,14 +99,14 @@ def test_a_send_again_does_not_double(gateway: Gateway, queue: str) -> None:
     assert len(gateway.ask("GET", f"/{queue}/sessions/s/messages").json) == 1
 
 
-def test_a_send_that_was_refused_may_be_made_again_with_its_id(gateway: Gateway, queue: str) -> None:
+def test_a_refused_send_can_be_repeated_with_the_same_request_id(gateway: Gateway, queue: str) -> None:
     same = again()
     assert gateway.ask("POST", f"/{queue}/messages", b"one", same).status == 400
     assert gateway.ask("POST", f"/{queue}/messages", b"one", {"BrokerProperties": '{"SessionId": "s"}', **same}).status == 201
     assert gateway.holder(queue, "s").receive().body == b"one"
 
 
-def test_a_settle_again_succeeds_again(gateway: Gateway, queue: str) -> None:
+def test_a_repeated_settlement_succeeds(gateway: Gateway, queue: str) -> None:
     gateway.send(queue, "s", "one", "two", "three", "four", "five")
     for lock_id in (None, fresh_id()):
         holder = gateway.holder(queue, "s", lock_id)
@@ -121,13 +121,13 @@ def test_a_settle_again_succeeds_again(gateway: Gateway, queue: str) -> None:
         holder.release()
 
 
-def test_settling_many_again_succeeds_again(gateway: Gateway, queue: str) -> None:
+def test_a_repeated_settlement_of_several_succeeds(gateway: Gateway, queue: str) -> None:
     gateway.send(queue, "s", "one", "two")
     holder = gateway.holder(queue, "s", fresh_id())
     found = [item["BrokerProperties"]["LockToken"] for item in holder.receive("timeout=0&max=2").json]
     for _ in range(2):
         assert holder.ask("POST", "/messages/$settle", {"complete": found}).json == {"failed": []}
-    # The same token twice in one request is the same as twice in two.
+    # A token that is twice in one request counts like two requests.
     gateway.send(queue, "s", "three")
     token = holder.receive().token
     assert holder.ask("POST", "/messages/$settle", {"complete": [token, token]}).json == {"failed": []}

@@ -1,4 +1,4 @@
-"""Who may do what: rights of keys, and tokens that are good for nothing. Tokens are made by the official SDK's generator."""
+"""Rights of keys, and valid and invalid tokens. The official SDK's generator makes the tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ MANAGING: list[tuple[str, str, Any]] = [
         *((*request, Right.MANAGE) for request in MANAGING),
     ],
 )
-def test_an_operation_needs_its_right(gateway: Gateway, queue: str, method: str, path: str, body: Any, right: Right) -> None:
+def test_an_operation_requires_its_right(
+    gateway: Gateway, queue: str, method: str, path: str, body: Any, right: Right
+) -> None:
     path = path.format(queue=queue)
     for key in (SEND, LISTEN, MANAGE):
         reply = gateway.ask(method, path, body, {"Content-Type": ENVELOPE}, key=key)
@@ -66,40 +68,40 @@ def test_an_operation_needs_its_right(gateway: Gateway, queue: str, method: str,
             assert key.key.encode() not in reply.body
 
 
-def test_lacking_the_right_does_not_tell_whether_a_queue_is_there(gateway: Gateway, queue: str) -> None:
+def test_a_missing_right_does_not_reveal_whether_a_queue_exists(gateway: Gateway, queue: str) -> None:
     there = gateway.ask("GET", f"/{queue}", key=SEND)
     nowhere = gateway.ask("GET", "/nowhere", key=SEND)
     assert (there.status, there.body) == (nowhere.status, nowhere.body) == (403, there.body)
 
 
-def test_a_key_may_have_several_rights() -> None:
+def test_a_key_can_have_several_rights() -> None:
     both = AccessKey.parse("both:c2VjcmV0:Send,Listen")
     assert both.allows(Right.SEND)
     assert both.allows(Right.LISTEN)
     assert not both.allows(Right.MANAGE)
 
 
-# Tokens that are good
+# Valid tokens
 
 
 @pytest.mark.parametrize("path", ["", "{queue}", "{queue}/", "{queue}/sessions", "{queue}/sessions/a%2Fb"])
-def test_a_token_is_good_for_everything_below_its_path(gateway: Gateway, queue: str, path: str) -> None:
+def test_a_token_is_valid_for_everything_below_its_path(gateway: Gateway, queue: str, path: str) -> None:
     token = gateway.token(path.format(queue=queue))
     assert gateway.holder(queue, "a/b").receive(token=token).status == 204
 
 
-def test_the_scheme_of_a_token_is_not_compared(gateway: Gateway, queue: str) -> None:
+def test_the_url_scheme_of_a_token_does_not_matter(gateway: Gateway, queue: str) -> None:
     for scheme in ("sb", "amqps", "https"):
         token = gateway.token(queue, base=f"{scheme}://{gateway.host}:{gateway.port}")
         assert gateway.holder(queue, "s").receive(token=token).status == 204
 
 
-def test_a_token_may_be_for_a_host_without_port(gateway: Gateway, queue: str) -> None:
+def test_a_token_for_a_host_without_a_port_is_valid(gateway: Gateway, queue: str) -> None:
     token = gateway.token(queue, base=f"sb://{gateway.host.upper()}")
     assert gateway.holder(queue, "s").receive(token=token).status == 204
 
 
-def test_a_token_may_be_for_a_name_that_the_gateway_was_told() -> None:
+def test_a_token_for_a_configured_host_name_is_valid() -> None:
     with serving(hosts=["Myns.servicebus.windows.net"], max_waiting=2) as gateway:
         queue = gateway.queue()
         token = gateway.token(queue, base="sb://myns.servicebus.windows.net")
@@ -108,14 +110,14 @@ def test_a_token_may_be_for_a_name_that_the_gateway_was_told() -> None:
         assert gateway.holder(queue, "s").receive(token=other).status == 401
 
 
-def test_a_token_is_good_for_the_host_that_the_request_names(gateway: Gateway, queue: str) -> None:
+def test_a_token_for_the_host_in_the_request_is_valid(gateway: Gateway, queue: str) -> None:
     token = gateway.token(queue, base="sb://gateway.example")
     for host, status in (("gateway.example", 204), ("GATEWAY.example:8080", 204), ("other.example", 401)):
         reply = gateway.holder(queue, "s").receive(headers={"Host": host}, token=token)
         assert reply.status == status
 
 
-def test_a_token_of_another_order_and_encoding_is_good(gateway: Gateway, queue: str) -> None:
+def test_a_token_with_another_field_order_and_encoding_is_valid(gateway: Gateway, queue: str) -> None:
     resource, expiry = quote_plus(f"{gateway.url}/{queue}").lower(), str(int(time.time()) + 60)
     signature = hmac.new(MANAGE.key.encode(), f"{resource}\n{expiry}".encode(), hashlib.sha256).digest()
     sig = quote_plus(base64.b64encode(signature))
@@ -123,7 +125,7 @@ def test_a_token_of_another_order_and_encoding_is_good(gateway: Gateway, queue: 
     assert gateway.holder(queue, "s").receive(token=token).status == 204
 
 
-# Tokens that are not
+# Invalid tokens
 
 
 def bad_tokens(gateway: Gateway, queue: str) -> dict[str, str]:
@@ -177,7 +179,7 @@ def bad_tokens(gateway: Gateway, queue: str) -> dict[str, str]:
     return tokens
 
 
-def test_a_bad_token_is_refused_in_the_same_words_whether_or_not_the_queue_is_there(gateway: Gateway, queue: str) -> None:
+def test_the_answer_to_a_wrong_token_does_not_depend_on_whether_the_queue_exists(gateway: Gateway, queue: str) -> None:
     refusals = set()
     for name, token in bad_tokens(gateway, queue).items():
         for path in (f"/{queue}/sessions/s/state", f"/{queue}-nowhere/sessions/s/state"):
@@ -187,12 +189,12 @@ def test_a_bad_token_is_refused_in_the_same_words_whether_or_not_the_queue_is_th
     assert len(refusals) == 1
 
 
-def test_the_unauthorized_cannot_make_a_queue_by_using_it(gateway: Gateway) -> None:
+def test_a_request_without_a_valid_token_creates_no_queue(gateway: Gateway) -> None:
     gateway.ask("POST", "/made-by-nobody/messages", b"x", {"BrokerProperties": '{"SessionId": "s"}'}, token="")
     assert gateway.ask("GET", "/made-by-nobody").status == 404
 
 
-def test_a_refused_request_with_a_body_leaves_the_connection_in_order(gateway: Gateway, queue: str) -> None:
+def test_the_connection_works_after_a_refused_request_with_a_body(gateway: Gateway, queue: str) -> None:
     connection = gateway.connect()
     try:
         for _ in range(2):
@@ -203,7 +205,7 @@ def test_a_refused_request_with_a_body_leaves_the_connection_in_order(gateway: G
         connection.close()
 
 
-def test_requests_through_the_requests_library_are_served_too(gateway: Gateway, queue: str) -> None:
+def test_a_request_from_the_requests_library_is_served(gateway: Gateway, queue: str) -> None:
     with requests.Session() as session:
         session.trust_env = False
         headers = {"Authorization": gateway.token(queue), "Azsession-Lock-Id": fresh_id()}

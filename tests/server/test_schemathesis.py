@@ -1,12 +1,12 @@
-"""Requests that Schemathesis makes up from the description in OpenAPI, right ones and wrong ones, to a gateway on a socket.
+"""Schemathesis generates valid and invalid requests from the OpenAPI description, and sends them to a gateway on a socket.
 
-Whatever is asked, nothing is answered 5xx, and every answer is as described: status, type, headers, body. A few examples of
-each operation are made here; for more of them, say how many:
+No answer has a status 5xx, and each answer is as described: status, type, headers, body. Each operation gets a few examples.
+For more, set their number:
 
     AZSESSION_EXAMPLES=1000 pytest tests/server/test_schemathesis.py
 
-So that requests do not all end at a queue or a message that is not there, what Schemathesis made up is often exchanged for
-names and tokens that the gateway knows: each example begins with a message in hand, one deferred and one dead-lettered.
+Most generated requests would fail at a queue or a message that does not exist. So parts of them are replaced with names and
+tokens that exist: each example starts with one received, one deferred and one dead-lettered message.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-# A copy: it is changed by who reads it.
+# A copy, because the library changes it.
 SCHEMA = schemathesis.openapi.from_dict(copy.deepcopy(DESCRIPTION))
 OPERATIONS = {found.ok().definition.raw["operationId"]: found.ok() for found in SCHEMA.get_all_operations()}
 ALL = pytest.mark.parametrize("name", list(OPERATIONS))
-#: Requests as described, and others; where there is nothing to be wrong with, there are no others.
+#: Valid and invalid requests of each operation. Operations without parameters have no invalid requests.
 CASES = pytest.mark.parametrize(
     ("name", "mode"),
     [
@@ -63,7 +63,7 @@ CASES = pytest.mark.parametrize(
 
 @attrs.frozen
 class Stage:
-    """A gateway and what is in it."""
+    """A gateway, and the names and tokens in it that exist."""
 
     gateway: Gateway
     http: requests.Session
@@ -86,7 +86,7 @@ def http() -> Iterator[requests.Session]:
 
 
 def staged(gateway: Gateway, http: requests.Session) -> Stage:
-    """Return a stage with a message in hand, one deferred, and one dead-lettered."""
+    """Return a stage with one received, one deferred and one dead-lettered message."""
     queue = gateway.queue()
     holder = Holder(gateway, queue, "a/b", fresh_id())
     gateway.send(queue, "a/b", "one", "two", "three", "four")
@@ -105,9 +105,9 @@ def staged(gateway: Gateway, http: requests.Session) -> Stage:
 
 
 def put_known(case: Any, stage: Stage, chosen: set[str]) -> None:
-    """Exchange parts of a request for what the gateway knows, and have it not wait."""
+    """Replace the chosen parts of a request with names and tokens that exist, and set the timeout to 0."""
     for name in set(case.path_parameters or {}) & chosen & set(stage.known):
-        # What Schemathesis made up is percent-encoded here already.
+        # Generated path parameters are percent-encoded already.
         case.path_parameters[name] = quote(str(stage.known[name]), safe="")
     if "lock" in chosen:
         case.headers["Azsession-Lock-Id"] = stage.lock_id
@@ -121,8 +121,8 @@ def put_known(case: Any, stage: Stage, chosen: set[str]) -> None:
 
 
 def validate(case: Any, response: requests.Response) -> None:
-    """Fail where an answer is not as described."""
-    # A message that was sent without a content type comes without one, which is not what Schemathesis expects of a body.
+    """Fail if an answer is not as described."""
+    # Schemathesis expects a content type with each body, but a message sent without one has none.
     untyped = case.method == "DELETE" and response.status_code == 201 and "Content-Type" not in response.headers
     case.validate_response(response, checks=[one for one in CHECKS if one is not content_type_conformance or not untyped])
 
@@ -144,7 +144,7 @@ def test_every_answer_is_as_described(gateway: Gateway, http: requests.Session, 
         authorized = {"Authorization": gateway.token()}
         response = case.call(base_url=gateway.url, session=http, headers=authorized)
         validate(case, response)
-        # What was taken, settled or deleted is there again for the next one.
+        # A new stage, because the request before may have used up messages or tokens.
         if response.status_code < 300 and case.method not in ("GET", "HEAD"):
             stage = None
 
@@ -152,7 +152,7 @@ def test_every_answer_is_as_described(gateway: Gateway, http: requests.Session, 
 
 
 @ALL
-def test_nobody_is_let_in_without_a_token(gateway: Gateway, http: requests.Session, name: str) -> None:
+def test_a_request_without_a_token_is_refused(gateway: Gateway, http: requests.Session, name: str) -> None:
     stage = staged(gateway, http)
     is_open = Operation(name.removesuffix("-head")).value in ("health", "openapi")
 

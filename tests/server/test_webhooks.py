@@ -1,5 +1,6 @@
-"""Real webhooks, sent and taken by eight processes with four threads each, over a gateway with a data file that is a process
-of its own: every session in order, nothing lost, nothing doubled; also when a consumer, or the gateway itself, is killed."""
+"""Eight processes with four threads each consume real webhooks from a gateway process with a data file.
+
+Each session is in order, and no message is lost or repeated, also when a consumer or the gateway is killed."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ class Line:
 
 
 class Child:
-    """A process of the tests, told to end by the end of its input."""
+    """A test process that ends when its input ends."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -74,13 +75,13 @@ class Child:
 
     def has_ended_well(self) -> None:
         assert self.process.stderr is not None
-        # That a session could not be released is worth a warning, and no failure, where the gateway was killed meanwhile.
+        # If the gateway was killed, a session that could not be released is only a warning.
         errors = [line for line in self.process.stderr if "could not be released" not in line]
         assert (self.process.wait(60), errors) == (0, [])
 
 
 class Scene:
-    """The gateway's process, its data file, and the consumers with their reports."""
+    """The gateway process with its data file, and the consumers with their common report."""
 
     def __init__(self, stack: ExitStack, place: Path, lock_duration: float) -> None:
         self._stack = stack
@@ -117,7 +118,7 @@ class Scene:
             consumer.process.stdin.flush()
 
     def report(self, what: str, consumer: int | None = None) -> list[Line]:
-        """Return what was received or completed, by all or by one, as it happened."""
+        """Return the messages received or completed, by all consumers or by one, in the order of the report."""
         return [line for line in self.report_all() if line.what == what and consumer in (None, line.consumer)]
 
     def report_all(self) -> list[Line]:
@@ -138,7 +139,7 @@ class Scene:
         self.provider.send_messages(QUEUE, [Message(json.dumps(event), session_id=event["session_id"]) for event in webhooks])
 
     def end(self, *, but: Child | None = None) -> None:
-        """End all consumers and the gateway, and see that they ended well."""
+        """End all consumers and the gateway, and check their exit statuses."""
         rest = [consumer for consumer in self.consumers if consumer is not but]
         for consumer in rest:
             consumer.tell_to_end()
@@ -171,7 +172,7 @@ def key(line: Line) -> tuple[str, int]:
 
 
 @pytest.mark.timeout(120)
-def test_webhooks_are_taken_in_order_and_once(stack: ExitStack, tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
+def test_webhooks_are_consumed_in_order_and_once(stack: ExitStack, tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
     scene = Scene(stack, tmp_path, lock_duration=60)
     scene.send(webhooks[:200])
     scene.start_consumers(delay=0.01)
@@ -187,7 +188,7 @@ def test_webhooks_are_taken_in_order_and_once(stack: ExitStack, tmp_path: Path, 
 
 
 @pytest.mark.timeout(120)
-def test_a_consumer_that_is_killed_loses_nothing(stack: ExitStack, tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
+def test_killing_a_consumer_loses_no_message(stack: ExitStack, tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
     scene = Scene(stack, tmp_path, lock_duration=2)
     scene.send(webhooks)
     scene.start_consumers(delay=0.05)
@@ -198,7 +199,7 @@ def test_a_consumer_that_is_killed_loses_nothing(stack: ExitStack, tmp_path: Pat
     eventually(lambda: scene.left() == 0, seconds=60)
     scene.end(but=victim)
 
-    # What it had in hand may have been completed though it could not say so any more, or come again. Nothing else.
+    # Only the messages that the killed consumer had received may be completed without a report, or delivered again.
     completed, received = scene.report("completed"), scene.report("received")
     everything = {(event["session_id"], event["position"]) for event in webhooks}
     assert set(map(key, completed)) | in_hand == everything
@@ -210,7 +211,7 @@ def test_a_consumer_that_is_killed_loses_nothing(stack: ExitStack, tmp_path: Pat
 
 
 @pytest.mark.timeout(120)
-def test_a_gateway_that_is_killed_loses_nothing(stack: ExitStack, tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
+def test_killing_the_gateway_loses_no_message(stack: ExitStack, tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
     scene = Scene(stack, tmp_path, lock_duration=60)
     scene.send(webhooks)
     scene.start_consumers(delay=0.05)
@@ -220,7 +221,7 @@ def test_a_gateway_that_is_killed_loses_nothing(stack: ExitStack, tmp_path: Path
     eventually(lambda: scene.left() == 0, seconds=60)
     scene.end()
 
-    # What was in a consumer's hands may have been completed though that was not confirmed, or come again. Nothing else.
+    # Only received messages may be completed without a confirmation, or delivered again.
     completed, received = scene.report("completed"), scene.report("received")
     everything = {(event["session_id"], event["position"]) for event in webhooks}
     assert set(map(key, received)) == everything
@@ -234,6 +235,6 @@ def test_a_gateway_that_is_killed_loses_nothing(stack: ExitStack, tmp_path: Path
         if line.what == "completed":
             confirmed.add(key(line))
         elif key(line) in confirmed:
-            # Fetched ahead by one who does not know yet that its lock is gone, and so cannot complete it.
+            # A consumer prefetched the message and does not know yet that its lock is lost, so it cannot complete it.
             assert line.delivery_count == 1, line
     assert by_session(dict.fromkeys(map(key, received))) == expected(webhooks)

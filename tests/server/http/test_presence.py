@@ -1,4 +1,4 @@
-"""The watch over the clients of those who wait, by itself."""
+"""`Presence` notices clients that go away, and limits how many wait."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_a_connection_is_open_until_its_peer_closes_it(pair: tuple[socket.socket
     assert is_closed(server)
 
 
-def test_a_connection_that_is_closed_here_counts_as_closed(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_connection_closed_on_this_side_counts_as_closed(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[0].close()
     assert is_closed(pair[0])
 
 
-def test_one_who_goes_away_is_noticed(presence: Presence, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_client_that_goes_away_is_noticed(presence: Presence, pair: tuple[socket.socket, socket.socket]) -> None:
     gone = threading.Event()
     with presence.caller(pair[0]).watched(gone.set):
         assert not gone.is_set()
@@ -52,7 +52,7 @@ def test_one_who_goes_away_is_noticed(presence: Presence, pair: tuple[socket.soc
     assert presence.caller(pair[0]).is_gone()
 
 
-def test_one_who_sends_ahead_has_not_gone(presence: Presence, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_client_that_pipelines_a_request_is_not_gone(presence: Presence, pair: tuple[socket.socket, socket.socket]) -> None:
     gone, later = threading.Event(), threading.Event()
     server, client = socket.socketpair()
     with server, presence.caller(pair[0]).watched(gone.set):
@@ -64,7 +64,7 @@ def test_one_who_sends_ahead_has_not_gone(presence: Presence, pair: tuple[socket
     assert not presence.caller(pair[0]).is_gone()
 
 
-def test_one_who_waits_no_longer_is_not_watched(presence: Presence, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_client_is_not_watched_after_its_wait(presence: Presence, pair: tuple[socket.socket, socket.socket]) -> None:
     first, second = threading.Event(), threading.Event()
     with presence.caller(pair[0]).watched(first.set):
         pass
@@ -74,13 +74,13 @@ def test_one_who_waits_no_longer_is_not_watched(presence: Presence, pair: tuple[
     assert not first.is_set()
 
 
-def test_a_caller_without_a_socket_is_always_there(presence: Presence) -> None:
+def test_a_caller_without_a_socket_never_goes_away(presence: Presence) -> None:
     caller = presence.caller(None)
-    with caller.watched(lambda: pytest.fail("it cannot go away")):
+    with caller.watched(lambda: pytest.fail("a caller without a socket went away")):
         assert not caller.is_gone()
 
 
-def test_only_so_many_may_wait(presence: Presence) -> None:
+def test_a_wait_over_the_limit_is_throttled(presence: Presence) -> None:
     caller = presence.caller(None)
     with caller.watched(print), caller.watched(print):
         with pytest.raises(ThrottledError) as caught, caller.watched(print):
@@ -90,7 +90,7 @@ def test_only_so_many_may_wait(presence: Presence) -> None:
         pass
 
 
-def test_a_place_is_free_again_after_a_failure(presence: Presence) -> None:
+def test_a_wait_that_fails_frees_its_place(presence: Presence) -> None:
     caller = presence.caller(None)
     for _ in range(5):
         with pytest.raises(KeyError), caller.watched(print):
@@ -99,7 +99,7 @@ def test_a_place_is_free_again_after_a_failure(presence: Presence) -> None:
         pass
 
 
-def test_it_can_be_stopped_though_it_never_began_and_twice(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_stop_works_before_the_first_wait_and_twice(pair: tuple[socket.socket, socket.socket]) -> None:
     presence = Presence(1)
     presence.stop()
     presence.stop()
@@ -111,7 +111,7 @@ def test_it_can_be_stopped_though_it_never_began_and_twice(pair: tuple[socket.so
         began.stop()
 
 
-def test_a_stop_ends_its_thread(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_stop_ends_the_thread(pair: tuple[socket.socket, socket.socket]) -> None:
     presence = Presence(1)
     with presence.caller(pair[0]).watched(print):
         assert any(thread.name == "azsession-presence" for thread in threading.enumerate())

@@ -1,4 +1,4 @@
-"""How the gateway serves: clients that go away, that are slow or silent, TLS, and its end."""
+"""The HTTP server: clients that go away, slow and silent clients, TLS, addresses, and stopping."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..raw import KEYS, Gateway, SteppedClock, acceptors, fresh_id, in_thread, r
 
 
 @pytest.mark.parametrize("lock_id", [None, "holder"], ids=["plain", "version 1"])
-def test_a_client_that_goes_away_in_a_receive_swallows_no_message(gateway: Gateway, queue: str, lock_id: str | None) -> None:
+def test_a_client_that_goes_away_during_a_receive_loses_no_message(gateway: Gateway, queue: str, lock_id: str | None) -> None:
     holder = gateway.holder(queue, "s", lock_id)
     holder.start_receive(60).close()
     gateway.send(queue, "s", "one")
@@ -36,13 +36,13 @@ def test_a_client_that_goes_away_in_a_receive_swallows_no_message(gateway: Gatew
     assert received.properties["DeliveryCount"] == 1
 
 
-def test_a_client_that_goes_away_stops_waiting(gateway: Gateway, queue: str) -> None:
+def test_the_wait_of_a_client_that_goes_away_ends(gateway: Gateway, queue: str) -> None:
     with gateway.holder(queue, "s").start_receive(60):
         eventually(lambda: waiters(gateway, queue, "s") == 1)
     eventually(lambda: waiters(gateway, queue, "s") == 0)
 
 
-def test_a_message_goes_to_the_receive_whose_client_is_still_there(gateway: Gateway, queue: str) -> None:
+def test_a_message_goes_to_the_receive_of_a_connected_client(gateway: Gateway, queue: str) -> None:
     holder = gateway.holder(queue, "s", fresh_id())
     with holder.start_receive(60) as gone, holder.start_receive(60) as there:
         eventually(lambda: waiters(gateway, queue, "s") == 2)
@@ -51,7 +51,7 @@ def test_a_message_goes_to_the_receive_whose_client_is_still_there(gateway: Gate
         assert read_reply(there).body == b"one"
 
 
-def test_a_session_goes_to_the_accept_whose_client_is_still_there(gateway: Gateway, queue: str) -> None:
+def test_a_session_goes_to_the_accept_of_a_connected_client(gateway: Gateway, queue: str) -> None:
     def accept() -> socket.socket:
         headers = {"Azsession-Lock-Id": fresh_id(), "Content-Length": "2"}
         return gateway.open_socket(gateway.head("POST", f"/{queue}/sessions?timeout=60", headers) + b"{}")
@@ -65,7 +65,7 @@ def test_a_session_goes_to_the_accept_whose_client_is_still_there(gateway: Gatew
             assert read_reply(there).json == {"SessionId": "s"}
 
 
-def test_a_client_that_goes_away_after_a_chunked_accept_stops_waiting(gateway: Gateway, queue: str) -> None:
+def test_the_wait_of_a_chunked_accept_ends_when_its_client_goes_away(gateway: Gateway, queue: str) -> None:
     headers = {"Azsession-Lock-Id": fresh_id(), "Transfer-Encoding": "chunked"}
     head = gateway.head("POST", f"/{queue}/sessions?timeout=60", headers)
     with gateway.open_socket(head + b"2\r\n{}\r\n0\r\n\r\n"):
@@ -73,7 +73,7 @@ def test_a_client_that_goes_away_after_a_chunked_accept_stops_waiting(gateway: G
     eventually(lambda: acceptors(gateway, queue) == 0)
 
 
-def test_a_client_that_is_reset_stops_waiting(gateway: Gateway, queue: str) -> None:
+def test_the_wait_of_a_client_that_resets_its_connection_ends(gateway: Gateway, queue: str) -> None:
     sock = gateway.holder(queue, "s").start_receive(60)
     eventually(lambda: waiters(gateway, queue, "s") == 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
@@ -81,7 +81,7 @@ def test_a_client_that_is_reset_stops_waiting(gateway: Gateway, queue: str) -> N
     eventually(lambda: waiters(gateway, queue, "s") == 0)
 
 
-def test_requests_follow_each_other_on_one_connection(gateway: Gateway, queue: str) -> None:
+def test_several_requests_use_one_connection(gateway: Gateway, queue: str) -> None:
     holder = gateway.holder(queue, "s", fresh_id())
     connection = gateway.connect()
     try:
@@ -93,7 +93,7 @@ def test_requests_follow_each_other_on_one_connection(gateway: Gateway, queue: s
         connection.close()
 
 
-def test_requests_may_be_sent_ahead(gateway: Gateway, queue: str) -> None:
+def test_requests_can_be_pipelined(gateway: Gateway, queue: str) -> None:
     gateway.send(queue, "s", "one", "two")
     head = gateway.head("DELETE", f"/{queue}/sessions/s/messages/head?timeout=0")
     with gateway.open_socket(head + head) as sock:
@@ -106,7 +106,7 @@ def test_requests_may_be_sent_ahead(gateway: Gateway, queue: str) -> None:
 # Slow and silent clients
 
 
-def test_slow_clients_block_nobody_and_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_clients_block_no_others_and_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_DEADLINE", 1.0)
     with serving(max_waiting=64) as gateway, ExitStack() as stack:
         slow = [stack.enter_context(gateway.open_socket(b"GET /healthz HTTP/1.1\r\nX-Slow: ")) for _ in range(40)]
@@ -137,7 +137,7 @@ def test_slow_clients_block_nobody_and_are_cut(monkeypatch: pytest.MonkeyPatch) 
             result()
 
 
-def test_a_body_may_take_longer_than_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_can_take_longer_than_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "BODY_RATE", 100)
     with serving() as gateway:
         queue = gateway.queue()
@@ -148,7 +148,7 @@ def test_a_body_may_take_longer_than_the_headers(monkeypatch: pytest.MonkeyPatch
             assert read_reply(sock).status == 201
 
 
-def test_clients_that_say_nothing_block_nobody() -> None:
+def test_silent_clients_block_no_others() -> None:
     with serving(max_waiting=2) as gateway, ExitStack() as stack:
         for _ in range(50):
             stack.enter_context(gateway.open_socket())
@@ -178,7 +178,7 @@ def context_for(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-def test_the_gateway_speaks_tls(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+def test_the_gateway_serves_tls(authority: trustme.CA, certificate: dict[str, Path]) -> None:
     with serving(**certificate) as gateway:
         assert gateway.url.startswith("https://")
         queue = gateway.queue()
@@ -213,7 +213,7 @@ def test_old_versions_of_tls_are_refused(
             assert read_reply(wrapped).status == 200
 
 
-def test_a_silent_or_broken_tls_client_blocks_nobody(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+def test_a_silent_or_broken_tls_client_blocks_no_others(authority: trustme.CA, certificate: dict[str, Path]) -> None:
     with serving(max_waiting=8, **certificate) as gateway, ExitStack() as stack:
         for data in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 100):
             for _ in range(2):
@@ -223,17 +223,17 @@ def test_a_silent_or_broken_tls_client_blocks_nobody(authority: trustme.CA, cert
         assert gateway.ask("GET", "/healthz", connection=connection).status == 200
 
 
-def test_a_silent_tls_client_is_cut(
+def test_a_silent_tls_client_is_disconnected(
     authority: trustme.CA, certificate: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "HEADER_DEADLINE", 0.2)
     with serving(**certificate) as gateway, gateway.open_socket(b"\x16\x03\x01") as sock:
-        # A last alert may come before the end.
+        # A TLS alert can come before the end of the connection.
         while sock.recv(100):
             pass
 
 
-def test_a_tls_client_that_goes_away_swallows_no_message(authority: trustme.CA, certificate: dict[str, Path]) -> None:
+def test_a_tls_client_that_goes_away_loses_no_message(authority: trustme.CA, certificate: dict[str, Path]) -> None:
     with serving(**certificate) as gateway:
         queue = gateway.queue()
         holder = gateway.holder(queue, "s", fresh_id())
@@ -244,17 +244,17 @@ def test_a_tls_client_that_goes_away_swallows_no_message(authority: trustme.CA, 
         eventually(lambda: waiters(gateway, queue, "s") == 0)
 
 
-def test_a_certificate_that_is_of_no_use_is_told_at_once(tmp_path: Path, certificate: dict[str, Path]) -> None:
+def test_an_unusable_certificate_is_a_configuration_error(tmp_path: Path, certificate: dict[str, Path]) -> None:
     nothing = tmp_path / "nothing.pem"
     for cert, key in ((nothing, certificate["tls_key"]), (certificate["tls_cert"], nothing), (certificate["tls_cert"], None)):
         with EmbeddedBroker() as broker, pytest.raises(ConfigurationError, match="TLS"):
             GatewayService(broker, KEYS, tls_cert=cert, tls_key=key, max_waiting=2)
 
 
-# Where it listens
+# Addresses
 
 
-def test_an_address_that_is_not_loopback_needs_tls_or_a_word() -> None:
+def test_an_address_that_is_not_loopback_requires_tls_or_insecure() -> None:
     with EmbeddedBroker() as broker:
         with pytest.raises(ConfigurationError, match="loopback"):
             GatewayService(broker, KEYS, host="192.0.2.1", max_waiting=2)
@@ -262,15 +262,15 @@ def test_an_address_that_is_not_loopback_needs_tls_or_a_word() -> None:
             GatewayService(broker, KEYS, host="0.0.0.0", max_waiting=2)
 
 
-def test_a_port_that_is_taken_is_told(gateway: Gateway) -> None:
+def test_a_port_in_use_is_a_configuration_error(gateway: Gateway) -> None:
     with EmbeddedBroker() as broker, pytest.raises(ConfigurationError, match="listen"):
         GatewayService(broker, KEYS, port=gateway.port, max_waiting=2).start()
 
 
-# Its end
+# Stopping
 
 
-def test_a_stop_answers_those_who_wait_with_204() -> None:
+def test_stop_answers_waiting_receives_with_204() -> None:
     with serving() as gateway, ExitStack() as stack:
         queue = gateway.queue()
         receive = stack.enter_context(gateway.holder(queue, "s", fresh_id()).start_receive(60))
@@ -280,7 +280,7 @@ def test_a_stop_answers_those_who_wait_with_204() -> None:
         gateway.service.stop()
         assert read_reply(receive).status == 204
         assert read_reply(accept).status == 204
-        with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
+        with pytest.raises(OSError):  # noqa: PT011 - the text depends on the system
             gateway.open_socket()
         gateway.service.stop()
 
@@ -296,7 +296,7 @@ class _SlowBroker(EmbeddedBroker):
         super().send(*args, **more)  # type: ignore[arg-type]
 
 
-def test_a_stop_lets_a_running_request_finish() -> None:
+def test_stop_lets_a_running_request_finish() -> None:
     broker = _SlowBroker()
     with GatewayService(broker, KEYS, max_waiting=2) as service:
         gateway = Gateway(service, SteppedClock())
@@ -309,7 +309,7 @@ def test_a_stop_lets_a_running_request_finish() -> None:
         stopping()
 
 
-def test_a_stop_leaves_no_thread() -> None:
+def test_stop_leaves_no_thread() -> None:
     before = set(threading.enumerate())
     with serving() as gateway:
         queue = gateway.queue()
@@ -349,14 +349,14 @@ print("done")
 """
 
 
-def test_a_gateways_life_leaves_neither_socket_nor_warning() -> None:
+def test_a_stopped_gateway_leaves_no_socket_and_no_warning() -> None:
     ended = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", LIFE], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
-def test_a_connection_string_leads_to_the_gateway(gateway: Gateway) -> None:
+def test_a_connection_string_names_the_gateway_and_the_key(gateway: Gateway) -> None:
     own = AccessKey.parse("mine:c2VjcmV0=:Send")
     text = gateway.service.connection_string(own)
     assert text == f"Endpoint={gateway.url}/;SharedAccessKeyName=mine;SharedAccessKey=c2VjcmV0="
