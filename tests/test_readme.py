@@ -1,4 +1,4 @@
-"""The README's Python is run as it stands, against a real gateway."""
+"""Runs the README's Python examples against a real gateway, and compares docs/settings.md with the code."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from azsession.testing import AzsessionServer
 from .support.paths import ROOT
 
 README = ROOT / "README.md"
+SETTINGS = ROOT / "docs" / "settings.md"
 DOCUMENT = Sybil(parsers=[PythonCodeBlockParser()]).parse(README)
 EXAMPLES = list(DOCUMENT.examples())
 
 
+#: What the examples print, by a part of their source.
+PRINTED = {"embedded(": ["paid"], "accept_timeout=1": ["placed", "paid", "packed"]}
+
+
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_a_python_example_runs(
+def test_each_python_example_of_the_readme_runs(
     number: int,
     azsession_server: AzsessionServer,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    pytester: pytest.Pytester,
+    pytester: pytest.Pytester,  # It also changes to an empty directory, where the examples may write files.
 ) -> None:
     source = str(EXAMPLES[number].parsed)
     if "def test_" in source:
@@ -33,19 +38,18 @@ def test_a_python_example_runs(
     handled: list[bytes] = []
     monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", azsession_server.connection_string)
     names = {"CONNECTION_STRING": azsession_server.connection_string, "handle": handled.append}
-    # The first example waits for 5 s at its end; what it shows does not depend on how long.
+    # The first example waits for 5 s at its end. The result does not depend on the length of that wait.
     exec(compile(source.replace("timeout=5", "timeout=0.1"), str(README), "exec"), names)
     with azsession_server.provider() as provider:
         assert all(session.message_count == 0 for session in provider.list_sessions("orders"))
-    if "handle(" in source:
-        assert handled == [b"paid"]
-    if "print(" in source:
-        assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["placed", "paid", "packed"]
+    assert handled == ([b"paid"] if "handle(" in source else [])
+    printed = next((words for part, words in PRINTED.items() if part in source), [])
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == printed
 
 
-def test_every_setting_of_the_tables_exists() -> None:
+def test_docs_settings_lists_exactly_the_settings_that_exist() -> None:
     from azsession import QueueSettings, ServiceBusConfig
 
     fields = {a.name.lstrip("_") for cls in (ServiceBusConfig, QueueSettings) for a in cls.__attrs_attrs__ if a.init}
-    listed = set(re.findall(r"^\| `([a-z_]+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE))
+    listed = set(re.findall(r"^\| `([a-z_]+)` \|", SETTINGS.read_text(encoding="utf-8"), re.MULTILINE))
     assert listed == fields
