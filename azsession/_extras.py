@@ -11,7 +11,10 @@ def need(module: str, extra: str) -> None:
     """Check that a module is installed.
 
     Raises:
-        ConfigurationError: It is not. The error names the extra of azsession that installs it.
+        ConfigurationError: It is not. The error says how to install it.
     """
     if find_spec(module) is None:
-        raise ConfigurationError(f'{module} is not installed: pip install "azsession[{extra}]"')
+        raise ConfigurationError(
+            f'{module} is not installed. Install it with: pip install "azsession[{extra}]", '
+            f'or pip install ".[{extra}]" in a clone'
+        )

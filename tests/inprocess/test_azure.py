@@ -70,7 +70,8 @@ except ConfigurationError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout, done.stderr) == ('websocket is not installed: pip install "azsession[websockets]"\n', "")
+    command = 'pip install "azsession[websockets]", or pip install ".[websockets]" in a clone'
+    assert (done.stdout, done.stderr) == (f"websocket is not installed. Install it with: {command}\n", "")
 
 
 def test_cheroot_is_not_needed_for_it() -> None:

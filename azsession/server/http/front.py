@@ -18,13 +18,11 @@ import ssl
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from ...protocol import ERROR_CODE_HEADER, JSON_TYPE, PROTOCOL_HEADER, PROTOCOL_VERSION
 from ...protocol.error_codes import INVALID_REQUEST, SERVER_BUSY
-
-if TYPE_CHECKING:
-    from .server import Connection, GatewayServer
+from .streams import Reader
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -58,6 +56,31 @@ _BUSY = refusal("503 Service Unavailable", SERVER_BUSY, "the gateway is at its b
 _LATE = refusal("408 Request Timeout", INVALID_REQUEST, "the request's head took too long to arrive")
 
 
+class Connection(Protocol):
+    """The attributes of a connection that the front uses."""
+
+    socket: socket.socket
+    rfile: Reader
+    parked: int | None
+    refused: bool
+
+    def close(self, lingering: bool = True) -> None: ...
+
+
+class Server(Protocol):
+    """The attributes of a server that the front uses."""
+
+    timeout: float
+    header_deadline: float
+    max_request_header_size: int
+    ssl_adapter: Any
+    requests: Any
+
+    def connection(self, sock: socket.socket, address: Any) -> Connection: ...
+
+    def cut_late(self, now: float) -> None: ...
+
+
 class Front:
     """Accepts connections, and holds those that need no thread.
 
@@ -67,7 +90,7 @@ class Front:
         most: Connections at most. An eighth more is held for as long as it takes to refuse them.
     """
 
-    def __init__(self, server: GatewayServer, listener: socket.socket, most: int) -> None:
+    def __init__(self, server: Server, listener: socket.socket, most: int) -> None:
         self._server = server
         self._listener = listener
         self._most = most

@@ -10,12 +10,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cheroot import wsgi
 from cheroot.workers import threadpool
-
-if TYPE_CHECKING:
-    from .server import GatewayServer
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ class _Place:
 class Threads(threadpool.ThreadPool):  # type: ignore[misc]
     """The threads, up to `most`."""
 
-    def __init__(self, server: GatewayServer, most: int) -> None:
+    def __init__(self, server: wsgi.Server, most: int) -> None:
         super().__init__(server, min=1, max=most)
         self._counting = threading.Lock()  # Guards _threads and what follows.
         self._idle: list[_Place] = []
