@@ -1,4 +1,4 @@
-"""The arrangements that azsession is used in, behind one face, so that the tests of the public API run in each of them."""
+"""The arrangements in which azsession is used. Each test of the public API runs in each of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 class Arrangement(abc.ABC):
-    """A broker that is there for one test, and the way to it. No queue is made by being used.
+    """A broker for one test, and how to reach it. Using a queue does not create it.
 
     Attributes:
         name: What the test's id says.
@@ -48,38 +48,38 @@ class Arrangement(abc.ABC):
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Begin; what is to end goes onto the stack."""
+        """Start it. The stack gets what is to be closed."""
 
     @abc.abstractmethod
     def create_queue(self, name: str, settings: dict[str, Any]) -> None:
-        """Make a queue."""
+        """Create a queue."""
 
     def provider(self, **config_fields: Any) -> ServiceBusProvider:
-        """Return a new provider, closed after the test."""
+        """Return a new provider. It is closed after the test."""
         provider = ServiceBusProvider.from_connection_string(self.connection_string, **config_fields)
         return self._stack.enter_context(provider)
 
     def queue(self, name: str | None = None, **settings: Any) -> str:
-        """Make a queue, or a subscription where the name is one's, with settings of `QueueSettings`; return its name."""
+        """Create a queue, or a subscription if the name is that of one, with fields of `QueueSettings`. Return its name."""
         name = name or f"orders-{next(_numbers)}"
         self.create_queue(name, settings)
         return name
 
     @property
     def namespace_url(self) -> str:
-        """What a `SessionClient` that is built without a provider is told."""
+        """The base URL for a `SessionClient` that is made without a provider."""
         fields = dict(part.split("=", 1) for part in self.connection_string.split(";") if part)
         return fields["Endpoint"]
 
     @property
     def config(self) -> ServiceBusConfig:
-        """The configuration of such a client."""
+        """The configuration of a client that is made without a provider."""
         return ServiceBusConfig(connection_string=self.connection_string)
 
 
 class EmbeddedInProcess(Arrangement):
-    """`ServiceBusProvider.embedded`. The broker lives in its provider, so that there is one provider at a time: the data
-    file is what a later one finds."""
+    """`ServiceBusProvider.embedded`. The provider contains the broker, so there is one provider at a time. A later provider
+    opens the same data file."""
 
     name = "embedded-in-process"
     is_azure = False
@@ -88,7 +88,7 @@ class EmbeddedInProcess(Arrangement):
         self._provider: ServiceBusProvider | None = None
 
     def provider(self, **config_fields: Any) -> ServiceBusProvider:
-        """Return the provider, another one where it was closed; `config_fields` are for what has a connection string."""
+        """Return the provider, or a new one if it was closed. `config_fields` need a connection string."""
         assert not config_fields
         if self._provider is None or repr(self._provider).endswith("closed>"):
             opened = ServiceBusProvider.embedded(self._place / "messages.db", auto_create=False)
@@ -117,7 +117,7 @@ class EmbeddedOverHTTP(Arrangement):
 
 
 class AzureInProcess(Arrangement):
-    """Azure's AMQP, as the stand-in speaks it, from the provider's own process."""
+    """The AMQP stand-in for Azure, used by the provider's own process."""
 
     name = "Azure-in-process"
     is_azure = True
@@ -135,7 +135,7 @@ class AzureInProcess(Arrangement):
 
 
 class AzureBehindGateway(AzureInProcess):
-    """`azsession serve`, a process of its own, with Azure behind it. One for all tests: each has queues of its own."""
+    """`azsession serve` as a process, in front of the stand-in for Azure. All tests share it; each has its own queues."""
 
     name = "Azure-behind-a-gateway"
 
@@ -145,13 +145,13 @@ class AzureBehindGateway(AzureInProcess):
 
 @pytest.fixture(scope="session")
 def azure_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
-    """A namespace, and the connection string of a gateway in front of it."""
+    """A namespace, and the connection string of the gateway in front of it."""
     keys = tmp_path_factory.mktemp("gateway") / "keys"
     with require_standin()() as namespace, Served("--azure", namespace.connection_string, "--key-file", keys) as served:
         yield namespace, served.line
 
 
-#: Where every test of this folder runs.
+#: Every test of this folder runs in each of these.
 ARRANGEMENTS: tuple[type[Arrangement], ...] = (
     EmbeddedInProcess,
     EmbeddedOverHTTP,
@@ -159,13 +159,13 @@ ARRANGEMENTS: tuple[type[Arrangement], ...] = (
     AzureBehindGateway,
 )
 
-#: Those that a connection string reaches.
+#: The arrangements that have a connection string.
 REACHABLE = tuple(kind for kind in ARRANGEMENTS if kind is not EmbeddedInProcess)
 
 
 @pytest.fixture(params=ARRANGEMENTS, ids=lambda kind: kind.name)
 def arrangement(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Arrangement]:
-    """A broker of this test's own, empty."""
+    """An empty broker for this test."""
     with request.param(tmp_path, request) as arrangement:
         yield arrangement
 
@@ -178,7 +178,7 @@ def provider(arrangement: Arrangement) -> ServiceBusProvider:
 
 @pytest.fixture
 def queue(arrangement: Arrangement) -> str:
-    """A queue with the settings that queues have by default."""
+    """A queue with default settings."""
     return arrangement.queue()
 
 
@@ -195,14 +195,14 @@ def send(provider: ServiceBusProvider, queue: str, *bodies: str, session_id: str
 
 
 def take(session: SessionClient) -> ReceivedMessage:
-    """Receive a message that is there."""
+    """Receive one message. It must be there."""
     message = session.receive_message(timeout=10)
     assert message is not None
     return message
 
 
 def take_many(session: SessionClient, count: int) -> list[ReceivedMessage]:
-    """Receive messages that are there; a receive may bring fewer than it was asked for."""
+    """Receive `count` messages that are there. One receive can return fewer."""
     messages: list[ReceivedMessage] = []
     while len(messages) < count:
         more = session.receive_messages(count - len(messages), timeout=10)
@@ -212,11 +212,11 @@ def take_many(session: SessionClient, count: int) -> list[ReceivedMessage]:
 
 
 def number_of(message: ReceivedMessage) -> int:
-    """Return a message's sequence number, which a server of azsession's always gives."""
+    """Return the sequence number of a message. These servers always give one."""
     assert message.sequence_number is not None
     return message.sequence_number
 
 
 def left(provider: ServiceBusProvider, queue: str, session_id: str = "s1") -> list[str]:
-    """Return what a session has, received or not."""
+    """Return the messages of a session, received or not."""
     return [message.text() for message in provider.peek_messages(queue, session_id, 1000)]

@@ -1,4 +1,4 @@
-"""Where Azure forces a difference: what each arrangement does then. Everything else in this folder is the same in all."""
+"""The differences between Azure and the embedded broker. All other tests of this folder pass in each arrangement alike."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from azsession import (
 from .conftest import Arrangement, left, send, take
 
 
-def test_queues_are_managed_where_the_broker_is_ours(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
+def test_only_the_embedded_broker_manages_queues(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
     settings = QueueSettings(lock_duration=7, max_delivery_count=3)
     if arrangement.is_azure:
-        # Azure's AMQP has no management of queues; that is another API, of another package.
+        # AMQP cannot manage queues on Azure. That needs Azure's management API, for which there is another package.
         queue = arrangement.queue()
         calls: list[Callable[[], object]] = [
             lambda: provider.create_queue("new", settings),
@@ -60,7 +60,9 @@ def test_queues_are_managed_where_the_broker_is_ours(arrangement: Arrangement, p
         provider.delete_queue("nowhere")
 
 
-def test_sessions_are_counted_where_the_broker_is_ours(provider: ServiceBusProvider, arrangement: Arrangement) -> None:
+def test_only_the_embedded_broker_counts_the_messages_of_sessions(
+    provider: ServiceBusProvider, arrangement: Arrangement
+) -> None:
     queue = arrangement.queue()
     send(provider, queue, "a", "b", session_id="s1")
     send(provider, queue, "c", session_id="s2")
@@ -68,7 +70,7 @@ def test_sessions_are_counted_where_the_broker_is_ours(provider: ServiceBusProvi
         take(session)
         sessions = provider.list_sessions(queue)
     if arrangement.is_azure:
-        # Azure tells the ids, and not how many messages a session has, nor who holds it.
+        # Azure returns only the ids of sessions: no message count and no lock.
         assert [(info.session_id, info.message_count) for info in sessions] == [("s1", None), ("s2", None)]
         return
     assert [(info.session_id, info.message_count) for info in sessions] == [("s1", 2), ("s2", 1)]
@@ -78,26 +80,26 @@ def test_sessions_are_counted_where_the_broker_is_ours(provider: ServiceBusProvi
     assert now < until <= now + timedelta(seconds=60)
 
 
-def test_sessions_that_have_only_a_state_are_listed_where_the_broker_is_ours(
-    provider: ServiceBusProvider, arrangement: Arrangement
-) -> None:
+def test_sessions_with_a_state_and_no_message_are_listed(provider: ServiceBusProvider, arrangement: Arrangement) -> None:
     queue = arrangement.queue()
     with provider.create_session_client(queue, "s1") as session:
         session.set_session_state(b"step 1")
     listed = [info.session_id for info in provider.list_sessions(queue)]
-    # Azure is asked for the sessions that have messages, or for those whose state was ever set.
+    # Azure can list the sessions that have messages, or those whose state was ever set.
     assert listed == ["s1"] or (arrangement.is_azure and listed == [])
 
 
-def test_an_empty_state_is_kept_where_the_broker_is_ours(provider: ServiceBusProvider, arrangement: Arrangement) -> None:
+def test_only_the_embedded_broker_distinguishes_an_empty_state_from_none(
+    provider: ServiceBusProvider, arrangement: Arrangement
+) -> None:
     queue = arrangement.queue()
     with provider.create_session_client(queue, "s1") as session:
         session.set_session_state(b"")
-        # Azure does not tell an empty state from none.
+        # Azure does not distinguish an empty state from none.
         assert session.get_session_state() in ((b"", None) if arrangement.is_azure else (b"",))
 
 
-def test_a_refused_holder_is_told_until_when_where_the_broker_is_ours(
+def test_only_the_embedded_broker_says_when_another_holders_lock_expires(
     arrangement: Arrangement, provider: ServiceBusProvider
 ) -> None:
     queue = arrangement.queue()
@@ -106,7 +108,7 @@ def test_a_refused_holder_is_told_until_when_where_the_broker_is_ours(
         with pytest.raises(SessionLockedError) as caught:
             second.receive_message(timeout=0)
     until, now = caught.value.locked_until, datetime.now(timezone.utc)
-    # Azure's refusal does not say when the other's lock ends.
+    # Azure does not say when another holder's lock expires.
     if until is None:
         assert arrangement.is_azure
     else:
@@ -118,18 +120,18 @@ def test_a_receive_renews_the_lock(arrangement: Arrangement, provider: ServiceBu
     with provider.create_session_client(queue, "s1", auto_renew=False) as session:
         session.receive_message(timeout=0)
         first = session.session_expires_at
-        # On Azure a receive does not touch the lock: the gateway renews it when less than half is left.
+        # On Azure a receive does not extend the lock. The gateway renews it when less than half of it is left.
         session.receive_message(timeout=0.6 if arrangement.is_azure else 0.1)
         session.receive_message(timeout=0)
         assert session.session_expires_at > first
-        # A waiting one keeps it.
+        # A waiting receive keeps the lock.
         session.receive_message(timeout=1.1)
         assert not session.is_lock_lost
 
 
-def test_a_subscription_is_received_from(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
+def test_a_session_of_a_subscription_is_received(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
     subscription = arrangement.queue("events/subscriptions/audit")
-    # Azure's subscriptions get what is sent to their topic; the embedded broker's are queues of that name.
+    # On Azure a subscription gets the messages of its topic. In the embedded broker it is a queue of that name.
     send(provider, "events" if arrangement.is_azure else subscription, "a", "b")
     with provider.create_session_client(subscription, accept_timeout=10) as session:
         assert (session.session_id, session.queue_name) == ("s1", subscription)

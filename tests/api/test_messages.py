@@ -1,4 +1,4 @@
-"""What a message carries: every property and attribute arrives as it was sent."""
+"""The properties and attributes of a message arrive as they were sent."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def test_every_text_property_arrives(provider: ServiceBusProvider, queue: str, s
         assert message.body == b"{}"
 
 
-def test_what_was_not_said_of_a_message_is_not_made_up(
-    provider: ServiceBusProvider, queue: str, session: SessionClient
-) -> None:
+def test_properties_that_were_not_set_are_none(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     message_id = provider.send_message(queue, Message(b"x", session_id="s1"))
     message = take(session)
     assert message.message_id == message_id
@@ -89,14 +87,14 @@ def test_a_body_arrives_byte_for_byte(provider: ServiceBusProvider, queue: str, 
     assert [message.body for message in take_many(session, len(bodies))] == bodies
 
 
-def test_a_body_reads_as_text_and_json(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
+def test_a_body_can_be_read_as_text_and_json(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     send(provider, queue, '{"paid": "50 €"}')
     message = take(session)
     assert message.text() == '{"paid": "50 €"}'
     assert message.json() == {"paid": "50 €"}
 
 
-def test_a_session_id_may_be_nearly_anything(provider: ServiceBusProvider, queue: str) -> None:
+def test_unusual_session_ids_work(provider: ServiceBusProvider, queue: str) -> None:
     for session_id in ["a/b", "a/messages/head", "x/renewlock", "50%", "a?b#c", "état 🙂", " ", "..a", "s" * 128]:
         send(provider, queue, "0", "1", session_id=session_id)
         assert left(provider, queue, session_id) == ["0", "1"]
@@ -111,7 +109,9 @@ def test_a_session_id_may_be_nearly_anything(provider: ServiceBusProvider, queue
             session.complete_message(message)
 
 
-def test_a_received_message_tells_of_its_delivery(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
+def test_a_received_message_has_the_details_of_its_delivery(
+    provider: ServiceBusProvider, queue: str, session: SessionClient
+) -> None:
     before = datetime.now(timezone.utc)
     send(provider, queue, "0", "1")
     first, second = take_many(session, 2)
@@ -121,7 +121,7 @@ def test_a_received_message_tells_of_its_delivery(provider: ServiceBusProvider, 
     assert second.sequence_number is not None
     assert 0 < first.sequence_number < second.sequence_number
     assert before <= first.delivered_at <= after
-    # Dates on the wire may be cut to whole seconds.
+    # Dates on the wire can be cut to whole seconds.
     assert first.enqueued_at is not None
     assert before - timedelta(seconds=1) <= first.enqueued_at <= after
     assert first.receipt.queue_name == queue
@@ -131,9 +131,7 @@ def test_a_received_message_tells_of_its_delivery(provider: ServiceBusProvider, 
     assert first.receipt.handle != second.receipt.handle
 
 
-def test_a_received_message_is_the_same_after_pickling(
-    provider: ServiceBusProvider, queue: str, session: SessionClient
-) -> None:
+def test_a_received_message_can_be_pickled(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     provider.send_message(queue, Message(b"x", session_id="s1", attributes=ATTRIBUTES, **TEXTS))
     message = take(session)
     again: ReceivedMessage = pickle.loads(pickle.dumps(message))
@@ -142,7 +140,7 @@ def test_a_received_message_is_the_same_after_pickling(
     assert left(provider, queue) == []
 
 
-# Time
+# Times
 
 
 def test_a_message_has_its_time_to_live(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
@@ -160,7 +158,7 @@ def test_an_expired_message_is_dropped(provider: ServiceBusProvider, queue: str,
     assert provider.dead_letters(queue) == []
 
 
-def test_an_expired_message_is_dead_lettered_where_the_queue_says_so(
+def test_an_expired_message_is_dead_lettered_if_the_queue_says_so(
     arrangement: Arrangement, provider: ServiceBusProvider
 ) -> None:
     queue = arrangement.queue(dead_letter_on_expiration=True)
@@ -176,13 +174,13 @@ def test_a_scheduled_message_comes_at_its_time(provider: ServiceBusProvider, que
     provider.send_message(queue, Message("later", session_id="s1", scheduled_enqueue_time=at))
     message = take(session)
     assert message.text() == "later"
-    # Azure's clocks have milliseconds.
+    # Azure's times have milliseconds.
     assert message.delivered_at >= at - timedelta(milliseconds=2)
     assert message.scheduled_enqueue_time is not None
     assert abs(message.scheduled_enqueue_time - at) < timedelta(milliseconds=2)
 
 
-def test_a_scheduled_message_is_overtaken_by_what_comes_before_its_time(
+def test_messages_sent_before_a_scheduled_message_is_due_overtake_it(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     at = datetime(2100, 1, 1, 12, tzinfo=timezone(timedelta(hours=9)))
@@ -200,12 +198,12 @@ def test_a_scheduled_message_is_overtaken_by_what_comes_before_its_time(
 # Sizes
 
 
-def test_no_message_is_sent_by_an_empty_batch(provider: ServiceBusProvider, queue: str) -> None:
+def test_an_empty_batch_sends_nothing(provider: ServiceBusProvider, queue: str) -> None:
     assert provider.send_messages(queue, []) == []
     assert provider.list_sessions(queue) == []
 
 
-def test_more_messages_than_a_request_has_are_all_sent_in_order(
+def test_messages_that_need_several_requests_for_their_number_are_sent_in_order(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     ids = send(provider, queue, *map(str, range(2300)))
@@ -215,7 +213,7 @@ def test_more_messages_than_a_request_has_are_all_sent_in_order(
     assert [message.message_id for message in messages] == ids
 
 
-def test_more_bytes_than_a_request_has_are_all_sent_in_order(
+def test_messages_that_need_several_requests_for_their_size_are_sent_in_order(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     bodies = [bytes([n]) * 150_000 for n in range(36)]
@@ -237,7 +235,7 @@ def test_a_message_that_is_too_large_is_refused(provider: ServiceBusProvider, qu
     assert left(provider, queue) == ["small"]
 
 
-# Real input
+# Real webhooks
 
 
 def test_webhooks_arrive_as_they_were_sent(provider: ServiceBusProvider, queue: str, webhooks: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What a provider does without a session: looking, dead letters, refusing, closing; and many sessions at once."""
+"""`ServiceBusProvider`: making one, peeking, dead letters, wrong arguments, closing, and many sessions at once."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .conftest import REACHABLE, Arrangement, left, number_of, send, take, take_
 
 reachable = pytest.mark.parametrize("arrangement", REACHABLE, indirect=True, ids=lambda kind: kind.name)
 
-#: A name that no queue has: a request about it fails otherwise than a wrong argument does.
+#: The name of no queue. A request about it fails with another error than a wrong argument.
 NOWHERE = "nowhere"
 
 
-# Ways to make one
+# Making a provider
 
 
 @reachable
-def test_a_provider_is_made_by_the_environment(
+def test_a_provider_is_made_from_the_environment(
     arrangement: Arrangement, provider: ServiceBusProvider, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", arrangement.connection_string)
@@ -57,10 +57,10 @@ def test_a_wrong_key_is_refused(arrangement: Arrangement, queue: str) -> None:
                 call()
 
 
-# Looking
+# Peeking and listing
 
 
-def test_peeking_shows_messages_and_takes_nothing(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
+def test_peeking_does_not_receive_messages(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     send(provider, queue, *"abcd")
     in_hand, deferred = take_many(session, 2)
     session.defer_message(deferred)
@@ -76,7 +76,7 @@ def test_peeking_shows_messages_and_takes_nothing(provider: ServiceBusProvider, 
     assert take(session).text() == "c"
 
 
-def test_peeking_begins_where_it_is_told_and_ends_there(provider: ServiceBusProvider, queue: str) -> None:
+def test_peeking_respects_its_start_and_its_count(provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, *map(str, range(12)))
     everything = provider.peek_messages(queue, "s1", 1000)
     assert [message.text() for message in everything] == [str(n) for n in range(12)]
@@ -104,7 +104,7 @@ def test_sessions_with_messages_are_listed_by_id(provider: ServiceBusProvider, q
 # Dead letters
 
 
-def test_dead_letters_of_all_sessions_are_looked_at(provider: ServiceBusProvider, queue: str) -> None:
+def test_dead_letters_of_all_sessions_are_listed(provider: ServiceBusProvider, queue: str) -> None:
     properties: dict[str, Any] = {"subject": "invoice", "attributes": {"tries": 3, "last": True}}
     for session_id in "ab":
         provider.send_message(queue, Message(f"of {session_id}", session_id=session_id, **properties))
@@ -155,9 +155,7 @@ def test_a_dead_letter_is_deleted(provider: ServiceBusProvider, queue: str, sess
     assert left(provider, queue) == []
 
 
-def test_a_dead_letter_that_is_not_there_is_not_found(
-    provider: ServiceBusProvider, queue: str, session: SessionClient
-) -> None:
+def test_an_unknown_dead_letter_is_not_found(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     send(provider, queue, "a", "b")
     first, alive = take_many(session, 2)
     session.dead_letter_message(first, "bad")
@@ -187,7 +185,7 @@ def _calls_about(provider: ServiceBusProvider, queue: str) -> list[Callable[[], 
     ]
 
 
-def test_a_queue_that_is_not_there_is_not_found(provider: ServiceBusProvider) -> None:
+def test_an_unknown_queue_is_not_found(provider: ServiceBusProvider) -> None:
     for call in _calls_about(provider, NOWHERE):
         with pytest.raises(QueueNotFoundError) as caught:
             call()
@@ -260,7 +258,7 @@ def test_wrong_arguments_are_refused_before_a_request_is_made(provider: ServiceB
     ],
     ids=str,
 )
-def test_a_message_that_cannot_be_sent_cannot_be_made(fields: dict[str, Any]) -> None:
+def test_a_message_with_wrong_fields_is_refused_when_it_is_created(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Message(**{"body": b"x", "session_id": "s1", **fields})
 
@@ -283,7 +281,7 @@ def test_a_closed_provider_refuses_every_call(provider: ServiceBusProvider, queu
     assert "closed" in repr(provider)
 
 
-def test_closing_a_provider_lets_its_sessions_go(arrangement: Arrangement, provider: ServiceBusProvider, queue: str) -> None:
+def test_closing_a_provider_releases_its_sessions(arrangement: Arrangement, provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, "a", "b")
     with provider:
         session = provider.create_session_client(queue, "s1")
@@ -294,7 +292,7 @@ def test_closing_a_provider_lets_its_sessions_go(arrangement: Arrangement, provi
         assert take(other).text() == "b"
 
 
-def test_closing_a_provider_ends_what_waits(provider: ServiceBusProvider, queue: str) -> None:
+def test_closing_a_provider_ends_waiting_calls(provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, "0")
     session = provider.create_session_client(queue, "s1")
     take(session)
@@ -325,7 +323,7 @@ def test_closing_a_provider_ends_what_waits(provider: ServiceBusProvider, queue:
 # Many sessions
 
 
-def test_webhooks_are_taken_by_several_threads_each_session_in_order(
+def test_several_threads_handle_webhooks_with_each_session_in_order(
     provider: ServiceBusProvider, queue: str, webhooks: list[dict[str, Any]]
 ) -> None:
     sent: dict[str, list[int]] = defaultdict(list)

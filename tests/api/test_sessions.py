@@ -1,4 +1,4 @@
-"""A session in its holder's hands: receiving, its lock and state, and its end."""
+"""`SessionClient`: receiving, the lock, the session state, closing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECOND = timedelta(seconds=1)
 
 
 def take_over(session: SessionClient) -> None:
-    """Take a lock that another holder has, once it ends."""
+    """Take a lock when the other holder's lock expires."""
 
     def got() -> bool:
         try:
@@ -51,14 +51,16 @@ def test_messages_come_in_order(provider: ServiceBusProvider, queue: str, sessio
     assert left(provider, queue) == []
 
 
-def test_a_receive_comes_to_nothing_in_its_time(session: SessionClient) -> None:
+def test_a_receive_without_a_message_returns_after_its_timeout(session: SessionClient) -> None:
     assert session.receive_message(timeout=0) is None
     assert session.receive_message(timeout=timedelta(seconds=0.1)) is None
     assert session.receive_messages(5, timeout=0.1) == []
     assert list(session.messages(timeout=0)) == []
 
 
-def test_a_receive_waits_for_its_message(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
+def test_a_waiting_receive_returns_a_message_that_arrives_later(
+    provider: ServiceBusProvider, queue: str, session: SessionClient
+) -> None:
     assert session.receive_message(timeout=0) is None
     sender = threading.Timer(0.15, send, (provider, queue, "0"))
     sender.start()
@@ -66,14 +68,16 @@ def test_a_receive_waits_for_its_message(provider: ServiceBusProvider, queue: st
     sender.join()
 
 
-def test_receiving_many_brings_what_is_there(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
+def test_receiving_many_messages_returns_those_that_are_there(
+    provider: ServiceBusProvider, queue: str, session: SessionClient
+) -> None:
     send(provider, queue, *"abcde")
     assert [message.text() for message in session.receive_messages(3, timeout=10)] == ["a", "b", "c"]
     assert [message.text() for message in session.receive_messages(100, timeout=10)] == ["d", "e"]
 
 
 @pytest.mark.parametrize("prefetch", [1, 3])
-def test_iterating_ends_when_nothing_comes(
+def test_iterating_ends_when_no_message_comes(
     provider: ServiceBusProvider, queue: str, session: SessionClient, prefetch: int
 ) -> None:
     send(provider, queue, *map(str, range(8)))
@@ -85,7 +89,7 @@ def test_iterating_ends_when_nothing_comes(
     assert left(provider, queue) == []
 
 
-def test_what_was_prefetched_and_not_handed_out_goes_back(provider: ServiceBusProvider, queue: str) -> None:
+def test_prefetched_messages_that_were_not_handed_out_go_back(provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, *"abcd")
     with provider.create_session_client(queue, "s1") as session:
         session.complete_message(next(session.messages(timeout=10, prefetch=10)))
@@ -113,7 +117,7 @@ def test_two_threads_share_a_session(provider: ServiceBusProvider, queue: str, s
     assert left(provider, queue) == []
 
 
-# Which session
+# Choosing a session
 
 
 def test_a_named_session_takes_no_lock_before_it_is_used(provider: ServiceBusProvider, queue: str) -> None:
@@ -128,7 +132,7 @@ def test_a_named_session_takes_no_lock_before_it_is_used(provider: ServiceBusPro
         assert second.receive_message(timeout=0) is None
 
 
-def test_the_next_available_session_is_one_with_messages_that_nobody_holds(provider: ServiceBusProvider, queue: str) -> None:
+def test_the_next_available_session_has_messages_and_no_holder(provider: ServiceBusProvider, queue: str) -> None:
     for session_id in ("a", "b"):
         send(provider, queue, session_id, session_id=session_id)
     with (
@@ -144,12 +148,12 @@ def test_the_next_available_session_is_one_with_messages_that_nobody_holds(provi
         assert caught.value.is_transient
 
 
-def test_no_session_comes_to_an_empty_queue(provider: ServiceBusProvider, queue: str) -> None:
+def test_an_empty_queue_has_no_available_session(provider: ServiceBusProvider, queue: str) -> None:
     with pytest.raises(NoSessionAvailableError):
         provider.create_session_client(queue, accept_timeout=0.1)
 
 
-def test_an_accept_waits_for_a_session(provider: ServiceBusProvider, queue: str) -> None:
+def test_accepting_waits_for_a_session(provider: ServiceBusProvider, queue: str) -> None:
     sender = threading.Timer(0.15, send, (provider, queue, "0"))
     sender.start()
     with provider.create_session_client(queue, accept_timeout=20) as session:
@@ -174,7 +178,7 @@ def test_a_client_needs_no_provider(arrangement: Arrangement, provider: ServiceB
 # One holder at a time
 
 
-def test_a_second_holder_is_refused_until_the_first_lets_go(
+def test_a_second_client_is_refused_until_the_first_releases_the_session(
     arrangement: Arrangement, provider: ServiceBusProvider, queue: str
 ) -> None:
     send(provider, queue, "0")
@@ -186,11 +190,11 @@ def test_a_second_holder_is_refused_until_the_first_lets_go(
                 call()
             assert caught.value.is_transient
         first.close_session()
-        # It was told at once: the lock of a minute is no hindrance.
+        # The release took effect at once: the lock would last a minute.
         assert take(second).text() == "0"
 
 
-def test_a_session_that_was_accepted_is_let_go_at_once(provider: ServiceBusProvider, queue: str) -> None:
+def test_closing_releases_an_accepted_session_at_once(provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, *"ab")
     for text in ("a", "b"):
         with provider.create_session_client(queue, accept_timeout=10) as session:
@@ -228,7 +232,7 @@ def test_a_lock_is_renewed_beyond_its_duration(arrangement: Arrangement, provide
     assert left(provider, queue) == []
 
 
-def test_a_lock_is_renewed_no_longer_than_its_limit(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
+def test_a_lock_expires_after_max_renewal(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
     queue = arrangement.queue(lock_duration=1)
     lost = threading.Event()
     with provider.create_session_client(
@@ -271,7 +275,7 @@ def test_a_lock_that_is_not_renewed_is_lost_to_its_holder(arrangement: Arrangeme
         assert session.is_lock_lost
         assert not session.closed
         assert "lost" in repr(session)
-        # The order is as it was, for whoever comes next.
+        # The next holder gets the messages in the same order.
         assert [message.text() for message in take_many(other, 4)] == ["a", "b", "c", "d"]
         session.close_session()
         assert other.receive_message(timeout=0) is None
@@ -279,10 +283,10 @@ def test_a_lock_that_is_not_renewed_is_lost_to_its_holder(arrangement: Arrangeme
     assert isinstance(told[0][1], SessionNotFoundError)
 
 
-# State
+# Session state
 
 
-def test_a_state_is_set_got_and_cleared(session: SessionClient) -> None:
+def test_a_session_state_is_set_read_and_cleared(session: SessionClient) -> None:
     assert session.get_session_state() is None
     for state in (b"step 1", bytes(range(256)), b"x" * 100_000):
         session.set_session_state(state)
@@ -291,7 +295,7 @@ def test_a_state_is_set_got_and_cleared(session: SessionClient) -> None:
     assert session.get_session_state() is None
 
 
-def test_a_state_survives_its_holder(provider: ServiceBusProvider, queue: str) -> None:
+def test_the_next_holder_reads_the_session_state(provider: ServiceBusProvider, queue: str) -> None:
     with provider.create_session_client(queue, "s1") as session:
         session.set_session_state(b"\x00step 2")
     with provider.create_session_client(queue, "s2") as session:
@@ -300,7 +304,7 @@ def test_a_state_survives_its_holder(provider: ServiceBusProvider, queue: str) -
         assert session.get_session_state() == b"\x00step 2"
 
 
-# Its end
+# Closing
 
 
 def test_a_closed_session_refuses_every_call(provider: ServiceBusProvider, queue: str) -> None:
@@ -366,7 +370,7 @@ def test_closing_ends_the_receive_of_another_thread(provider: ServiceBusProvider
         assert other.receive_message(timeout=0) is None
 
 
-def test_nothing_tells_of_secrets_or_bodies(arrangement: Arrangement, provider: ServiceBusProvider, queue: str) -> None:
+def test_no_repr_shows_a_secret_or_a_body(arrangement: Arrangement, provider: ServiceBusProvider, queue: str) -> None:
     key = arrangement.connection_string.partition("SharedAccessKey=")[2].partition(";")[0] or "no key"
     provider.send_message(queue, Message("a secret body", session_id="s1"))
     with provider.create_session_client(queue, "s1") as session:

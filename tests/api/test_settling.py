@@ -1,4 +1,4 @@
-"""What becomes of a received message, and the receipts that say which one is meant."""
+"""Settling messages, and the receipts with which they are settled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .conftest import Arrangement, left, number_of, send, take, take_many
 
 Settle = Callable[[SessionClient, ReceivedMessage], None]
 
-#: Every way to settle a message.
+#: The settlements.
 WAYS: dict[str, Settle] = {
     "complete": lambda session, message: session.complete_message(message),
     "complete many": lambda session, message: session.complete_messages([message]),
@@ -35,7 +35,7 @@ every_way = pytest.mark.parametrize("settle", WAYS.values(), ids=WAYS)
 UNKNOWN = "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c"
 
 
-# The ways
+# Settlements
 
 
 def test_a_completed_message_is_gone(provider: ServiceBusProvider, queue: str) -> None:
@@ -57,7 +57,7 @@ def test_an_abandoned_message_comes_back_first(provider: ServiceBusProvider, que
     assert [message.delivery_count for message in messages] == [4, 1, 1]
 
 
-def test_messages_abandoned_last_first_come_again_in_order(
+def test_messages_that_were_abandoned_in_reverse_come_again_in_order(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     send(provider, queue, *"abc")
@@ -66,7 +66,7 @@ def test_messages_abandoned_last_first_come_again_in_order(
     assert [message.text() for message in take_many(session, 3)] == ["a", "b", "c"]
 
 
-def test_what_was_prefetched_does_not_overtake_an_abandoned_message(
+def test_prefetched_messages_do_not_overtake_an_abandoned_message(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     send(provider, queue, *"abcdef")
@@ -108,7 +108,7 @@ def test_a_dead_lettered_message_keeps_its_reason_and_description(
     assert left(provider, queue) == []
 
 
-def test_a_deferred_message_is_received_by_its_number_only(
+def test_a_deferred_message_is_received_only_by_its_sequence_number(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     send(provider, queue, *"abc")
@@ -140,7 +140,7 @@ def test_a_deferred_message_stays_deferred_for_the_next_holder(provider: Service
     assert left(provider, queue) == []
 
 
-def test_a_message_that_is_not_deferred_is_not_found_by_its_number(
+def test_a_message_that_is_not_deferred_is_not_found_by_its_sequence_number(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     send(provider, queue, "a", "b")
@@ -150,7 +150,7 @@ def test_a_message_that_is_not_deferred_is_not_found_by_its_number(
         with pytest.raises(ProviderError) as caught:
             session.receive_deferred_messages(numbers)
         assert caught.value.code == "MessageNotFound"
-    # All, or an error: the first is as it was.
+    # The call is all or nothing: the first message is still deferred.
     assert [message.text() for message in session.receive_deferred_messages([number_of(first)])] == ["a"]
 
 
@@ -163,7 +163,7 @@ def test_many_messages_are_completed_at_once(provider: ServiceBusProvider, queue
     assert left(provider, queue) == ["49"]
 
 
-def test_what_is_left_of_a_session_is_dead_lettered_and_counted(
+def test_dead_lettering_a_session_moves_and_counts_all_its_messages(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     send(provider, queue, *"abcde")
@@ -188,7 +188,7 @@ def test_what_is_left_of_a_session_is_dead_lettered_and_counted(
 # Receipts
 
 
-def test_a_message_its_receipt_and_its_text_all_settle(
+def test_a_message_its_receipt_and_the_receipts_text_settle(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     send(provider, queue, *"abcd")
@@ -200,7 +200,7 @@ def test_a_message_its_receipt_and_its_text_all_settle(
 
 
 @every_way
-def test_a_settled_message_is_not_settled_again(
+def test_a_message_cannot_be_settled_twice(
     provider: ServiceBusProvider, queue: str, session: SessionClient, settle: Settle
 ) -> None:
     send(provider, queue, "a")
@@ -212,7 +212,7 @@ def test_a_settled_message_is_not_settled_again(
 
 
 @every_way
-def test_what_was_not_received_here_is_not_settled(session: SessionClient, settle: Settle) -> None:
+def test_a_message_that_was_not_received_here_cannot_be_settled(session: SessionClient, settle: Settle) -> None:
     receipts: list[Any] = [
         ReceiptHandle(UNKNOWN),
         str(ReceiptHandle(UNKNOWN, queue_name=session.queue_name, session_id="s1")),
@@ -234,10 +234,12 @@ def test_a_receipt_of_another_session_is_refused(provider: ServiceBusProvider, q
         session.complete_message(take(other))
 
 
-def test_many_are_completed_though_one_cannot_be(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
+def test_completing_many_messages_completes_the_valid_ones(
+    provider: ServiceBusProvider, queue: str, session: SessionClient
+) -> None:
     send(provider, queue, *"abc")
     messages = take_many(session, 3)
-    # Behind this client's back, whose receipt it still is.
+    # This client does not know that its receipt was used.
     provider.session_from_receipt(messages[1].receipt).dead_letter_message(messages[1], "bad")
     with pytest.raises(InvalidReceiptError, match="1 of 3"):
         session.complete_messages(messages)
@@ -246,7 +248,7 @@ def test_many_are_completed_though_one_cannot_be(provider: ServiceBusProvider, q
 
 
 @every_way
-def test_a_receipts_text_settles_elsewhere(
+def test_another_provider_settles_with_the_receipts_text(
     provider: ServiceBusProvider, queue: str, session: SessionClient, settle: Settle
 ) -> None:
     send(provider, queue, "a", "b")
@@ -255,7 +257,7 @@ def test_a_receipts_text_settles_elsewhere(
     assert (elsewhere.session_id, elsewhere.queue_name) == ("s1", queue)
     settle(elsewhere, message)
     elsewhere.close_session()
-    # The lock is still its holder's, and the message is as it was settled.
+    # The holder still has the lock, and the message is settled.
     session.renew_session_lock()
     expected = {"complete": ["b"], "complete many": ["b"], "dead-letter": ["b"]}
     way = next(name for name in WAYS if WAYS[name] is settle)
@@ -263,7 +265,7 @@ def test_a_receipts_text_settles_elsewhere(
     assert take(session).text() == ("a" if way == "abandon" else "b")
 
 
-def test_a_message_settled_elsewhere_in_the_same_way_is_settled(
+def test_repeating_the_settlement_of_another_provider_succeeds(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     send(provider, queue, "a", "b")
@@ -275,9 +277,9 @@ def test_a_message_settled_elsewhere_in_the_same_way_is_settled(
     assert len(provider.dead_letters(queue)) == 1
 
 
-def test_a_message_settled_elsewhere_in_another_way_is_told_so(provider: ServiceBusProvider, queue: str) -> None:
+def test_a_settlement_that_differs_from_another_providers_is_refused(provider: ServiceBusProvider, queue: str) -> None:
     pairs = list(itertools.permutations((way for way in WAYS if way != "complete many"), 2))
-    # A session for each, so that no abandoned message comes between.
+    # One session for each settlement, so that an abandoned message does not come again.
     for number, (first, second) in enumerate(pairs):
         send(provider, queue, "a", session_id=f"s{number}")
         with provider.create_session_client(queue, f"s{number}") as session:
@@ -289,7 +291,7 @@ def test_a_message_settled_elsewhere_in_another_way_is_told_so(provider: Service
             session.renew_session_lock()
 
 
-def test_a_receipt_ends_with_its_session(provider: ServiceBusProvider, queue: str) -> None:
+def test_a_receipt_is_invalid_after_its_session_is_closed(provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, "a")
     with provider.create_session_client(queue, "s1") as session:
         receipt = str(take(session).receipt)
@@ -308,7 +310,7 @@ def test_a_forged_receipt_settles_nothing(provider: ServiceBusProvider, queue: s
     session.renew_session_lock()
 
 
-def test_no_session_comes_from_what_is_no_receipt(provider: ServiceBusProvider) -> None:
+def test_text_that_is_not_a_receipt_is_refused(provider: ServiceBusProvider) -> None:
     texts: list[Any] = ["", "azs1.", "azs1.damaged", "azs9.WyJxIl0", "nothing", None, 7]
     for text in texts:
         with pytest.raises(InvalidReceiptError):

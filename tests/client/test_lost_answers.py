@@ -16,13 +16,13 @@ from .orders import send, take
 
 
 class CuttingProxy:
-    """Passes TCP on to a server, and cuts connections in the place of answers, which the server has given by then."""
+    """Passes TCP on to a server. It cuts a connection when the server answers, so that the answer is lost."""
 
     def __init__(self, url: str) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
         self._server = host, int(port)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._lock = threading.Lock()  # Guards what follows.
+        self._lock = threading.Lock()  # Guards the fields below.
         self._to_cut = 0
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
@@ -171,7 +171,7 @@ def test_removing_dead_letters_and_queues_succeeds_although_answers_were_lost(
     with cut_provider.create_session_client("orders", "s1") as session:
         for message in session.receive_messages(2, timeout=5):
             session.dead_letter_message(message, "bad")
-    resubmitted, deleted = (message.sequence_number or 0 for message in cut_provider.dead_letters("orders"))
+    resubmitted, deleted = (message.sequence_number for message in cut_provider.dead_letters("orders"))
     for remove in (
         lambda: cut_provider.resubmit("orders", resubmitted),
         lambda: cut_provider.delete_dead_letter("orders", deleted),

@@ -1,4 +1,4 @@
-"""The header by which a balancer tells which of several gateways a request is for."""
+"""The header by which a load balancer finds the gateway that holds a session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Seen:
     requests: list[requests.PreparedRequest]
 
     def routes(self) -> set[str | None]:
-        """Return the routes of the requests about sessions since the last time."""
+        """Return the routes of the requests about sessions since the last call."""
         routes = {request.headers.get("Azsession-Route") for request in self.requests if "/sessions" in str(request.url)}
         self.requests.clear()
         return routes
@@ -51,14 +51,14 @@ def take(session: SessionClient) -> ReceivedMessage:
 
 
 def use(session: SessionClient) -> None:
-    """Make every request that a holder makes."""
+    """Send each kind of request that a holder sends."""
     session.complete_message(take(session))
     session.abandon_message(take(session))
     session.dead_letter_message(take(session), "bad")
     session.complete_messages(session.receive_messages(2))
     deferred = take(session)
     session.defer_message(deferred)
-    session.receive_deferred_messages([deferred.sequence_number or 0])
+    session.receive_deferred_messages([deferred.sequence_number])
     session.set_session_state(b"1")
     session.get_session_state()
     session.set_session_state(None)
@@ -75,17 +75,17 @@ def test_all_requests_of_a_holder_have_one_route(seen: Seen, session_id: str | N
     (route,) = seen.routes()
     (lock_id,) = lock_ids
     assert route
-    assert len(lock_id) - len(route) > 24  # What a bearer of the route would have to guess to be the holder.
+    assert len(lock_id) - len(route) > 24  # Too much to guess for somebody who knows the route.
 
 
-def test_every_holder_has_a_route_of_its_own(seen: Seen) -> None:
+def test_each_holder_has_its_own_route(seen: Seen) -> None:
     for _ in range(5):
         with seen.provider.create_session_client("orders", "s1") as session:
             take(session)
     assert len(seen.routes()) == 5
 
 
-def test_a_receipt_goes_the_way_of_its_holder(seen: Seen) -> None:
+def test_settling_with_a_receipt_uses_the_route_of_the_holder(seen: Seen) -> None:
     with seen.provider.create_session_client("orders", None) as session:
         for settle in (SessionClient.complete_message, SessionClient.abandon_message, SessionClient.defer_message):
             message = take(session)
@@ -95,7 +95,7 @@ def test_a_receipt_goes_the_way_of_its_holder(seen: Seen) -> None:
             assert seen.routes() == holders
 
 
-def test_a_receipt_holds_nothing_of_its_holder_but_the_route(seen: Seen) -> None:
+def test_a_receipt_contains_the_holders_route_and_not_its_lock_id(seen: Seen) -> None:
     with seen.provider.create_session_client("orders", "s1") as session:
         receipt = take(session).receipt
         lock_id = str(seen.requests[-1].headers["Azsession-Lock-Id"])

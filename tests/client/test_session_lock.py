@@ -26,7 +26,7 @@ def test_the_client_never_believes_in_a_later_expiry_than_the_server(azsession_s
                 session.receive_message(timeout=0)
                 believed = session.session_expires_at
                 assert believed <= datetime.now(timezone.utc) + timedelta(seconds=10)
-                # The server's date is written in whole seconds, cut off.
+                # The server's date has whole seconds; the fraction is cut off.
                 told = provider.list_sessions("orders")[0].locked_until
                 assert told is not None
                 assert believed < told + timedelta(seconds=1)

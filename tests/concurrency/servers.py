@@ -1,4 +1,4 @@
-"""Small servers for what the gateway does not do: keeping silent, being slow, being away for a while, being a proxy."""
+"""Small servers that behave as the gateway does not: silent, slow, unreachable for a while, or a proxy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shut(sock: socket.socket) -> None:
 
 
 class Acceptor:
-    """Accepts connections on a port of loopback, each served by a thread, until its `with` block ends."""
+    """Accepts connections on a loopback port until its `with` block ends. A thread serves each connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # Guards all that follows.
@@ -55,13 +55,13 @@ class Acceptor:
         self._spawn(self._accept, listener)
 
     def refuse(self) -> None:
-        """Close the port, and every connection."""
+        """Close the port and all connections."""
         if self._listener is not None:
             hang_up(self._listener)
         self.drop()
 
     def drop(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         with self._lock:
             sockets = list(self._sockets)
         for sock in sockets:
@@ -114,7 +114,7 @@ class Acceptor:
 
 
 class SilentServer(Acceptor):
-    """Reads what is sent, and never answers."""
+    """Reads requests, and never answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class SilentServer(Acceptor):
 
 
 class Relay(Acceptor):
-    """Passes connections on to another port; or, once `cut` was called, cuts each when a request came, until `mend`."""
+    """Passes connections on to another port. After `cut` it closes each connection when a request comes, until `mend`."""
 
     def __init__(self, target: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def pump(source: socket.socket, target: socket.socket) -> None:
 
 
 class QuietHTTPServer(ThreadingHTTPServer):
-    """An HTTP server of one handler class, while its `with` block runs; broken connections are no news to it."""
+    """An HTTP server with one handler class, for a `with` block. It prints nothing about broken connections."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -203,7 +203,7 @@ class QuietHTTPServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Reads the body, and hands every method to `answer`."""
+    """Reads the body, and calls `answer` for every method."""
 
     protocol_version = "HTTP/1.1"
     server: Any
@@ -235,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class ProxyHandler(Handler):
-    """A proxy: for http it passes requests on, for https it gives tunnels. `server.used` is what it did."""
+    """A proxy: it passes http requests on, and opens tunnels for https. `server.used` lists what it did."""
 
     def _do(self) -> None:
         if self.command != "CONNECT":
@@ -277,7 +277,7 @@ class Proxy(QuietHTTPServer):
 
 
 class RenewalHandler(Handler):
-    """The plain dialect's receive, which brings nothing, and its renewal, which takes `server.takes` seconds."""
+    """The plain dialect without messages. A renewal takes `server.takes` seconds."""
 
     def answer(self) -> None:
         session = re.findall("/sessions/([^/?]+)", self.path)[0]
@@ -304,7 +304,7 @@ class RenewalHandler(Handler):
 
 
 class RenewalServer(QuietHTTPServer):
-    """Has any session, whose lock lasts `lasts` seconds, and notes which renewals came too late."""
+    """Has every session, with a lock of `lasts` seconds, and records renewals that came too late."""
 
     def __init__(self, *, lasts: float, takes: float = 0.0) -> None:
         super().__init__(RenewalHandler)

@@ -1,9 +1,7 @@
-"""Forked children: each in a script of its own, so that the process that is forked is no more than the script made it."""
+"""Forked children. Each test runs a script in a new process, so that the forked process has only what the script made."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,89 +12,11 @@ from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
+from .fork_script import run
 from .servers import Handler, QuietHTTPServer
 
-_TOOLS = '''
-import faulthandler, gc, os, signal, sys, threading, time, traceback
-# A process that hangs tells where, and is killed; a forked child sets its own alarm.
-faulthandler.register(signal.SIGALRM, chain=True)
-signal.alarm(30)
-from azsession import *
-from azsession.client.session import holder_of
 
-provider = ServiceBusProvider.from_connection_string(sys.argv[1], ca_bundle=sys.argv[2] if sys.argv[2:] else None)
-
-
-def sockets():
-    """Return the sockets that this process has, as the kernel numbers them."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.readlink("/proc/self/fd/" + name))
-        except OSError:
-            pass
-    return {name for name in found if name.startswith("socket:")}
-
-
-def fork(work, leave=os._exit):
-    """Run `work` in a child; return its process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    signal.alarm(20)
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    leave(status)
-
-
-def join(*children):
-    for pid in children:
-        _, status = os.waitpid(pid, 0)
-        assert status == 0, f"a child ended with {status}"
-
-
-def refused(kind, call):
-    try:
-        call()
-    except kind:
-        return
-    raise AssertionError(f"no {kind.__name__}")
-
-
-def work_through(session, count=30):
-    """Send messages to a session of one's own, and take them again: no answer may be another's."""
-    for n in range(count):
-        provider.send_message("q", Message(f"{session}:{n}", session_id=session))
-    with provider.create_session_client("q", session) as client:
-        for n in range(count):
-            message = client.receive_message(timeout=10)
-            assert message.text() == f"{session}:{n}", message.text()
-            client.complete_message(message)
-    assert provider.peek_messages("q", session) == []
-
-
-'''
-
-
-def run(script: str, *arguments: str) -> str:
-    """Run a script, which fails by an exception; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _TOOLS + script, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout
-
-
-def test_a_provider_made_before_the_fork_works_in_parent_and_children_at_once(azsession_server: AzsessionServer) -> None:
+def test_parent_and_children_use_the_same_provider_at_once(azsession_server: AzsessionServer) -> None:
     run(
         """
 work_through("before")
@@ -109,7 +29,7 @@ provider.close()
     )
 
 
-def test_no_socket_is_shared(azsession_server: AzsessionServer) -> None:
+def test_a_child_does_not_use_the_sockets_of_its_parent(azsession_server: AzsessionServer) -> None:
     run(
         """
 threads = [threading.Thread(target=work_through, args=(f"t{n}", 5)) for n in range(8)]
@@ -176,7 +96,7 @@ def parent():
     session.receive_message(timeout=0)
 
     def child():
-        # It renews a session of its own, and only that one.
+        # It renews its own session, and no other.
         with provider.create_session_client("q", "childs") as childs:
             childs.receive_message(timeout=0)
             os.write(go, b"x")
@@ -199,7 +119,7 @@ provider.close()
 
 
 @pytest.mark.parametrize("leave", ["os._exit", "sys.exit"])
-def test_a_fork_in_the_midst_of_other_threads_work_hangs_nobody(azsession_server: AzsessionServer, leave: str) -> None:
+def test_a_fork_while_other_threads_work_does_not_hang(azsession_server: AzsessionServer, leave: str) -> None:
     run(
         f"""
 over = threading.Event()
@@ -323,7 +243,7 @@ provider.close()
     )
 
 
-def test_a_client_that_was_not_used_before_the_fork_is_two_holders(azsession_server: AzsessionServer) -> None:
+def test_a_client_that_was_unused_before_the_fork_is_an_own_holder_in_each_process(azsession_server: AzsessionServer) -> None:
     run(
         """
 client = provider.create_session_client("q", "s")
@@ -353,7 +273,7 @@ provider.close()
 
 
 @pytest.mark.parametrize("end", ["client.close()", "provider.close()", "del client; gc.collect()"])
-def test_what_a_child_closes_stays_the_parents(azsession_server: AzsessionServer, end: str) -> None:
+def test_closing_in_a_child_does_not_release_the_parents_session(azsession_server: AzsessionServer, end: str) -> None:
     run(
         f"""
 provider.send_message("q", Message(b"1", session_id="s"))
@@ -375,7 +295,7 @@ provider.close()
     )
 
 
-def test_multiprocessing_with_fork(azsession_server: AzsessionServer) -> None:
+def test_multiprocessing_workers_that_are_forked_use_the_provider(azsession_server: AzsessionServer) -> None:
     run(
         """
 import multiprocessing
@@ -397,7 +317,7 @@ provider.close()
     )
 
 
-def test_tls_connections_survive_a_child_that_used_the_provider_and_left(tmp_path: Path) -> None:
+def test_a_childs_exit_does_not_break_the_parents_tls_connections(tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))

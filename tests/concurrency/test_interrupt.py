@@ -1,4 +1,4 @@
-"""Ending another thread's wait: over every kind of connection, and without harm to whoever uses the connection next."""
+"""Cancelling the request of another thread, over each kind of connection. The connection's next request is not disturbed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _OK(Handler):
         self.give(200, {}, b"x" * 200)
 
 
-def test_a_cancelled_flight_never_harms_the_next_one_on_its_connection() -> None:
+def test_cancelling_a_request_does_not_disturb_the_next_one_on_its_connection() -> None:
     harmed: list[BaseException] = []
     flights: list[RequestInFlight] = []
     done = threading.Event()
@@ -52,7 +52,7 @@ def test_a_cancelled_flight_never_harms_the_next_one_on_its_connection() -> None
         def cancel() -> None:
             chance = random.Random(1)
             while not done.is_set():
-                # Flights under way, and such that have just ended.
+                # Running requests, and requests that have just ended.
                 for flight in flights[-6:]:
                     if chance.random() < 0.3:
                         flight.cancel()
@@ -72,7 +72,7 @@ def test_a_cancelled_flight_never_harms_the_next_one_on_its_connection() -> None
     assert any(not flight.cancelled for flight in flights)
 
 
-def test_a_flight_that_has_landed_leaves_its_connection_alone() -> None:
+def test_cancelling_a_finished_request_does_not_close_its_connection() -> None:
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
         track_connections(http, url, {})
@@ -84,7 +84,7 @@ def test_a_flight_that_has_landed_leaves_its_connection_alone() -> None:
 
 
 class _Gateway:
-    """A gateway with or without TLS, and a proxy before it or not, and what a provider needs to reach it."""
+    """A gateway with or without TLS and proxy, and a provider that reaches it."""
 
     def __init__(self, stack: ExitStack, folder: Path, *, tls: bool, proxy: bool, own: bool) -> None:
         files: dict[str, Any] = {}
@@ -142,7 +142,7 @@ def _waits(client: Any) -> bool:
     return any(call.in_flight is not None and call.in_flight.written for call in pending_calls(client))
 
 
-def test_closing_ends_a_waiting_receive_whatever_the_way_to_the_gateway(gateway: _Gateway) -> None:
+def test_closing_ends_a_waiting_receive_over_each_kind_of_connection(gateway: _Gateway) -> None:
     provider = gateway.provider
     provider.send_message("q", Message(b"1", session_id="s"))
     client = provider.create_session_client("q", "s")
@@ -155,7 +155,7 @@ def test_closing_ends_a_waiting_receive_whatever_the_way_to_the_gateway(gateway:
     thread.join(20)
     assert not thread.is_alive()
     assert [type(error) for error in errors] == [SessionNotFoundError]
-    # And everything else goes on.
+    # Other sessions work on.
     provider.send_message("q", Message(b"2", session_id="s"))
     with provider.create_session_client("q", "s") as other:
         found = other.receive_message(timeout=10)

@@ -1,4 +1,4 @@
-"""The renewer among many sessions, silent servers, broken ways and idle times. What one session needs is in test_client."""
+"""The renewer with many sessions, silent servers, outages and idle times. tests/client/test_lock_renewer.py has the rest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def renewed(server: RenewalServer, client: SessionClient, times: int) -> bool:
     return server.count.get(client.session_id, 0) >= times
 
 
-# In time
+# Renewals in time
 
 
 def test_two_hundred_locks_of_five_seconds_are_renewed_in_time_by_a_slow_server() -> None:
@@ -52,7 +52,7 @@ def test_two_hundred_locks_of_five_seconds_are_renewed_in_time_by_a_slow_server(
         assert not any(client.is_lock_lost for client in clients)
 
 
-def test_a_lock_is_renewed_as_soon_as_there_is_a_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_is_renewed_as_soon_as_a_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     start, refused = threading.Thread.start, []
 
     def start_late(thread: threading.Thread) -> None:
@@ -69,7 +69,7 @@ def test_a_lock_is_renewed_as_soon_as_there_is_a_thread_to_be_had(monkeypatch: p
         assert not client.is_lock_lost
 
 
-def test_renewals_that_get_no_answer_do_not_make_others_late() -> None:
+def test_renewals_without_an_answer_do_not_delay_others() -> None:
     lost: list[str] = []
     silent = {f"silent{n}" for n in range(8)}
     names = sorted(silent | {f"s{n}" for n in range(30)})
@@ -101,7 +101,7 @@ def test_a_session_that_is_received_from_needs_no_renewal() -> None:
 
 
 @pytest.mark.parametrize("auto_renew", [False, True])
-def test_a_lock_that_was_refreshed_while_its_renewal_waited_for_its_turn_is_left_alone(auto_renew: bool) -> None:
+def test_a_lock_that_was_extended_before_its_renewal_started_is_not_renewed(auto_renew: bool) -> None:
     with RenewalServer(lasts=60) as server, connect(server) as provider:
         client = opened(provider, "s", 60, auto_renew=auto_renew, on_lock_lost=lambda client, error: None)
         holder = holder_of(client)
@@ -109,7 +109,7 @@ def test_a_lock_that_was_refreshed_while_its_renewal_waited_for_its_turn_is_left
         assert server.requests == {}
 
 
-def test_a_thousand_idle_sessions_wake_nobody() -> None:
+def test_the_renewer_sleeps_while_no_lock_is_due() -> None:
     before_it = set(threading.enumerate())
     with RenewalServer(lasts=600) as server, connect(server) as provider:
         clients = [opened(provider, f"s{n}", 600) for n in range(1000)]
@@ -128,10 +128,10 @@ def test_a_thousand_idle_sessions_wake_nobody() -> None:
         assert not any(client.is_lock_lost for client in clients)
 
 
-# To the end
+# The end of the renewal
 
 
-def test_a_closed_client_is_not_renewed_any_more() -> None:
+def test_a_closed_client_is_not_renewed() -> None:
     with RenewalServer(lasts=1) as server, connect(server) as provider:
         closed, other = opened(provider, "closed", 1), opened(provider, "other", 1)
         eventually(lambda: renewed(server, closed, 1))
@@ -141,7 +141,7 @@ def test_a_closed_client_is_not_renewed_any_more() -> None:
         assert server.requests["closed"] == so_far
 
 
-def test_past_its_limit_a_lock_is_not_renewed_any_more() -> None:
+def test_a_lock_expires_after_max_renewal() -> None:
     with RenewalServer(lasts=1) as server, connect(server) as provider:
         limited, other = opened(provider, "limited", 1, max_renewal=0.8), opened(provider, "other", 1)
         eventually(lambda: limited.is_lock_lost)
@@ -149,7 +149,7 @@ def test_past_its_limit_a_lock_is_not_renewed_any_more() -> None:
         assert not other.is_lock_lost
 
 
-def test_a_client_that_is_forgotten_while_its_renewal_gets_no_answer_is_let_go() -> None:
+def test_a_pending_renewal_does_not_keep_a_client_alive() -> None:
     with RenewalServer(lasts=6) as server, connect(server) as provider:
         server.silent.add("forgotten")
 
@@ -172,7 +172,7 @@ def test_a_client_that_is_forgotten_while_its_renewal_gets_no_answer_is_let_go()
         assert server.requests["forgotten"] == 1
 
 
-def test_callbacks_that_exit_do_not_use_up_the_workers() -> None:
+def test_callbacks_that_raise_system_exit_do_not_end_the_workers() -> None:
     def leave(client: SessionClient, error: SessionNotFoundError) -> None:
         left.append(client.session_id)
         sys.exit(1)
@@ -185,7 +185,7 @@ def test_callbacks_that_exit_do_not_use_up_the_workers() -> None:
         eventually(lambda: renewed(server, client, 1))
 
 
-# Where the way is gone
+# Outages
 
 
 def relayed(server: AzsessionServer, relay: Relay) -> ServiceBusProvider:
@@ -197,7 +197,7 @@ def relay_to(server: AzsessionServer) -> Relay:
 
 
 @pytest.mark.parametrize("gone", ["refused", "cut"])
-def test_a_lock_survives_when_the_way_is_back_in_time(
+def test_a_lock_survives_a_short_outage(
     azsession_server: AzsessionServer, caplog: pytest.LogCaptureFixture, gone: str
 ) -> None:
     azsession_server.create_queue("orders", lock_duration=2.5)
@@ -217,7 +217,7 @@ def test_a_lock_survives_when_the_way_is_back_in_time(
     assert lost == []
 
 
-def test_a_lock_is_lost_when_the_way_is_not_back_in_time(azsession_server: AzsessionServer) -> None:
+def test_a_lock_is_lost_in_a_long_outage(azsession_server: AzsessionServer) -> None:
     azsession_server.create_queue("orders", lock_duration=1)
     lost: list[tuple[SessionClient, SessionNotFoundError]] = []
     with relay_to(azsession_server) as relay, relayed(azsession_server, relay) as provider:
@@ -227,7 +227,7 @@ def test_a_lock_is_lost_when_the_way_is_not_back_in_time(azsession_server: Azses
         assert message is not None
         relay.refuse()
         eventually(lambda: lost)
-        # Every connection is gone: a request would have to make one.
+        # All connections are closed, so that a request needs a new one.
         relay.listen()
         so_far = relay.accepted
         calls = (

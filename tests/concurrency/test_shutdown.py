@@ -1,4 +1,4 @@
-"""Leaving the interpreter, being interrupted, and forgetting: each in a script of its own, whose errors are all seen."""
+"""The exit of the interpreter, interrupts, and garbage collection. Each test runs a script and checks all that it prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STRICT = ("-X", "dev", "-W", "error")
 _DEV = ("-X", "dev")
 _TOOLS = '''
 import faulthandler
-# A process that hangs tells where, and ends.
+# A process that hangs prints where, and ends.
 faulthandler.dump_traceback_later(30, exit=True)
 import atexit, gc, logging, sys, threading, time
 from azsession import *
@@ -35,7 +35,7 @@ def until(condition):
 
 
 def waits(client):
-    """Tell whether a request of the client's has been sent, and is not answered yet."""
+    """Return whether a request of the client waits for its answer."""
     return any(call.in_flight is not None and call.in_flight.written for call in list(holder_of(client).pending._calls))
 
 
@@ -75,7 +75,7 @@ def start(script: str, connection_string: str) -> subprocess.Popen[str]:
 
 def complaints(stderr: str) -> list[str]:
     """Return the lines that are not of a warning about something that was never closed."""
-    # From Python 3.13 on the line of the script is shown below it.
+    # Python 3.13 and later print the line of the script below the warning.
     fine = r"^.*ResourceWarning: .*was never closed: its lock holds until it expires\n(  .*\n)?"
     fine += r"|^ResourceWarning: Enable tracemalloc .*\n"
     return re.sub(fine, "", stderr, flags=re.MULTILINE).splitlines()
@@ -107,7 +107,7 @@ def silent_server() -> Iterator[RenewalServer]:
         yield server
 
 
-def test_a_provider_that_is_closed_as_the_last_thing_leaves_no_connection(azsession_server: AzsessionServer) -> None:
+def test_closing_a_provider_at_exit_closes_its_connections(azsession_server: AzsessionServer) -> None:
     early = """
 import atexit, sys
 atexit.register(lambda: provider.close())
@@ -127,21 +127,21 @@ client.receive_message(timeout=0)
         ("", 0),
         ("sys.exit(3)", 3),
         ("del clients, provider", 0),
-        # They outlive the script's own names.
+        # They are deleted after the script's own names.
         ("sys.kept = clients", 0),
     ],
 )
-def test_leaving_amid_waits_and_renewals_is_quiet_and_ends(silent_server: RenewalServer, end: str, status: int) -> None:
+def test_the_interpreter_exits_quietly_during_waits_and_renewals(silent_server: RenewalServer, end: str, status: int) -> None:
     left, stderr = run(_DEV, _UNDER_WAY + end, silent_server.connection_string)
     assert (left, complaints(stderr)) == (status, []), stderr
 
 
 @pytest.mark.parametrize("end", ["provider.close()", "atexit.register(provider.close)", "with provider: sys.exit()"])
-def test_where_all_is_closed_amid_waits_and_renewals_there_is_nothing_to_tell(silent_server: RenewalServer, end: str) -> None:
+def test_closing_during_waits_and_renewals_prints_no_warning(silent_server: RenewalServer, end: str) -> None:
     assert run(_STRICT, _UNDER_WAY + end, silent_server.connection_string) == (0, "")
 
 
-def test_a_session_closed_after_work_leaves_nothing_to_tell(azsession_server: AzsessionServer) -> None:
+def test_a_closed_session_prints_no_warning_at_exit(azsession_server: AzsessionServer) -> None:
     script = """
 with provider:
     provider.send_message("q", Message("1", session_id="s"))
@@ -152,7 +152,7 @@ assert threads() == []
     assert run(_STRICT, script, azsession_server.connection_string) == (0, "")
 
 
-def test_a_session_can_be_opened_and_closed_when_the_interpreter_starts_no_more_threads(
+def test_a_session_can_be_used_while_the_interpreter_exits(
     azsession_server: AzsessionServer,
 ) -> None:
     script = """
@@ -170,7 +170,7 @@ def last():
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_provider_that_is_forgotten_leaves_no_thread(silent_server: RenewalServer, closed: bool) -> None:
+def test_a_garbage_collected_provider_leaves_no_thread(silent_server: RenewalServer, closed: bool) -> None:
     script = """
 client = opened("s", session_timeout=60)
 until(threads)
@@ -186,7 +186,7 @@ until(lambda: not threads())
     assert bool(stderr) is not closed
 
 
-def test_an_interrupt_ends_a_waiting_receive_and_the_client_goes_on(azsession_server: AzsessionServer) -> None:
+def test_a_client_can_be_used_after_an_interrupted_receive(azsession_server: AzsessionServer) -> None:
     script = """
 def tell():
     until(lambda: waits(client))
@@ -216,7 +216,7 @@ with provider, provider.create_session_client("q", "s") as client:
         assert provider.peek_messages("q", "s") == []
 
 
-def test_an_interrupt_that_ends_the_program_gives_the_session_back(azsession_server: AzsessionServer) -> None:
+def test_an_interrupt_that_ends_the_program_releases_the_session(azsession_server: AzsessionServer) -> None:
     script = """
 with provider, provider.create_session_client("q", "s") as client:
     message = client.receive_message(timeout=20)
@@ -240,7 +240,7 @@ with provider, provider.create_session_client("q", "s") as client:
             assert message.body == b"1"
 
 
-def test_a_session_that_outlives_the_standard_library_is_told_of_without_a_traceback(
+def test_the_warning_about_an_open_session_at_exit_has_no_traceback(
     azsession_server: AzsessionServer,
 ) -> None:
     script = """

@@ -1,4 +1,4 @@
-"""Many threads on one client, and many clients on one provider: nothing is lost, doubled, stuck or left behind."""
+"""Many threads on one client, and many clients on one provider: no message is lost or duplicated, and no thread hangs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
-
-import pytest
-import requests
-from requests.adapters import BaseAdapter
 
 from azsession import (
     ConfigurationError,
@@ -19,7 +14,6 @@ from azsession import (
     Message,
     QueueError,
     ReceivedMessage,
-    ServiceBusConfig,
     ServiceBusProvider,
     SessionClient,
     SessionLockedError,
@@ -32,40 +26,16 @@ from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
 from ..support.internals import pending_calls
-from .servers import KEY, Handler, QuietHTTPServer, SilentServer
+from .thread_group import ThreadGroup
 
 THREADS = 32
 
 
-class _Crew:
-    """Threads whose exceptions are kept; `join` fails where one of them hangs."""
-
-    def __init__(self) -> None:
-        self.threads: list[threading.Thread] = []
-        self.errors: list[BaseException] = []
-
-    def start(self, work: Callable[..., object], *args: Any) -> None:
-        def run() -> None:
-            try:
-                work(*args)
-            except BaseException as error:
-                self.errors.append(error)
-
-        thread = threading.Thread(target=run, daemon=True)
-        self.threads.append(thread)
-        thread.start()
-
-    def join(self, seconds: float = 60) -> None:
-        for thread in self.threads:
-            thread.join(seconds)
-            assert not thread.is_alive(), "a thread hangs"
-
-
 class _Ledger:
-    """What became of each message."""
+    """Who has each message, and how it was settled."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # Guards what follows.
+        self._lock = threading.Lock()  # Guards the fields below.
         self.in_hand: Counter[str] = Counter()
         self.doubled: list[str] = []
         self.done: Counter[str] = Counter()
@@ -101,7 +71,7 @@ def _send(provider: ServiceBusProvider, names: list[tuple[str, str]]) -> None:
 
 
 def _left(provider: ServiceBusProvider, sessions: set[str]) -> Counter[str]:
-    """Return what is in the sessions still, and in the dead-letter queue."""
+    """Return the messages that are left in the sessions and in the dead-letter queue."""
     left: Counter[str] = Counter()
     for session in sessions:
         left.update(message.text() for message in provider.peek_messages("q", session, 1000))
@@ -112,7 +82,7 @@ def _left(provider: ServiceBusProvider, sessions: set[str]) -> Counter[str]:
 def _settle(client: SessionClient, message: ReceivedMessage, chance: random.Random, ledger: _Ledger) -> None:
     name = message.text()
     kind = chance.choice(["complete", "complete", "complete", "complete many", "abandon", "defer", "dead-letter"])
-    # Given up before the request, since others may have the message before its answer is here.
+    # Before the request: another thread can receive the message before this one has the answer.
     ledger.put(name)
     if kind == "complete":
         client.complete_message(message)
@@ -122,17 +92,17 @@ def _settle(client: SessionClient, message: ReceivedMessage, chance: random.Rand
         client.abandon_message(message)
     elif kind == "defer":
         client.defer_message(message)
-        ledger.defer(message.sequence_number or 0)
+        ledger.defer(message.sequence_number)
     else:
         client.dead_letter_message(message, "by chance")
     if kind.startswith("complete"):
         ledger.finish(name)
 
 
-def test_32_threads_hammer_one_client(azsession_server: AzsessionServer) -> None:
+def test_32_threads_share_one_client(azsession_server: AzsessionServer) -> None:
     azsession_server.create_queue("q", max_delivery_count=2000)
     names = [f"m{n}" for n in range(400)]
-    ledger, crew = _Ledger(), _Crew()
+    ledger, group = _Ledger(), ThreadGroup()
     with azsession_server.provider() as provider:
         _send(provider, [("s", name) for name in names])
         client = provider.create_session_client("q", "s")
@@ -166,20 +136,20 @@ def test_32_threads_hammer_one_client(azsession_server: AzsessionServer) -> None
                     _settle(client, message, chance, ledger)
 
         for seed in range(THREADS):
-            crew.start(hammer, seed)
-        crew.join()
-        assert crew.errors == []
+            group.start(hammer, seed)
+        group.join()
+        assert group.errors == []
         client.close_session()
         assert ledger.doubled == []
         assert set(ledger.done.values()) <= {0, 1}
         assert +ledger.done + _left(provider, {"s"}) == Counter(names)
 
 
-def test_32_threads_use_and_close_each_others_clients(azsession_server: AzsessionServer) -> None:
+def test_32_threads_use_and_close_the_clients_of_each_other(azsession_server: AzsessionServer) -> None:
     azsession_server.create_queue("q", max_delivery_count=2000)
     sessions = [f"s{n}" for n in range(8)]
     names = [(session, f"{session}:{n}") for n in range(40) for session in sessions]
-    ledger, crew = _Ledger(), _Crew()
+    ledger, group = _Ledger(), ThreadGroup()
     open_clients: list[SessionClient] = []
     with azsession_server.provider() as provider:
         _send(provider, names)
@@ -208,147 +178,31 @@ def test_32_threads_use_and_close_each_others_clients(azsession_server: Azsessio
                 except ConfigurationError:
                     raise
                 except QueueError as error:
-                    # What may come of other threads' closing and holding; anything else is wrong.
+                    # Other threads close and hold these sessions. A failed connection would be a bug.
                     if isinstance(error, ConnectionFailedError):
                         raise
                 if client is not None and (client.is_lock_lost or chance.random() < 0.7):
                     client.close_session()
 
         for seed in range(THREADS):
-            crew.start(use, seed)
-        crew.join()
-        assert crew.errors == []
+            group.start(use, seed)
+        group.join()
+        assert group.errors == []
         for client in open_clients:
             client.close()
         assert set(ledger.done.values()) <= {0, 1}
         assert +ledger.done + _left(provider, set(sessions)) == Counter(name for _, name in names)
-        # All locks were released: each session can be had at once.
+        # All locks are released: each session can be received from at once.
         for session in sessions:
             with provider.create_session_client("q", session) as client:
                 client.receive_message(timeout=0)
-
-
-def test_closing_ends_the_receives_of_all_threads(azsession_provider: ServiceBusProvider) -> None:
-    client = azsession_provider.create_session_client("q", "s")
-    client.receive_message(timeout=0)
-    crew = _Crew()
-    for _ in range(8):
-        crew.start(client.receive_message, 300)
-    eventually(lambda: len(pending_calls(client)) == 8)
-    client.close_session()
-    crew.join(20)
-    assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 8
-    # The server let go of the lock at once, and for good.
-    with azsession_provider.create_session_client("q", "s") as other:
-        assert other.receive_message(timeout=0) is None
-
-
-def test_closing_ends_receives_from_a_server_that_does_not_answer() -> None:
-    with SilentServer() as server, ServiceBusProvider.from_connection_string(server.connection_string) as provider:
-        client = provider.create_session_client("q", "s")
-        crew = _Crew()
-        for _ in range(8):
-            crew.start(client.receive_message, 300)
-        for _ in range(8):
-            assert server.asked.acquire(timeout=20)
-        client.close_session()
-        crew.join(20)
-    assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 8
-
-
-def test_closing_the_provider_ends_every_kind_of_call(azsession_server: AzsessionServer) -> None:
-    provider = azsession_server.provider()
-    _send(provider, [(f"s{n}", f"m{n}") for n in range(8)])
-    held = provider.create_session_client("q", "held")
-    held.receive_message(timeout=0)
-    crew = _Crew()
-    ended: list[QueueError] = []
-    running = threading.Semaphore(0)
-
-    def until_closed(call: Callable[[], object]) -> None:
-        running.release()
-        try:
-            while True:
-                call()
-        except (SessionNotFoundError, ConfigurationError) as error:
-            ended.append(error)
-
-    def hold() -> None:
-        with provider.create_session_client("q", "held2") as client:
-            client.receive_message(timeout=300)
-
-    kinds: list[Callable[[], object]] = [
-        lambda: held.receive_message(timeout=300),
-        held.renew_session_lock,
-        lambda: held.set_session_state(b"1"),
-        held.get_session_state,
-        lambda: provider.create_session_client("empty", accept_timeout=300),
-        lambda: provider.send_message("other", Message(b"x", session_id="s")),
-        lambda: provider.list_sessions("q"),
-        lambda: provider.peek_messages("q", "s1"),
-        lambda: provider.dead_letters("q"),
-        lambda: provider.create_session_client("q", "s1").close(),
-        hold,
-    ]
-    for kind in kinds:
-        crew.start(until_closed, kind)
-    for _ in kinds:
-        running.acquire()
-    eventually(lambda: len(pending_calls(held)) >= 1 and len(pending_calls(provider)) == 1)
-    provider.close()
-    crew.join(40)
-    assert crew.errors == []
-    assert len(ended) == len(kinds)
-
-
-def test_closing_from_many_threads_at_once_releases_once_and_for_all(azsession_server: AzsessionServer) -> None:
-    for _ in range(5):
-        provider, crew = azsession_server.provider(), _Crew()
-        clients = [provider.create_session_client("q", f"s{n}") for n in range(4)]
-        for client in clients:
-            client.receive_message(timeout=0)
-        for close in [provider.close, *(client.close for client in clients)] * 3:
-            crew.start(close)
-        crew.join()
-        assert crew.errors == []
-
-
-class _SilentRelease(Handler):
-    """Version 1, as far as a receive without messages goes; a release is never answered."""
-
-    def answer(self) -> None:
-        if self.path.endswith("/release"):
-            self.server.released.append(self.path)
-            self.server.stopping.wait()
-        elif self.command == "DELETE" and "timeout=300" in self.path:
-            self.server.waiting.release()
-            self.server.stopping.wait()
-        else:
-            self.give(204, {"Azsession-Protocol": "1", "Azsession-Lock-Expires-In": "60"})
-
-
-def test_closing_the_provider_does_not_wait_for_each_session_in_turn() -> None:
-    crew = _Crew()
-    with QuietHTTPServer(_SilentRelease) as server:
-        server.released, server.waiting = [], threading.Semaphore(0)
-        provider = ServiceBusProvider.from_connection_string(server.connection_string)
-        clients = [provider.create_session_client("q", f"s{n}") for n in range(6)]
-        for client in clients:
-            client.receive_message(timeout=0)
-            crew.start(client.receive_message, 300)
-        for _ in clients:
-            assert server.waiting.acquire(timeout=20)
-        provider.close()
-        crew.join(20)
-        assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 6
-        assert len(set(server.released)) == 1
 
 
 def test_a_receipt_completed_by_two_threads_at_once_is_completed_once(azsession_provider: ServiceBusProvider) -> None:
     _send(azsession_provider, [("s", f"m{n}") for n in range(20)])
     with azsession_provider.create_session_client("q", "s") as client:
         for message in client.receive_messages(20):
-            crew, barrier, fine = _Crew(), threading.Barrier(2), []
+            group, barrier, fine = ThreadGroup(), threading.Barrier(2), []
 
             def complete(
                 message: ReceivedMessage = message, barrier: threading.Barrier = barrier, fine: list[int] = fine
@@ -357,21 +211,21 @@ def test_a_receipt_completed_by_two_threads_at_once_is_completed_once(azsession_
                 client.complete_message(message)
                 fine.append(1)
 
-            crew.start(complete)
-            crew.start(complete)
-            crew.join()
+            group.start(complete)
+            group.start(complete)
+            group.join()
             assert fine
-            assert {type(error) for error in crew.errors} <= {InvalidReceiptError}
+            assert {type(error) for error in group.errors} <= {InvalidReceiptError}
     assert azsession_provider.peek_messages("q", "s") == []
 
 
-def test_a_message_settled_in_two_ways_at_once_is_settled_in_one(azsession_provider: ServiceBusProvider) -> None:
+def test_of_two_different_settlements_at_once_one_succeeds(azsession_provider: ServiceBusProvider) -> None:
     names = [f"m{n}" for n in range(20)]
     _send(azsession_provider, [("s", name) for name in names])
     ways: Counter[str] = Counter()
     with azsession_provider.create_session_client("q", "s") as client:
         for message in client.receive_messages(20):
-            crew, barrier = _Crew(), threading.Barrier(2)
+            group, barrier = ThreadGroup(), threading.Barrier(2)
 
             def settle(way: str, message: ReceivedMessage = message, barrier: threading.Barrier = barrier) -> None:
                 barrier.wait()
@@ -381,57 +235,17 @@ def test_a_message_settled_in_two_ways_at_once_is_settled_in_one(azsession_provi
                     client.dead_letter_message(message, "why not")
                 ways[way] += 1
 
-            crew.start(settle, "complete")
-            crew.start(settle, "dead-letter")
-            crew.join()
-            assert [type(error) for error in crew.errors] == [InvalidReceiptError]
+            group.start(settle, "complete")
+            group.start(settle, "dead-letter")
+            group.join()
+            assert [type(error) for error in group.errors] == [InvalidReceiptError]
     assert sum(ways.values()) == len(names)
     assert len(azsession_provider.dead_letters("q")) == ways["dead-letter"]
 
 
-class _HeldBack(BaseAdapter):
-    """Gives its answer when it is let, whatever became of the asker: no connection of it can be shut."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked, self.let = threading.Event(), threading.Event()
-
-    def send(self, request: Any, **settings: Any) -> requests.Response:  # type: ignore[override]
-        response = requests.Response()
-        response.request, response.url = request, request.url
-        response.status_code, response._content = 200, b"body"
-        if "/head" in request.url:
-            self.asked.set()
-            self.let.wait(20)
-            response.headers["BrokerProperties"] = '{"LockToken": "token-1", "SequenceNumber": 1}'
-        return response
-
-    def close(self) -> None:
-        pass
-
-
-def test_an_answer_that_comes_after_the_close_is_not_handed_out() -> None:
-    adapter = _HeldBack()
-    with requests.Session() as http:
-        http.mount("http://", adapter)
-        config = ServiceBusConfig(connection_string=f"Endpoint=http://127.0.0.1:1/;{KEY}")
-        with ServiceBusProvider(config, http=http) as provider:
-            client = provider.create_session_client("q", "s")
-            crew = _Crew()
-            crew.start(client.receive_message, 300)
-            assert adapter.asked.wait(20)
-            client.close_session()
-            adapter.let.set()
-            crew.join()
-    assert [type(error) for error in crew.errors] == [SessionNotFoundError]
-    assert holder_of(client).lock.tokens() == []
-    with pytest.raises(SessionNotFoundError):
-        client.complete_message("token-1")
-
-
-def test_a_lost_lock_is_told_once_however_many_threads_find_it(azsession_server: AzsessionServer) -> None:
+def test_a_loss_that_many_threads_find_is_reported_once(azsession_server: AzsessionServer) -> None:
     told: list[tuple[SessionClient, SessionNotFoundError]] = []
-    crew = _Crew()
+    group = ThreadGroup()
     with azsession_server.provider() as provider, azsession_server.provider() as other:
         client = provider.create_session_client("q", "s", on_lock_lost=lambda *about: told.append(about))
         client.receive_message(timeout=0)
@@ -441,13 +255,13 @@ def test_a_lost_lock_is_told_once_however_many_threads_find_it(azsession_server:
                 call()
 
         for _ in range(8):
-            crew.start(until_lost, client.renew_session_lock)
-            crew.start(until_lost, lambda: client.receive_message(timeout=300))
+            group.start(until_lost, client.renew_session_lock)
+            group.start(until_lost, lambda: client.receive_message(timeout=300))
         eventually(lambda: len(pending_calls(client)) >= 8)
-        # Behind the client's back.
+        # The client does not know about this release.
         core_of(other).transport.send(operations.release(holder_of(client).target()))
-        crew.join(20)
-        assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 16
+        group.join(20)
+        assert [type(error) for error in group.errors] == [SessionNotFoundError] * 16
         assert [about[0] for about in told] == [client]
         assert client.is_lock_lost
         client.close()
@@ -459,10 +273,10 @@ def test_a_client_that_is_refused_the_session_can_try_again(azsession_provider: 
     first = azsession_provider.create_session_client("q", "s")
     second = azsession_provider.create_session_client("q", "s")
     assert first.receive_message(timeout=0) is not None
-    crew = _Crew()
+    group = ThreadGroup()
     for _ in range(8):
-        crew.start(second.receive_message, 0)
-    crew.join()
-    assert [type(error) for error in crew.errors] == [SessionLockedError] * 8
+        group.start(second.receive_message, 0)
+    group.join()
+    assert [type(error) for error in group.errors] == [SessionLockedError] * 8
     first.close()
     assert second.receive_message(timeout=10) is not None

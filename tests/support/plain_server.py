@@ -1,7 +1,7 @@
-"""A literal server of the plain dialect: the reference's six operations and their status codes, and nothing of azsession.
+"""A server of the plain dialect: the reference's six operations and their status codes. It uses no code of azsession.
 
-It is written from the reference, not from `azsession.protocol`, so that it cannot share the client's mistakes. Each next
-request can be given another fate than its proper answer: see `Fate` and `PlainServer.next`.
+It is written from the reference, not from `azsession.protocol`, so that it does not share the client's mistakes. A test can
+replace the answers to the next requests: see `Fate` and `PlainServer.next`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ KEY_NAME, KEY = "reader", "bm90IGEgc2VjcmV0"
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of a request.
+    """How the server treats a request.
 
     Attributes:
-        raw: The bytes that are answered, whatever they are; `None` is the proper answer.
-        cut: How many bytes of the answer are sent before the connection is closed; `None` is all of them.
-        acts: Whether the operation takes effect first.
-        silent: No answer ever comes.
+        raw: The bytes to answer with. `None`: the regular answer.
+        cut: How many bytes of the answer to send before closing the connection. `None`: all, and the connection stays open.
+        acts: Perform the operation first.
+        silent: Never answer.
     """
 
     raw: bytes | None = None
@@ -43,14 +43,14 @@ class Fate:
 
 
 def answer(status: int, headers: dict[str, str] | None = None, body: bytes = b"", *, acts: bool = False) -> Fate:
-    """Return the fate of a plain HTTP answer."""
+    """Return the fate of a request that gets this HTTP answer."""
     lines = [f"HTTP/1.1 {status} Scripted", *(f"{name}: {value}" for name, value in (headers or {}).items())]
     if status != 204:
         lines.append(f"Content-Length: {len(body)}")
     return Fate("\r\n".join([*lines, "", ""]).encode("latin-1") + body, acts=acts)
 
 
-PROPER = Fate(acts=True)
+REGULAR = Fate(acts=True)
 NEVER = Fate(silent=True)
 CLOSED_BEFORE = Fate(b"", cut=0, acts=True)
 CLOSED_IN_HEADERS = Fate(b"HTTP/1.1 200 OK\r\nContent-Le", cut=999, acts=True)
@@ -94,7 +94,7 @@ class Seen:
 
 @dataclass
 class PlainServer:
-    """Serves on a free port of loopback while its `with` block runs; `listening=False` refuses connections until `listen`."""
+    """A server on a free loopback port, for a `with` block. With `listening=False` it refuses connections until `listen`."""
 
     listening: bool = True
     seen: list[Seen] = field(default_factory=list)
@@ -102,7 +102,7 @@ class PlainServer:
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._changed = threading.Condition()  # Guards all that follows, and `seen` and `dead`.
+        self._changed = threading.Condition()  # Guards the fields below, `seen` and `dead`.
         self._sessions: dict[tuple[str, str], list[Stored]] = {}
         self._fates: deque[Fate] = deque()
         self._numbers = 0
@@ -153,17 +153,17 @@ class PlainServer:
             self._changed.notify_all()
 
     def left(self, queue: str, session_id: str) -> list[bytes]:
-        """Return the bodies that are in a session still."""
+        """Return the bodies of the messages that are left in a session."""
         with self._changed:
             return [stored.body for stored in self._sessions.get((queue, session_id), [])]
 
     def next(self, *fates: Fate) -> None:
-        """Give the next requests other fates than their proper answers, in this order."""
+        """Treat the next requests as `fates` say, in this order."""
         with self._changed:
             self._fates.extend(fates)
 
     def requests(self) -> list[str]:
-        """Return method and target of each request so far, in their order."""
+        """Return the method and target of each request so far, in order."""
         with self._changed:
             return [f"{seen.method} {seen.target}" for seen in self.seen]
 
@@ -177,7 +177,7 @@ class PlainServer:
     def take_fate(self, seen: Seen) -> Fate:
         with self._changed:
             self.seen.append(seen)
-            return self._fates.popleft() if self._fates else PROPER
+            return self._fates.popleft() if self._fates else REGULAR
 
     @contextmanager
     def connected(self, sock: socket.socket) -> Iterator[None]:
@@ -190,7 +190,7 @@ class PlainServer:
                 self._sockets.discard(sock)
 
     def serve(self, seen: Seen) -> bytes:
-        """Return the proper answer, by the reference."""
+        """Return the regular answer according to the reference."""
         match = re.fullmatch(r"/([^/]+(?:/[sS]ubscriptions/[^/]+)?)/sessions/([^/]+)/(.+)", seen.path)
         if match is None:
             return _http(404)
@@ -254,7 +254,7 @@ class _Server(socketserver.ThreadingTCPServer):
     plain: PlainServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients go away in these tests."""
+        """Print nothing: tests close connections on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def _serve(self) -> None:
         plain = self.server.plain
@@ -278,8 +278,8 @@ class _Handler(BaseHTTPRequestHandler):
             plain.stopped.wait()
             self.close_connection = True
             return
-        proper = plain.serve(seen) if fate.acts else b""
-        data = proper if fate.raw is None else fate.raw
+        regular = plain.serve(seen) if fate.acts else b""
+        data = regular if fate.raw is None else fate.raw
         self.wfile.write(data if fate.cut is None else data[: fate.cut])
         if fate.cut is not None:
             _hang_up(self.connection)

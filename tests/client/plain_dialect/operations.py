@@ -18,7 +18,7 @@ from ...support.plain_server import (
     PlainServer,
 )
 
-#: Settling, by its name in the tests.
+#: The settlements, by their names in the tests.
 SETTLES: dict[str, Callable[[SessionClient, Any], None]] = {
     "complete": lambda session, receipt: session.complete_message(receipt),
     "abandon": lambda session, receipt: session.abandon_message(receipt),
@@ -26,7 +26,7 @@ SETTLES: dict[str, Callable[[SessionClient, Any], None]] = {
 }
 
 
-#: What acts on the lock itself.
+#: The operations on the lock itself.
 ON_LOCK: dict[str, Callable[[SessionClient], object]] = {
     "receive": lambda session: session.receive_message(timeout=0),
     "renew": lambda session: session.renew_session_lock(),
@@ -43,7 +43,7 @@ BROKEN = {"garbage": GARBAGE, "one huge header": ONE_HUGE_HEADER, "many headers"
 
 
 def received(server: PlainServer, session: SessionClient, body: bytes = b"paid") -> ReceivedMessage:
-    """Put a message, receive it, and forget the requests so far."""
+    """Put a message into the session, receive it, and forget the requests so far."""
     server.put("orders", "s1", body)
     message = session.receive_message(timeout=2)
     assert message is not None
@@ -52,7 +52,7 @@ def received(server: PlainServer, session: SessionClient, body: bytes = b"paid")
 
 
 def act(name: str, server: PlainServer, session: SessionClient, *fates: Fate) -> None:
-    """Do one operation, whose requests have these fates."""
+    """Do one operation. The server treats its requests as `fates` say."""
     if name in SETTLES:
         message = received(server, session)
         server.next(*fates)

@@ -1,4 +1,4 @@
-"""What the client does with each refusal of a plain server."""
+"""The error for each status with which a plain server refuses a request."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_other_statuses_raise_a_queue_error_without_a_retry(
     server: PlainServer, session: SessionClient, name: str, status: int
 ) -> None:
     body = b"<Error><Code>%d</Code><Detail>No, because.</Detail></Error>" % status
-    # A second one for 401, after which a request is sent once more where there is a new token.
+    # After 401 the client can send the request once more, with a new token.
     with pytest.raises(QueueError):
         act(name, server, session, answer(status, body=body), answer(status, body=body))
     assert len(server.seen) == 1 or (status == 401 and len(server.seen) == 2)

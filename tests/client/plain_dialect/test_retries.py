@@ -162,7 +162,7 @@ def test_a_message_without_a_lock_token_is_an_error(server: PlainServer, session
 
 
 class _OnLog(logging.Handler):
-    """Does something at the first record."""
+    """Calls `action` when the first record is logged."""
 
     def __init__(self, action: Callable[[], None]) -> None:
         super().__init__()

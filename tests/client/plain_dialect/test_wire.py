@@ -54,7 +54,7 @@ def test_a_session_id_is_one_encoded_segment_in_every_operation(
         session.renew_session_lock()
     base = f"/orders/sessions/{SESSION_IDS[session_id]}"
     head = f"DELETE {base}/messages/head?timeout=2"
-    # The second message was abandoned, and so comes again as the third.
+    # The second message was abandoned, so it comes again as the third.
     assert server.requests() == [
         head,
         f"DELETE {base}/messages/{tokens[0]}",
