@@ -53,6 +53,10 @@ class ConnectionState(Enum):
     CLOSED = "closed"
 
 
+# The states that each frame is checked for: a global is faster than an attribute of an enum.
+_OPENED, _CLOSED = ConnectionState.OPENED, ConnectionState.CLOSED
+
+
 class Connection:
     """An AMQP connection over an open stream.
 
@@ -160,7 +164,7 @@ class Connection:
 
     def send(self, frame: bytes) -> None:
         """Send a frame at the end of the loop's round, together with the other frames of the round."""
-        if not self.closed:
+        if self.state is not _CLOSED:
             self._out.append(frame)
             self._loop.flush_later(self)
 
@@ -214,11 +218,14 @@ class Connection:
         if self._in:
             data = self._in + data
         at, end = 0, len(data)
-        while end - at >= 8 and not self.closed:
-            if self.state in _AWAITED_HEADERS:
-                self._on_header(data[at : at + 8])
-                at += 8
-                continue
+        while end - at >= 8:
+            if self.state is not _OPENED:
+                if self.state is _CLOSED:
+                    break
+                if self.state in _AWAITED_HEADERS:
+                    self._on_header(data[at : at + 8])
+                    at += 8
+                    continue
             size = int.from_bytes(data[at : at + 4], "big")
             if not 8 <= size <= MAX_FRAME_SIZE:
                 raise MalformedFrameError(f"a frame of {size} bytes; 8 to {MAX_FRAME_SIZE} are allowed")
@@ -251,7 +258,7 @@ class Connection:
         code, performative = amqp.decode_frame(body)
         if code == amqp.HEARTBEAT:
             return
-        if self.state is ConnectionState.OPENED:
+        if self.state is _OPENED:
             handle = _CHANNEL_FRAMES.get(code)
             if handle is not None:
                 channel = self._by_remote.get(number)

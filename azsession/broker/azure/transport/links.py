@@ -45,6 +45,10 @@ class LinkState(Enum):
     ENDED = "ended"
 
 
+# The states that each message is checked for: a global is faster than an attribute of an enum.
+_ATTACHED, _DETACHING, _ENDED = LinkState.ATTACHED, LinkState.DETACHING, LinkState.ENDED
+
+
 class LinkChannel(Protocol):
     """The part of a channel that its links call."""
 
@@ -188,7 +192,7 @@ class Receiver(Link):
 
     def give_credit(self, credit: int) -> None:
         """Allow the peer to send this many messages from now on (§2.6.7)."""
-        if self.attached and self.channel is not None and credit != self.credit:
+        if self.state is _ATTACHED and self.channel is not None and credit != self.credit:
             self.credit = credit
             self._limit = self._delivery_count + credit
             self.channel.flow(self.handle, self._delivery_count, credit)
@@ -227,7 +231,7 @@ class Receiver(Link):
             return
         payload = b"".join([*self._parts, transfer.payload]) if self._parts else transfer.payload
         self._first, self._parts = None, []
-        if not transfer.aborted and not self.detaching:
+        if not transfer.aborted and self.state is not _DETACHING:
             self.on_message(first.delivery_id or 0, first.delivery_tag or b"", payload)
         self._count_to((self._delivery_count + 1) & 0xFFFFFFFF)
 
@@ -281,7 +285,7 @@ class Sender(Link):
 
     def send(self, payload: bytes, outcome: Outcome, message_format: int = 0) -> None:
         """Send an encoded message as soon as there is credit; `outcome` is called with the result."""
-        if self.ended or self.detaching:
+        if self.state is _ENDED or self.state is _DETACHING:
             outcome(-1, UNSENT, None)
             return
         self._unsent.append(_Unsent(payload, message_format, outcome))
@@ -289,7 +293,7 @@ class Sender(Link):
 
     def pump(self) -> None:
         """Send waiting messages as far as the link's credit and the channel's window allow."""
-        while self._unsent and self._credit > 0 and self.attached and self.channel is not None:
+        while self._unsent and self._credit > 0 and self.state is _ATTACHED and self.channel is not None:
             if not self.channel.has_window():
                 return
             message = self._unsent.popleft()
