@@ -7,16 +7,20 @@ implement it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 from enum import Enum
+from typing import Any, TypeVar
 
 import attrs
 
-from ..errors import ProviderError
+from ..errors import ProviderError, ThrottledError
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
-from ..protocol.error_codes import SERVER_BUSY
+from ..protocol.error_codes import SERVER_BUSY, THROTTLED
 from ..queues import QueueInfo, QueueSettings
+
+T = TypeVar("T")
 
 
 class Disposition(Enum):
@@ -62,44 +66,61 @@ class Delivery:
     waited: float
 
 
-class Caller:
-    """The client that waits for an answer. This class is a client that never goes away; subclasses watch a real one."""
+class WaitingSlots:
+    """Bounds how many receives and accepts wait at once.
 
-    def is_gone(self) -> bool:
-        """Return whether the client went away. A broker must not hand out messages to a client that is gone."""
-        return False
+    Args:
+        limit: The largest number, from 1.
+    """
 
-    @contextmanager
-    def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
-        """Call `on_gone`, from any thread, if the client goes away inside the ``with`` block.
+    def __init__(self, limit: int) -> None:
+        self._free = threading.BoundedSemaphore(limit)
+
+    def acquire(self, future: Future[Any]) -> None:
+        """Take a slot until `future` is done.
 
         Raises:
-            ThrottledError: Too many clients wait already.
+            ThrottledError: No slot is free.
         """
-        yield
-
-
-#: A caller that never goes away.
-PRESENT: Caller = Caller()
+        if not self._free.acquire(blocking=False):
+            raise ThrottledError("too many receives wait already", code=THROTTLED, retry_after=1.0)
+        future.add_done_callback(lambda _: self._free.release())
 
 
 @attrs.frozen
 class CallContext:
-    """Who called the broker, and how long the answer is of use.
+    """How an operation is called.
 
     Attributes:
-        caller: The client that waits for the answer. A receive and an accept end their wait when the client goes away.
-        deadline: The time on the monotonic clock at which the client stops waiting; `None` if it waits for any answer. Until
-            the deadline, a broker that depends on a remote service also watches the caller in calls other than receive and
-            accept.
+        blocking: Whether the caller's thread waits for the result right away. If so, the broker may run the operation in this
+            thread before it returns the future. Otherwise the broker returns the future at once.
+        deadline: The time on the monotonic clock at which the caller gives up; `None` if the caller waits for any result. A
+            broker on a remote service stops to wait for it then.
+        slots: Bounds how many receives and accepts wait; `None` for no bound.
     """
 
-    caller: Caller = PRESENT
+    blocking: bool = True
     deadline: float | None = None
+    slots: WaitingSlots | None = None
 
 
-#: The context of a caller that never goes away and has no deadline.
-NO_DEADLINE: CallContext = CallContext()
+#: The context of a caller that waits in its own thread, for any time.
+BLOCKING: CallContext = CallContext()
+
+
+def wait_for(future: Future[T]) -> T:
+    """Return the result of an operation. Blocks until it is there.
+
+    If an exception interrupts the wait, for example KeyboardInterrupt, the operation is withdrawn first.
+
+    Raises:
+        QueueError: The operation failed.
+    """
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
 
 
 @attrs.frozen
@@ -156,8 +177,12 @@ def superseded_error() -> ProviderError:
 class Broker(abc.ABC):
     """An engine that keeps messages in queues and sessions.
 
-    All methods may be called from any thread. All except `stop_waiting` may block: on a disk, or on a remote service. A
-    `QueueError` that a method raises has a code of the protocol. Callers validate names, ids and numbers first.
+    All methods may be called from any thread. Every operation returns a future at once, or, with `CallContext.blocking`, after
+    work on a disk. The future gets the result, or a `QueueError` with a code of the protocol. Callers validate names, ids and
+    numbers first.
+
+    A caller that goes away cancels the future. `Future.cancel` returns `True` if the operation is withdrawn: the broker gives no
+    message and no lock for it. It returns `False` if the operation has taken effect.
 
     Arguments that several methods have:
 
@@ -167,9 +192,9 @@ class Broker(abc.ABC):
       a free lock when it needs one.
     * `request_id`: The same for all attempts of one request, so that the request takes effect once; ``""`` if the caller
       does not retry.
-    * `context`: The caller and its deadline.
+    * `context`: How the operation is called.
 
-    All methods with an `entity` can raise these errors:
+    The future of an operation on an `entity` can get these errors:
 
     * `QueueNotFoundError`: The entity does not exist.
     * `ConnectionFailedError`: The remote service cannot be reached, or did not answer before the deadline.
@@ -179,15 +204,15 @@ class Broker(abc.ABC):
     # Sessions
 
     @abc.abstractmethod
-    def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
-        """Take the session lock if it is free, and receive messages. Blocks until the first message comes.
+    def receive(self, request: ReceiveRequest, *, context: CallContext = BLOCKING) -> Future[Delivery]:
+        """Take the session lock if it is free, and receive messages. Waits for the first message.
 
         Args:
             request: The session, the holder, and how many messages to receive.
-            context: The caller and its deadline. The wait ends when the caller goes away.
+            context: How the operation is called.
 
         Returns:
-            The messages; none if the timeout passed, the caller went away, or `stop_waiting` was called.
+            The messages; none if the timeout passed or `stop_waiting` was called.
 
         Raises:
             SessionLockedError: Another holder has the lock.
@@ -197,15 +222,15 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def accept(self, request: AcceptRequest, *, context: CallContext = NO_DEADLINE) -> Delivery | None:
-        """Take the lock of a session. Blocks until a session has messages, if the request names no session.
+    def accept(self, request: AcceptRequest, *, context: CallContext = BLOCKING) -> Future[Delivery | None]:
+        """Take the lock of a session. Waits until a session has messages, if the request names no session.
 
         Args:
             request: The session, and the holder.
-            context: The caller and its deadline. The wait ends when the caller goes away.
+            context: How the operation is called.
 
         Returns:
-            The session; `None` if no session came before the timeout, the caller went away, or `stop_waiting` was called.
+            The session; `None` if no session came before the timeout or `stop_waiting` was called.
 
         Raises:
             SessionLockedError: Another holder has the lock of the session that the request names.
@@ -215,8 +240,8 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def settle(
-        self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = NO_DEADLINE
-    ) -> list[str | None]:
+        self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = BLOCKING
+    ) -> Future[list[str | None]]:
         """Settle messages of one session.
 
         Returns:
@@ -224,7 +249,7 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> float:
+    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[float]:
         """Renew the session lock.
 
         Returns:
@@ -236,11 +261,28 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> None:
+    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
         """Release the session lock if this holder has it; otherwise do nothing."""
 
     @abc.abstractmethod
-    def get_state(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> bytes | None:
+    def give_back(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        lock_tokens: Sequence[str],
+        *,
+        context: CallContext = BLOCKING,
+    ) -> Future[None]:
+        """Return received messages to their places, because their caller did not get them. This counts as no delivery.
+
+        Messages that are settled, or whose lock is lost, are ignored.
+        """
+
+    @abc.abstractmethod
+    def get_state(
+        self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING
+    ) -> Future[bytes | None]:
         """Return the session state, or `None` if the session has none.
 
         Raises:
@@ -250,8 +292,8 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def set_state(
-        self, entity: str, session_id: str, lock_id: str, state: bytes | None, *, context: CallContext = NO_DEADLINE
-    ) -> None:
+        self, entity: str, session_id: str, lock_id: str, state: bytes | None, *, context: CallContext = BLOCKING
+    ) -> Future[None]:
         """Store the session state; `None` deletes it.
 
         Raises:
@@ -267,8 +309,8 @@ class Broker(abc.ABC):
         lock_id: str,
         sequence_numbers: Sequence[int],
         *,
-        context: CallContext = NO_DEADLINE,
-    ) -> list[ReceivedMessage]:
+        context: CallContext = BLOCKING,
+    ) -> Future[list[ReceivedMessage]]:
         """Receive deferred messages: all of them, or none and an error.
 
         Raises:
@@ -287,8 +329,8 @@ class Broker(abc.ABC):
         description: str | None,
         request_id: str = "",
         *,
-        context: CallContext = NO_DEADLINE,
-    ) -> int:
+        context: CallContext = BLOCKING,
+    ) -> Future[int]:
         """Dead-letter all messages of the session.
 
         Args:
@@ -298,7 +340,7 @@ class Broker(abc.ABC):
             reason: Why; each dead letter keeps it.
             description: More about the reason, or `None`.
             request_id: The same for all attempts of one request.
-            context: The caller and its deadline.
+            context: How the operation is called.
 
         Returns:
             How many messages the request dead-lettered. A later attempt of the same request returns the same number.
@@ -316,22 +358,22 @@ class Broker(abc.ABC):
         from_sequence_number: int,
         max_count: int,
         *,
-        context: CallContext = NO_DEADLINE,
-    ) -> list[PeekedMessage]:
+        context: CallContext = BLOCKING,
+    ) -> Future[list[PeekedMessage]]:
         """Return up to `max_count` messages of a session by sequence number, without receiving them. Needs no lock."""
 
     @abc.abstractmethod
     def list_sessions(
-        self, entity: str, after: str, max_count: int, *, context: CallContext = NO_DEADLINE
-    ) -> list[SessionInfo]:
+        self, entity: str, after: str, max_count: int, *, context: CallContext = BLOCKING
+    ) -> Future[list[SessionInfo]]:
         """Return up to `max_count` sessions that have messages or state, sorted by id, with ids greater than `after`."""
 
     # Messages
 
     @abc.abstractmethod
     def send(
-        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = NO_DEADLINE
-    ) -> None:
+        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[None]:
         """Store messages: all of them, or none and an error. They are stored safely when the method returns.
 
         Raises:
@@ -342,12 +384,12 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def dead_letters(
-        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
-    ) -> list[PeekedMessage]:
+        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
+    ) -> Future[list[PeekedMessage]]:
         """Return up to `max_count` dead letters of all sessions, by sequence number."""
 
     @abc.abstractmethod
-    def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
+    def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:
         """Move a dead letter to the end of its session, as a new message.
 
         Raises:
@@ -355,7 +397,7 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
+    def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:
         """Delete a dead letter.
 
         Raises:
@@ -365,7 +407,7 @@ class Broker(abc.ABC):
     # Queues
 
     @abc.abstractmethod
-    def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = NO_DEADLINE) -> bool:
+    def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = BLOCKING) -> Future[bool]:
         """Create a queue.
 
         Returns:
@@ -377,7 +419,7 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def get_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> QueueInfo:
+    def get_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueInfo]:
         """Return a queue with its settings and message counts.
 
         Raises:
@@ -385,7 +427,7 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def list_queues(self, *, context: CallContext = NO_DEADLINE) -> list[QueueInfo]:
+    def list_queues(self, *, context: CallContext = BLOCKING) -> Future[list[QueueInfo]]:
         """Return all queues, sorted by name, without message counts.
 
         Raises:
@@ -393,7 +435,7 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def delete_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> None:
+    def delete_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[None]:
         """Delete a queue and everything in it.
 
         Raises:
@@ -401,6 +443,15 @@ class Broker(abc.ABC):
         """
 
     # Lifecycle
+
+    @abc.abstractmethod
+    def check_ready(self, *, context: CallContext = BLOCKING) -> Future[None]:
+        """Check whether the broker can store and deliver messages now.
+
+        Raises:
+            ProviderError: It cannot. The text says why, for example because the disk is full.
+            ConnectionFailedError: The remote service cannot be reached.
+        """
 
     @abc.abstractmethod
     def stop_waiting(self) -> None:

@@ -1,4 +1,4 @@
-"""Time as the broker sees it: one reading of the wall clock, carried on by the monotonic one."""
+"""The source of time for brokers. Tests replace it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import time
 
 
 class Clock:
-    """A clock that nobody can step: neither locks nor times to live jump when the machine's wall clock is set."""
+    """Three readings of time, in seconds.
+
+    * `monotonic`: for locks and waits. Setting the machine's clock does not change it.
+    * `now`: the wall clock, for the times that messages carry: enqueued, scheduled and expiry times.
+    * `steady`: the wall clock at the start plus the monotonic time since then, for what is remembered for some minutes. Setting
+      the machine's clock changes it only with the next start of the process.
+    """
 
     def __init__(self) -> None:
         self._offset = time.time() - time.monotonic()
 
     def monotonic(self) -> float:
-        """Return seconds since some fixed instant."""
+        """Return seconds since a fixed instant."""
         return time.monotonic()
 
     def now(self) -> float:
-        """Return seconds since the Unix epoch, as the wall clock would tell had it not been touched."""
+        """Return seconds since the Unix epoch by the wall clock."""
+        return time.time()
+
+    def steady(self) -> float:
+        """Return seconds since the Unix epoch, unaffected by changes of the wall clock since the start."""
         return self._offset + self.monotonic()

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import ctypes
+import heapq
+import itertools
 import os
 import secrets
 import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,27 +34,33 @@ from ...errors import (
 from ...messages import ReceiptHandle, ReceivedMessage
 from ...protocol.error_codes import SERVER_BUSY, SESSION_LOCK_LOST
 from ...queues import QueueSettings
+from ..base import BLOCKING, CallContext
 from ..clock import Clock
+from .broker_thread import BrokerThread
 from .database_file import open_database
-from .group_commit import GroupCommit, Transaction
-from .rows import message_fields
-from .session_locks import Acceptors, LockedMessage, SessionKey, SessionLock, SessionLocks
+from .group_commit import GroupCommit, Job, Transaction, Unfinished
+from .rows import message_fields, to_datetime
+from .session_locks import Acceptors, LockedMessage, SessionKey, SessionLock, SessionLocks, Waiter
 from .store import (
     SEQUENCE_BITS,
     SEQUENCE_MASK,
+    STEP_BYTES,
+    STEP_ROWS,
     Row,
     Store,
     message_key,
+    within_step,
 )
-from .timer_thread import Timer
 
 T = TypeVar("T")
 
-#: Scheduled or expired messages that one transaction processes. It bounds how long other operations wait.
-TICK_LIMIT = 500
 #: Seconds from a write to the check whether the file is mostly unused, and seconds between two steps of shrinking it.
 RELEASE_AFTER = 60.0
 RELEASE_PAUSE = 0.1
+#: Seconds after which the broker tries again to do due work that failed, for example because the disk is full.
+RETRY_AFTER = 1.0
+#: The longest wait in seconds for a time of the wall clock, which may be set in the meantime.
+WALL_CLOCK_CHECK = 1.0
 #: How many accepts of one queue can be repeated while their locks last.
 MAX_ACCEPTS = 4096
 
@@ -68,7 +77,7 @@ class Queue:
     settings: QueueSettings
     next_sequence: int
     acceptors: Acceptors = attrs.field(factory=Acceptors)
-    accepts: OrderedDict[str, SessionLock] = attrs.field(factory=OrderedDict)
+    accepts: OrderedDict[str, tuple[SessionKey, str]] = attrs.field(factory=OrderedDict)
     clear_out_at: int = 64
 
     def next_key(self) -> int:
@@ -80,65 +89,101 @@ class Queue:
 class Core:
     """The state of an embedded broker.
 
-    Only jobs may use it. Any thread may call `perform`, `run_in_memory`, `stop_waiting` and `close`.
+    Only jobs may use it. Any thread may call `submit`, `stop_waiting` and `close`.
     """
 
     def __init__(self, path: Path | None, *, auto_create: bool, clock: Clock) -> None:
         self.clock = clock
         self.auto_create = auto_create
         self.stopping = False
-        self.connection: sqlite3.Connection = open_database(path)
-        self.store: Store = Store(self.connection)
-        self.commits: GroupCommit = GroupCommit(self.connection)
-        self.locks: SessionLocks = SessionLocks()
+        self.connection = open_database(path)
+        self.store = Store(self.connection)
+        self.thread = BrokerThread(self._lead, self._act, clock)
+        self.commits = GroupCommit(self.connection, clock, self.thread.wake)
+        self.locks = SessionLocks()
         self.queues: dict[str, Queue] = {}
+        #: The waits that end at a time, as a heap of that time and the waiter.
+        self._deadlines: list[tuple[float, int, Waiter]] = []
+        self._tie = itertools.count()
         try:
             for number, name, settings, following in self.store.queues():
                 self.queues[name] = Queue(number, name, QueueSettings(**settings), following)
+            self.store.unlock_all()
+            self._deleted_queues = self.store.deleted_queues()
+            self._dead_letterings = self.store.dead_letterings()
             self._next_due = self.store.next_due()
             self._next_expiry = self.store.next_expiry(0.0)
         except (sqlite3.Error, TypeError, ValueError) as error:
             self.connection.close()
             raise ConfigurationError(f"the data file {path} is damaged ({error}); it was not changed") from error
-        self._timer = Timer(self._on_time, clock)
         self._closing = threading.Lock()  # Guards _closed.
         self._closed = False
         self._release_at: float | None = None
         self._pid = os.getpid()
         forks.register(self)
-        if self._next_due is not None or self._next_expiry is not None:
-            self._timer.set(clock.monotonic())
+        if self._next_event() is not None:
+            self.thread.act_at(clock.monotonic())
 
     # Jobs
 
-    def perform(self, work: Callable[[Transaction], T], *, durable: bool = False) -> T:
-        """Run a job, after the work that has become due. Blocks until its commit.
+    def submit(
+        self,
+        work: Callable[[Transaction], T | Unfinished],
+        context: CallContext = BLOCKING,
+        *,
+        durable: bool = False,
+        waiter: Waiter | None = None,
+    ) -> Future[T]:
+        """Run a job, after the work that has become due. Return the future of its result.
 
         Args:
-            work: The job; see `GroupCommit.run`.
+            work: The job; see `GroupCommit.submit`.
+            context: How the operation was called.
             durable: Whether the commit must be on disk.
-
-        Raises:
-            ProviderError: The broker is closed, this is a forked child, or the data file failed.
+            waiter: Gets the job, so that it can be run again.
         """
 
-        def job(tx: Transaction) -> T:
+        def job_work(tx: Transaction) -> T | Unfinished:
             if self._closed:
-                raise ProviderError("the broker is closed", code=SERVER_BUSY, is_transient=True)
-            self._tick(tx)
+                raise closed_error()
+            self._do_due_work(tx)
             if durable and self._release_at is None:
                 # The job may delete messages, after which the file may be mostly unused.
                 self._release_at = self.clock.monotonic() + RELEASE_AFTER
-                self._timer.set(self._release_at)
-            return work(tx)
+                self.thread.act_at(self._release_at)
+            result = work(tx)
+            if result is Unfinished.CONTINUE:
+                self.thread.start()
+            return result
 
-        self._check_process()
-        return self.commits.run(job, durable=durable)
+        try:
+            self._check_process()
+            if self._closed:
+                raise closed_error()
+            if not context.blocking:
+                self.thread.start()
+        except QueueError as error:
+            failed: Future[T] = Future()
+            failed.set_exception(error)
+            return failed
+        job: Job[T] = Job(job_work, durable, self.clock.monotonic())
+        if waiter is not None:
+            waiter.job = job
+        return self.commits.submit(job, blocking=context.blocking)
 
-    def run_in_memory(self, work: Callable[[Transaction], object]) -> None:
-        """Run a job that changes memory only. It works while the data file fails. On a closed broker it has no effect."""
-        with suppress(QueueError):
-            self.commits.run(work, durable=False)
+    def perform(self, work: Callable[[Transaction], T], *, durable: bool = False) -> T:
+        """Run a job and return its result. Blocks until the commit."""
+        return self.submit(work, durable=durable).result()
+
+    def in_memory(self, work: Callable[[Transaction], object]) -> None:
+        """Queue a job that changes memory only. It works while the data file fails. On a closed broker it has no effect."""
+        if not self._closed:
+            with suppress(QueueError):
+                self.thread.start()
+                self.commits.submit(Job(work, False, self.clock.monotonic()), blocking=False)
+
+    def _lead(self) -> None:
+        self.commits.lead()
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -167,6 +212,7 @@ class Core:
         self.commits.run(stop, durable=False)
 
     def close(self) -> None:
+        """Stop the broker and close its file. Idempotent."""
         if os.getpid() != self._pid:
             return
         with self._closing:
@@ -174,23 +220,76 @@ class Core:
                 return
             self._closed = True
         self.stop_waiting()
-        self._timer.stop()
         self.commits.close()
+        self.thread.stop()
+        self.commits.fail_queued(closed_error())
 
-    def _on_time(self) -> float | None:
-        """Process due work for the timer. Return the time of the next call on the monotonic clock."""
-        try:
-            if self._release_at is not None and self._release_at <= self.clock.monotonic():
-                self.perform(self._release_pages)
-            return self.perform(lambda tx: self._next_event())
-        except QueueError:
-            return None if self._closed else self.clock.monotonic() + 1.0
+    # Waits
+
+    def wait(self, tx: Transaction, waiter: Waiter) -> None:
+        """Note a waiter's deadline, so that it tries again then."""
+        if not waiter.waits:
+            waiter.waits = True
+            heapq.heappush(self._deadlines, (waiter.deadline, next(self._tie), waiter))
+            tx.on_rollback(lambda: setattr(waiter, "waits", False))
+            self.thread.act_at(waiter.deadline)
+
+    def may_wait(self, waiter: Waiter) -> bool:
+        """Return whether a waiter's deadline is still ahead."""
+        return not self.stopping and self.clock.monotonic() < waiter.deadline
+
+    def _wake_late(self) -> None:
+        """Let the waiters try again whose deadlines have passed."""
+        now = self.clock.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            heapq.heappop(self._deadlines)[2].wake()
+
+    def _next_deadline(self) -> float | None:
+        while self._deadlines and (job := self._deadlines[0][2].job) is not None and job.future.done():
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    # Due work
+
+    def _act(self) -> None:
+        """Queue the work that has become due, for the broker's thread."""
+
+        def due(tx: Transaction) -> float | None:
+            if not self._closed:
+                self._do_due_work(tx)
+                self._wake_late()
+                self._do_step(tx)
+            return self._next_event()
+
+        def done(future: Future[float | None]) -> None:
+            # After a failure, for example of the disk, the work stays due.
+            following = self.clock.monotonic() + RETRY_AFTER if future.exception() is not None else future.result()
+            if following is not None and not self._closed:
+                self.thread.act_at(following)
+
+        self.commits.submit(Job(due, False, self.clock.monotonic()), blocking=False).add_done_callback(done)
 
     def _next_event(self) -> float | None:
-        to_monotonic = self.clock.monotonic() - self.clock.now()
-        walls = [at + to_monotonic for at in (self._next_due, self._next_expiry) if at is not None]
-        others = [at for at in (self.locks.next_expiry(), self._release_at) if at is not None]
+        """Return when there is work again, on the monotonic clock."""
+        now, wall = self.clock.monotonic(), self.clock.now()
+        if self._deleted_queues or self._dead_letterings:
+            return now
+        # The wall clock may be set at any time, so a wait for one of its times lasts at most a second.
+        walls = [min(now + at - wall, now + WALL_CLOCK_CHECK) for at in (self._next_due, self._next_expiry) if at is not None]
+        others = [at for at in (self.locks.next_expiry(), self._next_deadline(), self._release_at) if at is not None]
         return min(walls + others, default=None)
+
+    def _do_step(self, tx: Transaction) -> None:
+        """Do one step of the work in the background."""
+        if self._dead_letterings:
+            self.dead_letter_part(tx, self._dead_letterings[0])
+        elif self._deleted_queues:
+            queue = self._deleted_queues[0]
+            if self.store.delete_part(queue):
+                self._deleted_queues.remove(queue)
+                tx.on_rollback(lambda: self._deleted_queues.insert(0, queue))
+        elif self._release_at is not None and self._release_at <= self.clock.monotonic():
+            self._release_pages(tx)
 
     def _release_pages(self, tx: Transaction) -> None:
         """Shrink a mostly unused file in small steps, so that other operations do not wait."""
@@ -200,10 +299,10 @@ class Core:
             # The file becomes shorter only with the checkpoint.
             tx.after_commit(self.store.checkpoint)
 
-    # Due work
-
-    def _tick(self, tx: Transaction) -> None:
-        for lock in self.locks.expired(self.clock.monotonic()):
+    def _do_due_work(self, tx: Transaction) -> None:
+        """End expired locks, and do a part of the work on due and expired messages."""
+        # An operation that arrived before a lock's expiry is in time, however long it was queued.
+        for lock in self.locks.expired(min(tx.arrived, self.clock.monotonic())):
             self.end_lock(tx, lock)
         now = self.clock.now()
         if self._next_due is not None and self._next_due <= now:
@@ -212,15 +311,16 @@ class Core:
             self._expire(tx, now)
 
     def schedule(self, tx: Transaction, *, due: float | None = None, expires: float | None = None) -> None:
-        """Note when a message becomes due or expires, so that the timer acts then."""
+        """Note when a message becomes due or expires, so that the broker acts then."""
         before = self._next_due, self._next_expiry
         if due is not None and (before[0] is None or due < before[0]):
             self._next_due = due
         if expires is not None and (before[1] is None or expires < before[1]):
             self._next_expiry = expires
         if (self._next_due, self._next_expiry) != before:
-            first = min(at for at in (self._next_due, self._next_expiry) if at is not None)
-            self._timer.set(first - self.clock.now() + self.clock.monotonic())
+            following = self._next_event()
+            if following is not None:
+                self.thread.act_at(following)
 
     def schedule_expiries(self, tx: Transaction) -> None:
         """Note that unsettled messages returned to the session. They may have expired in the meantime."""
@@ -238,8 +338,10 @@ class Core:
         self._restore_times(tx)
         by_id = {queue.id: queue for queue in self.queues.values()}
         sessions: dict[int, SessionKey] = {}
-        for key, session, name in self.store.due(now, TICK_LIMIT):
-            queue = by_id[key >> SEQUENCE_BITS]
+        for key, session, name in self.store.due(now, STEP_ROWS):
+            queue = by_id.get(key >> SEQUENCE_BITS)
+            if queue is None:
+                continue
             self.store.activate(key, queue.next_key(), now)
             self.store.set_next_sequence(queue.id, queue.next_sequence)
             sessions[session] = (queue.id, name)
@@ -252,13 +354,13 @@ class Core:
     def _expire(self, tx: Transaction, now: float) -> None:
         self._restore_times(tx)
         held = {message.key for lock in self.locks for message in lock.tokens.values()}
-        limit = TICK_LIMIT + len(held)
-        expired = self.store.expired(now, limit)
         # An unsettled message expires when it returns to the session.
-        over = [(key, session) for key, session in expired if key not in held]
-        self.remove_expired([key for key, _ in over])
-        self.store.update_sessions({session for _, session in over})
-        self._next_expiry = now if len(expired) == limit else self.store.next_expiry(now)
+        found = ((key, session, size) for key, session, size in self.store.expired(now) if key not in held)
+        part = within_step(itertools.islice(found, STEP_ROWS), lambda row: row[2])
+        self.remove_expired([key for key, _, _ in part])
+        self.store.update_sessions({session for _, session, _ in part})
+        more = len(part) == STEP_ROWS or sum(size for *_, size in part) > STEP_BYTES // 2
+        self._next_expiry = now if more else self.store.next_expiry(now)
 
     def remove_expired(self, keys: Iterable[int]) -> None:
         """Delete or dead-letter expired messages, as the settings of their queues say."""
@@ -266,10 +368,60 @@ class Core:
         dead: list[int] = []
         dropped: list[int] = []
         for key in keys:
-            settings = by_id[key >> SEQUENCE_BITS].settings
-            (dead if settings.dead_letter_on_expiration else dropped).append(key)
+            queue = by_id.get(key >> SEQUENCE_BITS)
+            (dead if queue is not None and queue.settings.dead_letter_on_expiration else dropped).append(key)
         self.store.dead_letter([(TTL_EXPIRED, "The message's time to live ended.", key) for key in dead])
         self.store.delete_messages(dropped)
+
+    # Work in steps
+
+    def begin_dead_lettering(self, tx: Transaction, queue: Queue, session: int, reason: str, description: str | None) -> int:
+        """Dead-letter a session. Return the number of messages; the broker's thread moves them in steps."""
+        count = self.store.begin_dead_lettering(queue.id, session, reason, description)
+        if count:
+            entry = (queue.id, session)
+            self._dead_letterings.append(entry)
+            tx.on_rollback(lambda: self._dead_letterings.remove(entry))
+            if not self.dead_letter_part(tx, entry):
+                self.thread.act_at(self.clock.monotonic())
+        return count
+
+    def dead_letter_part(self, tx: Transaction, entry: tuple[int, int]) -> bool:
+        """Move some messages of a dead-lettered session. Return whether all are moved."""
+        if not self.store.dead_letter_part(entry[1]):
+            return False
+        self._dead_letterings.remove(entry)
+        tx.on_rollback(lambda: self._dead_letterings.append(entry))
+        return True
+
+    def continue_dead_lettering(self, tx: Transaction, queue: Queue, session_id: str | None = None) -> bool:
+        """Do a step if a session is being dead-lettered: this one, or any session of the queue.
+
+        Returns:
+            Whether the caller must wait, by running again. Nobody may see a session that is dead-lettered in part.
+        """
+        busy = [entry for entry in self._dead_letterings if entry[0] == queue.id]
+        if busy and session_id is not None:
+            found = self.store.session(queue.id, session_id)
+            busy = [entry for entry in busy if found is not None and entry[1] == found[0]]
+        return bool(busy) and not (self.dead_letter_part(tx, busy[0]) and len(busy) == 1)
+
+    def delete_queue(self, tx: Transaction, queue: Queue) -> None:
+        """Remove a queue and its locks. The broker's thread deletes its messages in steps."""
+        self.store.hide_queue(queue.id)
+        del self.queues[queue.name]
+        self._deleted_queues.append(queue.id)
+
+        def restore() -> None:
+            self.queues[queue.name] = queue
+            self._deleted_queues.remove(queue.id)
+
+        tx.on_rollback(restore)
+        for lock in self.locks:
+            if lock.key[0] == queue.id:
+                self.locks.end(tx, lock)
+        tx.after_commit(queue.acceptors.wake_all)
+        self.thread.act_at(self.clock.monotonic())
 
     # Queues, sessions, locks
 
@@ -292,18 +444,20 @@ class Core:
         """Take the lock of a free session."""
         expires = self.clock.monotonic() + queue.settings.lock_duration
         lock = self.locks.take(tx, (queue.id, session_id), lock_id, expires)
-        self._timer.set(expires)
+        self.store.set_locked(queue.id, session_id, True)
+        self.thread.act_at(expires)
         return lock
 
     def extend_lock(self, queue: Queue, lock: SessionLock) -> None:
         """Renew a lock: it expires after the queue's lock duration."""
         expires = self.clock.monotonic() + queue.settings.lock_duration
         self.locks.extend(lock, expires)
-        self._timer.set(expires)
+        self.thread.act_at(expires)
 
     def end_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """End a lock. Its unsettled messages return to their places, and a waiting accept gets the session."""
         self.locks.end(tx, lock)
+        self.store.set_locked(*lock.key, False)
         if lock.tokens:
             self.schedule_expiries(tx)
         self.notify_waiters(tx, lock.key)
@@ -311,6 +465,7 @@ class Core:
     def undo_take_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """Undo `take_lock` for a lock without unsettled messages. A waiting accept gets the session."""
         self.locks.undo_take(tx, lock)
+        self.store.set_locked(*lock.key, False)
         self.notify_waiters(tx, lock.key)
 
     def notify_waiters(self, tx: Transaction, key: SessionKey) -> None:
@@ -344,7 +499,7 @@ class Core:
 
     def locked_error(self, lock: SessionLock) -> SessionLockedError:
         left = max(0.0, lock.expires - self.clock.monotonic())
-        until = datetime.fromtimestamp(self.clock.now() + left, timezone.utc)
+        until = to_datetime(self.clock.now() + left)
         return SessionLockedError("another holder has this session", locked_until=until, retry_after=left)
 
     # Messages
@@ -352,7 +507,7 @@ class Core:
     def hand_out(self, lock: SessionLock, row: Row, *, deferred: bool, expires_at: datetime) -> ReceivedMessage:
         """Deliver a message to the holder of a lock, with a new lock token."""
         token = new_token(row.key)
-        in_hand = lock.tokens[token] = LockedMessage(row.key, row.count + 1, deferred)
+        in_hand = lock.tokens[token] = LockedMessage(row.key, row.count + 1, deferred, len(row.body))
         return self.received(lock, row, token, in_hand, expires_at)
 
     def received(
@@ -363,13 +518,17 @@ class Core:
             **message_fields(row, lock.key[1]),
             delivery_count=in_hand.count,
             receipt=ReceiptHandle(token, expires_at),
-            delivered_at=datetime.fromtimestamp(self.clock.now(), timezone.utc),
+            delivered_at=to_datetime(self.clock.now()),
         )
 
     def lock_expiry(self, lock: SessionLock) -> datetime:
         """Return when a lock expires."""
         left = lock.expires - self.clock.monotonic()
-        return datetime.fromtimestamp(self.clock.now() + left, timezone.utc)
+        return to_datetime(self.clock.now() + left)
+
+
+def closed_error() -> ProviderError:
+    return ProviderError("the broker is closed", code=SERVER_BUSY, is_transient=True)
 
 
 def lost_error() -> SessionNotFoundError:

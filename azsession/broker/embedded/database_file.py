@@ -17,7 +17,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: The application id in the SQLite header of azsession's files ("azse").
 APPLICATION_ID = 0x617A7365
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 ACTIVE, DEFERRED, SCHEDULED, DEAD = range(4)
 STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
@@ -27,14 +27,43 @@ MIN_FREE_PAGES = 2048
 
 INCREMENTAL = 2  # The value of `PRAGMA auto_vacuum`.
 
+#: The tables, indexes and triggers that schema version 2 added. The triggers keep the counters of messages.
+_SINCE_VERSION_2 = f"""
+CREATE TABLE deleted_queues (id INTEGER PRIMARY KEY);
+CREATE TABLE dead_letterings (
+    session INTEGER PRIMARY KEY, queue INTEGER NOT NULL, last INTEGER NOT NULL, reason TEXT, description TEXT
+);
+CREATE INDEX sessions_free ON sessions (queue, head) WHERE head IS NOT NULL AND locked = 0;
+CREATE INDEX sessions_locked ON sessions (id) WHERE locked = 1;
+CREATE INDEX sessions_listed ON sessions (queue, name) WHERE head IS NOT NULL OR state IS NOT NULL OR deferred > 0;
+CREATE TRIGGER message_added AFTER INSERT ON messages BEGIN
+    UPDATE sessions SET active = active + (NEW.status = {ACTIVE}), deferred = deferred + (NEW.status = {DEFERRED})
+        WHERE id = NEW.session;
+    UPDATE queues SET active = active + (NEW.status = {ACTIVE}), dead = dead + (NEW.status = {DEAD}) WHERE id = NEW.key >> 40;
+END;
+CREATE TRIGGER message_changed AFTER UPDATE OF status ON messages WHEN OLD.status <> NEW.status BEGIN
+    UPDATE sessions SET active = active + (NEW.status = {ACTIVE}) - (OLD.status = {ACTIVE}),
+        deferred = deferred + (NEW.status = {DEFERRED}) - (OLD.status = {DEFERRED}) WHERE id = NEW.session;
+    UPDATE queues SET active = active + (NEW.status = {ACTIVE}) - (OLD.status = {ACTIVE}),
+        dead = dead + (NEW.status = {DEAD}) - (OLD.status = {DEAD}) WHERE id = NEW.key >> 40;
+END;
+CREATE TRIGGER message_deleted AFTER DELETE ON messages BEGIN
+    UPDATE sessions SET active = active - (OLD.status = {ACTIVE}), deferred = deferred - (OLD.status = {DEFERRED})
+        WHERE id = OLD.session;
+    UPDATE queues SET active = active - (OLD.status = {ACTIVE}), dead = dead - (OLD.status = {DEAD}) WHERE id = OLD.key >> 40;
+END;
+"""
+
 SCHEMA = f"""
 CREATE TABLE queues (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, next_sequence INTEGER NOT NULL
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, next_sequence INTEGER NOT NULL,
+    active INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE sessions (
-    id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, name TEXT NOT NULL, head INTEGER, state BLOB, UNIQUE (queue, name)
+    id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, name TEXT NOT NULL, head INTEGER, state BLOB,
+    locked INTEGER NOT NULL DEFAULT 0, active INTEGER NOT NULL DEFAULT 0, deferred INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (queue, name)
 );
-CREATE INDEX sessions_ready ON sessions (queue, head) WHERE head IS NOT NULL;
 CREATE TABLE messages (
     key INTEGER PRIMARY KEY, session INTEGER NOT NULL, status INTEGER NOT NULL, enqueued REAL NOT NULL, due REAL,
     expires REAL, reason TEXT, description TEXT, properties TEXT NOT NULL, body BLOB NOT NULL
@@ -53,8 +82,27 @@ CREATE TABLE settled_1 (key INTEGER, token TEXT, disposition TEXT NOT NULL, PRIM
 CREATE TABLE requests_0 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
 CREATE TABLE requests_1 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
 CREATE TABLE turnover (name TEXT PRIMARY KEY, current INTEGER NOT NULL, until REAL NOT NULL);
-PRAGMA application_id = {APPLICATION_ID};
+{_SINCE_VERSION_2}PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+_UPGRADE_TO_VERSION_2 = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE queues ADD COLUMN active INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE queues ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN locked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN active INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN deferred INTEGER NOT NULL DEFAULT 0;
+DROP INDEX sessions_ready;
+UPDATE sessions SET
+    active = (SELECT count(*) FROM messages WHERE session = sessions.id AND status = {ACTIVE}),
+    deferred = (SELECT count(*) FROM messages WHERE session = sessions.id AND status = {DEFERRED});
+UPDATE queues SET
+    active = (SELECT count(*) FROM messages WHERE key >> 40 = queues.id AND status = {ACTIVE}),
+    dead = (SELECT count(*) FROM messages WHERE key >> 40 = queues.id AND status = {DEAD});
+{_SINCE_VERSION_2}
+PRAGMA user_version = 2;
+COMMIT;
 """
 
 
@@ -167,6 +215,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     run("PRAGMA journal_size_limit=67108864")
     if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+    elif run("PRAGMA user_version").fetchone()[0] == 1:
+        connection.executescript(_UPGRADE_TO_VERSION_2)
     # A write without effect: a file that cannot be written fails here, and not in the first send.
     run("BEGIN IMMEDIATE")
     run(f"PRAGMA user_version={SCHEMA_VERSION}")

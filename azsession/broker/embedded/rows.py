@@ -10,7 +10,16 @@ from ...messages import Message, PeekedMessage
 from .database_file import STATE_NAMES
 from .store import SEQUENCE_MASK, Row
 
+_EPOCH = datetime.fromtimestamp(0, timezone.utc)
 _PROPERTIES = ("message_id", "subject", "content_type", "correlation_id", "reply_to", "reply_to_session_id", "to")
+
+
+def to_datetime(seconds: float) -> datetime:
+    """Return a stored time as an aware datetime. A float cannot hold the latest datetimes exactly; it may be rounded up."""
+    try:
+        return _EPOCH + timedelta(seconds=seconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=timezone.utc)
 
 
 def pack_properties(message: Message, message_id: str) -> str:
@@ -36,12 +45,12 @@ def message_fields(row: Row, session_id: str) -> dict[str, Any]:
     if "time_to_live" in fields:
         fields["time_to_live"] = timedelta(seconds=fields["time_to_live"])
     if "scheduled_enqueue_time" in fields:
-        fields["scheduled_enqueue_time"] = datetime.fromtimestamp(fields["scheduled_enqueue_time"], timezone.utc)
+        fields["scheduled_enqueue_time"] = to_datetime(fields["scheduled_enqueue_time"])
     fields.update(
         body=row.body,
         session_id=session_id,
         sequence_number=row.key & SEQUENCE_MASK,
-        enqueued_at=datetime.fromtimestamp(row.enqueued, timezone.utc),
+        enqueued_at=to_datetime(row.enqueued),
         dead_letter_reason=row.reason,
         dead_letter_description=row.description,
         state=STATE_NAMES[row.status],

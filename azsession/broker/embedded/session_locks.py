@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import threading
 from bisect import insort
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
 
-from .group_commit import Transaction
+from .group_commit import Job, Transaction
 
-#: How many ended lock ids are remembered, to answer late holders that their lock is lost.
-MAX_ENDED = 50_000
+#: How many lost lock ids are remembered, to answer late holders that their lock is lost.
+MAX_LOST = 50_000
+#: How many refused lock ids are remembered: ids that were released without holding the session.
+MAX_REFUSED = 10_000
 #: How many receives of one lock can be repeated. It bounds the concurrent receives of one holder.
 MAX_ANSWERS = 32
 
@@ -32,32 +34,43 @@ class LockedMessage:
         key: The message's key.
         count: Its delivery count.
         deferred: Whether it was received as a deferred message.
+        size: The size of its body in bytes.
     """
 
     key: int
     count: int
     deferred: bool
+    size: int
 
 
 class Waiter:
-    """A waiting receive or accept. Any thread may call `wake`, any number of times."""
+    """A receive or accept that may wait.
 
-    __slots__ = ("_event", "has_waited", "request_id", "superseded", "woken")
+    Attributes:
+        request_id: The request id, or ``""``.
+        deadline: When the wait ends, on the monotonic clock.
+        job: The job that tries to finish the operation. `wake` runs it again.
+        waits: Whether it is registered as waiting.
+        superseded: Whether a later attempt of the same request has replaced it.
+        woken: Whether it was woken since its last attempt.
+    """
 
-    def __init__(self, request_id: str) -> None:
+    __slots__ = ("_requeue", "deadline", "job", "request_id", "superseded", "waits", "woken")
+
+    def __init__(self, request_id: str, deadline: float, requeue: Callable[[Job[Any]], None]) -> None:
         self.request_id: str = request_id
-        self.has_waited: bool = False
+        self.deadline: float = deadline
+        self.job: Job[Any] | None = None
+        self.waits: bool = False
         self.superseded: bool = False
         self.woken: bool = False
-        self._event = threading.Event()
+        self._requeue = requeue
 
     def wake(self) -> None:
+        """Try again. Any thread may call this, any number of times."""
         self.woken = True
-        self._event.set()
-
-    def wait(self, timeout: float) -> None:
-        self._event.wait(timeout)
-        self._event.clear()
+        if self.job is not None:
+            self._requeue(self.job)
 
 
 @attrs.define(eq=False)
@@ -102,7 +115,7 @@ class SessionLock:
         tx.on_rollback(restore)
 
     def give_back(self, key: int) -> None:
-        """Put an abandoned message back in its place."""
+        """Put a message back in its place."""
         insort(self.returned, key)
 
     def remember(self, request_id: str, tokens: tuple[str, ...]) -> None:
@@ -113,6 +126,7 @@ class SessionLock:
                 self.answers.popitem(last=False)
 
     def wake_waiters(self) -> None:
+        """Let the waiting receives try again."""
         for waiter in self.waiters:
             waiter.wake()
 
@@ -122,7 +136,8 @@ class SessionLocks:
 
     def __init__(self) -> None:
         self._locks: dict[SessionKey, SessionLock] = {}
-        self._ended: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
+        self._lost: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
+        self._refused: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
         self._expiries: list[tuple[float, int, SessionLock]] = []
         self._tie = itertools.count()
 
@@ -149,14 +164,15 @@ class SessionLocks:
     def end(self, tx: Transaction, lock: SessionLock) -> None:
         """End a lock, and remember its id as lost."""
         del self._locks[lock.key]
-        self.note_ended(lock.key, lock.holder)
+        if lock.holder:
+            _remember(self._lost, (lock.key, lock.holder), MAX_LOST)
         self._drop_stale()
 
-        def unend() -> None:
+        def restore() -> None:
             self._restore(lock)
-            self._ended.pop((lock.key, lock.holder), None)
+            self._lost.pop((lock.key, lock.holder), None)
 
-        tx.on_rollback(unend)
+        tx.on_rollback(restore)
         tx.after_commit(lock.wake_waiters)
 
     def undo_take(self, tx: Transaction, lock: SessionLock) -> None:
@@ -175,12 +191,6 @@ class SessionLocks:
             self._expiries = [entry for entry in self._expiries if self._locks.get(entry[2].key) is entry[2]]
             heapq.heapify(self._expiries)
 
-    def forget_queue(self, tx: Transaction, queue: int) -> None:
-        """End all locks of a deleted queue."""
-        for lock in self:
-            if lock.key[0] == queue:
-                self.end(tx, lock)
-
     def extend(self, lock: SessionLock, expires: float) -> None:
         """Set the expiry of a lock."""
         lock.expires = expires
@@ -188,16 +198,17 @@ class SessionLocks:
             lock.queued = True
             heapq.heappush(self._expiries, (expires, next(self._tie), lock))
 
-    def note_ended(self, key: SessionKey, holder: str) -> None:
-        """Remember that a lock id must not take this session again. The shared holder of the plain dialect may."""
+    def refuse(self, key: SessionKey, holder: str) -> None:
+        """Remember that a lock id, which does not hold this session, must not take it.
+
+        For example, a receive of that holder may still be on its way. The shared holder of the plain dialect is exempt.
+        """
         if holder:
-            self._ended[key, holder] = None
-            while len(self._ended) > MAX_ENDED:
-                self._ended.popitem(last=False)
+            _remember(self._refused, (key, holder), MAX_REFUSED)
 
     def has_ended(self, key: SessionKey, holder: str) -> bool:
-        """Return whether this holder had this session's lock before and lost or released it."""
-        return (key, holder) in self._ended
+        """Return whether this holder lost or released this session."""
+        return (key, holder) in self._lost or (key, holder) in self._refused
 
     def expired(self, now: float) -> list[SessionLock]:
         """Return the locks that have expired, in order of their expiry."""
@@ -230,17 +241,18 @@ class Acceptors:
     """The accepts that wait for the next free session of a queue. The first one is served first."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Waiter] = deque()
+        self._waiting: dict[Waiter, None] = {}
 
     def __iter__(self) -> Iterator[Waiter]:
         return iter(list(self._waiting))
 
     def add(self, waiter: Waiter) -> None:
-        self._waiting.append(waiter)
+        """Add an accept behind the others."""
+        self._waiting[waiter] = None
 
     def leave(self, waiter: Waiter) -> None:
-        if waiter in self._waiting:
-            self._waiting.remove(waiter)
+        """Remove an accept."""
+        self._waiting.pop(waiter, None)
 
     def wake_next(self) -> None:
         """Wake the longest-waiting accept that was not woken yet, because a session is available."""
@@ -250,5 +262,12 @@ class Acceptors:
                 return
 
     def wake_all(self) -> None:
-        for waiter in self._waiting:
+        """Wake all waiting accepts."""
+        for waiter in list(self._waiting):
             waiter.wake()
+
+
+def _remember(known: OrderedDict[tuple[SessionKey, str], None], entry: tuple[SessionKey, str], limit: int) -> None:
+    known[entry] = None
+    while len(known) > limit:
+        known.popitem(last=False)

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
-from ..base import Disposition, Settlement
+from ..base import CallContext, Disposition, Settlement
 from .core import MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error, token_key
 from .database_file import DEFERRED
-from .group_commit import Transaction
+from .group_commit import Transaction, Unfinished
 from .session_locks import LockedMessage, SessionLock
+from .store import STEP_BYTES
 
 
 class Settling:
@@ -21,21 +23,31 @@ class Settling:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def settle(self, entity: str, session_id: str, settlements: Sequence[Settlement]) -> list[str | None]:
-        """Settle messages. Return an error code or `None` for each; see `Broker.settle`."""
+    def settle(
+        self, entity: str, session_id: str, settlements: Sequence[Settlement], context: CallContext
+    ) -> Future[list[str | None]]:
+        """Settle messages. The future gets an error code or `None` for each; see `Broker.settle`."""
+        codes: list[str | None] = []
 
-        def job(tx: Transaction) -> list[str | None]:
+        def job(tx: Transaction) -> list[str | None] | Unfinished:
+            before = len(codes)
+            tx.on_rollback(lambda: codes.__delitem__(slice(before, None)))
             queue = self._core.queue(tx, entity)
             lock = self._core.locks.get((queue.id, session_id))
             if lock is not None:
                 lock.save_for_rollback(tx)
             done: list[tuple[Settlement, LockedMessage]] = []
-            codes = [self._claim(queue, lock, settlement, done) for settlement in settlements]
+            size = 0
+            for settlement in settlements[before:]:
+                codes.append(self._claim(queue, lock, settlement, done))
+                size += done[-1][1].size if done else 0
+                if size > STEP_BYTES:
+                    break
             if lock is not None and done:
                 self._apply(tx, queue, lock, done)
-            return codes
+            return codes if len(codes) == len(settlements) else Unfinished.CONTINUE
 
-        return self._core.perform(job, durable=True)
+        return self._core.submit(job, context, durable=True)
 
     def _claim(
         self, queue: Queue, lock: SessionLock | None, settlement: Settlement, done: list[tuple[Settlement, LockedMessage]]
@@ -75,7 +87,7 @@ class Settling:
         store.set_status(deferred, DEFERRED)
         store.dead_letter(dead)
         store.remember_settled(
-            [(message.key, one.lock_token, one.disposition.value) for one, message in done], self._core.clock.now()
+            [(message.key, one.lock_token, one.disposition.value) for one, message in done], self._core.clock.steady()
         )
         found = store.session(*lock.key)
         if found is not None and (gone or deferred or dead):
@@ -85,7 +97,7 @@ class Settling:
         if lock.returned:
             tx.after_commit(lock.wake_waiters)
 
-    def renew(self, entity: str, session_id: str, lock_id: str) -> float:
+    def renew(self, entity: str, session_id: str, lock_id: str, context: CallContext) -> Future[float]:
         """Renew the lock: it expires after the queue's lock duration."""
 
         def job(tx: Transaction) -> float:
@@ -97,9 +109,9 @@ class Settling:
             self._core.extend_lock(queue, lock)
             return lock.expires - self._core.clock.monotonic()
 
-        return self._core.perform(job)
+        return self._core.submit(job, context)
 
-    def release(self, entity: str, session_id: str, lock_id: str) -> None:
+    def release(self, entity: str, session_id: str, lock_id: str, context: CallContext) -> Future[None]:
         """Release the lock if this holder has it. A receive of this holder that is still under way must not take it again."""
 
         def job(tx: Transaction) -> None:
@@ -109,48 +121,92 @@ class Settling:
             if lock is not None and lock.holder == lock_id:
                 self._core.end_lock(tx, lock)
             else:
-                self._core.locks.note_ended(key, lock_id)
+                self._core.locks.refuse(key, lock_id)
 
-        self._core.perform(job)
+        return self._core.submit(job, context)
 
-    def get_state(self, entity: str, session_id: str, lock_id: str) -> bytes | None:
+    def give_back(
+        self, entity: str, session_id: str, lock_id: str, lock_tokens: Sequence[str], context: CallContext
+    ) -> Future[None]:
+        """Return messages to their places, as if they had not been delivered."""
+
+        def job(tx: Transaction) -> None:
+            queue = self._core.queue(tx, entity)
+            lock = self._core.locks.get((queue.id, session_id))
+            if lock is None or lock.holder != lock_id:
+                return
+            lock.save_for_rollback(tx)
+            returned = [message for token in lock_tokens if (message := lock.tokens.pop(token, None)) is not None]
+            self._core.store.set_delivery_counts([(message.key, message.count - 1) for message in returned])
+            for message in returned:
+                if not message.deferred:
+                    lock.give_back(message.key)
+            if returned:
+                self._core.schedule_expiries(tx)
+                tx.after_commit(lock.wake_waiters)
+
+        return self._core.submit(job, context)
+
+    def get_state(self, entity: str, session_id: str, lock_id: str, context: CallContext) -> Future[bytes | None]:
+        """Return the session state; see `Broker.get_state`."""
+
         def job(tx: Transaction) -> bytes | None:
             queue = self._core.queue(tx, entity)
             self._core.held_lock(queue, session_id, lock_id)
             return self._core.store.state(queue.id, session_id)
 
-        return self._core.perform(job)
+        return self._core.submit(job, context)
 
-    def set_state(self, entity: str, session_id: str, lock_id: str, state: bytes | None) -> None:
+    def set_state(
+        self, entity: str, session_id: str, lock_id: str, state: bytes | None, context: CallContext
+    ) -> Future[None]:
+        """Store the session state; see `Broker.set_state`."""
+
         def job(tx: Transaction) -> None:
             queue = self._core.queue(tx, entity)
-            self._core.held_lock(queue, session_id, lock_id)
-            self._core.store.set_state(queue.id, session_id, state)
+            lock = self._core.held_lock(queue, session_id, lock_id)
+            self._core.store.set_state(queue.id, session_id, state, lock is not None)
 
-        self._core.perform(job, durable=True)
+        return self._core.submit(job, context, durable=True)
 
     def dead_letter_session(
-        self, entity: str, session_id: str, lock_id: str, reason: str, description: str | None, request_id: str = ""
-    ) -> int:
-        """Dead-letter all active and deferred messages of a session, including unsettled ones."""
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        reason: str,
+        description: str | None,
+        request_id: str,
+        context: CallContext,
+    ) -> Future[int]:
+        """Dead-letter all active and deferred messages of a session, including unsettled ones.
 
-        def job(tx: Transaction) -> int:
+        The first step decides it, durably. Further steps move the messages, and the future is resolved after the last one.
+        """
+        counts: list[int] = []
+
+        def job(tx: Transaction) -> int | Unfinished:
             queue = self._core.queue(tx, entity)
+            if self._core.continue_dead_lettering(tx, queue, session_id):
+                return Unfinished.CONTINUE
+            if counts:
+                return counts[0]
             lock = self._core.held_lock(queue, session_id, lock_id)
             if lock is not None and request_id in lock.dead_lettered:
                 return lock.dead_lettered[request_id]
             found = self._core.store.session(queue.id, session_id)
             if found is None:
                 return 0
-            count = self._core.store.dead_letter_session(found[0], reason, description)
-            self._core.store.update_session(found[0])
             if lock is not None:
                 lock.save_for_rollback(tx)
                 settled = [(message.key, token, Disposition.DEAD_LETTER.value) for token, message in lock.tokens.items()]
-                self._core.store.remember_settled(settled, self._core.clock.now())
+                self._core.store.remember_settled(settled, self._core.clock.steady())
                 lock.tokens, lock.returned = {}, []
-                if request_id:
-                    lock.dead_lettered = {request_id: count}
-            return count
+            count = self._core.begin_dead_lettering(tx, queue, found[0], reason, description)
+            if lock is not None and request_id:
+                lock.dead_lettered = {request_id: count}
+            counts.append(count)
+            tx.on_rollback(counts.clear)
+            return Unfinished.CONTINUE
 
-        return self._core.perform(job, durable=True)
+        return self._core.submit(job, context, durable=True)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
-from .database_file import ACTIVE, DEAD, INCREMENTAL, SCHEDULED, is_mostly_free
+from .database_file import ACTIVE, DEAD, DEFERRED, INCREMENTAL, SCHEDULED, is_mostly_free
+
+R = TypeVar("R")
 
 SEQUENCE_BITS = 40
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
@@ -27,6 +29,10 @@ REQUESTS_SECONDS = 600.0
 
 #: Pages returned to the file system in one step.
 RELEASED_PAGES = 256
+
+#: Messages that one step deletes, expires or dead-letters, and bytes of bodies that one step reads or deletes.
+STEP_ROWS = 200
+STEP_BYTES = 16 * 1024 * 1024
 
 _COLUMNS = "key, status, enqueued, expires, reason, description, properties, body, coalesce(count, 0)"
 _FROM = f"SELECT {_COLUMNS} FROM messages LEFT JOIN deliveries USING (key)"
@@ -46,6 +52,11 @@ class Row:
     body: bytes
     count: int
 
+    @property
+    def sequence_number(self) -> int:
+        """The message's sequence number."""
+        return self.key & SEQUENCE_MASK
+
 
 def message_key(queue_id: int, sequence_number: int) -> int:
     """Return the key of a message."""
@@ -58,6 +69,18 @@ def find_key(queue_id: int, sequence_number: int) -> int:
     A number out of range would be the key of a message in another queue. It becomes 0, the key of no message.
     """
     return message_key(queue_id, sequence_number) if 0 <= sequence_number <= SEQUENCE_MASK else 0
+
+
+def within_step(rows: Iterable[R], size: Callable[[R], int]) -> list[R]:
+    """Return the first rows whose sizes add up to at most `STEP_BYTES`, but at least one."""
+    taken: list[R] = []
+    total = 0
+    for row in rows:
+        total += size(row)
+        if taken and total > STEP_BYTES:
+            break
+        taken.append(row)
+    return taken
 
 
 class Store:
@@ -82,24 +105,37 @@ class Store:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def delete_queue(self, queue: int) -> None:
-        keys = (message_key(queue, 0), message_key(queue + 1, 0))
-        self._run("DELETE FROM messages WHERE key >= ? AND key < ?", keys)
-        self._run("DELETE FROM deliveries WHERE key >= ? AND key < ?", keys)
-        for table in ("sessions", "duplicates"):
-            self._run(f"DELETE FROM {table} WHERE queue = ?", (queue,))
+    def hide_queue(self, queue: int) -> None:
+        """Remove a queue. `delete_part` then deletes what was in it."""
         self._run("DELETE FROM queues WHERE id = ?", (queue,))
+        self._run("INSERT INTO deleted_queues VALUES (?)", (queue,))
+
+    def deleted_queues(self) -> list[int]:
+        """Return the ids of removed queues that still have rows."""
+        return [row[0] for row in self._run("SELECT id FROM deleted_queues")]
+
+    def delete_part(self, queue: int) -> bool:
+        """Delete some rows of a removed queue. Return whether nothing is left."""
+        keys = (message_key(queue, 0), message_key(queue + 1, 0))
+        found = self._run("SELECT key, length(body) FROM messages WHERE key >= ? AND key < ? LIMIT ?", (*keys, STEP_ROWS))
+        part = within_step(found, lambda row: int(row[1]))
+        if part:
+            self.delete_messages([key for key, _ in part])
+            return False
+        deleted = 0
+        for table, key in (("sessions", "id"), ("duplicates", "message_id")):
+            deleted += self._run(
+                f"DELETE FROM {table} WHERE queue = ? AND {key} IN (SELECT {key} FROM {table} WHERE queue = ? LIMIT ?)",
+                (queue, queue, STEP_ROWS),
+            ).rowcount
+        if deleted == 0:
+            self._run("DELETE FROM deleted_queues WHERE id = ?", (queue,))
+        return deleted == 0
 
     def counts(self, queue: int) -> tuple[int, int]:
         """Return the numbers of active and of dead-lettered messages."""
-        found = dict(
-            self._run(
-                "SELECT messages.status, count(*) FROM sessions JOIN messages ON messages.session = sessions.id "
-                "WHERE sessions.queue = ? GROUP BY messages.status",
-                (queue,),
-            ).fetchall()
-        )
-        return found.get(ACTIVE, 0), found.get(DEAD, 0)
+        active, dead = self._run("SELECT active, dead FROM queues WHERE id = ?", (queue,)).fetchone()
+        return active, dead
 
     # Sending
 
@@ -142,11 +178,12 @@ class Store:
         ).fetchone()
         return row
 
-    def ensure_session(self, queue: int, name: str) -> int:
+    def ensure_session(self, queue: int, name: str, locked: bool) -> int:
+        """Return the row id of a session, which is created if it does not exist."""
         found = self.session(queue, name)
         if found is not None:
             return found[0]
-        cursor = self._run("INSERT INTO sessions (queue, name) VALUES (?, ?)", (queue, name))
+        cursor = self._run("INSERT INTO sessions (queue, name, locked) VALUES (?, ?, ?)", (queue, name, locked))
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
@@ -167,9 +204,19 @@ class Store:
         for session in sessions:
             self.update_session(session)
 
-    def ready_sessions(self, queue: int) -> Generator[str, None, None]:
-        """Yield the sessions with active messages, ordered by their first message."""
-        cursor = self._run("SELECT name FROM sessions WHERE queue = ? AND head IS NOT NULL ORDER BY head", (queue,))
+    def set_locked(self, queue: int, name: str, locked: bool) -> None:
+        """Note whether a session is locked, for `free_sessions`."""
+        self._run("UPDATE sessions SET locked = ? WHERE queue = ? AND name = ?", (locked, queue, name))
+
+    def unlock_all(self) -> None:
+        """Note that no session is locked."""
+        self._run("UPDATE sessions SET locked = 0 WHERE locked = 1")
+
+    def free_sessions(self, queue: int) -> Generator[str, None, None]:
+        """Yield the unlocked sessions with active messages, ordered by their first message."""
+        cursor = self._run(
+            "SELECT name FROM sessions WHERE queue = ? AND head IS NOT NULL AND locked = 0 ORDER BY head", (queue,)
+        )
         try:
             for row in cursor:
                 yield row[0]
@@ -179,9 +226,8 @@ class Store:
     def list_sessions(self, queue: int, after: str, limit: int) -> list[tuple[str, int]]:
         """Return ids and active message counts of the sessions that have messages or state, ordered by id."""
         return self._run(
-            "SELECT name, (SELECT count(*) FROM messages WHERE session = sessions.id AND status = 0) FROM sessions "
-            "WHERE queue = ? AND name > ? AND (head IS NOT NULL OR state IS NOT NULL "
-            "OR EXISTS (SELECT 1 FROM messages WHERE session = sessions.id AND status = 1)) ORDER BY name LIMIT ?",
+            "SELECT name, active FROM sessions INDEXED BY sessions_listed "
+            "WHERE queue = ? AND name > ? AND (head IS NOT NULL OR state IS NOT NULL OR deferred > 0) ORDER BY name LIMIT ?",
             (queue, after, limit),
         ).fetchall()
 
@@ -189,25 +235,29 @@ class Store:
         row = self._run("SELECT state FROM sessions WHERE queue = ? AND name = ?", (queue, name)).fetchone()
         return None if row is None else row[0]
 
-    def set_state(self, queue: int, name: str, state: bytes | None) -> None:
-        session = self.ensure_session(queue, name)
+    def set_state(self, queue: int, name: str, state: bytes | None, locked: bool) -> None:
+        session = self.ensure_session(queue, name, locked)
         self._run("UPDATE sessions SET state = ? WHERE id = ?", (state, session))
         if state is None:
             self.update_session(session)
 
     # Receiving
 
-    def active_after(self, session: int, key: int, limit: int) -> list[Row]:
-        """Return the active messages of a session after `key`, in order."""
-        rows = self._run(f"{_FROM} WHERE session = ? AND status = 0 AND key > ? ORDER BY key LIMIT ?", (session, key, limit))
-        return [Row(*row) for row in rows]
+    def active_after(self, session: int, key: int) -> Generator[Row, None, None]:
+        """Yield the active messages of a session after `key`, in order. Each step reads one message."""
+        return self._rows(f"{_FROM} WHERE session = ? AND status = 0 AND key > ? ORDER BY key", (session, key))
 
-    def of_status(self, session: int, status: int, key: int, limit: int) -> list[Row]:
-        """Return the messages of a session with one status, from `key`, in order."""
-        rows = self._run(
-            f"{_FROM} WHERE session = ? AND status = ? AND key >= ? ORDER BY key LIMIT ?", (session, status, key, limit)
-        )
-        return [Row(*row) for row in rows]
+    def of_status(self, session: int, status: int, key: int) -> Generator[Row, None, None]:
+        """Yield the messages of a session with one status, from `key`, in order. Each step reads one message."""
+        return self._rows(f"{_FROM} WHERE session = ? AND status = ? AND key >= ? ORDER BY key", (session, status, key))
+
+    def _rows(self, query: str, arguments: Sequence[object]) -> Generator[Row, None, None]:
+        cursor = self._run(query, arguments)
+        try:
+            for row in cursor:
+                yield Row(*row)
+        finally:
+            cursor.close()
 
     def message(self, key: int) -> Row | None:
         row = self._run(f"{_FROM} WHERE key = ?", (key,)).fetchone()
@@ -238,13 +288,41 @@ class Store:
         """Dead-letter messages. A row has reason, description and key."""
         self._many(f"UPDATE messages SET status = {DEAD}, reason = ?, description = ? WHERE key = ?", rows)
 
-    def dead_letter_session(self, session: int, reason: str, description: str | None) -> int:
-        """Dead-letter the active and deferred messages of a session. Return their number."""
-        cursor = self._run(
-            f"UPDATE messages SET status = {DEAD}, reason = ?, description = ? WHERE session = ? AND status IN (0, 1)",
-            (reason, description, session),
+    def begin_dead_lettering(self, queue: int, session: int, reason: str, description: str | None) -> int:
+        """Decide that all active and deferred messages of a session are dead letters. Return their number.
+
+        `dead_letter_part` then moves them. Until it has finished, nobody may see the session or the queue's dead letters.
+        """
+        (count,) = self._run("SELECT active + deferred FROM sessions WHERE id = ?", (session,)).fetchone()
+        last = max(
+            self._run("SELECT max(key) FROM messages WHERE session = ? AND status = ?", (session, status)).fetchone()[0] or 0
+            for status in (ACTIVE, DEFERRED)
         )
-        return cursor.rowcount
+        if count:
+            self._run("INSERT INTO dead_letterings VALUES (?, ?, ?, ?, ?)", (session, queue, last, reason, description))
+        return int(count)
+
+    def dead_letterings(self) -> list[tuple[int, int]]:
+        """Return the queue id and the session row id of every unfinished dead-lettering of a session."""
+        return self._run("SELECT queue, session FROM dead_letterings").fetchall()
+
+    def dead_letter_part(self, session: int) -> bool:
+        """Move some messages of a dead-lettered session. Return whether all are moved."""
+        last, reason, description = self._run(
+            "SELECT last, reason, description FROM dead_letterings WHERE session = ?", (session,)
+        ).fetchone()
+        moved = 0
+        for status in (ACTIVE, DEFERRED):
+            moved += self._run(
+                f"UPDATE messages SET status = {DEAD}, reason = ?, description = ? WHERE key IN "
+                "(SELECT key FROM messages WHERE session = ? AND status = ? AND key <= ? LIMIT ?)",
+                (reason, description, session, status, last, STEP_ROWS - moved),
+            ).rowcount
+        if moved == STEP_ROWS:
+            return False
+        self._run("DELETE FROM dead_letterings WHERE session = ?", (session,))
+        self.update_session(session)
+        return True
 
     def remember_settled(self, rows: Iterable[tuple[int, str, str]], now: float) -> None:
         """Remember settlements. A row has message key, lock token and disposition."""
@@ -300,14 +378,24 @@ class Store:
         """Make a scheduled message active under a new sequence number."""
         self._run("UPDATE messages SET key = ?, status = 0, enqueued = ?, due = NULL WHERE key = ?", (new_key, now, key))
 
-    def expired(self, now: float, limit: int) -> list[tuple[int, int]]:
-        """Return key and session row id of expired messages."""
-        return self._run(
-            f"SELECT key, session FROM messages WHERE expires <= ? AND status < {SCHEDULED} ORDER BY expires LIMIT ?",
-            (now, limit),
-        ).fetchall()
+    def expired(self, now: float) -> Generator[tuple[int, int, int], None, None]:
+        """Yield key, session row id and body size of expired active messages, in order of their expiry."""
+        cursor = self._run(
+            f"SELECT key, session, length(body) FROM messages WHERE expires <= ? AND status < {SCHEDULED} ORDER BY expires",
+            (now,),
+        )
+        try:
+            yield from cursor
+        finally:
+            cursor.close()
 
-    # The file's size
+    # The file
+
+    def check_writable(self) -> None:
+        """Write without effect, so that a file that cannot be written fails."""
+        self._run("UPDATE turnover SET until = until")
+        self._run("INSERT INTO deleted_queues VALUES (0)")
+        self._run("DELETE FROM deleted_queues WHERE id = 0")
 
     def release_pages(self) -> bool:
         """Return some unused pages to the file system if the file is mostly unused. Return whether it did."""
@@ -329,14 +417,18 @@ class Store:
 
     # Dead letters
 
-    def dead(self, queue: int, from_sequence: int, limit: int) -> list[tuple[str, Row]]:
-        """Return dead letters of a queue with their session ids, ordered by sequence number."""
-        rows = self._run(
+    def dead(self, queue: int, from_sequence: int) -> Generator[tuple[str, Row], None, None]:
+        """Yield dead letters of a queue with their session ids, ordered by sequence number. Each step reads one message."""
+        cursor = self._run(
             f"SELECT name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session "
-            f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? ORDER BY key LIMIT ?",
-            (message_key(queue, max(0, min(from_sequence, SEQUENCE_MASK))), message_key(queue + 1, 0), limit),
+            f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? ORDER BY key",
+            (message_key(queue, max(0, min(from_sequence, SEQUENCE_MASK))), message_key(queue + 1, 0)),
         )
-        return [(row[0], Row(*row[1:])) for row in rows]
+        try:
+            for row in cursor:
+                yield row[0], Row(*row[1:])
+        finally:
+            cursor.close()
 
     def resubmit(self, key: int, new_key: int, now: float, expires: float | None) -> None:
         """Turn a dead letter into a new active message."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from azsession import Message, ReceivedMessage
-from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement
+from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement, wait_for
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 
@@ -33,6 +33,9 @@ class HandClock(Clock):
     def monotonic(self) -> float:
         return self._monotonic
 
+    def now(self) -> float:
+        return self._offset + self._monotonic
+
     def advance(self, seconds: float) -> None:
         self._monotonic += seconds
 
@@ -42,7 +45,7 @@ def messages(*bodies: str, session: str = "s", **fields: Any) -> list[Message]:
 
 
 def send(broker: EmbeddedBroker, *bodies: str, session: str = "s", queue: str = "q", **fields: Any) -> None:
-    broker.send(queue, messages(*bodies, session=session, **fields))
+    broker.send(queue, messages(*bodies, session=session, **fields)).result()
 
 
 def receive(
@@ -55,16 +58,15 @@ def receive(
     timeout: float = 0,
     request_id: str = "",
 ) -> Sequence[ReceivedMessage]:
-    return broker.receive(
-        ReceiveRequest(queue, session, lock, max_count=count, timeout=timeout, request_id=request_id)
-    ).messages
+    request = ReceiveRequest(queue, session, lock, max_count=count, timeout=timeout, request_id=request_id)
+    return wait_for(broker.receive(request)).messages
 
 
 def accept(
     broker: EmbeddedBroker, lock: str = "A", session: str | None = None, *, timeout: float = 0, request_id: str = ""
 ) -> str | None:
     """Return the session that was accepted."""
-    delivery = broker.accept(AcceptRequest("q", session, lock, timeout=timeout, request_id=request_id))
+    delivery = wait_for(broker.accept(AcceptRequest("q", session, lock, timeout=timeout, request_id=request_id)))
     return None if delivery is None else delivery.session_id
 
 
@@ -77,7 +79,9 @@ def settle(
     description: str | None = None,
 ) -> list[str | None]:
     """Return the codes of what could not be settled, `None` for what was."""
-    return broker.settle("q", session, [Settlement(one.receipt.handle, disposition, reason, description) for one in received])
+    return broker.settle(
+        "q", session, [Settlement(one.receipt.handle, disposition, reason, description) for one in received]
+    ).result()
 
 
 def bodies(found: Sequence[Any]) -> list[str]:
@@ -85,11 +89,11 @@ def bodies(found: Sequence[Any]) -> list[str]:
 
 
 def peek(broker: EmbeddedBroker, session: str = "s") -> list[str]:
-    return bodies(broker.peek("q", session, 0, 1000))
+    return bodies(broker.peek("q", session, 0, 1000).result())
 
 
 def dead(broker: EmbeddedBroker) -> list[tuple[str, str | None]]:
-    return [(one.body.decode(), one.dead_letter_reason) for one in broker.dead_letters("q", 0, 1000)]
+    return [(one.body.decode(), one.dead_letter_reason) for one in broker.dead_letters("q", 0, 1000).result()]
 
 
 def copy_data(path: Path) -> Path:

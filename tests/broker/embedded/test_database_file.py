@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 def fill(path: Path, count: int = 200) -> None:
     with EmbeddedBroker(path, queues=["q"]) as broker:
-        broker.send("q", messages(*(f"{number}" + "x" * 500 for number in range(count))))
+        broker.send("q", messages(*(f"{number}" + "x" * 500 for number in range(count)))).result()
 
 
 def try_to_open(*paths: Path, unprivileged: bool = False) -> str:
@@ -88,7 +88,7 @@ def test_the_file_of_a_killed_process_can_be_opened_at_once(path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=60)
     with EmbeddedBroker(path) as broker:
-        assert [queue.name for queue in broker.list_queues()] == ["q"]
+        assert [queue.name for queue in broker.list_queues().result()] == ["q"]
 
 
 def test_a_broker_that_could_not_make_its_queues_lets_the_file_go(path: Path) -> None:
@@ -288,11 +288,11 @@ def test_a_send_to_a_full_disk_fails_clearly_and_changes_nothing(path: Path) -> 
         send(broker, "a")
         disk.fill()
         with pytest.raises(ProviderError, match="the disk is full; nothing was changed") as caught:
-            broker.send("q", messages("small", BIG), "r1")
+            broker.send("q", messages("small", BIG), "r1").result()
         assert caught.value.is_transient
         assert peek(broker) == ["a"]
         disk.free()
-        broker.send("q", messages("small", BIG), "r1")
+        broker.send("q", messages("small", BIG), "r1").result()
         assert peek(broker) == ["a", "small", BIG]
     with EmbeddedBroker(path) as broker:
         assert peek(broker) == ["a", "small", BIG]
@@ -306,7 +306,7 @@ def test_a_send_that_failed_wakes_nobody_and_makes_no_queue(path: Path) -> None:
         with pytest.raises(ProviderError, match="full"):
             send(broker, BIG)
         disk.free()
-        assert [queue.name for queue in broker.list_queues()] == ["other"]
+        assert [queue.name for queue in broker.list_queues().result()] == ["other"]
         send(broker, "b")
         assert peek(broker) == ["b"]
 
@@ -315,7 +315,7 @@ def test_messages_of_a_receive_that_failed_are_received_again(path: Path) -> Non
     with EmbeddedBroker(path, queues=["q"]) as broker:
         disk = Disk(broker)
         for start in range(0, 6000, 1000):
-            broker.send("q", messages(*(f"{number}" for number in range(start, start + 1000))))
+            broker.send("q", messages(*(f"{number}" for number in range(start, start + 1000)))).result()
         disk.fill()
         with pytest.raises(ProviderError, match="full"):
             receive(broker, "A", 6000, request_id="r1")
@@ -328,7 +328,7 @@ def test_messages_of_a_receive_that_failed_are_received_again(path: Path) -> Non
 def test_messages_of_a_settle_that_failed_can_be_settled_again(path: Path) -> None:
     with EmbeddedBroker(path, queues=["q"]) as broker:
         disk = Disk(broker)
-        broker.send("q", messages(*(f"{number}" for number in range(1000))))
+        broker.send("q", messages(*(f"{number}" for number in range(1000)))).result()
         received = receive(broker, "A", 1000)
         disk.fill()
         with pytest.raises(ProviderError, match="full"):
@@ -342,15 +342,15 @@ def test_messages_of_a_settle_that_failed_can_be_settled_again(path: Path) -> No
 def test_a_failed_state_or_dead_letter_leaves_the_session_as_it_was(path: Path) -> None:
     with EmbeddedBroker(path, queues=["q"]) as broker:
         disk = Disk(broker)
-        broker.send("q", messages(*(f"{number}" for number in range(1000))))
+        broker.send("q", messages(*(f"{number}" for number in range(1000)))).result()
         received = receive(broker, "A", 1000)
-        broker.set_state("q", "s", "A", b"before")
+        broker.set_state("q", "s", "A", b"before").result()
         disk.fill()
         with pytest.raises(ProviderError, match="full"):
-            broker.set_state("q", "s", "A", BIG.encode())
+            broker.set_state("q", "s", "A", BIG.encode()).result()
         with pytest.raises(ProviderError, match="full"):
-            broker.dead_letter_session("q", "s", "A", BIG, None)
-        assert broker.get_state("q", "s", "A") == b"before"
+            broker.dead_letter_session("q", "s", "A", BIG, None).result()
+        assert broker.get_state("q", "s", "A").result() == b"before"
         assert dead(broker) == []
         disk.free()
         assert settle(broker, COMPLETE, *received) == [None] * 1000
@@ -395,7 +395,7 @@ def test_others_in_the_same_transaction_do_not_fail_with_the_one_that_is_too_big
 def test_what_time_brings_waits_for_a_full_disk_to_be_freed(path: Path) -> None:
     clock = HandClock()
     with EmbeddedBroker(path, clock=clock) as broker:
-        broker.create_queue("q", QueueSettings(dead_letter_on_expiration=True))
+        broker.create_queue("q", QueueSettings(dead_letter_on_expiration=True)).result()
         disk = Disk(broker)
         send(broker, *(f"{number}" for number in range(400)), time_to_live=10)
         disk.fill()

@@ -80,9 +80,10 @@ def test_a_kill_at_any_instant_loses_nothing_that_was_confirmed(tmp_path: Path) 
             left = {
                 (session, one.body.decode()): one.delivery_count
                 for session in ("x", "y")
-                for one in broker.peek("q", session, 0, 100_000)
+                for one in broker.peek("q", session, 0, 100_000).result()
             } | {
-                (one.session_id or "", one.body.decode()): one.delivery_count for one in broker.dead_letters("q", 0, 100_000)
+                (one.session_id or "", one.body.decode()): one.delivery_count
+                for one in broker.dead_letters("q", 0, 100_000).result()
             }
             for session in ("x", "y"):
                 kept = peek(broker, session)
@@ -130,7 +131,7 @@ def test_what_must_be_durable_is_committed_with_full_sync(tmp_path: Path) -> Non
         settle(broker, COMPLETE, message)
         look("settle")
         receive(broker)
-        broker.set_state("q", "s", "A", b"state")
+        broker.set_state("q", "s", "A", b"state").result()
         look("state")
         assert levels == [("send", 2), ("settle", 2), ("state", 2)]
         assert broker._core.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -170,7 +171,7 @@ def test_a_send_in_many_threads_keeps_each_threads_order(tmp_path: Path) -> None
 
     def produce(broker: EmbeddedBroker, thread: int) -> None:
         for number in range(30):
-            broker.send("q", messages(f"{thread}-{number}", session=f"s{thread % 2}"))
+            broker.send("q", messages(f"{thread}-{number}", session=f"s{thread % 2}")).result()
 
     with EmbeddedBroker(path, queues=["q"]) as broker:
         for one in [Background(lambda thread=thread: produce(broker, thread)) for thread in range(8)]:

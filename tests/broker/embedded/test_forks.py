@@ -21,7 +21,7 @@ from azsession.broker.embedded import EmbeddedBroker
 
 path, what = sys.argv[1:]
 broker = EmbeddedBroker(path, queues=["q"])
-broker.send("q", [Message(b"before", session_id="s")])
+broker.send("q", [Message(b"before", session_id="s")]).result()
 read, write = os.pipe()
 child = os.fork()
 if child == 0:
@@ -33,8 +33,8 @@ if child == 0:
         except ProviderError as error:
             said.append(str(error))
     if what == "use":
-        attempt(lambda: broker.send("q", [Message(b"child", session_id="s")]))
-        attempt(lambda: broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=60)))
+        attempt(lambda: broker.send("q", [Message(b"child", session_id="s")]).result())
+        attempt(lambda: broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=60)).result())
         attempt(broker.stop_waiting)
     elif what == "close":
         attempt(broker.close)
@@ -52,7 +52,7 @@ if child == 0:
 os.close(write)
 said = os.read(read, 10000).decode()
 os.waitpid(child, 0)
-broker.send("q", [Message(b"after", session_id="s")])
+broker.send("q", [Message(b"after", session_id="s")]).result()
 print(json.dumps([json.loads(said), sorted(os.listdir(os.path.dirname(path)))]), flush=True)
 sys.stdin.readline()
 if what != "kill":

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from azsession import ProviderError, QueueError, SessionLockedError
-from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit, Transaction, _Job
+from azsession.broker.clock import Clock
+from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit, Job, Transaction
 from tests.conftest import eventually
 
 from . import Background
@@ -40,7 +41,7 @@ def connection() -> Iterator[Connection]:
 
 @pytest.fixture
 def turns(connection: Connection) -> GroupCommit:
-    return GroupCommit(connection)
+    return GroupCommit(connection, Clock(), lambda: None)
 
 
 @pytest.fixture
@@ -317,7 +318,9 @@ def test_ctrl_c_in_a_thread_that_waits_for_its_turn_leaves_the_others_going(
 def test_a_lead_whose_thread_was_interrupted_goes_to_the_next(turns: GroupCommit, connection: Connection) -> None:
     gate = Gate(turns)
     # As when Ctrl-C comes between the hand-over of the lead and the work.
-    interrupted = _Job(insert(connection, 1), durable=True)
+    interrupted = Job(insert(connection, 1), True, 0.0)
+    interrupted._owner, interrupted._queued = threading.Lock(), True
+    interrupted._owner.acquire()
     turns._queue.append(interrupted)
     jobs = gate.queue(insert(connection, 2), insert(connection, 3))
     gate.open()

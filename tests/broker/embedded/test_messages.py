@@ -44,18 +44,18 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def broker(clock: HandClock) -> Iterator[EmbeddedBroker]:
     with EmbeddedBroker(clock=clock) as made:
-        made.create_queue("q", QueueSettings(lock_duration=30, max_delivery_count=3))
+        made.create_queue("q", QueueSettings(lock_duration=30, max_delivery_count=3)).result()
         yield made
 
 
 def with_settings(clock: HandClock, **fields: object) -> EmbeddedBroker:
     broker = EmbeddedBroker(clock=clock)
-    broker.create_queue("q", QueueSettings(lock_duration=30, **fields))  # type: ignore[arg-type]
+    broker.create_queue("q", QueueSettings(lock_duration=30, **fields)).result()  # type: ignore[arg-type]
     return broker
 
 
 def numbers(broker: EmbeddedBroker, session: str = "s") -> list[int | None]:
-    return [one.sequence_number for one in broker.peek("q", session, 0, 1000)]
+    return [one.sequence_number for one in broker.peek("q", session, 0, 1000).result()]
 
 
 def at(clock: HandClock, seconds: float) -> datetime:
@@ -66,7 +66,7 @@ def at(clock: HandClock, seconds: float) -> datetime:
 
 
 def test_sequence_numbers_rise_with_the_order_of_acceptance_across_sessions(broker: EmbeddedBroker) -> None:
-    broker.send("q", [*messages("a", session="x"), *messages("b", session="y"), *messages("c", session="x")])
+    broker.send("q", [*messages("a", session="x"), *messages("b", session="y"), *messages("c", session="x")]).result()
     send(broker, "d", session="y")
     (a, c), (b, d) = numbers(broker, "x"), numbers(broker, "y")
     assert [a, b, c, d] == sorted({a, b, c, d})  # type: ignore[type-var]
@@ -74,7 +74,7 @@ def test_sequence_numbers_rise_with_the_order_of_acceptance_across_sessions(brok
 
 def test_a_batch_with_a_message_of_no_session_is_refused_as_a_whole(broker: EmbeddedBroker) -> None:
     with pytest.raises(ValidationError, match="session_id"):
-        broker.send("q", [*messages("a"), Message(b"b")])
+        broker.send("q", [*messages("a"), Message(b"b")]).result()
     assert peek(broker) == []
 
 
@@ -92,7 +92,7 @@ def test_a_message_comes_back_as_it_was_sent(broker: EmbeddedBroker, clock: Hand
         time_to_live=timedelta(days=1),
         attributes={"a": 1, "b": 1.5, "c": True, "d": "ü"},
     )
-    broker.send("q", [sent])
+    broker.send("q", [sent]).result()
     (received,) = receive(broker)
     for name in Message.__slots__:
         if not name.startswith("__"):
@@ -112,72 +112,72 @@ def test_an_unknown_queue_is_refused_unless_queues_are_made_on_use() -> None:
 
 def test_a_send_with_the_same_request_id_does_not_double(broker: EmbeddedBroker, clock: HandClock) -> None:
     for _ in range(3):
-        broker.send("q", messages("a", "b"), "r1")
+        broker.send("q", messages("a", "b"), "r1").result()
         clock.advance(199)
     assert peek(broker) == ["a", "b"]
-    broker.send("q", messages("c"), "r2")
+    broker.send("q", messages("c"), "r2").result()
     assert peek(broker) == ["a", "b", "c"]
 
 
 def test_a_request_id_is_remembered_for_ten_minutes_whenever_it_came(broker: EmbeddedBroker, clock: HandClock) -> None:
     for step in range(30):
-        broker.send("q", messages(f"m{step}"), f"r{step}")
+        broker.send("q", messages(f"m{step}"), f"r{step}").result()
         clock.advance(97)
         for earlier in range(max(0, step - 5), step + 1):
-            broker.send("q", messages(f"m{earlier}"), f"r{earlier}")
+            broker.send("q", messages(f"m{earlier}"), f"r{earlier}").result()
     assert peek(broker) == [f"m{step}" for step in range(30)]
 
 
 def test_request_ids_do_not_pile_up(broker: EmbeddedBroker, clock: HandClock) -> None:
     for step in range(50):
-        broker.send("q", messages("m"), f"r{step}")
+        broker.send("q", messages("m"), f"r{step}").result()
         clock.advance(100)
     run = broker._core.connection.execute
     assert sum(run(f"SELECT count(*) FROM requests_{table}").fetchone()[0] for table in (0, 1)) <= 13
 
 
 def test_a_request_id_belongs_to_its_queue(broker: EmbeddedBroker) -> None:
-    broker.create_queue("other", QueueSettings())
-    broker.send("q", messages("a"), "r1")
-    broker.send("other", messages("b"), "r1")
-    assert bodies(broker.peek("other", "s", 0, 10)) == ["b"]
+    broker.create_queue("other", QueueSettings()).result()
+    broker.send("q", messages("a"), "r1").result()
+    broker.send("other", messages("b"), "r1").result()
+    assert bodies(broker.peek("other", "s", 0, 10).result()) == ["b"]
 
 
 def test_request_ids_survive_a_restart(path: Path, clock: HandClock) -> None:
     with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
-        broker.send("q", messages("a"), "r1")
+        broker.send("q", messages("a"), "r1").result()
     clock.advance(599)
     with EmbeddedBroker(path, clock=clock) as broker:
-        broker.send("q", messages("a"), "r1")
+        broker.send("q", messages("a"), "r1").result()
         assert peek(broker) == ["a"]
 
 
 def test_what_is_remembered_outlives_a_failed_turnover_and_a_restart(path: Path, clock: HandClock) -> None:
     with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
-        broker.send("q", messages("first"), "r0")
+        broker.send("q", messages("first"), "r0").result()
         clock.advance(601)
         run = broker._core.connection.execute
         (pages,) = run("PRAGMA page_count").fetchone()
         run(f"PRAGMA max_page_count={pages}")
         with pytest.raises(ProviderError, match="full"):
-            broker.send("q", messages("x" * 100_000), "r1")
+            broker.send("q", messages("x" * 100_000), "r1").result()
         run("PRAGMA max_page_count=1000000")
-        broker.send("q", messages("second"), "r2")
+        broker.send("q", messages("second"), "r2").result()
     with EmbeddedBroker(path, clock=clock) as broker:
-        broker.send("q", messages("third"), "r3")
-        broker.send("q", messages("second"), "r2")
+        broker.send("q", messages("third"), "r3").result()
+        broker.send("q", messages("second"), "r2").result()
         assert peek(broker) == ["first", "second", "third"]
 
 
 def test_a_clock_that_was_set_back_between_two_runs_does_not_forget(path: Path) -> None:
     with EmbeddedBroker(path, queues=["q"], clock=HandClock(now=2_000_000_000)) as broker:
-        broker.send("q", messages("a"), "r1")
+        broker.send("q", messages("a"), "r1").result()
     back = HandClock(now=1_000_000_000)
     with EmbeddedBroker(path, clock=back) as broker:
-        broker.send("q", messages("b"), "r2")
+        broker.send("q", messages("b"), "r2").result()
         back.advance(500)
-        broker.send("q", messages("a"), "r1")
-        broker.send("q", messages("b"), "r2")
+        broker.send("q", messages("a"), "r1").result()
+        broker.send("q", messages("b"), "r2").result()
         assert peek(broker) == ["a", "b"]
 
 
@@ -198,7 +198,7 @@ def test_duplicate_detection_goes_by_message_id_in_its_window(clock: HandClock) 
 
 def test_duplicate_detection_sees_duplicates_in_one_batch(clock: HandClock) -> None:
     with with_settings(clock, requires_duplicate_detection=True) as broker:
-        broker.send("q", [*messages("a", message_id="m"), *messages("b", message_id="m"), *messages("c")])
+        broker.send("q", [*messages("a", message_id="m"), *messages("b", message_id="m"), *messages("c")]).result()
         assert peek(broker) == ["a", "c"]
 
 
@@ -212,7 +212,7 @@ def test_a_message_that_was_completed_is_still_a_duplicate(clock: HandClock) -> 
 
 def test_duplicate_detection_survives_a_restart(path: Path, clock: HandClock) -> None:
     with EmbeddedBroker(path, clock=clock) as broker:
-        broker.create_queue("q", QueueSettings(requires_duplicate_detection=True))
+        broker.create_queue("q", QueueSettings(requires_duplicate_detection=True)).result()
         send(broker, "a", message_id="m")
     with EmbeddedBroker(path, clock=clock) as broker:
         send(broker, "a", message_id="m")
@@ -241,7 +241,7 @@ def test_the_number_of_a_resubmitted_message_is_not_used_again_after_a_restart(p
     with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
         send(broker, "a")
         settle(broker, DEAD_LETTER, *receive(broker))
-        broker.resubmit("q", 1)
+        broker.resubmit("q", 1).result()
     with EmbeddedBroker(path, clock=clock) as broker:
         send(broker, "b")
         assert peek(broker) == ["a", "b"]
@@ -253,7 +253,7 @@ def test_the_number_of_a_resubmitted_message_is_not_used_again_after_a_restart(p
 
 def test_the_first_delivery_counts_one(broker: EmbeddedBroker) -> None:
     send(broker, "a")
-    assert [one.delivery_count for one in broker.peek("q", "s", 0, 1)] == [0]
+    assert [one.delivery_count for one in broker.peek("q", "s", 0, 1).result()] == [0]
     assert [one.delivery_count for one in receive(broker)] == [1]
 
 
@@ -276,7 +276,7 @@ def test_lost_locks_count_when_the_message_would_be_delivered_again(broker: Embe
     assert dead(broker) == []
     assert bodies(receive(broker, "last")) == ["b"]
     assert dead(broker) == [("a", "MaxDeliveryCountExceeded")]
-    (letter,) = broker.dead_letters("q", 0, 10)
+    (letter,) = broker.dead_letters("q", 0, 10).result()
     assert (letter.session_id, letter.delivery_count, letter.state) == ("s", 3, "DeadLettered")
 
 
@@ -363,8 +363,8 @@ def test_a_restart_ends_all_locks_and_tokens(path: Path, clock: HandClock) -> No
 def test_an_unknown_token_settles_nothing(broker: EmbeddedBroker, token: str) -> None:
     send(broker, "a")
     receive(broker)
-    assert broker.settle("q", "s", [Settlement(token, COMPLETE)]) == ["MessageLockLost"]
-    assert broker.settle("q", "other", [Settlement(token, COMPLETE)]) == ["SessionLockLost"]
+    assert broker.settle("q", "s", [Settlement(token, COMPLETE)]).result() == ["MessageLockLost"]
+    assert broker.settle("q", "other", [Settlement(token, COMPLETE)]).result() == ["SessionLockLost"]
     assert peek(broker) == ["a"]
 
 
@@ -391,10 +391,10 @@ def test_one_request_settles_each_message_in_its_way(broker: EmbeddedBroker) -> 
             Settlement(a.receipt.handle, COMPLETE),
             Settlement(a.receipt.handle, ABANDON),
         ],
-    )
+    ).result()
     assert codes == [None, None, None, "MessageLockLost", None, None, "Conflict"]
-    assert [(one.body, one.state) for one in broker.peek("q", "s", 0, 10)] == [(b"b", "Active"), (b"c", "Deferred")]
-    (letter,) = broker.dead_letters("q", 0, 10)
+    assert [(one.body, one.state) for one in broker.peek("q", "s", 0, 10).result()] == [(b"b", "Active"), (b"c", "Deferred")]
+    (letter,) = broker.dead_letters("q", 0, 10).result()
     assert (letter.body, letter.dead_letter_reason, letter.dead_letter_description) == (b"d", "why", "more")
 
 
@@ -443,7 +443,7 @@ def test_a_message_that_expired_in_hand_is_buried_when_it_comes_back(clock: Hand
         if "abandon" in how or how == "defer":
             settle(broker, DEFER if how == "defer" else ABANDON, message)
         if "release" in how:
-            broker.release("q", "s", "A")
+            broker.release("q", "s", "A").result()
         if how == "expiry":
             clock.advance(10)
         assert dead(broker) == [("a", "TTLExpiredException")]
@@ -463,7 +463,7 @@ def test_many_expired_messages_in_hand_do_not_keep_others(clock: HandClock) -> N
         send(broker, *("waiting" for _ in range(700)), session="other", time_to_live=11)
         assert len(receive(broker, count=600)) == 600
         clock.advance(12)
-        eventually(lambda: broker.get_queue("q").dead_letter_count == 700)
+        eventually(lambda: broker.get_queue("q").result().dead_letter_count == 700)
         assert len(peek(broker)) == 600
 
 
@@ -482,9 +482,9 @@ def test_a_message_that_expired_while_the_broker_was_down_is_gone(path: Path, cl
 def test_a_scheduled_message_is_invisible_until_its_time(broker: EmbeddedBroker, clock: HandClock) -> None:
     send(broker, "later", scheduled_enqueue_time=at(clock, 10))
     assert receive(broker) == []
-    broker.release("q", "s", "A")
+    broker.release("q", "s", "A").result()
     assert accept(broker, "B") is None
-    assert [one.state for one in broker.peek("q", "s", 0, 10)] == ["Scheduled"]
+    assert [one.state for one in broker.peek("q", "s", 0, 10).result()] == ["Scheduled"]
     clock.advance(9.9)
     assert accept(broker, "B") is None
     clock.advance(0.1)
@@ -530,7 +530,7 @@ def test_a_schedule_in_the_past_is_now(broker: EmbeddedBroker, clock: HandClock)
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_scheduled_messages_time_to_live_begins_at_its_time(path: Path, clock: HandClock, restarted: bool) -> None:
     with EmbeddedBroker(path, clock=clock) as broker:
-        broker.create_queue("q", QueueSettings(dead_letter_on_expiration=True))
+        broker.create_queue("q", QueueSettings(dead_letter_on_expiration=True)).result()
         send(broker, "short-lived", time_to_live=5)
         send(broker, "later", scheduled_enqueue_time=at(clock, 100), time_to_live=10)
         clock.advance(50)
@@ -550,7 +550,7 @@ def test_a_scheduled_messages_time_to_live_begins_at_its_time(path: Path, clock:
 def test_more_scheduled_messages_than_one_turn_handles_all_become_visible(broker: EmbeddedBroker, clock: HandClock) -> None:
     send(broker, *(f"{number}" for number in range(1200)), scheduled_enqueue_time=at(clock, 10))
     clock.advance(10)
-    eventually(lambda: broker.get_queue("q").active_count == 1200)
+    eventually(lambda: broker.get_queue("q").result().active_count == 1200)
     assert bodies(receive(broker, count=1200)) == [f"{number}" for number in range(1200)]
 
 
@@ -563,7 +563,7 @@ def test_a_deferred_message_is_received_by_its_number_only(broker: EmbeddedBroke
     settle(broker, DEFER, a)
     assert bodies(receive(broker, count=10)) == ["b"]
     assert a.sequence_number is not None
-    (again,) = broker.receive_deferred("q", "s", "A", [a.sequence_number])
+    (again,) = broker.receive_deferred("q", "s", "A", [a.sequence_number]).result()
     assert (again.body, again.delivery_count, again.state) == (b"a", 2, "Deferred")
     assert settle(broker, COMPLETE, again) == [None]
     assert peek(broker) == ["b"]
@@ -573,10 +573,10 @@ def test_an_abandoned_deferred_message_stays_deferred(broker: EmbeddedBroker) ->
     send(broker, "a")
     (a,) = receive(broker)
     settle(broker, DEFER, a)
-    (again,) = broker.receive_deferred("q", "s", "A", [a.sequence_number or 0])
+    (again,) = broker.receive_deferred("q", "s", "A", [a.sequence_number or 0]).result()
     settle(broker, ABANDON, again)
     assert receive(broker) == []
-    assert [one.state for one in broker.peek("q", "s", 0, 10)] == ["Deferred"]
+    assert [one.state for one in broker.peek("q", "s", 0, 10).result()] == ["Deferred"]
 
 
 def test_deferred_messages_are_received_all_or_none(broker: EmbeddedBroker) -> None:
@@ -585,17 +585,17 @@ def test_deferred_messages_are_received_all_or_none(broker: EmbeddedBroker) -> N
     a, b, active = (number or 0 for number in numbers(broker))
     for wanted in ([a, 99], [b, active], [a, 2**40 + b]):
         with pytest.raises(ProviderError) as caught:
-            broker.receive_deferred("q", "s", "A", wanted)
+            broker.receive_deferred("q", "s", "A", wanted).result()
         assert caught.value.code == "MessageNotFound"
-    assert bodies(broker.receive_deferred("q", "s", "A", [b, a])) == ["b", "a"]
+    assert bodies(broker.receive_deferred("q", "s", "A", [b, a]).result()) == ["b", "a"]
 
 
 def test_a_retried_receive_of_deferred_messages_gives_the_same_again(broker: EmbeddedBroker) -> None:
     send(broker, "a", "b")
     settle(broker, DEFER, *receive(broker, count=2))
     a, b = (number or 0 for number in numbers(broker))
-    first = broker.receive_deferred("q", "s", "A", [a])
-    again = broker.receive_deferred("q", "s", "A", [a, b])
+    first = broker.receive_deferred("q", "s", "A", [a]).result()
+    again = broker.receive_deferred("q", "s", "A", [a, b]).result()
     assert [message.receipt.handle for message in first] == [message.receipt.handle for message in again[:1]]
     assert [message.delivery_count for message in (*first, *again)] == [2, 2, 2]
     settle(broker, COMPLETE, *again)
@@ -605,17 +605,17 @@ def test_a_retried_receive_of_deferred_messages_gives_the_same_again(broker: Emb
 def test_a_deferred_message_of_another_session_or_queue_is_not_found(broker: EmbeddedBroker) -> None:
     for queue in ("q", "q2", "q3", "q4"):
         if queue != "q":
-            broker.create_queue(queue, QueueSettings())
+            broker.create_queue(queue, QueueSettings()).result()
         send(broker, "a", queue=queue)
         (message,) = receive(broker, queue=queue)
-        broker.settle(queue, "s", [Settlement(message.receipt.handle, DEFER)])
+        broker.settle(queue, "s", [Settlement(message.receipt.handle, DEFER)]).result()
     receive(broker, "A", session="other")
     for number in [1 + (offset << 40) for offset in range(1, 8)]:
         with pytest.raises(ProviderError) as caught:
-            broker.receive_deferred("q", "s", "A", [number])
+            broker.receive_deferred("q", "s", "A", [number]).result()
         assert caught.value.code == "MessageNotFound"
     with pytest.raises(ProviderError):
-        broker.receive_deferred("q", "other", "A", [1])
+        broker.receive_deferred("q", "other", "A", [1]).result()
 
 
 # Dead letters
@@ -625,8 +625,8 @@ def test_a_resubmitted_dead_letter_is_a_new_message_at_the_end(broker: EmbeddedB
     send(broker, "a", "b")
     (a,) = receive(broker)
     settle(broker, DEAD_LETTER, a, reason="why")
-    (letter,) = broker.dead_letters("q", 0, 10)
-    broker.resubmit("q", letter.sequence_number or 0)
+    (letter,) = broker.dead_letters("q", 0, 10).result()
+    broker.resubmit("q", letter.sequence_number or 0).result()
     assert dead(broker) == []
     received = receive(broker, count=10)
     assert [(one.body, one.delivery_count, one.dead_letter_reason) for one in received] == [
@@ -640,7 +640,7 @@ def test_a_resubmitted_dead_letter_lives_as_long_as_it_did_when_it_was_new(broke
     (a,) = receive(broker)
     settle(broker, DEAD_LETTER, a, reason="why")
     clock.advance(60)
-    broker.resubmit("q", 1)
+    broker.resubmit("q", 1).result()
     clock.advance(9)
     assert peek(broker) == ["a"]
     clock.advance(2)
@@ -653,7 +653,7 @@ def test_the_rest_of_a_session_is_dead_lettered_in_one_go(broker: EmbeddedBroker
     send(broker, "of another", session="other")
     deferred, in_hand = receive(broker, count=2)
     settle(broker, DEFER, deferred)
-    assert broker.dead_letter_session("q", "s", "A", "why", "more") == 3
+    assert broker.dead_letter_session("q", "s", "A", "why", "more").result() == 3
     assert dead(broker) == [("deferred", "why"), ("in hand", "why"), ("waiting", "why")]
     assert peek(broker) == ["scheduled"]
     assert peek(broker, "other") == ["of another"]
@@ -665,32 +665,32 @@ def test_the_rest_of_a_session_is_dead_lettered_in_one_go(broker: EmbeddedBroker
 def test_a_dead_letter_that_is_not_there_is_not_found(broker: EmbeddedBroker, number: int) -> None:
     for queue in ("q", "q2", "q3"):
         if queue != "q":
-            broker.create_queue(queue, QueueSettings())
+            broker.create_queue(queue, QueueSettings()).result()
         send(broker, "a", queue=queue)
         receive(broker, queue=queue)
-        broker.dead_letter_session(queue, "s", "A", "why", None)
+        broker.dead_letter_session(queue, "s", "A", "why", None).result()
     for call in (broker.resubmit, broker.delete_dead_letter):
         with pytest.raises(ProviderError) as caught:
-            call("q", number)
+            call("q", number).result()
         assert (caught.value.code, caught.value.status) == ("MessageNotFound", 404)
-    assert [broker.get_queue(queue).dead_letter_count for queue in ("q", "q2", "q3")] == [1, 1, 1]
+    assert [broker.get_queue(queue).result().dead_letter_count for queue in ("q", "q2", "q3")] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("start", [-1, -(2**70), 2**40, 2**70])
 def test_looking_from_an_odd_number_shows_nothing_of_another_queue(broker: EmbeddedBroker, start: int) -> None:
-    broker.create_queue("q2", QueueSettings())
+    broker.create_queue("q2", QueueSettings()).result()
     send(broker, "a")
     receive(broker)
-    broker.dead_letter_session("q", "s", "A", "why", None)
-    assert broker.dead_letters("q2", start, 10) == []
-    assert broker.peek("q2", "s", start, 10) == []
-    assert bodies(broker.dead_letters("q", start, 10)) == (["a"] if start < 0 else [])
+    broker.dead_letter_session("q", "s", "A", "why", None).result()
+    assert broker.dead_letters("q2", start, 10).result() == []
+    assert broker.peek("q2", "s", start, 10).result() == []
+    assert bodies(broker.dead_letters("q", start, 10).result()) == (["a"] if start < 0 else [])
 
 
 def test_a_session_of_dead_letters_only_is_not_listed(broker: EmbeddedBroker) -> None:
     send(broker, "a")
     settle(broker, DEAD_LETTER, *receive(broker))
-    assert broker.list_sessions("q", "", 10) == []
+    assert broker.list_sessions("q", "", 10).result() == []
 
 
 # Session state
@@ -699,11 +699,11 @@ def test_a_session_of_dead_letters_only_is_not_listed(broker: EmbeddedBroker) ->
 def test_the_state_of_a_session_outlives_its_messages_and_a_restart(path: Path, clock: HandClock) -> None:
     with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
         receive(broker, "A")
-        assert broker.get_state("q", "s", "A") is None
-        broker.set_state("q", "s", "A", b"\x00step 2")
+        assert broker.get_state("q", "s", "A").result() is None
+        broker.set_state("q", "s", "A", b"\x00step 2").result()
     with EmbeddedBroker(path, clock=clock) as broker:
         receive(broker, "B")
-        assert broker.get_state("q", "s", "B") == b"\x00step 2"
-        broker.set_state("q", "s", "B", None)
-        assert broker.get_state("q", "s", "B") is None
-        assert broker.list_sessions("q", "", 10) == []
+        assert broker.get_state("q", "s", "B").result() == b"\x00step 2"
+        broker.set_state("q", "s", "B", None).result()
+        assert broker.get_state("q", "s", "B").result() is None
+        assert broker.list_sessions("q", "", 10).result() == []

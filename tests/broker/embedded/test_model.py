@@ -89,7 +89,7 @@ class BrokerMachine(RuleBasedStateMachine):
             requires_duplicate_detection=detection,
             duplicate_detection_window=WINDOW,
         )
-        assert self.broker.create_queue("q", self.settings)
+        assert self.broker.create_queue("q", self.settings).result()
 
     def teardown(self) -> None:
         self.broker.close()
@@ -219,7 +219,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 )
             )
         request = f"request-{next(self.numbers)}" if with_request else ""
-        self.broker.send("q", made, request)
+        self.broker.send("q", made, request).result()
         if with_request:
             self.requests.append((request, made, self.now))
         for one in made:
@@ -239,12 +239,12 @@ class BrokerMachine(RuleBasedStateMachine):
     def send_again(self, data: st.DataObject) -> None:
         request, made, at = data.draw(st.sampled_from(self.requests[-3:]))
         if self.now - at < REQUESTS_REMEMBERED:
-            self.broker.send("q", made, request)
+            self.broker.send("q", made, request).result()
 
     @rule(session=st.sampled_from(SESSIONS))
     def send_a_batch_with_a_bad_message(self, session: str) -> None:
         with pytest.raises(ValidationError):
-            self.broker.send("q", [Message(b"good", session_id=session), Message(b"of no session")])
+            self.broker.send("q", [Message(b"good", session_id=session), Message(b"of no session")]).result()
 
     # Receiving
 
@@ -284,7 +284,9 @@ class BrokerMachine(RuleBasedStateMachine):
         """Return the delivery, or `None` where the holder was rightly refused."""
 
         def call() -> Delivery:
-            return self.broker.receive(ReceiveRequest("q", session, holder, max_count=count, timeout=0, request_id=request))
+            return self.broker.receive(
+                ReceiveRequest("q", session, holder, max_count=count, timeout=0, request_id=request)
+            ).result()
 
         refusal = self.refusal(session, holder)
         if refusal is not None:
@@ -304,7 +306,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.receive(session, "holder", 2, False)
         in_hand = [one.token for one in self.of(session) if one.token is not None]
         if kind is not None and in_hand:
-            (code,) = self.broker.settle("q", session, [Settlement(in_hand[-1], kind, "why", "more")])
+            (code,) = self.broker.settle("q", session, [Settlement(in_hand[-1], kind, "why", "more")]).result()
             self.check_settled(session, in_hand[-1], kind, code)
         self.clock.advance(then)
 
@@ -335,7 +337,7 @@ class BrokerMachine(RuleBasedStateMachine):
         request = f"request-{next(self.numbers)}" if with_request else ""
 
         def call() -> Delivery | None:
-            return self.broker.accept(AcceptRequest("q", session, holder, timeout=0, request_id=request))
+            return self.broker.accept(AcceptRequest("q", session, holder, timeout=0, request_id=request)).result()
 
         refusal = None if session is None else self.refusal(session, holder)
         if refusal is not None:
@@ -368,7 +370,7 @@ class BrokerMachine(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(sorted(self.accepts)))
         session, holder, lock = self.accepts[request]
         if self.locks.get(session) is lock:
-            delivery = self.broker.accept(AcceptRequest("q", None, holder, timeout=0, request_id=request))
+            delivery = self.broker.accept(AcceptRequest("q", None, holder, timeout=0, request_id=request)).result()
             assert delivery is not None
             assert delivery.session_id == session
             lock.expires = self.now + LOCK_SECONDS
@@ -387,7 +389,7 @@ class BrokerMachine(RuleBasedStateMachine):
         numbers = [one.sequence or 0 for one in wanted] + ([bogus] if bogus else [])
 
         def call() -> list[ReceivedMessage]:
-            return self.broker.receive_deferred("q", session, holder, numbers)
+            return self.broker.receive_deferred("q", session, holder, numbers).result()
 
         refusal = self.refusal(session, holder)
         if refusal is None and session not in self.locks and holder:
@@ -422,7 +424,7 @@ class BrokerMachine(RuleBasedStateMachine):
         tokens += [token for token, (_, _, where) in list(self.settled.items())[-6:] if where == session]
         tokens.append("00000000-0000-0000-0000-000000000000")
         chosen = [(data.draw(st.sampled_from(tokens)), kind) for kind in kinds]
-        codes = self.broker.settle("q", session, [Settlement(token, kind, "why", "more") for token, kind in chosen])
+        codes = self.broker.settle("q", session, [Settlement(token, kind, "why", "more") for token, kind in chosen]).result()
         assert len(codes) == len(chosen)
         for (token, kind), code in zip(chosen, codes, strict=True):
             self.check_settled(session, token, kind, code)
@@ -462,7 +464,7 @@ class BrokerMachine(RuleBasedStateMachine):
         holder = self.holder(session, who)
 
         def call() -> int:
-            return self.broker.dead_letter_session("q", session, holder, "the rest", None)
+            return self.broker.dead_letter_session("q", session, holder, "the rest", None).result()
 
         if self.refused_by_all_but_its_holder(session, holder, call):
             return
@@ -491,7 +493,7 @@ class BrokerMachine(RuleBasedStateMachine):
         holder = self.holder(session, who)
 
         def call() -> float:
-            return self.broker.renew("q", session, holder)
+            return self.broker.renew("q", session, holder).result()
 
         if session not in self.locks:
             with pytest.raises(SessionNotFoundError):
@@ -504,7 +506,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def release(self, session: str, who: str) -> None:
         self.tick()
         holder = self.holder(session, who)
-        self.broker.release("q", session, holder)
+        self.broker.release("q", session, holder).result()
         lock = self.locks.get(session)
         if lock is not None and lock.holder == holder:
             self.end(session)
@@ -521,8 +523,8 @@ class BrokerMachine(RuleBasedStateMachine):
         holder = self.holder(session, who)
 
         def call() -> bytes | None:
-            before = self.broker.get_state("q", session, holder)
-            self.broker.set_state("q", session, holder, state)
+            before = self.broker.get_state("q", session, holder).result()
+            self.broker.set_state("q", session, holder, state).result()
             return before
 
         if not self.refused_by_all_but_its_holder(session, holder, call):
@@ -540,10 +542,10 @@ class BrokerMachine(RuleBasedStateMachine):
         call = self.broker.resubmit if resubmit else self.broker.delete_dead_letter
         if one is None or one.sequence is None:
             with pytest.raises(ProviderError) as caught:
-                call("q", data.draw(st.sampled_from([0, -1, 999_999, 2**40 + 1, 2**70])))
+                call("q", data.draw(st.sampled_from([0, -1, 999_999, 2**40 + 1, 2**70]))).result()
             assert caught.value.code == "MessageNotFound"
             return
-        call("q", one.sequence)
+        call("q", one.sequence).result()
         if resubmit:
             one.state, one.place, one.sequence = "Active", next(self.numbers), None
             one.count, one.reason = 0, None
@@ -556,8 +558,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def everything_is_where_it_belongs(self) -> None:
         self.tick()
-        shown = {session: self.broker.peek("q", session, 0, 1000) for session in SESSIONS}
-        dead = self.broker.dead_letters("q", 0, 1000)
+        shown = {session: self.broker.peek("q", session, 0, 1000).result() for session in SESSIONS}
+        dead = self.broker.dead_letters("q", 0, 1000).result()
         numbers = {one.body.decode(): one.sequence_number or 0 for found in (*shown.values(), dead) for one in found}
         for one in sorted(self.kept, key=lambda one: one.place):
             if one.sequence is None and one.body in numbers:
@@ -580,7 +582,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.tick()
         listed = {
             one.session_id: (one.message_count, None if one.locked_until is None else one.locked_until.timestamp())
-            for one in self.broker.list_sessions("q", "", 100)
+            for one in self.broker.list_sessions("q", "", 100).result()
         }
         expected = {
             session: (
@@ -591,7 +593,7 @@ class BrokerMachine(RuleBasedStateMachine):
             if self.of(session, "Active", "Deferred") or session in self.states
         }
         assert listed == expected
-        info = self.broker.get_queue("q")
+        info = self.broker.get_queue("q").result()
         assert info.active_count == sum(one.state == "Active" for one in self.kept)
         assert info.dead_letter_count == sum(one.state == "DeadLettered" for one in self.kept)
 

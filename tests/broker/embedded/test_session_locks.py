@@ -24,12 +24,12 @@ def clock() -> HandClock:
 @pytest.fixture
 def broker(clock: HandClock) -> Iterator[EmbeddedBroker]:
     with EmbeddedBroker(clock=clock) as made:
-        made.create_queue("q", QueueSettings(lock_duration=30))
+        made.create_queue("q", QueueSettings(lock_duration=30)).result()
         yield made
 
 
 def test_a_receive_takes_a_free_session_for_the_lock_duration(broker: EmbeddedBroker) -> None:
-    delivery = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=0))
+    delivery = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=0)).result()
     assert delivery.lock_expires_in == 30
     assert delivery.messages == []
 
@@ -37,7 +37,11 @@ def test_a_receive_takes_a_free_session_for_the_lock_duration(broker: EmbeddedBr
 def test_another_holder_gets_session_locked_with_the_time_that_is_left(broker: EmbeddedBroker, clock: HandClock) -> None:
     receive(broker, "A")
     clock.advance(10)
-    for attempt in (lambda: receive(broker, "B"), lambda: accept(broker, "B", "s"), lambda: broker.renew("q", "s", "B")):
+    for attempt in (
+        lambda: receive(broker, "B"),
+        lambda: accept(broker, "B", "s"),
+        lambda: broker.renew("q", "s", "B").result(),
+    ):
         with pytest.raises(SessionLockedError) as caught:
             attempt()
         assert caught.value.retry_after == pytest.approx(20)
@@ -61,7 +65,7 @@ def test_what_extends_a_lock_sets_it_to_the_full_duration(broker: EmbeddedBroker
     if kind == "receive":
         send(broker, "a")
     if kind == "renew":
-        assert broker.renew("q", "s", "A") == 30
+        assert broker.renew("q", "s", "A").result() == 30
     elif kind == "accept":
         accept(broker, "A", "s")
     else:
@@ -85,11 +89,11 @@ def test_a_holder_whose_lock_expired_is_told_so_for_ever(
         for call in (
             lambda: receive(broker, "A"),
             lambda: accept(broker, "A", "s"),
-            lambda: broker.renew("q", "s", "A"),
-            lambda: broker.get_state("q", "s", "A"),
-            lambda: broker.set_state("q", "s", "A", b"x"),
-            lambda: broker.receive_deferred("q", "s", "A", [1]),
-            lambda: broker.dead_letter_session("q", "s", "A", "why", None),
+            lambda: broker.renew("q", "s", "A").result(),
+            lambda: broker.get_state("q", "s", "A").result(),
+            lambda: broker.set_state("q", "s", "A", b"x").result(),
+            lambda: broker.receive_deferred("q", "s", "A", [1]).result(),
+            lambda: broker.dead_letter_session("q", "s", "A", "why", None).result(),
         ):
             with pytest.raises(SessionNotFoundError) as caught:
                 call()
@@ -113,7 +117,7 @@ def test_a_lock_id_lost_in_one_session_may_take_another(broker: EmbeddedBroker, 
 
 def test_a_holder_that_released_the_session_does_not_get_back_in(broker: EmbeddedBroker) -> None:
     receive(broker, "A")
-    broker.release("q", "s", "A")
+    broker.release("q", "s", "A").result()
     with pytest.raises(SessionNotFoundError):
         receive(broker, "A")
     receive(broker, "B")
@@ -121,15 +125,15 @@ def test_a_holder_that_released_the_session_does_not_get_back_in(broker: Embedde
 
 def test_a_release_by_somebody_else_changes_nothing(broker: EmbeddedBroker) -> None:
     receive(broker, "A")
-    broker.release("q", "s", "B")
-    broker.release("q", "s", "")
-    assert broker.renew("q", "s", "A") == 30
+    broker.release("q", "s", "B").result()
+    broker.release("q", "s", "").result()
+    assert broker.renew("q", "s", "A").result() == 30
 
 
 def test_a_renewal_without_a_lock_is_refused(broker: EmbeddedBroker) -> None:
     for holder in ("A", ""):
         with pytest.raises(SessionNotFoundError):
-            broker.renew("q", "s", holder)
+            broker.renew("q", "s", holder).result()
 
 
 def test_the_plain_dialects_holder_is_never_lost(broker: EmbeddedBroker, clock: HandClock) -> None:
@@ -140,7 +144,7 @@ def test_the_plain_dialects_holder_is_never_lost(broker: EmbeddedBroker, clock: 
     assert again.delivery_count == 2
     assert settle(broker, COMPLETE, first) == ["MessageLockLost"]
     assert settle(broker, COMPLETE, again) == [None]
-    broker.release("q", "s", "")
+    broker.release("q", "s", "").result()
     assert receive(broker, "") == []
 
 
@@ -170,7 +174,7 @@ def test_what_was_in_hand_returns_in_order_with_its_counts(broker: EmbeddedBroke
     if how == "expiry":
         clock.advance(30)
     else:
-        broker.release("q", "s", "A")
+        broker.release("q", "s", "A").result()
     again = receive(broker, "B", 10)
     assert [(one.body, one.delivery_count) for one in again] == [(b"b", 3), (b"c", 2), (b"d", 1)]
     assert settle(broker, COMPLETE, c) == ["MessageLockLost"]
@@ -196,15 +200,15 @@ def test_accept_goes_by_the_messages_that_are_left(broker: EmbeddedBroker) -> No
     send(broker, "2", session="y")
     send(broker, "3", session="x")
     settle(broker, COMPLETE, *receive(broker, "A", session="x"), session="x")
-    broker.release("q", "x", "A")
+    broker.release("q", "x", "A").result()
     assert accept(broker, "B") == "y"
 
 
 def test_accept_passes_over_a_session_without_active_messages(broker: EmbeddedBroker) -> None:
     send(broker, "a")
     settle(broker, DEFER, *receive(broker, "A"))
-    broker.set_state("q", "s", "A", b"state")
-    broker.release("q", "s", "A")
+    broker.set_state("q", "s", "A", b"state").result()
+    broker.release("q", "s", "A").result()
     assert accept(broker, "B") is None
 
 
@@ -262,7 +266,7 @@ def test_a_lock_expires_after_the_wait_in_it_is_over(broker: EmbeddedBroker, clo
 
 
 def test_a_wait_that_ends_empty_extends_the_lock(broker: EmbeddedBroker, clock: HandClock) -> None:
-    waiting = Background(lambda: broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=20)))
+    waiting = Background(lambda: broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=20)).result())
     eventually(lambda: any(lock.waiters for lock in broker._core.locks))
     clock.advance(40)
     for lock in broker._core.locks:
@@ -304,8 +308,8 @@ def test_many_receives_of_one_holder_lose_and_double_nothing(broker: EmbeddedBro
 def test_a_deleted_queue_ends_its_locks(broker: EmbeddedBroker) -> None:
     send(broker, "a")
     (message,) = receive(broker, "A")
-    broker.delete_queue("q")
-    broker.create_queue("q", QueueSettings())
+    broker.delete_queue("q").result()
+    broker.create_queue("q", QueueSettings()).result()
     assert settle(broker, COMPLETE, message) == ["SessionLockLost"]
     send(broker, "b")
     assert bodies(receive(broker, "B", 10)) == ["b"]
@@ -322,5 +326,5 @@ def test_the_machines_wall_clock_may_be_stepped(monkeypatch: pytest.MonkeyPatch)
                 receive(broker, "B")
             assert 0 < (caught.value.retry_after or 0) <= 60
             # A step of the wall clock would make it far more or nothing; the call itself takes a moment.
-            assert 59 < broker.renew("q", "s", "A") <= 60
+            assert 59 < broker.renew("q", "s", "A").result() <= 60
             assert peek(broker) == ["kept"]

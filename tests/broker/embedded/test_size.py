@@ -34,7 +34,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fill(broker: EmbeddedBroker, count: int, session: str = "s") -> None:
     for start in range(0, count, 500):
-        broker.send("q", messages(*[BODY] * min(500, count - start), session=session))
+        broker.send("q", messages(*[BODY] * min(500, count - start), session=session)).result()
 
 
 def drain(broker: EmbeddedBroker, session: str = "s") -> None:
@@ -61,8 +61,8 @@ def test_a_file_becomes_smaller_after_its_peak_while_it_is_used(path: Path) -> N
         send(broker, "first", session="kept")
         fill(broker, 2000)
         send(broker, "last", session="kept")
+        assert size(path) > 6_000_000
         drain(broker)
-        assert size(path) > 7_000_000
         eventually(lambda: size(path) < 1_500_000, lambda: f"{size(path)} bytes")
         assert peek(broker, "kept") == ["first", "last"]
         fill(broker, 10)
@@ -128,7 +128,7 @@ database_file.MIN_FREE_PAGES = 64
 most = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 with EmbeddedBroker(sys.argv[1]) as broker:
-    print(broker._core.connection.execute("PRAGMA auto_vacuum").fetchone()[0], len(broker.peek("q", "t", 0, 1000)))
+    print(broker._core.connection.execute("PRAGMA auto_vacuum").fetchone()[0], len(broker.peek("q", "t", 0, 1000).result()))
 """
 
 
@@ -172,9 +172,9 @@ def test_what_is_remembered_of_settlements_and_requests_expires() -> None:
         counts = []
         for number in range(12):
             for request in range(20):
-                broker.send("q", messages("x"), f"r-{number}-{request}")
+                broker.send("q", messages("x"), f"r-{number}-{request}").result()
             settle(broker, COMPLETE, *receive(broker, f"holder-{number}", 20))
-            broker.release("q", "s", f"holder-{number}")
+            broker.release("q", "s", f"holder-{number}").result()
             counts.append(rows(broker, "settled_0", "settled_1") + rows(broker, "requests_0", "requests_1"))
             clock.advance(store.REQUESTS_SECONDS / 2)
         # A settlement lives for one to two of its periods, a request too.
@@ -185,7 +185,7 @@ def test_ids_of_messages_are_forgotten_after_their_window() -> None:
     clock = HandClock()
     with EmbeddedBroker(clock=clock) as broker:
         settings = QueueSettings(requires_duplicate_detection=True, duplicate_detection_window=20)
-        broker.create_queue("q", settings)
+        broker.create_queue("q", settings).result()
         for number in range(50):
             send(broker, "x", message_id=f"m-{number}")
             clock.advance(5)
@@ -195,16 +195,16 @@ def test_ids_of_messages_are_forgotten_after_their_window() -> None:
 def test_locks_that_ended_are_not_kept_until_they_would_have_expired() -> None:
     clock = HandClock()
     with EmbeddedBroker(clock=clock) as broker:
-        broker.create_queue("q", QueueSettings(lock_duration=300))
+        broker.create_queue("q", QueueSettings(lock_duration=300)).result()
         send(broker, "kept", session="kept")
         assert receive(broker, "keeper", session="kept")
         for number in range(1000):
             receive(broker, f"holder-{number}", session=f"s-{number}")
-            broker.release("q", f"s-{number}", f"holder-{number}")
+            broker.release("q", f"s-{number}", f"holder-{number}").result()
         assert len(broker._core.locks._expiries) < 100
         # The one that is left ends in its time.
         clock.advance(299)
-        assert broker.renew("q", "kept", "keeper") == 300
+        assert broker.renew("q", "kept", "keeper").result() == 300
         clock.advance(301)
         assert bodies(receive(broker, "next", session="kept")) == ["kept"]
 
@@ -214,7 +214,7 @@ def test_accepts_are_remembered_no_longer_than_their_locks() -> None:
         send(broker, "x")
         for number in range(300):
             assert accept(broker, f"holder-{number}", request_id=f"r-{number}") == "s"
-            broker.release("q", "s", f"holder-{number}")
+            broker.release("q", "s", f"holder-{number}").result()
         assert len(broker._core.queues["q"].accepts) < 100
         for number in range(100):
             send(broker, "x", session=f"held-{number}")
@@ -226,13 +226,13 @@ def test_accepts_are_remembered_no_longer_than_their_locks() -> None:
 def test_accepts_and_renewals_leave_nothing_behind() -> None:
     clock = HandClock()
     with EmbeddedBroker(clock=clock) as broker:
-        broker.create_queue("q", QueueSettings(lock_duration=10))
+        broker.create_queue("q", QueueSettings(lock_duration=10)).result()
         send(broker, "x")
         for number in range(300):
             assert accept(broker, f"holder-{number}") == "s"
             for _ in range(3):
                 clock.advance(9)
-                broker.renew("q", "s", f"holder-{number}")
+                broker.renew("q", "s", f"holder-{number}").result()
             clock.advance(11)
         assert len(broker._core.locks._expiries) < 100
         assert len(list(broker._core.locks)) <= 1

@@ -5,19 +5,19 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from azsession import ProviderError, QueueNotFoundError, SessionLockedError, SessionNotFoundError
-from azsession.broker.base import AcceptRequest, CallContext, Caller, ReceiveRequest
+from azsession import ProviderError, QueueNotFoundError, SessionLockedError, SessionNotFoundError, ThrottledError
+from azsession.broker.base import AcceptRequest, CallContext, ReceiveRequest, WaitingSlots
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
+from azsession.broker.embedded.broker_thread import BrokerThread
 from azsession.broker.embedded.group_commit import Transaction
-from azsession.broker.embedded.timer_thread import Timer
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
 
@@ -28,26 +28,6 @@ from . import ABANDON, COMPLETE, Background, HandClock, accept, bodies, messages
 def broker() -> Iterator[EmbeddedBroker]:
     with EmbeddedBroker(queues=["q"]) as made:
         yield made
-
-
-class Leaving(Caller):
-    """A caller that goes away, with or without anybody being told."""
-
-    def __init__(self) -> None:
-        self.gone = False
-        self._on_gone: Callable[[], None] = lambda: None
-
-    def is_gone(self) -> bool:
-        return self.gone
-
-    @contextmanager
-    def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
-        self._on_gone = on_gone
-        yield
-
-    def go(self) -> None:
-        self.gone = True
-        self._on_gone()
 
 
 def receivers(broker: EmbeddedBroker) -> int:
@@ -126,7 +106,7 @@ def test_one_session_wakes_one_acceptor_the_first(broker: EmbeddedBroker) -> Non
 
 def test_two_sessions_in_one_send_wake_two_acceptors(broker: EmbeddedBroker) -> None:
     waiting = [waiting_accept(broker, lock) for lock in "AB"]
-    broker.send("q", [*messages("1", session="x"), *messages("2", session="y")])
+    broker.send("q", [*messages("1", session="x"), *messages("2", session="y")]).result()
     assert sorted(str(one.result()) for one in waiting) == ["x", "y"]
 
 
@@ -134,27 +114,27 @@ def test_a_release_wakes_a_waiting_accept(broker: EmbeddedBroker) -> None:
     send(broker, "a")
     receive(broker, "A")
     waiting = waiting_accept(broker, "B")
-    broker.release("q", "s", "A")
+    broker.release("q", "s", "A").result()
     assert waiting.result() == "s"
 
 
 def test_a_lock_that_expires_wakes_a_waiting_accept_on_time() -> None:
     with EmbeddedBroker() as broker:
-        broker.create_queue("q", QueueSettings(lock_duration=1))
+        broker.create_queue("q", QueueSettings(lock_duration=1)).result()
         send(broker, "a")
         receive(broker, "A")
         assert waiting_accept(broker, "B").result() == "s"
 
 
-def test_a_time_further_away_than_any_wait_does_not_end_the_timer() -> None:
+def test_a_time_beyond_the_longest_possible_wait_does_not_end_the_broker_thread() -> None:
     acted = threading.Event()
-    timer = Timer(lambda: acted.set(), Clock())
-    # As a message asks for that may live as long as Azure can count.
-    timer.set(922337203685.0)
-    eventually(lambda: timer._wanted._waiters)  # type: ignore[attr-defined]
-    timer.set(0.0)
+    thread = BrokerThread(lambda: None, acted.set, Clock())
+    # For example, a message may live as long as Azure can count.
+    thread.act_at(922337203685.0)
+    eventually(lambda: thread._changed._waiters)  # type: ignore[attr-defined]
+    thread.act_at(0.0)
     assert acted.wait(10)
-    timer.stop()
+    thread.stop()
 
 
 def test_a_scheduled_message_wakes_a_waiting_receive_on_time(broker: EmbeddedBroker) -> None:
@@ -166,9 +146,9 @@ def test_a_scheduled_message_wakes_a_waiting_receive_on_time(broker: EmbeddedBro
 def test_a_resubmitted_dead_letter_wakes_a_waiting_receive(broker: EmbeddedBroker) -> None:
     send(broker, "a")
     receive(broker, "A")
-    broker.dead_letter_session("q", "s", "A", "why", None)
+    broker.dead_letter_session("q", "s", "A", "why", None).result()
     waiting = waiting_receive(broker)
-    broker.resubmit("q", broker.dead_letters("q", 0, 1)[0].sequence_number or 0)
+    broker.resubmit("q", broker.dead_letters("q", 0, 1).result()[0].sequence_number or 0).result()
     assert waiting.result() == ["a"]
 
 
@@ -182,14 +162,14 @@ def test_an_abandoned_message_wakes_another_receive_of_its_holder(broker: Embedd
 
 def test_a_receive_that_waits_when_its_lock_is_released_is_told(broker: EmbeddedBroker) -> None:
     waiting = waiting_receive(broker)
-    broker.release("q", "s", "A")
+    broker.release("q", "s", "A").result()
     with pytest.raises(SessionNotFoundError):
         waiting.result()
 
 
 def test_a_receive_that_waits_when_its_queue_is_deleted_is_told(broker: EmbeddedBroker) -> None:
     calls = [waiting_receive(broker), waiting_accept(broker, "B")]
-    broker.delete_queue("q")
+    broker.delete_queue("q").result()
     for call in calls:
         with pytest.raises(QueueNotFoundError):
             call.result()
@@ -201,64 +181,104 @@ def test_a_wait_ends_when_its_time_is_over(broker: EmbeddedBroker) -> None:
     assert receivers(broker) == acceptors(broker) == 0
 
 
-# Callers that are gone
+# Callers that go away
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_a_receive_whose_caller_is_gone_takes_nothing(broker: EmbeddedBroker, told: bool) -> None:
-    caller = Leaving()
-    gone = Background(
-        lambda: broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=CallContext(caller))
-    )
-    eventually(lambda: receivers(broker) == 1)
+def waiting_future(broker: EmbeddedBroker, kind: str) -> Future[Any]:
+    """Start a receive or accept that waits, as the gateway does: without a thread of its own."""
+    context = CallContext(blocking=False)
+    before = receivers(broker) + acceptors(broker)
+    future: Future[Any]
+    if kind == "receive":
+        future = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=context)
+    else:
+        future = broker.accept(AcceptRequest("q", None, "A", timeout=600), context=context)
+    eventually(lambda: receivers(broker) + acceptors(broker) > before)
+    return future
+
+
+def test_a_cancelled_receive_takes_no_message(broker: EmbeddedBroker) -> None:
+    gone = waiting_future(broker, "receive")
     other = waiting_receive(broker)
-    if told:
-        caller.go()
-        assert gone.result().messages == []
-    caller.gone = True
+    assert gone.cancel()
     send(broker, "a")
     assert other.result() == ["a"]
-    assert gone.result().messages == []
-    assert [one.delivery_count for one in broker.peek("q", "s", 0, 10)] == [1]
+    assert [one.delivery_count for one in broker.peek("q", "s", 0, 10).result()] == [1]
 
 
-def test_a_request_whose_caller_is_gone_when_it_is_looked_at_takes_nothing(broker: EmbeddedBroker) -> None:
-    send(broker, "a")
-    caller = Leaving()
-    caller.gone = True
-    assert broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=CallContext(caller)).messages == []
-    assert broker.accept(AcceptRequest("q", None, "A", timeout=600), context=CallContext(caller)) is None
-    (delivered,) = broker.receive(ReceiveRequest("q", "s", "B", max_count=1, timeout=0)).messages
+def test_a_receive_that_is_cancelled_while_its_message_is_sent_takes_no_message(broker: EmbeddedBroker) -> None:
+    gone = waiting_future(broker, "receive")
+    hold = Hold(broker)
+    sent = hold.queue(lambda: send(broker, "a"))
+    assert gone.cancel()
+    hold.let_go()
+    sent.result()
+    (delivered,) = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=0)).result().messages
     assert delivered.delivery_count == 1
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_an_accept_whose_caller_is_gone_passes_the_session_on(broker: EmbeddedBroker, told: bool) -> None:
-    caller = Leaving()
-    gone = Background(lambda: broker.accept(AcceptRequest("q", None, "A", timeout=600), context=CallContext(caller)))
-    eventually(lambda: acceptors(broker) == 1)
+def test_a_receive_that_is_cancelled_before_it_runs_takes_neither_lock_nor_message(broker: EmbeddedBroker) -> None:
+    send(broker, "a")
+    hold = Hold(broker)
+    future = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=CallContext(blocking=False))
+    assert future.cancel()
+    hold.let_go()
+    (delivered,) = broker.receive(ReceiveRequest("q", "s", "B", max_count=1, timeout=0)).result().messages
+    assert delivered.delivery_count == 1
+
+
+def test_a_receive_that_has_its_message_cannot_be_cancelled(broker: EmbeddedBroker) -> None:
+    future = waiting_future(broker, "receive")
+    send(broker, "a")
+    assert bodies(future.result(10).messages) == ["a"]
+    assert not future.cancel()
+
+
+def test_a_cancelled_accept_passes_the_session_on(broker: EmbeddedBroker) -> None:
+    gone = waiting_future(broker, "accept")
     other = waiting_accept(broker, "B")
-    if told:
-        caller.go()
-        assert gone.result() is None
-    caller.gone = True
+    assert gone.cancel()
     send(broker, "a")
     assert other.result() == "s"
-    assert gone.result() is None
 
 
-def test_a_session_offered_to_a_caller_that_went_away_meanwhile_goes_to_the_next(broker: EmbeddedBroker) -> None:
-    caller = Leaving()
-    gone = Background(lambda: broker.accept(AcceptRequest("q", None, "A", timeout=600), context=CallContext(caller)))
-    eventually(lambda: acceptors(broker) == 1)
+def test_a_session_for_an_accept_that_is_cancelled_meanwhile_goes_to_the_next(broker: EmbeddedBroker) -> None:
+    gone = waiting_future(broker, "accept")
     other = waiting_accept(broker, "B")
     hold = Hold(broker)
     sent = hold.queue(lambda: send(broker, "a"))
-    caller.go()
+    assert gone.cancel()
     hold.let_go()
     sent.result()
     assert other.result() == "s"
-    assert gone.result() is None
+
+
+def test_500_waiting_receives_have_no_threads(broker: EmbeddedBroker) -> None:
+    before = threading.active_count()
+    futures = [
+        broker.receive(ReceiveRequest("q", f"s{number}", "A", max_count=1, timeout=600), context=CallContext(blocking=False))
+        for number in range(500)
+    ]
+    eventually(lambda: receivers(broker) == 500)
+    assert threading.active_count() <= before + 1
+    broker.send("q", [message for number in range(500) for message in messages("a", session=f"s{number}")]).result()
+    assert [bodies(future.result(10).messages) for future in futures] == [["a"]] * 500
+
+
+def test_a_wait_without_a_free_slot_is_refused_and_takes_no_lock(broker: EmbeddedBroker) -> None:
+    context = CallContext(blocking=False, slots=WaitingSlots(1))
+    waiting = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=context)
+    eventually(lambda: receivers(broker) == 1)
+    with pytest.raises(ThrottledError):
+        broker.receive(ReceiveRequest("q", "t", "B", max_count=1, timeout=600), context=context).result(10)
+    with pytest.raises(ThrottledError):
+        broker.accept(AcceptRequest("q", None, "B", timeout=600), context=context).result(10)
+    assert receive(broker, "C", session="t") == []
+    assert waiting.cancel()
+    again = broker.receive(ReceiveRequest("q", "u", "D", max_count=1, timeout=600), context=context)
+    eventually(lambda: receivers(broker) == 1)
+    send(broker, "a", session="u")
+    assert bodies(again.result(10).messages) == ["a"]
 
 
 # Calls that are tried again
@@ -358,7 +378,7 @@ def test_ctrl_c_in_a_wait_leaves_nobody_waiting(broker: EmbeddedBroker, what: st
         interrupter.result()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert count(broker) == 0
+    eventually(lambda: count(broker) == 0)
     send(broker, "a")
     assert peek(broker) == ["a"]
 

@@ -1,0 +1,104 @@
+"""The embedded broker's only thread. It runs jobs whose callers do not wait for them, and acts when something is due.
+
+`Core` starts it when it is first needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from ...errors import ProviderError
+from ...protocol.error_codes import SERVER_BUSY
+from ..clock import Clock
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+#: The longest single wait in seconds. A time to live can exceed the longest timeout that `Condition.wait` accepts.
+LONGEST_WAIT = 86400.0
+
+
+class BrokerThread:
+    """A thread that leads when the lead is passed to it, and that calls a function at a requested time.
+
+    Args:
+        lead: Runs queued jobs; called after each `wake`.
+        act: Called when a requested time has come. It must not block.
+        clock: The source of time.
+    """
+
+    def __init__(self, lead: Callable[[], None], act: Callable[[], None], clock: Clock) -> None:
+        self._lead = lead
+        self._act = act
+        self._clock = clock
+        self._changed = threading.Condition()  # Guards the following fields.
+        self._at: float | None = None
+        self._leads = False
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, unless it runs.
+
+        Raises:
+            ProviderError: The process cannot start another thread.
+        """
+        if self._thread is not None:
+            return
+        with self._changed:
+            if self._thread is None and not self._stopped:
+                thread = threading.Thread(target=self._run, name="azsession-broker", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise ProviderError(f"the broker {error}", code=SERVER_BUSY, is_transient=True) from error
+                self._thread = thread
+
+    def wake(self) -> None:
+        """Pass the lead to the thread."""
+        with self._changed:
+            self._leads = True
+            self._changed.notify()
+
+    def act_at(self, at: float) -> None:
+        """Request a call of `act` at `at` on the monotonic clock. If an earlier call is requested already, that one stays."""
+        with self._changed:
+            if self._stopped or (self._at is not None and self._at <= at):
+                return
+            self._at = at
+            self._changed.notify()
+        self.start()
+
+    def stop(self) -> None:
+        """End the thread, and wait for it."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (due := self._is_due()) and not self._leads and not self._stopped:
+                    self._changed.wait(self._seconds_left())
+                if not due and not self._leads:
+                    return
+                leads, self._leads = self._leads, False
+                if due:
+                    self._at = None
+            try:
+                if due:
+                    self._act()
+                if leads:
+                    self._lead()
+            except Exception:
+                logger.exception("the broker's thread failed to run an operation")
+
+    def _is_due(self) -> bool:
+        return not self._stopped and self._at is not None and self._at <= self._clock.monotonic()
+
+    def _seconds_left(self) -> float | None:
+        return None if self._at is None else min(LONGEST_WAIT, max(0.0, self._at - self._clock.monotonic()))

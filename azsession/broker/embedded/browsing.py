@@ -1,0 +1,76 @@
+"""Looks at messages without receiving them. `EmbeddedBroker` forwards its methods to `Browsing`."""
+
+from __future__ import annotations
+
+import heapq
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from itertools import islice
+
+from ...messages import PeekedMessage, SessionInfo
+from ..base import CallContext
+from .core import Core
+from .database_file import ACTIVE, DEFERRED, SCHEDULED
+from .group_commit import Transaction, Unfinished
+from .rows import peeked
+from .store import SEQUENCE_MASK, message_key, within_step
+
+
+class Browsing:
+    """Peeks at messages and dead letters, and lists sessions. The bodies of one result are bounded by `STEP_BYTES`."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def peek(
+        self, entity: str, session_id: str, from_sequence_number: int, max_count: int, context: CallContext
+    ) -> Future[list[PeekedMessage]]:
+        """Return the active, deferred and scheduled messages of a session, by sequence number."""
+
+        def job(tx: Transaction) -> list[PeekedMessage] | Unfinished:
+            queue = self._core.queue(tx, entity)
+            if self._core.continue_dead_lettering(tx, queue, session_id):
+                return Unfinished.CONTINUE
+            found = self._core.store.session(queue.id, session_id)
+            if found is None:
+                return []
+            start = message_key(queue.id, max(0, min(from_sequence_number, SEQUENCE_MASK)))
+            with ExitStack() as stack:
+                parts = [
+                    stack.enter_context(closing(self._core.store.of_status(found[0], status, start)))
+                    for status in (ACTIVE, DEFERRED, SCHEDULED)
+                ]
+                rows = islice(heapq.merge(*parts, key=lambda row: row.key), max_count)
+                return [peeked(row, session_id) for row in within_step(rows, lambda row: len(row.body))]
+
+        return self._core.submit(job, context)
+
+    def list_sessions(self, entity: str, after: str, max_count: int, context: CallContext) -> Future[list[SessionInfo]]:
+        """Return the sessions that have messages or state, by id."""
+
+        def job(tx: Transaction) -> list[SessionInfo] | Unfinished:
+            queue = self._core.queue(tx, entity)
+            if self._core.continue_dead_lettering(tx, queue):
+                return Unfinished.CONTINUE
+            listed = []
+            for name, count in self._core.store.list_sessions(queue.id, after, max_count):
+                lock = self._core.locks.get((queue.id, name))
+                listed.append(SessionInfo(name, count, None if lock is None else self._core.lock_expiry(lock)))
+            return listed
+
+        return self._core.submit(job, context)
+
+    def dead_letters(
+        self, entity: str, from_sequence_number: int, max_count: int, context: CallContext
+    ) -> Future[list[PeekedMessage]]:
+        """Return the dead letters of a queue, by sequence number."""
+
+        def job(tx: Transaction) -> list[PeekedMessage] | Unfinished:
+            queue = self._core.queue(tx, entity)
+            if self._core.continue_dead_lettering(tx, queue):
+                return Unfinished.CONTINUE
+            with closing(self._core.store.dead(queue.id, from_sequence_number)) as rows:
+                found = within_step(islice(rows, max_count), lambda row: len(row[1].body))
+            return [peeked(row, name) for name, row in found]
+
+        return self._core.submit(job, context)

@@ -1,0 +1,133 @@
+"""Stores messages: send, resubmit and delete dead letters. `EmbeddedBroker` forwards its methods to `Sending`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import Future
+from datetime import timedelta
+
+from ...errors import ProviderError, ValidationError
+from ...messages import Message
+from ...protocol.error_codes import MESSAGE_NOT_FOUND
+from ...queues import QueueSettings
+from ..base import CallContext
+from .core import Core, Queue
+from .database_file import ACTIVE, DEAD, SCHEDULED
+from .group_commit import Transaction, Unfinished
+from .rows import message_fields, pack_properties
+from .store import Row, find_key
+
+
+class Sending:
+    """Adds messages to sessions, and moves or deletes dead letters."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def send(self, entity: str, messages: Sequence[Message], request_id: str, context: CallContext) -> Future[None]:
+        """Store messages, all or none; see `Broker.send`."""
+        try:
+            prepared = [_prepare(message) for message in messages]
+        except ValidationError as error:
+            failed: Future[None] = Future()
+            failed.set_exception(error)
+            return failed
+
+        def job(tx: Transaction) -> None:
+            queue = self._core.queue(tx, entity)
+            if request_id:
+                if self._core.store.saw_request(queue.id, request_id):
+                    return
+                self._core.store.remember_request(queue.id, request_id, self._core.clock.steady())
+            self._add(tx, queue, prepared, self._core.clock.now())
+
+        return self._core.submit(job, context, durable=True)
+
+    def _add(self, tx: Transaction, queue: Queue, prepared: Sequence[tuple[Message, str, str]], now: float) -> None:
+        store, settings = self._core.store, queue.settings
+        sessions: dict[str, int] = {}
+        rows = []
+        visible: set[str] = set()
+        for message, message_id, properties in prepared:
+            if settings.requires_duplicate_detection and store.is_duplicate(
+                queue.id, message_id, self._core.clock.steady(), settings.duplicate_detection_window
+            ):
+                continue
+            name = message.session_id or ""
+            if name not in sessions:
+                sessions[name] = store.ensure_session(queue.id, name, self._core.locks.get((queue.id, name)) is not None)
+            due = None if message.scheduled_enqueue_time is None else message.scheduled_enqueue_time.timestamp()
+            if due is not None and due <= now:
+                due = None
+            expires = _expiry(settings, message.time_to_live, due or now)
+            status = ACTIVE if due is None else SCHEDULED
+            rows.append((queue.next_key(), sessions[name], status, now, due, expires, properties, message.body))
+            if due is None:
+                visible.add(name)
+            if due is not None or expires is not None:
+                self._core.schedule(tx, due=due, expires=expires)
+        if not rows:
+            return
+        store.add_messages(rows)
+        store.set_next_sequence(queue.id, queue.next_sequence)
+        for name in visible:
+            store.update_session(sessions[name])
+            self._core.notify_waiters(tx, (queue.id, name))
+
+    def resubmit(self, entity: str, sequence_number: int, context: CallContext) -> Future[None]:
+        """Move a dead letter to the end of its session, as a new message."""
+
+        def job(tx: Transaction) -> Unfinished | None:
+            queue = self._core.queue(tx, entity)
+            if self._core.continue_dead_lettering(tx, queue):
+                return Unfinished.CONTINUE
+            row, session, name = self._dead_letter(queue, sequence_number)
+            now = self._core.clock.now()
+            own = message_fields(row, name).get("time_to_live")
+            expires = _expiry(queue.settings, own, now)
+            self._core.store.resubmit(row.key, queue.next_key(), now, expires)
+            self._core.store.set_next_sequence(queue.id, queue.next_sequence)
+            self._core.store.update_session(session)
+            self._core.schedule(tx, expires=expires)
+            self._core.notify_waiters(tx, (queue.id, name))
+            return None
+
+        return self._core.submit(job, context, durable=True)
+
+    def delete_dead_letter(self, entity: str, sequence_number: int, context: CallContext) -> Future[None]:
+        """Delete a dead letter."""
+
+        def job(tx: Transaction) -> Unfinished | None:
+            queue = self._core.queue(tx, entity)
+            if self._core.continue_dead_lettering(tx, queue):
+                return Unfinished.CONTINUE
+            row, session, _ = self._dead_letter(queue, sequence_number)
+            self._core.store.delete_messages([row.key])
+            self._core.store.update_session(session)
+            return None
+
+        return self._core.submit(job, context, durable=True)
+
+    def _dead_letter(self, queue: Queue, sequence_number: int) -> tuple[Row, int, str]:
+        key = find_key(queue.id, sequence_number)
+        row, home = self._core.store.message(key), self._core.store.session_of(key)
+        if row is None or home is None or row.status != DEAD:
+            raise ProviderError(
+                f"there is no dead letter with sequence number {sequence_number}", code=MESSAGE_NOT_FOUND, status=404
+            )
+        return row, *home
+
+
+def _expiry(settings: QueueSettings, own: timedelta | None, since: float) -> float | None:
+    """Return when a message that became visible at `since` expires: after its own or the queue's time to live, if shorter."""
+    times = [settings.default_time_to_live, None if own is None else own.total_seconds()]
+    return min((since + seconds for seconds in times if seconds is not None), default=None)
+
+
+def _prepare(message: Message) -> tuple[Message, str, str]:
+    """Return the message, its id, and its stored properties."""
+    if message.session_id is None:
+        raise ValidationError("a message to send needs a session_id, because every queue has sessions")
+    message_id = message.message_id or str(uuid.uuid4())
+    return message, message_id, pack_properties(message, message_id)
