@@ -11,17 +11,19 @@ import io
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future
+from contextlib import suppress
 from http.client import responses
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 from requests.adapters import BaseAdapter
 from requests.utils import get_encoding_from_headers
 
 from .. import forks
-from ..broker.base import Broker, CallContext, Caller
+from ..broker.base import Broker, CallContext, wait_for
 from ..errors import ConfigurationError, QueueError
 from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..server.answer import Answer
@@ -29,49 +31,34 @@ from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
 from ..server.request import Headers
 from .cancellation import CancelledError, RequestInFlight, current_request
 
+T = TypeVar("T")
+
 #: Seconds that closing waits for requests that run.
 CLOSE_PATIENCE = 5.0
 
 
-class _Caller(Caller):
-    """The thread that asks; another one may end its wait by way of the flight.
+class _Ask:
+    """One request that runs.
 
     Attributes:
-        thread: Its number.
-        waited: The broker waited for something.
-        told: The broker was told that nobody waits any more.
+        thread: The thread that waits for the answer.
+        waited: Whether the broker let the thread wait.
     """
 
-    def __init__(self, flight: RequestInFlight) -> None:
-        self._flight = flight
-        self._on_gone: Callable[[], None] | None = None
-        self.thread = _thread.get_ident()
-        self.waited = False
-        self.told = False
+    def __init__(self) -> None:
+        self.thread: int = _thread.get_ident()
+        self.waited: bool = False
 
-    def is_gone(self) -> bool:
-        if self._flight.cancelled:
-            self.told = True
-        return self.told
-
-    @contextmanager
-    def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
-        outer = self._on_gone
-
-        def end() -> None:
-            self.told = True
-            on_gone()
-            if outer is not None:
-                outer()
-
-        self.waited = True
-        self._on_gone = end
-        self._flight.on_cancel(end)
+    def wait(self, future: Future[T], request: RequestInFlight) -> T:
+        """Return the broker's result. Cancelling `request` withdraws the operation."""
+        self.waited = not future.done()
+        if self.waited:
+            request.on_cancel(future.cancel)
         try:
-            yield
+            return wait_for(future)
         finally:
-            self._on_gone = outer
-            self._flight.on_cancel(outer)
+            if self.waited:
+                request.on_cancel(None)
 
 
 class InProcessAdapter(BaseAdapter):
@@ -107,7 +94,7 @@ class InProcessAdapter(BaseAdapter):
         self._gateway = Gateway(broker, max_body_size=max_body_size, max_message_size=max_message_size)
         self._in_child = in_child
         self._refusal: str | None = None
-        self._running: set[_Caller] = set()
+        self._running: set[_Ask] = set()
         self._ended: threading.Event | None = None
         forks.register(self)
         self._finalizer = weakref.finalize(self, _close_elsewhere, broker)
@@ -185,28 +172,33 @@ class InProcessAdapter(BaseAdapter):
         flight.tracked = True
         if flight.cancelled:
             raise requests.ConnectionError(CancelledError("the request was cancelled"))
-        caller = _Caller(flight)
+        own = _Ask()
         deadline = None if patience is None else time.monotonic() + patience
-        self._running.add(caller)
+        self._running.add(own)
         try:
             # Looked at after that, and set before those that run are looked at: no call begins on a closed broker.
             if self._refusal is not None:
                 raise ConfigurationError(self._refusal)
             # From here on it may take effect, whatever becomes of the answer.
             flight.written = True
-            context = CallContext(caller, deadline)
-            answer = self._gateway.handle(method, target, Headers(headers.items()), body, context)
+            answer = self._gateway.handle(
+                method,
+                target,
+                Headers(headers.items()),
+                body,
+                CallContext(deadline=deadline),
+                lambda future: own.wait(future, flight),
+            )
+        except FutureCancelledError:
+            raise requests.ConnectionError(CancelledError("the request was cancelled")) from None
         finally:
-            self._running.discard(caller)
+            self._running.discard(own)
             if self._ended is not None:
                 self._ended.set()
-        status = answer.status
-        # Whatever else came of it is worth more than the news that it came late, or that nobody waited for it.
-        if status >= 500 or (status == 204 and (caller.waited or caller.told)):
-            if caller.told:
-                raise requests.ConnectionError(CancelledError("the wait was ended"))
-            if deadline is not None and time.monotonic() >= deadline:
-                raise requests.ReadTimeout(f"{self.url}: read timed out")
+        # If the deadline has passed, the answer is worth no more than a timeout, unless something came of the request.
+        is_empty = answer.status >= 500 or (answer.status == 204 and own.waited)
+        if is_empty and deadline is not None and time.monotonic() >= deadline:
+            raise requests.ReadTimeout(f"{self.url}: read timed out")
         return answer
 
     def _response_to(self, request: requests.PreparedRequest, answer: Answer) -> requests.Response:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -18,6 +19,8 @@ from ..protocol.routes import NoRouteError
 from ..protocol.wire import MalformedError, encode_envelope, encode_single, fits_headers
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -58,6 +61,22 @@ class Answer:
                 return Answer(self.status, {**own, **self.headers}, body)
         described = {"Content-Type": ENVELOPE_TYPE, COUNT_HEADER: str(len(messages)), **self.headers}
         return Answer(self.status, described, encode_envelope(messages))
+
+
+@attrs.frozen
+class PendingAnswer(Generic[T]):
+    """An answer that waits for a result of the broker.
+
+    Attributes:
+        future: The result. Cancelling the future withdraws the operation, unless it has taken effect.
+        make: Makes the answer from the result.
+        give_back: Called with the result if the client did not get the answer. It returns the messages of the answer to the
+            broker. `None` if there is nothing to return.
+    """
+
+    future: Future[T]
+    make: Callable[[T], Answer]
+    give_back: Callable[[T], Future[None]] | None = None
 
 
 def error_answer(error: Exception, method: str) -> Answer:

@@ -6,14 +6,17 @@ module knows no web framework and no HTTP library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import lru_cache
+from typing import Any
 from urllib.parse import parse_qsl
 
-from ..broker.base import Broker, CallContext
-from ..errors import MessageTooLargeError, ValidationError
+from ..broker.base import Broker, CallContext, wait_for
+from ..errors import MessageTooLargeError, QueueError, ValidationError
 from ..protocol.routes import NoRouteError, Route, parse_route
-from .answer import Answer, error_answer
+from ..protocol.wire import MalformedError
+from .answer import Answer, PendingAnswer, error_answer
 from .authorization import OPEN, Guard
 from .handlers import Handlers
 from .request import Headers, Request
@@ -45,7 +48,15 @@ class Gateway:
         self._handlers = Handlers(broker, max_message_size)
         self._guard = guard
 
-    def handle(self, method: str, target: str, headers: Headers, body: bytes, context: CallContext) -> Answer:
+    def handle(
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        context: CallContext,
+        wait: Callable[[Future[Any]], Any] = wait_for,
+    ) -> Answer:
         """Answer a request whose body is in memory. Blocks as long as the broker does.
 
         Args:
@@ -53,7 +64,8 @@ class Gateway:
             target: The path, percent-encoded, and the query.
             headers: The headers.
             body: The body.
-            context: The caller and its deadline.
+            context: How the broker is called. It blocks.
+            wait: Waits for the broker's result.
 
         Returns:
             The answer, also for a request that failed. Its messages are not encoded: see `Answer.encoded`.
@@ -63,8 +75,9 @@ class Gateway:
             if len(body) > self.max_body_size:
                 raise self.body_too_large(len(body))
             route, parameters = self.admit(method, path, query, headers)
-            return self.answer(Request(route, parameters, headers, body, context))
-        except Exception as error:
+            answer = self.answer(Request(route, parameters, headers, body, context))
+            return answer if isinstance(answer, Answer) else answer.make(wait(answer.future))
+        except (QueueError, MalformedError, NoRouteError) as error:
             return error_answer(error, method)
 
     def admit(
@@ -98,11 +111,11 @@ class Gateway:
             self._authorize(headers, route)
         return route, parse_query(query)
 
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to a request that was admitted. Blocks as long as the broker does.
+    def answer(self, request: Request) -> Answer | PendingAnswer[Any]:
+        """Return the answer to a request that was admitted, or an answer that waits for the broker.
 
         Raises:
-            Exception: Any error of the broker, or in the request. `error_answer` turns it into an answer.
+            Exception: An error in the request. `error_answer` turns it into an answer.
         """
         return self._handlers.answer(request)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import forks
 from ..broker.base import AcceptRequest, Broker, Delivery, Disposition, ReceiveRequest, Settlement
 from ..errors import InvalidReceiptError, MessageTooLargeError, ValidationError
-from ..messages import Message
+from ..messages import Message, SessionInfo
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
 from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..protocol.queue_json import decode_queue, encode_queue_info
@@ -20,11 +18,9 @@ from ..protocol.routes import Operation
 from ..protocol.wire import format_date, json_object
 from ..queues import QueueInfo
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_session_id
-from .answer import Answer
+from .answer import Answer, PendingAnswer
 from .request import Request, read_messages, read_reason, read_sequence_numbers, read_settlements
 
-#: Bytes from which JSON bodies are decoded one at a time: a decoded body takes many times the memory of its bytes.
-LARGE_JSON = 1024 * 1024
 #: Characters in the names and values of a message's attributes at most, as in Azure Service Bus.
 MAX_ATTRIBUTES_SIZE = 65536
 
@@ -43,10 +39,7 @@ class Handlers:
     def __init__(self, broker: Broker, max_message_size: int) -> None:
         self._broker = broker
         self._max_message_size = max_message_size
-        # Held while a large body is decoded.
-        self._decoding_large = threading.Lock()
-        forks.register(self)
-        self._handlers: dict[Operation, Callable[[Request], Answer]] = {
+        self._handlers: dict[Operation, Callable[[Request], Answer | PendingAnswer[Any]]] = {
             Operation.RECEIVE: self._receive,
             Operation.COMPLETE: self._settle_one,
             Operation.ABANDON: self._settle_one,
@@ -75,25 +68,18 @@ class Handlers:
             Operation.OPENAPI: lambda request: Answer(200, {"Content-Type": JSON_TYPE}, openapi_document()),
         }
 
-    def answer(self, request: Request) -> Answer:
-        """Carry out a request. Blocks as long as the broker does.
+    def answer(self, request: Request) -> Answer | PendingAnswer[Any]:
+        """Carry out a request. With a context that does not block, this returns at once.
 
         Raises:
-            QueueError: The request is invalid, or the broker refused it.
+            QueueError: The request is invalid.
             MalformedError: The body is malformed.
         """
         return self._handlers[request.route.operation](request)
 
-    def after_fork(self) -> None:
-        """Start without a held lock in a forked child: the thread that held the lock is not in the child."""
-        self._decoding_large = threading.Lock()
-
-    def _decoding(self, request: Request) -> AbstractContextManager[object]:
-        return self._decoding_large if len(request.body) > LARGE_JSON else nullcontext()
-
     # Receiving
 
-    def _receive(self, request: Request) -> Answer:
+    def _receive(self, request: Request) -> PendingAnswer[Any]:
         route = request.route
         wanted = ReceiveRequest(
             route.entity,
@@ -104,13 +90,21 @@ class Handlers:
             request_id=request.request_id,
             holds_lock=request.headers.get(LOCK_HELD_HEADER) == "1",
         )
-        delivery = self._broker.receive(wanted, context=request.context)
-        headers = _lock_headers(delivery)
-        if not delivery.messages:
-            return Answer(204, headers)
-        return Answer(201, headers, messages=delivery.messages, single="max" not in request.query)
+        broker, single = self._broker, "max" not in request.query
 
-    def _accept(self, request: Request) -> Answer:
+        def make(delivery: Delivery) -> Answer:
+            headers = _lock_headers(delivery)
+            if not delivery.messages:
+                return Answer(204, headers)
+            return Answer(201, headers, messages=delivery.messages, single=single)
+
+        def give_back(delivery: Delivery) -> Future[None]:
+            tokens = [message.receipt.handle for message in delivery.messages]
+            return broker.give_back(wanted.entity, wanted.session_id, wanted.lock_id, tokens, context=request.context)
+
+        return PendingAnswer(broker.receive(wanted, context=request.context), make, give_back)
+
+    def _accept(self, request: Request) -> PendingAnswer[Any]:
         session_id = request.json().get("SessionId")
         wanted = AcceptRequest(
             request.route.entity,
@@ -119,101 +113,102 @@ class Handlers:
             timeout=request.timeout,
             request_id=request.request_id,
         )
-        delivery = self._broker.accept(wanted, context=request.context)
-        if delivery is None:
-            return Answer(204)
-        return Answer.json(201, {"SessionId": delivery.session_id}, _lock_headers(delivery))
 
-    def _receive_deferred(self, request: Request) -> Answer:
+        def make(delivery: Delivery | None) -> Answer:
+            if delivery is None:
+                return Answer(204)
+            return Answer.json(201, {"SessionId": delivery.session_id}, _lock_headers(delivery))
+
+        return PendingAnswer(self._broker.accept(wanted, context=request.context), make)
+
+    def _receive_deferred(self, request: Request) -> PendingAnswer[Any]:
         numbers = read_sequence_numbers(request.json())
-        messages = self._broker.receive_deferred(*_holder(request), numbers, context=request.context)
-        return Answer(201, messages=messages)
+        future = self._broker.receive_deferred(*_holder(request), numbers, context=request.context)
+        return PendingAnswer(future, lambda messages: Answer(201, messages=messages))
 
     # Settling
 
-    def _settle_one(self, request: Request) -> Answer:
+    def _settle_one(self, request: Request) -> PendingAnswer[Any]:
         route = request.route
         disposition = _DISPOSITIONS[route.operation]
         reason, description = (None, None)
         if disposition is Disposition.DEAD_LETTER:
             reason, description = read_reason(request.json())
         settlement = Settlement(route.lock_token, disposition, reason, description)
-        code = self._broker.settle(route.entity, route.session_id, [settlement], context=request.context)[0]
-        if code is not None:
-            raise InvalidReceiptError(_NOT_SETTLED[code], code=code)
-        return Answer(204)
 
-    def _settle(self, request: Request) -> Answer:
-        with self._decoding(request):
-            settlements = read_settlements(json_object(request.body))
+        def make(codes: list[str | None]) -> Answer:
+            code = codes[0]
+            if code is not None:
+                raise InvalidReceiptError(_NOT_SETTLED[code], code=code)
+            return Answer(204)
+
+        return PendingAnswer(self._broker.settle(route.entity, route.session_id, [settlement], context=request.context), make)
+
+    def _settle(self, request: Request) -> PendingAnswer[Any]:
+        settlements = read_settlements(json_object(request.body))
         route = request.route
-        codes = self._broker.settle(route.entity, route.session_id, settlements, context=request.context)
-        failed = [
-            {"LockToken": settlement.lock_token, "code": code}
-            for settlement, code in zip(settlements, codes, strict=True)
-            if code is not None
-        ]
-        return Answer.json(200, {"failed": failed})
 
-    def _dead_letter_session(self, request: Request) -> Answer:
+        def make(codes: list[str | None]) -> Answer:
+            failed = [
+                {"LockToken": settlement.lock_token, "code": code}
+                for settlement, code in zip(settlements, codes, strict=True)
+                if code is not None
+            ]
+            return Answer.json(200, {"failed": failed})
+
+        return PendingAnswer(self._broker.settle(route.entity, route.session_id, settlements, context=request.context), make)
+
+    def _dead_letter_session(self, request: Request) -> PendingAnswer[Any]:
         reason, description = read_reason(request.json())
-        count = self._broker.dead_letter_session(
+        future = self._broker.dead_letter_session(
             *_holder(request), reason or "", description, request.request_id, context=request.context
         )
-        return Answer.json(200, {"count": count})
+        return PendingAnswer(future, lambda count: Answer.json(200, {"count": count}))
 
     # The session's lock and state
 
-    def _renew(self, request: Request) -> Answer:
-        seconds = self._broker.renew(*_holder(request), context=request.context)
-        return Answer(204, {LOCK_EXPIRES_HEADER: _decimal(seconds)})
+    def _renew(self, request: Request) -> PendingAnswer[Any]:
+        future = self._broker.renew(*_holder(request), context=request.context)
+        return PendingAnswer(future, lambda seconds: Answer(204, {LOCK_EXPIRES_HEADER: _decimal(seconds)}))
 
-    def _release(self, request: Request) -> Answer:
-        self._broker.release(*_holder(request), context=request.context)
-        return Answer(204)
+    def _release(self, request: Request) -> PendingAnswer[Any]:
+        return _done(self._broker.release(*_holder(request), context=request.context), 204)
 
-    def _get_state(self, request: Request) -> Answer:
-        state = self._broker.get_state(*_holder(request), context=request.context)
-        return Answer(204) if state is None else Answer(200, {"Content-Type": "application/octet-stream"}, state)
+    def _get_state(self, request: Request) -> PendingAnswer[Any]:
+        def make(state: bytes | None) -> Answer:
+            return Answer(204) if state is None else Answer(200, {"Content-Type": "application/octet-stream"}, state)
 
-    def _set_state(self, request: Request) -> Answer:
+        return PendingAnswer(self._broker.get_state(*_holder(request), context=request.context), make)
+
+    def _set_state(self, request: Request) -> PendingAnswer[Any]:
         self._check_size(len(request.body), "the session state")
-        self._broker.set_state(*_holder(request), request.body, context=request.context)
-        return Answer(204)
+        return _done(self._broker.set_state(*_holder(request), request.body, context=request.context), 204)
 
-    def _clear_state(self, request: Request) -> Answer:
-        self._broker.set_state(*_holder(request), None, context=request.context)
-        return Answer(204)
+    def _clear_state(self, request: Request) -> PendingAnswer[Any]:
+        return _done(self._broker.set_state(*_holder(request), None, context=request.context), 204)
 
     # Browsing
 
-    def _peek(self, request: Request) -> Answer:
+    def _peek(self, request: Request) -> PendingAnswer[Any]:
         route = request.route
-        messages = self._broker.peek(route.entity, route.session_id, *_peek_range(request), context=request.context)
-        return Answer(200, messages=messages)
+        future = self._broker.peek(route.entity, route.session_id, *_peek_range(request), context=request.context)
+        return PendingAnswer(future, lambda messages: Answer(200, messages=messages))
 
-    def _list_sessions(self, request: Request) -> Answer:
+    def _list_sessions(self, request: Request) -> PendingAnswer[Any]:
         after = request.query.get("after", "")
         if after:
             check_session_id(after)
         limit = request.number("max", DEFAULT_LIST_COUNT, MAX_BATCH, lowest=1)
-        sessions = []
-        for session in self._broker.list_sessions(request.route.entity, after, limit, context=request.context):
-            item: dict[str, Any] = {"SessionId": session.session_id, "MessageCount": session.message_count}
-            if session.locked_until is not None:
-                item["LockedUntilUtc"] = format_date(session.locked_until)
-            sessions.append(item)
-        return Answer.json(200, {"sessions": sessions})
+        future = self._broker.list_sessions(request.route.entity, after, limit, context=request.context)
+        return PendingAnswer(future, _session_list)
 
     # Sending
 
-    def _send(self, request: Request) -> Answer:
-        with self._decoding(request):
-            messages = read_messages(request)
+    def _send(self, request: Request) -> PendingAnswer[Any]:
+        messages = read_messages(request)
         for number, message in enumerate(messages, 1):
             self._check_message(message, number)
-        self._broker.send(request.route.entity, messages, request.request_id, context=request.context)
-        return Answer(201)
+        return _done(self._broker.send(request.route.entity, messages, request.request_id, context=request.context), 201)
 
     def _check_message(self, message: Message, number: int) -> None:
         if message.session_id is None:
@@ -234,35 +229,38 @@ class Handlers:
 
     # Dead letters
 
-    def _dead_letters(self, request: Request) -> Answer:
-        messages = self._broker.dead_letters(request.route.entity, *_peek_range(request), context=request.context)
-        return Answer(200, messages=messages)
+    def _dead_letters(self, request: Request) -> PendingAnswer[Any]:
+        future = self._broker.dead_letters(request.route.entity, *_peek_range(request), context=request.context)
+        return PendingAnswer(future, lambda messages: Answer(200, messages=messages))
 
-    def _resubmit(self, request: Request) -> Answer:
-        self._broker.resubmit(request.route.entity, request.route.sequence_number, context=request.context)
-        return Answer(201)
+    def _resubmit(self, request: Request) -> PendingAnswer[Any]:
+        return _done(self._broker.resubmit(request.route.entity, request.route.sequence_number, context=request.context), 201)
 
-    def _delete_dead_letter(self, request: Request) -> Answer:
-        self._broker.delete_dead_letter(request.route.entity, request.route.sequence_number, context=request.context)
-        return Answer(204)
+    def _delete_dead_letter(self, request: Request) -> PendingAnswer[Any]:
+        return _done(
+            self._broker.delete_dead_letter(request.route.entity, request.route.sequence_number, context=request.context), 204
+        )
 
     # Queues
 
-    def _create_queue(self, request: Request) -> Answer:
+    def _create_queue(self, request: Request) -> PendingAnswer[Any]:
         settings = decode_queue(request.json())
-        is_new = self._broker.create_queue(request.route.entity, settings, context=request.context)
-        return Answer.json(201 if is_new else 200, encode_queue_info(QueueInfo(request.route.entity, settings)))
+        info = QueueInfo(request.route.entity, settings)
+        future = self._broker.create_queue(request.route.entity, settings, context=request.context)
+        return PendingAnswer(future, lambda is_new: Answer.json(201 if is_new else 200, encode_queue_info(info)))
 
-    def _get_queue(self, request: Request) -> Answer:
-        return Answer.json(200, encode_queue_info(self._broker.get_queue(request.route.entity, context=request.context)))
+    def _get_queue(self, request: Request) -> PendingAnswer[Any]:
+        future = self._broker.get_queue(request.route.entity, context=request.context)
+        return PendingAnswer(future, lambda info: Answer.json(200, encode_queue_info(info)))
 
-    def _delete_queue(self, request: Request) -> Answer:
-        self._broker.delete_queue(request.route.entity, context=request.context)
-        return Answer(204)
+    def _delete_queue(self, request: Request) -> PendingAnswer[Any]:
+        return _done(self._broker.delete_queue(request.route.entity, context=request.context), 204)
 
-    def _list_queues(self, request: Request) -> Answer:
-        queues = self._broker.list_queues(context=request.context)
-        return Answer.json(200, {"queues": [encode_queue_info(queue) for queue in queues]})
+    def _list_queues(self, request: Request) -> PendingAnswer[Any]:
+        return PendingAnswer(
+            self._broker.list_queues(context=request.context),
+            lambda queues: Answer.json(200, {"queues": [encode_queue_info(queue) for queue in queues]}),
+        )
 
 
 _DISPOSITIONS = {
@@ -283,6 +281,21 @@ _NOT_SETTLED = {
 def openapi_document() -> bytes:
     """Return the description of the protocol in OpenAPI."""
     return Path(__file__).with_name("openapi.json").read_bytes()
+
+
+def _done(future: Future[None], status: int) -> PendingAnswer[None]:
+    """Return an answer without contents, for when the broker has finished."""
+    return PendingAnswer(future, lambda _: Answer(status))
+
+
+def _session_list(sessions: list[SessionInfo]) -> Answer:
+    listed = []
+    for session in sessions:
+        item: dict[str, Any] = {"SessionId": session.session_id, "MessageCount": session.message_count}
+        if session.locked_until is not None:
+            item["LockedUntilUtc"] = format_date(session.locked_until)
+        listed.append(item)
+    return Answer.json(200, {"sessions": listed})
 
 
 def _holder(request: Request) -> tuple[str, str, str]:
