@@ -10,8 +10,8 @@ class Clock:
 
     * `monotonic`: for locks and waits. Setting the machine's clock does not change it.
     * `now`: the wall clock, for the times that messages carry: enqueued, scheduled and expiry times.
-    * `steady`: the wall clock at the start plus the monotonic time since then, for what is remembered for some minutes. Setting
-      the machine's clock changes it only with the next start of the process.
+    * `steady`: the wall clock at the start plus the monotonic time since then, for entries that are remembered for some
+      minutes. Setting the machine's clock changes it only with the next start of the process.
     """
 
     def __init__(self) -> None:

@@ -15,8 +15,9 @@ from ...validation import check_queue_name
 from ..base import BLOCKING, AcceptRequest, Broker, CallContext, Delivery, ReceiveRequest, Settlement
 from ..clock import Clock
 from .browsing import Browsing
-from .core import Core, Queue
+from .core import Core
 from .group_commit import Transaction, Unfinished
+from .queue_state import Queue
 from .receiving import Receiving
 from .sending import Sending
 from .settling import Settling
@@ -180,7 +181,7 @@ class EmbeddedBroker(Broker):
     def get_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueInfo]:
         def job(tx: Transaction) -> QueueInfo | Unfinished:
             queue = self._existing(entity)
-            if self._core.continue_dead_lettering(tx, queue):
+            if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             active, dead = self._core.store.counts(queue.id)
             return QueueInfo(queue.name, queue.settings, active, dead)
@@ -194,7 +195,7 @@ class EmbeddedBroker(Broker):
         return self._core.submit(job, context)
 
     def delete_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        return self._core.submit(lambda tx: self._core.delete_queue(tx, self._existing(entity)), context, durable=True)
+        return self._core.submit(lambda tx: self._core.due.delete_queue(tx, self._existing(entity)), context, durable=True)
 
     def _existing(self, entity: str) -> Queue:
         queue = self._core.queues.get(entity)

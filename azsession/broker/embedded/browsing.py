@@ -29,7 +29,7 @@ class Browsing:
 
         def job(tx: Transaction) -> list[PeekedMessage] | Unfinished:
             queue = self._core.queue(tx, entity)
-            if self._core.continue_dead_lettering(tx, queue, session_id):
+            if self._core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
             found = self._core.store.session(queue.id, session_id)
             if found is None:
@@ -50,7 +50,7 @@ class Browsing:
 
         def job(tx: Transaction) -> list[SessionInfo] | Unfinished:
             queue = self._core.queue(tx, entity)
-            if self._core.continue_dead_lettering(tx, queue):
+            if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             listed = []
             for name, count in self._core.store.list_sessions(queue.id, after, max_count):
@@ -67,7 +67,7 @@ class Browsing:
 
         def job(tx: Transaction) -> list[PeekedMessage] | Unfinished:
             queue = self._core.queue(tx, entity)
-            if self._core.continue_dead_lettering(tx, queue):
+            if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             with closing(self._core.store.dead(queue.id, from_sequence_number)) as rows:
                 found = within_step(islice(rows, max_count), lambda row: len(row[1].body))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,8 +23,10 @@ from ..clock import Clock
 
 T = TypeVar("T")
 
-#: The largest number of jobs in one transaction. It bounds how long a transaction lasts.
+#: The largest number of jobs in one transaction.
 MAX_JOBS = 256
+#: Seconds after which a transaction takes no further job.
+MAX_SECONDS = 0.02
 
 
 class Unfinished(Enum):
@@ -236,7 +239,7 @@ class GroupCommit:
                     job = self._queue.popleft()
                     job._queued = False
                     batch.append(job)
-            self._run_batch(batch)
+            self._put_back(self._run_batch(batch), batch)
         except BaseException:
             # For example, KeyboardInterrupt in the leading thread. The other jobs must not return as if they had succeeded.
             for job in batch:
@@ -269,26 +272,44 @@ class GroupCommit:
         else:
             job.future.set_result(job.result)
 
-    def _run_batch(self, batch: list[Job[Any]]) -> None:
-        error = self._transact(batch)
-        if error is None:
-            return
-        if len(batch) == 1:
-            batch[0].error = error
-            return
-        for job in batch:
-            error = self._transact([job])
-            if error is not None:
-                job.error = error
+    def _put_back(self, rest: list[Job[Any]], batch: list[Job[Any]]) -> None:
+        """Queue jobs of a batch again, at the front, that the transaction had no time for."""
+        if rest:
+            del batch[-len(rest) :]
+            with self._lock:
+                for job in reversed(rest):
+                    job._queued = True
+                    self._queue.appendleft(job)
 
-    def _transact(self, batch: list[Job[Any]]) -> BaseException | None:
-        """Run jobs in one transaction. Return the error that rolled it back, or `None`."""
+    def _run_batch(self, batch: list[Job[Any]]) -> list[Job[Any]]:
+        """Run jobs. Return those that there was no time for."""
+        done, error = self._transact(batch)
+        if error is not None and len(done) == 1:
+            done[0].error = error
+        elif error is not None:
+            for job in done:
+                _, job_error = self._transact([job])
+                if job_error is not None:
+                    job.error = job_error
+        return batch[len(done) :]
+
+    def _transact(self, batch: list[Job[Any]]) -> tuple[list[Job[Any]], BaseException | None]:
+        """Run jobs in one transaction, as long as there is time.
+
+        Returns:
+            The jobs that were run, and the error that rolled the transaction back, or `None`.
+        """
         tx = Transaction()
+        done: list[Job[Any]] = []
         committing = False
+        until = time.perf_counter() + MAX_SECONDS
         try:
             self._set_sync(any(job.durable for job in batch))
             self._connection.execute("BEGIN")
             for job in batch:
+                if done and time.perf_counter() > until:
+                    break
+                done.append(job)
                 job.error, job.committed = None, False
                 tx.arrived = job.arrived
                 try:
@@ -300,7 +321,7 @@ class GroupCommit:
         except BaseException as error:
             if committing and not isinstance(error, sqlite3.Error) and not self._connection.in_transaction:
                 # The exception arrived during the commit, which completed.
-                self._finish(tx, batch)
+                self._finish(tx, done)
                 raise
             try:
                 if self._connection.in_transaction:
@@ -309,12 +330,12 @@ class GroupCommit:
                 pass
             tx.roll_back()
             if isinstance(error, sqlite3.Error):
-                return storage_error(error)
+                return done or batch, storage_error(error)
             if isinstance(error, Exception):
-                return error
+                return done, error
             raise
-        self._finish(tx, batch)
-        return None
+        self._finish(tx, done)
+        return done, None
 
     def _finish(self, tx: Transaction, batch: list[Job[Any]]) -> None:
         for job in batch:

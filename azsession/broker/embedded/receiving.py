@@ -14,9 +14,10 @@ from ...errors import ProviderError, QueueError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ..base import AcceptRequest, CallContext, Delivery, ReceiveRequest, superseded_error
-from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error
+from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, lost_error
 from .database_file import ACTIVE, DEFERRED
 from .group_commit import Transaction, Unfinished
+from .queue_state import Queue
 from .rows import to_datetime
 from .session_locks import SessionLock, Waiter
 from .store import STEP_BYTES, STEP_ROWS, Row, find_key
@@ -47,7 +48,7 @@ class Receiving:
 
         def job(tx: Transaction) -> list[ReceivedMessage] | Unfinished:
             queue = self._core.queue(tx, entity)
-            if self._core.continue_dead_lettering(tx, queue, session_id):
+            if self._core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
             lock = self._core.held_lock(queue, session_id, lock_id)
             if lock is None:
@@ -114,7 +115,7 @@ class _Receive:
         if job.future.cancelled():
             self._leave(tx)
             return Unfinished.WAITING
-        if core.continue_dead_lettering(tx, queue, request.session_id):
+        if core.due.continue_dead_lettering(tx, queue, request.session_id):
             return Unfinished.CONTINUE
         before = core.locks.get((queue.id, request.session_id))
         lock = lock_for(core, tx, queue, request.session_id, request.lock_id, holds=request.holds_lock)
@@ -149,7 +150,7 @@ class _Receive:
                     self._core.undo_take_lock(tx, lock)
                 raise
         self._add(tx, lock)
-        self._core.wait(tx, waiter)
+        self._core.due.wait(tx, waiter)
 
     def _add(self, tx: Transaction, lock: SessionLock) -> None:
         lock.waiters.append(self._waiter)
@@ -246,7 +247,7 @@ class _Accept:
                 self._context.slots.acquire(job.future)
             queue.acceptors.add(waiter)
             tx.on_rollback(lambda: queue.acceptors.leave(waiter))
-            core.wait(tx, waiter)
+            core.due.wait(tx, waiter)
             return Unfinished.WAITING
         if not job.claim():
             # The caller went away while this attempt ran. The rollback unlocks the session again.
@@ -348,7 +349,7 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
             if len(taken) == max_count:
                 break
     if expired or poisonous:
-        core.remove_expired(expired)
+        core.due.remove_expired(expired)
         why = f"The message was delivered {queue.settings.max_delivery_count} times."
         core.store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in poisonous])
         core.store.update_session(session)

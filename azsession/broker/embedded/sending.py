@@ -12,9 +12,10 @@ from ...messages import Message
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ...queues import QueueSettings
 from ..base import CallContext
-from .core import Core, Queue
+from .core import Core
 from .database_file import ACTIVE, DEAD, SCHEDULED
 from .group_commit import Transaction, Unfinished
+from .queue_state import Queue
 from .rows import message_fields, pack_properties
 from .store import Row, find_key
 
@@ -37,9 +38,9 @@ class Sending:
         def job(tx: Transaction) -> None:
             queue = self._core.queue(tx, entity)
             if request_id:
-                if self._core.store.saw_request(queue.id, request_id):
+                if self._core.remembered.saw_request(queue.id, request_id):
                     return
-                self._core.store.remember_request(queue.id, request_id, self._core.clock.steady())
+                self._core.remembered.remember_request(queue.id, request_id, self._core.clock.steady())
             self._add(tx, queue, prepared, self._core.clock.now())
 
         return self._core.submit(job, context, durable=True)
@@ -50,7 +51,7 @@ class Sending:
         rows = []
         visible: set[str] = set()
         for message, message_id, properties in prepared:
-            if settings.requires_duplicate_detection and store.is_duplicate(
+            if settings.requires_duplicate_detection and self._core.remembered.is_duplicate(
                 queue.id, message_id, self._core.clock.steady(), settings.duplicate_detection_window
             ):
                 continue
@@ -66,7 +67,7 @@ class Sending:
             if due is None:
                 visible.add(name)
             if due is not None or expires is not None:
-                self._core.schedule(tx, due=due, expires=expires)
+                self._core.due.schedule(tx, due=due, expires=expires)
         if not rows:
             return
         store.add_messages(rows)
@@ -80,7 +81,7 @@ class Sending:
 
         def job(tx: Transaction) -> Unfinished | None:
             queue = self._core.queue(tx, entity)
-            if self._core.continue_dead_lettering(tx, queue):
+            if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             row, session, name = self._dead_letter(queue, sequence_number)
             now = self._core.clock.now()
@@ -89,7 +90,7 @@ class Sending:
             self._core.store.resubmit(row.key, queue.next_key(), now, expires)
             self._core.store.set_next_sequence(queue.id, queue.next_sequence)
             self._core.store.update_session(session)
-            self._core.schedule(tx, expires=expires)
+            self._core.due.schedule(tx, expires=expires)
             self._core.notify_waiters(tx, (queue.id, name))
             return None
 
@@ -100,7 +101,7 @@ class Sending:
 
         def job(tx: Transaction) -> Unfinished | None:
             queue = self._core.queue(tx, entity)
-            if self._core.continue_dead_lettering(tx, queue):
+            if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             row, session, _ = self._dead_letter(queue, sequence_number)
             self._core.store.delete_messages([row.key])

@@ -10,9 +10,11 @@ from concurrent.futures import Future
 
 from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..base import CallContext, Disposition, Settlement
-from .core import MAX_DELIVERY_EXCEEDED, Core, Queue, lost_error, token_key
+from .core import MAX_DELIVERY_EXCEEDED, Core, lost_error
 from .database_file import DEFERRED
 from .group_commit import Transaction, Unfinished
+from .lock_tokens import token_key
+from .queue_state import Queue
 from .session_locks import LockedMessage, SessionLock
 from .store import STEP_BYTES
 
@@ -58,7 +60,7 @@ class Settling:
             done.append((settlement, in_hand))
             return None
         key = token_key(queue.id, settlement.lock_token)
-        before = None if key is None else self._core.store.settled_disposition(key, settlement.lock_token)
+        before = None if key is None else self._core.remembered.settled_disposition(key, settlement.lock_token)
         if before is None:
             earlier = next((one for one, _ in done if one.lock_token == settlement.lock_token), None)
             before = None if earlier is None else earlier.disposition.value
@@ -86,14 +88,14 @@ class Settling:
         store.delete_messages(gone)
         store.set_status(deferred, DEFERRED)
         store.dead_letter(dead)
-        store.remember_settled(
+        self._core.remembered.remember_settled(
             [(message.key, one.lock_token, one.disposition.value) for one, message in done], self._core.clock.steady()
         )
         found = store.session(*lock.key)
         if found is not None and (gone or deferred or dead):
             store.update_session(found[0])
         if len(gone) + len(dead) < len(done):
-            self._core.schedule_expiries(tx)
+            self._core.due.schedule_expiries(tx)
         if lock.returned:
             tx.after_commit(lock.wake_waiters)
 
@@ -142,7 +144,7 @@ class Settling:
                 if not message.deferred:
                     lock.give_back(message.key)
             if returned:
-                self._core.schedule_expiries(tx)
+                self._core.due.schedule_expiries(tx)
                 tx.after_commit(lock.wake_waiters)
 
         return self._core.submit(job, context)
@@ -187,7 +189,7 @@ class Settling:
 
         def job(tx: Transaction) -> int | Unfinished:
             queue = self._core.queue(tx, entity)
-            if self._core.continue_dead_lettering(tx, queue, session_id):
+            if self._core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
             if counts:
                 return counts[0]
@@ -200,9 +202,9 @@ class Settling:
             if lock is not None:
                 lock.save_for_rollback(tx)
                 settled = [(message.key, token, Disposition.DEAD_LETTER.value) for token, message in lock.tokens.items()]
-                self._core.store.remember_settled(settled, self._core.clock.steady())
+                self._core.remembered.remember_settled(settled, self._core.clock.steady())
                 lock.tokens, lock.returned = {}, []
-            count = self._core.begin_dead_lettering(tx, queue, found[0], reason, description)
+            count = self._core.due.begin_dead_lettering(tx, queue, found[0], reason, description)
             if lock is not None and request_id:
                 lock.dead_lettered = {request_id: count}
             counts.append(count)

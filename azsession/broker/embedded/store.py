@@ -23,10 +23,6 @@ R = TypeVar("R")
 SEQUENCE_BITS = 40
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
 
-#: Remembered entries are in two tables that alternate after this number of seconds. An entry lives for one to two periods.
-SETTLED_SECONDS = 300.0
-REQUESTS_SECONDS = 600.0
-
 #: Pages returned to the file system in one step.
 RELEASED_PAGES = 256
 
@@ -149,25 +145,6 @@ class Store:
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
-
-    def saw_request(self, queue: int, request: str) -> bool:
-        """Return whether this request id is remembered."""
-        return any(
-            self._run(f"SELECT 1 FROM requests_{table} WHERE queue = ? AND request = ?", (queue, request)).fetchone()
-            for table in (0, 1)
-        )
-
-    def remember_request(self, queue: int, request: str, now: float) -> None:
-        table = self._current_table("requests", REQUESTS_SECONDS, now)
-        self._run(f"INSERT INTO requests_{table} VALUES (?, ?)", (queue, request))
-
-    def is_duplicate(self, queue: int, message_id: str, now: float, window: float) -> bool:
-        """Return whether this message id was seen within the window. If it was not, remember it."""
-        self._run("DELETE FROM duplicates WHERE expires <= ?", (now,))
-        cursor = self._run(
-            "INSERT INTO duplicates VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (queue, message_id, now + window)
-        )
-        return cursor.rowcount == 0
 
     # Sessions
 
@@ -323,33 +300,6 @@ class Store:
         self._run("DELETE FROM dead_letterings WHERE session = ?", (session,))
         self.update_session(session)
         return True
-
-    def remember_settled(self, rows: Iterable[tuple[int, str, str]], now: float) -> None:
-        """Remember settlements. A row has message key, lock token and disposition."""
-        table = self._current_table("settled", SETTLED_SECONDS, now)
-        self._many(f"INSERT OR REPLACE INTO settled_{table} VALUES (?, ?, ?)", rows)
-
-    def settled_disposition(self, key: int, token: str) -> str | None:
-        """Return the remembered disposition of a lock token, or `None`."""
-        for table in (0, 1):
-            query = f"SELECT disposition FROM settled_{table} WHERE key = ? AND token = ?"
-            row = self._run(query, (key, token)).fetchone()
-            if row is not None:
-                return str(row[0])
-        return None
-
-    def _current_table(self, name: str, period: float, now: float) -> int:
-        """Return the number of the table for new entries. Clear the older table when its period ends."""
-        row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
-        current, until = (0, None) if row is None else (int(row[0]), row[1])
-        # If the wall clock was set back between two runs, `until` is too far ahead. Then start a new period.
-        if until is not None and now < until <= now + period:
-            return current
-        if until is not None and until <= now:
-            current = 1 - current
-            self._run(f"DELETE FROM {name}_{current}")
-        self._run("INSERT OR REPLACE INTO turnover VALUES (?, ?, ?)", (name, current, now + period))
-        return current
 
     # Scheduled and expired messages
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from azsession.broker.embedded import EmbeddedBroker, core, database_file, store
+from azsession.broker.embedded import EmbeddedBroker, database_file, due_work, remembered
 from azsession.queues import QueueSettings
 
 from ...conftest import eventually
@@ -27,8 +27,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have files looked at soon, and small ones too."""
-    monkeypatch.setattr(core, "RELEASE_AFTER", 0.05)
-    monkeypatch.setattr(core, "RELEASE_PAUSE", 0.001)
+    monkeypatch.setattr(due_work, "RELEASE_AFTER", 0.05)
+    monkeypatch.setattr(due_work, "RELEASE_PAUSE", 0.001)
     monkeypatch.setattr(database_file, "MIN_FREE_PAGES", 64)
 
 
@@ -88,8 +88,8 @@ def test_a_file_that_is_not_mostly_free_keeps_its_space_for_what_comes(path: Pat
 def test_an_idle_broker_looks_at_its_file_once(path: Path) -> None:
     with EmbeddedBroker(path, queues=["q"]) as broker:
         send(broker, "x")
-        eventually(lambda: broker._core._release_at is None)
-        assert broker._core._next_event() is None
+        eventually(lambda: broker._core.due._release_at is None)
+        assert broker._core.due.next_event() is None
 
 
 def test_an_old_file_that_is_mostly_free_is_made_smaller_when_it_is_opened(path: Path) -> None:
@@ -176,7 +176,7 @@ def test_what_is_remembered_of_settlements_and_requests_expires() -> None:
             settle(broker, COMPLETE, *receive(broker, f"holder-{number}", 20))
             broker.release("q", "s", f"holder-{number}").result()
             counts.append(rows(broker, "settled_0", "settled_1") + rows(broker, "requests_0", "requests_1"))
-            clock.advance(store.REQUESTS_SECONDS / 2)
+            clock.advance(remembered.REQUESTS_SECONDS / 2)
         # A settlement lives for one to two of its periods, a request too.
         assert max(counts[6:]) <= max(counts[:6]) <= 20 * 2 * 2 + 20 * 4
 
