@@ -35,7 +35,7 @@ class ServiceClock:
         Args:
             instant: The end of the lock by Azure's clock, in seconds since 1970.
         """
-        by_wall, by_untouched = instant - time.time(), instant - self._untouched.now()
+        by_wall, by_untouched = instant - time.time(), instant - self._untouched.steady()
         possible = [left for left in (by_wall, by_untouched) if 0.0 < left <= MAX_LOCK_DURATION + TOLERANCE]
         if possible == [by_wall]:
             self._untouched = Clock()
