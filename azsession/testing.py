@@ -53,7 +53,7 @@ class AzsessionServer:
             ValidationError: The name or a setting is wrong.
             ProviderError: The queue exists with other settings (``code`` is ``"Conflict"``).
         """
-        self._service.broker.create_queue(name, QueueSettings(**settings))
+        self._service.broker.create_queue(name, QueueSettings(**settings)).result()
         return name
 
     def provider(self, **config_fields: Unpack[ConfigOptions]) -> ServiceBusProvider:

@@ -47,10 +47,10 @@ def _fill(path: Path, count: int, sessions: int) -> None:
     body = b"x" * SIZE
     names = itertools.cycle(f"s-{number}" for number in range(min(sessions, count)))
     with EmbeddedBroker(path) as broker:
-        broker.create_queue(QUEUE, QueueSettings(lock_duration=300))
+        broker.create_queue(QUEUE, QueueSettings(lock_duration=300)).result()
         for start in range(0, count, 1000):
             part = range(start, min(count, start + 1000))
-            broker.send(QUEUE, [Message(body, session_id=next(names)) for _ in part])
+            broker.send(QUEUE, [Message(body, session_id=next(names)) for _ in part]).result()
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -72,15 +72,15 @@ def _through_broker(path: Path, stack: ExitStack) -> _Work:
     broker = stack.enter_context(EmbeddedBroker(path))
 
     def complete_one(session_id: str) -> None:
-        found = broker.receive(ReceiveRequest(QUEUE, session_id, "", max_count=1, timeout=0))
+        found = broker.receive(ReceiveRequest(QUEUE, session_id, "", max_count=1, timeout=0)).result()
         token = found.messages[0].receipt.handle
-        assert broker.settle(QUEUE, session_id, [Settlement(token, Disposition.COMPLETE)]) == [None]
+        assert broker.settle(QUEUE, session_id, [Settlement(token, Disposition.COMPLETE)]).result() == [None]
 
     def accept() -> None:
         lock_id = str(uuid.uuid4())
-        found = broker.accept(AcceptRequest(QUEUE, None, lock_id, timeout=0))
+        found = broker.accept(AcceptRequest(QUEUE, None, lock_id, timeout=0)).result()
         assert found is not None
-        broker.release(QUEUE, found.session_id, lock_id)
+        broker.release(QUEUE, found.session_id, lock_id).result()
 
     # Sessions that are not measured warm what is kept in memory; the first of them stays free.
     for number in range(20):

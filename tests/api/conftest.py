@@ -113,7 +113,7 @@ class EmbeddedOverHTTP(Arrangement):
         self.connection_string = self._service.connection_string()
 
     def create_queue(self, name: str, settings: dict[str, Any]) -> None:
-        self._service.broker.create_queue(name, QueueSettings(**settings))
+        self._service.broker.create_queue(name, QueueSettings(**settings)).result()
 
 
 class AzureInProcess(Arrangement):

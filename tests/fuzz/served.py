@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from azsession.broker.base import NO_DEADLINE, CallContext
+from azsession.broker.base import BLOCKING, CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.protocol.routes import Operation, Route, message_path, parse_route, session_path
 from azsession.server.authorization import AccessKey, Guard
@@ -48,7 +48,7 @@ def decoded_path(data: bytes) -> None:
 def query(data: bytes) -> None:
     """Parse a query and its parameters."""
     found = parse_query(data.decode("latin-1"))
-    request = Request(Route(Operation.RECEIVE), found, Headers(), b"", NO_DEADLINE)
+    request = Request(Route(Operation.RECEIVE), found, Headers(), b"", BLOCKING)
     assert 0 <= request.timeout <= 86400
     assert 1 <= request.number("max", 1, 1000, lowest=1) <= 1000
     assert 0 <= request.number("from", 0, 2**63 - 1) < 2**63
@@ -75,9 +75,9 @@ def serving() -> Iterator[None]:
     """Run a gateway for `request`."""
     broker = EmbeddedBroker()
     gateway = Gateway(broker, max_body_size=1024 * 1024, max_message_size=64 * 1024)
-    gateway.handle("PUT", "/q", Headers(), b"", NO_DEADLINE)
+    gateway.handle("PUT", "/q", Headers(), b"", BLOCKING)
     # The gateway starts its threads with the first waiting receive.
-    gateway.handle("DELETE", "/q/sessions/first/messages/head?timeout=0.01", Headers(), b"", NO_DEADLINE)
+    gateway.handle("DELETE", "/q/sessions/first/messages/head?timeout=0.01", Headers(), b"", BLOCKING)
     _gateways.append(gateway)
     try:
         yield

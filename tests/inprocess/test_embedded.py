@@ -109,7 +109,7 @@ def test_its_repr_says_where_the_messages_are(tmp_path: Path) -> None:
 def test_two_in_memory_have_nothing_in_common() -> None:
     with ServiceBusProvider.embedded() as one, ServiceBusProvider.embedded() as other:
         one.send_message("q", Message(b"1", session_id="s"))
-        assert other.list_queues() == []
+        assert other.list_queues().result() == []
 
 
 def test_a_closed_provider_says_so() -> None:

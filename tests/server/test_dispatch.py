@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from azsession.broker.base import NO_DEADLINE, CallContext
+from azsession.broker.base import BLOCKING, CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import AuthenticationFailedError, ValidationError
 from azsession.protocol.routes import NoRouteError, Operation, Route
@@ -36,7 +36,7 @@ def open_gateway(broker: EmbeddedBroker) -> Gateway:
 
 
 def ask(gateway: Gateway, method: str, target: str, body: bytes = b"", headers: Headers | None = None) -> Answer:
-    return gateway.handle(method, target, headers or Headers(), body, NO_DEADLINE)
+    return gateway.handle(method, target, headers or Headers(), body, BLOCKING)
 
 
 def error_of(answer: Answer) -> tuple[int, str]:
@@ -101,7 +101,7 @@ def test_the_timeout_is_shortened_to_the_callers_deadline() -> None:
     def timeout(query: dict[str, str], context: CallContext) -> float:
         return Request(Route(Operation.RECEIVE), query, Headers(), b"", context).timeout
 
-    assert timeout({}, NO_DEADLINE) == DEFAULT_TIMEOUT
-    assert timeout({"timeout": "7"}, NO_DEADLINE) == 7
+    assert timeout({}, BLOCKING) == DEFAULT_TIMEOUT
+    assert timeout({"timeout": "7"}, BLOCKING) == 7
     assert 1 < timeout({"timeout": "7"}, CallContext(deadline=time.monotonic() + 2)) <= 2
     assert timeout({"timeout": "7"}, CallContext(deadline=time.monotonic() - 1)) == 0
