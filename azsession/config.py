@@ -215,12 +215,12 @@ class ServiceBusConfig:
 
     @property
     def uses_amqp(self) -> bool:
-        """Whether the client reaches the endpoint with AMQP, through a gateway in this process."""
+        """True if the client uses AMQP, through a gateway in this process."""
         return self._address.amqp
 
     @property
     def uses_websockets(self) -> bool:
-        """Whether it uses AMQP over WebSockets."""
+        """True if it uses AMQP over WebSockets."""
         return self._address.websockets
 
     @property
@@ -235,7 +235,7 @@ class ServiceBusConfig:
 
     @property
     def tls(self) -> bool:
-        """Whether connections use TLS."""
+        """True if connections use TLS."""
         return self._address.tls
 
     @property

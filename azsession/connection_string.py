@@ -144,7 +144,7 @@ def split_url(url: str, name: str, schemes: tuple[str, ...]) -> tuple[str, str, 
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host`, a name or an address, is the loopback interface."""
+    """Return True if `host`, a name or an address, is the loopback interface."""
     try:
         address = ipaddress.ip_address(host.strip("[]"))
         # Before Python 3.13 an IPv4-mapped IPv6 address is never loopback.

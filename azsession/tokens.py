@@ -1,81 +1,77 @@
-"""Tokens: shared access signatures, made here, and Microsoft Entra's, fetched; behind one cache that all threads share.
+"""Tokens: shared access signatures and Microsoft Entra tokens, and one cache of them for all threads.
 
-`transport` asks the `TokenCache` for the ``Authorization`` of every request.
+The client's transport and the Azure broker ask the `TokenCache` for a token for each request or connection.
 """
 
 from __future__ import annotations
 
-import base64
 import copy
-import hashlib
-import hmac
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote_plus, urlencode
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
 from .config import ServiceBusConfig
 from .errors import AuthenticationFailedError, ConfigurationError, QueueError
+from .protocol.sas import generate_sas_token
 
 if TYPE_CHECKING:
-    from azure.core.credentials import TokenCredential
+    from azure.core.credentials import AccessToken, TokenCredential
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Seconds that a shared access signature is good for.
+#: Seconds that a shared access signature is valid.
 SAS_LIFETIME = 3600
-#: The part of its life, and the most seconds, before its end at which a token is refreshed.
+#: A token is refreshed when this part of its lifetime is left, but not earlier than this many seconds before its expiry.
 REFRESH_PART, REFRESH_SECONDS = 0.2, 300.0
-#: Seconds after a failed refresh in which it is not tried again while the old token is good.
+#: Seconds between two failed refreshes of a token that is still valid.
 REFRESH_PAUSE = 30.0
 #: The scope of Azure Service Bus, for Microsoft Entra tokens.
 ENTRA_SCOPE = "https://servicebus.azure.net/.default"
 
 
-def generate_sas_token(resource: str, key_name: str, key: str, expires_on: int) -> str:
-    """Return a ``SharedAccessSignature`` as Azure specifies it.
-
-    The signature is HMAC-SHA256 with the key's text, as it stands in the connection string, over the encoded resource, a
-    line feed, and the expiry. See "Shared Access Signature" in Azure Service Bus's documentation.
-
-    Args:
-        resource: The URL that it is for, and everything below it.
-        key_name: The name of the shared access key.
-        key: The key.
-        expires_on: When it ends, in seconds since 1970.
-    """
-    signed = f"{quote_plus(resource)}\n{expires_on}".encode()
-    signature = base64.b64encode(hmac.new(key.encode(), signed, hashlib.sha256).digest())
-    # The name is encoded twice, as azure-servicebus does; names that need no encoding are not changed by it.
-    fields = {"sr": resource, "sig": signature, "se": str(expires_on), "skn": quote_plus(key_name)}
-    return "SharedAccessSignature " + urlencode(fields)
-
-
 @attrs.frozen
 class Token:
-    """A token, as it stands in ``Authorization``, and when it ends, in seconds since 1970."""
+    """A token.
+
+    Args:
+        header: The value of the ``Authorization`` header.
+        expires_on: The expiry in seconds since 1970.
+
+    Raises:
+        AuthenticationFailedError: A header cannot carry the token.
+    """
 
     header: str = attrs.field(repr=False)
     expires_on: float
 
     def __attrs_post_init__(self) -> None:
         if not (self.header.isascii() and self.header.isprintable()):
-            # Found out later, it would be by an error that shows it.
-            raise AuthenticationFailedError("the token holds a character that no header can carry, such as a line's end")
+            # http.client would also refuse the header, but would show the token in its error.
+            raise AuthenticationFailedError(
+                "the token contains a character that no header can carry, for example a line feed"
+            )
 
 
 class TokenSource(Protocol):
-    """Where tokens come from."""
+    """Makes or fetches tokens."""
 
     def audience(self, resource: str) -> str:
-        """Return what a token for `resource` is made out to; tokens are kept by it."""
+        """Return the audience of a token for `resource`, a URL. Resources with the same audience share a token."""
 
     def fetch(self, audience: str, *, refused: bool) -> Token:
-        """Return a new token; `refused` says that the server did not take the last one."""
+        """Return a new token. Blocks.
+
+        Args:
+            audience: The audience.
+            refused: The server refused the previous token.
+
+        Raises:
+            AuthenticationFailedError: There is no token.
+        """
 
 
 class SasKey:
@@ -95,7 +91,7 @@ class SasKey:
 
 
 class SasSignature:
-    """A ready signature from a connection string: it is all there is."""
+    """Returns the signature of a connection string, which cannot be renewed."""
 
     def __init__(self, signature: str) -> None:
         self._token = Token(signature, float("inf"))
@@ -110,7 +106,7 @@ class SasSignature:
 
 
 class EntraCredential:
-    """Fetches Microsoft Entra tokens with a credential of azure-identity, or any other `TokenCredential`."""
+    """Fetches Microsoft Entra tokens from a `TokenCredential`, for example one of azure-identity."""
 
     def __init__(self, credential: TokenCredential) -> None:
         self._credential = credential
@@ -123,36 +119,40 @@ class EntraCredential:
         try:
             found = self._refetch(audience) if refused else self._credential.get_token(audience)
         except Exception as error:
-            # What a credential says of its failure can hold what it was given; its type and chain must do.
+            # The text of the credential's error can contain a secret, so that the message has only its type.
             raise AuthenticationFailedError(
                 f"{type(self._credential).__name__} gave no token: {type(error).__name__}"
             ) from error
         self._last = found.token
         return Token(f"Bearer {found.token}", float(found.expires_on))
 
-    def _refetch(self, audience: str) -> Any:
-        """Ask past the credential's own cache, which holds the token that was refused: claims are what skips it."""
+    def _refetch(self, audience: str) -> AccessToken:
+        """Fetch a token past the credential's own cache, which contains the refused token. Claims bypass that cache."""
         try:
             found = self._credential.get_token(audience, claims='{"access_token":{}}')
         except Exception:
-            # Not every credential takes claims; those of the Azure CLI and PowerShell, which cache nothing, refuse them.
+            # Not every credential accepts claims. Those of the Azure CLI and PowerShell refuse them, but cache nothing.
             found = self._credential.get_token(audience)
         if found.token == self._last and type(self._credential).__module__.startswith("azure.identity."):
-            # Managed identities ignored claims up to azure-identity 1.25. A copy of one begins with an empty cache.
+            # Up to azure-identity 1.25, managed identities ignore claims. A copy of the credential has an empty cache.
             self._credential = copy.deepcopy(self._credential)
             found = self._credential.get_token(audience)
         return found
 
 
 def source_of(config: ServiceBusConfig, credential: TokenCredential | None) -> TokenSource:
-    """Return where the tokens of a configuration come from: the credential, the key, or Microsoft Entra's default.
+    """Return the source of tokens for a configuration: the credential, the key, or azure-identity's default credential.
+
+    Args:
+        config: The configuration.
+        credential: A `TokenCredential`, which is used instead of the configuration's key.
 
     Raises:
-        ConfigurationError: There is neither a key nor anything else to authenticate with.
+        ConfigurationError: The connection string has no key, and there is no credential.
     """
     if credential is not None:
         if not callable(getattr(credential, "get_token", None)):
-            raise ConfigurationError("credential is a TokenCredential, such as azure.identity's: it has no get_token")
+            raise ConfigurationError("credential has no get_token: give a TokenCredential, for example one of azure.identity")
         return EntraCredential(credential)
     parsed = config.credentials
     if parsed is not None and parsed.key_name is not None and parsed.key is not None:
@@ -168,14 +168,15 @@ def source_of(config: ServiceBusConfig, credential: TokenCredential | None) -> T
 
 @attrs.frozen(eq=False, repr=False)
 class _Entry:
-    """A token that is kept. Its times are kept on both clocks, and whichever is over first counts.
+    """A token in the cache, with its times on two clocks. The earlier one counts.
 
-    By the wall clock alone it would seem good for hours after a step back; by the monotonic one alone, after a step forward.
+    After the wall clock was set back, the token would seem valid for too long by that clock alone. After it was set forward,
+    the same holds for the monotonic clock.
 
     Attributes:
-        refresh_at: When another one is worth asking for, by the wall clock.
-        refresh_by: The same, by the monotonic one.
-        ends_by: When it ends, by the monotonic clock.
+        refresh_at: When to refresh the token, on the wall clock.
+        refresh_by: When to refresh the token, on the monotonic clock.
+        ends_by: When the token expires, on the monotonic clock.
     """
 
     token: Token
@@ -191,7 +192,7 @@ class _Entry:
 
 
 class _Fetch:
-    """A fetch under way, which others wait for."""
+    """A fetch that is running. Other threads wait for it."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -199,9 +200,14 @@ class _Fetch:
 
 
 class TokenCache:
-    """Keeps one token an audience, and has one thread at a time fetch a new one.
+    """Keeps one token for each audience. Thread-safe.
 
-    While a token is refreshed ahead of its end the other threads go on with the old one.
+    One thread at a time fetches a new token. During an early refresh the other threads use the old token.
+
+    Args:
+        source: Makes or fetches the tokens.
+        clock: The wall clock, in seconds since 1970.
+        steady: The monotonic clock, in seconds.
     """
 
     def __init__(
@@ -222,18 +228,18 @@ class TokenCache:
         return f"<TokenCache of {len(self._entries)} tokens>"
 
     def token(self, resource: str) -> Token:
-        """Return the token for a resource, a URL.
+        """Return the token for a resource, a URL. Blocks if the token must be fetched.
 
         Raises:
-            AuthenticationFailedError: No token could be had.
+            AuthenticationFailedError: There is no valid token, and the fetch of one failed.
         """
         return self._entry(resource).token
 
     def lookup(self, resource: str) -> tuple[Token, float, float]:
-        """Return the token for a resource, and in how many seconds another one will be worth asking for, and it ends.
+        """Return the token for a resource, the seconds until its refresh, and the seconds until its expiry. Blocks.
 
         Raises:
-            AuthenticationFailedError: No token could be had.
+            AuthenticationFailedError: There is no valid token, and the fetch of one failed.
         """
         entry = self._entry(resource)
         now, steady = self._clock(), self._steady()
@@ -268,7 +274,7 @@ class TokenCache:
             token = self._source.fetch(audience, refused=refused)
         except QueueError as error:
             if old is not None:
-                logger.warning("a token could not be refreshed, the old one is used on: %s", error)
+                logger.warning("the token could not be refreshed, and the old one stays in use: %s", error)
                 again_at, again_by = self._clock() + REFRESH_PAUSE, self._steady() + REFRESH_PAUSE
                 kept = attrs.evolve(old, refresh_at=again_at, refresh_by=again_by)
                 self._keep(audience, kept, fetch)
@@ -296,7 +302,12 @@ class TokenCache:
         fetch.done.set()
 
     def drop(self, resource: str, header: str) -> None:
-        """Forget a token that the server refused, unless another one has replaced it."""
+        """Forget a token that the server refused, unless a new one has already replaced it.
+
+        Args:
+            resource: The URL that the token was used for.
+            header: The refused token.
+        """
         audience = self._source.audience(resource)
         with self._lock:
             entry = self._entries.get(audience)
@@ -305,6 +316,6 @@ class TokenCache:
                 self._refused.add(audience)
 
     def after_fork(self) -> None:
-        """In a forked child: forget what other threads of the parent were doing."""
+        """In a forked child: forget the fetches of the parent's threads."""
         self._lock = threading.Lock()
         self._fetches = {}

@@ -12,7 +12,7 @@ import uuid
 import requests
 
 from azsession.config import ServiceBusConfig
-from azsession.tokens import generate_sas_token
+from azsession.protocol.sas import generate_sas_token
 
 from .common import QUEUE, Figure, arguments, fill, gateway, interleaved, show
 

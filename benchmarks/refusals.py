@@ -13,9 +13,9 @@ from contextlib import suppress
 
 from azsession.errors import AuthenticationFailedError
 from azsession.protocol.routes import Operation
+from azsession.protocol.sas import generate_sas_token
 from azsession.server import AccessKey, Right
 from azsession.server.authorization import Guard
-from azsession.tokens import generate_sas_token
 
 KEY = AccessKey("root", "c2VjcmV0", frozenset({Right.MANAGE}))
 

@@ -1,1 +1,1 @@
-"""The engines that keep messages, behind one interface: `base.Broker`."""
+"""Brokers: the engines that keep messages. `base.Broker` is their interface."""

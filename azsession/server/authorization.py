@@ -7,13 +7,9 @@ whether the queue exists.
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
-import hmac
 import re
 import secrets
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum
 from urllib.parse import unquote, unquote_plus, urlsplit
 
@@ -21,6 +17,10 @@ import attrs
 
 from ..errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
 from ..protocol.routes import Operation
+from ..protocol.sas import verify_token
+
+#: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
 
 
 class Right(Enum):
@@ -170,66 +170,3 @@ class Guard:
         if not name or (name != own and name not in self._hosts) or "@" in parts.netloc or _UNREADABLE.search(url):
             return False
         return resource is None or resource[: len(segments)] == segments
-
-
-# Shared access signatures
-# https://learn.microsoft.com/rest/api/eventhub/generate-sas-token
-
-#: Characters of a token at most; a longer one is refused unread.
-MAX_TOKEN_LENGTH = 4096
-
-_SCHEME = "SharedAccessSignature "
-_FIELDS = {"sr", "sig", "se", "skn"}
-#: The fields of a malformed token, so that its check takes the same steps.
-_NO_FIELDS = dict.fromkeys(_FIELDS, "")
-#: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
-_UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
-#: Signs in place of an unknown key, so that an unknown key takes as long as a wrong signature.
-_UNKNOWN_SECRET = base64.b64encode(secrets.token_bytes(32)).decode()
-
-
-@attrs.frozen
-class VerifiedToken:
-    """The result of a check of a shared access signature.
-
-    Attributes:
-        resource: The URL that the token is for, percent-encoded.
-        key_name: The name of the key.
-        is_valid: Whether the token is well-formed, signed with a known key, and not expired.
-    """
-
-    resource: str
-    key_name: str
-    is_valid: bool
-
-
-def verify_token(authorization: str, secret_of: Callable[[str], str | None]) -> VerifiedToken:
-    """Check a shared access signature. The check takes the same steps for all wrong tokens.
-
-    Args:
-        authorization: The header ``Authorization``.
-        secret_of: Returns the secret of a key by the name of the key, or `None` for an unknown key.
-    """
-    found = _fields_of(authorization)
-    fields = found or _NO_FIELDS
-    # Azure's own token generator encodes the name twice, others once. A name that needs no encoding is the same each time.
-    key_name = unquote_plus(unquote_plus(fields["skn"]))
-    secret = secret_of(key_name)
-    signed = f"{fields['sr']}\n{fields['se']}".encode("utf-8", "surrogatepass")
-    expected = hmac.new((_UNKNOWN_SECRET if secret is None else secret).encode(), signed, hashlib.sha256).digest()
-    try:
-        signature = base64.b64decode(unquote(fields["sig"]), validate=True)
-    except (binascii.Error, ValueError):
-        signature = b""
-    is_signed = hmac.compare_digest(expected, signature)
-    in_time = re.fullmatch(r"[0-9]{1,12}", fields["se"]) is not None and int(fields["se"]) > time.time()
-    is_valid = found is not None and secret is not None and is_signed and in_time
-    return VerifiedToken(fields["sr"], key_name, is_valid)
-
-
-def _fields_of(authorization: str) -> dict[str, str] | None:
-    """Return the four fields of a token; `None` if one is missing, there twice, or there is another one."""
-    if len(authorization) > MAX_TOKEN_LENGTH or not authorization.startswith(_SCHEME):
-        return None
-    fields = dict(re.findall(r"(?:^|&)([^=&]*)=([^&]*)", authorization[len(_SCHEME) :]))
-    return fields if set(fields) == _FIELDS and authorization.count("&") == 3 else None

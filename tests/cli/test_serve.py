@@ -17,7 +17,7 @@ import requests
 import trustme
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider
-from azsession.tokens import generate_sas_token
+from azsession.protocol.sas import generate_sas_token
 
 from ..conftest import eventually
 from ..support.processes import PATIENCE, Served, assert_one_line, run, run_here

@@ -20,8 +20,8 @@ from azsession.broker.embedded import EmbeddedBroker
 from azsession.client.cancellation import RequestInFlight
 from azsession.client.http_sockets import send_prepared
 from azsession.client.inprocess import InProcessAdapter
+from azsession.protocol.sas import generate_sas_token
 from azsession.server import AccessKey, GatewayService
-from azsession.tokens import generate_sas_token
 from tests.conftest import eventually
 
 URL = "http://bus.localhost"

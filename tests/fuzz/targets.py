@@ -23,8 +23,8 @@ from azsession.errors import (
 )
 from azsession.messages import ReceiptHandle
 from azsession.protocol.routes import NoRouteError
+from azsession.protocol.sas import generate_sas_token
 from azsession.protocol.wire import MalformedError
-from azsession.tokens import generate_sas_token
 
 from . import amqp as from_azure
 from . import client, served, wire

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from azsession import Message, QueueSettings, ServiceBusProvider, SessionLockedError
-from azsession.tokens import generate_sas_token
+from azsession.protocol.sas import generate_sas_token
 
 from ..conftest import eventually
 from ..torture import clockshim

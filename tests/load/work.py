@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from azsession import Message, QueueSettings, ReceivedMessage, ServiceBusProvider, SessionClient
 from azsession.errors import NoSessionAvailableError, QueueError, SessionNotFoundError
-from azsession.tokens import generate_sas_token
+from azsession.protocol.sas import generate_sas_token
 
 from .ledger import Ledger
 

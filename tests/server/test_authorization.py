@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from azsession.errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
 from azsession.protocol.routes import Operation
+from azsession.protocol.sas import MAX_TOKEN_LENGTH
 from azsession.server import AccessKey, Right
-from azsession.server.authorization import MAX_TOKEN_LENGTH, Guard
+from azsession.server.authorization import Guard
 
 KEY = AccessKey("key", "c2VjcmV0", frozenset({Right.LISTEN}))
 GUARD = Guard([KEY], ["known.example"])

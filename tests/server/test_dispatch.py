@@ -12,11 +12,11 @@ from azsession.broker.base import BLOCKING, CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import AuthenticationFailedError, ValidationError
 from azsession.protocol.routes import NoRouteError, Operation, Route
+from azsession.protocol.sas import generate_sas_token
 from azsession.server.answer import Answer
 from azsession.server.authorization import Guard
 from azsession.server.dispatch import Gateway, parse_query
 from azsession.server.request import DEFAULT_TIMEOUT, Headers, Request
-from azsession.tokens import generate_sas_token
 
 from .raw import MANAGE
 

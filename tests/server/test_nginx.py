@@ -35,8 +35,8 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.base import AcceptRequest, ReceiveRequest
 from azsession.client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from azsession.config import ServiceBusConfig
+from azsession.protocol.sas import generate_sas_token
 from azsession.server import AccessKey, GatewayService
-from azsession.tokens import generate_sas_token
 
 from ..conftest import eventually
 from ..standin.require import require_standin

@@ -1,1 +1,1 @@
-"""The gateway over HTTP."""
+"""The gateway over HTTP: the WSGI application, and the server that runs it."""

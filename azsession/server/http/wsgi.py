@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from http.client import responses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...broker.base import Broker, CallContext
 from ...errors import ValidationError
@@ -95,7 +95,7 @@ def _header_name(key: str) -> str | None:
     return key[5:].replace("_", "-").title()
 
 
-def _admit(gateway: Gateway, method: str, headers: Headers, environ: WSGIEnvironment) -> tuple[Route, Any]:
+def _admit(gateway: Gateway, method: str, headers: Headers, environ: WSGIEnvironment) -> tuple[Route, Mapping[str, str]]:
     query = environ.get("QUERY_STRING", "")
     raw = environ.get("REQUEST_URI") or environ.get("RAW_URI")
     if not raw:

@@ -19,6 +19,7 @@ from azsession import (
 )
 from azsession import tokens as tokens_module
 from azsession.broker.azure import AzureBroker
+from azsession.protocol.sas import generate_sas_token
 
 from ...conftest import eventually
 from ...standin.require import require_standin
@@ -158,7 +159,7 @@ def test_a_signature_of_the_connection_string_is_used_until_its_end(namespace: S
     name, (key, _) = next(iter(namespace.keys.items()))
 
     def string(expires_on: float) -> str:
-        token = tokens_module.generate_sas_token("sb://127.0.0.1/", name, key, int(expires_on))
+        token = generate_sas_token("sb://127.0.0.1/", name, key, int(expires_on))
         return f"Endpoint=sb://127.0.0.1:{namespace.port};SharedAccessSignature={token};UseDevelopmentEmulator=true"
 
     broker = AzureBroker(ServiceBusConfig(connection_string=string(time.time() + 60)))

@@ -21,8 +21,8 @@ from azsession import (
 )
 from azsession.broker.azure import AzureBroker
 from azsession.broker.base import NO_DEADLINE, AcceptRequest, CallContext, Caller, ReceiveRequest
+from azsession.protocol.sas import generate_sas_token
 from azsession.server import AccessKey, GatewayService
-from azsession.tokens import generate_sas_token
 
 from ...conftest import eventually
 from ...server.raw import Gateway

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from azsession.broker.embedded import EmbeddedBroker
+from azsession.protocol.sas import generate_sas_token
 from azsession.server import create_app
-from azsession.tokens import generate_sas_token
 
 from ..raw import MANAGE
 
