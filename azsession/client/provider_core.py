@@ -44,8 +44,8 @@ class ProviderCore:
         self.place: str = place or f"at {connection.transport.url}"
         self.pending: PendingCalls = PendingCalls()
         self.closed: bool = False
-        # The waits of `SessionProcessor`s. The set's single operations are atomic, so that no lock is needed, which a signal
-        # handler that closes the provider could wait for in vain.
+        # The waits of session processors. `add`, `discard` and `copy` of a set are atomic, so it has no lock: a signal
+        # handler that closes the provider could deadlock on one.
         self._waits: set[weakref.ref[PendingCalls]] = set()
         forks.register(self)
 
@@ -157,7 +157,7 @@ class ProviderCore:
             waits = known()
             if waits is not None:
                 waits.stop()
-        # All waits end before the first release. After a release without an answer, wait for no other.
+        # End all waits before the first release. If the server does not answer a release, do not wait for the others.
         for holder in [holder for holder in self.connection.clients() if holder.shut()]:
             if not holder.release():
                 break
