@@ -1,7 +1,7 @@
-"""The gateway in the caller's own process: a `requests` adapter that hands requests to it.
+"""`InProcessAdapter`: a requests adapter that answers requests from a broker in this process.
 
-There is no socket and no thread in between: the gateway runs in the thread that asks, and trusts it. `link` mounts an
-adapter for `ServiceBusProvider.embedded`, and wherever the server is Azure itself.
+There is no socket and no further thread: the server's code runs in the thread of the caller, and trusts the caller.
+`backends` makes an adapter for `ServiceBusProvider.embedded` and for Azure Service Bus over AMQP.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
 from ..server.request import Headers
 from .cancellation import CancelledError, RequestInFlight, current_request
 
-#: Seconds that closing waits for requests that run.
+#: Seconds that `close` waits for running requests.
 CLOSE_PATIENCE = 5.0
 
 
 class _Caller(Caller):
-    """The thread that asks; another one may end its wait by way of the flight.
+    """The thread that sent the request. Another thread can end its wait with `RequestInFlight.cancel`.
 
     Attributes:
-        thread: Its number.
-        waited: The broker waited for something.
-        told: The broker was told that nobody waits any more.
+        thread: The identifier of the thread.
+        waited: The broker waited.
+        told: The broker was told that the caller is gone.
     """
 
-    def __init__(self, flight: RequestInFlight) -> None:
-        self._flight = flight
+    def __init__(self, in_flight: RequestInFlight) -> None:
+        self._in_flight = in_flight
         self._on_gone: Callable[[], None] | None = None
         self.thread = _thread.get_ident()
         self.waited = False
         self.told = False
 
     def is_gone(self) -> bool:
-        if self._flight.cancelled:
+        if self._in_flight.cancelled:
             self.told = True
         return self.told
 
@@ -58,36 +58,35 @@ class _Caller(Caller):
     def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
         outer = self._on_gone
 
-        def end() -> None:
+        def end_wait() -> None:
             self.told = True
             on_gone()
             if outer is not None:
                 outer()
 
         self.waited = True
-        self._on_gone = end
-        self._flight.on_cancel(end)
+        self._on_gone = end_wait
+        self._in_flight.on_cancel(end_wait)
         try:
             yield
         finally:
             self._on_gone = outer
-            self._flight.on_cancel(outer)
+            self._in_flight.on_cancel(outer)
 
 
 class InProcessAdapter(BaseAdapter):
-    """Answers the requests for one base URL from a broker of this process.
+    """Answers the requests for one base URL from a broker in this process. Thread-safe.
 
-    A read timeout ends a wait as it would over the network, and so does
-    `RequestInFlight.cancel`; without one, closing does.
-    What the application has begun otherwise is finished.
+    The read timeout of requests and `RequestInFlight.cancel` end the wait of a request, and `close` ends all waits. Work that
+    does not wait is always finished.
 
     Args:
-        broker: Where the messages are; closed with the adapter, or when that is forgotten.
-        url: The base of the routes.
-        identity: What the broker was made for, so that others find out whether it does for them.
-        in_child: Why a forked child cannot use the broker; `None` where it can.
-        max_body_size: Bytes of a request's body.
-        max_message_size: Bytes of one message's body.
+        broker: The broker. It is closed with the adapter, or when the adapter is garbage-collected.
+        url: The base URL of the routes.
+        identity: The endpoint and credentials of the broker. Clients with an equal identity can share the adapter.
+        in_child: The error message for a forked child, which cannot use the broker. `None` if it can.
+        max_body_size: The largest body of a request, in bytes.
+        max_message_size: The largest body of a message, in bytes.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class InProcessAdapter(BaseAdapter):
         max_message_size: int = MAX_MESSAGE_SIZE,
     ) -> None:
         super().__init__()
-        self.identity = identity
+        self.identity: object = identity
         self.url: str = url.rstrip("/")
         self._broker = broker
         self._gateway = Gateway(broker, max_body_size=max_body_size, max_message_size=max_message_size)
@@ -110,8 +109,8 @@ class InProcessAdapter(BaseAdapter):
         self._running: set[_Caller] = set()
         self._ended: threading.Event | None = None
         forks.register(self)
-        self._finalizer = weakref.finalize(self, _close_elsewhere, broker)
-        # At the interpreter's end whoever waits still is a daemon thread, which had better not wake up then.
+        self._finalizer = weakref.finalize(self, _close_in_thread, broker)
+        # At the end of the interpreter only daemon threads still wait, and they must not wake up.
         self._finalizer.atexit = False
 
     def __repr__(self) -> str:
@@ -119,12 +118,12 @@ class InProcessAdapter(BaseAdapter):
 
     @property
     def broker(self) -> Broker:
-        """The broker that answers."""
+        """The broker."""
         return self._broker
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the adapter is closed."""
         return not self._finalizer.alive
 
     def send(
@@ -136,14 +135,14 @@ class InProcessAdapter(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Return the application's answer.
+        """Answer a request of a `requests.Session`. Blocks.
 
         Raises:
-            requests.ReadTimeout: The time to read was over before the wait that was asked for.
-            requests.ConnectionError: The wait was ended from another thread.
-            ConfigurationError: The adapter was closed, or its broker is the process's that this one was forked from.
+            requests.ReadTimeout: The read timeout ended the wait.
+            requests.ConnectionError: Another thread ended the wait.
+            ConfigurationError: The adapter is closed, or the broker belongs to the parent process.
         """
-        patience = timeout[1] if isinstance(timeout, tuple) else getattr(timeout, "read_timeout", timeout)
+        read_timeout = timeout[1] if isinstance(timeout, tuple) else getattr(timeout, "read_timeout", timeout)
         body: Any = request.body or b""
         if isinstance(body, str):
             body = body.encode()
@@ -153,7 +152,9 @@ class InProcessAdapter(BaseAdapter):
         names: Any = request.headers.items()
         headers = {name: value if isinstance(value, str) else value.decode("latin-1") for name, value in names}
         try:
-            answer = self.ask(request.method or "", target, headers, body, patience, current_request() or RequestInFlight())
+            answer = self.ask(
+                request.method or "", target, headers, body, read_timeout, current_request() or RequestInFlight()
+            )
         except requests.RequestException as error:
             error.request = request
             raise
@@ -165,35 +166,36 @@ class InProcessAdapter(BaseAdapter):
         target: str,
         headers: Mapping[str, str],
         body: bytes,
-        patience: float | None,
-        flight: RequestInFlight,
+        timeout: float | None,
+        in_flight: RequestInFlight,
     ) -> Answer:
-        """Return the gateway's answer to a request; what `send` does, without its wrapping.
+        """Answer a request, like `send`, but without the objects of requests. Blocks.
 
         Args:
             method: The HTTP method.
-            target: The path below the URL, encoded, and the query.
+            target: The encoded path below the base URL, and the query.
             headers: The headers.
             body: The body.
-            patience: Seconds to wait for the answer.
-            flight: Ends the wait, and is told how far it came.
+            timeout: Seconds to wait for the answer. `None` is no limit.
+            in_flight: Cancels the request. It is told how far the request came.
 
         Raises:
-            requests.RequestException: As `send` does.
-            ConfigurationError: As `send` does.
+            requests.ReadTimeout: The timeout ended the wait.
+            requests.ConnectionError: Another thread ended the wait.
+            ConfigurationError: The adapter is closed, or the broker belongs to the parent process.
         """
-        flight.tracked = True
-        if flight.cancelled:
+        in_flight.tracked = True
+        if in_flight.cancelled:
             raise requests.ConnectionError(CancelledError("the request was cancelled"))
-        caller = _Caller(flight)
-        deadline = None if patience is None else time.monotonic() + patience
+        caller = _Caller(in_flight)
+        deadline = None if timeout is None else time.monotonic() + timeout
         self._running.add(caller)
         try:
-            # Looked at after that, and set before those that run are looked at: no call begins on a closed broker.
+            # `close` does these steps in the opposite order, so that no request begins on a closed broker.
             if self._refusal is not None:
                 raise ConfigurationError(self._refusal)
-            # From here on it may take effect, whatever becomes of the answer.
-            flight.written = True
+            # From here on the request may take effect, also if it has no answer.
+            in_flight.written = True
             context = CallContext(caller, deadline)
             answer = self._gateway.handle(method, target, Headers(headers.items()), body, context)
         finally:
@@ -201,7 +203,7 @@ class InProcessAdapter(BaseAdapter):
             if self._ended is not None:
                 self._ended.set()
         status = answer.status
-        # Whatever else came of it is worth more than the news that it came late, or that nobody waited for it.
+        # Any other answer is returned, also if it comes late or nobody waits for it: it says what took effect.
         if status >= 500 or (status == 204 and (caller.waited or caller.told)):
             if caller.told:
                 raise requests.ConnectionError(CancelledError("the wait was ended"))
@@ -228,12 +230,12 @@ class InProcessAdapter(BaseAdapter):
         return response
 
     def close(self) -> None:
-        """End all waits, let what runs finish, and close the broker. Idempotent."""
+        """End all waits, let running requests finish, and close the broker. Can be called again."""
         closing = self._finalizer.detach()
         if closing is None:
             return
         if self._refusal is None:
-            self._refusal = f"what answers for {self.url} in this process was closed: make another client"
+            self._refusal = f"the backend of {self.url} in this process was closed: make a new client"
             self._ended = threading.Event()
             with suppress(QueueError):
                 self._broker.stop_waiting()
@@ -242,7 +244,7 @@ class InProcessAdapter(BaseAdapter):
 
     def _finish_running(self, ended: threading.Event) -> None:
         own, until = _thread.get_ident(), time.monotonic() + CLOSE_PATIENCE
-        # This thread's own would be one that a signal handler interrupted.
+        # A request of this thread runs if a signal handler interrupted it to call `close`. It cannot finish before.
         while any(caller.thread != own for caller in self._running.copy()):
             left = until - time.monotonic()
             if left <= 0 or not ended.wait(left):
@@ -250,13 +252,13 @@ class InProcessAdapter(BaseAdapter):
             ended.clear()
 
     def after_fork(self) -> None:
-        """In a forked child: some brokers stay the parent's."""
+        """In a forked child: refuse requests if the broker belongs to the parent."""
         self._running = set()
         if self._refusal is None:
             self._refusal = self._in_child
 
 
-def _close_elsewhere(broker: Broker) -> None:
-    """Close the broker of an adapter that was forgotten, in a thread of its own: the collector stops threads anywhere."""
+def _close_in_thread(broker: Broker) -> None:
+    """Close a broker in a new thread. The garbage collector calls this in any thread, at any point of its work."""
     with suppress(RuntimeError):
         _thread.start_new_thread(broker.close, ())

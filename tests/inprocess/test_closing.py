@@ -1,4 +1,4 @@
-"""Many threads on an embedded provider, and its closing: what `tests/concurrency` asks of a server on a socket."""
+"""Many threads on an embedded provider, and closing it. `tests/concurrency` tests the same over a socket."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.internals import pending_calls
 
 
 class _Crew:
-    """Threads whose errors are kept."""
+    """Threads that collect their errors."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -56,7 +56,7 @@ def _send(provider: ServiceBusProvider, session_id: str, *bodies: str) -> None:
 
 
 def _waiting(*owners: Any) -> int:
-    """Return how many calls wait in the broker."""
+    """Return the number of calls that wait in the broker."""
     calls = [call for owner in owners for call in pending_calls(owner)]
     return sum(call.in_flight is not None and call.in_flight._end_wait is not None for call in calls)
 
@@ -76,7 +76,7 @@ def test_closing_a_session_ends_the_receives_of_all_threads() -> None:
             assert other.receive_message(timeout=0) is None
 
 
-def test_a_receive_that_closing_ended_took_no_message() -> None:
+def test_a_receive_that_was_ended_by_closing_took_no_message() -> None:
     with ServiceBusProvider.embedded() as provider:
         for number in range(50):
             name, crew = f"s{number}", _Crew()
@@ -141,7 +141,7 @@ def test_closing_the_provider_ends_every_kind_of_call() -> None:
     assert len(ended) == len(kinds)
 
 
-def test_closing_from_many_threads_at_once_closes_once_and_for_all() -> None:
+def test_many_threads_can_close_a_provider_at_once() -> None:
     for _ in range(10):
         provider, crew = ServiceBusProvider.embedded(), _Crew()
         clients = [provider.create_session_client("q", f"s{number}") for number in range(4)]
@@ -154,7 +154,7 @@ def test_closing_from_many_threads_at_once_closes_once_and_for_all() -> None:
         assert crew.errors == []
 
 
-def test_what_was_sent_before_the_close_is_kept_or_said_to_be_refused(tmp_path: Any) -> None:
+def test_a_message_sent_during_closing_is_either_stored_or_refused(tmp_path: Any) -> None:
     path, sent = tmp_path / "data.db", Counter[str]()
     provider, crew = ServiceBusProvider.embedded(path), _Crew()
     refused: list[ConfigurationError] = []
@@ -180,7 +180,7 @@ def test_what_was_sent_before_the_close_is_kept_or_said_to_be_refused(tmp_path: 
     assert Counter(kept) == sent
 
 
-def test_32_threads_take_each_message_of_a_session_once() -> None:
+def test_32_threads_receive_each_message_of_a_session_once() -> None:
     with ServiceBusProvider.embedded() as provider:
         names = [f"m{number}" for number in range(300)]
         _send(provider, "s", *names)
@@ -206,7 +206,7 @@ def test_32_threads_take_each_message_of_a_session_once() -> None:
         client.close()
 
 
-def test_a_waiting_receive_gets_what_another_thread_sends() -> None:
+def test_a_waiting_receive_returns_a_message_that_another_thread_sends() -> None:
     with ServiceBusProvider.embedded() as provider:
         client = provider.create_session_client("q", "s")
         got: list[ReceivedMessage | None] = []
@@ -232,7 +232,7 @@ def test_a_lock_is_renewed_in_the_background() -> None:
             other.close()
 
 
-def test_a_lock_that_is_not_renewed_is_lost_and_told() -> None:
+def test_the_loss_of_a_lock_that_is_not_renewed_is_reported() -> None:
     told: list[tuple[SessionClient, SessionNotFoundError]] = []
     with ServiceBusProvider.embedded() as provider:
         provider.create_queue("q", _settings(lock_duration=1))
@@ -250,7 +250,7 @@ def _settings(**fields: Any) -> Any:
     return QueueSettings(**fields)
 
 
-def test_an_interrupt_ends_a_waiting_receive_and_the_client_goes_on() -> None:
+def test_a_client_works_on_after_an_interrupt_ended_its_receive() -> None:
     script = """
 import threading, time
 from azsession import *
@@ -282,7 +282,7 @@ with ServiceBusProvider.embedded() as provider, provider.create_session_client("
         assert process.returncode == 0
 
 
-def test_a_signal_handler_may_close_the_provider_under_a_waiting_receive() -> None:
+def test_a_signal_handler_can_close_the_provider_during_a_receive() -> None:
     script = """
 import os, signal, threading, time
 from azsession import *
