@@ -1,4 +1,4 @@
-"""A gateway, a hostile way to it, and providers that take that way and do not wait long."""
+"""Fixtures: a gateway, a hostile proxy in front of it, and providers with short timeouts that use the proxy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="package")
 def gateway() -> Iterator[GatewayService]:
     with GatewayService(EmbeddedBroker(auto_create=True), [AccessKey("root", "bWFuYWdl")], max_waiting=16) as service:
-        # The threads that begin with the first wait begin now, so that no test seems to leave them behind.
+        # The first wait starts threads of the gateway. They start here, so that no test seems to leak them.
         with (
             ServiceBusProvider.from_connection_string(service.connection_string()) as provider,
             provider.create_session_client("first", "s") as session,
@@ -39,7 +39,7 @@ def way(gateway: GatewayService) -> Iterator[HostileWay]:
 
 @pytest.fixture
 def connect(way: HostileWay) -> Iterator[Callable[..., ServiceBusProvider]]:
-    """What makes providers on the hostile way; they know already that version 1 is spoken there."""
+    """A factory of providers on the hostile proxy. They already know that the server speaks version 1."""
     made: list[ServiceBusProvider] = []
 
     def make(**fields: Any) -> ServiceBusProvider:
@@ -56,13 +56,13 @@ def connect(way: HostileWay) -> Iterator[Callable[..., ServiceBusProvider]]:
 
 @pytest.fixture
 def provider(connect: Callable[..., ServiceBusProvider]) -> ServiceBusProvider:
-    """A provider that tries nothing again."""
+    """A provider that retries nothing."""
     return connect()
 
 
 @pytest.fixture
 def set_stage(connect: Callable[..., ServiceBusProvider], way: HostileWay, queue: str) -> Iterator[Callable[..., Stage]]:
-    """What makes stages for operations, with providers of these settings."""
+    """A factory of stages whose providers have the given settings."""
     made: list[Stage] = []
 
     def make(**fields: Any) -> Stage:
@@ -77,7 +77,7 @@ def set_stage(connect: Callable[..., ServiceBusProvider], way: HostileWay, queue
 
 @pytest.fixture
 def queue(gateway: GatewayService) -> str:
-    """A queue of the test's own."""
+    """A new queue."""
     name = f"queue-{next(_numbers)}"
     gateway.broker.create_queue(name, QueueSettings(max_delivery_count=1000))
     return name

@@ -1,4 +1,4 @@
-"""Every operation that asks a server, prepared so that nothing but its answer is left to come."""
+"""Each operation of the client, prepared so that a test can replace the answer to its only request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _numbers = itertools.count(1)
 
 @attrs.frozen
 class Stage:
-    """What an operation is done with: a session that is held, with a message that was received and one that was not."""
+    """The objects that an operation needs: a held session with one received message and one in the queue."""
 
     provider: ServiceBusProvider
     queue: str
@@ -29,7 +29,7 @@ class Stage:
 
 
 def stage(provider: ServiceBusProvider, queue: str) -> Stage:
-    """Return a stage with a session of its own."""
+    """Return a stage with a new session."""
     session_id = f"s{next(_numbers)}"
     provider.send_messages(queue, [Message(body, session_id=session_id) for body in ("first", "second")])
     session = provider.create_session_client(queue, session_id, auto_renew=False)
@@ -125,7 +125,7 @@ def _get_state(at: Stage) -> Callable[[], object]:
     return read
 
 
-#: Those that a session's holder makes, and answers to which can tell that the lock is lost.
+#: Operations of a session's holder. An answer to them can say that the lock is lost.
 ON_LOCK: dict[str, Operation] = {
     "receive": _receive,
     "receive many": _receive_many,
@@ -156,7 +156,7 @@ OF_PROVIDER: dict[str, Operation] = {
     "delete queue": _delete_queue,
 }
 ALL: dict[str, Operation] = {**ON_LOCK, **SETTLING, **OF_PROVIDER}
-#: Those whose success has something to be read.
+#: Operations whose successful answer has a body that is read.
 READING = [
     *("receive", "receive many", "receive deferred", "dead-letter the session", "complete many", "accept"),
     *("list sessions", "peek", "dead letters", "get queue", "list queues"),

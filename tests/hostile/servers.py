@@ -1,4 +1,4 @@
-"""A way to a real gateway on which answers can be anything: the tests of this folder say what becomes of the next ones."""
+"""A proxy in front of a real gateway that replaces answers with anything that a test chooses."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import attrs
 
 from ..concurrency.servers import Acceptor
 
-#: What every answer of a gateway says.
+#: The header that is part of every answer of a gateway.
 GATEWAYS = {"Azsession-Protocol": "1"}
 
 
 @attrs.frozen
 class Fate:
-    """What becomes of a request.
+    """What happens to a request.
 
     Attributes:
-        answer: Makes what is answered, piece by piece, of the gateway's answer (empty where it was not asked).
-        acts: The gateway is asked.
-        closes: The connection is closed after it.
-        reads: The request's body is read first.
+        answer: Returns the pieces of the answer for the gateway's answer, which is empty if the gateway was not asked.
+        acts: The gateway gets the request.
+        closes: The connection is closed after the answer.
+        reads: The body of the request is read before the answer.
     """
 
     answer: Callable[[bytes], Iterable[bytes]]
@@ -34,14 +34,14 @@ class Fate:
 
 
 def raw(data: bytes, **fate: bool) -> Fate:
-    """Return the fate of being answered these bytes."""
+    """Return the fate of an answer of these bytes."""
     return Fate(lambda proper: [data], **fate)
 
 
 def http_answer(
     status: int | str, body: bytes = b"", headers: dict[str, str] | None = None, *, length: bool = True, **fate: bool
 ) -> Fate:
-    """Return the fate of an answer of HTTP, which is nobody's unless its headers say otherwise."""
+    """Return the fate of an HTTP answer. It is not the gateway's unless its headers say so."""
     lines = [f"HTTP/1.1 {status} Said", *(f"{name}: {value}" for name, value in (headers or {}).items())]
     if length:
         lines.append(f"Content-Length: {len(body)}")
@@ -51,18 +51,18 @@ def http_answer(
 
 
 def proxy_page(status: int | str, **fate: bool) -> Fate:
-    """Return the fate of being answered by something that stands before the gateway."""
+    """Return the fate of an answer of a proxy in front of the gateway."""
     page = b"<html><head><title>Not here</title></head><body><h1>Please log in</h1></body></html>"
     return http_answer(status, page, {"Content-Type": "text/html", "Server": "middlebox"}, **fate)
 
 
 class HostileWay(Acceptor):
-    """Passes requests on to a gateway, one by one; those that were given a fate get that instead.
+    """Passes requests to a gateway one by one, except those that have a fate.
 
     Attributes:
-        always: The fate of every request that has no other.
+        always: The fate of each request without its own fate.
         asked: The request lines so far.
-        broken: How often a client went away while it was being answered.
+        broken: How often a client closed the connection during an answer.
     """
 
     def __init__(self, port: int, connection_string: str) -> None:
@@ -115,7 +115,7 @@ class HostileWay(Acceptor):
                 return
 
     def _ask(self, head: bytes, body: bytes) -> bytes:
-        """Return the gateway's answer, which ends with its connection."""
+        """Return the answer of the gateway, read until it closes the connection."""
         with socket.create_connection(("127.0.0.1", self._target), timeout=30) as gateway:
             self._keep(gateway)
             head = re.sub(rb"(?i)\r\nconnection: *keep-alive", b"", head)

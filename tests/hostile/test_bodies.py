@@ -1,4 +1,4 @@
-"""Answers that begin well, and whose bodies are cut, of other types, or too much."""
+"""Answers with valid headers whose bodies are cut off, malformed, or too large."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .servers import GATEWAYS, HostileWay, http_answer
 
 ENVELOPE = "application/vnd.microsoft.servicebus.json"
 
-#: What is no answer to any of the operations that read one.
+#: Bodies that are not a valid answer to any operation.
 BROKEN_JSON = [
     b"",
     b"{",
@@ -50,7 +50,7 @@ BROKEN_JSON = [
 
 
 @pytest.mark.parametrize("name", READING)
-def test_a_body_that_is_no_answer_is_a_broken_answer(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_an_invalid_body_is_a_connection_failure(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage()
     operation = ALL[name](at)
     for body in BROKEN_JSON:
@@ -68,7 +68,7 @@ def message(**properties: Any) -> dict[str, Any]:
     return {"Body": "forged", "BrokerProperties": {"LockToken": "token", **properties}}
 
 
-#: Envelopes that are well-formed, and cannot be what was asked for.
+#: Well-formed envelopes that cannot be the answer to the request.
 WRONG = {
     "no lock token": [message(LockToken=None)],
     "an empty lock token": [message(LockToken="")],
@@ -81,7 +81,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_an_envelope_with_what_cannot_be_settled_brings_nothing(
+def test_an_envelope_with_a_message_that_cannot_be_settled_is_refused(
     what: str, way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     at = set_stage()
@@ -94,7 +94,7 @@ def test_an_envelope_with_what_cannot_be_settled_brings_nothing(
     assert found.body == b"second"
 
 
-def test_an_envelope_whose_count_is_another_was_cut_on_the_way(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_an_envelope_with_a_wrong_count_is_refused(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage()
     headers = {**GATEWAYS, "Content-Type": ENVELOPE, "Azsession-Count": "2"}
     way.next(http_answer(201, json.dumps([message()]).encode(), headers))
@@ -102,7 +102,7 @@ def test_an_envelope_whose_count_is_another_was_cut_on_the_way(way: HostileWay, 
         at.session.receive_messages(2, timeout=0)
 
 
-def test_attributes_of_other_types_are_left_out(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_attributes_of_unknown_types_are_left_out(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage()
     attributes = {"list": [1], "object": {}, "null": None, "text": "x", "number": 1, "truth": True}
     body = json.dumps([{**message(), "UserProperties": attributes}]).encode()
@@ -112,7 +112,7 @@ def test_attributes_of_other_types_are_left_out(way: HostileWay, set_stage: Call
     assert found.attributes == {"text": "x", "number": 1, "truth": True}
 
 
-def test_accepting_one_session_is_not_answered_with_another(
+def test_an_accept_that_is_answered_with_another_session_is_refused(
     way: HostileWay, provider: ServiceBusProvider, queue: str
 ) -> None:
     with provider.create_session_client(queue, "mine", auto_renew=False) as session:
@@ -122,14 +122,14 @@ def test_accepting_one_session_is_not_answered_with_another(
         assert session.get_session_state() is None
 
 
-def test_a_list_that_never_gets_on_ends(way: HostileWay, provider: ServiceBusProvider, queue: str) -> None:
+def test_a_list_that_repeats_the_same_page_is_an_error(way: HostileWay, provider: ServiceBusProvider, queue: str) -> None:
     page = {"sessions": [{"SessionId": f"s{n:04}", "MessageCount": 1} for n in range(1000)]}
     way.always = http_answer(200, json.dumps(page).encode(), GATEWAYS)
     with pytest.raises(Exception, match="again and again"):
         provider.list_sessions(queue)
 
 
-def test_a_small_body_that_unpacks_to_a_large_one_is_too_large(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_a_small_compressed_body_that_becomes_too_large_is_refused(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage(retry_attempts=2)
     packed = gzip.compress(b"\x00" * (64 * 1024 * 1024))
     way.always = http_answer(200, packed, {**GATEWAYS, "Content-Encoding": "gzip"})

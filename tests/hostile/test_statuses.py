@@ -1,4 +1,4 @@
-"""Each operation, answered each wrong status by what stands before the gateway: a proxy, a login page, an empty room."""
+"""Each operation, answered with each wrong status by something in front of the gateway, for example a proxy or login page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..support.plain_server import PlainServer, answer
 from .operations import ALL, ON_LOCK, SETTLING, Stage
 from .servers import GATEWAYS, HostileWay, http_answer, proxy_page
 
-#: What every operation raises for each status of a page that no gateway made; `acts` where it may have taken effect.
+#: The error of every operation for each status of a page of a proxy; `acts` if the request may have taken effect.
 PAGES: dict[int | str, tuple[type[QueueError], bool]] = {
     "000": (ConnectionFailedError, True),
     100: (ConnectionFailedError, True),
@@ -48,7 +48,7 @@ PAGES: dict[int | str, tuple[type[QueueError], bool]] = {
     429: (ThrottledError, False),
     **dict.fromkeys((402, 406, 407, 408, 411, 412, 414, 415, 418, 421, 426, 431, 451, 499), (ProviderError, False)),
     501: (UnsupportedOperationError, False),
-    # Tried again, these say at last that an attempt may have taken effect.
+    # After retries, the error says that an attempt may have taken effect.
     **dict.fromkeys((500, 502, 503, 504), (ConnectionFailedError, True)),
     **dict.fromkeys((505, 507, 511, 520, 599, 600, 999), (ProviderError, False)),
     "99": (ConnectionFailedError, True),
@@ -58,7 +58,7 @@ PAGES: dict[int | str, tuple[type[QueueError], bool]] = {
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_page_of_any_status_is_the_right_error_and_changes_nothing(
+def test_a_proxys_page_of_any_status_is_the_expected_error_and_changes_nothing(
     name: str, way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     at = set_stage()
@@ -76,7 +76,7 @@ def test_a_page_of_any_status_is_the_right_error_and_changes_nothing(
 
 @pytest.mark.parametrize("status", [200, 404, 502])
 @pytest.mark.parametrize("name", ALL)
-def test_a_page_instead_of_the_gateways_answer_is_got_over(
+def test_a_proxys_page_instead_of_the_gateways_answer_is_retried_with_success(
     name: str, status: int, way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     at = set_stage(retry_attempts=2)
@@ -86,7 +86,7 @@ def test_a_page_instead_of_the_gateways_answer_is_got_over(
 
 
 @pytest.mark.parametrize("status", [501, 507, 511])
-def test_a_server_that_cannot_does_not_hide_that_an_earlier_attempt_may_have_taken_effect(
+def test_a_server_error_does_not_hide_that_an_earlier_attempt_may_have_taken_effect(
     status: int, way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     operation = ALL["send"](set_stage(retry_attempts=2))
@@ -97,7 +97,7 @@ def test_a_server_that_cannot_does_not_hide_that_an_earlier_attempt_may_have_tak
     assert caught.value.status == status
 
 
-#: What the gateway itself can mean by a status, for those who hold a session, and who settle; `lost` where the lock is gone.
+#: The meaning of a status of the gateway itself, for the holder of a session and for settling; `lost` if the lock is lost.
 MEANT = {
     404: (QueueNotFoundError, QueueNotFoundError, "EntityNotFound", True),
     409: (ProviderError, InvalidReceiptError, "Conflict", False),
@@ -108,7 +108,7 @@ MEANT = {
 
 @pytest.mark.parametrize("status", MEANT)
 @pytest.mark.parametrize("name", [*ON_LOCK, *SETTLING])
-def test_what_the_gateway_says_itself_is_believed(
+def test_the_status_of_the_gateway_itself_is_believed(
     name: str, status: int, way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     holds, settles, code, lost = MEANT[status]
@@ -125,7 +125,7 @@ def test_what_the_gateway_says_itself_is_believed(
         assert at.session.is_lock_lost == lost
 
 
-def test_a_redirection_is_not_followed_and_its_body_not_waited_for(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_a_redirect_is_not_followed_and_its_body_is_not_read(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage()
     for location in ("http://[", "http://127.0.0.1:1/elsewhere", "//", "\xff\xfe", "file:///etc/passwd"):
         asked = len(way.asked)
@@ -138,7 +138,9 @@ def test_a_redirection_is_not_followed_and_its_body_not_waited_for(way: HostileW
     at.session.complete_message(at.message)
 
 
-def test_a_page_does_not_make_a_renewer_give_up_the_lock(way: HostileWay, provider: ServiceBusProvider, queue: str) -> None:
+def test_the_renewer_does_not_give_up_the_lock_over_a_proxys_page(
+    way: HostileWay, provider: ServiceBusProvider, queue: str
+) -> None:
     lost: list[object] = []
     with provider.create_session_client(queue, "renewed", on_lock_lost=lambda *args: lost.append(args)) as session:
         session.receive_message(timeout=0)
@@ -154,7 +156,7 @@ def test_a_page_does_not_make_a_renewer_give_up_the_lock(way: HostileWay, provid
     assert lost == []
 
 
-# The plain dialect, whose servers say nothing of themselves
+# The plain dialect: its servers do not identify themselves
 
 
 @contextmanager
@@ -168,7 +170,7 @@ def plain_session(server: PlainServer) -> Iterator[SessionClient]:
 
 @pytest.mark.parametrize("status", [202, 203, 205, 206, 207, 226, 299])
 @pytest.mark.parametrize("name", ["complete", "abandon", "dead-letter"])
-def test_a_settlement_is_not_done_by_a_status_that_is_no_success_of_the_protocol(name: str, status: int) -> None:
+def test_a_settlement_does_not_succeed_with_a_status_that_the_protocol_does_not_use(name: str, status: int) -> None:
     with PlainServer() as server, plain_session(server) as session:
         server.put("orders", "s1", b"paid")
         message = session.receive_message(timeout=2)
@@ -187,7 +189,7 @@ def test_a_settlement_is_not_done_by_a_status_that_is_no_success_of_the_protocol
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 206])
-def test_a_page_is_no_message(status: int) -> None:
+def test_a_page_is_not_taken_for_a_message(status: int) -> None:
     with PlainServer() as server, plain_session(server) as session:
         server.put("orders", "s1", b"paid")
         server.next(answer(status, {"Content-Type": "text/html"}, b"<html>Please log in</html>"))

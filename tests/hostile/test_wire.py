@@ -1,4 +1,4 @@
-"""Answers that are broken as HTTP, that never end, that come too early, or behind which something follows."""
+"""Answers that are malformed HTTP, never end, come too early, or are followed by stray bytes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .operations import ALL, Stage
 from .servers import GATEWAYS, Fate, HostileWay, http_answer, raw
 
 KEPT_HEAD = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\n"
-# Told that it ends, so that no later request meets the connection in the moment in which it does.
+# "close", so that no later request uses the connection at the moment when it is closed.
 HEAD = KEPT_HEAD + b"Connection: close\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
-#: What is not HTTP, or not all of it.
+#: Answers that are not HTTP, or incomplete.
 BROKEN = {
     "nothing": b"",
     "HTTP/0.9": b"<html>It works!</html>\r\n\r\n",
@@ -53,7 +53,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 @pytest.mark.parametrize("name", ["receive", "complete", "renew", "send"])
-def test_a_broken_answer_is_told_as_no_answer_and_changes_nothing(
+def test_a_malformed_answer_is_a_connection_failure_and_changes_nothing(
     name: str, what: str, way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     at = set_stage()
@@ -69,7 +69,9 @@ def test_a_broken_answer_is_told_as_no_answer_and_changes_nothing(
 
 
 @pytest.mark.parametrize("name", ["complete many", "renew"])
-def test_an_answer_that_is_cut_at_any_byte_is_no_answer(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_an_answer_cut_off_at_any_byte_is_a_connection_failure(
+    name: str, way: HostileWay, set_stage: Callable[..., Stage]
+) -> None:
     at = set_stage()
     operation = ALL[name](at)
     whole = _answer_to(way, ALL[name](set_stage()))
@@ -79,11 +81,11 @@ def test_an_answer_that_is_cut_at_any_byte_is_no_answer(name: str, way: HostileW
             operation()
         assert caught.value.maybe_delivered, cut
         assert not at.session.is_lock_lost, cut
-    # The server remembers a settlement: it is the same one still.
+    # The server remembers the settlement, so that the repeated one succeeds.
     operation()
 
 
-def test_a_receive_whose_answer_is_cut_gets_it_whole_when_it_is_sent_again(
+def test_a_retried_receive_gets_the_messages_of_an_answer_that_was_cut_off(
     way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     whole = _answer_to(way, ALL["receive"](set_stage()))
@@ -137,17 +139,17 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_an_answer_without_end_is_not_read_without_end(what: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_the_client_stops_reading_an_endless_answer(what: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage(request_timeout=1)
     way.next(Fate(ENDLESS[what]))
     with pytest.raises(ConnectionFailedError):
         at.session.complete_message(at.message)
-    assert way.broken.acquire(timeout=10)  # The connection was closed under it.
+    assert way.broken.acquire(timeout=10)  # The client closed the connection.
     at.session.complete_message(at.message)
 
 
 @pytest.mark.parametrize("status", [302, 404, 410, 500])
-def test_an_error_without_end_is_an_error(status: int, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_an_error_with_an_endless_body_is_an_error(status: int, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage()
     head = b"HTTP/1.1 %d Said\r\nLocation: /elsewhere\r\n\r\n" % status
     way.next(Fate(after(head, b"x" * 65536)))
@@ -157,7 +159,7 @@ def test_an_error_without_end_is_an_error(status: int, way: HostileWay, set_stag
     at.session.complete_message(at.message)
 
 
-#: Answers that come, but too slowly, a byte at a time.
+#: Answers that arrive too slowly, one byte at a time.
 TRICKLES = {
     "the status line": after(b"", b"H", 0.02),
     "a header": after(HEAD + b"X: ", b"x", 0.02),
@@ -169,18 +171,18 @@ TRICKLES = {
 
 
 @pytest.mark.parametrize("what", TRICKLES)
-def test_an_answer_that_trickles_ends_with_its_time(what: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_a_slow_answer_times_out(what: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage(request_timeout=0.5)
     began = time.monotonic()
     way.next(Fate(TRICKLES[what]))
     with pytest.raises(ConnectionFailedError, match="timed out"):
         at.session.complete_message(at.message)
-    assert 0.4 < time.monotonic() - began < 30  # Without a bound it would not end at all.
+    assert 0.4 < time.monotonic() - began < 30  # Without a timeout it would never end.
     assert way.broken.acquire(timeout=10)
     at.session.complete_message(at.message)
 
 
-def test_a_large_answer_that_goes_on_coming_is_waited_for_beyond_its_time(
+def test_a_large_answer_may_take_longer_than_the_timeout_while_it_arrives(
     way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     at = set_stage(request_timeout=0.5)
@@ -197,7 +199,7 @@ def test_a_large_answer_that_goes_on_coming_is_waited_for_beyond_its_time(
     assert len(state) == 20 * 32768
 
 
-# More than one answer
+# Stray bytes and several answers
 
 STRAY = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\nContent-Length: 6\r\n\r\nforged"
 
@@ -212,7 +214,7 @@ STRAY = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\nContent-Length: 6\r\n\r\nf
         + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     }.items(),
 )
-def test_what_follows_an_answer_is_not_taken_for_the_next(
+def test_stray_bytes_after_an_answer_are_not_taken_for_the_next_answer(
     what: str, first: bytes, pause: float, way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     at = set_stage()
@@ -229,10 +231,10 @@ def test_what_follows_an_answer_is_not_taken_for_the_next(
     assert at.session.get_session_state() == b"state"
 
 
-def test_two_answers_at_once_are_not_taken_for_two(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_the_second_of_two_answers_to_one_request_is_ignored(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage()
     at.session.set_session_state(b"state")
-    # With the first one's rest in the reader's buffer, and with it beyond that.
+    # Once the second answer fits into the buffer of the reader, and once it does not.
     for size in (6, 100_000):
         stray = STRAY.replace(b" 6", b" %d" % size) + b"x" * (size - 6)
         way.next(Fate(lambda proper, stray=stray: [proper + stray], acts=True, closes=False))
@@ -241,7 +243,7 @@ def test_two_answers_at_once_are_not_taken_for_two(way: HostileWay, set_stage: C
 
 
 @pytest.mark.parametrize("status", [102, 103, 199])
-def test_a_promise_before_the_answer_is_not_the_answer(status: int, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_an_interim_response_is_not_the_answer(status: int, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage()
     at.session.set_session_state(b"state")
     promise = b"HTTP/1.1 %d Wait\r\nLink: </style.css>\r\n\r\n" % status
@@ -250,14 +252,14 @@ def test_a_promise_before_the_answer_is_not_the_answer(status: int, way: Hostile
         assert at.session.get_session_state() == b"state"
 
 
-def test_an_answer_before_the_request_was_read_is_the_answer(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
+def test_an_answer_before_the_request_was_read_is_accepted(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
     at = set_stage()
     way.next(http_answer(413, headers=GATEWAYS, reads=False, closes=False))
     with pytest.raises(MessageTooLargeError):
         at.session.set_session_state(b"x" * 100)
 
 
-def test_an_answer_and_a_reset_before_the_request_was_read_is_an_error_of_the_tree(
+def test_an_answer_and_a_reset_before_the_request_was_read_are_an_azsession_error(
     way: HostileWay, set_stage: Callable[..., Stage]
 ) -> None:
     at = set_stage()
