@@ -54,7 +54,7 @@ def test_a_signal_answers_waiting_receives_and_releases_the_locks(namespace: Sta
 
         receiving = pool.submit(session.receive_message, timeout=60)
         accepting = pool.submit(accept)
-        eventually(lambda: namespace.locked_sessions(QUEUE) == {"s1"})
+        eventually(lambda: namespace.locked_sessions(QUEUE) == {"s1"} and namespace.waiting_accepts(QUEUE) == 1)
         served.process.send_signal(signal.SIGTERM)
         status, out, err = served.wait()
         got.append(receiving.result(PATIENCE))
