@@ -179,7 +179,7 @@ class ReceiptHandle:
             InvalidReceiptError: The text is not a receipt, or is damaged.
         """
         if not isinstance(text, str) or not text.startswith(_RECEIPT_PREFIX) or len(text) > _MAX_RECEIPT_LENGTH:
-            raise InvalidReceiptError("this is not the text of a receipt; str(message.receipt) is one")
+            raise InvalidReceiptError("this is not the text of a receipt: use str(message.receipt)")
         packed = text[len(_RECEIPT_PREFIX) :]
         try:
             fields = json.loads(base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True))
@@ -189,7 +189,7 @@ class ReceiptHandle:
             check_session_id(session_id)
             check_lock_token(handle)
             if not re.match(_ROUTE, route):
-                raise ValidationError("a route is sent as a header")
+                raise ValidationError("the route must consist of characters that a header can carry")
             expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)
         except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):
             raise InvalidReceiptError("the text of the receipt is damaged") from None

@@ -39,7 +39,7 @@ class _Caller(Caller):
     Attributes:
         thread: The identifier of the thread.
         waited: The broker waited.
-        told: The broker was told that the caller is gone.
+        reported_gone: The broker learned that the caller is gone.
     """
 
     def __init__(self, in_flight: RequestInFlight) -> None:
@@ -47,19 +47,19 @@ class _Caller(Caller):
         self._on_gone: Callable[[], None] | None = None
         self.thread = _thread.get_ident()
         self.waited = False
-        self.told = False
+        self.reported_gone = False
 
     def is_gone(self) -> bool:
         if self._in_flight.cancelled:
-            self.told = True
-        return self.told
+            self.reported_gone = True
+        return self.reported_gone
 
     @contextmanager
     def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
         outer = self._on_gone
 
         def end_wait() -> None:
-            self.told = True
+            self.reported_gone = True
             on_gone()
             if outer is not None:
                 outer()
@@ -84,7 +84,7 @@ class InProcessAdapter(BaseAdapter):
         broker: The broker. It is closed with the adapter, or when the adapter is garbage-collected.
         url: The base URL of the routes.
         identity: The endpoint and credentials of the broker. Clients with an equal identity can share the adapter.
-        in_child: The error message for a forked child, which cannot use the broker. `None` if it can.
+        error_in_child: The error message for a forked child, which cannot use the broker. `None` if it can.
         max_body_size: The largest body of a request, in bytes.
         max_message_size: The largest body of a message, in bytes.
     """
@@ -95,7 +95,7 @@ class InProcessAdapter(BaseAdapter):
         url: str,
         *,
         identity: object = None,
-        in_child: str | None = None,
+        error_in_child: str | None = None,
         max_body_size: int = MAX_BODY_SIZE,
         max_message_size: int = MAX_MESSAGE_SIZE,
     ) -> None:
@@ -104,13 +104,15 @@ class InProcessAdapter(BaseAdapter):
         self.url: str = url.rstrip("/")
         self._broker = broker
         self._gateway = Gateway(broker, max_body_size=max_body_size, max_message_size=max_message_size)
-        self._in_child = in_child
+        self._error_in_child = error_in_child
+        #: The error message for new requests after `close`, or in a forked child. `None` while requests are answered.
         self._refusal: str | None = None
         self._running: set[_Caller] = set()
-        self._ended: threading.Event | None = None
+        #: Set after each request while `close` waits for running ones.
+        self._one_ended: threading.Event | None = None
         forks.register(self)
         self._finalizer = weakref.finalize(self, _close_in_thread, broker)
-        # At the end of the interpreter only daemon threads still wait, and they must not wake up.
+        # Do not close the broker at the end of the interpreter: this would wake daemon threads while it shuts down.
         self._finalizer.atexit = False
 
     def __repr__(self) -> str:
@@ -177,7 +179,7 @@ class InProcessAdapter(BaseAdapter):
             headers: The headers.
             body: The body.
             timeout: Seconds to wait for the answer. `None` is no limit.
-            in_flight: Cancels the request. It is told how far the request came.
+            in_flight: Cancels the request, and records whether it may have taken effect.
 
         Raises:
             requests.ReadTimeout: The timeout ended the wait.
@@ -200,12 +202,12 @@ class InProcessAdapter(BaseAdapter):
             answer = self._gateway.handle(method, target, Headers(headers.items()), body, context)
         finally:
             self._running.discard(caller)
-            if self._ended is not None:
-                self._ended.set()
+            if self._one_ended is not None:
+                self._one_ended.set()
         status = answer.status
         # Any other answer is returned, also if it comes late or nobody waits for it: it says what took effect.
-        if status >= 500 or (status == 204 and (caller.waited or caller.told)):
-            if caller.told:
+        if status >= 500 or (status == 204 and (caller.waited or caller.reported_gone)):
+            if caller.reported_gone:
                 raise requests.ConnectionError(CancelledError("the wait was ended"))
             if deadline is not None and time.monotonic() >= deadline:
                 raise requests.ReadTimeout(f"{self.url}: read timed out")
@@ -235,16 +237,16 @@ class InProcessAdapter(BaseAdapter):
         if closing is None:
             return
         if self._refusal is None:
-            self._refusal = f"the backend of {self.url} in this process was closed: make a new client"
-            self._ended = threading.Event()
+            self._refusal = f"the backend of {self.url} in this process was closed: create a new client"
+            self._one_ended = threading.Event()
             with suppress(QueueError):
                 self._broker.stop_waiting()
-            self._finish_running(self._ended)
+            self._finish_running(self._one_ended)
         self._broker.close()
 
     def _finish_running(self, ended: threading.Event) -> None:
         own, until = _thread.get_ident(), time.monotonic() + CLOSE_PATIENCE
-        # A request of this thread runs if a signal handler interrupted it to call `close`. It cannot finish before.
+        # If a signal handler calls `close`, a request of this same thread can be running. It continues only after `close`.
         while any(caller.thread != own for caller in self._running.copy()):
             left = until - time.monotonic()
             if left <= 0 or not ended.wait(left):
@@ -255,10 +257,10 @@ class InProcessAdapter(BaseAdapter):
         """In a forked child: refuse requests if the broker belongs to the parent."""
         self._running = set()
         if self._refusal is None:
-            self._refusal = self._in_child
+            self._refusal = self._error_in_child
 
 
 def _close_in_thread(broker: Broker) -> None:
-    """Close a broker in a new thread. The garbage collector calls this in any thread, at any point of its work."""
+    """Close a broker in a new thread. The garbage collector can call this in a thread that holds the broker's locks."""
     with suppress(RuntimeError):
         _thread.start_new_thread(broker.close, ())

@@ -50,13 +50,13 @@ class ProviderCore:
         forks.register(self)
 
     def check_open(self) -> None:
-        """Return if the provider is open.
+        """Check that the provider is open.
 
         Raises:
             ConfigurationError: It was closed.
         """
         if self.closed:
-            raise ConfigurationError("the provider is closed: make another one")
+            raise ConfigurationError("the provider is closed: create a new one")
 
     def send(self, call: Call[T], operation: str) -> T:
         """Send a call that the plain dialect does not have. `operation` names it in the error about that."""
@@ -138,7 +138,7 @@ class ProviderCore:
         return client
 
     def new_waits(self) -> PendingCalls:
-        """Return the pending calls of a `SessionProcessor`. Closing the provider cancels them."""
+        """Return a registry for the calls of a `SessionProcessor` that wait. Closing the provider cancels them."""
         waits = PendingCalls()
         self._waits.add(weakref.ref(waits, self._waits.discard))
         if self.closed:

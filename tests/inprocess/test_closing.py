@@ -150,7 +150,7 @@ def test_many_threads_can_close_a_provider_at_once() -> None:
         for close in [provider.close, *(client.close for client in clients)] * 3:
             crew.start(close)
         crew.join()
-        # Whoever comes after the first may find the broker closed already; nobody may hang.
+        # A later call may find the broker closed. No call may hang.
         assert crew.errors == []
 
 

@@ -195,7 +195,7 @@ def _hand_on(task: Task, session_id: str, pause: float) -> None:
 
 def first_active(provider: ServiceBusProvider, queue_name: str, session_id: str) -> int | None:
     """Return the sequence number of a session's first message that is neither deferred nor scheduled, or `None`."""
-    start, count = 0, 1
+    start, count = 0, 1  # Usually the first message is active.
     while True:
         page = provider.peek_messages(queue_name, session_id, count, start)
         for message in page:
