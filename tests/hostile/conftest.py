@@ -13,8 +13,8 @@ from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 from azsession.server import AccessKey, GatewayService
 
-from .operations import Stage, stage
-from .servers import HostileWay
+from .operations import Context, Prepare, new_context
+from .servers import FaultyProxy
 
 _numbers = itertools.count(1)
 
@@ -32,24 +32,24 @@ def gateway() -> Iterator[GatewayService]:
 
 
 @pytest.fixture
-def way(gateway: GatewayService) -> Iterator[HostileWay]:
-    with HostileWay(int(gateway.url.rpartition(":")[2]), gateway.connection_string()) as way:
-        yield way
+def proxy(gateway: GatewayService) -> Iterator[FaultyProxy]:
+    with FaultyProxy(int(gateway.url.rpartition(":")[2]), gateway.connection_string()) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def connect(way: HostileWay) -> Iterator[Callable[..., ServiceBusProvider]]:
+def connect(proxy: FaultyProxy) -> Iterator[Callable[..., ServiceBusProvider]]:
     """A factory of providers on the hostile proxy. They already know that the server speaks version 1."""
     made: list[ServiceBusProvider] = []
 
     def make(**fields: Any) -> ServiceBusProvider:
         config = {"request_timeout": 5, "retry_attempts": 0, "retry_deadline": 5, **fields}
-        made.append(ServiceBusProvider.from_connection_string(way.connection_string, **config))
+        made.append(ServiceBusProvider.from_connection_string(proxy.connection_string, **config))
         made[-1].list_sessions("known")
         return made[-1]
 
     yield make
-    way.always = None
+    proxy.always = None
     for provider in made:
         provider.close()
 
@@ -61,16 +61,16 @@ def provider(connect: Callable[..., ServiceBusProvider]) -> ServiceBusProvider:
 
 
 @pytest.fixture
-def set_stage(connect: Callable[..., ServiceBusProvider], way: HostileWay, queue: str) -> Iterator[Callable[..., Stage]]:
-    """A factory of stages whose providers have the given settings."""
-    made: list[Stage] = []
+def prepare(connect: Callable[..., ServiceBusProvider], proxy: FaultyProxy, queue: str) -> Iterator[Prepare]:
+    """A function that prepares contexts. Its arguments configure the provider."""
+    made: list[Context] = []
 
-    def make(**fields: Any) -> Stage:
-        made.append(stage(connect(**fields), queue))
+    def make(**fields: Any) -> Context:
+        made.append(new_context(connect(**fields), queue))
         return made[-1]
 
     yield make
-    way.always = None
+    proxy.always = None
     for each in made:
         each.close()
 

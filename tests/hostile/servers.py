@@ -17,72 +17,72 @@ GATEWAYS = {"Azsession-Protocol": "1"}
 
 
 @attrs.frozen
-class Fate:
-    """What happens to a request.
+class ScriptedAnswer:
+    """How `FaultyProxy` answers one request.
 
     Attributes:
         answer: Returns the pieces of the answer for the gateway's answer, which is empty if the gateway was not asked.
-        acts: The gateway gets the request.
+        forwards: The gateway gets the request.
         closes: The connection is closed after the answer.
-        reads: The body of the request is read before the answer.
+        reads_body: The body of the request is read before the answer.
     """
 
     answer: Callable[[bytes], Iterable[bytes]]
-    acts: bool = False
+    forwards: bool = False
     closes: bool = True
-    reads: bool = True
+    reads_body: bool = True
 
 
-def raw(data: bytes, **fate: bool) -> Fate:
-    """Return the fate of an answer of these bytes."""
-    return Fate(lambda proper: [data], **fate)
+def raw(data: bytes, **options: bool) -> ScriptedAnswer:
+    """Answer with these bytes."""
+    return ScriptedAnswer(lambda original: [data], **options)
 
 
 def http_answer(
-    status: int | str, body: bytes = b"", headers: dict[str, str] | None = None, *, length: bool = True, **fate: bool
-) -> Fate:
-    """Return the fate of an HTTP answer. It is not the gateway's unless its headers say so."""
+    status: int | str, body: bytes = b"", headers: dict[str, str] | None = None, *, length: bool = True, **options: bool
+) -> ScriptedAnswer:
+    """Answer with an HTTP response. It counts as the gateway's own only with the headers `GATEWAYS`."""
     lines = [f"HTTP/1.1 {status} Said", *(f"{name}: {value}" for name, value in (headers or {}).items())]
     if length:
         lines.append(f"Content-Length: {len(body)}")
-    if fate.get("closes", True):
+    if options.get("closes", True):
         lines.append("Connection: close")
-    return raw("\r\n".join([*lines, "", ""]).encode("latin-1") + body, **fate)
+    return raw("\r\n".join([*lines, "", ""]).encode("latin-1") + body, **options)
 
 
-def proxy_page(status: int | str, **fate: bool) -> Fate:
-    """Return the fate of an answer of a proxy in front of the gateway."""
+def proxy_page(status: int | str, **options: bool) -> ScriptedAnswer:
+    """Answer with a web page, as a proxy in front of the gateway may."""
     page = b"<html><head><title>Not here</title></head><body><h1>Please log in</h1></body></html>"
-    return http_answer(status, page, {"Content-Type": "text/html", "Server": "middlebox"}, **fate)
+    return http_answer(status, page, {"Content-Type": "text/html", "Server": "middlebox"}, **options)
 
 
-class HostileWay(Acceptor):
-    """Passes requests to a gateway one by one, except those that have a fate.
+class FaultyProxy(Acceptor):
+    """Forwards requests to a gateway one by one, except those with a scripted answer.
 
     Attributes:
-        always: The fate of each request without its own fate.
-        asked: The request lines so far.
-        broken: How often a client closed the connection during an answer.
+        always: The answer to each request without a scripted one. `None` forwards the request.
+        requests: The request lines so far.
+        client_left: Counts how often a client closed the connection during an answer.
     """
 
     def __init__(self, port: int, connection_string: str) -> None:
         super().__init__()
         self._target = port
         self._tail = connection_string.partition(";")[2]
-        self._fates: deque[Fate] = deque()
-        self.always: Fate | None = None
-        self.asked: list[str] = []
+        self._scripted: deque[ScriptedAnswer] = deque()
+        self.always: ScriptedAnswer | None = None
+        self.requests: list[str] = []
         self.connections = 0
-        self.broken = threading.Semaphore(0)
+        self.client_left = threading.Semaphore(0)
 
     @property
     def connection_string(self) -> str:
         return f"Endpoint={self.url}/;{self._tail}"
 
-    def next(self, *fates: Fate) -> None:
-        """Give the next requests these fates, in this order."""
+    def script(self, *answers: ScriptedAnswer) -> None:
+        """Set the answers to the next requests, in this order."""
         with self._lock:
-            self._fates.extend(fates)
+            self._scripted.extend(answers)
 
     def serve(self, sock: socket.socket) -> None:
         with self._lock:
@@ -96,22 +96,22 @@ class HostileWay(Acceptor):
                 pending += data
             head, _, pending = pending.partition(b"\r\n\r\n")
             with self._lock:
-                self.asked.append(head.partition(b"\r\n")[0].decode("latin-1"))
-                fate = self._fates.popleft() if self._fates else self.always
+                self.requests.append(head.partition(b"\r\n")[0].decode("latin-1"))
+                scripted = self._scripted.popleft() if self._scripted else self.always
             length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
             size = int(length[1]) if length else 0
-            if fate is None or fate.reads:
+            if scripted is None or scripted.reads_body:
                 while len(pending) < size:
                     pending += sock.recv(65536)
             body, pending = pending[:size], pending[size:]
-            proper = b"" if fate is not None and not fate.acts else self._ask(head, body)
+            original = b"" if scripted is not None and not scripted.forwards else self._ask(head, body)
             try:
-                for piece in [proper] if fate is None else fate.answer(proper):
+                for piece in [original] if scripted is None else scripted.answer(original):
                     sock.sendall(piece)
             except OSError:
-                self.broken.release()
+                self.client_left.release()
                 raise
-            if fate is not None and fate.closes:
+            if scripted is not None and scripted.closes:
                 return
 
     def _ask(self, head: bytes, body: bytes) -> bytes:

@@ -19,8 +19,8 @@ from azsession import ConnectionFailedError, Message, ServiceBusProvider, Sessio
 from ..concurrency.servers import KEY, Acceptor, SilentServer
 from ..server.raw import in_thread
 from ..support.plain_server import PlainServer
-from .operations import ALL, Stage
-from .servers import Fate, HostileWay
+from .operations import ALL, Prepare
+from .servers import FaultyProxy, ScriptedAnswer
 
 NAME = "gateway.localhost"
 #: Seconds in which every call of these tests must end. Without timeouts in the client, none would end.
@@ -47,7 +47,7 @@ class Resolver:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures: list[Exception] = []
-        self.asked = 0
+        self.requests = 0
         self.gate = threading.Event()
         self.gate.set()
         self._real = socket.getaddrinfo
@@ -56,7 +56,7 @@ class Resolver:
     def _resolve(self, host: Any, *args: Any, **kwargs: Any) -> Any:
         if host != NAME:
             return self._real(host, *args, **kwargs)
-        self.asked += 1
+        self.requests += 1
         assert self.gate.wait(BOUND)
         if self.failures:
             raise self.failures.pop(0)
@@ -92,7 +92,7 @@ def test_an_unknown_host_name_is_a_connection_failure_and_is_looked_up_again(
     resolver.failures = [failure] * 3
     error = fails(lambda: named.receive_message(timeout=5))
     assert not error.maybe_delivered
-    assert resolver.asked == 3
+    assert resolver.requests == 3
     assert not named.is_lock_lost
 
 
@@ -108,7 +108,7 @@ def test_a_request_that_is_not_idempotent_is_retried_if_only_the_name_lookup_fai
 def test_closing_during_a_slow_name_lookup_ends_the_call_after_the_lookup(resolver: Resolver, named: SessionClient) -> None:
     resolver.gate.clear()
     receiving = in_thread(lambda: named.receive_message(timeout=20))
-    while not resolver.asked:
+    while not resolver.requests:
         time.sleep(0.005)
     named.close()
     resolver.gate.set()
@@ -204,17 +204,17 @@ TALKS: dict[str, Callable[[socket.socket], object]] = {
 }
 
 
-@pytest.mark.parametrize("what", TALKS)
-def test_a_failed_tls_handshake_is_not_delivered_and_is_retried(what: str) -> None:
+@pytest.mark.parametrize("case", TALKS)
+def test_a_failed_tls_handshake_is_not_delivered_and_is_retried(case: str) -> None:
     with (
-        TLSServer(TALKS[what]) as server,
+        TLSServer(TALKS[case]) as server,
         connect(server.url) as provider,
         provider.create_session_client("orders", "s1") as session,
     ):
         error = fails(session.renew_session_lock)
         assert not error.maybe_delivered
         assert server.talks == 3
-        if what == "a certificate that nobody vouches for":
+        if case == "a certificate that nobody vouches for":
             assert "certificate verify failed" in str(error)
 
 
@@ -253,8 +253,10 @@ def test_a_reset_during_a_plain_receive_may_have_delivered_a_message(after: int)
 
 
 @pytest.mark.parametrize("name", ["receive", "send", "complete", "accept", "renew", "dead-letter the session"])
-def test_a_reset_after_the_gateway_acted_is_retried(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage(retry_attempts=2)
-    operation = ALL[name](at)
-    way.next(Fate(lambda proper: [], acts=True), Fate(lambda proper: [proper[:10]], acts=True))
+def test_a_reset_after_the_gateway_acted_is_retried(name: str, proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare(retry_attempts=2)
+    operation = ALL[name](context)
+    proxy.script(
+        ScriptedAnswer(lambda original: [], forwards=True), ScriptedAnswer(lambda original: [original[:10]], forwards=True)
+    )
     operation()
