@@ -246,7 +246,7 @@ with ServiceBusProvider.from_env() as provider:
 
 
 class Workers:
-    """Threads that consume webhooks session by session, and record what they received."""
+    """Threads that consume webhooks session by session, and record the received messages."""
 
     def __init__(self, connection_string: str) -> None:
         self._connection_string = connection_string
