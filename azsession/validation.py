@@ -1,6 +1,6 @@
 """Checks of names, ids, durations and attributes, in one place so that client, gateway and brokers apply the same rules.
 
-The client checks its caller's arguments with these functions. The gateway and the brokers check what they receive. Each
+The client checks its caller's arguments with these functions. The gateway and the brokers check received values. Each
 function returns the valid value or raises `ValidationError`.
 """
 

@@ -205,7 +205,7 @@ class InProcessAdapter(BaseAdapter):
             if self._one_ended is not None:
                 self._one_ended.set()
         status = answer.status
-        # Any other answer is returned, also if it comes late or nobody waits for it: it says what took effect.
+        # Any other answer is returned, also if it comes late or nobody waits for it: it tells the outcome.
         if status >= 500 or (status == 204 and (caller.waited or caller.reported_gone)):
             if caller.reported_gone:
                 raise requests.ConnectionError(CancelledError("the wait was ended"))

@@ -138,7 +138,7 @@ class Guard:
             AuthenticationFailedError: The request has no valid token for this resource.
             PermissionDeniedError: The key of the token lacks the right.
         """
-        # Each check runs whatever the result of the others, so that the time of a refusal does not tell what was wrong.
+        # Each check runs whatever the result of the others, so that the time of a refusal does not reveal the fault.
         token = verify_token(authorization or "", self._secret_of)
         covers = self._covers(token.resource, host, resource)
         key = self._keys.get(token.key_name)

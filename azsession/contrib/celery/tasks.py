@@ -129,7 +129,7 @@ def _drain(task: Task, options: ProcessorOptions, session_id: str) -> int:
         elif failure is not None and not isinstance(failure.error, SessionLockedError):
             # A failure without a message is not one of the function. An eager retry of it would run at once, and loop.
             is_final = failure.message is None and (task.request.is_eager or isinstance(failure.error, PERMANENT_ERRORS))
-            # With Retry, Ignore and Reject (TaskPredicate) the function tells Celery what to do.
+            # Retry, Ignore and Reject (TaskPredicate) are the function's instructions to Celery.
             if is_final or isinstance(failure.error, TaskPredicate):
                 raise failure.error
             raise _retry(task, failure.error, counters) from failure.error
