@@ -58,7 +58,7 @@ def _body(body: bytes | str) -> bytes:
         except UnicodeEncodeError:
             raise ValidationError("a message's body has a lone surrogate, which UTF-8 cannot encode") from None
     if not isinstance(body, bytes):
-        raise ValidationError(f"a message's body is bytes or str, not {type(body).__name__}")
+        raise ValidationError(f"a message's body must be bytes or str, not {type(body).__name__}")
     return body
 
 
@@ -70,7 +70,7 @@ def _time_to_live(value: float | timedelta | None) -> timedelta | None:
         return timedelta(seconds=duration)
     except OverflowError:
         raise ValidationError(
-            f"time_to_live is at most {timedelta.max.days} days, not {value!r}; leave it out if the message never expires"
+            f"time_to_live must be at most {timedelta.max.days} days, not {value!r}; leave it out if it is infinite"
         ) from None
 
 

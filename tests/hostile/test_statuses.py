@@ -98,7 +98,7 @@ def test_a_server_error_does_not_hide_that_an_earlier_attempt_may_have_taken_eff
 
 
 #: The meaning of a status of the gateway itself, for the holder of a session and for settling; `lost` if the lock is lost.
-MEANT = {
+OWN_ERRORS = {
     404: (QueueNotFoundError, QueueNotFoundError, "EntityNotFound", True),
     409: (ProviderError, InvalidReceiptError, "Conflict", False),
     410: (SessionNotFoundError, InvalidReceiptError, "SessionLockLost", True),
@@ -106,10 +106,10 @@ MEANT = {
 }
 
 
-@pytest.mark.parametrize("status", MEANT)
+@pytest.mark.parametrize("status", OWN_ERRORS)
 @pytest.mark.parametrize("name", [*ON_LOCK, *SETTLING])
 def test_the_status_of_the_gateway_itself_is_believed(name: str, status: int, proxy: FaultyProxy, prepare: Prepare) -> None:
-    holds, settles, code, lost = MEANT[status]
+    holds, settles, code, lost = OWN_ERRORS[status]
     context = prepare()
     operation = ALL[name](context)
     proxy.always = http_answer(status, headers={**GATEWAYS, "x-ms-error-code": code})
