@@ -26,7 +26,7 @@ from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
 from ..support.internals import pending_calls
-from .thread_group import ThreadGroup
+from ..support.thread_group import ThreadGroup
 
 THREADS = 32
 
