@@ -159,7 +159,7 @@ class Broker(abc.ABC):
     All methods may be called from any thread. All except `stop_waiting` may block: on a disk, or on a remote service. A
     `QueueError` that a method raises has a code of the protocol. Callers validate names, ids and numbers first.
 
-    Arguments that several methods have:
+    Arguments that several methods have, and that their docstrings do not repeat:
 
     * `entity`: The name of a queue, or of a subscription as ``topic/subscriptions/name``.
     * `session_id`: The session.
@@ -292,13 +292,8 @@ class Broker(abc.ABC):
         """Dead-letter all messages of the session.
 
         Args:
-            entity: The queue or subscription.
-            session_id: The session.
-            lock_id: The holder of the session lock.
             reason: Why; each dead letter keeps it.
             description: More about the reason, or `None`.
-            request_id: The same for all attempts of one request.
-            context: The caller and its deadline.
 
         Returns:
             How many messages the request dead-lettered. A later attempt of the same request returns the same number.
@@ -310,13 +305,7 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def peek(
-        self,
-        entity: str,
-        session_id: str,
-        from_sequence_number: int,
-        max_count: int,
-        *,
-        context: CallContext = NO_DEADLINE,
+        self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
     ) -> list[PeekedMessage]:
         """Return up to `max_count` messages of a session by sequence number, without receiving them. Needs no lock."""
 
