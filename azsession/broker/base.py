@@ -85,7 +85,7 @@ PRESENT: Caller = Caller()
 
 @attrs.frozen
 class CallContext:
-    """Who called the broker, and how long the answer is of use.
+    """The caller of the broker, and how long the caller can use the answer.
 
     Attributes:
         caller: The client that waits for the answer. A receive and an accept end their wait when the client goes away.

@@ -1,7 +1,7 @@
 """Authorization of requests: access keys, their rights, and the check of shared access signatures.
 
-`dispatch` asks a `Guard` before it reads the rest of a request. A refusal does not tell what was wrong with the token, nor
-whether the queue exists.
+`dispatch` asks a `Guard` before it reads the rest of a request. A refusal reveals neither the fault of the token
+nor the existence of the queue.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class AccessKey:
     Args:
         name: The name of the key. Clients send it in their tokens.
         key: The secret. It is not part of the ``repr``.
-        rights: What clients with this key may do. By default everything.
+        rights: The rights of clients with this key. By default all rights.
     """
 
     name: str
