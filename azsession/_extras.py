@@ -1,4 +1,4 @@
-"""The check whether an optional dependency is installed. Code that needs an extra calls it."""
+"""The check for installed optional dependencies. Code that needs an extra calls it."""
 
 from __future__ import annotations
 

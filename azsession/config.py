@@ -52,7 +52,7 @@ def _check_seconds(_: object, field: attrs.Attribute[Any], value: object) -> Non
 def _at_least(lowest: int) -> Callable[[object, attrs.Attribute[Any], int], None]:
     def check(_: object, field: attrs.Attribute[Any], value: int) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise ConfigurationError(f"{field.name} is a whole number, {lowest} or more, not {value!r}")
+            raise ConfigurationError(f"{field.name} must be a whole number, {lowest} or more, not {value!r}")
 
     return check
 
@@ -146,7 +146,7 @@ class ServiceBusConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.transport not in _TRANSPORTS:
-            raise ConfigurationError(f"transport is {' or '.join(_TRANSPORTS)}, not {self.transport!r}")
+            raise ConfigurationError(f"transport must be {' or '.join(_TRANSPORTS)}, not {self.transport!r}")
         if self.connection_string is not None and self.namespace is not None:
             raise ConfigurationError("connection_string and namespace are both given: give one, not both")
         if self.gateway_url is not None and self.transport in (AMQP, WEBSOCKETS):

@@ -58,7 +58,7 @@ def _body(body: bytes | str) -> bytes:
         except UnicodeEncodeError:
             raise ValidationError("a message's body has a lone surrogate, which UTF-8 cannot encode") from None
     if not isinstance(body, bytes):
-        raise ValidationError(f"a message's body is bytes or str, not {type(body).__name__}")
+        raise ValidationError(f"a message's body must be bytes or str, not {type(body).__name__}")
     return body
 
 
@@ -70,7 +70,7 @@ def _time_to_live(value: float | timedelta | None) -> timedelta | None:
         return timedelta(seconds=duration)
     except OverflowError:
         raise ValidationError(
-            f"time_to_live is at most {timedelta.max.days} days, not {value!r}; leave it out if the message never expires"
+            f"time_to_live must be at most {timedelta.max.days} days, not {value!r}; leave it out if it is infinite"
         ) from None
 
 
@@ -179,7 +179,7 @@ class ReceiptHandle:
             InvalidReceiptError: The text is not a receipt, or is damaged.
         """
         if not isinstance(text, str) or not text.startswith(_RECEIPT_PREFIX) or len(text) > _MAX_RECEIPT_LENGTH:
-            raise InvalidReceiptError("this is not the text of a receipt; str(message.receipt) is one")
+            raise InvalidReceiptError("this is not the text of a receipt: use str(message.receipt)")
         packed = text[len(_RECEIPT_PREFIX) :]
         try:
             fields = json.loads(base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True))
@@ -189,7 +189,7 @@ class ReceiptHandle:
             check_session_id(session_id)
             check_lock_token(handle)
             if not re.match(_ROUTE, route):
-                raise ValidationError("a route is sent as a header")
+                raise ValidationError("the route must consist of characters that a header can carry")
             expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)
         except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):
             raise InvalidReceiptError("the text of the receipt is damaged") from None

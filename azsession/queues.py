@@ -16,19 +16,19 @@ from .validation import as_optional_seconds, as_seconds, seconds
 def _duration(lowest: float, highest: float) -> Callable[[object, attrs.Attribute[Any], float], None]:
     def check(_: object, field: attrs.Attribute[Any], value: float) -> None:
         if value is None or not lowest <= seconds(value, field.name, highest=math.inf) <= highest:
-            raise ValidationError(f"{field.name} is {lowest:g} to {highest:g} seconds, not {value!r}")
+            raise ValidationError(f"{field.name} must be {lowest:g} to {highest:g} seconds, not {value!r}")
 
     return check
 
 
 def _check_flag(_: object, field: attrs.Attribute[Any], value: bool) -> None:
     if not isinstance(value, bool):
-        raise ValidationError(f"{field.name} is True or False, not {value!r}")
+        raise ValidationError(f"{field.name} must be True or False, not {value!r}")
 
 
 def _check_delivery_count(_: object, field: attrs.Attribute[Any], value: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2000:
-        raise ValidationError(f"{field.name} is a whole number from 1 to 2000, not {value!r}")
+        raise ValidationError(f"{field.name} must be a whole number from 1 to 2000, not {value!r}")
 
 
 class QueueFields(TypedDict, total=False):

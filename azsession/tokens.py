@@ -246,6 +246,7 @@ class TokenCache:
         return entry.token, entry.refresh_in(now, steady), entry.ends_in(now, steady)
 
     def _entry(self, resource: str) -> _Entry:
+        """Return a valid entry: a cached one, a new one of this thread, or the one that another thread is fetching."""
         audience = self._source.audience(resource)
         while True:
             entry = self._entries.get(audience)
@@ -254,22 +255,23 @@ class TokenCache:
                 return entry
             with self._lock:
                 fetch = self._fetches.get(audience)
-                mine = fetch is None
+                fetches_itself = fetch is None
                 if fetch is None:
                     if self._entries.get(audience) is not entry:
                         continue
                     fetch = self._fetches[audience] = _Fetch()
                 refused = audience in self._refused
-            good = entry is not None and entry.ends_in(now, steady) > 0
-            if mine:
-                return self._fetch(audience, fetch, entry if good else None, refused)
-            if good and entry is not None:
+            still_valid = entry is not None and entry.ends_in(now, steady) > 0
+            if fetches_itself:
+                return self._fetch(audience, fetch, entry if still_valid else None, refused)
+            if still_valid and entry is not None:
                 return entry
             fetch.done.wait()
             if fetch.error is not None:
                 raise AuthenticationFailedError(str(fetch.error)) from fetch.error
 
     def _fetch(self, audience: str, fetch: _Fetch, old: _Entry | None, refused: bool) -> _Entry:
+        """Fetch a token and store it. If that fails, keep the `old` entry, which is still valid, for a while."""
         try:
             token = self._source.fetch(audience, refused=refused)
         except QueueError as error:
@@ -277,22 +279,23 @@ class TokenCache:
                 logger.warning("the token could not be refreshed, and the old one stays in use: %s", error)
                 again_at, again_by = self._clock() + REFRESH_PAUSE, self._steady() + REFRESH_PAUSE
                 kept = attrs.evolve(old, refresh_at=again_at, refresh_by=again_by)
-                self._keep(audience, kept, fetch)
+                self._finish(audience, kept, fetch)
                 return kept
             fetch.error = error
-            self._keep(audience, None, fetch)
+            self._finish(audience, None, fetch)
             raise
         except BaseException:
             fetch.error = AuthenticationFailedError("the thread that fetched the token was interrupted")
-            self._keep(audience, None, fetch)
+            self._finish(audience, None, fetch)
             raise
         lasts, steady = token.expires_on - self._clock(), self._steady()
         ahead = min(REFRESH_SECONDS, REFRESH_PART * lasts)
         entry = _Entry(token, token.expires_on - ahead, steady + lasts - ahead, steady + lasts)
-        self._keep(audience, entry, fetch)
+        self._finish(audience, entry, fetch)
         return entry
 
-    def _keep(self, audience: str, entry: _Entry | None, fetch: _Fetch) -> None:
+    def _finish(self, audience: str, entry: _Entry | None, fetch: _Fetch) -> None:
+        """Store an entry, if the fetch gave one, and wake the threads that wait for the fetch."""
         with self._lock:
             if entry is not None:
                 self._entries[audience] = entry

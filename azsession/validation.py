@@ -1,6 +1,6 @@
 """Checks of names, ids, durations and attributes, in one place so that client, gateway and brokers apply the same rules.
 
-The client checks its caller's arguments with these functions. The gateway and the brokers check what they receive. Each
+The client checks its caller's arguments with these functions. The gateway and the brokers check received values. Each
 function returns the valid value or raises `ValidationError`.
 """
 
@@ -45,11 +45,13 @@ _SEGMENT = r"[A-Za-z0-9._-]+\Z"
 def check_session_id(session_id: object) -> str:
     """Return a session id: 1 to 128 characters, no control characters, not ``.`` or ``..``."""
     if not isinstance(session_id, str):
-        raise ValidationError(f"a session id is a str, not {type(session_id).__name__}")
+        raise ValidationError(f"a session id must be a str, not {type(session_id).__name__}")
     if not 1 <= len(session_id) <= MAX_SESSION_ID_LENGTH:
-        raise ValidationError(f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, this one has {len(session_id)}")
+        raise ValidationError(
+            f"a session id must have 1 to {MAX_SESSION_ID_LENGTH} characters, this one has {len(session_id)}"
+        )
     if re.search(_CONTROL, session_id):
-        raise ValidationError(f"a session id has no control characters and no lone surrogates, {session_id!r} has one")
+        raise ValidationError(f"a session id must not have control characters or lone surrogates, but {session_id!r} has one")
     if session_id in (".", ".."):
         raise ValidationError(f"a session id cannot be {session_id!r}: URLs remove such a path segment (RFC 3986, 5.2.4)")
     return session_id
@@ -58,9 +60,9 @@ def check_session_id(session_id: object) -> str:
 def check_queue_name(name: object) -> str:
     """Return the name of an entity: a queue, or ``topic/subscriptions/name``."""
     if not isinstance(name, str):
-        raise ValidationError(f"a queue name is a str, not {type(name).__name__}")
+        raise ValidationError(f"a queue name must be a str, not {type(name).__name__}")
     if not 1 <= len(name) <= MAX_QUEUE_NAME_LENGTH:
-        raise ValidationError(f"a queue name has 1 to {MAX_QUEUE_NAME_LENGTH} characters, this one has {len(name)}")
+        raise ValidationError(f"a queue name must have 1 to {MAX_QUEUE_NAME_LENGTH} characters, this one has {len(name)}")
     parts = name.split("/")
     well_formed = len(parts) == 1 or (len(parts) == 3 and parts[1].lower() == "subscriptions")
     if not well_formed or not all(re.match(_SEGMENT, part) and part not in (".", "..") for part in parts):
@@ -85,9 +87,9 @@ def check_lock_token(token: object) -> str:
 def check_text(value: object, name: str, limit: int | None = None) -> str:
     """Return a str that UTF-8 can encode and that has at most `limit` characters. Errors call the value `name`."""
     if not isinstance(value, str):
-        raise ValidationError(f"{name} is a str, not {type(value).__name__}")
+        raise ValidationError(f"{name} must be a str, not {type(value).__name__}")
     if limit is not None and len(value) > limit:
-        raise ValidationError(f"{name} has at most {limit} characters, this one has {len(value)}")
+        raise ValidationError(f"{name} must have at most {limit} characters, this one has {len(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -98,7 +100,7 @@ def check_text(value: object, name: str, limit: int | None = None) -> str:
 def check_count(value: object, name: str, highest: int = MAX_BATCH, *, lowest: int = 1) -> int:
     """Return an int from `lowest` to `highest`. Errors call the value `name`."""
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise ValidationError(f"{name} is a whole number from {lowest} to {highest}, not {value!r}")
+        raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}, not {value!r}")
     return value
 
 
@@ -127,18 +129,18 @@ def seconds(value: object, name: str, *, positive: bool = False, highest: float 
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValidationError(f"{name} is a number of seconds or a timedelta, not {value!r}")
+        raise ValidationError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
     if value < 0 or (positive and value == 0):
-        raise ValidationError(f"{name} is {'more than 0' if positive else '0 or more'} seconds, not {value!r}")
+        raise ValidationError(f"{name} must be {'more than 0' if positive else '0 or more'} seconds, not {value!r}")
     if value > highest:
-        raise ValidationError(f"{name} is at most {highest:g} seconds, not {value!r}")
+        raise ValidationError(f"{name} must be at most {highest:g} seconds, not {value!r}")
     return float(value)
 
 
 def check_instant(value: object, name: str) -> datetime:
     """Return a timezone-aware datetime. Errors call the value `name`."""
     if not isinstance(value, datetime):
-        raise ValidationError(f"{name} is a timezone-aware datetime, not {type(value).__name__}")
+        raise ValidationError(f"{name} must be a timezone-aware datetime, not {type(value).__name__}")
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValidationError(f"{name} needs a time zone, for example datetime.now(timezone.utc)")
     return value
@@ -151,7 +153,7 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, Attr
     bool.
     """
     if not isinstance(attributes, (dict, Mapping)):
-        raise ValidationError(f"attributes are a dict, not {type(attributes).__name__}")
+        raise ValidationError(f"attributes must be a dict, not {type(attributes).__name__}")
     for name, value in attributes.items():
         _check_attribute(name, value)
     return dict(attributes)
@@ -160,7 +162,7 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, Attr
 def _check_attribute(name: object, value: object) -> None:
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_ATTRIBUTE_NAME_LENGTH or re.search(_CONTROL, name):
         raise ValidationError(
-            f"the name of an attribute is a str of 1 to {MAX_ATTRIBUTE_NAME_LENGTH} characters without control characters"
+            f"an attribute's name must be a str of 1 to {MAX_ATTRIBUTE_NAME_LENGTH} characters without control characters"
         )
     if isinstance(value, str):
         check_text(value, f"the attribute {name!r}")

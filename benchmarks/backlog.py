@@ -1,7 +1,7 @@
-"""Whether receive + complete, and accept of the next session, cost the same with a thousand and with a million waiting.
+"""The time of receive + complete, and of accepting the next session, with a thousand to a million messages in the queue.
 
-For each size a data file is filled; then all are measured in turns, through the broker in this process and through HTTP, each
-behind a gateway in a process of its own, whose peak of memory is shown.
+A data file is filled for each size. All sizes are measured in turn, through the broker in this process, and through HTTP with
+a gateway in its own process. The peak memory of the gateways is shown.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from azsession.broker.embedded import EmbeddedBroker
 
 from .common import QUEUE, Figure, Gateway, arguments, data_file, gateway, show
 
-#: Bytes of a message's body.
+#: The size of a message body in bytes.
 SIZE = 256
-#: Bytes that the gateway may use.
+#: The memory limit of the gateway in bytes.
 MEMORY = 200 * 1024 * 1024
 
-#: What is measured: receive + complete of a session, which says how long it took, and accept + release.
+#: The measured work: receive + complete of a session, which returns its seconds, and accept + release.
 _Work = tuple[Callable[[str], float], Callable[[], None]]
 
 
@@ -60,7 +60,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _in_turns(found: list[Times], options: argparse.Namespace, where: str, first: int, work: list[_Work]) -> None:
-    """Measure each size once, again and again, so that a slow moment of the machine is every size's."""
+    """Measure all sizes in turn, so that a slow moment of the machine affects all alike."""
     for number in range(first, first + options.operations):
         for times, (take, accept) in zip(found, work, strict=True):
             kept = getattr(times, where)
@@ -82,7 +82,7 @@ def _through_broker(path: Path, stack: ExitStack) -> _Work:
         assert found is not None
         broker.release(QUEUE, found.session_id, lock_id).result()
 
-    # Sessions that are not measured warm what is kept in memory; the first of them stays free.
+    # These sessions are not measured. They fill the caches.
     for number in range(20):
         complete_one(f"s-{number}")
         accept()
@@ -120,7 +120,7 @@ def _ratio(found: list[Times], pick: Callable[[Times], list[float]]) -> float:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the result."""
     options = arguments("backlog", __doc__ or "", largest=1_000_000, sessions=100_000, operations=200)
     sizes = [size for size in (1_000, 100_000, 1_000_000) if size <= options.largest]
     found = [Times(size) for size in sizes]
@@ -129,7 +129,7 @@ def main() -> None:
         for path, size in zip(paths, sizes, strict=True):
             took = _timed(lambda path=path, size=size: _fill(path, size, options.sessions))  # type: ignore[misc]
             print(f"{size} messages sent in {took:.0f} s", flush=True)
-        # What was filled last would be measured while it is still being written.
+        # Otherwise the file that was filled last would be measured while the system writes it.
         os.sync()
         with ExitStack() as stack:
             _in_turns(found, options, "in_process", 30, [_through_broker(path, stack) for path in paths])

@@ -1,4 +1,4 @@
-"""Messages a second through one thread, by batches of 100 and one by one, from a broker that keeps them on disk."""
+"""Messages per second of one thread, in batches of 100 and one by one, from a broker with a data file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 
 from .common import QUEUE, Figure, arguments, data_file, fill, gateway, interleaved, show
 
-#: Bytes of a message's body.
+#: The size of a message body in bytes.
 SIZE = 256
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the result."""
     options = arguments("batch", __doc__ or "", rounds=7, messages=5000, batch=100, single=300)
     with data_file() as path, gateway(path) as server, server.provider() as provider:
         fill(provider, "batch", (options.rounds + 1) * options.messages, SIZE)

@@ -1,6 +1,6 @@
-"""What a `SessionClient` costs on top of HTTP: processor time of receive + complete, against plain `requests`.
+"""Processor time of receive + complete with `SessionClient`, compared with plain requests.
 
-Both make the same two calls on the same gateway, which runs in another process; only this process's time counts.
+Both make the same two requests to the same gateway. The gateway runs in another process, whose time does not count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .common import QUEUE, Figure, arguments, fill, gateway, interleaved, show
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the result."""
     options = arguments("client_overhead", __doc__ or "", rounds=60, messages=50)
     with gateway() as server, server.provider() as provider, requests.Session() as http:
         config = ServiceBusConfig(connection_string=server.connection_string)

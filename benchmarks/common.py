@@ -1,4 +1,4 @@
-"""What the benchmarks share: a gateway in a process of its own, medians of interleaved rounds, and how figures are shown."""
+"""Shared code of the benchmarks: a gateway in its own process, medians of interleaved rounds, and the output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 
 from azsession import Message, ServiceBusProvider
 
-#: The gateway's process: serves until its standard input ends.
+#: The program of the gateway's process. It serves until its standard input ends.
 _GATEWAY = """
 import sys
 from azsession import QueueSettings
@@ -35,33 +35,33 @@ with GatewayService(broker, [AccessKey.generate()]) as service:
     sys.stdin.read()
 """
 
-#: The queue that every benchmark uses.
+#: The queue of every benchmark.
 QUEUE = "bench"
 
 
 @attrs.frozen
 class Gateway:
-    """A gateway in a process of its own, with the embedded broker."""
+    """A gateway with the embedded broker in its own process."""
 
     connection_string: str
     process: psutil.Process
 
     @property
     def url(self) -> str:
-        """The base of its routes."""
+        """The base URL of the routes."""
         return self.connection_string.split(";")[0].partition("=")[2].rstrip("/")
 
     def provider(self) -> ServiceBusProvider:
-        """Return a new provider; close it."""
+        """Return a new provider. The caller closes it."""
         return ServiceBusProvider.from_connection_string(self.connection_string)
 
     def cpu(self) -> float:
-        """Return the seconds of processor time that its process has used."""
+        """Return the processor time of the process, in seconds."""
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
     def peak_memory(self) -> int:
-        """Return the most bytes that its process ever had in memory (Linux), else those it has now."""
+        """Return the peak memory of the process in bytes, or its present memory if the system is not Linux."""
         try:
             status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         except OSError:
@@ -71,7 +71,7 @@ class Gateway:
 
 @contextmanager
 def gateway(path: Path | str = "", *, lock_duration: float = 300.0) -> Iterator[Gateway]:
-    """Serve the data file at `path`, or memory, from another process until the ``with`` block ends."""
+    """Serve a data file from another process until the ``with`` block ends. An empty `path` keeps messages in memory."""
     command = [sys.executable, "-c", _GATEWAY, str(path), str(lock_duration)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -87,7 +87,7 @@ def gateway(path: Path | str = "", *, lock_duration: float = 300.0) -> Iterator[
 
 @contextmanager
 def data_file() -> Iterator[Path]:
-    """Give the path of a data file that does not exist yet, on the disk of the temporary folder."""
+    """Give the path of a new data file in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="azsession-bench-") as folder:
         yield Path(folder) / "data.db"
 
@@ -100,10 +100,10 @@ def fill(provider: ServiceBusProvider, session_id: str, count: int, size: int = 
 
 
 def interleaved(rounds: int, **measures: Callable[[], float]) -> dict[str, float]:
-    """Take each measure in turn, `rounds` times, and return their medians: what disturbs one disturbs the others too."""
+    """Take each measure `rounds` times in turn, and return their medians. Disturbances affect all measures alike."""
     found: dict[str, list[float]] = {name: [] for name in measures}
     for number in range(rounds):
-        # Each goes first as often as the others.
+        # Each measure is the first one equally often.
         for name in sorted(measures, key=list(measures).index, reverse=bool(number % 2)):
             gc.collect()
             found[name].append(measures[name]())
@@ -111,7 +111,7 @@ def interleaved(rounds: int, **measures: Callable[[], float]) -> dict[str, float
 
 
 def arguments(name: str, what: str, **options: int) -> argparse.Namespace:
-    """Read the command line: whole numbers by name, with these defaults."""
+    """Parse the command line: one option with a whole number for each of `options`, which are the defaults."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
     for option, default in options.items():
         parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=default, help=f"default {default}")
@@ -120,7 +120,7 @@ def arguments(name: str, what: str, **options: int) -> argparse.Namespace:
 
 @attrs.frozen
 class Figure:
-    """One result: what was measured, the peer's figure and ours, their ratio, and what that, or ours, shall be."""
+    """One result: the work, the figures of the peer and of azsession, their ratio, and the target."""
 
     work: str
     peer: str

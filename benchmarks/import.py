@@ -1,4 +1,4 @@
-"""What `import azsession` costs, against `import requests`, in fresh interpreters."""  # noqa: N999
+"""The time of `import azsession` compared with `import requests`, in fresh interpreters."""  # noqa: N999
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ print(took, len(azure), len(server))
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the result."""
     options = arguments("import", __doc__ or "", rounds=25)
     loaded: set[str] = set()
 
     def measure(module: str) -> float:
-        # In isolated mode neither the current folder nor the environment has a say.
+        # In isolated mode (-I) the current folder and the environment have no influence.
         command = [sys.executable, "-I", "-c", _TIMED.format(module=module)]
         took, *others = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         if module == "azsession":

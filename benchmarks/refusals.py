@@ -1,6 +1,6 @@
-"""How long a gateway takes to refuse a token, by what is wrong with it, beside how long it takes to accept a good one.
+"""The time in which a gateway refuses a wrong token, by the kind of mistake, compared with accepting a good token.
 
-What may differ is what the caller knows anyway: how long its token is. What must not is what the caller wants to know.
+The time may depend on the length of the token, which the caller knows. It must not depend on anything secret.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEY = AccessKey("root", "c2VjcmV0", frozenset({Right.MANAGE}))
 
 
 def tokens() -> dict[str, str]:
-    """Return authorizations by what is wrong with them; all but the last two are as long as the good one, or nearly."""
+    """Return tokens by their mistake. All but the last two are about as long as the good one."""
     until = int(time.time()) + 3600
     good = generate_sas_token("https://here/orders", KEY.name, KEY.key, until)
     last = good.index("&se=") - 4
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     guard, found = Guard([KEY]), tokens()
     times: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(options.rounds):
-        # In turns, so that what else the machine does falls on all of them.
+        # In turn, so that other work of the machine affects all tokens alike.
         for name, token in found.items():
             began = time.perf_counter()
             for _ in range(options.checks):

@@ -1,6 +1,6 @@
-"""What it costs to keep 1,000 session locks: processor time while none is due, and whether all are renewed in time.
+"""The cost of 1,000 session locks: processor time while no renewal is due, and whether all locks are renewed in time.
 
-The peer is azure-servicebus's `AutoLockRenewer` with as many renewables, whose locks are as far from their end.
+The peer is azure-servicebus's `AutoLockRenewer` with as many sessions and the same lock duration.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from azsession import ServiceBusProvider, SessionClient
 
 from .common import QUEUE, Figure, arguments, show
 
-#: Seconds that the slow server takes for a renewal, and that its locks last.
+#: Seconds that the slow server takes for a renewal, and the duration of its locks.
 SLOW, SHORT = 0.05, 5.0
-#: Seconds that the locks last that do not come due.
+#: The duration in seconds of locks that need no renewal during the benchmark.
 LONG = 300.0
 
 
 class _Server(ThreadingHTTPServer):
-    """Gives every lock, renews it in `SLOW` seconds, and notes those that ended before they were renewed."""
+    """Grants every lock, renews it in `SLOW` seconds, and counts the locks that expired before their renewal."""
 
     daemon_threads = True
     request_queue_size = 1024
@@ -34,7 +34,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, lasts: float) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.lasts = lasts
-        self.lock = threading.Lock()  # Guards what follows.
+        self.lock = threading.Lock()  # Guards the fields below.
         self.ends: dict[str, float] = {}
         self.renewed = 0
         self.lost = 0
@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(SLOW)
         now = time.monotonic()
         with server.lock:
-            # A renewal that was overtaken by the release is neither in time nor late.
+            # A renewal that arrives after the release is neither in time nor late.
             end = server.ends.get(session)
             if end is not None:
                 server.lost += end < now
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _serve(lasts: float) -> None:
-    """Serve until standard input has a line; then print how often locks were renewed, and how many ended before."""
+    """Serve until standard input has a line. Then print the number of renewals and of expired locks."""
     server = _Server(lasts)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
@@ -89,7 +89,7 @@ def _serve(lasts: float) -> None:
 
 
 class _Slow:
-    """A slow server in a process of its own."""
+    """A slow server in its own process."""
 
     def __init__(self, lasts: float) -> None:
         code = f"from benchmarks.renewal import _serve; _serve({lasts})"
@@ -100,13 +100,13 @@ class _Slow:
         self.port = int(self._process.stdout.readline())
 
     def stop(self) -> tuple[int, int]:
-        """Return how many renewals were in time, and how many locks ended unrenewed."""
+        """Stop the server; return the number of renewals in time, and of expired locks."""
         renewed, lost = self._process.communicate("\n")[0].split()
         return int(renewed), int(lost)
 
 
 def _hold(provider: ServiceBusProvider, count: int) -> tuple[list[SessionClient], list[str]]:
-    """Return clients that have their locks, and a list that gets the ids of those that lose it."""
+    """Return clients that hold their locks, and a list to which the ids of lost sessions are added."""
     lost: list[str] = []
     clients = [
         provider.create_session_client(QUEUE, f"s-{number}", on_lock_lost=lambda client, _: lost.append(client.session_id))
@@ -142,7 +142,7 @@ def _idle_ours(options: argparse.Namespace) -> float:
 
 
 class _Receiver:
-    """What `AutoLockRenewer` looks at of a receiver."""
+    """The part of a receiver that `AutoLockRenewer` uses."""
 
     _running = True
 
@@ -161,7 +161,7 @@ def _idle_peer(options: argparse.Namespace) -> float:
         sessions.append(session)
     time.sleep(1.0)
     share = _cpu_of_sleep(options.seconds)
-    # It keeps its failures to itself: these would make it cheap.
+    # A renewal that failed would cost nothing, and is reported here only.
     assert not any(session.auto_renew_error for session in sessions)
     renewer.close(wait=False)
     return share
@@ -179,7 +179,7 @@ def _busy(options: argparse.Namespace) -> tuple[int, int, float]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the result."""
     options = arguments("renewal", __doc__ or "", clients=1000, seconds=20, busy_seconds=20)
     ours = _idle_ours(options)
     renewed, missing, busy = _busy(options)

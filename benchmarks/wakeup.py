@@ -1,8 +1,8 @@
-"""How soon a waiting receive returns after a send was answered, with and without hundreds of other receives waiting.
+"""The time from the answer to a send until a waiting receive returns, alone and with hundreds of other waiting receives.
 
-The gateway, those who wait and the one that is measured are three processes; the last has a thread that receives and one
-that sends. The clock is the monotonic one of the process measured. The floor is the same hand-over between two threads by
-the barest of HTTP servers: an `Event` that one request waits for and another sets.
+The gateway, the other receivers and the measured clients are three processes. The measured process has one thread that
+receives and one that sends. The floor is the same with a minimal HTTP server: one request waits for a semaphore, and another
+one releases it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ os._exit(0)
 
 
 class _Bare(BaseHTTPRequestHandler):
-    """GET waits for a POST."""
+    """The minimal server: a GET waits for a POST."""
 
     protocol_version = "HTTP/1.1"
     wanted = threading.Semaphore(0)
@@ -67,11 +67,11 @@ def _serve_bare() -> None:
 
 
 class HandOver:
-    """A thread that waits and one that sends, and how long it takes from the send's answer to the wait's end.
+    """Measures the time from the answer to a send until the wait of another thread ends.
 
     Args:
-        wait: Waits; returns what is to be done with what came, after the clock was read.
-        send: Ends the wait; returns when that was answered.
+        wait: Waits. Returns a function to call after the time was taken, for example to settle the message.
+        send: Ends the wait. Returns when the server has answered.
     """
 
     def __init__(self, wait: Callable[[], Callable[[], object]], send: Callable[[], object]) -> None:
@@ -90,7 +90,7 @@ class HandOver:
             self._returned.release()
 
     def once(self) -> float:
-        """Return the seconds of one hand-over; less than none where the receive returned first."""
+        """Return the seconds of one hand-over. They are negative if the receive returned before the send."""
         self._go.release()
         time.sleep(0.02)
         self._send()
@@ -131,7 +131,7 @@ def _start_waiters(server: Gateway, count: int) -> subprocess.Popen[str]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the result."""
     options = arguments("wakeup", __doc__ or "", rounds=150, waiting=500)
     bare = subprocess.Popen(
         [sys.executable, "-c", "from benchmarks.wakeup import _serve_bare; _serve_bare()"], stdout=subprocess.PIPE, text=True

@@ -18,7 +18,7 @@ DOCUMENT = Sybil(parsers=[PythonCodeBlockParser()]).parse(README)
 EXAMPLES = list(DOCUMENT.examples())
 
 
-#: What the examples print, by a part of their source.
+#: The output of the examples, by a part of their source.
 PRINTED = {"embedded(": ["paid"], "accept_timeout=1": ["placed", "paid", "packed"]}
 
 

@@ -79,7 +79,7 @@ def test_a_duration_is_seconds_or_a_timedelta(value: Any, expected: float) -> No
 
 @pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf, True, "5", None, timedelta(seconds=-1)])
 def test_an_invalid_duration_is_refused(value: Any) -> None:
-    with pytest.raises(ValidationError, match="it is"):
+    with pytest.raises(ValidationError, match="it must be"):
         seconds(value, "it")
 
 

@@ -143,7 +143,7 @@ def _array(values: Array) -> bytes:
     return _SIZE_AND_COUNT.pack(0xF0, len(content) + 4, count) + content
 
 
-#: For each type that may be in an array, its constructor and what encodes an element.
+#: For each type that may be in an array, its constructor and the encoder of an element.
 _ARRAY_ELEMENTS: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
     Long: (b"\x81", struct.Struct(">q").pack),
     Symbol: (b"\xb3", lambda value: len(value).to_bytes(4, "big") + value.encode("ascii")),

@@ -1,4 +1,4 @@
-"""The outcomes of deliveries as encoded delivery states (AMQP 1.0 §3.4): what a disposition says became of a message.
+"""The outcomes of deliveries as encoded delivery states (AMQP 1.0 §3.4). A disposition carries one of them.
 
 Azure's meaning of each outcome is in Microsoft's "AMQP 1.0 in Azure Service Bus: protocol guide".
 """

@@ -46,7 +46,7 @@ class Array(list[Any]):
 
 
 class Described(NamedTuple):
-    """A value with a descriptor that says what the value means (§1.2)."""
+    """A value with a descriptor, which gives the value its meaning (§1.2)."""
 
     descriptor: Any
     value: Any

@@ -36,6 +36,7 @@ class StopSignals:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: object) -> None:
+        """Restore the default effect of both signals. The wakeup socket has already ended `wait`."""
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
 

@@ -84,11 +84,11 @@ def embedded_backend(path: str | Path | None, *, queues: Iterable[str], auto_cre
 
     broker = EmbeddedBroker(path, queues=queues, auto_create=auto_create)
     where = "in memory" if path is None else f"on {path}"
-    refusal_in_child = (
+    error_in_child = (
         f"the embedded broker {where} belongs to the process that opened it, and this process was forked from that one: open "
         "the broker after the fork, or connect all processes to one `azsession serve`"
     )
-    return InProcessAdapter(broker, EMBEDDED_URL, in_child=refusal_in_child)
+    return InProcessAdapter(broker, EMBEDDED_URL, error_in_child=error_in_child)
 
 
 def mount(http: requests.Session, adapter: InProcessAdapter) -> None:

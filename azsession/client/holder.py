@@ -228,7 +228,7 @@ class Holder:
     # Calls
 
     def target(self) -> SessionTarget:
-        """Return what a call needs to know about the session."""
+        """Return the session's properties that a call needs."""
         return SessionTarget(self.queue_name, self.session_id, self.lock.lock_id, self.lock.route)
 
     def check(self, *, settling: bool = False) -> None:

@@ -199,7 +199,7 @@ def _read_body(response: requests.Response, in_flight: RequestInFlight) -> bytes
 
 
 class _RedactLockTokens(logging.Filter):
-    """Removes lock tokens from what urllib3 logs about our requests: a lock token is enough to settle a message."""
+    """Removes lock tokens from urllib3's log records of our requests. A lock token is enough to settle a message."""
 
     _AFTER_MESSAGES = r"(?<=/messages/)(?!head\b)[^/?\s'\")]+"
 

@@ -1,7 +1,7 @@
-"""The gateway in the caller's own process: a `requests` adapter that hands requests to it.
+"""`InProcessAdapter`: a requests adapter that answers requests from a broker in this process.
 
-There is no socket and no thread in between: the gateway runs in the thread that asks, and trusts it. `link` mounts an
-adapter for `ServiceBusProvider.embedded`, and wherever the server is Azure itself.
+There is no socket and no further thread: the server's code runs in the thread of the caller, and trusts the caller.
+`backends` makes an adapter for `ServiceBusProvider.embedded` and for Azure Service Bus over AMQP.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .cancellation import CancelledError, RequestInFlight, current_request
 
 T = TypeVar("T")
 
-#: Seconds that closing waits for requests that run.
+#: Seconds that `close` waits for running requests.
 CLOSE_PATIENCE = 5.0
 
 
@@ -62,19 +62,18 @@ class _Ask:
 
 
 class InProcessAdapter(BaseAdapter):
-    """Answers the requests for one base URL from a broker of this process.
+    """Answers the requests for one base URL from a broker in this process. Thread-safe.
 
-    A read timeout ends a wait as it would over the network, and so does
-    `RequestInFlight.cancel`; without one, closing does.
-    What the application has begun otherwise is finished.
+    The read timeout of requests and `RequestInFlight.cancel` end the wait of a request, and `close` ends all waits. Work that
+    does not wait is always finished.
 
     Args:
-        broker: Where the messages are; closed with the adapter, or when that is forgotten.
-        url: The base of the routes.
-        identity: What the broker was made for, so that others find out whether it does for them.
-        in_child: Why a forked child cannot use the broker; `None` where it can.
-        max_body_size: Bytes of a request's body.
-        max_message_size: Bytes of one message's body.
+        broker: The broker. It is closed with the adapter, or when the adapter is garbage-collected.
+        url: The base URL of the routes.
+        identity: The endpoint and credentials of the broker. Clients with an equal identity can share the adapter.
+        error_in_child: The error message for a forked child, which cannot use the broker. `None` if it can.
+        max_body_size: The largest body of a request, in bytes.
+        max_message_size: The largest body of a message, in bytes.
     """
 
     def __init__(
@@ -83,22 +82,24 @@ class InProcessAdapter(BaseAdapter):
         url: str,
         *,
         identity: object = None,
-        in_child: str | None = None,
+        error_in_child: str | None = None,
         max_body_size: int = MAX_BODY_SIZE,
         max_message_size: int = MAX_MESSAGE_SIZE,
     ) -> None:
         super().__init__()
-        self.identity = identity
+        self.identity: object = identity
         self.url: str = url.rstrip("/")
         self._broker = broker
         self._gateway = Gateway(broker, max_body_size=max_body_size, max_message_size=max_message_size)
-        self._in_child = in_child
+        self._error_in_child = error_in_child
+        #: The error message for new requests after `close`, or in a forked child. `None` while requests are answered.
         self._refusal: str | None = None
         self._running: set[_Ask] = set()
-        self._ended: threading.Event | None = None
+        #: Set after each request while `close` waits for running ones.
+        self._one_ended: threading.Event | None = None
         forks.register(self)
-        self._finalizer = weakref.finalize(self, _close_elsewhere, broker)
-        # At the interpreter's end whoever waits still is a daemon thread, which had better not wake up then.
+        self._finalizer = weakref.finalize(self, _close_in_thread, broker)
+        # Do not close the broker at the end of the interpreter: this would wake daemon threads while it shuts down.
         self._finalizer.atexit = False
 
     def __repr__(self) -> str:
@@ -106,12 +107,12 @@ class InProcessAdapter(BaseAdapter):
 
     @property
     def broker(self) -> Broker:
-        """The broker that answers."""
+        """The broker."""
         return self._broker
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the adapter is closed."""
         return not self._finalizer.alive
 
     def send(
@@ -123,14 +124,14 @@ class InProcessAdapter(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Return the application's answer.
+        """Answer a request of a `requests.Session`. Blocks.
 
         Raises:
-            requests.ReadTimeout: The time to read was over before the wait that was asked for.
-            requests.ConnectionError: The wait was ended from another thread.
-            ConfigurationError: The adapter was closed, or its broker is the process's that this one was forked from.
+            requests.ReadTimeout: The read timeout ended the wait.
+            requests.ConnectionError: Another thread ended the wait.
+            ConfigurationError: The adapter is closed, or the broker belongs to the parent process.
         """
-        patience = timeout[1] if isinstance(timeout, tuple) else getattr(timeout, "read_timeout", timeout)
+        read_timeout = timeout[1] if isinstance(timeout, tuple) else getattr(timeout, "read_timeout", timeout)
         body: Any = request.body or b""
         if isinstance(body, str):
             body = body.encode()
@@ -140,7 +141,9 @@ class InProcessAdapter(BaseAdapter):
         names: Any = request.headers.items()
         headers = {name: value if isinstance(value, str) else value.decode("latin-1") for name, value in names}
         try:
-            answer = self.ask(request.method or "", target, headers, body, patience, current_request() or RequestInFlight())
+            answer = self.ask(
+                request.method or "", target, headers, body, read_timeout, current_request() or RequestInFlight()
+            )
         except requests.RequestException as error:
             error.request = request
             raise
@@ -152,50 +155,51 @@ class InProcessAdapter(BaseAdapter):
         target: str,
         headers: Mapping[str, str],
         body: bytes,
-        patience: float | None,
-        flight: RequestInFlight,
+        timeout: float | None,
+        in_flight: RequestInFlight,
     ) -> Answer:
-        """Return the gateway's answer to a request; what `send` does, without its wrapping.
+        """Answer a request, like `send`, but without the objects of requests. Blocks.
 
         Args:
             method: The HTTP method.
-            target: The path below the URL, encoded, and the query.
+            target: The encoded path below the base URL, and the query.
             headers: The headers.
             body: The body.
-            patience: Seconds to wait for the answer.
-            flight: Ends the wait, and is told how far it came.
+            timeout: Seconds to wait for the answer. `None` is no limit.
+            in_flight: Cancels the request, and records whether it may have taken effect.
 
         Raises:
-            requests.RequestException: As `send` does.
-            ConfigurationError: As `send` does.
+            requests.ReadTimeout: The timeout ended the wait.
+            requests.ConnectionError: Another thread ended the wait.
+            ConfigurationError: The adapter is closed, or the broker belongs to the parent process.
         """
-        flight.tracked = True
-        if flight.cancelled:
+        in_flight.tracked = True
+        if in_flight.cancelled:
             raise requests.ConnectionError(CancelledError("the request was cancelled"))
         own = _Ask()
-        deadline = None if patience is None else time.monotonic() + patience
+        deadline = None if timeout is None else time.monotonic() + timeout
         self._running.add(own)
         try:
-            # Looked at after that, and set before those that run are looked at: no call begins on a closed broker.
+            # `close` does these steps in the opposite order, so that no request begins on a closed broker.
             if self._refusal is not None:
                 raise ConfigurationError(self._refusal)
-            # From here on it may take effect, whatever becomes of the answer.
-            flight.written = True
+            # From here on the request may take effect, also if it has no answer.
+            in_flight.written = True
             answer = self._gateway.handle(
                 method,
                 target,
                 Headers(headers.items()),
                 body,
                 CallContext(deadline=deadline),
-                lambda future: own.wait(future, flight),
+                lambda future: own.wait(future, in_flight),
             )
         except FutureCancelledError:
             raise requests.ConnectionError(CancelledError("the request was cancelled")) from None
         finally:
             self._running.discard(own)
-            if self._ended is not None:
-                self._ended.set()
-        # If the deadline has passed, the answer is worth no more than a timeout, unless something came of the request.
+            if self._one_ended is not None:
+                self._one_ended.set()
+        # Any other answer is returned, also if it comes late: it tells the outcome.
         is_empty = answer.status >= 500 or (answer.status == 204 and own.waited)
         if is_empty and deadline is not None and time.monotonic() >= deadline:
             raise requests.ReadTimeout(f"{self.url}: read timed out")
@@ -220,21 +224,21 @@ class InProcessAdapter(BaseAdapter):
         return response
 
     def close(self) -> None:
-        """End all waits, let what runs finish, and close the broker. Idempotent."""
+        """End all waits, let running requests finish, and close the broker. Can be called again."""
         closing = self._finalizer.detach()
         if closing is None:
             return
         if self._refusal is None:
-            self._refusal = f"what answers for {self.url} in this process was closed: make another client"
-            self._ended = threading.Event()
+            self._refusal = f"the backend of {self.url} in this process was closed: create a new client"
+            self._one_ended = threading.Event()
             with suppress(QueueError):
                 self._broker.stop_waiting()
-            self._finish_running(self._ended)
+            self._finish_running(self._one_ended)
         self._broker.close()
 
     def _finish_running(self, ended: threading.Event) -> None:
         own, until = _thread.get_ident(), time.monotonic() + CLOSE_PATIENCE
-        # This thread's own would be one that a signal handler interrupted.
+        # If a signal handler calls `close`, a request of this same thread can be running. It continues only after `close`.
         while any(caller.thread != own for caller in self._running.copy()):
             left = until - time.monotonic()
             if left <= 0 or not ended.wait(left):
@@ -242,13 +246,13 @@ class InProcessAdapter(BaseAdapter):
             ended.clear()
 
     def after_fork(self) -> None:
-        """In a forked child: some brokers stay the parent's."""
+        """In a forked child: refuse requests if the broker belongs to the parent."""
         self._running = set()
         if self._refusal is None:
-            self._refusal = self._in_child
+            self._refusal = self._error_in_child
 
 
-def _close_elsewhere(broker: Broker) -> None:
-    """Close the broker of an adapter that was forgotten, in a thread of its own: the collector stops threads anywhere."""
+def _close_in_thread(broker: Broker) -> None:
+    """Close a broker in a new thread. The garbage collector can call this in a thread that holds the broker's locks."""
     with suppress(RuntimeError):
         _thread.start_new_thread(broker.close, ())

@@ -1,4 +1,4 @@
-"""What a network error says: whether the request may have taken effect, and a short reason for the error message.
+"""The meaning of network errors: `maybe_delivered`, and a short reason for the error message.
 
 `Transport` turns the exceptions of requests and urllib3 into `ConnectionFailedError` here.
 """
@@ -16,7 +16,7 @@ from ..protocol.wire import MalformedError, parse_date
 from .cancellation import RequestInFlight
 from .retry import FailedAttemptError
 
-#: What a request can raise. urllib3 raises errors of its own, and `ValueError`, for some malformed responses.
+#: The errors that a request can raise. urllib3 raises errors of its own, and `ValueError`, for some malformed responses.
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
 #: Seconds that this machine's clock may differ from the server's before an error message mentions it.
 CLOCK_TOLERANCE = 60.0

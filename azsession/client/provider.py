@@ -298,6 +298,10 @@ class ServiceBusProvider:
     def resubmit(self, queue_name: str, sequence_number: int) -> None:
         """Move a dead letter to the end of its session, as a new message.
 
+        Args:
+            queue_name: The queue.
+            sequence_number: The sequence number of the dead letter, as `dead_letters` returns it.
+
         Raises:
             ProviderError: There is no such dead letter (`code` is ``"MessageNotFound"``), or the server failed.
             QueueNotFoundError: The queue does not exist.
@@ -306,6 +310,10 @@ class ServiceBusProvider:
 
     def delete_dead_letter(self, queue_name: str, sequence_number: int) -> None:
         """Delete a dead letter.
+
+        Args:
+            queue_name: The queue.
+            sequence_number: The sequence number of the dead letter, as `dead_letters` returns it.
 
         Raises:
             ProviderError: There is no such dead letter (`code` is ``"MessageNotFound"``), or the server failed.
@@ -318,31 +326,48 @@ class ServiceBusProvider:
     def create_queue(self, queue_name: str, settings: QueueSettings | None = None) -> bool:
         """Create a queue. Needs the right Manage.
 
+        Args:
+            queue_name: The queue.
+            settings: Its settings. By default those of ``QueueSettings()``.
+
         Returns:
             Whether the queue is new. `False` if it exists with the same settings.
 
         Raises:
             ProviderError: The queue exists with other settings (`code` is ``"Conflict"``), or the server failed.
+            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
         """
         return management.create_queue(self._core, queue_name, settings)
 
     def get_queue(self, queue_name: str) -> QueueInfo:
         """Return a queue with its settings and message counts. Needs the right Manage.
 
+        Args:
+            queue_name: The queue.
+
         Raises:
             QueueNotFoundError: The queue does not exist.
+            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
         """
         return management.get_queue(self._core, queue_name)
 
     def list_queues(self) -> list[QueueInfo]:
-        """Return all queues, sorted by name, without message counts. Needs the right Manage."""
+        """Return all queues, sorted by name, without message counts. Needs the right Manage.
+
+        Raises:
+            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
+        """
         return management.list_queues(self._core)
 
     def delete_queue(self, queue_name: str) -> None:
         """Delete a queue and everything in it. Needs the right Manage.
 
+        Args:
+            queue_name: The queue.
+
         Raises:
             QueueNotFoundError: The queue does not exist.
+            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
         """
         management.delete_queue(self._core, queue_name)
 

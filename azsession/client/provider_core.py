@@ -44,19 +44,19 @@ class ProviderCore:
         self.place: str = place or f"at {connection.transport.url}"
         self.pending: PendingCalls = PendingCalls()
         self.closed: bool = False
-        # The waits of `SessionProcessor`s. The set's single operations are atomic, so that no lock is needed, which a signal
-        # handler that closes the provider could wait for in vain.
+        # The waits of session processors. `add`, `discard` and `copy` of a set are atomic, so it has no lock: a signal
+        # handler that closes the provider could deadlock on one.
         self._waits: set[weakref.ref[PendingCalls]] = set()
         forks.register(self)
 
     def check_open(self) -> None:
-        """Return if the provider is open.
+        """Check that the provider is open.
 
         Raises:
             ConfigurationError: It was closed.
         """
         if self.closed:
-            raise ConfigurationError("the provider is closed: make another one")
+            raise ConfigurationError("the provider is closed: create a new one")
 
     def send(self, call: Call[T], operation: str) -> T:
         """Send a call that the plain dialect does not have. `operation` names it in the error about that."""
@@ -138,7 +138,7 @@ class ProviderCore:
         return client
 
     def new_waits(self) -> PendingCalls:
-        """Return the pending calls of a `SessionProcessor`. Closing the provider cancels them."""
+        """Return a registry for the calls of a `SessionProcessor` that wait. Closing the provider cancels them."""
         waits = PendingCalls()
         self._waits.add(weakref.ref(waits, self._waits.discard))
         if self.closed:
@@ -157,7 +157,7 @@ class ProviderCore:
             waits = known()
             if waits is not None:
                 waits.stop()
-        # All waits end before the first release. After a release without an answer, wait for no other.
+        # End all waits before the first release. If the server does not answer a release, do not wait for the others.
         for holder in [holder for holder in self.connection.clients() if holder.shut()]:
             if not holder.release():
                 break

@@ -203,7 +203,7 @@ def read_sessions(response: ServerResponse) -> list[SessionInfo]:
 def _session_info(item: Mapping[str, Any]) -> SessionInfo:
     name, count, until = item.get("SessionId"), item.get("MessageCount"), item.get("LockedUntilUtc")
     if not isinstance(count, (int, type(None))) or not isinstance(until, (str, type(None))):
-        raise MalformedError("a session has a SessionId, a MessageCount, and a LockedUntilUtc if it is locked")
+        raise MalformedError("a listed session must have a SessionId, a MessageCount, and a LockedUntilUtc if it is locked")
     return SessionInfo(checked(check_text, name, "a SessionId"), count, None if until is None else parse_date(until))
 
 

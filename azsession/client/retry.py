@@ -157,7 +157,7 @@ def retry_call(
 
 
 def _tells_outcome(error: QueueError) -> bool:
-    """Return whether the error of the last attempt says what became of an earlier one: a refusal of access does not."""
+    """Return whether the last error tells the outcome of earlier attempts. For example, a refusal of access does not."""
     if isinstance(error, (AuthenticationFailedError, PermissionDeniedError)):
         return False
     return not isinstance(error, ProviderError) or (error.status or 0) < 500

@@ -23,7 +23,7 @@ from .settling import Receipt
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
-#: What is called with a client and the error when the client's lock is found to be lost.
+#: The hook for a lost lock. It is called with the client and the error.
 OnLockLost = Callable[["SessionClient", SessionNotFoundError], object]
 
 

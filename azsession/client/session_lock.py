@@ -28,7 +28,7 @@ RENEW_AT = (0.5, 0.6)
 
 
 class Stage(Enum):
-    """How far the lock is."""
+    """The stages of a lock."""
 
     #: No request has asked for the lock.
     NEW = "new"
@@ -95,7 +95,7 @@ class SessionLock:
 
     @property
     def stage(self) -> Stage:
-        """How far the lock is."""
+        """The stage of the lock."""
         return self._stage
 
     @property
@@ -123,7 +123,7 @@ class SessionLock:
         return self._term.deadline - time.monotonic()
 
     def check(self, *, settling: bool = False) -> None:
-        """Return if a call makes sense. A forked child may settle (`settling`), but nothing else.
+        """Check that a call can succeed. A forked child may settle (`settling`), but nothing else.
 
         Raises:
             SessionNotFoundError: The session was closed, its lock is lost, or it belongs to another process.

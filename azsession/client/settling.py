@@ -14,9 +14,9 @@ from .holder import Holder
 from .receiving import receive_plain
 from .redacted import Redacted
 
-#: What identifies a message to settle: the message, its receipt, or the text of its receipt.
+#: Identifies a message to settle: the message, its receipt, or the text of its receipt.
 Receipt = ReceivedMessage | ReceiptHandle | str
-#: Returns the call that settles the message with a lock token.
+#: Returns the call that settles the message with this lock token.
 Settlement = Callable[[SessionTarget, str], Call[None]]
 
 

@@ -162,6 +162,7 @@ current_provider: ServiceBusProvider = cast("ServiceBusProvider", LocalProxy(lam
 
 
 def _read(config: Mapping[str, object]) -> ProviderSetting:
+    """Read the app's settings. ``AZSESSION_EMBEDDED = False`` is the same as no such setting."""
     given = {name: value for name, value in config.items() if name.startswith(STYLE.prefix)}
     embedded = STYLE.key("embedded")
     if given.get(embedded) is False:
@@ -175,6 +176,7 @@ _HOOKS = tuple(option.name for option in OPTIONS if option.kind is Kind.FUNCTION
 
 
 def _in_context(app: Flask, function: Callable[P, T]) -> Callable[P, T]:
+    """Return `function` with an application context around each call. A function that already has one stays as it is."""
     if getattr(function, "_azsession_app", None) is app:
         return function
     call = app.ensure_sync(function)

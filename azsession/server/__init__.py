@@ -2,7 +2,7 @@
 
 * `GatewayService` serves a broker over HTTP, in threads of this process. It needs the extra ``server``.
 * `create_app` returns a WSGI application, for a server of your own.
-* `AccessKey` and `Right` say who may do what.
+* `AccessKey` and `Right` define the clients' keys and rights.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Answer:
         body: The body, or `None`.
         messages: The messages of the answer. `encoded` turns them into headers and a body; a client in the same process
             takes them as they are.
-        single: Whether a single message is encoded as headers and a raw body, if it fits, instead of as an envelope.
+        single: Encode a single message as headers and a raw body, if it fits. `False` always encodes an envelope.
     """
 
     status: int

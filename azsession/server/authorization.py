@@ -1,7 +1,7 @@
 """Authorization of requests: access keys, their rights, and the check of shared access signatures.
 
-`dispatch` asks a `Guard` before it reads the rest of a request. A refusal does not tell what was wrong with the token, nor
-whether the queue exists.
+`dispatch` asks a `Guard` before it reads the rest of a request. A refusal reveals neither the fault of the token
+nor the existence of the queue.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class AccessKey:
     Args:
         name: The name of the key. Clients send it in their tokens.
         key: The secret. It is not part of the ``repr``.
-        rights: What clients with this key may do. By default everything.
+        rights: The rights of clients with this key. By default all rights.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Guard:
             AuthenticationFailedError: The request has no valid token for this resource.
             PermissionDeniedError: The key of the token lacks the right.
         """
-        # Each check runs whatever the result of the others, so that the time of a refusal does not tell what was wrong.
+        # Each check runs whatever the result of the others, so that the time of a refusal does not reveal the fault.
         token = verify_token(authorization or "", self._secret_of)
         covers = self._covers(token.resource, host, resource)
         key = self._keys.get(token.key_name)

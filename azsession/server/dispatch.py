@@ -104,7 +104,7 @@ class Gateway:
         try:
             route = parse_route(method, path, encoded=encoded)
         except (NoRouteError, ValidationError):
-            # Only a client with a valid token learns what is wrong with the path.
+            # Only a client with a valid token learns the fault of the path.
             self._authorize(headers, None)
             raise
         if route.operation not in OPEN:

@@ -23,9 +23,9 @@ class Arrangement(abc.ABC):
     """A broker for one test, and how to reach it. Using a queue does not create it.
 
     Attributes:
-        name: What the test's id says.
-        is_azure: Whether Azure keeps the messages, with what that forces.
-        connection_string: What reaches it from anywhere; empty where only its own provider does.
+        name: The name in the test's id.
+        is_azure: Azure keeps the messages. `test_differences` lists the consequences.
+        connection_string: Reaches the broker from any process. Empty if only the arrangement's own provider can reach it.
     """
 
     name: ClassVar[str]
@@ -48,7 +48,7 @@ class Arrangement(abc.ABC):
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Start it. The stack gets what is to be closed."""
+        """Start the broker. Put its context managers on the stack, which closes them after the test."""
 
     @abc.abstractmethod
     def create_queue(self, name: str, settings: dict[str, Any]) -> None:
@@ -60,7 +60,12 @@ class Arrangement(abc.ABC):
         return self._stack.enter_context(provider)
 
     def queue(self, name: str | None = None, **settings: Any) -> str:
-        """Create a queue, or a subscription if the name is that of one, with fields of `QueueSettings`. Return its name."""
+        """Create a queue, or a subscription for a name like ``topic/subscriptions/name``. Return the name.
+
+        Args:
+            name: The name. `None` chooses a new one.
+            settings: Fields of `QueueSettings`.
+        """
         name = name or f"orders-{next(_numbers)}"
         self.create_queue(name, settings)
         return name

@@ -62,7 +62,7 @@ def test_a_wrong_key_is_refused(arrangement: Arrangement, queue: str) -> None:
 
 def test_peeking_does_not_receive_messages(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     send(provider, queue, *"abcd")
-    in_hand, deferred = take_many(session, 2)
+    received, deferred = take_many(session, 2)
     session.defer_message(deferred)
     for _ in range(2):
         peeked = provider.peek_messages(queue, "s1")
@@ -72,7 +72,7 @@ def test_peeking_does_not_receive_messages(provider: ServiceBusProvider, queue: 
             ("c", "Active"),
             ("d", "Active"),
         ]
-    assert [message.sequence_number for message in peeked[:2]] == [in_hand.sequence_number, deferred.sequence_number]
+    assert [message.sequence_number for message in peeked[:2]] == [received.sequence_number, deferred.sequence_number]
     assert take(session).text() == "c"
 
 

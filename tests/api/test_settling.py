@@ -171,7 +171,7 @@ def test_dead_lettering_a_session_moves_and_counts_all_its_messages(
     first, second = take_many(session, 2)
     session.complete_message(first)
     session.defer_message(second)
-    in_hand = take(session)
+    received = take(session)
     assert session.dead_letter_session("poison", "more") == 4
     letters = provider.dead_letters(queue)
     assert sorted(letter.text() for letter in letters) == ["b", "c", "d", "e"]
@@ -181,7 +181,7 @@ def test_dead_lettering_a_session_moves_and_counts_all_its_messages(
     assert left(provider, queue) == []
     assert left(provider, queue, "s2") == ["other"]
     with pytest.raises(InvalidReceiptError):
-        session.complete_message(in_hand)
+        session.complete_message(received)
     assert session.dead_letter_session("poison") == 0
 
 

@@ -72,10 +72,10 @@ def test_two_processes_handle_webhooks_in_order_although_one_is_killed(
     # In order. Only unsettled messages of the killed process come twice: the last message of each of its sessions.
     assert {name: list(dict.fromkeys(positions)) for name, positions in by_session.items()} == expected
     assert all(positions == sorted(positions) for positions in by_session.values())
-    in_hand = {session_id: position for pid, session_id, position in handled if pid == str(victim.pid)}
+    last_received = {session_id: position for pid, session_id, position in handled if pid == str(victim.pid)}
     again = [one for one, times in Counter(one[1:] for one in handled).items() if times > 1]
     assert len(again) <= 16
-    assert all(in_hand[session_id] == position for session_id, position in again)
+    assert all(last_received[session_id] == position for session_id, position in again)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

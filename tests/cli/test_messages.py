@@ -61,7 +61,7 @@ def test_send_names_a_malformed_line_and_sends_nothing(
     [
         (b"[1]", "not a JSON object"),
         (b'{"id": 1}', "no session_id"),
-        (b'{"session_id": 42}', "a session id is a str"),
+        (b'{"session_id": 42}', "a session id must be a str"),
         (b'{"session_id": ""}', "1 to 128 characters"),
         (b'{"session_id": "\xff"}', "not UTF-8, at byte 17"),
         (b"[" * 100_000, "nesting is too deep"),

@@ -45,7 +45,7 @@ def test_a_queue_with_every_setting_is_created_shown_listed_and_deleted(azsessio
 
 def test_a_setting_out_of_range_prints_one_line(azsession_server: AzsessionServer) -> None:
     ended = run_here("queue", "create", "q", "--lock-duration", "1000", connection_string=azsession_server.connection_string)
-    assert_one_line(ended, "lock_duration is 1 to 300 seconds")
+    assert_one_line(ended, "lock_duration must be 1 to 300 seconds")
 
 
 def test_sessions_lists_message_counts_and_locks_in_a_table(

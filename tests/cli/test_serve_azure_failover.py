@@ -54,7 +54,7 @@ def test_a_signal_answers_waiting_receives_and_releases_the_locks(namespace: Sta
 
         receiving = pool.submit(session.receive_message, timeout=60)
         accepting = pool.submit(accept)
-        eventually(lambda: namespace.locked_sessions(QUEUE) == {"s1"})
+        eventually(lambda: namespace.locked_sessions(QUEUE) == {"s1"} and namespace.waiting_accepts(QUEUE) == 1)
         served.process.send_signal(signal.SIGTERM)
         status, out, err = served.wait()
         got.append(receiving.result(PATIENCE))
@@ -146,7 +146,7 @@ def test_the_sessions_of_a_killed_gateway_are_free_at_once(namespace: StandIn, s
     with _provider(first.line, retry_attempts=0) as one, _provider(second.line) as other:
         one.send_messages(QUEUE, [Message(text, session_id="s1") for text in "ab"])
         held = one.create_session_client(QUEUE, "s1", auto_renew=False)
-        in_hand = take(held)
+        delivered = take(held)
         with pytest.raises(SessionLockedError), other.create_session_client(QUEUE, "s1") as refused:
             refused.receive_message(timeout=0)
         first.process.kill()
@@ -154,12 +154,12 @@ def test_the_sessions_of_a_killed_gateway_are_free_at_once(namespace: StandIn, s
         eventually(lambda: namespace.locked_sessions(QUEUE) == set())
         with other.create_session_client(QUEUE, "s1") as session:
             again = take(session)
-            assert (again.text(), again.message_id) == ("a", in_hand.message_id)
+            assert (again.text(), again.message_id) == ("a", delivered.message_id)
             # The receipt of the first delivery is invalid.
             with pytest.raises(InvalidReceiptError):
-                other.session_from_receipt(in_hand.receipt).complete_message(in_hand.receipt)
+                other.session_from_receipt(delivered.receipt).complete_message(delivered.receipt)
             session.complete_message(again)
             assert take(session).text() == "b"
         with pytest.raises(QueueError):
-            held.complete_message(in_hand)
+            held.complete_message(delivered)
         held.close_session()

@@ -1,4 +1,4 @@
-"""The adapter itself, under plain `requests`: its answers are those of the gateway on a socket."""
+"""`InProcessAdapter` under plain requests: it answers as the gateway on a socket does."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def send(broker: EmbeddedBroker, *bodies: str, session_id: str = "s") -> None:
     broker.send("q", [Message(body, session_id=session_id) for body in bodies]).result()
 
 
-def test_an_answer_is_one_of_requests(http: requests.Session, adapter: InProcessAdapter, broker: EmbeddedBroker) -> None:
+def test_the_answer_is_a_complete_response_object_of_requests(
+    http: requests.Session, adapter: InProcessAdapter, broker: EmbeddedBroker
+) -> None:
     broker.send("q", [Message(b"\0\xff", session_id="s", attributes={"CaseOfName": "v", "lower": 1})]).result()
     response = http.delete(HEAD + "?timeout=0")
     assert type(response) is requests.Response
@@ -73,19 +75,19 @@ def test_an_answer_can_be_streamed(http: requests.Session, broker: EmbeddedBroke
         assert b"".join(response.iter_content(2)) == b"abc"
 
 
-def test_json_is_decoded(http: requests.Session) -> None:
+def test_a_json_answer_can_be_decoded(http: requests.Session) -> None:
     response = http.get(URL + "/healthz")
     assert (response.json(), response.encoding) == ({"status": "ok"}, "utf-8")
 
 
 @pytest.mark.parametrize("session_id", ["a/b", "a%2Fb", "\u00e9\u4e2d \U0001f40e", "a?b#c", ";=&+"])
-def test_every_session_id_arrives_as_it_is(http: requests.Session, broker: EmbeddedBroker, session_id: str) -> None:
+def test_an_encoded_session_id_arrives_unchanged(http: requests.Session, broker: EmbeddedBroker, session_id: str) -> None:
     send(broker, "x", session_id=session_id)
     path = requests.utils.quote(session_id, safe="")
     assert http.delete(f"{URL}/q/sessions/{path}/messages/head?timeout=0").content == b"x"
 
 
-def test_a_base_may_have_a_path(broker: EmbeddedBroker) -> None:
+def test_the_base_url_can_have_a_path(broker: EmbeddedBroker) -> None:
     send(broker, "x")
     with requests.Session() as http:
         http.mount(URL + "/base/", InProcessAdapter(broker, URL + "/base/"))
@@ -93,7 +95,7 @@ def test_a_base_may_have_a_path(broker: EmbeddedBroker) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, str, io.BytesIO, list])
-def test_a_body_may_be_any_that_requests_takes(http: requests.Session, broker: EmbeddedBroker, kind: Any) -> None:
+def test_every_kind_of_body_that_requests_accepts_is_read(http: requests.Session, broker: EmbeddedBroker, kind: Any) -> None:
     text = json.dumps([{"Body": "x", "BrokerProperties": {"SessionId": "s"}}])
     body = {
         bytes: text.encode(),
@@ -105,7 +107,7 @@ def test_a_body_may_be_any_that_requests_takes(http: requests.Session, broker: E
     assert [message.body for message in broker.peek("q", "s", 0, 10).result()] == [b"x"]
 
 
-def test_no_token_is_asked_for(http: requests.Session) -> None:
+def test_no_token_is_required(http: requests.Session) -> None:
     assert http.get(URL + "/").status_code == 200
 
 
@@ -127,7 +129,9 @@ def test_no_token_is_asked_for(http: requests.Session) -> None:
         ("GET", "/", None),
     ],
 )
-def test_an_answer_is_the_one_that_a_socket_gives(http: requests.Session, method: str, path: str, body: bytes | None) -> None:
+def test_the_answer_equals_that_of_a_gateway_on_a_socket(
+    http: requests.Session, method: str, path: str, body: bytes | None
+) -> None:
     key = AccessKey.generate()
     own = {"date", "server", "connection", "keep-alive", "transfer-encoding", "content-length", "azsession-lock-expires-in"}
     own.add("azsession-waited")
@@ -142,7 +146,7 @@ def test_an_answer_is_the_one_that_a_socket_gives(http: requests.Session, method
     assert found[0] == found[1]
 
 
-def test_a_read_timeout_ends_the_wait_and_no_message_is_handed_to_nobody(
+def test_a_read_timeout_ends_the_wait_and_leaves_later_messages_in_the_queue(
     http: requests.Session, broker: EmbeddedBroker
 ) -> None:
     headers = {"Azsession-Lock-Id": "first"}
@@ -152,47 +156,49 @@ def test_a_read_timeout_ends_the_wait_and_no_message_is_handed_to_nobody(
     assert http.delete(HEAD + "?timeout=0", headers=headers).content == b"x"
 
 
-def test_a_read_timeout_is_none_for_what_does_not_wait(http: requests.Session, broker: EmbeddedBroker) -> None:
+def test_a_read_timeout_does_not_end_a_request_that_does_not_wait(http: requests.Session, broker: EmbeddedBroker) -> None:
     send(broker, "x")
     assert http.delete(HEAD + "?timeout=300", timeout=0.000001).content == b"x"
 
 
-def test_an_accept_is_ended_by_a_read_timeout_too(http: requests.Session, broker: EmbeddedBroker) -> None:
+def test_a_read_timeout_ends_a_waiting_accept(http: requests.Session, broker: EmbeddedBroker) -> None:
     with pytest.raises(requests.ReadTimeout):
         http.post(f"{URL}/q/sessions?timeout=300", json={}, headers={"Azsession-Lock-Id": "a"}, timeout=0.05)
     send(broker, "x")
     assert broker.accept(AcceptRequest("q", None, "b", timeout=0)).result() is not None
 
 
-def test_cancelling_a_flight_ends_its_wait(http: requests.Session, broker: EmbeddedBroker) -> None:
-    flight = RequestInFlight()
+def test_cancelling_a_request_ends_its_wait(http: requests.Session, broker: EmbeddedBroker) -> None:
+    in_flight = RequestInFlight()
     errors: list[Exception] = []
 
     def wait() -> None:
         request = http.prepare_request(requests.Request("DELETE", HEAD + "?timeout=300", headers={"Azsession-Lock-Id": "a"}))
         try:
-            send_prepared(http, request, flight)
+            send_prepared(http, request, in_flight)
         except requests.RequestException as error:
             errors.append(error)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    eventually(lambda: flight._end_wait is not None)
-    flight.cancel()
-    flight.cancel()
+    eventually(lambda: in_flight._end_wait is not None)
+    in_flight.cancel()
+    in_flight.cancel()
     thread.join(20)
     assert [type(error) for error in errors] == [requests.ConnectionError]
-    assert (flight.tracked, flight.written) == (True, True)
+    assert (in_flight.tracked, in_flight.written) == (True, True)
     send(broker, "x")
     assert len(broker.receive(ReceiveRequest("q", "s", "a", max_count=1, timeout=0)).result().messages) == 1
 
 
-def test_a_flight_that_was_cancelled_before_does_not_act(http: requests.Session, broker: EmbeddedBroker) -> None:
-    flight = RequestInFlight()
-    flight.cancel()
+def test_a_request_that_was_cancelled_before_it_was_sent_has_no_effect(
+    http: requests.Session, broker: EmbeddedBroker
+) -> None:
+    in_flight = RequestInFlight()
+    in_flight.cancel()
     with pytest.raises(requests.ConnectionError):
-        send_prepared(http, http.prepare_request(requests.Request("PUT", URL + "/new", data=b"{}")), flight)
-    assert (flight.tracked, flight.written) == (True, False)
+        send_prepared(http, http.prepare_request(requests.Request("PUT", URL + "/new", data=b"{}")), in_flight)
+    assert (in_flight.tracked, in_flight.written) == (True, False)
     assert broker.list_queues().result() == []
 
 
@@ -232,7 +238,7 @@ def test_a_receive_whose_request_is_cancelled_does_not_wait_and_leaves_the_sessi
             send_prepared(http, prepared, broker.request)
         eventually(lambda: not any(lock.waiters for lock in broker._core.locks))
         send(broker, "x")
-        (message,) = broker.receive(ReceiveRequest("q", "s", "", max_count=1, timeout=0)).result().result().messages
+        (message,) = broker.receive(ReceiveRequest("q", "s", "", max_count=1, timeout=0)).result().messages
         assert message.delivery_count == 1
 
 
@@ -252,7 +258,7 @@ def test_an_unexpected_exception_reaches_the_caller() -> None:
             http.get(URL + "/")
 
 
-def test_ctrl_c_goes_through() -> None:
+def test_a_keyboard_interrupt_in_the_broker_reaches_the_caller() -> None:
     broker = _Broken()
     broker.failure = KeyboardInterrupt()
     with requests.Session() as http:

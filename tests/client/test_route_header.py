@@ -75,7 +75,7 @@ def test_all_requests_of_a_holder_have_one_route(seen: Seen, session_id: str | N
     (route,) = seen.routes()
     (lock_id,) = lock_ids
     assert route
-    assert len(lock_id) - len(route) > 24  # Too much to guess for somebody who knows the route.
+    assert len(lock_id) - len(route) > 24  # The route does not reveal enough to guess the lock id.
 
 
 def test_each_holder_has_its_own_route(seen: Seen) -> None:

@@ -80,7 +80,7 @@ class Acceptor:
             except OSError:
                 return
             self._keep(sock)
-            if listener.fileno() < 0:  # It was closed meanwhile, by one who did not see this connection.
+            if listener.fileno() < 0:  # `close` ran in between, and did not see this connection.
                 hang_up(sock)
             self._spawn(self._serve, sock)
 
@@ -235,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class ProxyHandler(Handler):
-    """A proxy: it passes http requests on, and opens tunnels for https. `server.used` lists what it did."""
+    """A proxy that forwards http requests and opens tunnels for https. `server.used` lists the requests."""
 
     def _do(self) -> None:
         if self.command != "CONNECT":

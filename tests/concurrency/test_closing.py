@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from azsession import ConfigurationError, Message, QueueError, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
+from azsession import Message, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
 from azsession.client.session import holder_of
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
+from ..support.closing import check_that_closing_ends_every_kind_of_call
 from ..support.internals import pending_calls
+from ..support.thread_group import ThreadGroup
 from .servers import KEY, Handler, QuietHTTPServer, SilentServer
-from .thread_group import ThreadGroup
 
 
 def _send(provider: ServiceBusProvider, names: list[tuple[str, str]]) -> None:
@@ -54,47 +54,9 @@ def test_closing_ends_receives_from_a_server_that_does_not_answer() -> None:
 
 def test_closing_the_provider_ends_each_kind_of_call(azsession_server: AzsessionServer) -> None:
     provider = azsession_server.provider()
-    _send(provider, [(f"s{n}", f"m{n}") for n in range(8)])
-    held = provider.create_session_client("q", "held")
-    held.receive_message(timeout=0)
-    group = ThreadGroup()
-    ended: list[QueueError] = []
-    running = threading.Semaphore(0)
-
-    def until_closed(call: Callable[[], object]) -> None:
-        running.release()
-        try:
-            while True:
-                call()
-        except (SessionNotFoundError, ConfigurationError) as error:
-            ended.append(error)
-
-    def hold() -> None:
-        with provider.create_session_client("q", "held2") as client:
-            client.receive_message(timeout=300)
-
-    kinds: list[Callable[[], object]] = [
-        lambda: held.receive_message(timeout=300),
-        held.renew_session_lock,
-        lambda: held.set_session_state(b"1"),
-        held.get_session_state,
-        lambda: provider.create_session_client("empty", accept_timeout=300),
-        lambda: provider.send_message("other", Message(b"x", session_id="s")),
-        lambda: provider.list_sessions("q"),
-        lambda: provider.peek_messages("q", "s1"),
-        lambda: provider.dead_letters("q"),
-        lambda: provider.create_session_client("q", "s1").close(),
-        hold,
-    ]
-    for kind in kinds:
-        group.start(until_closed, kind)
-    for _ in kinds:
-        running.acquire()
-    eventually(lambda: len(pending_calls(held)) >= 1 and len(pending_calls(provider)) == 1)
-    provider.close()
-    group.join(40)
-    assert group.errors == []
-    assert len(ended) == len(kinds)
+    check_that_closing_ends_every_kind_of_call(
+        provider, lambda held: len(pending_calls(held)) >= 1 and len(pending_calls(provider)) == 1
+    )
 
 
 def test_closing_from_many_threads_releases_the_session_once(azsession_server: AzsessionServer) -> None:

@@ -1,4 +1,4 @@
-"""Forked children. Each test runs a script in a new process, so that the forked process has only what the script made."""
+"""Forked children. Each test runs a script in a new process, so that the forked process has no other threads and sockets."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class _OK(Handler):
 
 def test_cancelling_a_request_does_not_disturb_the_next_one_on_its_connection() -> None:
     harmed: list[BaseException] = []
-    flights: list[RequestInFlight] = []
+    all_in_flight: list[RequestInFlight] = []
     done = threading.Event()
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
@@ -40,22 +40,22 @@ def test_cancelling_a_request_does_not_disturb_the_next_one_on_its_connection() 
 
         def ask() -> None:
             for _ in range(300):
-                flight = RequestInFlight()
-                flights.append(flight)
+                in_flight = RequestInFlight()
+                all_in_flight.append(in_flight)
                 request = http.prepare_request(requests.Request("GET", url))
                 try:
-                    assert send_prepared(http, request, flight, timeout=20).content == b"x" * 200
+                    assert send_prepared(http, request, in_flight, timeout=20).content == b"x" * 200
                 except BaseException as error:
-                    if not flight.cancelled:
+                    if not in_flight.cancelled:
                         harmed.append(error)
 
         def cancel() -> None:
             chance = random.Random(1)
             while not done.is_set():
                 # Running requests, and requests that have just ended.
-                for flight in flights[-6:]:
+                for in_flight in all_in_flight[-6:]:
                     if chance.random() < 0.3:
-                        flight.cancel()
+                        in_flight.cancel()
                 done.wait(0.0005)
 
         canceller = threading.Thread(target=cancel)
@@ -68,17 +68,17 @@ def test_cancelling_a_request_does_not_disturb_the_next_one_on_its_connection() 
         done.set()
         canceller.join()
     assert harmed == []
-    assert any(flight.cancelled and flight.written for flight in flights)
-    assert any(not flight.cancelled for flight in flights)
+    assert any(in_flight.cancelled and in_flight.written for in_flight in all_in_flight)
+    assert any(not in_flight.cancelled for in_flight in all_in_flight)
 
 
 def test_cancelling_a_finished_request_does_not_close_its_connection() -> None:
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
         track_connections(http, url, {})
-        landed, request = RequestInFlight(), http.prepare_request(requests.Request("GET", url))
-        send_prepared(http, request, landed, timeout=20)
-        landed.cancel()
+        finished, request = RequestInFlight(), http.prepare_request(requests.Request("GET", url))
+        send_prepared(http, request, finished, timeout=20)
+        finished.cancel()
         assert send_prepared(http, request, RequestInFlight(), timeout=20).status_code == 200
         assert len(server.open) == 1
 
@@ -182,9 +182,9 @@ def test_a_cancelled_request_is_not_sent() -> None:
     with QuietHTTPServer(_OK) as server, requests.Session() as http:
         url = f"{server.url}/"
         track_connections(http, url, {})
-        flight = RequestInFlight()
-        flight.cancel()
+        in_flight = RequestInFlight()
+        in_flight.cancel()
         with pytest.raises(requests.ConnectionError):
-            send_prepared(http, http.prepare_request(requests.Request("GET", url)), flight, timeout=20)
-        assert flight.tracked is False
-        assert flight.written is False
+            send_prepared(http, http.prepare_request(requests.Request("GET", url)), in_flight, timeout=20)
+        assert in_flight.tracked is False
+        assert in_flight.written is False

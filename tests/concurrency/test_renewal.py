@@ -116,7 +116,7 @@ def test_the_renewer_sleeps_while_no_lock_is_due() -> None:
         (renewer,) = [one for one in threading.enumerate() if one not in before_it and one.name == "azsession-renewer"]
 
         def status() -> dict[str, str]:
-            """Return what the kernel counts of the thread: it gives up its processor each time before it sleeps."""
+            """Return the kernel's counters of the thread, for example its voluntary context switches: one for each sleep."""
             text = Path(f"/proc/self/task/{renewer.native_id}/status").read_text(encoding="utf-8")
             return dict(line.split(":", 1) for line in text.splitlines())
 

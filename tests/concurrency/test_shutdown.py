@@ -53,7 +53,7 @@ def opened(session_id, **options):
 
 
 def run(flags: tuple[str, ...], script: str, connection_string: str, tools: str = _TOOLS) -> tuple[int, str]:
-    """Run a script; return its exit status and what it wrote to stderr."""
+    """Run a script. Return its exit status and its stderr."""
     done = subprocess.run(
         [sys.executable, *flags, "-c", tools + script, connection_string],
         capture_output=True,

@@ -1,7 +1,7 @@
-"""A client as a process of its own, which does what it is told: ``python -m tests.hostile.client_process QUEUE SESSION``.
+"""A client in its own process, which obeys commands: ``python -m tests.hostile.client_process QUEUE SESSION``.
 
-The first line of its input is a connection string. Each further line is a command with its arguments, in JSON, and is
-answered with a line: the result, or the error's class, text and code.
+The first line of standard input is a connection string. Each further line is a command and its arguments, as JSON. The
+answer to each is one line of JSON: the result, or the class, text and code of the error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Client:
         return [found.session_id for found in self.provider.list_sessions(self.queue)]
 
     def process(self, last: str) -> list[str]:
-        """Handle messages until the `last` one; with the first one a line is written, and another waited for."""
+        """Handle messages until the `last` one. At the first one, write a line and wait for a line."""
         handled: list[str] = []
         done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A gateway, a hostile way to it, and providers that take that way and do not wait long."""
+"""Fixtures: a gateway, a hostile proxy in front of it, and providers with short timeouts that use the proxy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 from azsession.server import AccessKey, GatewayService
 
-from .operations import Stage, stage
-from .servers import HostileWay
+from .operations import Context, Prepare, new_context
+from .servers import FaultyProxy
 
 _numbers = itertools.count(1)
 
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="package")
 def gateway() -> Iterator[GatewayService]:
     with GatewayService(EmbeddedBroker(auto_create=True), [AccessKey("root", "bWFuYWdl")], max_waiting=16) as service:
-        # The threads that begin with the first wait begin now, so that no test seems to leave them behind.
+        # The first wait starts threads of the gateway. They start here, so that no test seems to leak them.
         with (
             ServiceBusProvider.from_connection_string(service.connection_string()) as provider,
             provider.create_session_client("first", "s") as session,
@@ -32,52 +32,52 @@ def gateway() -> Iterator[GatewayService]:
 
 
 @pytest.fixture
-def way(gateway: GatewayService) -> Iterator[HostileWay]:
-    with HostileWay(int(gateway.url.rpartition(":")[2]), gateway.connection_string()) as way:
-        yield way
+def proxy(gateway: GatewayService) -> Iterator[FaultyProxy]:
+    with FaultyProxy(int(gateway.url.rpartition(":")[2]), gateway.connection_string()) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def connect(way: HostileWay) -> Iterator[Callable[..., ServiceBusProvider]]:
-    """What makes providers on the hostile way; they know already that version 1 is spoken there."""
+def connect(proxy: FaultyProxy) -> Iterator[Callable[..., ServiceBusProvider]]:
+    """A factory of providers on the hostile proxy. They already know that the server speaks version 1."""
     made: list[ServiceBusProvider] = []
 
     def make(**fields: Any) -> ServiceBusProvider:
         config = {"request_timeout": 5, "retry_attempts": 0, "retry_deadline": 5, **fields}
-        made.append(ServiceBusProvider.from_connection_string(way.connection_string, **config))
+        made.append(ServiceBusProvider.from_connection_string(proxy.connection_string, **config))
         made[-1].list_sessions("known")
         return made[-1]
 
     yield make
-    way.always = None
+    proxy.always = None
     for provider in made:
         provider.close()
 
 
 @pytest.fixture
 def provider(connect: Callable[..., ServiceBusProvider]) -> ServiceBusProvider:
-    """A provider that tries nothing again."""
+    """A provider that retries nothing."""
     return connect()
 
 
 @pytest.fixture
-def set_stage(connect: Callable[..., ServiceBusProvider], way: HostileWay, queue: str) -> Iterator[Callable[..., Stage]]:
-    """What makes stages for operations, with providers of these settings."""
-    made: list[Stage] = []
+def prepare(connect: Callable[..., ServiceBusProvider], proxy: FaultyProxy, queue: str) -> Iterator[Prepare]:
+    """A function that prepares contexts. Its arguments configure the provider."""
+    made: list[Context] = []
 
-    def make(**fields: Any) -> Stage:
-        made.append(stage(connect(**fields), queue))
+    def make(**fields: Any) -> Context:
+        made.append(new_context(connect(**fields), queue))
         return made[-1]
 
     yield make
-    way.always = None
+    proxy.always = None
     for each in made:
         each.close()
 
 
 @pytest.fixture
 def queue(gateway: GatewayService) -> str:
-    """A queue of the test's own."""
+    """A new queue."""
     name = f"queue-{next(_numbers)}"
     gateway.broker.create_queue(name, QueueSettings(max_delivery_count=1000))
     return name

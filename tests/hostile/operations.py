@@ -1,4 +1,4 @@
-"""Every operation that asks a server, prepared so that nothing but its answer is left to come."""
+"""Each operation of the client, prepared so that a test can replace the answer to its only request."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _numbers = itertools.count(1)
 
 
 @attrs.frozen
-class Stage:
-    """What an operation is done with: a session that is held, with a message that was received and one that was not."""
+class Context:
+    """The objects that an operation needs: a held session with one received message and one in the queue."""
 
     provider: ServiceBusProvider
     queue: str
@@ -28,23 +28,27 @@ class Stage:
             session.close()
 
 
-def stage(provider: ServiceBusProvider, queue: str) -> Stage:
-    """Return a stage with a session of its own."""
+#: The fixture `prepare`: a function that returns a new context.
+Prepare = Callable[..., Context]
+
+
+def new_context(provider: ServiceBusProvider, queue: str) -> Context:
+    """Return a context with a new session."""
     session_id = f"s{next(_numbers)}"
     provider.send_messages(queue, [Message(body, session_id=session_id) for body in ("first", "second")])
     session = provider.create_session_client(queue, session_id, auto_renew=False)
     message = session.receive_message(timeout=5)
     assert message is not None
     assert message.body == b"first"
-    return Stage(provider, queue, session, message)
+    return Context(provider, queue, session, message)
 
 
-Operation = Callable[[Stage], Callable[[], object]]
+Operation = Callable[[Context], Callable[[], object]]
 
 
-def _receive(at: Stage) -> Callable[[], object]:
+def _receive(context: Context) -> Callable[[], object]:
     def receive() -> object:
-        found = at.session.receive_message(timeout=0)
+        found = context.session.receive_message(timeout=0)
         assert found is not None
         assert found.body == b"second"
         return found
@@ -52,111 +56,111 @@ def _receive(at: Stage) -> Callable[[], object]:
     return receive
 
 
-def _receive_many(at: Stage) -> Callable[[], object]:
+def _receive_many(context: Context) -> Callable[[], object]:
     def receive() -> object:
-        found = at.session.receive_messages(10, timeout=0)
+        found = context.session.receive_messages(10, timeout=0)
         assert [message.body for message in found] == [b"second"]
         return found
 
     return receive
 
 
-def _receive_deferred(at: Stage) -> Callable[[], object]:
-    at.session.defer_message(at.message)
-    number: Any = at.message.sequence_number
+def _receive_deferred(context: Context) -> Callable[[], object]:
+    context.session.defer_message(context.message)
+    number: Any = context.message.sequence_number
 
     def receive() -> object:
-        found = at.session.receive_deferred_messages([number])
+        found = context.session.receive_deferred_messages([number])
         assert [message.body for message in found] == [b"first"]
         return found
 
     return receive
 
 
-def _accept(at: Stage) -> Callable[[], object]:
+def _accept(context: Context) -> Callable[[], object]:
     queue = f"accept-{next(_numbers)}"
-    at.provider.send_message(queue, Message("only", session_id="next"))
+    context.provider.send_message(queue, Message("only", session_id="next"))
 
     def accept() -> object:
-        session = at.provider.create_session_client(queue, accept_timeout=0, auto_renew=False)
-        at.opened.append(session)
+        session = context.provider.create_session_client(queue, accept_timeout=0, auto_renew=False)
+        context.opened.append(session)
         assert session.session_id == "next"
         return session
 
     return accept
 
 
-def _dead(at: Stage) -> int:
-    at.session.dead_letter_message(at.message, "broken")
-    letters = at.provider.dead_letters(at.queue, from_sequence_number=at.message.sequence_number or 0)
+def _dead(context: Context) -> int:
+    context.session.dead_letter_message(context.message, "broken")
+    letters = context.provider.dead_letters(context.queue, from_sequence_number=context.message.sequence_number or 0)
     assert letters[0].sequence_number is not None
     return letters[0].sequence_number
 
 
-def _resubmit(at: Stage) -> Callable[[], object]:
-    number = _dead(at)
-    return lambda: at.provider.resubmit(at.queue, number)
+def _resubmit(context: Context) -> Callable[[], object]:
+    number = _dead(context)
+    return lambda: context.provider.resubmit(context.queue, number)
 
 
-def _delete_dead_letter(at: Stage) -> Callable[[], object]:
-    number = _dead(at)
-    return lambda: at.provider.delete_dead_letter(at.queue, number)
+def _delete_dead_letter(context: Context) -> Callable[[], object]:
+    number = _dead(context)
+    return lambda: context.provider.delete_dead_letter(context.queue, number)
 
 
-def _delete_queue(at: Stage) -> Callable[[], object]:
+def _delete_queue(context: Context) -> Callable[[], object]:
     name = f"deleted-{next(_numbers)}"
-    at.provider.create_queue(name)
-    return lambda: at.provider.delete_queue(name)
+    context.provider.create_queue(name)
+    return lambda: context.provider.delete_queue(name)
 
 
-def _create_queue(at: Stage) -> Callable[[], object]:
+def _create_queue(context: Context) -> Callable[[], object]:
     name = f"created-{next(_numbers)}"
-    return lambda: at.provider.create_queue(name)
+    return lambda: context.provider.create_queue(name)
 
 
-def _get_state(at: Stage) -> Callable[[], object]:
-    at.session.set_session_state(b"state")
+def _get_state(context: Context) -> Callable[[], object]:
+    context.session.set_session_state(b"state")
 
     def read() -> object:
-        state = at.session.get_session_state()
+        state = context.session.get_session_state()
         assert state == b"state"
         return state
 
     return read
 
 
-#: Those that a session's holder makes, and answers to which can tell that the lock is lost.
+#: Operations of a session's holder. An answer to them can say that the lock is lost.
 ON_LOCK: dict[str, Operation] = {
     "receive": _receive,
     "receive many": _receive_many,
     "receive deferred": _receive_deferred,
-    "renew": lambda at: at.session.renew_session_lock,
+    "renew": lambda context: context.session.renew_session_lock,
     "get state": _get_state,
-    "set state": lambda at: lambda: at.session.set_session_state(b"new"),
-    "dead-letter the session": lambda at: lambda: at.session.dead_letter_session("broken"),
+    "set state": lambda context: lambda: context.session.set_session_state(b"new"),
+    "dead-letter the session": lambda context: lambda: context.session.dead_letter_session("broken"),
 }
 SETTLING: dict[str, Operation] = {
-    "complete": lambda at: lambda: at.session.complete_message(at.message),
-    "abandon": lambda at: lambda: at.session.abandon_message(at.message),
-    "defer": lambda at: lambda: at.session.defer_message(at.message),
-    "dead-letter": lambda at: lambda: at.session.dead_letter_message(at.message, "broken"),
-    "complete many": lambda at: lambda: at.session.complete_messages([at.message]),
+    "complete": lambda context: lambda: context.session.complete_message(context.message),
+    "abandon": lambda context: lambda: context.session.abandon_message(context.message),
+    "defer": lambda context: lambda: context.session.defer_message(context.message),
+    "dead-letter": lambda context: lambda: context.session.dead_letter_message(context.message, "broken"),
+    "complete many": lambda context: lambda: context.session.complete_messages([context.message]),
 }
 OF_PROVIDER: dict[str, Operation] = {
     "accept": _accept,
-    "send": lambda at: lambda: at.provider.send_message(at.queue, Message("sent", session_id="sent")),
-    "list sessions": lambda at: lambda: at.provider.list_sessions(at.queue),
-    "peek": lambda at: lambda: at.provider.peek_messages(at.queue, at.session.session_id),
-    "dead letters": lambda at: lambda: at.provider.dead_letters(at.queue),
+    "send": lambda context: lambda: context.provider.send_message(context.queue, Message("sent", session_id="sent")),
+    "list sessions": lambda context: lambda: context.provider.list_sessions(context.queue),
+    "peek": lambda context: lambda: context.provider.peek_messages(context.queue, context.session.session_id),
+    "dead letters": lambda context: lambda: context.provider.dead_letters(context.queue),
     "resubmit": _resubmit,
     "delete dead letter": _delete_dead_letter,
     "create queue": _create_queue,
-    "get queue": lambda at: lambda: at.provider.get_queue(at.queue),
-    "list queues": lambda at: at.provider.list_queues,
+    "get queue": lambda context: lambda: context.provider.get_queue(context.queue),
+    "list queues": lambda context: context.provider.list_queues,
     "delete queue": _delete_queue,
 }
 ALL: dict[str, Operation] = {**ON_LOCK, **SETTLING, **OF_PROVIDER}
-#: Those whose success has something to be read.
+#: Operations whose successful answer has a body that is read.
 READING = [
     *("receive", "receive many", "receive deferred", "dead-letter the session", "complete many", "accept"),
     *("list sessions", "peek", "dead letters", "get queue", "list queues"),

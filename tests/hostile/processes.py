@@ -1,4 +1,4 @@
-"""Real processes of a gateway and of clients, each with a wall clock that can be stepped, for the tests of this folder."""
+"""Real processes of a gateway and of clients, each with a wall clock that a test can set."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..torture import clockshim
 
 KEY = "c3RlcHBlZC1rZXk="
 QUEUE = "webhooks"
-#: Seconds after which a process is taken to hang.
+#: Seconds after which a process counts as hanging.
 PATIENCE = 60
 
 
 class Process:
-    """A process that is spoken to in lines, and whose wall clock can be stepped if `offset_file` is given."""
+    """A process that reads and writes lines. A test can set its wall clock if `offset_file` is given."""
 
     def __init__(self, offset_file: Path | None, module: str, *arguments: str) -> None:
         self.offset_file = offset_file
@@ -38,7 +38,7 @@ class Process:
         self.pid = self._popen.pid
 
     def step(self, seconds: float) -> None:
-        """Have its wall clock be ahead by so much from now on."""
+        """Set the wall clock of the process ahead by so many seconds."""
         assert self.offset_file is not None
         clockshim.set_offset(self.offset_file, seconds)
 
@@ -54,13 +54,13 @@ class Process:
         return line.rstrip("\n")
 
     def stop(self) -> None:
-        """Stop it, all of it, until it shall go on."""
+        """Stop the whole process until `go_on`."""
         self._popen.send_signal(signal.SIGSTOP)
         _, status = os.waitpid(self.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status), status
 
     def go_on(self) -> None:
-        """Let it go on, if it is stopped."""
+        """Continue the process if it is stopped."""
         self._popen.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
@@ -68,7 +68,7 @@ class Process:
 
 
 class ClientProcess(Process):
-    """A client that does what it is told."""
+    """A client that obeys commands, see `client_process`."""
 
     def tell(self, command: str, *arguments: object) -> None:
         self.write(json.dumps([command, *arguments]))
@@ -94,7 +94,7 @@ class ClientProcess(Process):
 
 @contextmanager
 def gateway_process(folder: Path, *, lock_duration: float, steps: bool = True) -> Iterator[tuple[Process, str]]:
-    """A gateway on the data file of a folder, and its connection string."""
+    """Start a gateway with a data file in a folder; give it and its connection string."""
     offset_file = folder / "gateway-clock" if steps else None
     arguments = (str(folder / "data.db"), "0", KEY, str(lock_duration))
     process = Process(offset_file, "tests.server.gateway_process", *arguments)
@@ -108,7 +108,7 @@ def gateway_process(folder: Path, *, lock_duration: float, steps: bool = True) -
 def client_process(
     connection_string: str, session_id: str, offset_file: Path | None = None, queue: str = QUEUE
 ) -> Iterator[ClientProcess]:
-    """A client of one session."""
+    """Start a client of one session."""
     process = ClientProcess(offset_file, "tests.hostile.client_process", queue, session_id)
     try:
         process.write(connection_string)
@@ -120,7 +120,7 @@ def client_process(
 
 
 def take_over(provider: ServiceBusProvider, session_id: str, queue: str = QUEUE) -> list[str]:
-    """Take a session, once its holder's lock is over, and handle all of it; return what it was."""
+    """Take a session when its lock has expired, complete all its messages, and return their bodies."""
     done: list[str] = []
     with provider.create_session_client(queue, session_id, auto_renew=False) as session:
 

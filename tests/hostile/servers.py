@@ -1,4 +1,4 @@
-"""A way to a real gateway on which answers can be anything: the tests of this folder say what becomes of the next ones."""
+"""A proxy in front of a real gateway that replaces answers with anything that a test chooses."""
 
 from __future__ import annotations
 
@@ -12,77 +12,77 @@ import attrs
 
 from ..concurrency.servers import Acceptor
 
-#: What every answer of a gateway says.
+#: The header that is part of every answer of a gateway.
 GATEWAYS = {"Azsession-Protocol": "1"}
 
 
 @attrs.frozen
-class Fate:
-    """What becomes of a request.
+class ScriptedAnswer:
+    """How `FaultyProxy` answers one request.
 
     Attributes:
-        answer: Makes what is answered, piece by piece, of the gateway's answer (empty where it was not asked).
-        acts: The gateway is asked.
-        closes: The connection is closed after it.
-        reads: The request's body is read first.
+        answer: Returns the pieces of the answer for the gateway's answer, which is empty if the gateway was not asked.
+        forwards: The gateway gets the request.
+        closes: The connection is closed after the answer.
+        reads_body: The body of the request is read before the answer.
     """
 
     answer: Callable[[bytes], Iterable[bytes]]
-    acts: bool = False
+    forwards: bool = False
     closes: bool = True
-    reads: bool = True
+    reads_body: bool = True
 
 
-def raw(data: bytes, **fate: bool) -> Fate:
-    """Return the fate of being answered these bytes."""
-    return Fate(lambda proper: [data], **fate)
+def raw(data: bytes, **options: bool) -> ScriptedAnswer:
+    """Answer with these bytes."""
+    return ScriptedAnswer(lambda original: [data], **options)
 
 
 def http_answer(
-    status: int | str, body: bytes = b"", headers: dict[str, str] | None = None, *, length: bool = True, **fate: bool
-) -> Fate:
-    """Return the fate of an answer of HTTP, which is nobody's unless its headers say otherwise."""
+    status: int | str, body: bytes = b"", headers: dict[str, str] | None = None, *, length: bool = True, **options: bool
+) -> ScriptedAnswer:
+    """Answer with an HTTP response. It counts as the gateway's own only with the headers `GATEWAYS`."""
     lines = [f"HTTP/1.1 {status} Said", *(f"{name}: {value}" for name, value in (headers or {}).items())]
     if length:
         lines.append(f"Content-Length: {len(body)}")
-    if fate.get("closes", True):
+    if options.get("closes", True):
         lines.append("Connection: close")
-    return raw("\r\n".join([*lines, "", ""]).encode("latin-1") + body, **fate)
+    return raw("\r\n".join([*lines, "", ""]).encode("latin-1") + body, **options)
 
 
-def proxy_page(status: int | str, **fate: bool) -> Fate:
-    """Return the fate of being answered by something that stands before the gateway."""
+def proxy_page(status: int | str, **options: bool) -> ScriptedAnswer:
+    """Answer with a web page, as a proxy in front of the gateway may."""
     page = b"<html><head><title>Not here</title></head><body><h1>Please log in</h1></body></html>"
-    return http_answer(status, page, {"Content-Type": "text/html", "Server": "middlebox"}, **fate)
+    return http_answer(status, page, {"Content-Type": "text/html", "Server": "middlebox"}, **options)
 
 
-class HostileWay(Acceptor):
-    """Passes requests on to a gateway, one by one; those that were given a fate get that instead.
+class FaultyProxy(Acceptor):
+    """Forwards requests to a gateway one by one, except those with a scripted answer.
 
     Attributes:
-        always: The fate of every request that has no other.
-        asked: The request lines so far.
-        broken: How often a client went away while it was being answered.
+        always: The answer to each request without a scripted one. `None` forwards the request.
+        requests: The request lines so far.
+        client_left: Counts how often a client closed the connection during an answer.
     """
 
     def __init__(self, port: int, connection_string: str) -> None:
         super().__init__()
         self._target = port
         self._tail = connection_string.partition(";")[2]
-        self._fates: deque[Fate] = deque()
-        self.always: Fate | None = None
-        self.asked: list[str] = []
+        self._scripted: deque[ScriptedAnswer] = deque()
+        self.always: ScriptedAnswer | None = None
+        self.requests: list[str] = []
         self.connections = 0
-        self.broken = threading.Semaphore(0)
+        self.client_left = threading.Semaphore(0)
 
     @property
     def connection_string(self) -> str:
         return f"Endpoint={self.url}/;{self._tail}"
 
-    def next(self, *fates: Fate) -> None:
-        """Give the next requests these fates, in this order."""
+    def script(self, *answers: ScriptedAnswer) -> None:
+        """Set the answers to the next requests, in this order."""
         with self._lock:
-            self._fates.extend(fates)
+            self._scripted.extend(answers)
 
     def serve(self, sock: socket.socket) -> None:
         with self._lock:
@@ -96,26 +96,26 @@ class HostileWay(Acceptor):
                 pending += data
             head, _, pending = pending.partition(b"\r\n\r\n")
             with self._lock:
-                self.asked.append(head.partition(b"\r\n")[0].decode("latin-1"))
-                fate = self._fates.popleft() if self._fates else self.always
+                self.requests.append(head.partition(b"\r\n")[0].decode("latin-1"))
+                scripted = self._scripted.popleft() if self._scripted else self.always
             length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
             size = int(length[1]) if length else 0
-            if fate is None or fate.reads:
+            if scripted is None or scripted.reads_body:
                 while len(pending) < size:
                     pending += sock.recv(65536)
             body, pending = pending[:size], pending[size:]
-            proper = b"" if fate is not None and not fate.acts else self._ask(head, body)
+            original = b"" if scripted is not None and not scripted.forwards else self._ask(head, body)
             try:
-                for piece in [proper] if fate is None else fate.answer(proper):
+                for piece in [original] if scripted is None else scripted.answer(original):
                     sock.sendall(piece)
             except OSError:
-                self.broken.release()
+                self.client_left.release()
                 raise
-            if fate is not None and fate.closes:
+            if scripted is not None and scripted.closes:
                 return
 
     def _ask(self, head: bytes, body: bytes) -> bytes:
-        """Return the gateway's answer, which ends with its connection."""
+        """Return the answer of the gateway, read until it closes the connection."""
         with socket.create_connection(("127.0.0.1", self._target), timeout=30) as gateway:
             self._keep(gateway)
             head = re.sub(rb"(?i)\r\nconnection: *keep-alive", b"", head)

@@ -1,22 +1,21 @@
-"""Answers that begin well, and whose bodies are cut, of other types, or too much."""
+"""Answers with valid headers whose bodies are cut off, malformed, or too large."""
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from azsession import ConnectionFailedError, ServiceBusProvider
 
-from .operations import ALL, READING, Stage
-from .servers import GATEWAYS, HostileWay, http_answer
+from .operations import ALL, READING, Prepare
+from .servers import GATEWAYS, FaultyProxy, http_answer
 
 ENVELOPE = "application/vnd.microsoft.servicebus.json"
 
-#: What is no answer to any of the operations that read one.
+#: Bodies that are not a valid answer to any operation.
 BROKEN_JSON = [
     b"",
     b"{",
@@ -50,17 +49,17 @@ BROKEN_JSON = [
 
 
 @pytest.mark.parametrize("name", READING)
-def test_a_body_that_is_no_answer_is_a_broken_answer(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
-    operation = ALL[name](at)
+def test_an_invalid_body_is_a_connection_failure(name: str, proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
+    operation = ALL[name](context)
     for body in BROKEN_JSON:
         for status in (200, 201):
-            way.always = http_answer(status, body, {**GATEWAYS, "Content-Type": ENVELOPE, "Azsession-Count": "1"})
+            proxy.always = http_answer(status, body, {**GATEWAYS, "Content-Type": ENVELOPE, "Azsession-Count": "1"})
             with pytest.raises(ConnectionFailedError) as caught:
                 operation()
             assert caught.value.maybe_delivered, body[:50]
-            assert not at.session.is_lock_lost
-    way.always = None
+            assert not context.session.is_lock_lost
+    proxy.always = None
     operation()
 
 
@@ -68,7 +67,7 @@ def message(**properties: Any) -> dict[str, Any]:
     return {"Body": "forged", "BrokerProperties": {"LockToken": "token", **properties}}
 
 
-#: Envelopes that are well-formed, and cannot be what was asked for.
+#: Well-formed envelopes that cannot be the answer to the request.
 WRONG = {
     "no lock token": [message(LockToken=None)],
     "an empty lock token": [message(LockToken="")],
@@ -80,62 +79,62 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_an_envelope_with_what_cannot_be_settled_brings_nothing(
-    what: str, way: HostileWay, set_stage: Callable[..., Stage]
+@pytest.mark.parametrize("case", WRONG)
+def test_an_envelope_with_a_message_that_cannot_be_settled_is_refused(
+    case: str, proxy: FaultyProxy, prepare: Prepare
 ) -> None:
-    at = set_stage()
-    body = json.dumps(WRONG[what]).encode()
-    way.next(http_answer(201, body, {**GATEWAYS, "Content-Type": ENVELOPE}))
+    context = prepare()
+    body = json.dumps(WRONG[case]).encode()
+    proxy.script(http_answer(201, body, {**GATEWAYS, "Content-Type": ENVELOPE}))
     with pytest.raises(ConnectionFailedError):
-        at.session.receive_message(timeout=0)
-    found = at.session.receive_message(timeout=0)
+        context.session.receive_message(timeout=0)
+    found = context.session.receive_message(timeout=0)
     assert found is not None
     assert found.body == b"second"
 
 
-def test_an_envelope_whose_count_is_another_was_cut_on_the_way(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
+def test_an_envelope_with_a_wrong_count_is_refused(proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
     headers = {**GATEWAYS, "Content-Type": ENVELOPE, "Azsession-Count": "2"}
-    way.next(http_answer(201, json.dumps([message()]).encode(), headers))
+    proxy.script(http_answer(201, json.dumps([message()]).encode(), headers))
     with pytest.raises(ConnectionFailedError):
-        at.session.receive_messages(2, timeout=0)
+        context.session.receive_messages(2, timeout=0)
 
 
-def test_attributes_of_other_types_are_left_out(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
+def test_attributes_of_unknown_types_are_left_out(proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
     attributes = {"list": [1], "object": {}, "null": None, "text": "x", "number": 1, "truth": True}
     body = json.dumps([{**message(), "UserProperties": attributes}]).encode()
-    way.next(http_answer(201, body, {**GATEWAYS, "Content-Type": ENVELOPE}))
-    found = at.session.receive_message(timeout=0)
+    proxy.script(http_answer(201, body, {**GATEWAYS, "Content-Type": ENVELOPE}))
+    found = context.session.receive_message(timeout=0)
     assert found is not None
     assert found.attributes == {"text": "x", "number": 1, "truth": True}
 
 
-def test_accepting_one_session_is_not_answered_with_another(
-    way: HostileWay, provider: ServiceBusProvider, queue: str
+def test_an_accept_that_is_answered_with_another_session_is_refused(
+    proxy: FaultyProxy, provider: ServiceBusProvider, queue: str
 ) -> None:
     with provider.create_session_client(queue, "mine", auto_renew=False) as session:
-        way.next(http_answer(201, b'{"SessionId": "another"}', GATEWAYS))
+        proxy.script(http_answer(201, b'{"SessionId": "another"}', GATEWAYS))
         with pytest.raises(ConnectionFailedError, match="another session"):
             session.get_session_state()
         assert session.get_session_state() is None
 
 
-def test_a_list_that_never_gets_on_ends(way: HostileWay, provider: ServiceBusProvider, queue: str) -> None:
+def test_a_list_that_repeats_the_same_page_is_an_error(proxy: FaultyProxy, provider: ServiceBusProvider, queue: str) -> None:
     page = {"sessions": [{"SessionId": f"s{n:04}", "MessageCount": 1} for n in range(1000)]}
-    way.always = http_answer(200, json.dumps(page).encode(), GATEWAYS)
+    proxy.always = http_answer(200, json.dumps(page).encode(), GATEWAYS)
     with pytest.raises(Exception, match="again and again"):
         provider.list_sessions(queue)
 
 
-def test_a_small_body_that_unpacks_to_a_large_one_is_too_large(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage(retry_attempts=2)
+def test_a_small_compressed_body_that_becomes_too_large_is_refused(proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare(retry_attempts=2)
     packed = gzip.compress(b"\x00" * (64 * 1024 * 1024))
-    way.always = http_answer(200, packed, {**GATEWAYS, "Content-Encoding": "gzip"})
-    asked = len(way.asked)
+    proxy.always = http_answer(200, packed, {**GATEWAYS, "Content-Encoding": "gzip"})
+    requests = len(proxy.requests)
     with pytest.raises(ConnectionFailedError, match="more than 16777216 bytes"):
-        at.session.complete_message(at.message)
-    assert len(way.asked) == asked + 1
-    way.always = None
-    at.session.complete_message(at.message)
+        context.session.complete_message(context.message)
+    assert len(proxy.requests) == requests + 1
+    proxy.always = None
+    context.session.complete_message(context.message)

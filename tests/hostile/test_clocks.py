@@ -1,4 +1,4 @@
-"""The wall clock stepped by hours, in real processes of clients and gateways, while messages are under way."""
+"""Wall clocks that are set by hours, in real processes of clients and gateways, during message traffic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _steps() -> None:
 
 
 class Machines:
-    """A gateway and clients, each with its own wall clock, and a client with the real one.
+    """A gateway and clients, each with its own wall clock, and a client with the real clock.
 
     Attributes:
         client: Its session's lock lasts longer than these tests.
@@ -55,13 +55,13 @@ def _machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 
 @pytest.fixture
 def machines(_machines: Machines) -> Iterator[Machines]:
-    """The machines, whose clocks are right."""
+    """Machines with correct clocks."""
     _machines.step(gateway=0, clients=0)
     yield _machines
     _machines.step(gateway=0, clients=0)
 
 
-def test_steps_lose_double_and_reorder_nothing_and_expire_no_lock(machines: Machines) -> None:
+def test_setting_clocks_loses_repeats_and_reorders_no_message_and_expires_no_lock(machines: Machines) -> None:
     client, steps = (
         machines.client,
         [(0.0, HOURS), (0.0, -HOURS), (HOURS, HOURS), (-HOURS, -HOURS), (-HOURS, 0.0), (0.0, 0.0)],
@@ -76,14 +76,14 @@ def test_steps_lose_double_and_reorder_nothing_and_expire_no_lock(machines: Mach
             client.ask("renew")
         client.ask("complete", f"m{n}")
         assert client.ask("receive", 5) == f"m{n + 1}"
-        machines.gateway.step(0)  # The other one's clock is right, and so is its token.
+        machines.gateway.step(0)  # `other` has the real clock, so that its tokens need a right one here.
         with (
             machines.other.create_session_client(QUEUE, "s1", auto_renew=False) as session,
             pytest.raises(SessionLockedError),
         ):
             session.receive_message(timeout=0)
     client.ask("complete", f"m{len(steps)}")
-    # A receive that waits is neither ended nor prolonged by a step; what comes meanwhile it gets.
+    # Setting a clock neither ends nor prolongs a waiting receive, and the receive gets the next message.
     client.tell("receive", 30)
     for step in (HOURS, -HOURS, 0):
         machines.step(gateway=step, clients=step)
@@ -94,7 +94,7 @@ def test_steps_lose_double_and_reorder_nothing_and_expire_no_lock(machines: Mach
 
 
 @pytest.mark.parametrize("step", [-HOURS, HOURS])
-def test_a_lock_ends_on_time_whatever_the_wall_clocks_say(step: float, machines: Machines) -> None:
+def test_a_lock_expires_on_time_although_a_wall_clock_was_set(step: float, machines: Machines) -> None:
     client, body = machines.short, f"held{step}"
     client.ask("open", False)
     client.ask("send", body)
@@ -106,13 +106,13 @@ def test_a_lock_ends_on_time_whatever_the_wall_clocks_say(step: float, machines:
     assert take_over(machines.other, "s1", "short") == [body]
 
 
-def test_a_client_whose_clock_is_behind_is_told_so_and_goes_on_once_it_is_right(machines: Machines) -> None:
+def test_the_error_of_a_client_whose_clock_is_behind_says_so_until_the_clock_is_corrected(machines: Machines) -> None:
     client = machines.client
     client.ask("sessions")
     machines.step(gateway=0, clients=-HOURS)
-    # The token that it has is good still, by the gateway's clock.
+    # The client's token is still valid by the gateway's clock.
     client.ask("sessions")
-    # By this one it is not, nor is the one that is made instead.
+    # By this clock the token is expired, and so is the new token.
     machines.step(gateway=2 * HOURS, clients=-HOURS)
     for _ in range(2):
         error = client.fail("sessions")
@@ -120,17 +120,17 @@ def test_a_client_whose_clock_is_behind_is_told_so_and_goes_on_once_it_is_right(
         assert re.search("this machine's clock is 1[45]:..:.. behind the server's", error["text"])
     machines.step(gateway=2 * HOURS, clients=2 * HOURS)
     client.ask("sessions")
-    # Its token is good for hours more than the gateway's clock says: no harm.
+    # Its token is valid for hours longer by the gateway's clock, which does no harm.
     machines.step(gateway=0, clients=2 * HOURS)
     client.ask("sessions")
     machines.step(gateway=0, clients=0)
     client.ask("sessions")
 
 
-def test_a_broker_that_is_restarted_after_a_step_back_keeps_what_it_has_and_its_order(tmp_path: Path) -> None:
+def test_a_broker_restarted_after_its_clock_was_set_back_keeps_its_messages_in_order(tmp_path: Path) -> None:
     clockshim.set_offset(tmp_path / "gateway-clock", HOURS)
     with gateway_process(tmp_path, lock_duration=30) as (gateway, connection_string):
-        gateway.step(0)  # The broker goes on with the clock that it began with; only tokens are looked at by this one.
+        gateway.step(0)  # Only tokens are checked by this clock. The broker continues with the clock at its start.
         with ServiceBusProvider.from_connection_string(connection_string) as provider:
             send(provider, "m1", "m2")
             assert receive(provider, 1) == ["m1"]
@@ -148,27 +148,27 @@ def send(provider: ServiceBusProvider, *bodies: str) -> None:
 
 
 def receive(provider: ServiceBusProvider, count: int) -> list[str]:
-    """Receive so many messages, and complete them."""
+    """Receive and complete so many messages."""
     with provider.create_session_client(QUEUE, "s1", auto_renew=False) as session:
         messages = session.receive_messages(count, timeout=5)
         session.complete_messages(messages)
     return [message.text() for message in messages]
 
 
-def test_what_is_due_at_an_instant_goes_by_the_clock_that_the_broker_began_with(tmp_path: Path) -> None:
+def test_scheduled_and_expiring_messages_follow_the_clock_at_the_start_of_the_broker(tmp_path: Path) -> None:
     in_an_hour = datetime.now(timezone.utc) + timedelta(hours=1)
     with gateway_process(tmp_path, lock_duration=30) as (gateway, connection_string):
-        # A token that is good whatever the gateway's clock says here.
+        # A token that is valid by each clock of this test.
         signature = generate_sas_token(url_of(connection_string), "root", KEY, int(time.time() + 4 * HOURS))
         signed = f"Endpoint={url_of(connection_string)}/;SharedAccessSignature={signature}"
         with ServiceBusProvider.from_connection_string(signed) as provider:
             scheduled = Message("scheduled", session_id="s1", scheduled_enqueue_time=in_an_hour)
             provider.send_messages(QUEUE, [scheduled, Message("mortal", session_id="s1", time_to_live=3600)])
             gateway.step(HOURS)
-            # Both a look and a message, with which the broker does what is due.
+            # Peeking and sending make the broker handle scheduled and expired messages.
             send(provider, "now")
             assert shown(provider) == {"scheduled": "Scheduled", "mortal": "Active", "now": "Active"}
-    # Started by a clock that is ahead, both instants are over.
+    # By a clock that is ahead at the start, both times have passed.
     clockshim.set_offset(tmp_path / "gateway-clock", HOURS)
     with gateway_process(tmp_path, lock_duration=30) as (gateway, connection_string):
         gateway.step(0)
@@ -181,5 +181,5 @@ def url_of(connection_string: str) -> str:
 
 
 def shown(provider: ServiceBusProvider) -> dict[str, str]:
-    """Return the state of each message, by its body."""
+    """Return the state of each message by its body."""
     return {message.text(): message.state for message in provider.peek_messages(QUEUE, "s1")}

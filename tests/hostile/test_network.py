@@ -1,4 +1,4 @@
-"""The network's own faults: no name, nobody there, nobody who answers, no TLS, resets."""
+"""Faults of the network: an unknown name, no listener, no answer, a failed TLS handshake, resets."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from azsession import ConnectionFailedError, Message, ServiceBusProvider, Sessio
 from ..concurrency.servers import KEY, Acceptor, SilentServer
 from ..server.raw import in_thread
 from ..support.plain_server import PlainServer
-from .operations import ALL, Stage
-from .servers import Fate, HostileWay
+from .operations import ALL, Prepare
+from .servers import FaultyProxy, ScriptedAnswer
 
 NAME = "gateway.localhost"
-#: Seconds in which every call of these tests ends; without its bounds none would.
+#: Seconds in which every call of these tests must end. Without timeouts in the client, none would end.
 BOUND = 30.0
 
 
@@ -33,7 +33,7 @@ def connect(url: str, **fields: Any) -> ServiceBusProvider:
 
 
 def fails(call: Callable[[], object]) -> ConnectionFailedError:
-    """Return the error of a call, which ends in time."""
+    """Return the error of a call that ends in time."""
     began = time.monotonic()
     with pytest.raises(ConnectionFailedError) as caught:
         call()
@@ -43,11 +43,11 @@ def fails(call: Callable[[], object]) -> ConnectionFailedError:
 
 
 class Resolver:
-    """Resolves `NAME` to loopback, once it does: the first answers are `failures`."""
+    """Resolves `NAME` to loopback, after `failures` failures."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures: list[Exception] = []
-        self.asked = 0
+        self.requests = 0
         self.gate = threading.Event()
         self.gate.set()
         self._real = socket.getaddrinfo
@@ -56,7 +56,7 @@ class Resolver:
     def _resolve(self, host: Any, *args: Any, **kwargs: Any) -> Any:
         if host != NAME:
             return self._real(host, *args, **kwargs)
-        self.asked += 1
+        self.requests += 1
         assert self.gate.wait(BOUND)
         if self.failures:
             raise self.failures.pop(0)
@@ -70,7 +70,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
 
 @pytest.fixture
 def named(resolver: Resolver) -> Iterator[SessionClient]:
-    """A session of a plain server that is reached by its name, with a message in it."""
+    """A session with one message on a plain server that is reached by a name."""
     with PlainServer() as server:
         server.put("orders", "s1", b"paid")
         url = server.url.replace("127.0.0.1", NAME)
@@ -86,17 +86,17 @@ NO_RESOLVER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resol
 
 
 @pytest.mark.parametrize("failure", [NO_NAME, NO_RESOLVER, OSError("the resolver is broken"), UnicodeError("label too long")])
-def test_a_name_that_is_not_found_is_no_connection_and_asked_for_again(
+def test_an_unknown_host_name_is_a_connection_failure_and_is_looked_up_again(
     failure: Exception, resolver: Resolver, named: SessionClient
 ) -> None:
     resolver.failures = [failure] * 3
     error = fails(lambda: named.receive_message(timeout=5))
     assert not error.maybe_delivered
-    assert resolver.asked == 3
+    assert resolver.requests == 3
     assert not named.is_lock_lost
 
 
-def test_a_name_that_is_found_again_is_used_though_the_request_may_not_be_repeated(
+def test_a_request_that_is_not_idempotent_is_retried_if_only_the_name_lookup_failed(
     resolver: Resolver, named: SessionClient
 ) -> None:
     resolver.failures = [NO_RESOLVER, NO_NAME]
@@ -105,10 +105,10 @@ def test_a_name_that_is_found_again_is_used_though_the_request_may_not_be_repeat
     assert message.body == b"paid"
 
 
-def test_closing_amid_a_slow_resolver_ends_the_call_as_soon_as_that_does(resolver: Resolver, named: SessionClient) -> None:
+def test_closing_during_a_slow_name_lookup_ends_the_call_after_the_lookup(resolver: Resolver, named: SessionClient) -> None:
     resolver.gate.clear()
     receiving = in_thread(lambda: named.receive_message(timeout=20))
-    while not resolver.asked:
+    while not resolver.requests:
         time.sleep(0.005)
     named.close()
     resolver.gate.set()
@@ -116,7 +116,7 @@ def test_closing_amid_a_slow_resolver_ends_the_call_as_soon_as_that_does(resolve
         receiving()
 
 
-def test_a_port_where_nobody_listens_was_surely_not_delivered_to() -> None:
+def test_a_refused_connection_is_certainly_not_delivered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     with connect(url) as provider, provider.create_session_client("orders", "s1") as session:
@@ -130,7 +130,7 @@ def test_a_port_where_nobody_listens_was_surely_not_delivered_to() -> None:
 
 
 @pytest.mark.parametrize(("name", "requests"), [("receive", 1), ("renew", 3)])
-def test_a_server_that_accepts_and_never_answers_is_given_up(name: str, requests: int) -> None:
+def test_a_call_to_a_server_that_never_answers_ends(name: str, requests: int) -> None:
     with (
         SilentServer() as server,
         connect(server.url) as provider,
@@ -141,11 +141,11 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(name: str, requests
         assert "timed out" in str(error)
         for _ in range(requests):
             assert server.asked.acquire(timeout=10)
-        # A plain receive may not be sent again: it may have taken a message.
+        # A plain receive is not retried, because it may have taken a message.
         assert not server.asked.acquire(blocking=False)
 
 
-def test_a_server_that_does_not_even_accept_was_not_delivered_to() -> None:
+def test_a_request_to_a_server_that_does_not_accept_is_not_delivered() -> None:
     with ExitStack() as stack:
         full = stack.enter_context(socket.socket())
         full.bind(("127.0.0.1", 0))
@@ -167,7 +167,7 @@ def test_a_server_that_does_not_even_accept_was_not_delivered_to() -> None:
 
 
 class TLSServer(Acceptor):
-    """Does something with each connection that a client wants to speak TLS on."""
+    """Misbehaves in the TLS handshake of each connection."""
 
     def __init__(self, talk: Callable[[socket.socket], object]) -> None:
         super().__init__()
@@ -204,28 +204,28 @@ TALKS: dict[str, Callable[[socket.socket], object]] = {
 }
 
 
-@pytest.mark.parametrize("what", TALKS)
-def test_a_handshake_that_fails_was_not_delivered_and_is_tried_again(what: str) -> None:
+@pytest.mark.parametrize("case", TALKS)
+def test_a_failed_tls_handshake_is_not_delivered_and_is_retried(case: str) -> None:
     with (
-        TLSServer(TALKS[what]) as server,
+        TLSServer(TALKS[case]) as server,
         connect(server.url) as provider,
         provider.create_session_client("orders", "s1") as session,
     ):
         error = fails(session.renew_session_lock)
         assert not error.maybe_delivered
         assert server.talks == 3
-        if what == "a certificate that nobody vouches for":
+        if case == "a certificate that nobody vouches for":
             assert "certificate verify failed" in str(error)
 
 
 def reset(sock: socket.socket) -> None:
-    """Close a connection so that its peer is told of a reset."""
+    """Close a connection with a TCP reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 class ResettingServer(Acceptor):
-    """Resets each connection when so many bytes of a request came."""
+    """Resets each connection after so many bytes of a request."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class ResettingServer(Acceptor):
 
 
 @pytest.mark.parametrize("after", [1, 65536])
-def test_a_reset_amid_a_plain_receive_may_have_taken_a_message(after: int) -> None:
+def test_a_reset_during_a_plain_receive_may_have_delivered_a_message(after: int) -> None:
     with (
         ResettingServer(after) as server,
         connect(server.url) as provider,
@@ -247,14 +247,16 @@ def test_a_reset_amid_a_plain_receive_may_have_taken_a_message(after: int) -> No
     ):
         assert fails(lambda: session.receive_message(timeout=5)).maybe_delivered
         assert server.talks == 1
-        # The same renewal twice does no harm.
+        # A repeated renewal does no harm.
         assert fails(session.renew_session_lock).maybe_delivered
         assert server.talks == 4
 
 
 @pytest.mark.parametrize("name", ["receive", "send", "complete", "accept", "renew", "dead-letter the session"])
-def test_a_reset_after_the_gateway_acted_is_got_over(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage(retry_attempts=2)
-    operation = ALL[name](at)
-    way.next(Fate(lambda proper: [], acts=True), Fate(lambda proper: [proper[:10]], acts=True))
+def test_a_reset_after_the_gateway_acted_is_retried(name: str, proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare(retry_attempts=2)
+    operation = ALL[name](context)
+    proxy.script(
+        ScriptedAnswer(lambda original: [], forwards=True), ScriptedAnswer(lambda original: [original[:10]], forwards=True)
+    )
     operation()

@@ -1,8 +1,8 @@
-"""Each operation, answered each wrong status by what stands before the gateway: a proxy, a login page, an empty room."""
+"""Each operation, answered with each wrong status by something in front of the gateway, for example a proxy or login page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -28,10 +28,10 @@ from azsession import (
 from azsession.client.session import holder_of
 
 from ..support.plain_server import PlainServer, answer
-from .operations import ALL, ON_LOCK, SETTLING, Stage
-from .servers import GATEWAYS, HostileWay, http_answer, proxy_page
+from .operations import ALL, ON_LOCK, SETTLING, Prepare
+from .servers import GATEWAYS, FaultyProxy, http_answer, proxy_page
 
-#: What every operation raises for each status of a page that no gateway made; `acts` where it may have taken effect.
+#: The error of every operation for each status of a page of a proxy, and whether the request may have taken effect.
 PAGES: dict[int | str, tuple[type[QueueError], bool]] = {
     "000": (ConnectionFailedError, True),
     100: (ConnectionFailedError, True),
@@ -48,7 +48,7 @@ PAGES: dict[int | str, tuple[type[QueueError], bool]] = {
     429: (ThrottledError, False),
     **dict.fromkeys((402, 406, 407, 408, 411, 412, 414, 415, 418, 421, 426, 431, 451, 499), (ProviderError, False)),
     501: (UnsupportedOperationError, False),
-    # Tried again, these say at last that an attempt may have taken effect.
+    # After retries, the error says that an attempt may have taken effect.
     **dict.fromkeys((500, 502, 503, 504), (ConnectionFailedError, True)),
     **dict.fromkeys((505, 507, 511, 520, 599, 600, 999), (ProviderError, False)),
     "99": (ConnectionFailedError, True),
@@ -58,47 +58,47 @@ PAGES: dict[int | str, tuple[type[QueueError], bool]] = {
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_page_of_any_status_is_the_right_error_and_changes_nothing(
-    name: str, way: HostileWay, set_stage: Callable[..., Stage]
+def test_a_proxys_page_of_any_status_is_the_expected_error_and_changes_nothing(
+    name: str, proxy: FaultyProxy, prepare: Prepare
 ) -> None:
-    at = set_stage()
-    operation = ALL[name](at)
-    for status, (kind, acts) in PAGES.items():
-        way.always = proxy_page(status)
+    context = prepare()
+    operation = ALL[name](context)
+    for status, (kind, maybe_delivered) in PAGES.items():
+        proxy.always = proxy_page(status)
         with pytest.raises(QueueError) as caught:
             operation()
         assert type(caught.value) is kind, (status, caught.value)
-        assert getattr(caught.value, "maybe_delivered", False) is acts, status
-        assert not at.session.is_lock_lost, status
-    way.always = None
+        assert getattr(caught.value, "maybe_delivered", False) is maybe_delivered, status
+        assert not context.session.is_lock_lost, status
+    proxy.always = None
     operation()
 
 
 @pytest.mark.parametrize("status", [200, 404, 502])
 @pytest.mark.parametrize("name", ALL)
-def test_a_page_instead_of_the_gateways_answer_is_got_over(
-    name: str, status: int, way: HostileWay, set_stage: Callable[..., Stage]
+def test_a_proxys_page_instead_of_the_gateways_answer_is_retried_with_success(
+    name: str, status: int, proxy: FaultyProxy, prepare: Prepare
 ) -> None:
-    at = set_stage(retry_attempts=2)
-    operation = ALL[name](at)
-    way.next(proxy_page(status, acts=True))
+    context = prepare(retry_attempts=2)
+    operation = ALL[name](context)
+    proxy.script(proxy_page(status, forwards=True))
     operation()
 
 
 @pytest.mark.parametrize("status", [501, 507, 511])
-def test_a_server_that_cannot_does_not_hide_that_an_earlier_attempt_may_have_taken_effect(
-    status: int, way: HostileWay, set_stage: Callable[..., Stage]
+def test_a_server_error_does_not_hide_that_an_earlier_attempt_may_have_taken_effect(
+    status: int, proxy: FaultyProxy, prepare: Prepare
 ) -> None:
-    operation = ALL["send"](set_stage(retry_attempts=2))
-    way.next(proxy_page(502, acts=True), proxy_page(status))
+    operation = ALL["send"](prepare(retry_attempts=2))
+    proxy.script(proxy_page(502, forwards=True), proxy_page(status))
     with pytest.raises(ConnectionFailedError) as caught:
         operation()
     assert caught.value.maybe_delivered
     assert caught.value.status == status
 
 
-#: What the gateway itself can mean by a status, for those who hold a session, and who settle; `lost` where the lock is gone.
-MEANT = {
+#: The meaning of a status of the gateway itself, for the holder of a session and for settling; `lost` if the lock is lost.
+OWN_ERRORS = {
     404: (QueueNotFoundError, QueueNotFoundError, "EntityNotFound", True),
     409: (ProviderError, InvalidReceiptError, "Conflict", False),
     410: (SessionNotFoundError, InvalidReceiptError, "SessionLockLost", True),
@@ -106,55 +106,55 @@ MEANT = {
 }
 
 
-@pytest.mark.parametrize("status", MEANT)
+@pytest.mark.parametrize("status", OWN_ERRORS)
 @pytest.mark.parametrize("name", [*ON_LOCK, *SETTLING])
-def test_what_the_gateway_says_itself_is_believed(
-    name: str, status: int, way: HostileWay, set_stage: Callable[..., Stage]
-) -> None:
-    holds, settles, code, lost = MEANT[status]
-    at = set_stage()
-    operation = ALL[name](at)
-    way.always = http_answer(status, headers={**GATEWAYS, "x-ms-error-code": code})
+def test_the_status_of_the_gateway_itself_is_believed(name: str, status: int, proxy: FaultyProxy, prepare: Prepare) -> None:
+    holds, settles, code, lost = OWN_ERRORS[status]
+    context = prepare()
+    operation = ALL[name](context)
+    proxy.always = http_answer(status, headers={**GATEWAYS, "x-ms-error-code": code})
     with pytest.raises(QueueError) as caught:
         operation()
     if name in SETTLING:
         assert type(caught.value) is settles
-        assert at.session.is_lock_lost == (code == "SessionLockLost" and settles is InvalidReceiptError)
+        assert context.session.is_lock_lost == (code == "SessionLockLost" and settles is InvalidReceiptError)
     else:
         assert type(caught.value) is (SessionNotFoundError if lost else holds)
-        assert at.session.is_lock_lost == lost
+        assert context.session.is_lock_lost == lost
 
 
-def test_a_redirection_is_not_followed_and_its_body_not_waited_for(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
+def test_a_redirect_is_not_followed_and_its_body_is_not_read(proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
     for location in ("http://[", "http://127.0.0.1:1/elsewhere", "//", "\xff\xfe", "file:///etc/passwd"):
-        asked = len(way.asked)
-        way.always = http_answer(302, b"x" * 100, {"Location": location})
+        requests = len(proxy.requests)
+        proxy.always = http_answer(302, b"x" * 100, {"Location": location})
         with pytest.raises(ProviderError) as caught:
-            at.session.complete_message(at.message)
+            context.session.complete_message(context.message)
         assert caught.value.status == 302
-        assert len(way.asked) == asked + 1
-    way.always = None
-    at.session.complete_message(at.message)
+        assert len(proxy.requests) == requests + 1
+    proxy.always = None
+    context.session.complete_message(context.message)
 
 
-def test_a_page_does_not_make_a_renewer_give_up_the_lock(way: HostileWay, provider: ServiceBusProvider, queue: str) -> None:
+def test_the_renewer_does_not_give_up_the_lock_over_a_proxys_page(
+    proxy: FaultyProxy, provider: ServiceBusProvider, queue: str
+) -> None:
     lost: list[object] = []
     with provider.create_session_client(queue, "renewed", on_lock_lost=lambda *args: lost.append(args)) as session:
         session.receive_message(timeout=0)
         until = session.session_expires_at
-        way.always = proxy_page(410)
+        proxy.always = proxy_page(410)
         holder = holder_of(session)
         holder.lock._term = attrs.evolve(holder.lock.term, renew_at=0.0)  # The renewal is due now.
         holder.renew_in_background()
         assert not session.is_lock_lost
-        way.always = None
+        proxy.always = None
         holder.renew_in_background()
         assert session.session_expires_at > until
     assert lost == []
 
 
-# The plain dialect, whose servers say nothing of themselves
+# The plain dialect: its servers do not identify themselves
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def plain_session(server: PlainServer) -> Iterator[SessionClient]:
 
 @pytest.mark.parametrize("status", [202, 203, 205, 206, 207, 226, 299])
 @pytest.mark.parametrize("name", ["complete", "abandon", "dead-letter"])
-def test_a_settlement_is_not_done_by_a_status_that_is_no_success_of_the_protocol(name: str, status: int) -> None:
+def test_a_settlement_does_not_succeed_with_a_status_that_the_protocol_does_not_use(name: str, status: int) -> None:
     with PlainServer() as server, plain_session(server) as session:
         server.put("orders", "s1", b"paid")
         message = session.receive_message(timeout=2)
@@ -187,7 +187,7 @@ def test_a_settlement_is_not_done_by_a_status_that_is_no_success_of_the_protocol
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 206])
-def test_a_page_is_no_message(status: int) -> None:
+def test_a_page_is_not_taken_for_a_message(status: int) -> None:
     with PlainServer() as server, plain_session(server) as session:
         server.put("orders", "s1", b"paid")
         server.next(answer(status, {"Content-Type": "text/html"}, b"<html>Please log in</html>"))

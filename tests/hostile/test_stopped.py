@@ -1,4 +1,4 @@
-"""A client that is stopped (SIGSTOP, a debugger, a machine that is moved) for longer than its lock lasts, and goes on."""
+"""A client that is stopped for longer than its lock lasts, and continues: by SIGSTOP, a debugger, or a migrated machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def connection_string(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         yield connection_string
 
 
-def test_a_client_that_was_stopped_past_its_lock_knows_before_it_does_anything(connection_string: str) -> None:
+def test_a_client_that_was_stopped_past_its_lock_finds_the_loss_before_it_acts(connection_string: str) -> None:
     with (
         ServiceBusProvider.from_connection_string(connection_string) as provider,
         client_process(connection_string, "stopped") as client,
@@ -32,14 +32,14 @@ def test_a_client_that_was_stopped_past_its_lock_knows_before_it_does_anything(c
         assert take_over(provider, "stopped") == ["m1", "m2", "m3"]
         provider.send_message(QUEUE, Message("m4", session_id="stopped"))
         client.go_on()
-        # What was fetched ahead is not handed out; what was received cannot be settled.
+        # Prefetched messages are not returned, and the received message cannot be settled.
         assert client.fail("receive", 0, 10)["error"] == "SessionNotFoundError"
         assert client.fail("complete", "m1")["error"] == "SessionNotFoundError"
         assert client.ask("is_lost")
         assert take_over(provider, "stopped") == ["m4"]
 
 
-def test_a_receive_whose_process_was_stopped_past_its_lock_hands_nothing_out(connection_string: str) -> None:
+def test_a_receive_whose_process_was_stopped_past_its_lock_returns_nothing(connection_string: str) -> None:
     with (
         ServiceBusProvider.from_connection_string(connection_string) as provider,
         client_process(connection_string, "waiting") as client,
@@ -48,14 +48,14 @@ def test_a_receive_whose_process_was_stopped_past_its_lock_hands_nothing_out(con
         assert client.ask("receive", 0) is None
         client.tell("receive", 30)
         client.stop()
-        # The answer that brings it comes while nobody reads.
+        # The answer with this message arrives while the client is stopped.
         provider.send_message(QUEUE, Message("m1", session_id="waiting"))
         assert take_over(provider, "waiting") == ["m1"]
         client.go_on()
         assert client.answer()["error"] == "SessionNotFoundError"
 
 
-def test_a_processor_that_was_stopped_past_its_lock_handles_nothing_more_under_it(connection_string: str) -> None:
+def test_a_processor_that_was_stopped_past_its_lock_handles_no_more_of_its_messages(connection_string: str) -> None:
     with (
         ServiceBusProvider.from_connection_string(connection_string) as provider,
         client_process(connection_string, "processed") as client,

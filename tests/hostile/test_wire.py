@@ -1,4 +1,4 @@
-"""Answers that are broken as HTTP, that never end, that come too early, or behind which something follows."""
+"""Answers that are malformed HTTP, never end, come too early, or are followed by stray bytes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 
 from azsession import ConnectionFailedError, MessageTooLargeError, ProviderError, QueueError
 
-from .operations import ALL, Stage
-from .servers import GATEWAYS, Fate, HostileWay, http_answer, raw
+from .operations import ALL, Prepare
+from .servers import GATEWAYS, FaultyProxy, ScriptedAnswer, http_answer, raw
 
 KEPT_HEAD = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\n"
-# Told that it ends, so that no later request meets the connection in the moment in which it does.
+# "close", so that no later request uses the connection at the moment when it is closed.
 HEAD = KEPT_HEAD + b"Connection: close\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
-#: What is not HTTP, or not all of it.
+#: Answers that are not HTTP, or incomplete.
 BROKEN = {
     "nothing": b"",
     "HTTP/0.9": b"<html>It works!</html>\r\n\r\n",
@@ -47,75 +47,73 @@ BROKEN = {
     "a chunk size of 1 MB": CHUNKED + b"0" * 1_000_000 + b"\r\n",
     "chunks without an end": CHUNKED + b"3\r\nabc\r\n",
     "a trailer of 1 MB": CHUNKED + b"0\r\nX: " + b"x" * 1_000_000,
-    "what is not packed": HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    "a gzip body that is not gzip": HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("case", BROKEN)
 @pytest.mark.parametrize("name", ["receive", "complete", "renew", "send"])
-def test_a_broken_answer_is_told_as_no_answer_and_changes_nothing(
-    name: str, what: str, way: HostileWay, set_stage: Callable[..., Stage]
+def test_a_malformed_answer_is_a_connection_failure_and_changes_nothing(
+    name: str, case: str, proxy: FaultyProxy, prepare: Prepare
 ) -> None:
-    at = set_stage()
-    operation = ALL[name](at)
-    way.next(raw(BROKEN[what]))
+    context = prepare()
+    operation = ALL[name](context)
+    proxy.script(raw(BROKEN[case]))
     with pytest.raises(ConnectionFailedError) as caught:
         operation()
     assert caught.value.maybe_delivered
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
-    assert not at.session.is_lock_lost
+    assert not context.session.is_lock_lost
     operation()
 
 
 @pytest.mark.parametrize("name", ["complete many", "renew"])
-def test_an_answer_that_is_cut_at_any_byte_is_no_answer(name: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
-    operation = ALL[name](at)
-    whole = _answer_to(way, ALL[name](set_stage()))
+def test_an_answer_cut_off_at_any_byte_is_a_connection_failure(name: str, proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
+    operation = ALL[name](context)
+    whole = _answer_to(proxy, ALL[name](prepare()))
     for cut in range(len(whole)):
-        way.next(Fate(lambda proper, cut=cut: [proper[:cut]], acts=True))
+        proxy.script(ScriptedAnswer(lambda original, cut=cut: [original[:cut]], forwards=True))
         with pytest.raises(ConnectionFailedError) as caught:
             operation()
         assert caught.value.maybe_delivered, cut
-        assert not at.session.is_lock_lost, cut
-    # The server remembers a settlement: it is the same one still.
+        assert not context.session.is_lock_lost, cut
+    # The server remembers the settlement, so that the repeated one succeeds.
     operation()
 
 
-def test_a_receive_whose_answer_is_cut_gets_it_whole_when_it_is_sent_again(
-    way: HostileWay, set_stage: Callable[..., Stage]
-) -> None:
-    whole = _answer_to(way, ALL["receive"](set_stage()))
-    at = set_stage(retry_attempts=1)
+def test_a_retried_receive_gets_the_messages_of_an_answer_that_was_cut_off(proxy: FaultyProxy, prepare: Prepare) -> None:
+    whole = _answer_to(proxy, ALL["receive"](prepare()))
+    context = prepare(retry_attempts=1)
     for cut in (*range(0, len(whole), 40), len(whole) - 1):
-        way.next(Fate(lambda proper, cut=cut: [proper[:cut]], acts=True))
-        found = at.session.receive_message(timeout=0)
+        proxy.script(ScriptedAnswer(lambda original, cut=cut: [original[:cut]], forwards=True))
+        found = context.session.receive_message(timeout=0)
         assert found is not None, cut
         assert found.body == b"second", cut
-        at.session.abandon_message(found)
+        context.session.abandon_message(found)
 
 
-def _answer_to(way: HostileWay, operation: Callable[[], object]) -> bytes:
+def _answer_to(proxy: FaultyProxy, operation: Callable[[], object]) -> bytes:
     """Return the gateway's answer."""
     whole: list[bytes] = []
 
-    def note(proper: bytes) -> list[bytes]:
-        whole.append(proper)
+    def note(original: bytes) -> list[bytes]:
+        whole.append(original)
         return whole
 
-    way.next(Fate(note, acts=True, closes=False))
+    proxy.script(ScriptedAnswer(note, forwards=True, closes=False))
     operation()
     assert len(whole[0]) > 100
     return whole[0]
 
 
 def for_ever(piece: bytes) -> Callable[[bytes], Iterator[bytes]]:
-    return lambda proper: itertools.repeat(piece)
+    return lambda original: itertools.repeat(piece)
 
 
 def after(head: bytes, piece: bytes, pause: float = 0.0) -> Callable[[bytes], Iterator[bytes]]:
-    def answer(proper: bytes) -> Iterator[bytes]:
+    def answer(original: bytes) -> Iterator[bytes]:
         yield head
         while True:
             time.sleep(pause)
@@ -136,28 +134,28 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("what", ENDLESS)
-def test_an_answer_without_end_is_not_read_without_end(what: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage(request_timeout=1)
-    way.next(Fate(ENDLESS[what]))
+@pytest.mark.parametrize("case", ENDLESS)
+def test_the_client_stops_reading_an_endless_answer(case: str, proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare(request_timeout=1)
+    proxy.script(ScriptedAnswer(ENDLESS[case]))
     with pytest.raises(ConnectionFailedError):
-        at.session.complete_message(at.message)
-    assert way.broken.acquire(timeout=10)  # The connection was closed under it.
-    at.session.complete_message(at.message)
+        context.session.complete_message(context.message)
+    assert proxy.client_left.acquire(timeout=10)  # The client closed the connection.
+    context.session.complete_message(context.message)
 
 
 @pytest.mark.parametrize("status", [302, 404, 410, 500])
-def test_an_error_without_end_is_an_error(status: int, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
+def test_an_error_with_an_endless_body_is_an_error(status: int, proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
     head = b"HTTP/1.1 %d Said\r\nLocation: /elsewhere\r\n\r\n" % status
-    way.next(Fate(after(head, b"x" * 65536)))
+    proxy.script(ScriptedAnswer(after(head, b"x" * 65536)))
     with pytest.raises(ProviderError):
-        at.session.complete_message(at.message)
-    assert way.broken.acquire(timeout=10)
-    at.session.complete_message(at.message)
+        context.session.complete_message(context.message)
+    assert proxy.client_left.acquire(timeout=10)
+    context.session.complete_message(context.message)
 
 
-#: Answers that come, but too slowly, a byte at a time.
+#: Answers that arrive too slowly, one byte at a time.
 TRICKLES = {
     "the status line": after(b"", b"H", 0.02),
     "a header": after(HEAD + b"X: ", b"x", 0.02),
@@ -168,43 +166,41 @@ TRICKLES = {
 }
 
 
-@pytest.mark.parametrize("what", TRICKLES)
-def test_an_answer_that_trickles_ends_with_its_time(what: str, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage(request_timeout=0.5)
+@pytest.mark.parametrize("case", TRICKLES)
+def test_a_slow_answer_times_out(case: str, proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare(request_timeout=0.5)
     began = time.monotonic()
-    way.next(Fate(TRICKLES[what]))
+    proxy.script(ScriptedAnswer(TRICKLES[case]))
     with pytest.raises(ConnectionFailedError, match="timed out"):
-        at.session.complete_message(at.message)
-    assert 0.4 < time.monotonic() - began < 30  # Without a bound it would not end at all.
-    assert way.broken.acquire(timeout=10)
-    at.session.complete_message(at.message)
+        context.session.complete_message(context.message)
+    assert 0.4 < time.monotonic() - began < 30  # Without a timeout it would never end.
+    assert proxy.client_left.acquire(timeout=10)
+    context.session.complete_message(context.message)
 
 
-def test_a_large_answer_that_goes_on_coming_is_waited_for_beyond_its_time(
-    way: HostileWay, set_stage: Callable[..., Stage]
-) -> None:
-    at = set_stage(request_timeout=0.5)
+def test_a_large_answer_may_take_longer_than_the_timeout_while_it_arrives(proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare(request_timeout=0.5)
 
-    def answer(proper: bytes) -> Iterator[bytes]:
+    def answer(original: bytes) -> Iterator[bytes]:
         yield HEAD + b"Content-Length: %d\r\n\r\n" % (20 * 32768)
         for _ in range(20):
             time.sleep(0.05)
             yield b"x" * 32768
 
-    way.next(Fate(answer))
-    state = at.session.get_session_state()
+    proxy.script(ScriptedAnswer(answer))
+    state = context.session.get_session_state()
     assert state is not None
     assert len(state) == 20 * 32768
 
 
-# More than one answer
+# Stray bytes and several answers
 
 STRAY = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\nContent-Length: 6\r\n\r\nforged"
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.05])
 @pytest.mark.parametrize(
-    ("what", "first"),
+    ("case", "first"),
     {
         "a body where none can be": b"HTTP/1.1 204 No Content\r\nAzsession-Protocol: 1\r\nContent-Length: 98\r\n\r\n",
         "chunks where none can be": b"HTTP/1.1 204 No\r\nAzsession-Protocol: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -212,58 +208,58 @@ STRAY = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\nContent-Length: 6\r\n\r\nf
         + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     }.items(),
 )
-def test_what_follows_an_answer_is_not_taken_for_the_next(
-    what: str, first: bytes, pause: float, way: HostileWay, set_stage: Callable[..., Stage]
+def test_stray_bytes_after_an_answer_are_not_taken_for_the_next_answer(
+    case: str, first: bytes, pause: float, proxy: FaultyProxy, prepare: Prepare
 ) -> None:
-    at = set_stage()
+    context = prepare()
 
-    def answer(proper: bytes) -> Iterator[bytes]:
+    def answer(original: bytes) -> Iterator[bytes]:
         yield first
         time.sleep(pause)
         yield STRAY
 
-    at.session.set_session_state(b"state")
-    way.next(Fate(answer, acts=True, closes=False))
+    context.session.set_session_state(b"state")
+    proxy.script(ScriptedAnswer(answer, forwards=True, closes=False))
     with suppress(ConnectionFailedError):
-        at.session.complete_message(at.message)
-    assert at.session.get_session_state() == b"state"
+        context.session.complete_message(context.message)
+    assert context.session.get_session_state() == b"state"
 
 
-def test_two_answers_at_once_are_not_taken_for_two(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
-    at.session.set_session_state(b"state")
-    # With the first one's rest in the reader's buffer, and with it beyond that.
+def test_the_second_of_two_answers_to_one_request_is_ignored(proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
+    context.session.set_session_state(b"state")
+    # Once the second answer fits into the buffer of the reader, and once it does not.
     for size in (6, 100_000):
         stray = STRAY.replace(b" 6", b" %d" % size) + b"x" * (size - 6)
-        way.next(Fate(lambda proper, stray=stray: [proper + stray], acts=True, closes=False))
-        assert at.session.get_session_state() == b"state"
-        assert at.session.get_session_state() == b"state"
+        proxy.script(ScriptedAnswer(lambda original, stray=stray: [original + stray], forwards=True, closes=False))
+        assert context.session.get_session_state() == b"state"
+        assert context.session.get_session_state() == b"state"
 
 
 @pytest.mark.parametrize("status", [102, 103, 199])
-def test_a_promise_before_the_answer_is_not_the_answer(status: int, way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
-    at.session.set_session_state(b"state")
+def test_an_interim_response_is_not_the_answer(status: int, proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
+    context.session.set_session_state(b"state")
     promise = b"HTTP/1.1 %d Wait\r\nLink: </style.css>\r\n\r\n" % status
-    way.always = Fate(lambda proper: [promise, promise, proper], acts=True, closes=False)
+    proxy.always = ScriptedAnswer(lambda original: [promise, promise, original], forwards=True, closes=False)
     for _ in range(3):
-        assert at.session.get_session_state() == b"state"
+        assert context.session.get_session_state() == b"state"
 
 
-def test_an_answer_before_the_request_was_read_is_the_answer(way: HostileWay, set_stage: Callable[..., Stage]) -> None:
-    at = set_stage()
-    way.next(http_answer(413, headers=GATEWAYS, reads=False, closes=False))
+def test_an_answer_before_the_request_was_read_is_accepted(proxy: FaultyProxy, prepare: Prepare) -> None:
+    context = prepare()
+    proxy.script(http_answer(413, headers=GATEWAYS, reads_body=False, closes=False))
     with pytest.raises(MessageTooLargeError):
-        at.session.set_session_state(b"x" * 100)
+        context.session.set_session_state(b"x" * 100)
 
 
-def test_an_answer_and_a_reset_before_the_request_was_read_is_an_error_of_the_tree(
-    way: HostileWay, set_stage: Callable[..., Stage]
+def test_an_answer_and_a_reset_before_the_request_was_read_are_an_azsession_error(
+    proxy: FaultyProxy, prepare: Prepare
 ) -> None:
-    at = set_stage()
-    way.next(http_answer(413, headers=GATEWAYS, reads=False))
+    context = prepare()
+    proxy.script(http_answer(413, headers=GATEWAYS, reads_body=False))
     with pytest.raises(QueueError) as caught:
-        at.session.set_session_state(b"x" * 8_000_000)
+        context.session.set_session_state(b"x" * 8_000_000)
     assert isinstance(caught.value, (MessageTooLargeError, ConnectionFailedError))
-    at.session.set_session_state(b"state")
-    assert at.session.get_session_state() == b"state"
+    context.session.set_session_state(b"state")
+    assert context.session.get_session_state() == b"state"

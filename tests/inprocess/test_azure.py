@@ -1,4 +1,4 @@
-"""Where an Azure host leads to: a gateway in this process, mounted on the `requests.Session`. No namespace answers here."""
+"""Azure in this process: the adapter that an Azure host mounts on the `requests.Session`. No namespace answers here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CONFIG = ServiceBusConfig(connection_string=f"Endpoint=sb://myns.servicebus.wind
 
 
 class _Credential:
-    """A `TokenCredential`, never asked here."""
+    """A `TokenCredential` that these tests never call."""
 
     asked = 0
 
@@ -58,7 +58,7 @@ def mounted(http: requests.Session) -> InProcessAdapter:
     return found[0]
 
 
-def test_websockets_without_the_extra_name_the_extra() -> None:
+def test_websockets_without_the_extra_are_an_error_that_names_the_extra() -> None:
     code = f"""
 import sys
 import threading
@@ -74,13 +74,13 @@ except ConfigurationError as error:
     assert (done.stdout, done.stderr) == (f"websocket is not installed. Install it with: {command}\n", "")
 
 
-def test_cheroot_is_not_needed_for_it() -> None:
+def test_azure_in_process_does_not_need_cheroot() -> None:
     code = "import sys; sys.modules['cheroot'] = None; import azsession.client.inprocess; print('done')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")
 
 
-def test_what_is_wrong_is_said_before_anything_is_mounted() -> None:
+def test_an_invalid_argument_is_an_error_before_an_adapter_is_mounted() -> None:
     keyless = ServiceBusConfig(connection_string="Endpoint=sb://myns.servicebus.windows.net/")
     with requests.Session() as http:
         before = list(http.adapters)
@@ -107,7 +107,7 @@ def test_the_clients_of_one_requests_session_share_one_broker() -> None:
         assert not isinstance(http.get_adapter("https://myns.servicebus.windows.net.example/"), InProcessAdapter)
 
 
-def test_other_credentials_need_another_requests_session() -> None:
+def test_clients_with_other_credentials_cannot_share_a_requests_session() -> None:
     credential = _Credential()
     with requests.Session() as http:
         client(http)
@@ -118,7 +118,7 @@ def test_other_credentials_need_another_requests_session() -> None:
     assert credential.asked == 0
 
 
-def test_closing_the_requests_session_closes_the_broker_and_a_later_client_gets_another() -> None:
+def test_closing_the_requests_session_closes_the_broker_and_a_later_client_gets_a_new_one() -> None:
     http = requests.Session()
     client(http)
     first = mounted(http)
@@ -129,7 +129,7 @@ def test_closing_the_requests_session_closes_the_broker_and_a_later_client_gets_
     http.close()
 
 
-def test_a_forgotten_requests_session_takes_the_broker_with_it() -> None:
+def test_the_broker_is_closed_when_its_requests_session_is_garbage_collected() -> None:
     http = requests.Session()
     client(http).close()
     adapter = weakref.ref(mounted(http))
@@ -138,14 +138,14 @@ def test_a_forgotten_requests_session_takes_the_broker_with_it() -> None:
     assert adapter() is None
 
 
-def test_a_provider_closes_the_broker_that_it_made() -> None:
+def test_closing_a_provider_closes_its_broker() -> None:
     with ServiceBusProvider(CONFIG) as provider:
         adapter = mounted(core_of(provider).connection.http)
         assert repr(provider) == "<ServiceBusProvider at https://myns.servicebus.windows.net>"
     assert adapter.closed
 
 
-def test_a_gateway_in_front_of_azure_is_reached_over_http() -> None:
+def test_a_gateway_url_is_used_over_http_although_the_endpoint_is_azure() -> None:
     config = ServiceBusConfig(connection_string=CONFIG.connection_string, gateway_url="https://gw.example")
     with ServiceBusProvider(config) as provider, requests.Session() as http:
         assert not any(
@@ -157,12 +157,12 @@ def test_a_gateway_in_front_of_azure_is_reached_over_http() -> None:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The connection string of an emulator that accepts connections, and never says a word."""
+    """The connection string of an emulator that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"Endpoint=sb://127.0.0.1:{server.getsockname()[1]};{KEYED};UseDevelopmentEmulator=true"
 
 
-def test_closing_ends_the_waits_for_a_namespace_that_does_not_answer(silent: str) -> None:
+def test_closing_ends_calls_that_wait_for_a_silent_namespace(silent: str) -> None:
     errors: list[Exception] = []
 
     def attempt(call: Callable[[], object]) -> None:
@@ -192,7 +192,7 @@ def test_closing_ends_the_waits_for_a_namespace_that_does_not_answer(silent: str
 
 
 @pytest.mark.parametrize("operation", ["send", "receive", "state"])
-def test_a_namespace_that_does_not_answer_is_waited_for_as_long_as_was_said(silent: str, operation: str) -> None:
+def test_a_call_to_a_silent_namespace_fails_after_its_timeout(silent: str, operation: str) -> None:
     with ServiceBusProvider.from_connection_string(silent, request_timeout=0.2, retry_attempts=0) as provider:
         client = provider.create_session_client("q", "s")
         calls: dict[str, Callable[[], object]] = {

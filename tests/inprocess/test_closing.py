@@ -1,4 +1,4 @@
-"""Many threads on an embedded provider, and its closing: what `tests/concurrency` asks of a server on a socket."""
+"""Many threads on an embedded provider, and closing it. `tests/concurrency` tests the same over a socket."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ import pytest
 from azsession import (
     ConfigurationError,
     Message,
-    QueueError,
     ReceivedMessage,
     ServiceBusProvider,
     SessionClient,
@@ -24,31 +21,9 @@ from azsession import (
     SessionNotFoundError,
 )
 from tests.conftest import eventually
+from tests.support.closing import check_that_closing_ends_every_kind_of_call
 from tests.support.internals import pending_calls
-
-
-class _Crew:
-    """Threads whose errors are kept."""
-
-    def __init__(self) -> None:
-        self._threads: list[threading.Thread] = []
-        self.errors: list[BaseException] = []
-
-    def start(self, target: Callable[..., object], *args: Any) -> None:
-        def run() -> None:
-            try:
-                target(*args)
-            except BaseException as error:
-                self.errors.append(error)
-
-        thread = threading.Thread(target=run)
-        self._threads.append(thread)
-        thread.start()
-
-    def join(self, seconds: float = 30) -> None:
-        for thread in self._threads:
-            thread.join(seconds)
-            assert not thread.is_alive()
+from tests.support.thread_group import ThreadGroup
 
 
 def _send(provider: ServiceBusProvider, session_id: str, *bodies: str) -> None:
@@ -56,7 +31,7 @@ def _send(provider: ServiceBusProvider, session_id: str, *bodies: str) -> None:
 
 
 def _waiting(*owners: Any) -> int:
-    """Return how many calls wait in the broker."""
+    """Return the number of calls that wait in the broker."""
     calls = [call for owner in owners for call in pending_calls(owner)]
     return sum(call.in_flight is not None and call.in_flight._end_wait is not None for call in calls)
 
@@ -65,98 +40,57 @@ def test_closing_a_session_ends_the_receives_of_all_threads() -> None:
     with ServiceBusProvider.embedded() as provider:
         client = provider.create_session_client("q", "s")
         client.receive_message(timeout=0)
-        crew = _Crew()
+        group = ThreadGroup()
         for _ in range(8):
-            crew.start(client.receive_message, 300)
+            group.start(client.receive_message, 300)
         eventually(lambda: _waiting(client) == 8)
         client.close_session()
-        crew.join()
-        assert [type(error) for error in crew.errors] == [SessionNotFoundError] * 8
+        group.join()
+        assert [type(error) for error in group.errors] == [SessionNotFoundError] * 8
         with provider.create_session_client("q", "s") as other:
             assert other.receive_message(timeout=0) is None
 
 
-def test_a_receive_that_closing_ended_took_no_message() -> None:
+def test_a_receive_that_was_ended_by_closing_took_no_message() -> None:
     with ServiceBusProvider.embedded() as provider:
         for number in range(50):
-            name, crew = f"s{number}", _Crew()
+            name, group = f"s{number}", ThreadGroup()
             got: list[ReceivedMessage] = []
             client = provider.create_session_client("q", name)
             client.receive_message(timeout=0)
-            crew.start(lambda client=client, got=got: got.append(client.receive_message(300)))
+            group.start(lambda client=client, got=got: got.append(client.receive_message(300)))
             eventually(lambda client=client: _waiting(client) == 1)
-            crew.start(client.close_session)
-            crew.start(_send, provider, name, "m")
-            crew.join()
+            group.start(client.close_session)
+            group.start(_send, provider, name, "m")
+            group.join()
             with provider.create_session_client("q", name) as other:
                 message = other.receive_message(timeout=5)
                 assert message is not None
                 other.complete_message(message)
-            assert {type(error) for error in crew.errors} <= {SessionNotFoundError}
+            assert {type(error) for error in group.errors} <= {SessionNotFoundError}
 
 
 def test_closing_the_provider_ends_every_kind_of_call() -> None:
     provider = ServiceBusProvider.embedded()
-    for number in range(8):
-        _send(provider, f"s{number}", "m")
-    held = provider.create_session_client("q", "held")
-    held.receive_message(timeout=0)
-    crew = _Crew()
-    ended: list[QueueError] = []
-    running = threading.Semaphore(0)
-
-    def until_closed(call: Callable[[], object]) -> None:
-        running.release()
-        try:
-            while True:
-                call()
-        except (SessionNotFoundError, ConfigurationError) as error:
-            ended.append(error)
-
-    def hold() -> None:
-        with provider.create_session_client("q", "held2") as client:
-            client.receive_message(timeout=300)
-
-    kinds: list[Callable[[], object]] = [
-        lambda: held.receive_message(timeout=300),
-        held.renew_session_lock,
-        lambda: held.set_session_state(b"1"),
-        held.get_session_state,
-        lambda: provider.create_session_client("empty", accept_timeout=300),
-        lambda: provider.send_message("other", Message(b"x", session_id="s")),
-        lambda: provider.list_sessions("q"),
-        lambda: provider.peek_messages("q", "s1"),
-        lambda: provider.dead_letters("q"),
-        lambda: provider.create_session_client("q", "s1").close(),
-        hold,
-    ]
-    for kind in kinds:
-        crew.start(until_closed, kind)
-    for _ in kinds:
-        running.acquire()
-    eventually(lambda: _waiting(held) >= 1 and _waiting(provider) == 1)
-    provider.close()
-    crew.join()
-    assert crew.errors == []
-    assert len(ended) == len(kinds)
+    check_that_closing_ends_every_kind_of_call(provider, lambda held: _waiting(held) >= 1 and _waiting(provider) == 1)
 
 
-def test_closing_from_many_threads_at_once_closes_once_and_for_all() -> None:
+def test_many_threads_can_close_a_provider_at_once() -> None:
     for _ in range(10):
-        provider, crew = ServiceBusProvider.embedded(), _Crew()
+        provider, group = ServiceBusProvider.embedded(), ThreadGroup()
         clients = [provider.create_session_client("q", f"s{number}") for number in range(4)]
         for client in clients:
             client.receive_message(timeout=0)
         for close in [provider.close, *(client.close for client in clients)] * 3:
-            crew.start(close)
-        crew.join()
-        # Whoever comes after the first may find the broker closed already; nobody may hang.
-        assert crew.errors == []
+            group.start(close)
+        group.join()
+        # A later call may find the broker closed. No call may hang.
+        assert group.errors == []
 
 
-def test_what_was_sent_before_the_close_is_kept_or_said_to_be_refused(tmp_path: Any) -> None:
+def test_a_message_sent_during_closing_is_either_stored_or_refused(tmp_path: Any) -> None:
     path, sent = tmp_path / "data.db", Counter[str]()
-    provider, crew = ServiceBusProvider.embedded(path), _Crew()
+    provider, group = ServiceBusProvider.embedded(path), ThreadGroup()
     refused: list[ConfigurationError] = []
 
     def send(number: int) -> None:
@@ -169,23 +103,23 @@ def test_what_was_sent_before_the_close_is_kept_or_said_to_be_refused(tmp_path: 
             sent[f"{number}:{count}"] += 1
 
     for number in range(4):
-        crew.start(send, number)
+        group.start(send, number)
     eventually(lambda: len(sent) > 50)
     provider.close()
-    crew.join()
-    assert crew.errors == []
+    group.join()
+    assert group.errors == []
     assert len(refused) == 4
     with ServiceBusProvider.embedded(path) as again:
         kept = [m.text() for number in range(4) for m in again.peek_messages("q", f"s{number}", 1000)]
     assert Counter(kept) == sent
 
 
-def test_32_threads_take_each_message_of_a_session_once() -> None:
+def test_32_threads_receive_each_message_of_a_session_once() -> None:
     with ServiceBusProvider.embedded() as provider:
         names = [f"m{number}" for number in range(300)]
         _send(provider, "s", *names)
         client = provider.create_session_client("q", "s")
-        done, crew = Counter[str](), _Crew()
+        done, group = Counter[str](), ThreadGroup()
 
         def work(seed: int) -> None:
             chance = random.Random(seed)
@@ -199,22 +133,22 @@ def test_32_threads_take_each_message_of_a_session_once() -> None:
                     done[message.text()] += 1
 
         for seed in range(32):
-            crew.start(work, seed)
-        crew.join()
-        assert crew.errors == []
+            group.start(work, seed)
+        group.join()
+        assert group.errors == []
         assert done == Counter(names)
         client.close()
 
 
-def test_a_waiting_receive_gets_what_another_thread_sends() -> None:
+def test_a_waiting_receive_returns_a_message_that_another_thread_sends() -> None:
     with ServiceBusProvider.embedded() as provider:
         client = provider.create_session_client("q", "s")
         got: list[ReceivedMessage | None] = []
-        crew = _Crew()
-        crew.start(lambda: got.append(client.receive_message(timeout=60)))
+        group = ThreadGroup()
+        group.start(lambda: got.append(client.receive_message(timeout=60)))
         eventually(lambda: _waiting(client) == 1)
         _send(provider, "s", "m")
-        crew.join()
+        group.join()
         assert [message.text() for message in got if message is not None] == ["m"]
         client.close()
 
@@ -232,7 +166,7 @@ def test_a_lock_is_renewed_in_the_background() -> None:
             other.close()
 
 
-def test_a_lock_that_is_not_renewed_is_lost_and_told() -> None:
+def test_the_loss_of_a_lock_that_is_not_renewed_is_reported() -> None:
     told: list[tuple[SessionClient, SessionNotFoundError]] = []
     with ServiceBusProvider.embedded() as provider:
         provider.create_queue("q", _settings(lock_duration=1))
@@ -250,7 +184,7 @@ def _settings(**fields: Any) -> Any:
     return QueueSettings(**fields)
 
 
-def test_an_interrupt_ends_a_waiting_receive_and_the_client_goes_on() -> None:
+def test_a_client_works_on_after_an_interrupt_ended_its_receive() -> None:
     script = """
 import threading, time
 from azsession import *
@@ -282,7 +216,7 @@ with ServiceBusProvider.embedded() as provider, provider.create_session_client("
         assert process.returncode == 0
 
 
-def test_a_signal_handler_may_close_the_provider_under_a_waiting_receive() -> None:
+def test_a_signal_handler_can_close_the_provider_during_a_receive() -> None:
     script = """
 import os, signal, threading, time
 from azsession import *

@@ -1,4 +1,4 @@
-"""`ServiceBusProvider.embedded`: sessions in one process, with no server at all."""
+"""`ServiceBusProvider.embedded`: sessions in one process, without a server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _python(code: str, *flags: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_a_message_goes_through_without_a_server() -> None:
+def test_a_message_is_sent_and_received_without_a_server() -> None:
     with ServiceBusProvider.embedded() as provider:
         sent = Message(
             b"paid", session_id="s/1 \u00e9", subject="x", attributes={"Case-Kept": "\u00e9", "n": 5, "f": 1.5, "b": True}
@@ -48,7 +48,7 @@ def test_a_message_goes_through_without_a_server() -> None:
         assert [queue.name for queue in provider.list_queues()] == ["orders"]
 
 
-def test_it_needs_neither_a_socket_nor_a_thread_to_do_so() -> None:
+def test_an_embedded_provider_uses_no_socket_and_no_server_thread() -> None:
     code = """
 import socket, sys, threading
 def refuse(*args, **kwargs): raise AssertionError("a socket was made")
@@ -64,7 +64,7 @@ with ServiceBusProvider.embedded() as provider:
     assert _python(code) == (0, "[] False\n", "")
 
 
-def test_what_was_sent_is_in_the_file(tmp_path: Path) -> None:
+def test_a_sent_message_is_still_there_after_reopening_the_file(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     with ServiceBusProvider.embedded(path) as provider:
         provider.send_message("q", Message(b"1", session_id="s"))
@@ -74,7 +74,7 @@ def test_what_was_sent_is_in_the_file(tmp_path: Path) -> None:
         assert message.body == b"1"
 
 
-def test_a_file_has_one_owner_at_a_time(tmp_path: Path) -> None:
+def test_a_file_can_be_open_only_once(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     with ServiceBusProvider.embedded(path) as provider:
         with pytest.raises(ConfigurationError, match=r"data\.db is open in another process or broker"):
@@ -83,7 +83,7 @@ def test_a_file_has_one_owner_at_a_time(tmp_path: Path) -> None:
     ServiceBusProvider.embedded(path).close()
 
 
-def test_only_named_queues_are_there_without_auto_create() -> None:
+def test_without_auto_create_only_the_named_queues_exist() -> None:
     with ServiceBusProvider.embedded(queues=["orders"], auto_create=False) as provider:
         provider.send_message("orders", Message(b"1", session_id="s"))
         with pytest.raises(QueueNotFoundError):
@@ -92,12 +92,12 @@ def test_only_named_queues_are_there_without_auto_create() -> None:
         assert provider.get_queue("other").settings.lock_duration == 5
 
 
-def test_a_wrong_queue_name_is_refused() -> None:
+def test_an_invalid_queue_name_is_refused() -> None:
     with pytest.raises(ValidationError):
         ServiceBusProvider.embedded(queues=["a b"])
 
 
-def test_its_repr_says_where_the_messages_are(tmp_path: Path) -> None:
+def test_the_repr_says_where_the_messages_are(tmp_path: Path) -> None:
     provider = ServiceBusProvider.embedded()
     assert repr(provider) == "<ServiceBusProvider embedded in memory>"
     provider.close()
@@ -106,13 +106,13 @@ def test_its_repr_says_where_the_messages_are(tmp_path: Path) -> None:
         assert repr(provider) == f"<ServiceBusProvider embedded on {tmp_path / 'data.db'}>"
 
 
-def test_two_in_memory_have_nothing_in_common() -> None:
+def test_two_providers_in_memory_share_nothing() -> None:
     with ServiceBusProvider.embedded() as one, ServiceBusProvider.embedded() as other:
         one.send_message("q", Message(b"1", session_id="s"))
         assert other.list_queues().result() == []
 
 
-def test_a_closed_provider_says_so() -> None:
+def test_a_call_of_a_closed_provider_is_an_error() -> None:
     provider = ServiceBusProvider.embedded()
     provider.close()
     provider.close()
@@ -120,7 +120,7 @@ def test_a_closed_provider_says_so() -> None:
         provider.send_message("q", Message(b"1", session_id="s"))
 
 
-def test_sessions_have_one_holder() -> None:
+def test_a_session_has_one_holder_at_a_time() -> None:
     with ServiceBusProvider.embedded() as provider:
         with provider.create_session_client("q", "s") as holder:
             holder.receive_message(timeout=0)
@@ -132,8 +132,8 @@ def test_sessions_have_one_holder() -> None:
         other.close()
 
 
-def test_as_many_may_wait_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The gateway's bound is for strangers; the threads here are the caller's own.
+def test_the_limit_of_waiting_requests_does_not_apply_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The limit protects a gateway from its clients. The waiting threads here are the caller's own.
     monkeypatch.setattr(wsgi, "MAX_WAITING", 1)
     throttled: list[ThrottledError] = []
     with ServiceBusProvider.embedded() as provider:
@@ -160,10 +160,10 @@ def _waiting(provider: ServiceBusProvider) -> list[object]:
     return [call for holder in core_of(provider).connection.clients() for call in holder.pending._calls]
 
 
-def test_a_forgotten_provider_lets_go_of_its_file(tmp_path: Path) -> None:
+def test_a_garbage_collected_provider_closes_its_file(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     provider = ServiceBusProvider.embedded(path)
-    # Something scheduled, so that the broker has a thread, which alone would keep it.
+    # The time to live starts a thread of the broker, which must not keep the broker alive.
     with provider.create_session_client("q", "s") as session:
         session.receive_message(timeout=0)
     provider.send_message("q", Message(b"1", session_id="s", time_to_live=1000))
@@ -180,7 +180,7 @@ def test_a_forgotten_provider_lets_go_of_its_file(tmp_path: Path) -> None:
     eventually(opens)
 
 
-def test_importing_azsession_loads_nothing_of_the_broker() -> None:
+def test_importing_azsession_does_not_load_the_broker() -> None:
     code = "import sys, azsession; print({'cheroot', 'sqlite3', 'azsession.server'} & set(sys.modules))"
     assert _python(code) == (0, "set()\n", "")
 
@@ -212,7 +212,7 @@ def wait():
     other = provider.create_session_client("q", "empty")
     waiting.set()
     other.receive_message(timeout=300)
-    raise AssertionError("the end of the interpreter is no end of the wait")
+    raise AssertionError("the wait ended before the interpreter")
 threading.Thread(target=wait, daemon=True).start()
 waiting.wait()
 while not any(holder.pending._calls for holder in core_of(provider).connection.clients()):
@@ -224,7 +224,7 @@ while not any(holder.pending._calls for holder in core_of(provider).connection.c
 @pytest.mark.parametrize(
     ("end", "status"), [("", 0), ("sys.exit(3)", 3), ("sys.kept = provider", 0), ("del provider, session", 0)]
 )
-def test_leaving_the_interpreter_with_it_open_is_quiet_and_ends(tmp_path: Path, place: str, end: str, status: int) -> None:
+def test_the_interpreter_ends_quietly_with_an_open_provider(tmp_path: Path, place: str, end: str, status: int) -> None:
     path = "None" if place == "None" else repr(str(tmp_path / "data.db"))
     assert _python(_OPEN.replace("PATH", path) + end) == (status, "", "")
     if place == "file":
@@ -235,10 +235,10 @@ def test_leaving_the_interpreter_with_it_open_is_quiet_and_ends(tmp_path: Path, 
 @pytest.mark.parametrize(
     "end", ["provider.close()", "import atexit; atexit.register(provider.close)", "with provider: sys.exit()"]
 )
-def test_leaving_the_interpreter_after_closing_it_leaves_nothing_to_tell(end: str) -> None:
+def test_the_interpreter_ends_without_warnings_after_closing_a_provider(end: str) -> None:
     quiet = (
         _OPEN.replace("PATH", "None")
-        .replace('raise AssertionError("the end', '("')
+        .replace('raise AssertionError("the wait', '("')
         .replace(
             "    other.receive_message(timeout=300)\n",
             "    try:\n        other.receive_message(timeout=300)\n    except SessionNotFoundError:\n        pass\n",

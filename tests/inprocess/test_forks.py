@@ -1,4 +1,4 @@
-"""A process forked from one with an embedded provider: it is told at once that it cannot use that, and does no harm."""
+"""A forked child of a process with an embedded provider: its calls fail at once, and change nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if child == 0:
             call()
             said.append("done")
         except QueueError as error:
-            assert time.monotonic() - began < 5, "it was tried again and again"
+            assert time.monotonic() - began < 5, "the call was retried"
             said.append(f"{type(error).__name__}: {error}")
     attempt(lambda: provider.send_message("q", Message(b"child", session_id="s")))
     attempt(lambda: provider.create_session_client("q", "t").receive_message(timeout=60))
@@ -67,7 +67,7 @@ provider.close()
 
 
 @pytest.mark.parametrize("kept", ["in memory", "on a file"])
-def test_a_forked_child_is_told_to_have_its_own_and_the_parent_goes_on(tmp_path: Path, kept: str) -> None:
+def test_calls_of_a_forked_child_fail_at_once_and_the_parent_goes_on(tmp_path: Path, kept: str) -> None:
     path = str(tmp_path / "data.db") if kept == "on a file" else ""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _SCRIPT, path], capture_output=True, text=True, timeout=60, check=False
@@ -79,7 +79,7 @@ def test_a_forked_child_is_told_to_have_its_own_and_the_parent_goes_on(tmp_path:
         assert "belongs to the process that opened it" in refusal
         assert "azsession serve" in refusal
         assert (path or "in memory") in refusal
-    # What is the parent's in any case; and closing, of what the child does not own.
+    # The session always stays the parent's. Closing succeeds, although the child does not own the broker.
     assert said[3].startswith("SessionNotFoundError")
     assert said[4:6] == ["done", "own"]
     if path:

@@ -1,4 +1,4 @@
-"""Paths and queries: the gateway parses what the client builds, also when the HTTP server decoded the path."""
+"""Paths and queries: the gateway parses the paths of the client, raw or decoded by the HTTP server."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Scene:
             for place in self.places
         }
 
-    def in_hand(self) -> int:
+    def locked_count(self) -> int:
         core = self.service.broker._core  # type: ignore[attr-defined]
         return sum(len(lock.tokens) for lock in core.locks)
 
@@ -97,7 +97,7 @@ def test_a_receipt_combined_from_two_settles_nothing(scene: Scene, how: str) -> 
                 continue
             with pytest.raises(InvalidReceiptError):
                 scene.settle(text_of(mixed), how)
-    assert (scene.standing(), scene.in_hand()) == (before, 8)
+    assert (scene.standing(), scene.locked_count()) == (before, 8)
 
 
 #: Values to replace a field of a receipt.
@@ -119,7 +119,7 @@ def test_a_receipt_with_another_queue_session_or_token_settles_nothing(scene: Sc
         with pytest.raises(REFUSED):
             scene.settle(text_of(fields), how)
         # The delivery counts show that the request did not receive a message either.
-        assert (scene.standing(), scene.in_hand()) == (before, 8), other
+        assert (scene.standing(), scene.locked_count()) == (before, 8), other
 
 
 def test_the_lock_token_of_the_next_message_cannot_be_guessed(scene: Scene) -> None:
@@ -134,7 +134,7 @@ def test_the_lock_token_of_the_next_message_cannot_be_guessed(scene: Scene) -> N
         fields[2] = "-".join((forged[:8], forged[8:12], forged[12:16], forged[16:20], forged[20:]))
         with pytest.raises(InvalidReceiptError):
             scene.settle(text_of(fields), "complete")
-    assert scene.in_hand() == 8
+    assert scene.locked_count() == 8
 
 
 @given(st.data())
@@ -158,7 +158,7 @@ def test_a_receipt_with_any_character_changed_settles_its_own_message_or_nothing
     before = scene.standing()
     with pytest.raises(REFUSED):
         scene.settle(text, "complete")
-    assert (scene.standing(), scene.in_hand()) == (before, 8)
+    assert (scene.standing(), scene.locked_count()) == (before, 8)
 
 
 def test_a_changed_expiry_or_route_does_not_extend_a_lock() -> None:
@@ -183,7 +183,7 @@ def test_a_client_from_one_receipt_refuses_the_receipt_of_another_session(scene:
         for receipt in (other, other.receipt, str(other.receipt), elsewhere, str(elsewhere.receipt)):
             with pytest.raises(InvalidReceiptError):
                 client.complete_message(receipt)
-    assert scene.in_hand() == 8
+    assert scene.locked_count() == 8
 
 
 @pytest.mark.parametrize("token", ["head", "..", ".", ""])

@@ -19,7 +19,7 @@ from azsession.protocol.routes import NoRouteError, Operation, parse_route
 DOCUMENT = Path(azsession.server.__file__).with_name("openapi.json").read_bytes()
 DESCRIPTION: dict[str, Any] = json.loads(DOCUMENT)
 _COMPONENTS = DESCRIPTION["components"]
-#: What follows the operation in the id of a HEAD request.
+#: The suffix of the operation id of a HEAD request.
 HEAD_SUFFIX = "-head"
 
 

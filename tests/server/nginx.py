@@ -59,7 +59,7 @@ class Nginx:
         nginx = require_nginx()
         self.place = place
         place.mkdir()
-        # Started by root, nginx runs its workers as the user nobody, who cannot write here.
+        # If root starts nginx, its workers run as the user nobody, which cannot write here.
         (place / "nginx.conf").write_text(("user root;\n" if os.geteuid() == 0 else "") + _MAIN)
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))

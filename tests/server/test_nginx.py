@@ -121,9 +121,9 @@ class Here:
         )
         return stack.enter_context(service)
 
-    def by_who(self, what: str) -> list[set[str]]:
+    def callers(self, call: str) -> list[set[str]]:
         """Return, for each gateway, the holders or requests that made calls of one kind."""
-        return [{who for kind, _, who in asked if kind == what} for asked in self.asked]
+        return [{who for kind, _, who in asked if kind == call} for asked in self.asked]
 
 
 @pytest.fixture
@@ -153,12 +153,12 @@ def test_all_requests_of_one_holder_reach_the_same_gateway(scene: Scene, here: H
             receipt = str(message.receipt)
             with provider.session_from_receipt(receipt) as elsewhere:
                 elsewhere.complete_message(receipt)
-    for what in ("accept", "receive", "renew", "settle"):
-        first, second = here.by_who(what)
+    for call in ("accept", "receive", "renew", "settle"):
+        first, second = here.callers(call)
         # Each holder used one gateway, and each gateway was used.
-        assert not first & second, what
-        if named or what != "settle":
-            assert (first and second) or (named and what == "accept"), what
+        assert not first & second, call
+        if named or call != "settle":
+            assert (first and second) or (named and call == "accept"), call
     assert scene.namespace.counts(entity).active == 0
 
 
@@ -173,11 +173,11 @@ def test_requests_without_a_route_header_are_routed_by_their_path(scene: Scene, 
         token = json.loads(received.headers["BrokerProperties"])["LockToken"]
         done = requests.delete(f"{scene.nginx.url}{path}/messages/{token}", headers=headers, timeout=10)
         assert done.status_code == 204
-    for what in ("receive", "renew", "settle"):
-        first, second = here.by_who(what)
+    for call in ("receive", "renew", "settle"):
+        first, second = here.callers(call)
         assert first
         assert second
-        assert not first & second, what
+        assert not first & second, call
     assert scene.namespace.counts(QUEUE).active == 0
 
 
@@ -189,7 +189,7 @@ def test_sends_are_spread_and_a_repeated_send_reaches_the_same_gateway(scene: Sc
             headers["Content-Type"] = "application/vnd.microsoft.servicebus.json"
             sent = requests.post(f"{scene.nginx.url}/{QUEUE}/messages", body, headers=headers, timeout=10)
             assert sent.status_code == 201
-    first, second = here.by_who("send")
+    first, second = here.callers("send")
     assert first
     assert second
     assert not first & second
@@ -226,7 +226,7 @@ def test_the_gateway_notices_a_receive_that_the_client_gave_up(scene: Scene, her
     url = f"{scene.nginx.url}/{QUEUE}/sessions/s/messages/head"
     with pytest.raises(requests.ReadTimeout):
         requests.delete(f"{url}?timeout=100", headers=headers, timeout=1)
-    eventually(lambda: any(who == "one" for who in set.union(*here.by_who("received"))))
+    eventually(lambda: any(who == "one" for who in set.union(*here.callers("received"))))
     # No receive waits for the next message.
     provider.send_message(QUEUE, Message("x", session_id="s"))
     got = requests.delete(f"{url}?timeout=10", headers=headers, timeout=20)
@@ -246,7 +246,7 @@ with ServiceBusProvider.from_env() as provider:
 
 
 class Workers:
-    """Threads that consume webhooks session by session, and record what they received."""
+    """Threads that consume webhooks session by session, and record the received messages."""
 
     def __init__(self, connection_string: str) -> None:
         self._connection_string = connection_string
@@ -306,7 +306,7 @@ def test_webhooks_arrive_in_order_and_none_is_lost_when_a_gateway_dies(
                 workers.ended.set()
             for each in working:
                 each.result(PATIENCE)
-        # Sends, peeks and new sessions work meanwhile.
+        # During this time, sends, peeks and new sessions work.
         provider.send_message(QUEUE, Message("more", session_id="more"))
         assert [found.session_id for found in provider.list_sessions(QUEUE)] == ["more"]
 

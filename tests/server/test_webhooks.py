@@ -195,16 +195,16 @@ def test_killing_a_consumer_loses_no_message(stack: ExitStack, tmp_path: Path, w
     victim = scene.consumers[0]
     eventually(lambda: len(scene.report("completed", 0)) >= 4, seconds=60)
     victim.kill()
-    in_hand = set(map(key, scene.report("received", 0))) - set(map(key, scene.report("completed", 0)))
+    unsettled = set(map(key, scene.report("received", 0))) - set(map(key, scene.report("completed", 0)))
     eventually(lambda: scene.left() == 0, seconds=60)
     scene.end(but=victim)
 
     # Only the messages that the killed consumer had received may be completed without a report, or delivered again.
     completed, received = scene.report("completed"), scene.report("received")
     everything = {(event["session_id"], event["position"]) for event in webhooks}
-    assert set(map(key, completed)) | in_hand == everything
+    assert set(map(key, completed)) | unsettled == everything
     assert len(set(map(key, completed))) == len(completed)
-    assert {message for message, times in Counter(map(key, received)).items() if times > 1} <= in_hand
+    assert {message for message, times in Counter(map(key, received)).items() if times > 1} <= unsettled
     for positions in by_session(map(key, completed)).values():
         assert positions == sorted(positions)
     assert by_session(dict.fromkeys(map(key, received))) == expected(webhooks)

@@ -189,6 +189,11 @@ class StandIn:
         boxes = self._queue(entity).boxes
         return self.loop.call(lambda: {box.name for box in boxes.values() if box.holder is not None})
 
+    def waiting_accepts(self, entity: str) -> int:
+        """Return how many links wait for the next available session of an entity."""
+        queue = self._queue(entity)
+        return self.loop.call(lambda: len(queue.waiting))
+
     def links(self) -> int:
         """Return how many links there are, including those of `$cbs` and `$management`."""
         return self.loop.call(lambda: sum(len(peer.links) for peer in self.peers))

@@ -2,7 +2,7 @@
 
 ``environment(file)`` returns the environment variables for a process, and ``set_offset(file, seconds)`` steps the wall clock
 of all processes that were started with them. This needs Linux, a C compiler, and a Python that reads its clocks through the C
-library; `unavailable` says what is missing. Used by `tests/hostile` and by torture runs.
+library; `unavailable` returns the missing part. Used by `tests/hostile` and by torture runs.
 """
 
 from __future__ import annotations

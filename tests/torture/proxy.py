@@ -116,7 +116,7 @@ class Proxy(Relay):
             pair.wait_for_client(chance.uniform(0.5, BLACK_HOLE))
             return False
         if fault == "delayed request":
-            # If the client gives up meanwhile, its request still reaches the gateway, followed by the end of the connection.
+            # If the client gives up first, its request still reaches the gateway, followed by the end of the connection.
             pair.wait_for_client(chance.uniform(0, LONGEST_DELAY))
         _send(pair.server, request, _trickle(fault == "trickled request", chance))
         if fault == "cut after the request":

@@ -1,4 +1,4 @@
-"""mypy and pyright accept what users may write, reject what they may not, and know every type of the public API."""
+"""mypy and pyright accept correct uses, reject wrong ones, and know every type of the public API."""
 
 from __future__ import annotations
 

@@ -117,6 +117,7 @@ def choose_roles(sent: Sequence[Sent], workers: int, seed: int) -> Roles:
     used: set[str] = set()
 
     def pick(among: Iterable[Sequence[Sent]]) -> str | None:
+        """Return the middle message of a session: one without a role if possible, then one with three messages or more."""
         free = [[message for message in session if message.message_id not in taken] for session in among]
         chosen = min(
             filter(None, free),

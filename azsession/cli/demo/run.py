@@ -24,7 +24,7 @@ from ...server import AccessKey, GatewayService
 from ...server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE
 from ...validation import MAX_BATCH
 from .data import Roles, Sent
-from .verdict import REASON, Delivery, Leftover, Record
+from .verdict import REASON, Leftover, ObservedDelivery, Record
 
 QUEUE = "demo"
 #: Duration of a session's lock in seconds, and the longer time that the slow message takes. Renewals keep its lock.
@@ -82,7 +82,7 @@ class Run:
         self._over = threading.Event()
         self._news = threading.Event()
         self._lock = threading.Lock()  # Guards all fields below.
-        self._deliveries: list[Delivery] = []
+        self._deliveries: list[ObservedDelivery] = []
         self._errors: list[str] = []
         self._held: set[str] = set()
         self._settled: set[str] = set()
@@ -178,7 +178,7 @@ class Run:
                 self._held.discard(session.session_id)
 
     def _handle(self, session: SessionClient, message: ReceivedMessage) -> str:
-        delivery = Delivery(session.session_id, message.message_id, message.body, message.delivery_count)
+        delivery = ObservedDelivery(session.session_id, message.message_id, message.body, message.delivery_count)
         with self._lock:
             self._deliveries.append(delivery)
         self._news.set()

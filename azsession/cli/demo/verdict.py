@@ -18,7 +18,7 @@ REASON = "Refused"
 
 
 @attrs.define
-class Delivery:
+class ObservedDelivery:
     """One delivery, as a worker saw it. `outcome` is set when the server has confirmed the settlement."""
 
     session_id: str
@@ -55,7 +55,7 @@ class Record:
         seconds: Duration of the run.
     """
 
-    deliveries: Sequence[Delivery]
+    deliveries: Sequence[ObservedDelivery]
     renewals: Mapping[str, int]
     leftover: Leftover
     errors: Sequence[str] = ()
@@ -84,10 +84,12 @@ def judge(sent: Sequence[Sent], roles: Roles, record: Record) -> list[Fault]:
     return [*faults, *_judge_leftover(sent, roles, record.leftover)]
 
 
-def _by_session(sent: Sequence[Sent], deliveries: Iterable[Delivery]) -> tuple[dict[str, list[Delivery]], list[Fault]]:
+def _by_session(
+    sent: Sequence[Sent], deliveries: Iterable[ObservedDelivery]
+) -> tuple[dict[str, list[ObservedDelivery]], list[Fault]]:
     """Return the deliveries of each session, and the faults of deliveries that do not match a sent message."""
     known = {message.message_id: message for message in sent}
-    found: dict[str, list[Delivery]] = {session_id: [] for session_id in by_session(sent)}
+    found: dict[str, list[ObservedDelivery]] = {session_id: [] for session_id in by_session(sent)}
     faults = []
     for delivery in deliveries:
         message = known.get(delivery.message_id or "")
@@ -102,7 +104,9 @@ def _by_session(sent: Sequence[Sent], deliveries: Iterable[Delivery]) -> tuple[d
     return found, faults
 
 
-def _judge_session(messages: Sequence[Sent], roles: Roles, deliveries: Sequence[Delivery]) -> Iterable[tuple[str, str]]:
+def _judge_session(
+    messages: Sequence[Sent], roles: Roles, deliveries: Sequence[ObservedDelivery]
+) -> Iterable[tuple[str, str]]:
     places = {message.message_id: message.place for message in messages}
     expected = list(_expected_deliveries(messages, roles))
     order = [places[delivery.message_id or ""] for delivery in deliveries]

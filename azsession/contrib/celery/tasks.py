@@ -129,7 +129,7 @@ def _drain(task: Task, options: ProcessorOptions, session_id: str) -> int:
         elif failure is not None and not isinstance(failure.error, SessionLockedError):
             # A failure without a message is not one of the function. An eager retry of it would run at once, and loop.
             is_final = failure.message is None and (task.request.is_eager or isinstance(failure.error, PERMANENT_ERRORS))
-            # With Retry, Ignore and Reject (TaskPredicate) the function tells Celery what to do.
+            # Retry, Ignore and Reject (TaskPredicate) are the function's instructions to Celery.
             if is_final or isinstance(failure.error, TaskPredicate):
                 raise failure.error
             raise _retry(task, failure.error, counters) from failure.error
@@ -195,7 +195,7 @@ def _hand_on(task: Task, session_id: str, pause: float) -> None:
 
 def first_active(provider: ServiceBusProvider, queue_name: str, session_id: str) -> int | None:
     """Return the sequence number of a session's first message that is neither deferred nor scheduled, or `None`."""
-    start, count = 0, 1
+    start, count = 0, 1  # Usually the first message is active.
     while True:
         page = provider.peek_messages(queue_name, session_id, count, start)
         for message in page:

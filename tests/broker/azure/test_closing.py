@@ -103,7 +103,7 @@ def test_stop_waiting_ends_all_receives_and_accepts_that_wait(namespace: StandIn
     assert not wait(list[Future[Any]]([*waits, *accepts]), 10).not_done
     assert [waiting.result() for waiting in waits] == [[]] * 20
     assert [accepting.result() for accepting in accepts] == [None] * 10
-    # Later calls find what is there, and do not wait.
+    # Later calls return the messages that are there, and do not wait.
     send(broker, "a", session_id="s1")
     assert texts(holders[1].receive()) == ["a"]
     assert holders[2].receive(timeout=60) == []

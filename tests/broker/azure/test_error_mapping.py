@@ -74,7 +74,7 @@ def test_a_condition_becomes_the_error_of_the_table(
 @pytest.mark.parametrize("condition", [*sorted(_MEANINGS), "com.contoso:never-heard-of"])
 def test_the_exception_of_a_condition_is_the_same_behind_a_gateway(condition: str, about: str) -> None:
     error = of(condition)
-    # In the protocol, the status of a lost lock depends on what the request is about.
+    # In the protocol, the status of a lost lock depends on the kind of request.
     if isinstance(error, (SessionNotFoundError, InvalidReceiptError)):
         about = ABOUT_SESSION if isinstance(error, SessionNotFoundError) else ABOUT_RECEIPT
     back = over_http(error, about)

@@ -8,7 +8,7 @@ from typing import Any
 
 from azsession import Message, PeekedMessage
 from azsession.cli.demo.data import Roles, Sent, from_messages
-from azsession.cli.demo.verdict import REASON, Delivery, Leftover, Record
+from azsession.cli.demo.verdict import REASON, Leftover, ObservedDelivery, Record
 
 
 def message(session_id: str, **fields: Any) -> Message:
@@ -29,13 +29,13 @@ def small() -> tuple[list[Sent], Roles]:
 
 def perfect(sent: list[Sent], roles: Roles) -> Record:
     """Return the record of a run without faults."""
-    deliveries: list[Delivery] = []
+    deliveries: list[ObservedDelivery] = []
     for each in sent:
         again = each.message_id == roles.failing
         if again:
-            deliveries.append(Delivery(each.session_id, each.message_id, each.body, 1, "abandoned"))
+            deliveries.append(ObservedDelivery(each.session_id, each.message_id, each.body, 1, "abandoned"))
         outcome = "dead-lettered" if each.message_id == roles.refused else "completed"
-        deliveries.append(Delivery(each.session_id, each.message_id, each.body, 2 if again else 1, outcome))
+        deliveries.append(ObservedDelivery(each.session_id, each.message_id, each.body, 2 if again else 1, outcome))
     dead = [
         PeekedMessage(body=each.body, session_id=each.session_id, message_id=each.message_id, dead_letter_reason=REASON)
         for each in sent

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azsession.cli.demo.data import Roles, from_messages
-from azsession.cli.demo.verdict import Delivery, Leftover, Record, compact, judge
+from azsession.cli.demo.verdict import Leftover, ObservedDelivery, Record, compact, judge
 
 from .helpers import message, perfect
 
@@ -22,63 +22,63 @@ def test_a_perfect_record_has_no_fault() -> None:
     assert judge(SENT, ROLES, perfect(SENT, ROLES)) == []
 
 
-def lost(deliveries: list[Delivery]) -> None:
+def lost(deliveries: list[ObservedDelivery]) -> None:
     del deliveries[0]
 
 
-def lost_at_the_end(deliveries: list[Delivery]) -> None:
+def lost_at_the_end(deliveries: list[ObservedDelivery]) -> None:
     del deliveries[-1]
 
 
-def lost_second_delivery(deliveries: list[Delivery]) -> None:
+def lost_second_delivery(deliveries: list[ObservedDelivery]) -> None:
     deliveries.remove(next(each for each in deliveries if each.delivery_count == 2))
 
 
-def doubled(deliveries: list[Delivery]) -> None:
+def doubled(deliveries: list[ObservedDelivery]) -> None:
     deliveries.insert(1, deliveries[0])
 
 
-def doubled_later(deliveries: list[Delivery]) -> None:
+def doubled_later(deliveries: list[ObservedDelivery]) -> None:
     deliveries.append(deliveries[0])
 
 
-def misordered(deliveries: list[Delivery]) -> None:
+def misordered(deliveries: list[ObservedDelivery]) -> None:
     deliveries.append(deliveries.pop(0))
 
 
-def overtaken(deliveries: list[Delivery]) -> None:
+def overtaken(deliveries: list[ObservedDelivery]) -> None:
     """Move the redelivery of the abandoned message behind a later message."""
     again = next(each for each in deliveries if each.delivery_count == 2)
     deliveries.remove(again)
     deliveries.append(again)
 
 
-def not_settled(deliveries: list[Delivery]) -> None:
+def not_settled(deliveries: list[ObservedDelivery]) -> None:
     deliveries[0] = attrs.evolve(deliveries[0], outcome=None)
 
 
-def settled_otherwise(deliveries: list[Delivery]) -> None:
+def settled_otherwise(deliveries: list[ObservedDelivery]) -> None:
     deliveries[0] = attrs.evolve(deliveries[0], outcome="dead-lettered")
 
 
-def wrong_count(deliveries: list[Delivery]) -> None:
+def wrong_count(deliveries: list[ObservedDelivery]) -> None:
     deliveries[0] = attrs.evolve(deliveries[0], delivery_count=2)
 
 
-def other_body(deliveries: list[Delivery]) -> None:
+def other_body(deliveries: list[ObservedDelivery]) -> None:
     deliveries[0] = attrs.evolve(deliveries[0], body=b"{}")
 
 
-def other_session(deliveries: list[Delivery]) -> None:
+def other_session(deliveries: list[ObservedDelivery]) -> None:
     deliveries[0] = attrs.evolve(deliveries[0], session_id="b")
 
 
-def never_sent(deliveries: list[Delivery]) -> None:
-    deliveries.append(Delivery("a", "stranger", b"{}", 1, "completed"))
+def never_sent(deliveries: list[ObservedDelivery]) -> None:
+    deliveries.append(ObservedDelivery("a", "stranger", b"{}", 1, "completed"))
 
 
-def nameless(deliveries: list[Delivery]) -> None:
-    deliveries.append(Delivery("a", None, b"{}", 1, "completed"))
+def nameless(deliveries: list[ObservedDelivery]) -> None:
+    deliveries.append(ObservedDelivery("a", None, b"{}", 1, "completed"))
 
 
 FORGERIES = {
@@ -100,7 +100,7 @@ FORGERIES = {
 
 
 @pytest.mark.parametrize(("forge", "kinds"), FORGERIES.items(), ids=[forge.__name__ for forge in FORGERIES])
-def test_a_forged_record_has_the_expected_faults(forge: Callable[[list[Delivery]], None], kinds: set[str]) -> None:
+def test_a_forged_record_has_the_expected_faults(forge: Callable[[list[ObservedDelivery]], None], kinds: set[str]) -> None:
     record = perfect(SENT, ROLES)
     deliveries = list(record.deliveries)
     forge(deliveries)
@@ -110,7 +110,7 @@ def test_a_forged_record_has_the_expected_faults(forge: Callable[[list[Delivery]
 @given(st.lists(st.integers(0, 3), max_size=7))
 def test_any_order_except_the_sent_one_is_a_fault(numbers: list[int]) -> None:
     sent = from_messages(message("a", n=number) for number in range(4))
-    deliveries = [Delivery("a", sent[number].message_id, sent[number].body, 1, "completed") for number in numbers]
+    deliveries = [ObservedDelivery("a", sent[number].message_id, sent[number].body, 1, "completed") for number in numbers]
     faults = judge(sent, Roles(), Record(deliveries, {}, Leftover(0, 0)))
     assert (faults == []) == (numbers == [0, 1, 2, 3])
 

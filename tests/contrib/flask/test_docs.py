@@ -37,13 +37,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def surroundings(connection_string: str | None) -> dict[str, str]:
+def environment_of(connection_string: str | None) -> dict[str, str]:
     return environment(connection_string, PYTHONPATH=str(ROOT), PYTHONWARNINGS="error")
 
 
 def run(place: Path, *arguments: str, connection_string: str | None = None) -> str:
-    """Run Python in the folder to its end; return what it printed."""
-    return run_python(*arguments, environ=surroundings(connection_string), cwd=place).stdout
+    """Run Python in the folder to its end, and return its output."""
+    return run_python(*arguments, environ=environment_of(connection_string), cwd=place).stdout
 
 
 def test_the_tests_of_the_page_pass_without_a_server(place: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_quickstart_sends_and_consumes(
     with subprocess.Popen(
         [sys.executable, "-m", *command.split()],
         cwd=place,
-        env={**surroundings(azsession_server.connection_string), "PYTHONUNBUFFERED": "1"},
+        env={**environment_of(azsession_server.connection_string), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

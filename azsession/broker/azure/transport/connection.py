@@ -92,8 +92,7 @@ class Connection:
         self._on_closed = on_closed
         # Frames to send, packed bytes that the stream has not accepted, and received bytes of an incomplete frame.
         self._out: list[bytes] = []
-        self._unsent = b""
-        self._in = b""
+        self._unsent = self._in = b""
         # Channels by our number and by the peer's, and links that wait for a channel with room.
         self._channel_max = MAX_CHANNELS - 1
         self._channels: dict[int, Channel] = {}

@@ -1,0 +1,62 @@
+"""Limits the size of files and functions, so that each stays readable."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from .support.paths import ROOT
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 80
+#: Longer files, which are yet to be split.
+TO_SPLIT = {
+    "tests/broker/embedded/test_database_file.py",
+    "tests/broker/embedded/test_messages.py",
+    "tests/broker/embedded/test_model.py",
+    "tests/broker/embedded/test_waiting.py",
+}
+FILES = sorted(path for folder in ("azsession", "tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
+
+
+def long_files(root: Path, files: list[Path]) -> list[str]:
+    """Return the files with more than `MAX_FILE_LINES` lines."""
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    return [f"{path.relative_to(root)}: {size} lines" for path, size in sizes.items() if size > MAX_FILE_LINES]
+
+
+def long_functions(root: Path, files: list[Path]) -> list[str]:
+    """Return the functions with more than `MAX_FUNCTION_LINES` lines."""
+    found = []
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                size = node.end_lineno - node.lineno + 1
+                if size > MAX_FUNCTION_LINES:
+                    found.append(f"{path.relative_to(root)}:{node.lineno}: {node.name} has {size} lines")
+    return found
+
+
+def test_no_file_has_more_than_400_lines() -> None:
+    assert len(FILES) > 100
+    others = [path for path in FILES if path.relative_to(ROOT).as_posix() not in TO_SPLIT]
+    assert "\n".join(long_files(ROOT, others)) == ""
+
+
+def test_no_function_has_more_than_80_lines() -> None:
+    assert "\n".join(long_functions(ROOT, FILES)) == ""
+
+
+@pytest.mark.parametrize(("size", "is_long"), [(80, False), (81, True)])
+def test_the_check_counts_the_lines_of_a_function(tmp_path: Path, size: int, is_long: bool) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("class C:\n    async def f(self):\n" + "        pass\n" * (size - 1))
+    assert long_functions(tmp_path, [path]) == ([f"module.py:2: f has {size} lines"] if is_long else [])
+
+
+@pytest.mark.parametrize(("size", "is_long"), [(400, False), (401, True)])
+def test_the_check_counts_the_lines_of_a_file(tmp_path: Path, size: int, is_long: bool) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("x = 1\n" * size)
+    assert long_files(tmp_path, [path]) == ([f"module.py: {size} lines"] if is_long else [])
