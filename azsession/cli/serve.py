@@ -254,7 +254,7 @@ def _print_notes(options: ServeOptions, storage: Storage, broker: Broker, url: s
     if storage.key_file is not None:
         note(f"key     {storage.key_file}")
     if storage.azure is None:
-        names = ", ".join(found.name for found in broker.list_queues())
+        names = ", ".join(found.name for found in broker.list_queues().result())
         hint = "created when first used" if options.auto_create else "none yet; create one with azsession queue create NAME"
         note(f"queues  {names or hint}")
 

@@ -42,6 +42,7 @@ class Operation(Enum):
     DELETE_QUEUE = "delete-queue"
     LIST_QUEUES = "list-queues"
     HEALTH = "health"
+    READY = "ready"
     OPENAPI = "openapi"
 
 
@@ -98,7 +99,7 @@ _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
 
 
 #: The paths without a queue. A queue with such a name cannot be read by GET.
-_OPEN = {"healthz": Operation.HEALTH, "openapi.json": Operation.OPENAPI}
+_OPEN = {"healthz": Operation.HEALTH, "readyz": Operation.READY, "openapi.json": Operation.OPENAPI}
 
 
 class NoRouteError(Exception):

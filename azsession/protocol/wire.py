@@ -11,7 +11,7 @@ import binascii
 import codecs
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import quote, unquote
@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 from ..errors import ValidationError
 from ..messages import AttributeValue, Message, PeekedMessage, ReceivedMessage
 from ..validation import MAX_BATCH
+from .bounded_json import BoundedParser
 
 BROKER_PROPERTIES = "BrokerProperties"
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
@@ -62,6 +63,8 @@ _RESERVED_PREFIXES = ("azsession-", "x-ms-", "x-forwarded-", "sec-", "access-con
 _MAX_TIME_TO_LIVE = 922337203685
 #: The most headers, and characters in them, of one message. A message with more is sent in an envelope.
 MAX_HEADERS, MAX_HEADER_SIZE = 64, 32768
+#: Characters of JSON from which the number of its values is limited: see `bounded_json`.
+_LARGE = 256 * 1024
 #: The most digits of a whole number in JSON. Python needs quadratic time to parse a number.
 _MAX_DIGITS = 400
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z"
@@ -136,15 +139,17 @@ def _broker_properties(message: Message | PeekedMessage) -> dict[str, Any]:
 def _attribute_name(name: str) -> str:
     encoded = quote(name, safe="!#$&'*+-.^_`|~")
     if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
-        encoded = f"%{ord(name[0]):02X}{encoded[1:]}"
-    return encoded
+        encoded = f"%{ord(name[0]):02x}{encoded[1:]}"
+    # Servers and proxies may change the case of a header's name. A percent code means the same in both cases.
+    return re.sub(r"%..|[A-Z]", lambda match: match[0] if match[0][0] == "%" else f"%{ord(match[0]):02x}", encoded)
 
 
 def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
     """Return one message as headers and body.
 
-    The name of an attribute is percent-encoded if it cannot be a header name or is a reserved one. An attribute with an empty
-    name is left out: a header needs a name. azsession does not send such an attribute, but other programs can.
+    The name of an attribute is percent-encoded if it cannot be a header name or is a reserved one. Its upper-case letters are
+    percent-encoded, too, because the names of headers have no case. An attribute with an empty name is left out: a header
+    needs a name. azsession does not send such an attribute, but other programs can.
     """
     headers = {BROKER_PROPERTIES: json.dumps(_broker_properties(message), separators=(",", ":"))}
     if message.content_type is not None:
@@ -204,7 +209,16 @@ def _parse_attribute(value: str) -> AttributeValue | None:
 
 def encode_envelope(messages: Iterable[Message | PeekedMessage]) -> bytes:
     """Return messages as an envelope."""
-    return b"[" + b",".join(encode_item(message) for message in messages) + b"]"
+    return b"".join(envelope_pieces(messages))
+
+
+def envelope_pieces(messages: Iterable[Message | PeekedMessage]) -> Iterator[bytes]:
+    """Return messages as the pieces of an envelope. Each piece has one message at most."""
+    before = b"["
+    for message in messages:
+        yield before + encode_item(message)
+        before = b","
+    yield b"]" if before == b"," else b"[]"
 
 
 def encode_item(message: Message | PeekedMessage) -> bytes:
@@ -230,15 +244,47 @@ def decode_envelope(data: bytes) -> list[dict[str, Any]]:
         BatchTooLargeError: The envelope has more than `MAX_BATCH` messages.
         MalformedError: The bytes are not an envelope, or a message in it is malformed.
     """
-    items = _load_json(data, "the envelope")
+    return [decode_item(item) for item in envelope_items(data)]
+
+
+def envelope_items(data: bytes) -> Iterator[Any]:
+    """Return the elements of an envelope one by one, for `decode_item`.
+
+    Raises:
+        BatchTooLargeError: The envelope has more than `MAX_BATCH` messages.
+        MalformedError: The bytes are not an envelope.
+    """
+    try:
+        text = _decode_text(data)
+        items = BoundedParser(text, _JSON).items() if len(text) > _LARGE else iter(_check_array(_JSON.decode(text)))
+        for number, item in enumerate(items, 1):
+            if number > MAX_BATCH:
+                raise BatchTooLargeError(f"an envelope has at most {MAX_BATCH} messages, this one has more")
+            yield item
+    except MalformedError:
+        raise
+    except (ValueError, RecursionError):
+        raise MalformedError("the envelope is not valid JSON") from None
+
+
+def _check_array(items: Any) -> list[Any]:
     if not isinstance(items, list):
         raise MalformedError("an envelope must be a JSON array")
-    if len(items) > MAX_BATCH:
-        raise BatchTooLargeError(f"an envelope has at most {MAX_BATCH} messages, this one has {len(items)}")
-    return [_decode_item(item) for item in items]
+    return items
 
 
-def _decode_item(item: Any) -> dict[str, Any]:
+def base64_size(item: Any) -> int:
+    """Return the size in bytes of the body of an element of an envelope, if the body is base64; else 0."""
+    body = item.get("Body") if isinstance(item, dict) and item.get("BodyEncoding") == "base64" else None
+    return len(body) * 3 // 4 - body.count("=", -2) if isinstance(body, str) else 0
+
+
+def decode_item(item: Any) -> dict[str, Any]:
+    """Return the fields of the message in an element of an envelope, with ``lock_token`` if it has one.
+
+    Raises:
+        MalformedError: The message is malformed.
+    """
     body = item.get("Body", "") if isinstance(item, dict) else None
     if not isinstance(body, str):
         raise MalformedError('each message of an envelope must be an object whose "Body" is text')
@@ -268,10 +314,15 @@ _JSON = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)
 
 def _load_json(data: str | bytes, name: str) -> Any:
     try:
-        # Not the codec "utf-8-sig": its first use imports a module, and a process that is forked meanwhile can deadlock.
-        return _JSON.decode(data.removeprefix(codecs.BOM_UTF8).decode() if isinstance(data, bytes) else data)
+        text = data if isinstance(data, str) else _decode_text(data)
+        return BoundedParser(text, _JSON).value() if len(text) > _LARGE else _JSON.decode(text)
     except (ValueError, RecursionError):
         raise MalformedError(f"{name} is not valid JSON") from None
+
+
+def _decode_text(data: bytes) -> str:
+    # Not the codec "utf-8-sig": its first use imports a module, and a process that is forked meanwhile can deadlock.
+    return data.removeprefix(codecs.BOM_UTF8).decode()
 
 
 def _fields(properties: Any, attributes: dict[str, Any], body: bytes, content_type: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from ..messages import PeekedMessage
 from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, ERROR_CODE_HEADER, JSON_TYPE, LOCK_EXPIRES_HEADER
 from ..protocol.error_codes import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
 from ..protocol.routes import NoRouteError
-from ..protocol.wire import MalformedError, encode_envelope, encode_single, fits_headers
+from ..protocol.wire import MalformedError, encode_single, envelope_pieces, fits_headers
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -50,17 +50,24 @@ class Answer:
 
     def encoded(self) -> Answer:
         """Return the same answer with its messages encoded into headers and body."""
+        if self.messages is None:
+            return self
+        headers, pieces = self.pieces()
+        return Answer(self.status, headers, b"".join(pieces))
+
+    def pieces(self) -> tuple[Mapping[str, str], Iterable[bytes]]:
+        """Return the headers, and the body in pieces. Each piece takes little time to encode."""
         messages = self.messages
         if messages is None:
-            return self
+            return self.headers, [self.body] if self.body else []
         # A repeated request gets the same answer. If the first attempt asked for several messages, there can be more than
         # one here, although this attempt asked for one.
         if self.single and len(messages) == 1:
             own, body = encode_single(messages[0])
             if fits_headers(own):
-                return Answer(self.status, {**own, **self.headers}, body)
+                return {**own, **self.headers}, [body]
         described = {"Content-Type": ENVELOPE_TYPE, COUNT_HEADER: str(len(messages)), **self.headers}
-        return Answer(self.status, described, encode_envelope(messages))
+        return described, envelope_pieces(messages)
 
 
 @attrs.frozen
@@ -72,11 +79,13 @@ class PendingAnswer(Generic[T]):
         make: Makes the answer from the result.
         give_back: Called with the result if the client did not get the answer. It returns the messages of the answer to the
             broker. `None` if there is nothing to return.
+        patience: Seconds to wait for the result at most; `None` for any time.
     """
 
     future: Future[T]
     make: Callable[[T], Answer]
     give_back: Callable[[T], Future[None]] | None = None
+    patience: float | None = None
 
 
 def error_answer(error: Exception, method: str) -> Answer:

@@ -40,7 +40,7 @@ _RIGHTS = {
     Operation.LIST_QUEUES: Right.MANAGE,
 }
 #: Operations that require no token: their answers say nothing about any queue.
-OPEN = frozenset({Operation.HEALTH, Operation.OPENAPI})
+OPEN = frozenset({Operation.HEALTH, Operation.READY, Operation.OPENAPI})
 
 
 def right_for(operation: Operation) -> Right:

@@ -1,6 +1,6 @@
 """The gateway without a transport: it authorizes requests, and hands them to the handlers.
 
-`http.wsgi` calls `Gateway` for requests over HTTP, and `azsession.client.inprocess` for requests of the same process. This
+`http.app` calls `Gateway` for requests over HTTP, and `azsession.client.inprocess` for requests of the same process. This
 module knows no web framework and no HTTP library.
 """
 
@@ -45,6 +45,7 @@ class Gateway:
         max_message_size: int = MAX_MESSAGE_SIZE,
     ) -> None:
         self.max_body_size = max_body_size
+        self.max_message_size = max_message_size
         self._handlers = Handlers(broker, max_message_size)
         self._guard = guard
 

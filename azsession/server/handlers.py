@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..broker.base import AcceptRequest, Broker, Delivery, Disposition, ReceiveRequest, Settlement
-from ..errors import InvalidReceiptError, MessageTooLargeError, ValidationError
-from ..messages import Message, SessionInfo
+from ..errors import InvalidReceiptError
+from ..messages import SessionInfo
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
 from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..protocol.queue_json import decode_queue, encode_queue_info
@@ -19,10 +19,8 @@ from ..protocol.wire import format_date, json_object
 from ..queues import QueueInfo
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_session_id
 from .answer import Answer, PendingAnswer
-from .request import Request, read_messages, read_reason, read_sequence_numbers, read_settlements
-
-#: Characters in the names and values of a message's attributes at most, as in Azure Service Bus.
-MAX_ATTRIBUTES_SIZE = 65536
+from .readiness import READY_TIMEOUT, Readiness
+from .request import Request, check_size, iter_messages, read_reason, read_sequence_numbers, read_settlements
 
 #: Messages and sessions that a listing returns if the query has no ``max``.
 DEFAULT_PEEK_COUNT, DEFAULT_LIST_COUNT = 10, 100
@@ -38,7 +36,8 @@ class Handlers:
 
     def __init__(self, broker: Broker, max_message_size: int) -> None:
         self._broker = broker
-        self._max_message_size = max_message_size
+        self._readiness = Readiness(broker)
+        self.max_message_size = max_message_size
         self._handlers: dict[Operation, Callable[[Request], Answer | PendingAnswer[Any]]] = {
             Operation.RECEIVE: self._receive,
             Operation.COMPLETE: self._settle_one,
@@ -65,6 +64,7 @@ class Handlers:
             Operation.DELETE_QUEUE: self._delete_queue,
             Operation.LIST_QUEUES: self._list_queues,
             Operation.HEALTH: lambda request: Answer.json(200, {"status": "ok"}),
+            Operation.READY: self._ready,
             Operation.OPENAPI: lambda request: Answer(200, {"Content-Type": JSON_TYPE}, openapi_document()),
         }
 
@@ -181,7 +181,7 @@ class Handlers:
         return PendingAnswer(self._broker.get_state(*_holder(request), context=request.context), make)
 
     def _set_state(self, request: Request) -> PendingAnswer[Any]:
-        self._check_size(len(request.body), "the session state")
+        check_size(len(request.body), "the session state", self.max_message_size)
         return _done(self._broker.set_state(*_holder(request), request.body, context=request.context), 204)
 
     def _clear_state(self, request: Request) -> PendingAnswer[Any]:
@@ -205,27 +205,10 @@ class Handlers:
     # Sending
 
     def _send(self, request: Request) -> PendingAnswer[Any]:
-        messages = read_messages(request)
-        for number, message in enumerate(messages, 1):
-            self._check_message(message, number)
+        messages = request.messages
+        if messages is None:
+            messages = list(iter_messages(request.headers, request.body, self.max_message_size))
         return _done(self._broker.send(request.route.entity, messages, request.request_id, context=request.context), 201)
-
-    def _check_message(self, message: Message, number: int) -> None:
-        if message.session_id is None:
-            raise ValidationError(f"message {number} has no SessionId; all queues need one")
-        self._check_size(len(message.body), f"the body of message {number}")
-        size = sum(len(name) + (len(value) if isinstance(value, str) else 8) for name, value in message.attributes.items())
-        if size > MAX_ATTRIBUTES_SIZE:
-            raise MessageTooLargeError(
-                f"the attributes of message {number} have {size} characters; the limit is {MAX_ATTRIBUTES_SIZE}",
-                size=size,
-                limit=MAX_ATTRIBUTES_SIZE,
-            )
-
-    def _check_size(self, size: int, described: str) -> None:
-        limit = self._max_message_size
-        if size > limit:
-            raise MessageTooLargeError(f"{described} has {size} bytes; the limit is {limit}", size=size, limit=limit)
 
     # Dead letters
 
@@ -240,6 +223,11 @@ class Handlers:
         return _done(
             self._broker.delete_dead_letter(request.route.entity, request.route.sequence_number, context=request.context), 204
         )
+
+    # Operation
+
+    def _ready(self, request: Request) -> PendingAnswer[Any]:
+        return PendingAnswer(self._readiness.check(), lambda _: Answer.json(200, {"status": "ready"}), patience=READY_TIMEOUT)
 
     # Queues
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,7 +14,15 @@ from ..errors import MessageTooLargeError, ValidationError
 from ..messages import Message
 from ..protocol import ENVELOPE_TYPE, LOCK_ID_HEADER, REQUEST_ID_HEADER
 from ..protocol.routes import Route
-from ..protocol.wire import BatchTooLargeError, decode_envelope, decode_single, json_object, message_to_send
+from ..protocol.wire import (
+    BatchTooLargeError,
+    base64_size,
+    decode_item,
+    decode_single,
+    envelope_items,
+    json_object,
+    message_to_send,
+)
 from ..validation import (
     MAX_BATCH,
     MAX_LOCK_TOKEN_LENGTH,
@@ -30,6 +38,8 @@ MAX_TIMEOUT = 86400.0
 DEFAULT_TIMEOUT = 60.0
 #: Bytes of a JSON body that does not describe messages.
 MAX_JSON_SIZE = 256 * 1024
+#: Characters in the names and values of a message's attributes at most, as in Azure Service Bus.
+MAX_ATTRIBUTES_SIZE = 65536
 #: The form of a lock id or a request id: a UUID in any notation.
 IDENTIFIER = r"[A-Za-z0-9._{}-]{0,64}"
 
@@ -66,7 +76,8 @@ class Request:
         query: The parameters of the query, decoded.
         headers: The headers.
         body: The body.
-        context: The caller and its deadline.
+        context: How the broker is called.
+        messages: The messages to send, if the body is read already: see `iter_messages`.
     """
 
     route: Route
@@ -74,6 +85,7 @@ class Request:
     headers: Headers
     body: bytes
     context: CallContext
+    messages: Sequence[Message] | None = None
 
     def identifier(self, name: str) -> str:
         """Return a header that holds a UUID, or ``""`` if the request does not have it.
@@ -138,23 +150,52 @@ class Request:
         return json_object(self.body)
 
 
-def read_messages(request: Request) -> list[Message]:
-    """Return the messages to send: of an envelope, or one message as headers and body.
+def iter_messages(headers: Headers, body: bytes, max_size: int) -> Iterator[Message]:
+    """Read the messages to send one by one: of an envelope, or one message as headers and body.
+
+    Args:
+        headers: The headers of the request.
+        body: The body of the request.
+        max_size: Bytes of a message's body at most.
 
     Raises:
         ValidationError: A message is malformed, or there is none.
-        MessageTooLargeError: The envelope has too many messages.
+        MalformedError: The body is malformed.
+        MessageTooLargeError: The envelope has too many messages, or a message is too large.
     """
-    content_type = (request.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+    content_type = (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
     if content_type != ENVELOPE_TYPE:
-        return [message_to_send(decode_single(request.headers.items(), request.body))]
+        yield _checked(message_to_send(decode_single(headers.items(), body)), 1, max_size)
+        return
+    number = 0
     try:
-        messages = [message_to_send(fields) for fields in decode_envelope(request.body)]
+        for number, item in enumerate(envelope_items(body), 1):
+            check_size(base64_size(item), f"the body of message {number}", max_size)
+            yield _checked(message_to_send(decode_item(item)), number, max_size)
     except BatchTooLargeError as error:
         raise MessageTooLargeError(str(error)) from None
-    if not messages:
+    if not number:
         raise ValidationError("the envelope has no message; it must have at least one")
-    return messages
+
+
+def check_size(size: int, described: str, limit: int) -> None:
+    """Raise `MessageTooLargeError` if a size in bytes is over its limit."""
+    if size > limit:
+        raise MessageTooLargeError(f"{described} has {size} bytes; the limit is {limit}", size=size, limit=limit)
+
+
+def _checked(message: Message, number: int, max_size: int) -> Message:
+    if message.session_id is None:
+        raise ValidationError(f"message {number} has no SessionId; all queues need one")
+    check_size(len(message.body), f"the body of message {number}", max_size)
+    size = sum(len(name) + (len(value) if isinstance(value, str) else 8) for name, value in message.attributes.items())
+    if size > MAX_ATTRIBUTES_SIZE:
+        raise MessageTooLargeError(
+            f"the attributes of message {number} have {size} characters; the limit is {MAX_ATTRIBUTES_SIZE}",
+            size=size,
+            limit=MAX_ATTRIBUTES_SIZE,
+        )
+    return message
 
 
 def read_reason(data: Mapping[str, Any]) -> tuple[str | None, str | None]:

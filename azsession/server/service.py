@@ -14,13 +14,12 @@ from ..config import is_loopback
 from ..errors import ConfigurationError
 from .authorization import AccessKey
 from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE
-from .http.presence import Presence
-from .http.server import GatewayServer
-from .http.wsgi import MAX_WAITING, create_app
+from .http.app import MAX_WAITING, create_app
+from .http.listener import Listener
 
 
 class GatewayService:
-    """Serves a broker over HTTP or HTTPS, in threads of this process.
+    """Serves a broker over HTTP or HTTPS, in a thread of this process.
 
     Use it as a context manager, or call `start` and `stop`.
 
@@ -39,7 +38,7 @@ class GatewayService:
         tls_cert: A file with the certificate chain in PEM format, to serve HTTPS. Needs `tls_key`.
         tls_key: A file with the private key of the certificate.
         insecure: Allow HTTP without TLS on an address that is not loopback, for example behind a proxy that does TLS.
-        max_waiting: Receives and accepts that may wait at once, from 1. Each waits in a thread. Others get status 429.
+        max_waiting: Receives and accepts that may wait at once, from 1. Others get status 429.
         max_body_size: Bytes of a request's body at most.
         max_message_size: Bytes of a message's body, or of a session state, at most.
         max_connections: Connections that may be open at once. Beyond the limit, the service closes the connection that has
@@ -74,32 +73,21 @@ class GatewayService:
             )
         self._broker = broker
         self._keys = list(keys)
-        self._presence = Presence(max_waiting)
         app = create_app(
             broker,
             keys=self._keys,
             hosts=hosts,
             max_body_size=max_body_size,
             max_message_size=max_message_size,
-            presence=self._presence,
-        )
-        # The server's own limit is larger, so that the gateway answers a body that is a little too large.
-        self._server = GatewayServer(
-            app,
-            host,
-            port,
             max_waiting=max_waiting,
-            max_body_size=max_body_size + 65536,
-            max_connections=max_connections,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
         )
+        self._listener = Listener(app, host, port, max_connections=max_connections, tls_cert=tls_cert, tls_key=tls_key)
         self._stopped = False
 
     @property
     def url(self) -> str:
         """The URL of the gateway, for example ``http://127.0.0.1:8080``. With port 0, the port is known after `start`."""
-        return self._server.url
+        return self._listener.url
 
     @property
     def broker(self) -> Broker:
@@ -119,12 +107,12 @@ class GatewayService:
         return f"Endpoint={self.url}/;SharedAccessKeyName={chosen.name};SharedAccessKey={chosen.key}"
 
     def start(self) -> GatewayService:
-        """Start to serve, in other threads. Returns when the service listens.
+        """Start to serve, in another thread. Returns when the service listens.
 
         Raises:
             ConfigurationError: The service cannot listen on the address.
         """
-        self._server.start()
+        self._listener.start()
         return self
 
     def stop(self) -> None:
@@ -137,8 +125,7 @@ class GatewayService:
             return
         self._stopped = True
         self._broker.stop_waiting()
-        self._server.stop()
-        self._presence.stop()
+        self._listener.stop()
         self._broker.close()
 
     def __enter__(self) -> GatewayService:

@@ -7,12 +7,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import attrs
 import requests
 from requests.adapters import HTTPAdapter
 
-from ...broker.base import NO_DEADLINE, CallContext
+from ...broker.base import BLOCKING, CallContext
 from ...broker.embedded import EmbeddedBroker
 from ...client.provider import ServiceBusProvider
 from ...client.session import SessionClient
@@ -47,11 +48,15 @@ class _CountingBroker(EmbeddedBroker):
         self._counting = threading.Lock()  # Guards renewals.
         self.renewals: Counter[str] = Counter()
 
-    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> float:
-        left = super().renew(entity, session_id, lock_id, context=context)
-        with self._counting:
-            self.renewals[session_id] += 1
-        return left
+    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[float]:
+        future = super().renew(entity, session_id, lock_id, context=context)
+        future.add_done_callback(lambda done: self._count(session_id, done))
+        return future
+
+    def _count(self, session_id: str, done: Future[float]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            with self._counting:
+                self.renewals[session_id] += 1
 
 
 @attrs.frozen

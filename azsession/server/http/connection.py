@@ -1,0 +1,427 @@
+"""One connection of the gateway's server.
+
+A `Connection` stands between the event loop and the protocol object of the HTTP server. It passes bytes on in both
+directions, and never looks for requests in them: the HTTP server's parser alone decides where a request ends. The ASGI
+application reports the progress of its requests (`asgi.Connection`), so that the time limits of each phase apply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Protocol
+
+from . import limits, refusals
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+class Table(Protocol):
+    """The table of all connections."""
+
+    tls: ssl.SSLContext | None
+    is_stopping: bool
+
+    def add(self, connection: Connection) -> bool: ...
+
+    def remove(self, connection: Connection) -> None: ...
+
+    def update(self, connection: Connection) -> None: ...
+
+
+class Phase(Enum):
+    """What a connection waits for."""
+
+    HANDSHAKE = "the end of the TLS handshake"
+    IDLE = "a request"
+    HEAD = "the rest of a request's head"
+    BODY = "the body of a request"
+    WORK = "the application"
+    CLOSING = "the end of the connection"
+
+
+class Movement:
+    """Bytes that must move at a rate. Bytes that move faster give no credit for later."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Give the bytes the whole time again."""
+        self._due = time.monotonic() + limits.HEADER_DEADLINE
+
+    def add(self, size: int) -> None:
+        """Count bytes that have moved."""
+        self._count += size
+
+    def is_late(self, now: float) -> bool:
+        """Return whether the bytes stand still, or move too slowly."""
+        moved, self._count = self._count, 0
+        self._due = min(self._due + moved / limits.BODY_RATE, now + limits.HEADER_DEADLINE)
+        return self._due < now
+
+
+class Connection(asyncio.Protocol):
+    """One connection. The event loop calls the methods of `asyncio.Protocol`, the application those of `asgi.Connection`.
+
+    Args:
+        table: The table of all connections.
+        make_inner: Makes the protocol object of the HTTP server.
+    """
+
+    def __init__(self, table: Table, make_inner: Callable[[], asyncio.Protocol]) -> None:
+        self._table = table
+        self._make_inner = make_inner
+        self._inner: asyncio.Protocol | None = None
+        self._transport: asyncio.Transport = asyncio.Transport()
+        self._handshake: asyncio.Task[None] | None = None
+        self._phase = Phase.IDLE
+        #: When the phase must be over. `None` if it may last.
+        self._deadline: float | None = None
+        #: The bytes of a body that arrives, and of an answer that the client takes.
+        self._arrival: Movement | None = None
+        self._departure: Movement | None = None
+        self._unsent = 0
+        #: Whether the connection is beyond the limit of the server.
+        self._is_refused = False
+        #: Whether the HTTP server could not read what the client sent.
+        self._is_malformed = False
+        self._is_feeding = False
+        self._is_answered = False
+        self._is_lost = False
+        self._closes_slowly = False
+        self._head_size = 0
+        self._held = bytearray()
+        self._inner_paused = False
+        self._flushed: asyncio.Future[bool] | None = None
+
+    # For the table
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the client may take its time to send a request."""
+        return self._phase is Phase.IDLE
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a time limit applies."""
+        return self._deadline is not None or self._arrival is not None or self._departure is not None
+
+    def is_late(self, now: float) -> bool:
+        """Return whether the connection is over a time limit."""
+        if self._deadline is not None and self._deadline < now:
+            return True
+        if self._arrival is not None and not self._inner_paused and self._arrival.is_late(now):
+            return True
+        if self._departure is None:
+            return False
+        unsent = self._transport.get_write_buffer_size()
+        self._departure.add(max(0, self._unsent - unsent))
+        self._unsent = unsent
+        return self._departure.is_late(now)
+
+    def on_late(self) -> None:
+        """Close the connection, because it is over a time limit."""
+        if self._phase is Phase.HEAD and not self._is_refused:
+            self._refuse(refusals.LATE)
+        else:
+            self.abort()
+
+    def close(self) -> None:
+        """Close the connection when the client has taken the last answer."""
+        self._set_phase(Phase.CLOSING, None if self._departure is not None else limits.LINGER)
+        self._transport.close()
+
+    def stop(self) -> None:
+        """Close the connection after the answer to the request that runs, or at once if none runs."""
+        if self._phase in (Phase.IDLE, Phase.HEAD):
+            self.close()
+        elif self._phase is Phase.HANDSHAKE:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
+    # For the application
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is closed, or is being closed."""
+        return self._is_lost or self._phase is Phase.CLOSING or self._transport.is_closing()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the connection is closed after the running request, because the server stops."""
+        return self._table.is_stopping
+
+    def begin(self) -> None:
+        """A request begins: its head is complete."""
+        if self._phase is Phase.CLOSING:
+            return
+        self._head_size = 0
+        self._is_answered = False
+        self._arrival = Movement()
+        self._set_phase(Phase.BODY)
+
+    def body_read(self) -> None:
+        """The body of the request is read."""
+        if self._phase is Phase.BODY:
+            self._arrival = None
+            self._set_phase(Phase.WORK)
+
+    def close_slowly(self) -> None:
+        """The client may still be sending when the connection is closed. It must get the time to read the answer."""
+        self._closes_slowly = True
+
+    async def flushed(self) -> bool:
+        """Wait until the system has taken all bytes of the answer. Return `False` if the connection was lost before."""
+        if self._is_lost or self._departure is None:
+            return not self._is_lost
+        if self._flushed is None:
+            self._flushed = asyncio.get_running_loop().create_future()
+        return await self._flushed
+
+    def end(self) -> None:
+        """The request ends."""
+        if self._is_lost or self._phase is Phase.CLOSING:
+            return
+        self._arrival = None
+        self._set_phase(Phase.IDLE)
+        if self._table.is_stopping:
+            self.close()
+            return
+        # Afterwards: the HTTP server may start the next request at once.
+        if self._is_malformed:
+            asyncio.get_running_loop().call_soon(self._refuse_malformed)
+        elif self._held:
+            asyncio.get_running_loop().call_soon(self._release_held)
+
+    # For the event loop
+
+    def connection_made(self, transport: Any) -> None:
+        # uvloop's transports do not inherit from `asyncio.Transport`.
+        self._transport = transport
+        self._is_refused = not self._table.add(self)
+        if self._table.tls is None:
+            self._start()
+            return
+        transport.pause_reading()
+        self._set_phase(Phase.HANDSHAKE, limits.HEADER_DEADLINE)
+        self._handshake = asyncio.get_running_loop().create_task(self._shake_hands(transport, self._table.tls))
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase is Phase.CLOSING or self._is_malformed:
+            return
+        if self._is_refused:
+            self._refuse(refusals.BUSY)
+        elif self._phase is Phase.WORK:
+            self._held += data
+            self._control_reading()
+        elif self._inner is not None:
+            self._feed(self._inner, data)
+
+    def eof_received(self) -> bool | None:
+        return None if self._inner is None else self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._departure = Movement()
+        self._unsent = self._transport.get_write_buffer_size()
+        self._table.update(self)
+        if self._inner is not None:
+            self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._departure = None
+        if self._phase is Phase.CLOSING:
+            self._deadline = time.monotonic() + limits.LINGER
+        self._table.update(self)
+        if self._flushed is not None and not self._flushed.done():
+            self._flushed.set_result(True)
+        self._flushed = None
+        if self._inner is not None:
+            self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
+        self._table.remove(self)
+        self._held.clear()
+        if self._flushed is not None and not self._flushed.done():
+            self._flushed.set_result(False)
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.connection_lost(exc)
+
+    # For the transport that the HTTP server sees
+
+    def write(self, data: bytes) -> None:
+        """Write what the HTTP server writes."""
+        if self._is_feeding:
+            # The only answer without a request is to bytes that are no request.
+            self._is_malformed = True
+            asyncio.get_running_loop().call_soon(self._refuse_malformed)
+        elif self._phase is not Phase.CLOSING:
+            self._is_answered = self._is_answered or not data.startswith(b"HTTP/1.1 100 ")
+            self._transport.write(data)
+
+    def close_from_inside(self) -> None:
+        """Close the connection for the HTTP server."""
+        if self._is_feeding or self._phase is Phase.CLOSING:
+            return
+        if self._closes_slowly:
+            self._linger()
+        else:
+            self.close()
+
+    def pause_from_inside(self, paused: bool) -> None:
+        """Stop or continue reading for the HTTP server."""
+        self._inner_paused = paused
+        if self._arrival is not None and not paused:
+            self._arrival.restart()
+        self._control_reading()
+
+    # Inside
+
+    def _start(self) -> None:
+        """Serve requests on a connection that is ready for them."""
+        # Writing is paused as long as the system has not taken all bytes.
+        self._transport.set_write_buffer_limits(high=0)
+        if self._is_refused:
+            self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)
+            return
+        self._set_phase(Phase.IDLE)
+        self._inner = self._make_inner()
+        self._inner.connection_made(WatchedTransport(self, self._transport))
+
+    async def _shake_hands(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        try:
+            encrypted = await asyncio.get_running_loop().start_tls(
+                transport, self, context, server_side=True, ssl_handshake_timeout=limits.HEADER_DEADLINE
+            )
+        except (OSError, EOFError) as error:
+            logger.debug("a TLS handshake failed: %s", error)
+            encrypted = None
+        if encrypted is None or self._is_lost:
+            transport.abort()
+            self.connection_lost(None)
+            return
+        self._transport = encrypted
+        self._start()
+
+    def _set_phase(self, phase: Phase, seconds: float | None = None) -> None:
+        self._phase = phase
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._table.update(self)
+
+    def _feed(self, inner: asyncio.Protocol, data: bytes) -> None:
+        if self._arrival is not None:
+            self._arrival.add(len(data))
+        elif self._phase is Phase.IDLE:
+            self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)
+        self._head_size += len(data)
+        self._is_feeding = True
+        try:
+            inner.data_received(data)
+        finally:
+            self._is_feeding = False
+        if self._phase is Phase.HEAD and self._head_size > limits.MAX_HEAD_SIZE:
+            # Afterwards: if the head is complete, the application begins before.
+            asyncio.get_running_loop().call_soon(self._check_head_size)
+
+    def _check_head_size(self) -> None:
+        if self._phase is Phase.HEAD and self._head_size > limits.MAX_HEAD_SIZE:
+            self._refuse(refusals.LARGE)
+
+    def _release_held(self) -> None:
+        """Pass on the bytes that came while the application worked, unless it works again."""
+        if self._phase is Phase.IDLE and not self._is_lost:
+            data = bytes(self._held)
+            self._held.clear()
+            self._control_reading()
+            self.data_received(data)
+
+    def _control_reading(self) -> None:
+        wanted = self._phase is Phase.CLOSING or not (self._inner_paused or len(self._held) > limits.MAX_HELD)
+        if self._transport.is_closing() or wanted == self._transport.is_reading():
+            return
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _refuse_malformed(self) -> None:
+        """Answer bytes that are no request, after the answers to the requests before them."""
+        if self._phase in (Phase.WORK, Phase.CLOSING) or self._is_lost:
+            return
+        if self._phase is Phase.BODY and self._is_answered:
+            self._linger()
+        else:
+            self._refuse(refusals.MALFORMED)
+
+    def _refuse(self, answer: bytes) -> None:
+        self._transport.write(refusals.dated(answer))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close the connection when the client has had the time to read the answer.
+
+        If a socket is closed while bytes arrive, the system answers them with a reset. The reset can overtake the answer.
+        """
+        self._held.clear()
+        self._arrival = None
+        self._set_phase(Phase.CLOSING, limits.LINGER)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._control_reading()
+        asyncio.get_running_loop().call_soon(self._drop_inner)
+
+    def _drop_inner(self) -> None:
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.connection_lost(None)
+
+
+class WatchedTransport(asyncio.Transport):
+    """The transport that the HTTP server sees.
+
+    Args:
+        connection: The connection.
+        transport: The transport of the event loop.
+    """
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._connection = connection
+        self._transport = transport
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._connection.write(bytes(data))
+
+    def close(self) -> None:
+        self._connection.close_from_inside()
+
+    def abort(self) -> None:
+        self._connection.abort()
+
+    def is_closing(self) -> bool:
+        return self._connection.is_closed
+
+    def is_reading(self) -> bool:
+        return self._transport.is_reading()
+
+    def pause_reading(self) -> None:
+        self._connection.pause_from_inside(True)
+
+    def resume_reading(self) -> None:
+        self._connection.pause_from_inside(False)
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()

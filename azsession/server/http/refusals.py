@@ -1,0 +1,33 @@
+"""Answers to requests that the ASGI application does not see. The connection ends with each of them."""
+
+from __future__ import annotations
+
+import json
+from email.utils import formatdate
+
+from ...protocol import ERROR_CODE_HEADER, JSON_TYPE, PROTOCOL_HEADER, PROTOCOL_VERSION
+from ...protocol.error_codes import INVALID_REQUEST, MESSAGE_TOO_LARGE, SERVER_BUSY
+from .limits import MAX_HEAD_SIZE
+
+
+def _refusal(status: str, code: str, message: str, **headers: str) -> bytes:
+    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    fields = {"Content-Type": JSON_TYPE, "Content-Length": str(len(body)), "Connection": "close", "Cache-Control": "no-store"}
+    fields |= {PROTOCOL_HEADER: PROTOCOL_VERSION, ERROR_CODE_HEADER: code}
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body
+
+
+def dated(answer: bytes) -> bytes:
+    """Return an answer with the current date (RFC 9110, section 6.6.1)."""
+    status, _, rest = answer.partition(b"\r\n")
+    return b"%s\r\nDate: %s\r\n%s" % (status, formatdate(usegmt=True).encode(), rest)
+
+
+BUSY = _refusal("503 Service Unavailable", SERVER_BUSY, "the gateway has too many connections", Retry_After="1")
+LATE = _refusal("408 Request Timeout", INVALID_REQUEST, "the head of the request took too long to arrive")
+MALFORMED = _refusal("400 Bad Request", INVALID_REQUEST, "the request is not valid HTTP/1.1")
+LARGE = _refusal(
+    "413 Content Too Large", MESSAGE_TOO_LARGE, f"the request line and headers have more than {MAX_HEAD_SIZE} bytes"
+)
