@@ -73,7 +73,7 @@ class GatewayService:
             )
         self._broker = broker
         self._keys = list(keys)
-        app = create_app(
+        self._app = create_app(
             broker,
             keys=self._keys,
             hosts=hosts,
@@ -81,7 +81,7 @@ class GatewayService:
             max_message_size=max_message_size,
             max_waiting=max_waiting,
         )
-        self._listener = Listener(app, host, port, max_connections=max_connections, tls_cert=tls_cert, tls_key=tls_key)
+        self._listener = Listener(self._app, host, port, max_connections=max_connections, tls_cert=tls_cert, tls_key=tls_key)
         self._stopped = False
 
     @property

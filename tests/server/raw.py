@@ -98,7 +98,7 @@ class Gateway:
     def queue(self, **settings: Any) -> str:
         """Create a queue for one test, and return its name."""
         name = f"queue-{next(_numbers)}"
-        self.service.broker.create_queue(name, QueueSettings(**settings))
+        self.service.broker.create_queue(name, QueueSettings(**settings)).result()
         return name
 
     def token(self, path: str = "", *, key: AccessKey = MANAGE, expiry: float | None = None, base: str | None = None) -> str:
@@ -278,7 +278,7 @@ def waiters(gateway: Gateway, queue: str, session_id: str) -> int:
 
 def places_left(gateway: Gateway) -> int:
     """Return how many more requests may wait. The broker registers a waiter before its place is taken."""
-    return gateway.service._presence._slots._value  # type: ignore[attr-defined, no-any-return]
+    return gateway.service._app.slots._free._value  # type: ignore[attr-defined, no-any-return]
 
 
 def acceptors(gateway: Gateway, queue: str) -> int:

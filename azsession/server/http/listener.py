@@ -127,11 +127,13 @@ class Listener:
             loop.close()
 
     async def _serve(self, listener: socket.socket) -> None:
+        self._server.servers = []  # If it is stopped before it has started.
         stopping = asyncio.ensure_future(self._stopping.wait())
         serving = asyncio.ensure_future(self._server.serve(sockets=[listener]))
         try:
             await asyncio.wait((stopping, serving), return_when=asyncio.FIRST_COMPLETED)
-            # uvicorn's own shutdown takes at least 0.1 seconds.
+            # `Server.shutdown` does the same, but takes at least 0.1 seconds.
+            self._stop_accepting()
             await self.connections.drain(STOP_PATIENCE)
         finally:
             own = asyncio.current_task()
@@ -139,6 +141,11 @@ class Listener:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._stop_accepting()
+
+    def _stop_accepting(self) -> None:
+        for server in self._server.servers:
+            server.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

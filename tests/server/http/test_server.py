@@ -17,7 +17,7 @@ import trustme
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import ConfigurationError
 from azsession.server import AccessKey, GatewayService
-from azsession.server.http import server
+from azsession.server.http import limits
 from tests.conftest import eventually
 from tests.support.paths import ROOT
 
@@ -107,7 +107,7 @@ def test_requests_can_be_pipelined(gateway: Gateway, queue: str) -> None:
 
 
 def test_slow_clients_block_no_others_and_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADER_DEADLINE", 1.0)
+    monkeypatch.setattr(limits, "HEADER_DEADLINE", 1.0)
     with serving(max_waiting=64) as gateway, ExitStack() as stack:
         slow = [stack.enter_context(gateway.open_socket(b"GET /healthz HTTP/1.1\r\nX-Slow: ")) for _ in range(40)]
         body = gateway.head("POST", "/q/messages", {"Content-Length": "1000"})
@@ -138,12 +138,12 @@ def test_slow_clients_block_no_others_and_are_disconnected(monkeypatch: pytest.M
 
 
 def test_a_body_can_take_longer_than_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "BODY_RATE", 100)
+    monkeypatch.setattr(limits, "BODY_RATE", 100)
     with serving() as gateway:
         queue = gateway.queue()
         headers = {"Content-Length": "1000", "BrokerProperties": '{"SessionId": "s"}'}
         with gateway.open_socket(gateway.head("POST", f"/{queue}/messages", headers) + b"x" * 500) as sock:
-            monkeypatch.setattr(server, "HEADER_DEADLINE", 0.1)
+            monkeypatch.setattr(limits, "HEADER_DEADLINE", 0.1)
             sock.sendall(b"x" * 500)
             assert read_reply(sock).status == 201
 
@@ -226,7 +226,7 @@ def test_a_silent_or_broken_tls_client_blocks_no_others(authority: trustme.CA, c
 def test_a_silent_tls_client_is_disconnected(
     authority: trustme.CA, certificate: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEADER_DEADLINE", 0.2)
+    monkeypatch.setattr(limits, "HEADER_DEADLINE", 0.2)
     with serving(**certificate) as gateway, gateway.open_socket(b"\x16\x03\x01") as sock:
         # A TLS alert can come before the end of the connection.
         while sock.recv(100):
