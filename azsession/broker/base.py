@@ -177,14 +177,14 @@ def superseded_error() -> ProviderError:
 class Broker(abc.ABC):
     """An engine that keeps messages in queues and sessions.
 
-    All methods may be called from any thread. Every operation returns a future at once or, with `CallContext.blocking`, after
-    work on a disk. The future gets the result, or a `QueueError` with a code of the protocol. Callers validate names, ids and
-    numbers first.
+    All methods may be called from any thread. Every operation returns a future at once, or, with `CallContext.blocking`,
+    after work on a disk. The future gets the result, or a `QueueError` with a code of the protocol. Callers validate names,
+    ids and numbers first.
 
     A caller that goes away cancels the future. `Future.cancel` returns `True` if the operation is withdrawn: the broker gives
     no message and no lock for it. It returns `False` if the operation has taken effect.
 
-    Arguments that several methods have, and that their docstrings do not repeat:
+    Arguments that several methods have:
 
     * `entity`: The name of a queue, or of a subscription as ``topic/subscriptions/name``.
     * `session_id`: The session.
@@ -334,8 +334,13 @@ class Broker(abc.ABC):
         """Dead-letter all messages of the session.
 
         Args:
+            entity: The queue or subscription.
+            session_id: The session.
+            lock_id: The holder of the session lock.
             reason: Why; each dead letter keeps it.
             description: More about the reason, or `None`.
+            request_id: The same for all attempts of one request.
+            context: How the operation is called.
 
         Returns:
             How many messages the request dead-lettered. A later attempt of the same request returns the same number.
