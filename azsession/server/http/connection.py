@@ -8,8 +8,6 @@ application reports the progress of its requests (`asgi.Connection`), so that th
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -17,16 +15,11 @@ from typing import Any, Protocol
 
 from . import limits, refusals
 
-logger: logging.Logger = logging.getLogger(__name__)
-
 
 class Table(Protocol):
     """The table of all connections."""
 
-    tls: ssl.SSLContext | None
     is_stopping: bool
-
-    def add(self, connection: Connection) -> bool: ...
 
     def remove(self, connection: Connection) -> None: ...
 
@@ -36,7 +29,7 @@ class Table(Protocol):
 class Phase(Enum):
     """What a connection waits for."""
 
-    HANDSHAKE = "the end of the TLS handshake"
+    OPENING = "the end of the TLS handshake"
     IDLE = "a request"
     HEAD = "the rest of a request's head"
     BODY = "the body of a request"
@@ -72,23 +65,26 @@ class Connection(asyncio.Protocol):
     Args:
         table: The table of all connections.
         make_inner: Makes the protocol object of the HTTP server.
+        is_refused: Whether the connection is beyond the limit of the server, so that its requests get status 503.
+
+    Attributes:
+        opening: The task that opens the connection.
     """
 
-    def __init__(self, table: Table, make_inner: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, table: Table, make_inner: Callable[[], asyncio.Protocol], is_refused: bool) -> None:
         self._table = table
         self._make_inner = make_inner
         self._inner: asyncio.Protocol | None = None
-        self._transport: asyncio.Transport = asyncio.Transport()
-        self._handshake: asyncio.Task[None] | None = None
-        self._phase = Phase.IDLE
+        self._is_refused = is_refused
+        self._transport: Any = None
+        self.opening: asyncio.Task[None] | None = None
+        self._phase = Phase.OPENING
         #: When the phase must be over. `None` if it may last.
         self._deadline: float | None = None
         #: The bytes of a body that arrives, and of an answer that the client takes.
         self._arrival: Movement | None = None
         self._departure: Movement | None = None
         self._unsent = 0
-        #: Whether the connection is beyond the limit of the server.
-        self._is_refused = False
         #: Whether the HTTP server could not read what the client sent.
         self._is_malformed = False
         self._is_feeding = False
@@ -141,12 +137,15 @@ class Connection(asyncio.Protocol):
         """Close the connection after the answer to the request that runs, or at once if none runs."""
         if self._phase in (Phase.IDLE, Phase.HEAD):
             self.close()
-        elif self._phase is Phase.HANDSHAKE:
+        elif self._phase is Phase.OPENING:
             self.abort()
 
     def abort(self) -> None:
         """Close the connection at once."""
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()
 
     # For the application
 
@@ -207,13 +206,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         # uvloop's transports do not inherit from `asyncio.Transport`.
         self._transport = transport
-        self._is_refused = not self._table.add(self)
-        if self._table.tls is None:
-            self._start()
+        # Writing is paused as long as the system has not taken all bytes. TLS transports would always pause with a limit of 0.
+        transport.set_write_buffer_limits(high=1, low=0)
+        if self._is_refused:
+            self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)
             return
-        transport.pause_reading()
-        self._set_phase(Phase.HANDSHAKE, limits.HEADER_DEADLINE)
-        self._handshake = asyncio.get_running_loop().create_task(self._shake_hands(transport, self._table.tls))
+        self._set_phase(Phase.IDLE)
+        self._inner = self._make_inner()
+        self._inner.connection_made(WatchedTransport(self, transport))
 
     def data_received(self, data: bytes) -> None:
         if self._phase is Phase.CLOSING or self._is_malformed:
@@ -286,32 +286,6 @@ class Connection(asyncio.Protocol):
         self._control_reading()
 
     # Inside
-
-    def _start(self) -> None:
-        """Serve requests on a connection that is ready for them."""
-        # Writing is paused as long as the system has not taken all bytes.
-        self._transport.set_write_buffer_limits(high=0)
-        if self._is_refused:
-            self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)
-            return
-        self._set_phase(Phase.IDLE)
-        self._inner = self._make_inner()
-        self._inner.connection_made(WatchedTransport(self, self._transport))
-
-    async def _shake_hands(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
-        try:
-            encrypted = await asyncio.get_running_loop().start_tls(
-                transport, self, context, server_side=True, ssl_handshake_timeout=limits.HEADER_DEADLINE
-            )
-        except (OSError, EOFError) as error:
-            logger.debug("a TLS handshake failed: %s", error)
-            encrypted = None
-        if encrypted is None or self._is_lost:
-            transport.abort()
-            self.connection_lost(None)
-            return
-        self._transport = encrypted
-        self._start()
 
     def _set_phase(self, phase: Phase, seconds: float | None = None) -> None:
         self._phase = phase

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from contextlib import suppress
 from typing import Any, Protocol
@@ -14,9 +13,12 @@ from .connection import Connection
 
 
 class InnerFactory(Protocol):
-    """Makes the protocol object of the HTTP server for one connection. The options are those that the server passes."""
+    """Makes the protocol object of the HTTP server for one connection.
 
-    def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol: ...
+    Its argument becomes the ``state`` of the connection's requests.
+    """
+
+    def __call__(self, state: dict[str, Any]) -> asyncio.Protocol: ...
 
 
 class Connections:
@@ -25,14 +27,12 @@ class Connections:
     Args:
         make_inner: Makes the protocol objects of the HTTP server.
         limit: Connections at most. An eighth more are kept for as long as it takes to refuse them.
-        tls: The TLS context of the server, or `None`.
     """
 
-    def __init__(self, make_inner: InnerFactory, limit: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, make_inner: InnerFactory, limit: int) -> None:
         self._make_inner = make_inner
         self._limit = limit
         self._limit_refused = limit + max(8, limit // 8)
-        self.tls = tls
         self._open: set[Connection] = set()
         #: Idle connections, and since when they are. The one that has been idle longest comes first.
         self._idle: dict[Connection, float] = {}
@@ -46,29 +46,16 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def protocol_class(self) -> type[asyncio.Protocol]:
-        """Return the class whose objects the HTTP server makes for its connections."""
-        connections = self
-
-        class GatewayProtocol(Connection):
-            def __init__(self, *, app_state: dict[str, Any], **options: Any) -> None:
-                super().__init__(connections, lambda: connections.inner_for(self, app_state, options))
-
-        return GatewayProtocol
-
-    def inner_for(self, connection: Connection, app_state: dict[str, Any], options: dict[str, Any]) -> asyncio.Protocol:
-        """Return the protocol object of the HTTP server for a connection."""
-        return self._make_inner(app_state={**app_state, CONNECTION_KEY: connection}, **options)
-
-    def add(self, connection: Connection) -> bool:
-        """Count a new connection. Return whether its requests are answered."""
+    def new(self) -> Connection | None:
+        """Return a new connection, or `None` if there must be no more."""
+        if self.is_stopping or len(self._open) >= self._limit_refused:
+            return None
+        is_refused = len(self._open) >= self._limit and not self.make_room()
+        connection = Connection(self, lambda: self._make_inner({CONNECTION_KEY: connection}), is_refused)
         self._open.add(connection)
         if self._timer is None:
             self._schedule()
-        accepted = len(self._open) <= self._limit or self._evict()
-        if self.is_stopping or len(self._open) > self._limit_refused:
-            connection.abort()
-        return accepted
+        return connection
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
@@ -87,6 +74,15 @@ class Connections:
         self._watched.discard(connection)
         if connection.is_idle:
             self._idle[connection] = time.monotonic()
+
+    def make_room(self) -> bool:
+        """Close the connection that has been idle longest, if there is one."""
+        connection, since = next(iter(self._idle.items()), (None, 0.0))
+        if connection is None or since > time.monotonic() - limits.IDLE_GRACE:
+            return False
+        self.remove(connection)
+        connection.abort()
+        return True
 
     async def drain(self, patience: float) -> None:
         """Answer the running requests, and close all connections.
@@ -109,15 +105,6 @@ class Connections:
         if self._open:
             self._emptied = asyncio.get_running_loop().create_future()
             await self._emptied
-
-    def _evict(self) -> bool:
-        """Close the connection that has been idle longest, if there is one."""
-        connection, since = next(iter(self._idle.items()), (None, 0.0))
-        if connection is None or since > time.monotonic() - limits.IDLE_GRACE:
-            return False
-        self.remove(connection)
-        connection.abort()
-        return True
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(limits.CHECK_PAUSE, self._check)

@@ -6,7 +6,7 @@ section 11.2). The ASGI application therefore refuses every head whose meaning i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 #: Bytes that each header adds to the size of a head: a colon, a space and the end of the line.
 _HEADER_EXTRA = 4
@@ -32,32 +32,30 @@ def framing_error(version: str, headers: RawHeaders) -> str | None:
         version: The HTTP version in the form of ASGI, for example ``1.1``.
         headers: The headers, with names in lower case.
     """
-    counts: dict[bytes, int] = {}
-    encoding, length = b"", b"0"
+    found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _FRAMING_TWINS:
             return f"the header {name.decode()} must be written with a hyphen"
         if name in _ONCE:
-            counts[name] = counts.get(name, 0) + 1
-            if counts[name] > 1:
+            if name in found:
                 return f"the header {name.decode()} must not be repeated"
-            if name == b"transfer-encoding":
-                encoding = value.strip().lower()
-            elif name == b"content-length":
-                length = value.strip()
+            found[name] = value.strip()
     if version in _BINARY_VERSIONS:
         return None
     if version not in ("1.0", "1.1"):
         return "the HTTP version must be 1.0 or 1.1"
-    if version == "1.1" and b"host" not in counts:
+    if version == "1.1" and b"host" not in found:
         return "an HTTP/1.1 request must have the header Host (RFC 9112, 3.2)"
-    if b"transfer-encoding" in counts:
-        if version == "1.0":
-            return "an HTTP/1.0 request must not have Transfer-Encoding (RFC 9112, 6.1)"
-        if encoding != b"chunked":
-            return "Transfer-Encoding must be chunked"
-        if b"content-length" in counts:
-            return "a request must not have both Content-Length and Transfer-Encoding (RFC 9112, 6.1)"
-    if not length.isdigit():
+    if not found.get(b"content-length", b"0").isdigit():
         return "Content-Length must be a whole number"
+    return _encoding_error(version, found) if b"transfer-encoding" in found else None
+
+
+def _encoding_error(version: str, found: Mapping[bytes, bytes]) -> str | None:
+    if version == "1.0":
+        return "an HTTP/1.0 request must not have Transfer-Encoding (RFC 9112, 6.1)"
+    if found[b"transfer-encoding"].lower() != b"chunked":
+        return "Transfer-Encoding must be chunked"
+    if b"content-length" in found:
+        return "a request must not have both Content-Length and Transfer-Encoding (RFC 9112, 6.1)"
     return None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import uvicorn
 from ...errors import ConfigurationError
 from . import limits
 from .asgi import ASGIApplication
+from .connection import Connection
 from .connections import Connections
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -24,6 +27,10 @@ logger: logging.Logger = logging.getLogger(__name__)
 BACKLOG = 4096
 #: Seconds in which running requests can finish when the server stops.
 STOP_PATIENCE = 5.0
+#: Seconds without accepting after the system had no room for a connection, and seconds between two warnings about it.
+NO_ROOM_PAUSE = 0.2
+WARN_PAUSE = 60.0
+_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 #: The name of the server's thread.
 THREAD_NAME = "azsession-server"
 #: Seconds of silence after which the system asks whether the peer is still there, seconds between such questions, and how
@@ -57,8 +64,8 @@ class Listener:
         tls_key: str | Path | None = None,
     ) -> None:
         self._address = (host, port)
-        tls = _tls_context(tls_cert, tls_key)
-        self._scheme = "http" if tls is None else "https"
+        self._tls = _tls_context(tls_cert, tls_key)
+        self._scheme = "http" if self._tls is None else "https"
         options: dict[str, Any] = {
             "log_config": None,
             "lifespan": "off",
@@ -71,16 +78,17 @@ class Listener:
         for name in ("uvicorn.access", "uvicorn.asgi", "uvicorn.error"):
             logging.getLogger(name).addFilter(_OWN_RECORDS)
         # Always the same parser: parsers differ in the malformed requests that they refuse.
-        plain = uvicorn.Config(application, http="httptools", **options)
-        plain.load()
-        most = limits.default_max_connections()
-        # uvicorn annotates the class without the options that it passes to the constructor.
-        make_inner: Any = plain.http_protocol_class
-        limit = most if max_connections is None else min(max_connections, most)
-        self.connections = Connections(make_inner, limit, tls)
-        config = uvicorn.Config(application, http=self.connections.protocol_class(), **options)
-        self._make_loop = config.get_loop_factory() or asyncio.new_event_loop
+        config = uvicorn.Config(application, http="httptools", **options)
+        config.load()
         self._server = uvicorn.Server(config)
+        # uvicorn annotates the class without the arguments that it passes to it.
+        inner_class: Any = config.http_protocol_class
+        most = limits.default_max_connections()
+        self.connections = Connections(
+            lambda state: inner_class(config=config, server_state=self._server.server_state, app_state=state),
+            most if max_connections is None else min(max_connections, most),
+        )
+        self._make_loop = config.get_loop_factory() or asyncio.new_event_loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._thread: threading.Thread | None = None
@@ -127,25 +135,54 @@ class Listener:
             loop.close()
 
     async def _serve(self, listener: socket.socket) -> None:
-        self._server.servers = []  # If it is stopped before it has started.
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        serving = asyncio.ensure_future(self._server.serve(sockets=[listener]))
+        # uvicorn gets no socket: it only keeps the date of the answers.
+        tasks = [asyncio.ensure_future(self._server.serve(sockets=[])), asyncio.ensure_future(self._accept(listener))]
         try:
-            await asyncio.wait((stopping, serving), return_when=asyncio.FIRST_COMPLETED)
-            # `Server.shutdown` does the same, but takes at least 0.1 seconds.
-            self._stop_accepting()
+            await self._stopping.wait()
+            tasks.pop().cancel()
+            listener.close()
             await self.connections.drain(STOP_PATIENCE)
         finally:
             own = asyncio.current_task()
-            tasks = [task for task in asyncio.all_tasks() if task is not own]
-            for task in tasks:
+            others = [task for task in asyncio.all_tasks() if task is not own]
+            for task in others:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._stop_accepting()
+            await asyncio.gather(*others, return_exceptions=True)
 
-    def _stop_accepting(self) -> None:
-        for server in self._server.servers:
-            server.close()
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        warned_at = float("-inf")
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    continue
+                if time.monotonic() > warned_at + WARN_PAUSE:
+                    warned_at = time.monotonic()
+                    logger.warning("no more connections can be accepted (%s); new ones must wait", error.strerror)
+                if not self.connections.make_room():
+                    await asyncio.sleep(NO_ROOM_PAUSE)
+                continue
+            connection = self.connections.new()
+            if connection is None:
+                sock.close()
+            else:
+                connection.opening = loop.create_task(self._open(connection, sock))
+
+    async def _open(self, connection: Connection, sock: socket.socket) -> None:
+        """Make the transport of a connection. Blocks until the end of the TLS handshake."""
+        seconds = None if self._tls is None else limits.HEADER_DEADLINE
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=seconds
+            )
+        except (OSError, asyncio.CancelledError) as error:
+            logger.debug("a connection could not be opened: %r", error)
+            sock.close()
+            connection.connection_lost(None)
+        finally:
+            connection.opening = None
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -153,6 +190,7 @@ def _listen(host: str, port: int) -> socket.socket:
     dual = host == "::" and socket.has_dualstack_ipv6()
     # This sets SO_REUSEADDR except on Windows, so that a server can be started again on the port that it has just used.
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    listener.setblocking(False)
     # Accepted connections inherit these options.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEP_ALIVE.items():
