@@ -245,6 +245,17 @@ class TokenCache:
         now, steady = self._clock(), self._steady()
         return entry.token, entry.refresh_in(now, steady), entry.ends_in(now, steady)
 
+    def at_hand(self, resource: str) -> tuple[Token, float, float] | None:
+        """Return what `lookup` returns, if that needs no fetch in this thread; else `None`. Does not block."""
+        audience = self._source.audience(resource)
+        entry, now, steady = self._entries.get(audience), self._clock(), self._steady()
+        if entry is None:
+            return None
+        refresh_in, ends_in = entry.refresh_in(now, steady), entry.ends_in(now, steady)
+        if refresh_in > 0 or (audience in self._fetches and ends_in > 0):
+            return entry.token, refresh_in, ends_in
+        return None
+
     def _entry(self, resource: str) -> _Entry:
         """Return a valid entry: a cached one, a new one of this thread, or the one that another thread is fetching."""
         audience = self._source.audience(resource)

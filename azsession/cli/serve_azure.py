@@ -174,7 +174,7 @@ class AzureCheck:
         reported = ""
         while True:
             try:
-                self._broker.check(self._entity)
+                self._broker.check_ready().result()
             except QueueError as error:
                 if self._ended.is_set():
                     return

@@ -1,35 +1,37 @@
 """`AzureBroker`: the broker interface on an Azure Service Bus namespace.
 
-The gateway calls it, and so does a provider with an Azure connection string. It puts the parts together: `SessionReceiver`,
-`MessageSender` and `MessageBrowser` in the callers' threads, `SessionRegistry` in the loop's thread.
+The gateway calls it, and so does a provider with an Azure connection string. Each operation is a coroutine in the loop's
+thread. `SessionReceiver`, `HeldSessionOperations`, `MessageSender` and `MessageBrowser` carry it out.
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
-from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
 
 from ... import forks
-from ...amqp import AmqpMessage, Condition, Response
+from ...amqp import AmqpMessage
 from ...config import ServiceBusConfig
-from ...errors import ProviderError, QueueError, SessionNotFoundError, UnsupportedOperationError
+from ...errors import ProviderError, UnsupportedOperationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
-from ...protocol.error_codes import MESSAGE_LOCK_LOST, NOT_SUPPORTED, SESSION_LOCK_LOST
+from ...protocol.error_codes import NOT_SUPPORTED
 from ...queues import QueueInfo, QueueSettings
 from ...tokens import TokenCache, source_of
-from ..base import NO_DEADLINE, PRESENT, AcceptRequest, Broker, CallContext, Delivery, Disposition, ReceiveRequest, Settlement
+from ..base import BLOCKING, AcceptRequest, Broker, CallContext, Delivery, ReceiveRequest, Settlement
 from .browsing import MessageBrowser
-from .error_mapping import error_of
+from .coding import MessageCoder
+from .held_operations import HeldSessionOperations
 from .message_mapping import as_new
 from .namespace import Namespace
+from .operation import Operation
 from .receiving import SessionReceiver
 from .sending import MessageSender
 from .session.registry import SessionRegistry
-from .session.settlement import SettlementResults, disposition_body
 from .transport.stream import Address
 
 if TYPE_CHECKING:
@@ -37,12 +39,12 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Messages of a session that are dead-lettered at once.
-DEAD_LETTER_COUNT = 500
-#: Requests to dead-letter a session whose results can be repeated.
-MAX_DEAD_LETTERED = 1_000
+T = TypeVar("T")
+
 #: Seconds for Azure to confirm the releases of all locks when the broker is closed.
 RELEASE_TIMEOUT = 5.0
+#: Seconds that `check_ready` may take.
+READY_TIMEOUT = 5.0
 
 
 class AzureBroker(Broker):
@@ -65,39 +67,35 @@ class AzureBroker(Broker):
         )
         tokens = TokenCache(source_of(config, credential))
         self._namespace = Namespace(address, tokens, timeout=max(1.0, config.request_timeout))
+        # The key of a single entity is valid for that entity only.
+        self._checked_entity = "" if config.credentials is None else config.credentials.entity_path or ""
         self._begin()
         forks.register(self)
 
     def _begin(self) -> None:
         self._loop = self._namespace.loop
         self._registry = SessionRegistry(self._namespace)
-        self._sender = MessageSender(self._namespace)
-        self._receiver = SessionReceiver(self._namespace, self._registry)
+        coder = MessageCoder(self._loop)
+        self._sender = MessageSender(self._namespace, coder)
+        self._receiver = SessionReceiver(self._namespace, self._registry, coder)
         self._browser = MessageBrowser(self._namespace)
-        #: Counts of messages that were dead-lettered with their sessions, by request id. The loop's thread only.
-        self._dead_lettered: OrderedDict[str, int] = OrderedDict()
+        self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser)
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<AzureBroker of {self._namespace!r}>"
 
-    def check(self, entity: str = "") -> None:
-        """Connect and authenticate, for an entity or for the namespace as a whole. Blocks.
-
-        Raises:
-            ConnectionFailedError: The namespace cannot be reached.
-            AuthenticationFailedError: The token was refused, or there is none.
-            QueueError: Another error of the namespace.
-        """
-        self._namespace.connect(entity, NO_DEADLINE)
+    def _run(self, context: CallContext, call: Callable[[Operation], Coroutine[Any, Any, T]]) -> Future[T]:
+        operation = Operation(context)
+        return self._loop.start(call(operation), operation.future)
 
     # Sessions
 
-    def receive(self, request: ReceiveRequest, *, context: CallContext = NO_DEADLINE) -> Delivery:
-        return self._receiver.receive(request, context.caller, context)
+    def receive(self, request: ReceiveRequest, *, context: CallContext = BLOCKING) -> Future[Delivery]:
+        return self._run(context, lambda operation: self._receiver.receive(request, operation))
 
-    def accept(self, request: AcceptRequest, *, context: CallContext = NO_DEADLINE) -> Delivery | None:
-        return self._receiver.accept(request, context)
+    def accept(self, request: AcceptRequest, *, context: CallContext = BLOCKING) -> Future[Delivery | None]:
+        return self._run(context, lambda operation: self._receiver.accept(request, operation))
 
     def receive_deferred(
         self,
@@ -106,97 +104,44 @@ class AzureBroker(Broker):
         lock_id: str,
         sequence_numbers: Sequence[int],
         *,
-        context: CallContext = NO_DEADLINE,
-    ) -> list[ReceivedMessage]:
-        return self._receiver.receive_deferred(entity, session_id, lock_id, sequence_numbers, context)
+        context: CallContext = BLOCKING,
+    ) -> Future[list[ReceivedMessage]]:
+        return self._run(
+            context,
+            lambda operation: self._receiver.receive_deferred(entity, session_id, lock_id, sequence_numbers, operation),
+        )
 
     def settle(
-        self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = NO_DEADLINE
-    ) -> list[str | None]:
-        results = SettlementResults(len(settlements))
-        is_held_here = True
+        self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = BLOCKING
+    ) -> Future[list[str | None]]:
+        return self._run(context, lambda operation: self._held.settle(entity, session_id, settlements, operation))
 
-        def job() -> None:
-            nonlocal is_held_here
-            session = self._registry.held(entity, session_id)
-            if session is not None:
-                session.settle(settlements, results)
-                return
-            is_held_here = False
-            for index, settlement in enumerate(settlements):
-                results.set(index, self._registry.history.result_of(settlement, SESSION_LOCK_LOST))
+    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[float]:
+        return self._run(context, lambda operation: self._held.renew(entity, session_id, lock_id, operation))
 
-        self._loop.resolve(results.future, job)
-        codes = self._namespace.wait(results.future, context)
-        if is_held_here:
-            return codes
-        for index, settlement in enumerate(settlements):
-            if codes[index] == SESSION_LOCK_LOST:
-                codes[index] = self._settle_elsewhere(entity, session_id, settlement, context)
-        return codes
+    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
+        return self._run(context, lambda operation: self._held.release(entity, session_id, lock_id, operation))
 
-    def _settle_elsewhere(self, entity: str, session_id: str, settlement: Settlement, context: CallContext) -> str | None:
-        """Settle a message of a session that another process holds: Azure's management node takes its lock token."""
-        try:
-            uuid.UUID(settlement.lock_token)
-        except ValueError:
-            return SESSION_LOCK_LOST
-        try:
-            self._namespace.manage(
-                entity,
-                "update-disposition",
-                disposition_body(settlement, session_id, settlement.lock_token),
-                context,
-                session_id=session_id,
-            )
-        except (SessionNotFoundError, ProviderError) as error:
-            if error.is_transient:
-                raise
-            return SESSION_LOCK_LOST
-        except QueueError as error:
-            if error.code not in (SESSION_LOCK_LOST, MESSAGE_LOCK_LOST):
-                raise
-            return error.code
-        self._loop.call(lambda: self._registry.history.add(settlement))
-        return None
+    def give_back(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        lock_tokens: Sequence[str],
+        *,
+        context: CallContext = BLOCKING,
+    ) -> Future[None]:
+        return self._run(context, lambda operation: self._held.give_back(entity, session_id, lock_id, lock_tokens, operation))
 
-    def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> float:
-        session = self._loop.run(lambda: self._registry.require(entity, session_id, lock_id))
-        self._namespace.wait(session.opened, context)
-        done: Future[Response | Condition] = Future()
-        self._loop.call(lambda: session.lock.renew(done.set_result))
-        answer = self._namespace.wait(done, context)
-        if isinstance(answer, Condition):
-            raise error_of(answer, entity=entity, session_id=session_id)
-        return session.lock.left()
-
-    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> None:
-        def job() -> Future[None] | None:
-            session = self._registry.held(entity, session_id)
-            if session is not None and session.lock_id == lock_id:
-                return session.release()
-            self._registry.note_ended(entity, session_id, lock_id)
-            return None
-
-        released = self._loop.run(job)
-        if released is not None:
-            self._namespace.wait(released, context)
-
-    def get_state(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = NO_DEADLINE) -> bytes | None:
-        answer = self._manage_session(entity, session_id, lock_id, "get-session-state", {}, context)
-        state = answer.body.get("session-state") if isinstance(answer.body, dict) else None
-        return state if isinstance(state, bytes) else None
+    def get_state(
+        self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING
+    ) -> Future[bytes | None]:
+        return self._run(context, lambda operation: self._held.get_state(entity, session_id, lock_id, operation))
 
     def set_state(
-        self, entity: str, session_id: str, lock_id: str, state: bytes | None, *, context: CallContext = NO_DEADLINE
-    ) -> None:
-        self._manage_session(entity, session_id, lock_id, "set-session-state", {"session-state": state}, context)
-
-    def _manage_session(
-        self, entity: str, session_id: str, lock_id: str, operation: str, body: dict[str, object], context: CallContext
-    ) -> Response:
-        session = self._receiver.hold(entity, session_id, lock_id, context)
-        return self._receiver.request(session, operation, body, context)
+        self, entity: str, session_id: str, lock_id: str, state: bytes | None, *, context: CallContext = BLOCKING
+    ) -> Future[None]:
+        return self._run(context, lambda operation: self._held.set_state(entity, session_id, lock_id, state, operation))
 
     def dead_letter_session(
         self,
@@ -207,88 +152,87 @@ class AzureBroker(Broker):
         description: str | None,
         request_id: str = "",
         *,
-        context: CallContext = NO_DEADLINE,
-    ) -> int:
-        known = self._loop.run(lambda: self._dead_lettered.get(request_id))
-        if known is not None:
-            return known
-        session = self._receiver.hold(entity, session_id, lock_id, context)
-
-        def dead_letter(tokens: Sequence[str]) -> int:
-            settlements = [Settlement(token, Disposition.DEAD_LETTER, reason, description) for token in tokens]
-            results = SettlementResults(len(settlements))
-            self._loop.resolve(results.future, lambda: session.settle(settlements, results))
-            return self._namespace.wait(results.future, context).count(None)
-
-        count = dead_letter(self._loop.run(lambda: [message.token for message in session.unsettled]))
-        rest = ReceiveRequest(entity, session_id, lock_id, max_count=DEAD_LETTER_COUNT, timeout=0.0)
-        while True:
-            delivery = self._receiver.receive(rest, PRESENT, context)
-            if not delivery.messages:
-                break
-            count += dead_letter([message.receipt.handle for message in delivery.messages])
-        numbers = self._browser.deferred_numbers(entity, session_id, context)
-        for start in range(0, len(numbers), DEAD_LETTER_COUNT):
-            some = numbers[start : start + DEAD_LETTER_COUNT]
-            found = self._receiver.receive_deferred(entity, session_id, lock_id, some, context)
-            count += dead_letter([message.receipt.handle for message in found])
-        if request_id:
-            self._loop.call(lambda: self._remember_dead_lettered(request_id, count))
-        return count
-
-    def _remember_dead_lettered(self, request_id: str, count: int) -> None:
-        self._dead_lettered[request_id] = count
-        while len(self._dead_lettered) > MAX_DEAD_LETTERED:
-            self._dead_lettered.popitem(last=False)
+        context: CallContext = BLOCKING,
+    ) -> Future[int]:
+        return self._run(
+            context,
+            lambda operation: self._held.dead_letter_session(
+                entity, session_id, lock_id, reason, description, request_id, operation
+            ),
+        )
 
     # Sending and browsing
 
     def send(
-        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = NO_DEADLINE
-    ) -> None:
-        self._sender.send(entity, messages, request_id, context)
+        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[None]:
+        return self._run(context, lambda operation: self._sender.send(entity, messages, request_id, operation))
 
     def peek(
-        self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
-    ) -> list[PeekedMessage]:
-        return self._browser.peek(entity, session_id, from_sequence_number, max_count, context)
+        self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
+    ) -> Future[list[PeekedMessage]]:
+        return self._run(
+            context, lambda operation: self._browser.peek(entity, session_id, from_sequence_number, max_count, operation)
+        )
 
     def list_sessions(
-        self, entity: str, after: str, max_count: int, *, context: CallContext = NO_DEADLINE
-    ) -> list[SessionInfo]:
-        return self._browser.list_sessions(entity, after, max_count, context)
+        self, entity: str, after: str, max_count: int, *, context: CallContext = BLOCKING
+    ) -> Future[list[SessionInfo]]:
+        return self._run(context, lambda operation: self._browser.list_sessions(entity, after, max_count, operation))
 
     # Dead letters
 
     def dead_letters(
-        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = NO_DEADLINE
-    ) -> list[PeekedMessage]:
-        return self._browser.dead_letters(entity, from_sequence_number, max_count, context)
+        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
+    ) -> Future[list[PeekedMessage]]:
+        return self._run(
+            context, lambda operation: self._browser.dead_letters(entity, from_sequence_number, max_count, operation)
+        )
 
-    def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
-        def send(message: AmqpMessage) -> None:
-            self._sender.send(entity, [as_new(message)], "", context)
+    def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:
+        async def call(operation: Operation) -> None:
+            async def send(message: AmqpMessage) -> None:
+                await self._sender.send(entity, [as_new(message)], "", operation)
 
-        self._browser.take_dead_letter(entity, sequence_number, send, context)
+            await self._browser.take_dead_letter(entity, sequence_number, send, operation)
 
-    def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = NO_DEADLINE) -> None:
-        self._browser.take_dead_letter(entity, sequence_number, None, context)
+        return self._run(context, call)
+
+    def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:
+        return self._run(context, lambda operation: self._browser.take_dead_letter(entity, sequence_number, None, operation))
 
     # Queues
 
-    def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = NO_DEADLINE) -> bool:
-        raise _unsupported()
+    def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = BLOCKING) -> Future[bool]:
+        return _unsupported()
 
-    def get_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> QueueInfo:
-        raise _unsupported()
+    def get_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueInfo]:
+        return _unsupported()
 
-    def list_queues(self, *, context: CallContext = NO_DEADLINE) -> list[QueueInfo]:
-        raise _unsupported()
+    def list_queues(self, *, context: CallContext = BLOCKING) -> Future[list[QueueInfo]]:
+        return _unsupported()
 
-    def delete_queue(self, entity: str, *, context: CallContext = NO_DEADLINE) -> None:
-        raise _unsupported()
+    def delete_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[None]:
+        return _unsupported()
 
     # Closing, and forks
+
+    def check_ready(self, *, context: CallContext = BLOCKING) -> Future[None]:
+        """Check whether the namespace can be reached and accepts the token. Takes a few seconds at most.
+
+        Raises:
+            ConnectionFailedError: The namespace cannot be reached, or did not answer in time.
+            AuthenticationFailedError: The token was refused, or there is none.
+            QueueError: Another error of the namespace.
+        """
+        deadline = time.monotonic() + READY_TIMEOUT
+        if context.deadline is not None:
+            deadline = min(deadline, context.deadline)
+
+        async def call(operation: Operation) -> None:
+            await self._namespace.connect(self._checked_entity, operation)
+
+        return self._run(attrs.evolve(context, deadline=deadline), call)
 
     def stop_waiting(self) -> None:
         try:
@@ -301,10 +245,10 @@ class AzureBroker(Broker):
             return
         self._closed = True
         try:
-            for released in self._loop.run(self._registry.release_all):
-                self._namespace.wait(released, NO_DEADLINE, RELEASE_TIMEOUT)
-        except ProviderError as error:
-            logger.info("some session locks were not released before the broker closed: %s", error)
+            if wait(self._loop.run(self._registry.release_all), RELEASE_TIMEOUT).not_done:
+                logger.info("some session locks were not released before the broker closed: Azure did not answer in time")
+        except ProviderError:
+            return  # The loop is closed.
         self._namespace.close()
 
     def after_fork(self) -> None:
@@ -313,9 +257,13 @@ class AzureBroker(Broker):
         self._begin()
 
 
-def _unsupported() -> UnsupportedOperationError:
-    return UnsupportedOperationError(
-        "queues of an Azure namespace cannot be managed over AMQP: use the Azure portal, the CLI or a template",
-        code=NOT_SUPPORTED,
-        status=405,
+def _unsupported() -> Future[Any]:
+    failed: Future[Any] = Future()
+    failed.set_exception(
+        UnsupportedOperationError(
+            "queues of an Azure namespace cannot be managed over AMQP: use the Azure portal, the CLI or a template",
+            code=NOT_SUPPORTED,
+            status=405,
+        )
     )
+    return failed

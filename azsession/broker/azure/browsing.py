@@ -1,29 +1,30 @@
 """`MessageBrowser`: peeking, listing sessions, and dead letters on Azure. None of them needs a session lock.
 
-The broker calls it in the caller's thread.
+The broker's operations call it in the loop's thread.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
 from ... import amqp
 from ...amqp import AmqpMessage, Attach, Condition, Response
-from ...errors import ConnectionFailedError, ProviderError, QueueError
+from ...errors import ProviderError, QueueError
 from ...messages import PeekedMessage, SessionInfo
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
-from ..base import CallContext
 from .authorized_connection import AuthorizedConnection, address_of
 from .error_mapping import error_of
 from .message_mapping import peeked
 from .namespace import Namespace
+from .operation import Operation
 from .session.pending_receives import DRAIN_TIMEOUT
 from .transport.links import Outcome, Receiver
 from .transport.loop import Loop
+from .transport.task import WithdrawnError, done_within
 
 #: Messages in one answer to a peek, and sessions in one answer to a list.
 PAGE = 250
@@ -49,17 +50,19 @@ class MessageBrowser:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
 
-    def peek(self, entity: str, session_id: str, start: int, max_count: int, context: CallContext) -> list[PeekedMessage]:
-        """Return up to `max_count` messages of a session, from sequence number `start`. Blocks."""
-        return [peeked(message) for message in self._peek(entity, session_id, start, max_count, context)]
+    async def peek(
+        self, entity: str, session_id: str, start: int, max_count: int, operation: Operation
+    ) -> list[PeekedMessage]:
+        """Return up to `max_count` messages of a session, from sequence number `start`."""
+        return [peeked(message) for message in await self._peek(entity, session_id, start, max_count, operation)]
 
-    def dead_letters(self, entity: str, start: int, max_count: int, context: CallContext) -> list[PeekedMessage]:
-        """Return up to `max_count` dead letters, from sequence number `start`. Blocks."""
-        found = self._peek(entity + DEAD_LETTER_QUEUE, None, start, max_count, context)
+    async def dead_letters(self, entity: str, start: int, max_count: int, operation: Operation) -> list[PeekedMessage]:
+        """Return up to `max_count` dead letters, from sequence number `start`."""
+        found = await self._peek(entity + DEAD_LETTER_QUEUE, None, start, max_count, operation)
         return [peeked(message, dead_letter=True) for message in found]
 
-    def _peek(
-        self, entity: str, session_id: str | None, start: int, max_count: int, context: CallContext
+    async def _peek(
+        self, entity: str, session_id: str | None, start: int, max_count: int, operation: Operation
     ) -> list[AmqpMessage]:
         found: list[AmqpMessage] = []
         while len(found) < max_count:
@@ -69,7 +72,7 @@ class MessageBrowser:
             }
             if session_id is not None:
                 body["session-id"] = session_id
-            answer = self._namespace.manage(entity, "peek-message", body, context)
+            answer = await self._namespace.manage(entity, "peek-message", body, operation)
             page = [amqp.decode_message(payload) for payload in messages_of(answer)]
             if not page:
                 break
@@ -78,17 +81,17 @@ class MessageBrowser:
             start = (last if isinstance(last, int) else start) + 1
         return found[:max_count]
 
-    def deferred_numbers(self, entity: str, session_id: str, context: CallContext) -> list[int]:
-        """Return the sequence numbers of all deferred messages of a session. Blocks."""
+    async def deferred_numbers(self, entity: str, session_id: str, operation: Operation) -> list[int]:
+        """Return the sequence numbers of all deferred messages of a session."""
         numbers: list[int] = []
         start = 0
-        while page := self.peek(entity, session_id, start, PAGE, context):
+        while page := await self.peek(entity, session_id, start, PAGE, operation):
             numbers += [one.sequence_number for one in page if one.state == "Deferred"]
             start = (page[-1].sequence_number or start) + 1
         return numbers
 
-    def list_sessions(self, entity: str, after: str, max_count: int, context: CallContext) -> list[SessionInfo]:
-        """Return up to `max_count` sessions that have messages or state, sorted by id, with ids after `after`. Blocks."""
+    async def list_sessions(self, entity: str, after: str, max_count: int, operation: Operation) -> list[SessionInfo]:
+        """Return up to `max_count` sessions that have messages or state, sorted by id, with ids after `after`."""
         names: set[str] = set()
         skip = 0
         while True:
@@ -97,7 +100,7 @@ class MessageBrowser:
                 "skip": skip,
                 "top": PAGE,
             }
-            answer = self._namespace.manage(entity, "get-message-sessions", body, context)
+            answer = await self._namespace.manage(entity, "get-message-sessions", body, operation)
             page = answer.body.get("sessions-ids") if isinstance(answer.body, dict) else None
             if not page:
                 break
@@ -109,10 +112,10 @@ class MessageBrowser:
 
     # Dead letters
 
-    def take_dead_letter(
-        self, entity: str, number: int, then: Callable[[AmqpMessage], object] | None, context: CallContext
+    async def take_dead_letter(
+        self, entity: str, number: int, then: Callable[[AmqpMessage], Awaitable[object]] | None, operation: Operation
     ) -> None:
-        """Lock a dead letter, call `then` with it, and complete it. Blocks.
+        """Lock a dead letter, call `then` with it, and complete it.
 
         Azure locks dead letters only in their order. Those before the wanted one are locked too, and released at the end.
 
@@ -120,42 +123,39 @@ class MessageBrowser:
             ProviderError: There is no such dead letter, or another client has it locked (transient).
             QueueError: Another error of Azure, or of `then`.
         """
-        if not any(one.sequence_number == number for one in self.dead_letters(entity, number, 1, context)):
+        if not any(one.sequence_number == number for one in await self.dead_letters(entity, number, 1, operation)):
             raise _no_dead_letter(number)
-        connection = self._namespace.connect(entity + DEAD_LETTER_QUEUE, context)
-        loop = self._namespace.loop
-        search = _DeadLetterSearch(loop, connection, entity + DEAD_LETTER_QUEUE, number)
-        loop.call(lambda: connection.attach(search))
+        connection = await self._namespace.connect(entity + DEAD_LETTER_QUEUE, operation)
+        operation.claim()
+        search = _DeadLetterSearch(self._namespace.loop, connection, entity + DEAD_LETTER_QUEUE, number)
+        connection.attach(search)
         try:
-            deadline = time.monotonic() + self._namespace.timeout
-            while not search.found.done():
-                seen, left = search.seen, min(SEARCH_QUIET, deadline - time.monotonic())
-                if left <= 0:
-                    break
-                try:
-                    self._namespace.wait(search.found, context, left)
-                except ConnectionFailedError:
-                    if search.seen == seen:
-                        break
+            await self._search(search, operation)
             if not search.found.done():
-                raise self._not_found(entity, number, context)
+                raise await self._not_found(entity, number, operation)
             delivery_id, message = search.found.result()
             if then is not None:
-                then(message)
+                await then(message)
             done: Future[tuple[str | None, Condition | None]] = Future()
-
-            def settled(_: int, state: str | None, error: Condition | None) -> None:
-                done.set_result((state, error))
-
-            loop.call(lambda: search.complete(delivery_id, settled))
-            state, error = self._namespace.wait(done, context)
+            search.complete(delivery_id, lambda _, state, error: done.set_result((state, error)))
+            state, error = await self._namespace.wait(done, operation)
             if state is None or error is not None:
                 raise error_of(error, entity=entity)
-        finally:
-            loop.call(search.finish)
+        except (Exception, WithdrawnError):
+            search.finish()
+            raise
+        search.finish()
 
-    def _not_found(self, entity: str, number: int, context: CallContext) -> QueueError:
-        if any(one.sequence_number == number for one in self.dead_letters(entity, number, 1, context)):
+    async def _search(self, search: _DeadLetterSearch, operation: Operation) -> None:
+        """Wait until the message is found, or no more messages come."""
+        deadline = time.monotonic() + self._namespace.timeout
+        while True:
+            seen, left = search.seen, operation.left(min(SEARCH_QUIET, deadline - time.monotonic()))
+            if left <= 0 or await done_within(search.found, left) or search.seen == seen:
+                return
+
+    async def _not_found(self, entity: str, number: int, operation: Operation) -> QueueError:
+        if any(one.sequence_number == number for one in await self.dead_letters(entity, number, 1, operation)):
             text = f"another client has dead letter {number}, or one before it, locked: try again"
             return ProviderError(text, code=SERVER_BUSY, status=503, is_transient=True)
         return _no_dead_letter(number)

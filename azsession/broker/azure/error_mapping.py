@@ -51,6 +51,8 @@ SESSION_LOCK_LOST_CONDITION = "com.microsoft:session-lock-lost"
 SESSION_CANNOT_BE_LOCKED = "com.microsoft:session-cannot-be-locked"
 MESSAGE_LOCK_LOST_CONDITION = "com.microsoft:message-lock-lost"
 UNAUTHORIZED_ACCESS = "amqp:unauthorized-access"
+#: Conditions of links that ended without being refused: Azure makes room, or moves the entity to another machine.
+LOST_LINK: frozenset[str] = frozenset({CONNECTION_LOST, "amqp:link:detach-forced", "amqp:connection:forced"})
 
 #: Seconds to wait after ``server-busy``; see Microsoft's "Throttling operations on Azure Service Bus".
 BUSY_SECONDS = 10.0

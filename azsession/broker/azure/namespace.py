@@ -1,41 +1,44 @@
 """`Namespace`: the connections to one Service Bus namespace, opened when they are needed, and their tokens.
 
-The parts of the broker call it. Callers block in their own threads; connections belong to the loop's thread.
+The parts of the broker call it. Everything here runs in the loop's thread, except the methods that say otherwise.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
 from ...amqp import Condition, Response
 from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
 from ...protocol.error_codes import SERVER_BUSY
 from ...tokens import REFRESH_PAUSE, Token, TokenCache
-from ..base import NO_DEADLINE, CallContext
 from .authorized_connection import AuthorizedConnection, address_of
 from .error_mapping import error_of
+from .operation import Operation
 from .transport.connection import Connection
 from .transport.loop import Loop, closed_error
 from .transport.stream import Address, Stream, open_stream
+from .transport.task import done_within
+from .transport.workers import Workers
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds of a wait after which its caller is watched.
-QUICKLY = 0.02
 #: The end of a token that says none.
 NEVER = float("inf")
 #: Connections at once. Each carries thousands of links.
 MAX_CONNECTIONS = 16
 #: Seconds for each step of opening a connection.
 CONNECT_TIMEOUT = 10.0
+#: Threads that fetch tokens, at most.
+TOKEN_THREADS = 2
+
+#: A token, and in how many seconds a new one is due, and the token ends.
+_Lookup = tuple[Token, float, float]
 
 
 class Namespace:
@@ -59,7 +62,10 @@ class Namespace:
         self._begin()
 
     def _begin(self) -> None:
-        # Only the loop's thread assigns to these; any thread reads `_connections`.
+        self._connecting = Workers(self.loop, "azsession-connect", 1)
+        self._fetching = Workers(self.loop, "azsession-tokens", TOKEN_THREADS)
+        #: The fetches of tokens that are under way, by audience.
+        self._lookups: dict[str, Future[_Lookup]] = {}
         self._connections: tuple[AuthorizedConnection, ...] = ()
         self._handshaking: AuthorizedConnection | None = None
         self._opening: Future[AuthorizedConnection] | None = None
@@ -68,14 +74,12 @@ class Namespace:
     def __repr__(self) -> str:
         return f"<Namespace {self._address.host}>"
 
-    # Any thread
-
-    def connect(self, entity: str, context: CallContext) -> AuthorizedConnection:
-        """Return a connection with room for more links, authorized for an entity. Blocks.
+    async def connect(self, entity: str, operation: Operation) -> AuthorizedConnection:
+        """Return a connection with room for more links, authorized for an entity.
 
         Args:
             entity: The queue, topic or subscription; ``""`` for the namespace as a whole.
-            context: The caller and its deadline.
+            operation: The call that needs the connection.
 
         Raises:
             ConnectionFailedError: The namespace cannot be reached, or did not answer in time.
@@ -87,116 +91,114 @@ class Namespace:
         if ready is not None:
             return ready
         try:
-            connection = self.wait(self.loop.run(self._join_or_open), context, 3 * CONNECT_TIMEOUT)
-            self._authorize(connection, entity, context)
+            connection = await self.wait(self._join_or_open(), operation, 3 * CONNECT_TIMEOUT)
+            await self._authorize(connection, entity, operation)
         except ConnectionFailedError as error:
             # No request was sent yet, so that nothing can have taken effect, even where an answer is missing.
             raise ConnectionFailedError(str(error), code=error.code) from error.__cause__
         return connection
 
     def ready_connection(self, entity: str) -> AuthorizedConnection | None:
-        """Return a connection with room, authorized for an entity, if there is one. Does not block."""
+        """Return a connection with room, authorized for an entity, if there is one."""
         connection = self._with_room()
         return connection if connection is not None and connection.is_authorized(entity) else None
 
     def _with_room(self) -> AuthorizedConnection | None:
         return next((one for one in self._connections if not one.is_closed and not one.transport.is_full), None)
 
-    def _authorize(self, connection: AuthorizedConnection, entity: str, context: CallContext) -> None:
-        refused = self._put_token(connection, entity, context)
-        if refused is not None:
-            # The token may have been revoked: try a new one, once.
-            self._tokens.drop(self._audience(entity), refused.header)
-            if self._put_token(connection, entity, context) is not None:
-                raise AuthenticationFailedError(f"the namespace refused the token for {entity or self._address.host!r}")
-
-    def _audience(self, entity: str) -> str:
-        return f"sb://{self._address.host}/{address_of(entity)}"
-
-    def _put_token(self, connection: AuthorizedConnection, entity: str, context: CallContext) -> Token | None:
-        """Put the entity's token; return the token if Azure refused it."""
-        audience = self._audience(entity)
-        token, refresh_in, ends_in = self._tokens.lookup(audience)
-        now = time.monotonic()
-        future: Future[Condition | None] = Future()
-
-        def job() -> None:
-            connection.authorize(entity, audience, token, now + refresh_in, now + ends_in, future.set_result)
-
-        self.loop.call(job)
-        try:
-            error = self.wait(future, context)
-        except ConnectionFailedError:
-            self._call_unless_closed(lambda: connection.give_up(entity, token))
-            raise
-        if error is None:
-            self.loop.call(lambda: self._plan_refresh(connection))
-            return None
-        failure = error_of(error, entity=entity)
-        if isinstance(failure, AuthenticationFailedError):
-            return token
-        raise failure
-
-    def wait(self, future: Future[T], context: CallContext, seconds: float | None = None) -> T:
-        """Return a future's result. Blocks for `timeout` seconds, or for `seconds`, but not past the caller's deadline.
+    async def wait(self, future: Future[T], operation: Operation, seconds: float | None = None) -> T:
+        """Return a future's result. Wait for `timeout` seconds, or for `seconds`, but not past the caller's deadline.
 
         Raises:
-            ConnectionFailedError: There was no result in time, or the caller went away.
+            ConnectionFailedError: There was no result in time.
             QueueError: The future's error.
         """
-        limit = self.timeout if seconds is None else seconds
-        if context.deadline is not None:
-            limit = max(0.0, min(limit, context.deadline - time.monotonic()))
-        try:
-            return future.result(limit if context.deadline is None else min(limit, QUICKLY))
-        except FutureTimeoutError:
-            if future.done():
-                raise
-        # A caller without a deadline is a client over HTTP. Watching it would take one of the gateway's places for waiting
-        # clients, which are meant for receives and accepts.
-        if context.deadline is not None:
-            ended = threading.Event()
-            future.add_done_callback(lambda _: ended.set())
-            with context.caller.watched(ended.set):
-                ended.wait(max(0.0, limit - QUICKLY))
-            if future.done():
-                return future.result()
-        raise ConnectionFailedError(f"no answer from {self._address.host} within {limit:g} s", maybe_delivered=True)
+        limit = operation.left(self.timeout if seconds is None else seconds)
+        if not await done_within(future, limit):
+            raise ConnectionFailedError(f"no answer from {self._address.host} within {limit:g} s", maybe_delivered=True)
+        return future.result()
 
-    def manage(
+    async def manage(
         self,
         entity: str,
-        operation: str,
+        operation_name: str,
         body: Mapping[str, Any],
-        context: CallContext,
+        operation: Operation,
         *,
         session_id: str | None = None,
     ) -> Response:
-        """Send a request to the management node of an entity, or of its dead-letter queue. Blocks.
+        """Send a request to the management node of an entity, or of its dead-letter queue.
 
         Args:
             entity: The queue or subscription.
-            operation: The operation, without its prefix ``com.microsoft:``.
+            operation_name: The operation of the management node, without its prefix ``com.microsoft:``.
             body: The request.
-            context: The caller and its deadline.
+            operation: The call that needs the answer.
             session_id: The session that the request is about, for the error message.
 
         Raises:
             ConnectionFailedError: The namespace cannot be reached, or did not answer in time.
             QueueError: The error that the management node answered.
         """
-        connection = self.connect(entity, context)
+        connection = await self.connect(entity, operation)
         future: Future[Response | Condition] = Future()
-        self.loop.call(lambda: connection.manage(entity, operation, body, future.set_result))
-        answer = self.wait(future, context)
+        connection.manage(entity, operation_name, body, future.set_result)
+        answer = await self.wait(future, operation)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=entity, session_id=session_id)
         return answer
 
+    # Tokens
+
+    async def _authorize(self, connection: AuthorizedConnection, entity: str, operation: Operation) -> None:
+        refused = await self._put_token(connection, entity, operation)
+        if refused is not None:
+            # The token may have been revoked: try a new one, once.
+            self._tokens.drop(self._audience(entity), refused.header)
+            if await self._put_token(connection, entity, operation) is not None:
+                raise AuthenticationFailedError(f"the namespace refused the token for {entity or self._address.host!r}")
+
+    def _audience(self, entity: str) -> str:
+        return f"sb://{self._address.host}/{address_of(entity)}"
+
+    async def _put_token(self, connection: AuthorizedConnection, entity: str, operation: Operation) -> Token | None:
+        """Put the entity's token; return the token if Azure refused it."""
+        audience = self._audience(entity)
+        token, refresh_in, ends_in = await self._lookup(audience, operation)
+        now = time.monotonic()
+        future: Future[Condition | None] = Future()
+        connection.authorize(entity, audience, token, now + refresh_in, now + ends_in, future.set_result)
+        try:
+            error = await self.wait(future, operation)
+        except ConnectionFailedError:
+            connection.give_up(entity, token)
+            raise
+        if error is None:
+            self._plan_refresh(connection)
+            return None
+        failure = error_of(error, entity=entity)
+        if isinstance(failure, AuthenticationFailedError):
+            return token
+        raise failure
+
+    async def _lookup(self, audience: str, operation: Operation) -> _Lookup:
+        """Return the token for an audience. If a thread must fetch it, callers for the same audience share the fetch."""
+        at_hand = self._tokens.at_hand(audience)
+        if at_hand is not None:
+            return at_hand
+        lookup = self._lookups.get(audience)
+        if lookup is None:
+            lookup = self._lookups[audience] = self._fetching.run(lambda: self._tokens.lookup(audience))
+            lookup.add_done_callback(lambda _: self._lookups.pop(audience, None))
+        limit = operation.left(self.timeout)
+        if not await done_within(lookup, limit):
+            raise ConnectionFailedError(f"there was no token for {self._address.host} within {limit:g} s")
+        return lookup.result()
+
     # Opening connections
 
     def _join_or_open(self) -> Future[AuthorizedConnection]:
-        """Return the future of a connection with room. If there is none, a thread opens one."""
+        """Return the future of a connection with room. If there is none, a worker opens one."""
         connection = self._with_room()
         if connection is not None:
             ready: Future[AuthorizedConnection] = Future()
@@ -208,32 +210,19 @@ class Namespace:
         if self._opening is None:
             if self._closed:
                 raise closed_error()
+            stream = self._connecting.run(lambda: open_stream(self._address, CONNECT_TIMEOUT), lambda unused: unused.close())
             opening: Future[AuthorizedConnection] = Future()
             self._opening = opening
-            try:
-                threading.Thread(target=self._open, args=(opening,), name="azsession-connect", daemon=True).start()
-            except RuntimeError as error:
-                self._opening = None
-                raise ProviderError(f"no thread can be started: {error}", code=SERVER_BUSY, status=503) from error
+            stream.add_done_callback(lambda _: self._on_stream(opening, stream))
         return self._opening
 
-    def _open(self, opening: Future[AuthorizedConnection]) -> None:
-        try:
-            stream = open_stream(self._address, CONNECT_TIMEOUT)
-        except BaseException as error:
-            failed = error if isinstance(error, QueueError) else ConnectionFailedError(f"{type(error).__name__}")
-            self._call_unless_closed(lambda: self._on_open_failed(opening, failed))
-            return
-        if not self._call_unless_closed(lambda: self._begin_connection(opening, stream)):
-            stream.close()
-
-    def _call_unless_closed(self, job: Callable[[], object]) -> bool:
-        """Run `job` in the loop's thread; return `False` if the loop is closed."""
-        try:
-            self.loop.call(job)
-        except ProviderError:
-            return False
-        return True
+    def _on_stream(self, opening: Future[AuthorizedConnection], stream: Future[Stream]) -> None:
+        error = stream.exception()
+        if error is None:
+            self._begin_connection(opening, stream.result())
+        else:
+            failure = error if isinstance(error, QueueError) else ConnectionFailedError(f"{type(error).__name__}")
+            self._on_open_failed(opening, failure)
 
     def _on_open_failed(self, opening: Future[AuthorizedConnection], error: QueueError) -> None:
         if self._opening is opening:
@@ -281,7 +270,7 @@ class Namespace:
             connection.refresh_timer = self.loop.later(seconds, lambda: self._refresh_tokens(connection))
 
     def _refresh_tokens(self, connection: AuthorizedConnection) -> None:
-        """Put new tokens for those that are due, in a thread: a credential may take long."""
+        """Put new tokens for those that are due."""
         entities = connection.due_for_refresh(time.monotonic())
         for entity in entities:
             connection.postpone_refresh(entity, time.monotonic() + REFRESH_PAUSE)
@@ -289,22 +278,22 @@ class Namespace:
         if not entities:
             return
 
-        def refresh() -> None:
-            for entity in entities:
-                self._refresh_token(connection, entity)
+        self.loop.spawn(self._refresh(connection, entities))
 
-        threading.Thread(target=refresh, name="azsession-tokens", daemon=True).start()
+    async def _refresh(self, connection: AuthorizedConnection, entities: list[str]) -> None:
+        for entity in entities:
+            await self._refresh_token(connection, entity)
 
-    def _refresh_token(self, connection: AuthorizedConnection, entity: str) -> None:
+    async def _refresh_token(self, connection: AuthorizedConnection, entity: str) -> None:
         try:
-            self._authorize(connection, entity, NO_DEADLINE)
+            await self._authorize(connection, entity, Operation())
         except QueueError as error:
             logger.warning("the token for %s could not be refreshed: %s", entity, error)
 
     # The end
 
     def close(self) -> None:
-        """Close the connections, and end the loop's thread. Idempotent; waits for the thread."""
+        """Close the connections, and end the loop's thread. Idempotent. Any thread may call this. Blocks until the end."""
 
         def job() -> None:
             self._closed = True
@@ -315,8 +304,11 @@ class Namespace:
                 # Callers must not wait for a connection that is still being opened.
                 self._on_open_failed(self._opening, closed_error())
 
-        if self._call_unless_closed(job):
-            self.loop.close()
+        try:
+            self.loop.call(job)
+        except ProviderError:
+            return
+        self.loop.close()
 
     def after_fork(self) -> None:
         """In a forked child: forget the connections, which stay the parent's."""

@@ -1,6 +1,6 @@
 """`MessageSender`: sends messages to Azure. Each request becomes one transfer, which Azure accepts as a whole or not at all.
 
-The broker calls it in the caller's thread.
+The broker's operations call it in the loop's thread.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from ... import amqp
 from ...amqp import Condition
 from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, ValidationError, revised
 from ...messages import Message
 from ...protocol.error_codes import OUTCOME_UNKNOWN, SERVER_BUSY
-from ..base import CallContext
+from .authorized_connection import EntitySender
+from .coding import MessageCoder
 from .error_mapping import error_of
-from .message_mapping import to_amqp
 from .namespace import Namespace
+from .operation import Operation
 
 #: Seconds for which a request is remembered, and how many requests at most.
 REMEMBERED_SECONDS, MAX_REMEMBERED = 600.0, 100_000
@@ -32,15 +32,16 @@ class MessageSender:
 
     Args:
         namespace: The namespace.
+        coder: Encodes the messages.
     """
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, coder: MessageCoder) -> None:
         self._namespace = namespace
-        # Only the loop's thread uses this.
+        self._coder = coder
         self._requests: OrderedDict[str, tuple[Future[_Result], float]] = OrderedDict()
 
-    def send(self, entity: str, messages: Sequence[Message], request_id: str, context: CallContext) -> None:
-        """Send messages: all of them, or none and an error. Blocks until Azure has confirmed them.
+    async def send(self, entity: str, messages: Sequence[Message], request_id: str, operation: Operation) -> None:
+        """Send messages: all of them, or none and an error. Returns when Azure has confirmed them.
 
         A request is remembered for 10 minutes: the same request again sends nothing, unless the first attempt surely failed.
 
@@ -48,7 +49,7 @@ class MessageSender:
             entity: The queue or topic.
             messages: The messages.
             request_id: The same for all attempts of one request; ``""`` for none.
-            context: The caller and its deadline.
+            operation: The call.
 
         Raises:
             ValidationError: The entity is a subscription, or AMQP cannot carry an attribute.
@@ -59,33 +60,29 @@ class MessageSender:
         if "/subscriptions/" in entity.lower():
             topic = entity[: entity.lower().index("/subscriptions/")]
             raise ValidationError(f"messages cannot be sent to a subscription: send to its topic {topic!r}")
-        encoded = [to_amqp(message) for message in messages]
-        payload, message_format = (encoded[0], 0) if len(encoded) == 1 else (amqp.encode_batch(encoded), amqp.BATCH_FORMAT)
-        connection = self._namespace.connect(entity, context)
-
-        def job() -> Future[_Result]:
-            known = self._requests.get(request_id) if request_id else None
-            if known is not None:
-                return known[0]
-            result: Future[_Result] = Future()
-            sender = connection.sender(entity)
-            if request_id:
-                self._remember(request_id, result)
-
-            def outcome(number: int, state: str | None, error: Condition | None) -> None:
-                if request_id and state not in ("accepted", None):
-                    # The messages were surely not accepted: the next attempt may send them.
-                    self._requests.pop(request_id, None)
-                result.set_result((state, error, sender.max_message_size))
-
-            sender.send(payload, outcome, message_format)
-            return result
-
-        result = self._namespace.loop.run(job)
+        payload, message_format = await self._coder.encode(messages)
+        connection = await self._namespace.connect(entity, operation)
+        operation.claim()
+        known = self._requests.get(request_id) if request_id else None
+        result = self._transfer(connection.sender(entity), payload, message_format, request_id) if known is None else known[0]
         try:
-            self._check(entity, self._namespace.wait(result, context), len(payload))
+            self._check(entity, await self._namespace.wait(result, operation), len(payload))
         except ConnectionFailedError as error:
             raise revised(error, code=OUTCOME_UNKNOWN) from error.__cause__
+
+    def _transfer(self, sender: EntitySender, payload: bytes, message_format: int, request_id: str) -> Future[_Result]:
+        result: Future[_Result] = Future()
+        if request_id:
+            self._remember(request_id, result)
+
+        def outcome(number: int, state: str | None, error: Condition | None) -> None:
+            if request_id and state not in ("accepted", None):
+                # The messages were surely not accepted: the next attempt may send them.
+                self._requests.pop(request_id, None)
+            result.set_result((state, error, sender.max_message_size))
+
+        sender.send(payload, outcome, message_format)
+        return result
 
     def _remember(self, request_id: str, result: Future[_Result]) -> None:
         now = time.monotonic()

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from azsession import Message, ReceivedMessage, ServiceBusConfig
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement
+from azsession.broker.azure.authorized_connection import AuthorizedConnection
+from azsession.broker.azure.operation import Operation
+from azsession.broker.base import (
+    BLOCKING,
+    AcceptRequest,
+    CallContext,
+    Delivery,
+    Disposition,
+    ReceiveRequest,
+    Settlement,
+    wait_for,
+)
 
 from ...conftest import eventually
 
@@ -47,10 +58,13 @@ class Holder:
         return QUEUE, self.session_id, self.lock_id
 
     def receive(self, max_count: int = 1, timeout: float = 10.0, request_id: str = "") -> list[ReceivedMessage]:
-        delivery = self.broker.receive(
-            ReceiveRequest(*self.whose, max_count=max_count, timeout=timeout, request_id=request_id)
-        )
-        return list(delivery.messages)
+        return list(wait_for(self.start_receive(max_count, timeout, request_id)).messages)
+
+    def start_receive(
+        self, max_count: int = 1, timeout: float = 10.0, request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[Delivery]:
+        request = ReceiveRequest(*self.whose, max_count=max_count, timeout=timeout, request_id=request_id)
+        return self.broker.receive(request, context=context)
 
     def take(self, count: int = 1) -> list[ReceivedMessage]:
         """Receive `count` messages that are there."""
@@ -63,28 +77,35 @@ class Holder:
 
     def accept_next(self, timeout: float = 10.0, request_id: str = "") -> str | None:
         """Accept the next available session, and hold it; return its id, or `None` if none came."""
-        delivery = self.broker.accept(AcceptRequest(QUEUE, None, self.lock_id, timeout=timeout, request_id=request_id))
+        delivery = wait_for(self.start_accept(timeout, request_id))
         if delivery is not None:
             self.session_id = delivery.session_id
         return None if delivery is None else delivery.session_id
 
+    def start_accept(
+        self, timeout: float = 10.0, request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[Delivery | None]:
+        request = AcceptRequest(QUEUE, None, self.lock_id, timeout=timeout, request_id=request_id)
+        return self.broker.accept(request, context=context)
+
     def settle(self, *messages: ReceivedMessage, how: Disposition = Disposition.COMPLETE) -> list[str | None]:
         settlements = [Settlement(message.receipt.handle, how, "because", None) for message in messages]
-        return self.broker.settle(QUEUE, self.session_id, settlements)
+        return wait_for(self.broker.settle(QUEUE, self.session_id, settlements))
 
     def complete(self, *messages: ReceivedMessage) -> list[str | None]:
         return self.settle(*messages)
 
     def renew(self) -> float:
-        return self.broker.renew(*self.whose)
+        return wait_for(self.broker.renew(*self.whose))
 
     def release(self) -> None:
-        self.broker.release(*self.whose)
+        wait_for(self.broker.release(*self.whose))
 
 
 def send(broker: AzureBroker, *bodies: str, session_id: str = "s1", **fields: Any) -> None:
     """Send messages to one session."""
-    broker.send(QUEUE, [Message(body, session_id=session_id, message_id=body, **fields) for body in bodies])
+    messages = [Message(body, session_id=session_id, message_id=body, **fields) for body in bodies]
+    wait_for(broker.send(QUEUE, messages))
 
 
 def texts(messages: list[ReceivedMessage]) -> list[str]:
@@ -130,6 +151,11 @@ def held_again(namespace: StandIn, holder: Holder) -> None:
         return session is not None and session.link is not None
 
     eventually(lambda: holder.session_id in namespace.locked_sessions(QUEUE) and broker._loop.run(is_held))
+
+
+def connection_of(broker: AzureBroker, entity: str = QUEUE) -> AuthorizedConnection:
+    """Return a broker's connection, authorized for an entity."""
+    return broker._loop.start(broker._namespace.connect(entity, Operation())).result(10)
 
 
 def waiting_accepts(broker: AzureBroker) -> int:

@@ -69,7 +69,7 @@ def test_each_entity_gets_one_token(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         for _ in range(3):
             send(broker, "x")
-            broker.peek("others", "s", 0, 1)
+            broker.peek("others", "s", 0, 1).result()
         assert puts(namespace) == 2
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from azsession import Message, ProviderError, ServiceBusProvider
 from azsession.broker.azure import AzureBroker, browsing
-from azsession.broker.base import NO_DEADLINE, Disposition
+from azsession.broker.base import Disposition
 
 from ...conftest import eventually
-from .holders import QUEUE, Holder, broker_on, send, texts
+from .holders import QUEUE, Holder, broker_on, connection_of, send, texts
 
 if TYPE_CHECKING:
     from tests.standin import StandIn
@@ -24,22 +24,25 @@ def dead_letter(broker: AzureBroker, *bodies: str) -> dict[str, int]:
     send(broker, *bodies, attributes={"kind": "order"})
     holder.settle(*holder.take(len(bodies)), how=Disposition.DEAD_LETTER)
     holder.release()
-    return {found.text(): found.sequence_number or 0 for found in broker.dead_letters(QUEUE, 0, 1000)}
+    return {found.text(): found.sequence_number or 0 for found in broker.dead_letters(QUEUE, 0, 1000).result()}
 
 
 def test_peeking_goes_on_beyond_a_page(broker: AzureBroker) -> None:
     send(broker, *(str(number) for number in range(600)))
-    found = broker.peek(QUEUE, "s1", 0, 1000)
+    found = broker.peek(QUEUE, "s1", 0, 1000).result()
     assert [message.text() for message in found] == [str(number) for number in range(600)]
-    assert [message.text() for message in broker.peek(QUEUE, "s1", found[300].sequence_number or 0, 2)] == ["300", "301"]
-    assert broker.peek(QUEUE, "s1", 2**63 - 1, 10) == []
+    assert [message.text() for message in broker.peek(QUEUE, "s1", found[300].sequence_number or 0, 2).result()] == [
+        "300",
+        "301",
+    ]
+    assert broker.peek(QUEUE, "s1", 2**63 - 1, 10).result() == []
 
 
 def test_sessions_are_listed_beyond_a_page(broker: AzureBroker) -> None:
     names = sorted(f"s{number:04}" for number in range(600))
-    broker.send(QUEUE, [Message("x", session_id=name) for name in names])
-    assert [session.session_id for session in broker.list_sessions(QUEUE, "", 1000)] == names
-    assert [session.session_id for session in broker.list_sessions(QUEUE, names[400], 3)] == names[401:404]
+    broker.send(QUEUE, [Message("x", session_id=name) for name in names]).result()
+    assert [session.session_id for session in broker.list_sessions(QUEUE, "", 1000).result()] == names
+    assert [session.session_id for session in broker.list_sessions(QUEUE, names[400], 3).result()] == names[401:404]
 
 
 def test_a_resubmitted_dead_letter_goes_to_the_end_of_its_session_with_its_attributes(
@@ -47,16 +50,16 @@ def test_a_resubmitted_dead_letter_goes_to_the_end_of_its_session_with_its_attri
 ) -> None:
     numbers = dead_letter(broker, "one", "two", "three")
     send(broker, "four")
-    broker.resubmit(QUEUE, numbers["two"])
+    broker.resubmit(QUEUE, numbers["two"]).result()
     messages = Holder(broker).take(2)
     assert texts(messages) == ["four", "two"]
     assert messages[1].attributes == {"kind": "order"}
     assert messages[1].delivery_count == 1
-    assert [letter.text() for letter in broker.dead_letters(QUEUE, 0, 10)] == ["one", "three"]
+    assert [letter.text() for letter in broker.dead_letters(QUEUE, 0, 10).result()] == ["one", "three"]
     # The search released the others.
-    broker.delete_dead_letter(QUEUE, numbers["one"])
-    broker.delete_dead_letter(QUEUE, numbers["three"])
-    assert broker.dead_letters(QUEUE, 0, 10) == []
+    broker.delete_dead_letter(QUEUE, numbers["one"]).result()
+    broker.delete_dead_letter(QUEUE, numbers["three"]).result()
+    assert broker.dead_letters(QUEUE, 0, 10).result() == []
 
 
 @pytest.mark.parametrize("number", [999, 2**63 - 1])
@@ -64,7 +67,7 @@ def test_a_dead_letter_that_does_not_exist_is_not_found(broker: AzureBroker, num
     dead_letter(broker, "one")
     for call in (broker.resubmit, broker.delete_dead_letter):
         with pytest.raises(ProviderError) as caught:
-            call(QUEUE, number)
+            call(QUEUE, number).result()
         assert caught.value.code == "MessageNotFound"
 
 
@@ -74,19 +77,19 @@ def test_a_dead_letter_that_another_client_has_locked_is_a_transient_error(
     numbers = dead_letter(broker, "one", "two")
     with broker_on(namespace) as other:
         dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
-        connection = other._namespace.connect(dead_letters, NO_DEADLINE)
+        connection = connection_of(other, dead_letters)
         search = browsing._DeadLetterSearch(other._loop, connection, dead_letters, numbers["two"])
         other._loop.call(lambda: connection.attach(search))
         search.found.result(10)
         with monkeypatch.context() as quickly:
             quickly.setattr(browsing, "SEARCH_QUIET", 0.2)
             with pytest.raises(ProviderError) as caught:
-                broker.delete_dead_letter(QUEUE, numbers["two"])
+                broker.delete_dead_letter(QUEUE, numbers["two"]).result()
         assert caught.value.is_transient
         assert caught.value.code == "ServerBusy"
         other._loop.call(search.finish)
-        broker.delete_dead_letter(QUEUE, numbers["one"])
-        broker.delete_dead_letter(QUEUE, numbers["two"])
+        broker.delete_dead_letter(QUEUE, numbers["one"]).result()
+        broker.delete_dead_letter(QUEUE, numbers["two"]).result()
 
 
 def test_a_dead_letter_that_comes_while_a_search_ends_is_released(broker: AzureBroker, namespace: StandIn) -> None:
@@ -98,7 +101,7 @@ def test_a_dead_letter_that_comes_while_a_search_ends_is_released(broker: AzureB
         return namespace.loop.call(lambda: list(queue.locked))
 
     def search_on(broker: AzureBroker, number: int) -> browsing._DeadLetterSearch:
-        connection = broker._namespace.connect(dead_letters, NO_DEADLINE)
+        connection = connection_of(broker, dead_letters)
         search = browsing._DeadLetterSearch(broker._loop, connection, dead_letters, number)
         broker._loop.call(lambda: connection.attach(search))
         eventually(lambda: search.attached)

@@ -1,13 +1,10 @@
-"""Accepts that wait, and callers of receives and accepts that go away."""
+"""Accepts that wait, and clients of a gateway that go away."""
 
 from __future__ import annotations
 
 import http.client
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +17,6 @@ from azsession import (
     amqp,
 )
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import NO_DEADLINE, AcceptRequest, CallContext, Caller, ReceiveRequest
 from azsession.protocol.sas import generate_sas_token
 from azsession.server import AccessKey, GatewayService
 
@@ -171,28 +167,6 @@ def test_an_accept_goes_on_waiting_after_its_link_was_lost(namespace: StandIn, b
     assert texts(holder.take()) == ["a"]
 
 
-class Leaving(Caller):
-    """A caller that a test makes go away."""
-
-    def __init__(self) -> None:
-        self.gone = False
-        self.watched_by: list[Callable[[], None]] = []
-
-    def is_gone(self) -> bool:
-        return self.gone
-
-    @contextmanager
-    def watched(self, on_gone: Callable[[], None]) -> Iterator[None]:
-        self.watched_by.append(on_gone)
-        yield
-        self.watched_by.remove(on_gone)
-
-    def leave(self) -> None:
-        self.gone = True
-        for on_gone in list(self.watched_by):
-            on_gone()
-
-
 def test_a_client_that_closes_its_socket_gets_no_message(namespace: StandIn, gateway: Gateway) -> None:
     holder = gateway.holder(QUEUE, "s1", str(uuid.uuid4()))
     behind = holder_behind(gateway)
@@ -217,47 +191,3 @@ def test_a_client_that_closes_its_socket_during_an_accept_gets_no_session(namesp
     gateway.send(QUEUE, "s1", "a")
     assert namespace.locked_sessions(QUEUE) == set()
     assert gateway.holder(QUEUE, "s1", str(uuid.uuid4())).receive("timeout=5").body == b"a"
-
-
-def test_messages_for_a_caller_that_has_left_go_to_the_next_receive(namespace: StandIn, broker: AzureBroker) -> None:
-    holder, caller = Holder(broker), Leaving()
-    waiting = in_thread(
-        lambda: broker.receive(
-            ReceiveRequest(*holder.whose, max_count=2, timeout=10.0, request_id="r1"), context=CallContext(caller)
-        )
-    )
-    eventually(lambda: caller.watched_by)
-    # The caller leaves unnoticed, before the messages come.
-    caller.gone = True
-    send(broker, "a", "b", "c")
-    assert waiting.result(10).messages == []
-    assert texts(holder.take(3)) == ["a", "b", "c"]
-
-
-def test_a_session_for_a_caller_that_has_left_is_released(namespace: StandIn, broker: AzureBroker) -> None:
-    holder, caller = Holder(broker), Leaving()
-    accepting = in_thread(
-        lambda: broker.accept(AcceptRequest(QUEUE, None, holder.lock_id, timeout=10.0), context=CallContext(caller))
-    )
-    eventually(lambda: caller.watched_by)
-    caller.gone = True
-    send(broker, "a")
-    assert accepting.result(10) is None
-    assert Holder(broker).accept_next() == "s1"
-
-
-def test_accept_links_of_callers_that_leave_are_detached(namespace: StandIn, broker: AzureBroker) -> None:
-    send(broker, "a", session_id="elsewhere")
-    Holder(broker, "elsewhere").take()
-    before = namespace.links()
-    for _ in range(20):
-        caller = Leaving()
-        accepting = in_thread(
-            partial(broker.accept, AcceptRequest(QUEUE, None, "x", timeout=10.0), context=CallContext(caller))
-        )
-        eventually(partial(len, caller.watched_by))
-        caller.leave()
-        assert accepting.result(10) is None
-    eventually(lambda: namespace.links() == before)
-    connection = broker._namespace.connect(QUEUE, NO_DEADLINE)
-    eventually(lambda: sum(len(channel._links) for channel in connection.transport._channels.values()) == before)

@@ -53,7 +53,7 @@ def test_every_property_arrives(namespace: StandIn) -> None:
         time_to_live=timedelta(minutes=5),
     )
     with broker_on(namespace) as broker:
-        broker.send(QUEUE, [message])
+        broker.send(QUEUE, [message]).result()
         got = Holder(broker).take()[0]
     for name in ("body", "session_id", "message_id", "correlation_id", "content_type", "attributes", "time_to_live"):
         assert getattr(got, name) == getattr(message, name), name
@@ -62,7 +62,7 @@ def test_every_property_arrives(namespace: StandIn) -> None:
 def test_a_scheduled_message_comes_when_it_is_due(namespace: StandIn) -> None:
     with broker_on(namespace) as broker:
         due = datetime.now(timezone.utc) + timedelta(seconds=0.7)
-        broker.send(QUEUE, [Message("later", session_id="s1", scheduled_enqueue_time=due)])
+        broker.send(QUEUE, [Message("later", session_id="s1", scheduled_enqueue_time=due)]).result()
         holder = Holder(broker)
         assert holder.receive(timeout=0) == []
         assert [message.text() for message in holder.receive(timeout=10)] == ["later"]

@@ -9,7 +9,7 @@
 * `Relock`: how the lock is taken again after the link was lost;
 * `Contenders`: the accepts to which Azure granted the session while its link seems to be attached.
 
-Everything here runs in the loop's thread. Other threads read `state`, `session_id`, `opened` and `lock.left()`.
+Everything here runs in the loop's thread.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from ....errors import ConnectionFailedError, ProviderError, QueueError, Session
 from ....protocol.error_codes import SESSION_LOCK_LOST
 from ...base import Settlement
 from ..authorized_connection import AuthorizedConnection
-from ..error_mapping import TIMEOUT, error_of
+from ..error_mapping import LOST_LINK, TIMEOUT, error_of
 from ..lock_clock import ServiceClock
 from ..message_mapping import token_of
-from ..transport.links import CONNECTION_LOST
 from ..transport.loop import Loop, Timer
 from .contenders import Contenders
 from .lock_timer import LockTimer
@@ -44,8 +43,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds that the answer to an attach may take beyond the time that Azure may wait for a session.
 ANSWER_TIME = 10.0
-#: Conditions of links that ended without being refused: Azure makes room, or moves the entity to another machine.
-_LOST_LINK = frozenset({CONNECTION_LOST, "amqp:link:detach-forced", "amqp:connection:forced"})
 
 
 class SessionOwner(Protocol):
@@ -85,6 +82,7 @@ class HeldSession:
         state: Where the session stands.
         session_id: The session's id; `None` until Azure has granted a session.
         error: Why the session is over; `None` while it is not.
+        is_shared: Whether another call than the one that took the lock has used the session.
         opened: Gets `True` when the lock is granted, `False` when no session came, else the error.
         released: Gets `None` when the session is over and, after a release, Azure has confirmed the detach.
     """
@@ -95,6 +93,7 @@ class HeldSession:
         self.lock_id = lock_id
         self.state: SessionState = SessionState.CLAIMED
         self.error: QueueError | None = None
+        self.is_shared: bool = False
         self.opened: Future[bool] = Future()
         self.released: Future[None] = Future()
         self.unsettled: UnsettledMessages = UnsettledMessages(self, owner.history)
@@ -110,6 +109,7 @@ class HeldSession:
         self._link: SessionLink | None = None
         self._open_until = 0.0
         self._open_timer: Timer | None = None
+        self._may_return = False
 
     def _advance(self, event: SessionEvent) -> bool:
         """Go to the next state; return `False` if the event is ignored."""
@@ -173,7 +173,7 @@ class HeldSession:
         if granted is None:
             # No session was granted. The detach that follows says why.
             link.detach()
-        elif self.session_id is not None and granted != self.session_id:
+        elif self.session_id not in (None, granted):
             link.detach()
             self.fail(ProviderError(f"{self.entity}: Azure granted session {granted!r}, not {self.session_id!r}"))
         elif self.session_id is not None or not self._is_contested(link, attach, granted):
@@ -259,8 +259,7 @@ class HeldSession:
         if self.session_id is None and (error is None or error.condition == TIMEOUT):
             self.withdraw()
         else:
-            is_lost = error is None or error.condition in _LOST_LINK
-            event = SessionEvent.DETACH if is_lost else SessionEvent.REFUSE
+            event = SessionEvent.DETACH if error is None or error.condition in LOST_LINK else SessionEvent.REFUSE
             self._end(event, error_of(error, entity=self.entity, session_id=self.session_id))
 
     def _on_link_lost(self, error: Condition | None) -> None:
@@ -321,7 +320,7 @@ class HeldSession:
             self.lock.plan()
 
     def on_receives_changed(self) -> None:
-        """Look at the lock's timer again: a receive ended."""
+        """Look at the lock's timer again."""
         self.lock.plan()
 
     def settle(self, settlements: Sequence[Settlement], results: SettlementResults) -> None:
@@ -350,9 +349,9 @@ class HeldSession:
 
     def lose(self, why: str) -> None:
         """End the session: its lock is lost."""
-        text = f"the lock of session {self.session_id!r} is lost: {why}"
-        logger.info("%s: %s", self.entity, text)
-        self._end(SessionEvent.LOSE, self._not_held(text))
+        error = self._not_held(f"the lock of session {self.session_id!r} is lost: {why}")
+        logger.info("%s", error)
+        self._end(SessionEvent.LOSE, error)
 
     def fail(self, error: QueueError) -> None:
         """End the session with an error: its lock is lost, or cannot be taken."""
@@ -366,9 +365,11 @@ class HeldSession:
         """End the wait for the lock: the caller tried again."""
         self._end(SessionEvent.SUPERSEDE, self._not_held("another attempt of this accept replaced this one"))
 
-    def release(self) -> Future[None]:
-        """Give the lock back; the future is done when Azure has it."""
-        self.receives.end(None)
+    def release(self, *, may_return: bool = False) -> Future[None]:
+        """Give the lock back; the future is done when Azure has it. The holder may take it again if `may_return` is true."""
+        self._may_return = may_return
+        if self.state.has_lock:
+            self.receives.end(None)
         self._end(SessionEvent.RELEASE, self._not_held(f"session {self.session_id!r} was released"))
         return self.released
 
@@ -385,7 +386,7 @@ class HeldSession:
         self._cancel_open_timer()
         self._relock.stop()
         self.unsettled.end()
-        self._owner.on_ended(self, had_lock=before.has_lock)
+        self._owner.on_ended(self, had_lock=before.has_lock and not self._may_return)
         if before.is_opening:
             if self.state in (SessionState.NOT_GRANTED, SessionState.SUPERSEDED):
                 self.opened.set_result(False)

@@ -13,7 +13,7 @@ Everything here runs in the loop's thread.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from enum import Enum, auto
 from typing import Protocol
@@ -29,6 +29,8 @@ from .unsettled import UnsettledMessage, UnsettledMessages
 MAX_RESULTS = 32
 #: Seconds to wait for Azure's answer to a drain. Then the messages that came are handed out without it.
 DRAIN_TIMEOUT = 2.0
+#: The most bytes of encoded messages in one result, unless the first message is larger.
+MAX_RESULT_BYTES = 16 * 1024 * 1024
 
 
 class ReceivingSession(Protocol):
@@ -95,7 +97,7 @@ class PendingReceives:
         self._loop = loop
         self._receives: list[PendingReceive] = []
         #: The results of the last receives, by request id: the lock tokens of their messages.
-        self._results: OrderedDict[str, tuple[PendingReceive, tuple[str, ...]]] = OrderedDict()
+        self._results: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         #: Messages that came and were not handed out.
         self._ready: deque[UnsettledMessage] = deque()
         self._drain_timer: Timer | None = None
@@ -120,11 +122,12 @@ class PendingReceives:
     def add(self, receive: PendingReceive) -> bool:
         """Add a receive; return whether it waits. A repeated request gets the result of the first attempt."""
         if receive.request_id:
-            known = self._results.get(receive.request_id)
-            if known is not None:
-                tokens = known[1]
-                self._results[receive.request_id] = (receive, tokens)
-                receive.future.set_result(self._unsettled.with_tokens(tokens))
+            tokens = self._results.get(receive.request_id)
+            if tokens is not None:
+                messages = self._unsettled.with_tokens(tokens)
+                for message in messages:
+                    message.answers += 1
+                receive.future.set_result(messages)
                 return False
             for earlier in [one for one in self._receives if one.request_id == receive.request_id]:
                 # Nobody reads the result of the first attempt: it must not take messages.
@@ -154,18 +157,28 @@ class PendingReceives:
     def take_back(self, receive: PendingReceive) -> None:
         """End a receive's wait, and make the messages ready again that it got: its caller is gone."""
         self.cancel(receive)
-        if receive.future.exception() is not None:
-            return
-        if receive.request_id:
-            if self._results.get(receive.request_id, (receive,))[0] is not receive:
-                return  # The caller tried again, and has them.
-            self._results.pop(receive.request_id, None)
-        for message in reversed(receive.future.result()):
-            if message in self._unsettled and message.settlement is None:
-                self._unsettled.discard(message)
-                # Messages of a link that was lost come again.
-                if message.link is self._session.attached_link:
-                    self._ready.appendleft(message)
+        if receive.future.exception() is None:
+            self._make_ready_again(receive.future.result())
+
+    def give_back(self, lock_tokens: Iterable[str]) -> None:
+        """Make messages ready again whose caller did not get them. If no receive waits, return them to Azure.
+
+        Messages that were received by their sequence numbers stay unsettled: the same request returns them again.
+        """
+        self._make_ready_again(one for one in self._unsettled.with_tokens(lock_tokens) if one.delivery_id is not None)
+        if not self._receives:
+            self.clear(lambda: None)
+
+    def _make_ready_again(self, messages: Iterable[UnsettledMessage]) -> None:
+        taken = self._unsettled.take_back(messages)
+        tokens = {message.token for message in taken}
+        # A repeated request must not get the rest of this result.
+        for request_id in [one for one, known in self._results.items() if not tokens.isdisjoint(known)]:
+            del self._results[request_id]
+        # Messages of a link that was lost come again.
+        came = [message for message in taken if message.link is self._session.attached_link]
+        if came:
+            self._ready = deque(sorted([*came, *self._ready], key=lambda message: message.sequence_number))
         self.serve()
 
     def end(self, error: QueueError | None) -> None:
@@ -206,11 +219,18 @@ class PendingReceives:
         return bool(self._ready) or any(one.patience is not Patience.WAITS for one in self._receives)
 
     def _hand_out(self, receive: PendingReceive) -> None:
-        messages = [self._ready.popleft() for _ in range(min(receive.max_count, len(self._ready)))]
-        for message in messages:
+        messages: list[UnsettledMessage] = []
+        size = 0
+        while self._ready and len(messages) < receive.max_count:
+            size += len(self._ready[0].payload)
+            if messages and size > MAX_RESULT_BYTES:
+                break
+            message = self._ready.popleft()
+            message.answers += 1
             self._unsettled.add(message)
+            messages.append(message)
         if receive.request_id and messages:
-            self._results[receive.request_id] = (receive, tuple(message.token for message in messages))
+            self._results[receive.request_id] = tuple(message.token for message in messages)
             while len(self._results) > MAX_RESULTS:
                 self._results.popitem(last=False)
         self._resolve(receive, messages)

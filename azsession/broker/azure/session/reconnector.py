@@ -1,20 +1,18 @@
 """Connections for sessions that lost their links. `SessionRegistry` has one `Reconnector`.
 
-A session gets an open connection at once. If there is none, a thread opens one for all sessions that wait.
-Everything except `_open` and `_connect_all` runs in the loop's thread.
+A session gets an open connection at once. If there is none, a coroutine opens one for all sessions that wait.
+Everything here runs in the loop's thread.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable
-from functools import partial
 
 from ....errors import QueueError
-from ...base import NO_DEADLINE
 from ..authorized_connection import AuthorizedConnection
 from ..namespace import Namespace
+from ..operation import Operation
 from .held_session import HeldSession
 from .relock import VERIFY_TIMEOUT
 from .state import SessionState
@@ -28,7 +26,7 @@ _WAIT_PART = 0.8
 
 
 class Reconnector:
-    """The sessions that wait for a connection, and the thread that opens one.
+    """The sessions that wait for a connection, and the coroutine that opens one.
 
     Args:
         namespace: The namespace.
@@ -38,7 +36,7 @@ class Reconnector:
         self._namespace = namespace
         self._loop = namespace.loop
         self._waiting: set[HeldSession] = set()
-        #: A thread is opening a connection, or is about to, or pauses after a failure.
+        #: A coroutine is opening a connection, or is about to, or the next attempt is due after a pause.
         self._is_opening = False
 
     def connect(self, session: HeldSession, pause: float) -> None:
@@ -56,37 +54,31 @@ class Reconnector:
         if not self._is_opening:
             self._is_opening = True
             # After the other events of this round: a lost connection ends many links.
-            self._loop.later(0.0, self._start_thread)
+            self._loop.later(0.0, self._start)
 
     def discard(self, session: HeldSession) -> None:
         """Forget a session that is over."""
         self._waiting.discard(session)
 
-    def _start_thread(self) -> None:
+    def _start(self) -> None:
         by_entity: dict[str, list[HeldSession]] = {}
         for session in self._waiting:
             by_entity.setdefault(session.entity, []).append(session)
         self._waiting.clear()
-        try:
-            threading.Thread(target=self._open, args=(by_entity,), name="azsession-restore", daemon=True).start()
-        except RuntimeError:
-            self._after_attempt(by_entity)
+        self._loop.spawn(self._open(by_entity))
 
-    def _open(self, by_entity: dict[str, list[HeldSession]]) -> None:
-        failed = {entity: sessions for entity, sessions in by_entity.items() if not self._connect_all(entity, sessions)}
-        try:
-            self._loop.call(lambda: self._after_attempt(failed))
-        except QueueError:
-            return  # The broker was closed meanwhile.
+    async def _open(self, by_entity: dict[str, list[HeldSession]]) -> None:
+        failed = {entity: sessions for entity, sessions in by_entity.items() if not await self._connect_all(entity, sessions)}
+        self._after_attempt(failed)
 
-    def _connect_all(self, entity: str, sessions: Iterable[HeldSession]) -> bool:
+    async def _connect_all(self, entity: str, sessions: Iterable[HeldSession]) -> bool:
         try:
-            connection = self._namespace.connect(entity, NO_DEADLINE)
-            for session in sessions:
-                self._loop.call(partial(_relock, session, connection))
+            connection = await self._namespace.connect(entity, Operation())
         except QueueError as error:
             logger.info("sessions of %s wait for the namespace: %s", entity, error)
             return False
+        for session in sessions:
+            _relock(session, connection)
         return True
 
     def _after_attempt(self, failed: dict[str, list[HeldSession]]) -> None:
@@ -97,7 +89,7 @@ class Reconnector:
         def again() -> None:
             if self._waiting and not self._is_opening:
                 self._is_opening = True
-                self._start_thread()
+                self._start()
 
         self._loop.later(RECONNECT_PAUSE if failed else 0.0, again)
 

@@ -1,6 +1,6 @@
 """The sessions that are held in this process, their holders, and the lock ids that are lost. The broker has one registry.
 
-Everything here runs in the loop's thread, except that any thread may call `held` and read `is_stopping`.
+Everything here runs in the loop's thread.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class SessionRegistry:
         key = (entity, session_id)
         session = self._held.get(key)
         if session is not None and session.lock_id == lock_id:
+            session.is_shared = True
             return session
         if (key, lock_id) in self._ended:
             raise SessionNotFoundError("the session's lock is lost: it expired, or was released", code=SESSION_LOCK_LOST)
@@ -137,6 +138,7 @@ class SessionRegistry:
         known = self._accepts.get(request_id) if request_id else None
         if known is not None:
             if known.lock_id == lock_id and known.state.has_lock:
+                known.is_shared = True
                 return known, False
             known.supersede()
         session = HeldSession(self, entity, None, lock_id)

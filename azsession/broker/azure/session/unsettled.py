@@ -49,6 +49,7 @@ class UnsettledMessage:
         payload: The encoded message.
         link: The link that brought the message.
         settlement: The settlement that Azure has not confirmed.
+        answers: How many results of receives contain it. A repeated receive has it in its result again.
         azure_token: The lock token that Azure knows.
     """
 
@@ -57,6 +58,7 @@ class UnsettledMessage:
     payload: bytes = attrs.field(repr=False)
     link: Receiver | None
     settlement: PendingSettlement | None = None
+    answers: int = 0
     azure_token: str = attrs.Factory(lambda self: self.token, takes_self=True)
     _message: AmqpMessage | None = attrs.field(default=None, repr=False)
 
@@ -114,9 +116,19 @@ class UnsettledMessages:
         """Note that a message is handed out."""
         self._messages[message.token] = message
 
-    def discard(self, message: UnsettledMessage) -> None:
-        """Note that a message is not handed out after all."""
-        self._messages.pop(message.token, None)
+    def take_back(self, messages: Iterable[UnsettledMessage]) -> list[UnsettledMessage]:
+        """Note that a result with these messages did not arrive. Return those that are in no other result.
+
+        Messages that are being settled did arrive.
+        """
+        taken = []
+        for message in messages:
+            if message in self and message.settlement is None:
+                message.answers -= 1
+                if message.answers <= 0:
+                    del self._messages[message.token]
+                    taken.append(message)
+        return taken
 
     def with_tokens(self, tokens: Iterable[str]) -> list[UnsettledMessage]:
         """Return the messages with these lock tokens that are still unsettled."""

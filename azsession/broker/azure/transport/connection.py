@@ -101,7 +101,7 @@ class Connection:
         self._received = self._written = time.monotonic()
         #: Seconds between frames that the peer expects, `None` if it does not care.
         self._heartbeat: float | None = None
-        self._timer: Timer = loop.later(open_timeout, self._open_late)
+        self._timer: Timer = loop.later(open_timeout, lambda: self.fail("the peer did not answer in time"))
         loop.add(self)
         self.send(amqp.SASL_HEADER)
 
@@ -124,7 +124,7 @@ class Connection:
         begun = list(self._channels.values())
         if any(channel.state is ChannelState.BEGINNING for channel in begun):
             return False
-        size, room = (sum(channel.size for channel in begun), sum(channel.room for channel in begun))
+        size, room = sum(channel.size for channel in begun), sum(channel.room for channel in begun)
         return room - len(self._waiting) <= min(RESERVED, size // 2)
 
     def attach(self, link: Link) -> None:
@@ -300,7 +300,7 @@ class Connection:
         self.on_room()
 
     def _on_begin(self, number: int, begin: Begin) -> None:
-        channel = self._channels.get(-1 if begin.remote_channel is None else begin.remote_channel)
+        channel = None if begin.remote_channel is None else self._channels.get(begin.remote_channel)
         if channel is not None:
             self._by_remote[number] = channel
             channel.on_begin(begin)
@@ -334,9 +334,6 @@ class Connection:
                 self._written = now
             due.append(self._written + self._heartbeat - now)
         self._timer = self._loop.later(min(due), self._keep_alive)
-
-    def _open_late(self) -> None:
-        self.fail("the peer did not answer in time")
 
     # The end
 

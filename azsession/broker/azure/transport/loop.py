@@ -1,7 +1,7 @@
 """The one thread that owns the connections of a broker, and all state behind them: links, session locks, messages.
 
-Other threads of `Namespace` and the broker hand it jobs. It sleeps until a socket, a timer or a job wakes it. State that only
-this thread touches needs no lock.
+Other threads hand it jobs and coroutines: the operations of the broker. It sleeps until a socket, a timer or a job wakes it.
+State that only this thread touches needs no lock.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from ....errors import ProviderError
+from ....errors import ProviderError, QueueError
 from ....protocol.error_codes import SERVER_BUSY
+from .task import Task
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -62,9 +64,12 @@ class Timer:
 
 
 class Loop:
-    """Runs jobs and sockets in one thread, which starts with the first job and ends with `close`.
+    """Runs jobs, coroutines and sockets in one thread, which starts with the first job and ends with `close`.
 
     Thread-safe where a method says so; all other methods are for the loop's thread.
+
+    Attributes:
+        tasks: The coroutines that run.
     """
 
     def __init__(self) -> None:
@@ -79,6 +84,7 @@ class Loop:
         #: Whether the thread is, or is about to be, blocked in the selector.
         self._asleep = False
         self._jobs: deque[Callable[[], object]] = deque()
+        self.tasks: set[Task[Any]] = set()
         self._timers: list[tuple[float, int, Timer]] = []
         self._many_timers = FEW_TIMERS
         self._tie = itertools.count()
@@ -142,24 +148,24 @@ class Loop:
         self.call(perform)
         return future
 
-    def resolve(self, future: Future[Any], job: Callable[[], object]) -> None:
-        """Run `job`, which resolves `future` later, in the loop's thread. Any thread may call this.
+    def start(self, coroutine: Coroutine[Any, Any, T], future: Future[T] | None = None) -> Future[T]:
+        """Run a coroutine in the loop's thread, and return the future of its result. Any thread may call this.
 
-        An error of the job becomes the error of the future.
+        Cancelling the future ends the coroutine: see `Task`. If the loop is closed, the future gets the error.
 
-        Raises:
-            ProviderError: The loop is closed.
+        Args:
+            coroutine: The coroutine. It waits with `done_within` and `pause` only.
+            future: Gets the result; a new one if it is `None`.
         """
-
-        def perform() -> None:
-            try:
-                job()
-            except Exception as error:
-                if future.done():
-                    raise
-                future.set_exception(error)
-
-        self.call(perform)
+        result: Future[T] = Future() if future is None else future
+        task = Task(self, coroutine, result)
+        try:
+            self.call(task.begin)
+        except ProviderError as error:
+            coroutine.close()
+            if result.set_running_or_notify_cancel():
+                result.set_exception(error)
+        return result
 
     def _start(self) -> None:
         with self._starting:
@@ -206,6 +212,14 @@ class Loop:
 
     # In the loop's thread
 
+    def soon(self, job: Callable[[], object]) -> None:
+        """Run `job` after the present job, also while the loop is being closed."""
+        self._jobs.append(job)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine for which nobody waits. An error that it does not expect is logged."""
+        self.start(coroutine).add_done_callback(_log_failure)
+
     def later(self, seconds: float, job: Callable[[], object]) -> Timer:
         """Run `job` in so many seconds; return its timer."""
         timer = Timer(job)
@@ -243,13 +257,19 @@ class Loop:
         finally:
             self._ended = True
             # Run jobs that arrived before `_ended` was set: their callers wait for them.
-            while self._jobs:
-                _safely(self._jobs.popleft())
+            self._run_jobs()
             for owned in list(self._owned):
                 owned.fail("the AMQP thread ended")
+            self._run_jobs()
+            for task in list(self.tasks):
+                _safely(partial(task.end, closed_error()))
             selector.close()
             for end in wake:
                 end.close()
+
+    def _run_jobs(self) -> None:
+        while self._jobs:
+            _safely(self._jobs.popleft())
 
     def _round(self, selector: selectors.BaseSelector, wake: socket.socket) -> None:
         self._asleep = True
@@ -308,6 +328,14 @@ def _safely_of(owned: Owned, job: Callable[[], T]) -> T | None:
         logger.exception("a job of an AMQP connection failed: the connection is closed")
         _safely(lambda: owned.fail("an internal error of azsession; the log has the traceback"))
         return None
+
+
+def _log_failure(future: Future[None]) -> None:
+    if future.cancelled():
+        return
+    error = future.exception()
+    if error is not None and not isinstance(error, QueueError):
+        logger.error("a coroutine of the AMQP thread failed", exc_info=error)
 
 
 def _drain(wake: socket.socket) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def test_a_receive_with_a_lock_that_was_taken_elsewhere_does_not_take_it_again(broker: AzureBroker) -> None:
     with pytest.raises(SessionNotFoundError) as caught:
-        broker.receive(ReceiveRequest(QUEUE, "s1", str(uuid.uuid4()), max_count=1, timeout=0.0, holds_lock=True))
+        broker.receive(ReceiveRequest(QUEUE, "s1", str(uuid.uuid4()), max_count=1, timeout=0.0, holds_lock=True)).result()
     assert caught.value.code == "SessionLockLost"
     assert Holder(broker).receive(timeout=0.0) == []
 
@@ -30,11 +30,11 @@ def test_a_receive_with_a_lock_that_was_taken_elsewhere_does_not_take_it_again(b
 @pytest.mark.parametrize(
     "operation",
     [
-        lambda broker, whose: broker.get_state(*whose),
-        lambda broker, whose: broker.set_state(*whose, b"mine"),
-        lambda broker, whose: broker.receive_deferred(*whose, [1]),
-        lambda broker, whose: broker.dead_letter_session(*whose, "why", None),
-        lambda broker, whose: broker.renew(*whose),
+        lambda broker, whose: broker.get_state(*whose).result(),
+        lambda broker, whose: broker.set_state(*whose, b"mine").result(),
+        lambda broker, whose: broker.receive_deferred(*whose, [1]).result(),
+        lambda broker, whose: broker.dead_letter_session(*whose, "why", None).result(),
+        lambda broker, whose: broker.renew(*whose).result(),
     ],
     ids=["get state", "set state", "receive deferred", "dead-letter session", "renew"],
 )

@@ -181,14 +181,14 @@ def test_requests_about_the_session_wait_for_its_link(
 ) -> None:
     holder = Holder(broker)
     holder.receive(timeout=0)
-    broker.set_state(*holder.whose, b"1")
+    broker.set_state(*holder.whose, b"1").result()
     lose_link(namespace)
     assert holder.renew() > 50
     lose_link(namespace)
-    assert broker.get_state(*holder.whose) == b"1"
+    assert broker.get_state(*holder.whose).result() == b"1"
     lose_link(namespace)
-    broker.set_state(*holder.whose, b"2")
-    assert broker.get_state(*holder.whose) == b"2"
+    broker.set_state(*holder.whose, b"2").result()
+    assert broker.get_state(*holder.whose).result() == b"2"
 
 
 @pytest.mark.parametrize("operation", ["renew-session-lock", "get-session-state", "set-session-state"])
@@ -197,11 +197,11 @@ def test_a_request_whose_answer_was_lost_with_the_connection_is_sent_again(
 ) -> None:
     holder = Holder(broker)
     holder.receive(timeout=0)
-    broker.set_state(*holder.whose, b"1")
+    broker.set_state(*holder.whose, b"1").result()
     calls: dict[str, Callable[[], object]] = {
         "renew-session-lock": holder.renew,
-        "get-session-state": lambda: broker.get_state(*holder.whose),
-        "set-session-state": lambda: broker.set_state(*holder.whose, b"2"),
+        "get-session-state": lambda: broker.get_state(*holder.whose).result(),
+        "set-session-state": lambda: broker.set_state(*holder.whose, b"2").result(),
     }
     namespace.swallow(operation)
     before = namespace.log[operation]
@@ -209,7 +209,7 @@ def test_a_request_whose_answer_was_lost_with_the_connection_is_sent_again(
     eventually(lambda: namespace.log[operation] > before)
     namespace.drop_connections()
     asked.result(10)
-    assert broker.get_state(*holder.whose) == (b"2" if operation == "set-session-state" else b"1")
+    assert broker.get_state(*holder.whose).result() == (b"2" if operation == "set-session-state" else b"1")
 
 
 def test_deferred_messages_are_settled_after_the_link_was_lost(
@@ -220,11 +220,11 @@ def test_deferred_messages_are_settled_after_the_link_was_lost(
     messages = holder.take(3)
     holder.settle(*messages, how=Disposition.DEFER)
     numbers = [message.sequence_number or 0 for message in messages]
-    a, b = broker.receive_deferred(*holder.whose, numbers[:2])
+    a, b = broker.receive_deferred(*holder.whose, numbers[:2]).result()
     lose_link(namespace)
     assert holder.complete(a) == [None]
     assert holder.settle(b, how=Disposition.DEAD_LETTER) == [None]
-    (c,) = broker.receive_deferred(*holder.whose, numbers[2:])
+    (c,) = broker.receive_deferred(*holder.whose, numbers[2:]).result()
     assert holder.complete(c) == [None]
     counts = namespace.counts(QUEUE)
     assert (counts.active, counts.deferred, counts.dead_letter) == (0, 0, 1)
@@ -239,14 +239,14 @@ def test_a_deferred_message_whose_settlement_was_not_answered_is_settled_once(
     messages = holder.take()
     holder.settle(*messages, how=Disposition.DEFER)
     number = messages[0].sequence_number or 0
-    (message,) = broker.receive_deferred(*holder.whose, [number])
+    (message,) = broker.receive_deferred(*holder.whose, [number]).result()
     namespace.swallow("update-disposition")
     settled = in_thread(lambda: holder.settle(message, how=how))
     eventually(lambda: namespace.log["update-disposition"])
     namespace.drop_connections()
     assert settled.result(10) == [None]
     if how is Disposition.ABANDON:
-        (again,) = broker.receive_deferred(*holder.whose, [number])
+        (again,) = broker.receive_deferred(*holder.whose, [number]).result()
         assert again.delivery_count == message.delivery_count + 1
         assert holder.complete(again) == [None]
     assert completed(namespace) == ["a"]

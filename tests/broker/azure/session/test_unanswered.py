@@ -63,7 +63,7 @@ def test_an_unanswered_attach_is_repeated_after_the_link_was_lost(namespace: Sta
 def test_an_unanswered_check_of_the_state_is_repeated_by_another_link(namespace: StandIn, hasty: AzureBroker) -> None:
     holder = Holder(hasty)
     holder.receive(timeout=0)
-    hasty.set_state(*holder.whose, b"1")
+    hasty.set_state(*holder.whose, b"1").result()
     namespace.swallow("get-session-state")
     namespace.detach_links(QUEUE)
     held_again(namespace, holder)
@@ -74,7 +74,7 @@ def test_messages_that_came_during_an_unanswered_check_are_handed_out_once(names
     holder = Holder(hasty)
     send(hasty, "a", "b")
     a, b = holder.take(2)
-    hasty.set_state(*holder.whose, b"1")
+    hasty.set_state(*holder.whose, b"1").result()
     assert holder.settle(a, how=Disposition.ABANDON) == [None]
     namespace.swallow("get-session-state")
     namespace.detach_links(QUEUE)

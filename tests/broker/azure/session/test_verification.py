@@ -50,7 +50,7 @@ def test_the_lock_is_lost_if_another_holder_settled_a_message(
     session = thief.broker._registry.held(QUEUE, "s1")
     assert session is not None
     first = next(iter(session.unsettled)).token
-    assert thief.broker.settle(QUEUE, "s1", [Settlement(first, how, "", None)]) == [None]
+    assert thief.broker.settle(QUEUE, "s1", [Settlement(first, how, "", None)]).result() == [None]
     thief.release()
     with pytest.raises(SessionNotFoundError):
         waiting.result(10)
@@ -64,10 +64,12 @@ def test_a_settlement_that_was_not_sent_fails_if_another_holder_completed_the_me
     holder, thief = taken
     tokens = unsettled_tokens(holder)
     settling = in_thread(
-        lambda: holder.broker.settle(QUEUE, "s1", [Settlement(token, Disposition.COMPLETE) for token in tokens])
+        lambda: holder.broker.settle(QUEUE, "s1", [Settlement(token, Disposition.COMPLETE) for token in tokens]).result()
     )
     stolen = unsettled_tokens(thief)
-    assert thief.broker.settle(QUEUE, "s1", [Settlement(token, Disposition.COMPLETE) for token in stolen]) == [None] * 2
+    assert (
+        thief.broker.settle(QUEUE, "s1", [Settlement(token, Disposition.COMPLETE) for token in stolen]).result() == [None] * 2
+    )
     thief.release()
     assert settling.result(10) == ["SessionLockLost"] * 2
 
@@ -101,19 +103,19 @@ def test_the_lock_is_lost_if_another_holder_changed_the_state(
 ) -> None:
     holder, thief = Holder(broker), Holder(other)
     holder.receive(timeout=0)
-    assert broker.get_state(*holder.whose) is None
+    assert broker.get_state(*holder.whose).result() is None
     namespace.refuse("attach", "com.microsoft:server-busy")
     namespace.detach_links(QUEUE)
     eventually(lambda: not namespace.locked_sessions(QUEUE))
     thief.receive(timeout=0)
-    other.set_state(*thief.whose, b"theirs")
+    other.set_state(*thief.whose, b"theirs").result()
     thief.release()
     with pytest.raises(SessionNotFoundError):
-        broker.set_state(*holder.whose, b"mine")
+        broker.set_state(*holder.whose, b"mine").result()
     eventually(lambda: not namespace.locked_sessions(QUEUE))
     third = Holder(other)
     third.receive(timeout=0)
-    assert other.get_state(*third.whose) == b"theirs"
+    assert other.get_state(*third.whose).result() == b"theirs"
 
 
 def test_the_lock_is_lost_if_another_holder_completed_a_deferred_message(
@@ -124,12 +126,12 @@ def test_the_lock_is_lost_if_another_holder_completed_a_deferred_message(
     messages = holder.take()
     holder.settle(*messages, how=Disposition.DEFER)
     number = messages[0].sequence_number or 0
-    (mine,) = broker.receive_deferred(*holder.whose, [number])
+    (mine,) = broker.receive_deferred(*holder.whose, [number]).result()
     namespace.refuse("attach", "com.microsoft:server-busy")
     namespace.detach_links(QUEUE)
     eventually(lambda: not namespace.locked_sessions(QUEUE))
     thief.receive(timeout=0)
-    (theirs,) = other.receive_deferred(*thief.whose, [number])
+    (theirs,) = other.receive_deferred(*thief.whose, [number]).result()
     assert thief.complete(theirs) == [None]
     thief.release()
     assert holder.complete(mine) == ["SessionLockLost"]

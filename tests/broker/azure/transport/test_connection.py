@@ -283,7 +283,7 @@ def test_a_message_of_many_frames_waits_for_the_peers_window() -> None:
 
     with raw_peer(script) as peer:
         broker = broker_of(peer)
-        broker.send(QUEUE, [Message(body, session_id="s")])
+        broker.send(QUEUE, [Message(body, session_id="s")]).result()
         broker.close()
     assert len(parts) > 12
     assert sum(parts) > len(body)

@@ -69,8 +69,8 @@ def test_another_connection_is_opened_when_all_channels_are_full() -> None:
             for holder, messages in taken:
                 # Each call must use the connection that has the session's link.
                 assert holder.renew() > 0
-                broker.set_state(*holder.whose, holder.session_id.encode())
-                assert broker.get_state(*holder.whose) == holder.session_id.encode()
+                broker.set_state(*holder.whose, holder.session_id.encode()).result()
+                assert broker.get_state(*holder.whose).result() == holder.session_id.encode()
                 assert holder.complete(*messages) == [None]
                 holder.release()
             assert namespace.links() <= 40
@@ -111,7 +111,7 @@ def test_a_message_of_a_megabyte_is_sent_and_received_in_many_frames(max_frame_s
     with require_standin()(max_frame_size=max_frame_size) as namespace:
         namespace.create_queue(QUEUE, max_message_size=2 * MEGABYTE)
         with broker_on(namespace) as broker:
-            broker.send(QUEUE, [Message(body, session_id="s1")])
+            broker.send(QUEUE, [Message(body, session_id="s1")]).result()
             assert namespace.log["transfer"] >= MEGABYTE // max_frame_size
             received = Holder(broker).take()
             assert received[0].body == body
@@ -124,7 +124,7 @@ def test_messages_of_more_frames_than_the_window_arrive_whole(namespace: StandIn
         with broker_on(small) as broker:
             bodies = [os.urandom(MEGABYTE) for _ in range(4)]
             for body in bodies:
-                broker.send(QUEUE, [Message(body, session_id="s1")])
+                broker.send(QUEUE, [Message(body, session_id="s1")]).result()
             assert [message.body for message in Holder(broker).take(4)] == bodies
 
 
@@ -134,7 +134,7 @@ def test_two_threads_hold_a_thousand_sessions() -> None:
         with broker_on(namespace) as broker, ThreadPoolExecutor(32) as pool:
             names = [f"s{number}" for number in range(1000)]
             for at in range(0, 1000, 250):
-                broker.send(QUEUE, [Message(name, session_id=name) for name in names[at : at + 250]])
+                broker.send(QUEUE, [Message(name, session_id=name) for name in names[at : at + 250]]).result()
 
             def accept(_: int) -> Holder:
                 holder = Holder(broker)

@@ -1,0 +1,179 @@
+"""`HeldSessionOperations`: settling, renewing, releasing, and the state of sessions. The broker's operations call it."""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from ...amqp import Condition, Response
+from ...errors import ProviderError, QueueError, SessionNotFoundError
+from ...protocol.error_codes import MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
+from ..base import Disposition, ReceiveRequest, Settlement
+from .browsing import MessageBrowser
+from .error_mapping import error_of
+from .namespace import Namespace
+from .operation import Operation
+from .receiving import SessionReceiver
+from .session.held_session import HeldSession
+from .session.registry import SessionRegistry
+from .session.settlement import SettlementResults, disposition_body
+
+#: Messages of a session that are dead-lettered at once.
+DEAD_LETTER_COUNT = 500
+#: Requests to dead-letter a session whose results can be repeated.
+MAX_DEAD_LETTERED = 1_000
+
+
+class HeldSessionOperations:
+    """The operations of the holder of a session, except receives. For the loop's thread.
+
+    Args:
+        namespace: The namespace.
+        registry: The sessions that are held here.
+        receiver: Takes locks.
+        browser: Finds deferred messages.
+    """
+
+    def __init__(
+        self, namespace: Namespace, registry: SessionRegistry, receiver: SessionReceiver, browser: MessageBrowser
+    ) -> None:
+        self._namespace = namespace
+        self._registry = registry
+        self._receiver = receiver
+        self._browser = browser
+        #: Counts of messages that were dead-lettered with their sessions, by request id.
+        self._dead_lettered: OrderedDict[str, int] = OrderedDict()
+
+    # Settling
+
+    async def settle(
+        self, entity: str, session_id: str, settlements: Sequence[Settlement], operation: Operation
+    ) -> list[str | None]:
+        """Settle messages of one session; return an error code or `None` for each."""
+        operation.claim()
+        session = self._registry.held(entity, session_id)
+        if session is not None:
+            return await self._settle(session, settlements, operation)
+        history = self._registry.history
+        codes = [history.result_of(settlement, SESSION_LOCK_LOST) for settlement in settlements]
+        for index, settlement in enumerate(settlements):
+            if codes[index] == SESSION_LOCK_LOST:
+                codes[index] = await self._settle_elsewhere(entity, session_id, settlement, operation)
+        return codes
+
+    async def _settle(
+        self, session: HeldSession, settlements: Sequence[Settlement], operation: Operation
+    ) -> list[str | None]:
+        results = SettlementResults(len(settlements))
+        session.settle(settlements, results)
+        return await self._namespace.wait(results.future, operation)
+
+    async def _settle_elsewhere(
+        self, entity: str, session_id: str, settlement: Settlement, operation: Operation
+    ) -> str | None:
+        """Settle a message of a session that another process holds: Azure's management node takes its lock token."""
+        try:
+            uuid.UUID(settlement.lock_token)
+        except ValueError:
+            return SESSION_LOCK_LOST
+        body = disposition_body(settlement, session_id, settlement.lock_token)
+        try:
+            await self._namespace.manage(entity, "update-disposition", body, operation, session_id=session_id)
+        except (SessionNotFoundError, ProviderError) as error:
+            if error.is_transient:
+                raise
+            return SESSION_LOCK_LOST
+        except QueueError as error:
+            if error.code not in (SESSION_LOCK_LOST, MESSAGE_LOCK_LOST):
+                raise
+            return error.code
+        self._registry.history.add(settlement)
+        return None
+
+    async def give_back(
+        self, entity: str, session_id: str, lock_id: str, lock_tokens: Sequence[str], operation: Operation
+    ) -> None:
+        """Return received messages to their places, uncounted."""
+        operation.claim()
+        session = self._registry.held(entity, session_id)
+        if session is not None and session.lock_id == lock_id:
+            session.receives.give_back(lock_tokens)
+
+    async def dead_letter_session(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        reason: str,
+        description: str | None,
+        request_id: str,
+        operation: Operation,
+    ) -> int:
+        """Dead-letter all messages of the session; return how many."""
+        known = self._dead_lettered.get(request_id)
+        if known is not None:
+            return known
+        session = await self._receiver.hold(entity, session_id, lock_id, operation)
+        operation.claim()
+
+        async def dead_letter(tokens: Sequence[str]) -> int:
+            settlements = [Settlement(token, Disposition.DEAD_LETTER, reason, description) for token in tokens]
+            return (await self._settle(session, settlements, operation)).count(None)
+
+        count = await dead_letter([message.token for message in session.unsettled])
+        rest = ReceiveRequest(entity, session_id, lock_id, max_count=DEAD_LETTER_COUNT, timeout=0.0)
+        while True:
+            delivery = await self._receiver.receive(rest, operation.part())
+            if not delivery.messages:
+                break
+            count += await dead_letter([message.receipt.handle for message in delivery.messages])
+        numbers = await self._browser.deferred_numbers(entity, session_id, operation)
+        for start in range(0, len(numbers), DEAD_LETTER_COUNT):
+            some = numbers[start : start + DEAD_LETTER_COUNT]
+            found = await self._receiver.receive_deferred(entity, session_id, lock_id, some, operation)
+            count += await dead_letter([message.receipt.handle for message in found])
+        if request_id:
+            self._dead_lettered[request_id] = count
+            while len(self._dead_lettered) > MAX_DEAD_LETTERED:
+                self._dead_lettered.popitem(last=False)
+        return count
+
+    # The lock
+
+    async def renew(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> float:
+        """Renew the lock; return the seconds until it expires."""
+        session = self._registry.require(entity, session_id, lock_id)
+        await self._namespace.wait(session.opened, operation)
+        operation.claim()
+        done: Future[Response | Condition] = Future()
+        session.lock.renew(done.set_result)
+        answer = await self._namespace.wait(done, operation)
+        if isinstance(answer, Condition):
+            raise error_of(answer, entity=entity, session_id=session_id)
+        return session.lock.left()
+
+    async def release(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> None:
+        """Release the lock if this holder has it."""
+        operation.claim()
+        session = self._registry.held(entity, session_id)
+        if session is not None and session.lock_id == lock_id:
+            await self._namespace.wait(session.release(), operation)
+        else:
+            self._registry.note_ended(entity, session_id, lock_id)
+
+    # The state
+
+    async def get_state(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> bytes | None:
+        """Return the session state."""
+        session = await self._receiver.hold(entity, session_id, lock_id, operation)
+        answer = await self._receiver.request(session, "get-session-state", {}, operation)
+        state = answer.body.get("session-state") if isinstance(answer.body, dict) else None
+        return state if isinstance(state, bytes) else None
+
+    async def set_state(self, entity: str, session_id: str, lock_id: str, state: bytes | None, operation: Operation) -> None:
+        """Store the session state."""
+        session = await self._receiver.hold(entity, session_id, lock_id, operation)
+        operation.claim()
+        await self._receiver.request(session, "set-session-state", {"session-state": state}, operation)
