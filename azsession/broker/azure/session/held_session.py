@@ -342,16 +342,15 @@ class HeldSession:
     def send_request(self, operation: str, body: dict[str, Any], on_answer: OnAnswer) -> None:
         """Send a request about the session to the management node, by the present link."""
         if self._connection is not None and self._link is not None:
-            about_session = {"session-id": self.session_id, **body}
-            self._connection.manage(self.entity, operation, about_session, on_answer, self._link.name)
+            body = {"session-id": self.session_id, **body}
+            self._connection.manage(self.entity, operation, body, on_answer, self._link.name)
 
     # The end
 
     def lose(self, why: str) -> None:
         """End the session: its lock is lost."""
-        error = self._not_held(f"the lock of session {self.session_id!r} is lost: {why}")
-        logger.info("%s", error)
-        self._end(SessionEvent.LOSE, error)
+        logger.info("%s: the lock of session %r is lost: %s", self.entity, self.session_id, why)
+        self._end(SessionEvent.LOSE, self._not_held(f"the lock of session {self.session_id!r} is lost: {why}"))
 
     def fail(self, error: QueueError) -> None:
         """End the session with an error: its lock is lost, or cannot be taken."""
