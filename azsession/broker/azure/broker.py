@@ -17,20 +17,19 @@ import attrs
 from ... import forks
 from ...amqp import AmqpMessage
 from ...config import ServiceBusConfig
-from ...errors import ProviderError, UnsupportedOperationError
+from ...errors import ProviderError, QueueError, UnsupportedOperationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import NOT_SUPPORTED
 from ...queues import QueueInfo, QueueSettings
 from ...tokens import TokenCache, source_of
 from ..base import BLOCKING, AcceptRequest, Broker, CallContext, Delivery, ReceiveRequest, Settlement
 from .browsing import MessageBrowser
-from .coding import MessageCoder
 from .held_operations import HeldSessionOperations
 from .message_mapping import as_new
 from .namespace import Namespace
 from .operation import Operation
 from .receiving import SessionReceiver
-from .sending import MessageSender
+from .sending import EncodedMessages, MessageSender
 from .session.registry import SessionRegistry
 from .transport.stream import Address
 
@@ -75,9 +74,8 @@ class AzureBroker(Broker):
     def _begin(self) -> None:
         self._loop = self._namespace.loop
         self._registry = SessionRegistry(self._namespace)
-        coder = MessageCoder(self._loop)
-        self._sender = MessageSender(self._namespace, coder)
-        self._receiver = SessionReceiver(self._namespace, self._registry, coder)
+        self._sender = MessageSender(self._namespace)
+        self._receiver = SessionReceiver(self._namespace, self._registry)
         self._browser = MessageBrowser(self._namespace)
         self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser)
         self._closed = False
@@ -166,7 +164,11 @@ class AzureBroker(Broker):
     def send(
         self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = BLOCKING
     ) -> Future[None]:
-        return self._run(context, lambda operation: self._sender.send(entity, messages, request_id, operation))
+        try:
+            encoded = EncodedMessages.of(entity, messages)
+        except QueueError as error:
+            return _failed(error)
+        return self._run(context, lambda operation: self._sender.send(entity, encoded, request_id, operation))
 
     def peek(
         self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
@@ -192,7 +194,7 @@ class AzureBroker(Broker):
     def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:
         async def call(operation: Operation) -> None:
             async def send(message: AmqpMessage) -> None:
-                await self._sender.send(entity, [as_new(message)], "", operation)
+                await self._sender.send(entity, EncodedMessages.of(entity, [as_new(message)]), "", operation)
 
             await self._browser.take_dead_letter(entity, sequence_number, send, operation)
 
@@ -257,13 +259,12 @@ class AzureBroker(Broker):
         self._begin()
 
 
+def _failed(error: QueueError) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
+
+
 def _unsupported() -> Future[Any]:
-    failed: Future[Any] = Future()
-    failed.set_exception(
-        UnsupportedOperationError(
-            "queues of an Azure namespace cannot be managed over AMQP: use the Azure portal, the CLI or a template",
-            code=NOT_SUPPORTED,
-            status=405,
-        )
-    )
-    return failed
+    text = "queues of an Azure namespace cannot be managed over AMQP: use the Azure portal, the CLI or a template"
+    return _failed(UnsupportedOperationError(text, code=NOT_SUPPORTED, status=405))

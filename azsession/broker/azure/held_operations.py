@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
 
 from ...amqp import Condition, Response
 from ...errors import ProviderError, QueueError, SessionNotFoundError
@@ -19,6 +18,7 @@ from .receiving import SessionReceiver
 from .session.held_session import HeldSession
 from .session.registry import SessionRegistry
 from .session.settlement import SettlementResults, disposition_body
+from .transport.task import LocalFuture
 
 #: Messages of a session that are dead-lettered at once.
 DEAD_LETTER_COUNT = 500
@@ -147,7 +147,7 @@ class HeldSessionOperations:
         session = self._registry.require(entity, session_id, lock_id)
         await self._namespace.wait(session.opened, operation)
         operation.claim()
-        done: Future[Response | Condition] = Future()
+        done: LocalFuture[Response | Condition] = LocalFuture()
         session.lock.renew(done.set_result)
         answer = await self._namespace.wait(done, operation)
         if isinstance(answer, Condition):

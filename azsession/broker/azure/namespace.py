@@ -21,7 +21,7 @@ from .operation import Operation
 from .transport.connection import Connection
 from .transport.loop import Loop, closed_error
 from .transport.stream import Address, Stream, open_stream
-from .transport.task import done_within
+from .transport.task import LocalFuture, done_within
 from .transport.workers import Workers
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Namespace:
     def _with_room(self) -> AuthorizedConnection | None:
         return next((one for one in self._connections if not one.is_closed and not one.transport.is_full), None)
 
-    async def wait(self, future: Future[T], operation: Operation, seconds: float | None = None) -> T:
+    async def wait(self, future: Future[T] | LocalFuture[T], operation: Operation, seconds: float | None = None) -> T:
         """Return a future's result. Wait for `timeout` seconds, or for `seconds`, but not past the caller's deadline.
 
         Raises:
@@ -141,7 +141,7 @@ class Namespace:
             QueueError: The error that the management node answered.
         """
         connection = await self.connect(entity, operation)
-        future: Future[Response | Condition] = Future()
+        future: LocalFuture[Response | Condition] = LocalFuture()
         connection.manage(entity, operation_name, body, future.set_result)
         answer = await self.wait(future, operation)
         if isinstance(answer, Condition):
@@ -166,7 +166,7 @@ class Namespace:
         audience = self._audience(entity)
         token, refresh_in, ends_in = await self._lookup(audience, operation)
         now = time.monotonic()
-        future: Future[Condition | None] = Future()
+        future: LocalFuture[Condition | None] = LocalFuture()
         connection.authorize(entity, audience, token, now + refresh_in, now + ends_in, future.set_result)
         try:
             error = await self.wait(future, operation)

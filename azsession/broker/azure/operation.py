@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
 from typing import Any
 
 import attrs
 
 from ..base import BLOCKING, CallContext
-from .transport.task import WithdrawnError
+from .transport.task import TaskFuture, WithdrawnError
 
 
 class Operation:
@@ -25,7 +24,7 @@ class Operation:
     """
 
     def __init__(self, context: CallContext = BLOCKING) -> None:
-        self.future: Future[Any] = Future()
+        self.future: TaskFuture[Any] = TaskFuture()
         self.started: float = time.monotonic()
         self.context = context
         self._has_slot = False
@@ -42,8 +41,13 @@ class Operation:
         Raises:
             WithdrawnError: The caller has cancelled the call.
         """
-        if not self.future.running() and not self.future.set_running_or_notify_cancel():
+        if not self.future.claim():
             raise WithdrawnError
+
+    @property
+    def needs_slot(self) -> bool:
+        """Whether the call needs a place to wait, and has none."""
+        return self.context.slots is not None and not self._has_slot
 
     def take_slot(self) -> None:
         """Take one of the places for calls that wait, until the call ends. Idempotent.

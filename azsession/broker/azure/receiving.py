@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from ...amqp import Condition, Response
@@ -15,17 +14,17 @@ from ...errors import ProviderError, QueueError, ThrottledError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ..base import AcceptRequest, Delivery, ReceiveRequest
-from .coding import MessageCoder
 from .error_mapping import error_of
 from .namespace import CONNECT_TIMEOUT, Namespace
 from .operation import Operation
+from .received_messages import ReceivedMessages
 from .session.held_session import HeldSession
 from .session.pending_receives import DRAIN_TIMEOUT, PendingReceive
 from .session.registry import SessionRegistry
 from .session.state import SessionState
 from .session.unsettled import UnsettledMessage, messages_by_number
 from .session.verification import receive_by_number_body
-from .transport.task import WithdrawnError, done_within, pause
+from .transport.task import Awaitable, LocalFuture, WithdrawnError, done_within, pause
 
 #: Seconds of one attach for the next available session. A longer wait is made of several.
 ACCEPT_SECONDS = 60.0
@@ -41,13 +40,11 @@ class SessionReceiver:
     Args:
         namespace: The namespace.
         registry: The sessions that are held here.
-        coder: Decodes the messages.
     """
 
-    def __init__(self, namespace: Namespace, registry: SessionRegistry, coder: MessageCoder) -> None:
+    def __init__(self, namespace: Namespace, registry: SessionRegistry) -> None:
         self._namespace = namespace
         self._registry = registry
-        self._coder = coder
 
     # Receiving
 
@@ -80,19 +77,18 @@ class SessionReceiver:
             if is_new:
                 self._undo(session, error)
             raise
-        found = await self._coder.received(session, messages) if messages else []
+        found = ReceivedMessages(session, messages)
         return Delivery(request.session_id, found, session.lock.left(), time.monotonic() - operation.started)
 
     async def _messages_of(
         self, receive: PendingReceive, session: HeldSession, deadline: float, operation: Operation
     ) -> list[UnsettledMessage]:
         """Return a receive's messages. End its wait at the deadline."""
-        if not await done_within(receive.future, QUICKLY):
-            operation.take_slot()
-            if not await done_within(receive.future, max(0.0, deadline - time.monotonic())):
-                session.receives.expire(receive)
-                # Azure answers which messages are there. A session that is being opened or relocked takes its own time.
-                return await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
+        await _take_slot_after(receive.future, operation)
+        if not await done_within(receive.future, max(0.0, deadline - time.monotonic())):
+            session.receives.expire(receive)
+            # Azure answers which messages are there. A session that is being opened or relocked takes its own time.
+            return await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
         return receive.future.result()
 
     async def receive_deferred(
@@ -121,7 +117,7 @@ class SessionReceiver:
         gone = [number for number in wanted if number not in known]
         if gone:
             raise ProviderError(f"the session has no deferred message {gone[0]}", code=MESSAGE_NOT_FOUND, status=404)
-        return await self._coder.received(session, [known[number] for number in wanted])
+        return list(ReceivedMessages(session, [known[number] for number in wanted]))
 
     # Taking the lock
 
@@ -187,8 +183,7 @@ class SessionReceiver:
 
     async def _wait_until_opened(self, session: HeldSession, seconds: float, operation: Operation) -> bool:
         """Return whether Azure granted a session."""
-        if not await done_within(session.opened, QUICKLY):
-            operation.take_slot()
+        await _take_slot_after(session.opened, operation)
         return await self._namespace.wait(session.opened, operation, seconds)
 
     def _undo(self, session: HeldSession, error: BaseException) -> None:
@@ -243,12 +238,18 @@ class SessionReceiver:
             ConnectionFailedError: Azure did not answer in time.
             QueueError: The error that the management node answered.
         """
-        done: Future[Response | Condition] = Future()
+        done: LocalFuture[Response | Condition] = LocalFuture()
         session.requests.send(name, body, done.set_result)
         answer = await self._namespace.wait(done, operation)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=session.entity, session_id=session.session_id)
         return answer
+
+
+async def _take_slot_after(future: Awaitable, operation: Operation) -> None:
+    """Take a place to wait if the future is not done soon."""
+    if operation.needs_slot and not await done_within(future, QUICKLY):
+        operation.take_slot()
 
 
 def _accepted(session: HeldSession, session_id: str, operation: Operation) -> Delivery:

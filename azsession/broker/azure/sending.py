@@ -8,17 +8,20 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
 
+import attrs
+
+from ... import amqp
 from ...amqp import Condition
 from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, ValidationError, revised
 from ...messages import Message
 from ...protocol.error_codes import OUTCOME_UNKNOWN, SERVER_BUSY
 from .authorized_connection import EntitySender
-from .coding import MessageCoder
 from .error_mapping import error_of
+from .message_mapping import to_amqp
 from .namespace import Namespace
 from .operation import Operation
+from .transport.task import LocalFuture
 
 #: Seconds for which a request is remembered, and how many requests at most.
 REMEMBERED_SECONDS, MAX_REMEMBERED = 600.0, 100_000
@@ -27,51 +30,72 @@ REMEMBERED_SECONDS, MAX_REMEMBERED = 600.0, 100_000
 _Result = tuple["str | None", "Condition | None", "int | None"]
 
 
+@attrs.frozen
+class EncodedMessages:
+    """Messages as one transfer carries them.
+
+    Attributes:
+        payload: The payload of the transfer.
+        message_format: The format of the payload.
+    """
+
+    payload: bytes = attrs.field(repr=False)
+    message_format: int
+
+    @classmethod
+    def of(cls, entity: str, messages: Sequence[Message]) -> EncodedMessages:
+        """Encode messages. Any thread may call this: the caller's thread does, because many messages take their time.
+
+        Raises:
+            ValidationError: The entity is a subscription, or AMQP cannot carry an attribute.
+        """
+        if "/subscriptions/" in entity.lower():
+            topic = entity[: entity.lower().index("/subscriptions/")]
+            raise ValidationError(f"messages cannot be sent to a subscription: send to its topic {topic!r}")
+        encoded = [to_amqp(message) for message in messages]
+        if len(encoded) == 1:
+            return cls(encoded[0], 0)
+        return cls(amqp.encode_batch(encoded), amqp.BATCH_FORMAT)
+
+
 class MessageSender:
     """Sends messages.
 
     Args:
         namespace: The namespace.
-        coder: Encodes the messages.
     """
 
-    def __init__(self, namespace: Namespace, coder: MessageCoder) -> None:
+    def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._coder = coder
-        self._requests: OrderedDict[str, tuple[Future[_Result], float]] = OrderedDict()
+        self._requests: OrderedDict[str, tuple[LocalFuture[_Result], float]] = OrderedDict()
 
-    async def send(self, entity: str, messages: Sequence[Message], request_id: str, operation: Operation) -> None:
+    async def send(self, entity: str, encoded: EncodedMessages, request_id: str, operation: Operation) -> None:
         """Send messages: all of them, or none and an error. Returns when Azure has confirmed them.
 
         A request is remembered for 10 minutes: the same request again sends nothing, unless the first attempt surely failed.
 
         Args:
             entity: The queue or topic.
-            messages: The messages.
+            encoded: The messages.
             request_id: The same for all attempts of one request; ``""`` for none.
             operation: The call.
 
         Raises:
-            ValidationError: The entity is a subscription, or AMQP cannot carry an attribute.
             MessageTooLargeError: The messages are larger than the link takes.
             ConnectionFailedError: The confirmation was lost: Azure may have accepted the messages.
             QueueError: Azure did not accept the messages.
         """
-        if "/subscriptions/" in entity.lower():
-            topic = entity[: entity.lower().index("/subscriptions/")]
-            raise ValidationError(f"messages cannot be sent to a subscription: send to its topic {topic!r}")
-        payload, message_format = await self._coder.encode(messages)
         connection = await self._namespace.connect(entity, operation)
         operation.claim()
         known = self._requests.get(request_id) if request_id else None
-        result = self._transfer(connection.sender(entity), payload, message_format, request_id) if known is None else known[0]
+        result = self._transfer(connection.sender(entity), encoded, request_id) if known is None else known[0]
         try:
-            self._check(entity, await self._namespace.wait(result, operation), len(payload))
+            self._check(entity, await self._namespace.wait(result, operation), len(encoded.payload))
         except ConnectionFailedError as error:
             raise revised(error, code=OUTCOME_UNKNOWN) from error.__cause__
 
-    def _transfer(self, sender: EntitySender, payload: bytes, message_format: int, request_id: str) -> Future[_Result]:
-        result: Future[_Result] = Future()
+    def _transfer(self, sender: EntitySender, encoded: EncodedMessages, request_id: str) -> LocalFuture[_Result]:
+        result: LocalFuture[_Result] = LocalFuture()
         if request_id:
             self._remember(request_id, result)
 
@@ -81,10 +105,10 @@ class MessageSender:
                 self._requests.pop(request_id, None)
             result.set_result((state, error, sender.max_message_size))
 
-        sender.send(payload, outcome, message_format)
+        sender.send(encoded.payload, outcome, encoded.message_format)
         return result
 
-    def _remember(self, request_id: str, result: Future[_Result]) -> None:
+    def _remember(self, request_id: str, result: LocalFuture[_Result]) -> None:
         now = time.monotonic()
         self._requests[request_id] = (result, now)
         while self._requests:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from enum import Enum, auto
 from typing import Protocol
 
@@ -23,6 +22,7 @@ from ....errors import QueueError
 from ...base import superseded_error
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
+from ..transport.task import LocalFuture
 from .unsettled import UnsettledMessage, UnsettledMessages
 
 #: Receives of one session that can be repeated with the same result: as many as one holder's threads may have under way.
@@ -79,7 +79,7 @@ class PendingReceive:
         self.max_count: int = max_count
         self.request_id: str = request_id
         self.patience: Patience = Patience.WAITS if waits else Patience.TIME_IS_UP
-        self.future: Future[list[UnsettledMessage]] = Future()
+        self.future: LocalFuture[list[UnsettledMessage]] = LocalFuture()
 
 
 class PendingReceives:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections import OrderedDict
-from concurrent.futures import Future
 from typing import Any
 
 import attrs
@@ -14,6 +13,7 @@ from .... import amqp
 from ....errors import QueueError
 from ....protocol.error_codes import CONFLICT
 from ...base import Disposition, Settlement
+from ..transport.task import LocalFuture
 
 #: Settlements that are remembered at most, and for how many seconds.
 MAX_SETTLED, SETTLED_SECONDS = 100_000, 300.0
@@ -61,7 +61,7 @@ class SettlementResults:
     __slots__ = ("_codes", "_error", "_missing", "future")
 
     def __init__(self, count: int) -> None:
-        self.future: Future[list[str | None]] = Future()
+        self.future: LocalFuture[list[str | None]] = LocalFuture()
         self._codes: list[str | None] = [None] * count
         self._missing = count
         self._error: QueueError | None = None

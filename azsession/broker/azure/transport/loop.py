@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from ....errors import ProviderError, QueueError
 from ....protocol.error_codes import SERVER_BUSY
-from .task import Task
+from .task import Task, TaskFuture
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Loop:
         self.call(perform)
         return future
 
-    def start(self, coroutine: Coroutine[Any, Any, T], future: Future[T] | None = None) -> Future[T]:
+    def start(self, coroutine: Coroutine[Any, Any, T], future: TaskFuture[T] | None = None) -> Future[T]:
         """Run a coroutine in the loop's thread, and return the future of its result. Any thread may call this.
 
         Cancelling the future ends the coroutine: see `Task`. If the loop is closed, the future gets the error.
@@ -157,13 +157,13 @@ class Loop:
             coroutine: The coroutine. It waits with `done_within` and `pause` only.
             future: Gets the result; a new one if it is `None`.
         """
-        result: Future[T] = Future() if future is None else future
+        result: TaskFuture[T] = TaskFuture() if future is None else future
         task = Task(self, coroutine, result)
         try:
             self.call(task.begin)
         except ProviderError as error:
             coroutine.close()
-            if result.set_running_or_notify_cancel():
+            if result.claim():
                 result.set_exception(error)
         return result
 
@@ -292,8 +292,10 @@ class Loop:
             _, _, timer = heapq.heappop(self._timers)
             if timer.job is not None:
                 _safely(timer.job)
-        for _ in range(len(self._jobs)):
-            _safely(self._jobs.popleft())
+        # The second pass runs what the jobs of the first one have set off, for example a coroutine that waited for a message.
+        for _ in range(2):
+            for _ in range(len(self._jobs)):
+                _safely(self._jobs.popleft())
         self._flush(selector)
 
     def _flush(self, selector: selectors.BaseSelector) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from ....errors import QueueError
 
@@ -23,20 +23,116 @@ class WithdrawnError(BaseException):
     """
 
 
+class Awaitable(Protocol):
+    """A future that a coroutine can wait for."""
+
+    def done(self) -> bool:
+        """Return whether there is a result or an error."""
+
+    def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
+        """Call `fn` when there is one."""
+
+
+class LocalFuture(Generic[T]):
+    """A future for one waiting coroutine. Only the loop's thread uses it, so that it needs no lock."""
+
+    __slots__ = ("_callback", "_error", "_is_done", "_result")
+
+    def __init__(self) -> None:
+        self._is_done = False
+        self._result: T | None = None
+        self._error: Exception | None = None
+        self._callback: Callable[[Any], object] | None = None
+
+    def done(self) -> bool:
+        """Return whether there is a result or an error."""
+        return self._is_done
+
+    def result(self) -> T:
+        """Return the result, or raise the error. The future must be done."""
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+    def exception(self) -> Exception | None:
+        """Return the error, or `None`. The future must be done."""
+        return self._error
+
+    def set_result(self, result: T) -> None:
+        """Set the result, once."""
+        self._result = result
+        self._finish()
+
+    def set_exception(self, error: Exception) -> None:
+        """Set the error, once."""
+        self._error = error
+        self._finish()
+
+    def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
+        """Call `fn` when the future is done. It takes the place of an earlier function."""
+        self._callback = fn
+
+    def _finish(self) -> None:
+        self._is_done = True
+        if self._callback is not None:
+            self._callback(self)
+
+
+class TaskFuture(Future[T]):
+    """The future of a task, for any thread. Cancelling it withdraws the task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: `None` until `claim` was called.
+        self._is_claimed: bool | None = None
+        self._on_cancel: Callable[[], object] | None = None
+
+    def cancel(self) -> bool:
+        """Cancel the task, unless the future is claimed or done; return whether it is cancelled."""
+        is_cancelled = super().cancel()
+        if is_cancelled and self._on_cancel is not None:
+            self._on_cancel()
+        return is_cancelled
+
+    def claim(self) -> bool:
+        """Commit to giving a result: the future cannot be cancelled from now on. Idempotent. For the loop's thread.
+
+        Returns:
+            `False` if the future was cancelled.
+        """
+        if self._is_claimed is None:
+            self._is_claimed = self.set_running_or_notify_cancel()
+        return self._is_claimed
+
+    def on_cancel(self, withdraw: Callable[[], object]) -> None:
+        """Call `withdraw` when the future is cancelled."""
+        self._on_cancel = withdraw
+
+
 class _Wait:
     """The wait of a coroutine for a future, or for a time in seconds, or for the first of both."""
 
-    __slots__ = ("future", "seconds")
+    __slots__ = ("future", "seconds", "task")
 
-    def __init__(self, future: Future[Any] | None, seconds: float | None) -> None:
+    def __init__(self, future: Awaitable | None, seconds: float | None) -> None:
         self.future = future
         self.seconds = seconds
+        self.task: Task[Any] | None = None
 
     def __await__(self) -> Generator[_Wait, None, None]:
         yield self
 
+    def on_done(self, _: object) -> None:
+        # The future may be resolved in the middle of other work. The coroutine continues after that work.
+        if self.task is not None:
+            self.task.loop.soon(self.resume)
 
-async def done_within(future: Future[Any], seconds: float | None) -> bool:
+    def resume(self) -> None:
+        if self.task is not None:
+            self.task.resume(self)
+
+
+async def done_within(future: Awaitable, seconds: float | None) -> bool:
     """Wait for a future. Return whether it is done; `seconds` is the longest wait, `None` for any time."""
     if not future.done():
         await _Wait(future, seconds)
@@ -74,50 +170,57 @@ class Task(Generic[T]):
     """Runs one coroutine, and resolves the future of its result.
 
     If the future is cancelled, the coroutine gets a `WithdrawnError` at the point where it waits. From the point on where a
-    coroutine must not be withdrawn, its future is running: see `Future.set_running_or_notify_cancel`.
+    coroutine must not be withdrawn, its future is claimed.
 
     Args:
         loop: The loop.
         coroutine: The coroutine.
         future: Gets the result or the error.
+
+    Attributes:
+        loop: The loop.
     """
 
-    __slots__ = ("_coroutine", "_future", "_loop", "_timer", "_wait")
+    __slots__ = ("_coroutine", "_future", "_timer", "_wait", "loop")
 
-    def __init__(self, loop: TaskLoop, coroutine: Coroutine[Any, Any, T], future: Future[T]) -> None:
-        self._loop = loop
+    def __init__(self, loop: TaskLoop, coroutine: Coroutine[Any, Any, T], future: TaskFuture[T]) -> None:
+        self.loop = loop
         self._coroutine = coroutine
         self._future = future
         self._wait: _Wait | None = None
         self._timer: CancellableTimer | None = None
-        future.add_done_callback(self._on_done)
+        future.on_cancel(self._on_cancel)
 
     def begin(self) -> None:
         """Run the coroutine until it waits. The loop calls this in its thread."""
         if self._future.cancelled():
             self._coroutine.close()
             return
-        self._loop.tasks.add(self)
+        self.loop.tasks.add(self)
         self._step(None)
+
+    def resume(self, wait: _Wait) -> None:
+        """Continue the coroutine if it is still in this wait."""
+        if self._wait is wait:
+            self._step(None)
 
     def end(self, error: QueueError) -> None:
         """End the coroutine with an error: the loop ends. For the loop's thread."""
         self._step(error)
-        if self in self._loop.tasks:
+        if self in self.loop.tasks:
             # The coroutine waits again.
             self._coroutine.close()
             self._finish(error=error)
 
-    def _on_done(self, future: Future[T]) -> None:
-        if future.cancelled():
-            # If the loop is closed, it ends all tasks.
-            with suppress(QueueError):
-                self._loop.call(self._withdraw)
+    def _on_cancel(self) -> None:
+        # If the loop is closed, it ends all tasks.
+        with suppress(QueueError):
+            self.loop.call(self._withdraw)
 
     def _withdraw(self) -> None:
-        if self in self._loop.tasks:
+        if self in self.loop.tasks:
             # Those who wait with `concurrent.futures.wait` learn of the cancellation by this call.
-            self._future.set_running_or_notify_cancel()
+            self._future.claim()
             self._step(WithdrawnError())
 
     def _step(self, error: BaseException | None) -> None:
@@ -131,28 +234,23 @@ class Task(Generic[T]):
         except StopIteration as end:
             self._finish(result=end.value)
         except WithdrawnError:
-            self._loop.tasks.discard(self)
+            self.loop.tasks.discard(self)
         except BaseException as failure:
             self._finish(error=failure)
         else:
             self._suspend(wait)
 
     def _suspend(self, wait: _Wait) -> None:
-        self._wait = wait
+        self._wait, wait.task = wait, self
         if wait.seconds is not None:
-            self._timer = self._loop.later(wait.seconds, lambda: self._continue(wait))
+            self._timer = self.loop.later(wait.seconds, wait.resume)
         if wait.future is not None:
-            # The future may be resolved in the middle of other work. The coroutine continues after that work.
-            wait.future.add_done_callback(lambda _: self._loop.soon(lambda: self._continue(wait)))
-
-    def _continue(self, wait: _Wait) -> None:
-        if self._wait is wait:
-            self._step(None)
+            wait.future.add_done_callback(wait.on_done)
 
     def _finish(self, *, result: Any = None, error: BaseException | None = None) -> None:
-        self._loop.tasks.discard(self)
+        self.loop.tasks.discard(self)
         future = self._future
-        if not future.running() and (future.done() or not future.set_running_or_notify_cancel()):
+        if not future.claim():
             return
         if error is None:
             future.set_result(result)
