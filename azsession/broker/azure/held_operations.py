@@ -68,6 +68,8 @@ class HeldSessionOperations:
     ) -> list[str | None]:
         results = SettlementResults(len(settlements))
         session.settle(settlements, results)
+        if results.future.done():
+            return results.future.result()
         return await self._namespace.wait(results.future, operation)
 
     async def _settle_elsewhere(

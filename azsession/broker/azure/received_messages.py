@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import overload
 
 from ...messages import ReceivedMessage
@@ -23,8 +24,8 @@ class ReceivedMessages(Sequence[ReceivedMessage]):
     def __init__(self, session: HeldSession, messages: Sequence[UnsettledMessage]) -> None:
         self._queue_name = session.entity
         self._session_id = session.session_id or ""
-        self._delivered_at = datetime.now(timezone.utc)
-        self._expires_at = self._delivered_at + timedelta(seconds=session.lock.left())
+        self._delivered_at = time.time()
+        self._expires_at = self._delivered_at + session.lock.left()
         self._encoded = messages
         self._decoded: list[ReceivedMessage] | None = None
 
@@ -43,14 +44,17 @@ class ReceivedMessages(Sequence[ReceivedMessage]):
 
     def _messages(self) -> list[ReceivedMessage]:
         if self._decoded is None:
+            expires_at, delivered_at = (
+                datetime.fromtimestamp(at, timezone.utc) for at in (self._expires_at, self._delivered_at)
+            )
             self._decoded = [
                 received(
                     message.message,
                     message.token,
                     queue_name=self._queue_name,
                     session_id=self._session_id,
-                    expires_at=self._expires_at,
-                    delivered_at=self._delivered_at,
+                    expires_at=expires_at,
+                    delivered_at=delivered_at,
                 )
                 for message in self._encoded
             ]

@@ -22,9 +22,9 @@ from .session.held_session import HeldSession
 from .session.pending_receives import DRAIN_TIMEOUT, PendingReceive
 from .session.registry import SessionRegistry
 from .session.state import SessionState
-from .session.unsettled import UnsettledMessage, messages_by_number
+from .session.unsettled import messages_by_number
 from .session.verification import receive_by_number_body
-from .transport.task import Awaitable, LocalFuture, WithdrawnError, done_within, pause
+from .transport.task import LocalFuture, WithdrawnError, done_within, pause
 
 #: Seconds of one attach for the next available session. A longer wait is made of several.
 ACCEPT_SECONDS = 60.0
@@ -70,7 +70,9 @@ class SessionReceiver:
         if is_new:
             self._open(session, operation)
         try:
-            messages = await self._messages_of(receive, session, operation.started + request.timeout, operation)
+            if not receive.future.done():
+                await self._wait_for_messages(receive, session, operation.started + request.timeout, operation)
+            messages = receive.future.result()
             operation.claim()
         except (Exception, WithdrawnError) as error:
             session.receives.take_back(receive)
@@ -80,16 +82,16 @@ class SessionReceiver:
         found = ReceivedMessages(session, messages)
         return Delivery(request.session_id, found, session.lock.left(), time.monotonic() - operation.started)
 
-    async def _messages_of(
+    async def _wait_for_messages(
         self, receive: PendingReceive, session: HeldSession, deadline: float, operation: Operation
-    ) -> list[UnsettledMessage]:
-        """Return a receive's messages. End its wait at the deadline."""
-        await _take_slot_after(receive.future, operation)
+    ) -> None:
+        """Wait until a receive has its messages. End its wait at the deadline."""
+        if operation.needs_slot and not await done_within(receive.future, QUICKLY):
+            operation.take_slot()
         if not await done_within(receive.future, max(0.0, deadline - time.monotonic())):
             session.receives.expire(receive)
             # Azure answers which messages are there. A session that is being opened or relocked takes its own time.
-            return await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
-        return receive.future.result()
+            await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
 
     async def receive_deferred(
         self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int], operation: Operation
@@ -183,7 +185,8 @@ class SessionReceiver:
 
     async def _wait_until_opened(self, session: HeldSession, seconds: float, operation: Operation) -> bool:
         """Return whether Azure granted a session."""
-        await _take_slot_after(session.opened, operation)
+        if operation.needs_slot and not await done_within(session.opened, QUICKLY):
+            operation.take_slot()
         return await self._namespace.wait(session.opened, operation, seconds)
 
     def _undo(self, session: HeldSession, error: BaseException) -> None:
@@ -244,12 +247,6 @@ class SessionReceiver:
         if isinstance(answer, Condition):
             raise error_of(answer, entity=session.entity, session_id=session.session_id)
         return answer
-
-
-async def _take_slot_after(future: Awaitable, operation: Operation) -> None:
-    """Take a place to wait if the future is not done soon."""
-    if operation.needs_slot and not await done_within(future, QUICKLY):
-        operation.take_slot()
 
 
 def _accepted(session: HeldSession, session_id: str, operation: Operation) -> Delivery:

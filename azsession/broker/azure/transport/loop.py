@@ -272,6 +272,8 @@ class Loop:
             _safely(self._jobs.popleft())
 
     def _round(self, selector: selectors.BaseSelector, wake: socket.socket) -> None:
+        while self._timers and self._timers[0][2].job is None:
+            heapq.heappop(self._timers)
         self._asleep = True
         if self._jobs or self._closed:
             timeout: float | None = 0.0

@@ -79,20 +79,27 @@ class LocalFuture(Generic[T]):
 
 
 class TaskFuture(Future[T]):
-    """The future of a task, for any thread. Cancelling it withdraws the task."""
+    """The future of a task, for any thread. Cancelling it withdraws the task.
+
+    Attributes:
+        is_withdrawn: Whether the future was cancelled.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_withdrawn: bool = False
         #: `None` until `claim` was called.
         self._is_claimed: bool | None = None
         self._on_cancel: Callable[[], object] | None = None
 
     def cancel(self) -> bool:
         """Cancel the task, unless the future is claimed or done; return whether it is cancelled."""
-        is_cancelled = super().cancel()
-        if is_cancelled and self._on_cancel is not None:
+        if not super().cancel():
+            return False
+        self.is_withdrawn = True
+        if self._on_cancel is not None:
             self._on_cancel()
-        return is_cancelled
+        return True
 
     def claim(self) -> bool:
         """Commit to giving a result: the future cannot be cancelled from now on. Idempotent. For the loop's thread.
@@ -110,7 +117,10 @@ class TaskFuture(Future[T]):
 
 
 class _Wait:
-    """The wait of a coroutine for a future, or for a time in seconds, or for the first of both."""
+    """The wait of a coroutine for a future, or for a time in seconds, or for the first of both.
+
+    Its result says whether the future is done.
+    """
 
     __slots__ = ("future", "seconds", "task")
 
@@ -119,8 +129,12 @@ class _Wait:
         self.seconds = seconds
         self.task: Task[Any] | None = None
 
-    def __await__(self) -> Generator[_Wait, None, None]:
+    def __await__(self) -> Generator[_Wait, None, bool]:
+        future = self.future
+        if future is not None and future.done():
+            return True
         yield self
+        return future is not None and future.done()
 
     def on_done(self, _: object) -> None:
         # The future may be resolved in the middle of other work. The coroutine continues after that work.
@@ -132,16 +146,19 @@ class _Wait:
             self.task.resume(self)
 
 
-async def done_within(future: Awaitable, seconds: float | None) -> bool:
-    """Wait for a future. Return whether it is done; `seconds` is the longest wait, `None` for any time."""
-    if not future.done():
-        await _Wait(future, seconds)
-    return future.done()
+def done_within(future: Awaitable, seconds: float | None) -> _Wait:
+    """Wait for a future: ``await done_within(...)``. The result says whether it is done.
+
+    Args:
+        future: The future.
+        seconds: The longest wait; `None` for any time.
+    """
+    return _Wait(future, seconds)
 
 
-async def pause(seconds: float) -> None:
-    """Wait for a time."""
-    await _Wait(None, seconds)
+def pause(seconds: float) -> _Wait:
+    """Wait for a time: ``await pause(...)``."""
+    return _Wait(None, seconds)
 
 
 class CancellableTimer(Protocol):
@@ -193,7 +210,7 @@ class Task(Generic[T]):
 
     def begin(self) -> None:
         """Run the coroutine until it waits. The loop calls this in its thread."""
-        if self._future.cancelled():
+        if self._future.is_withdrawn:
             self._coroutine.close()
             return
         self.loop.tasks.add(self)
