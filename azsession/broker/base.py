@@ -274,9 +274,17 @@ class Broker(abc.ABC):
         *,
         context: CallContext = BLOCKING,
     ) -> Future[None]:
-        """Return received messages to their places, because their caller did not get them. This counts as no delivery.
+        """Return received messages to their places, because their caller did not get the answer. This counts as no delivery.
 
-        Messages that are settled, or whose lock is lost, are ignored.
+        Messages that are settled, whose lock is lost, or that a repeated attempt of the same receive has got, are ignored.
+        """
+
+    @abc.abstractmethod
+    def undo_accept(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
+        """Give back the lock that an accept took, because its caller did not get the answer.
+
+        Nothing happens if a repeated attempt of the same accept has got the session. Unlike `release`, this lets the same
+        holder take the session again.
         """
 
     @abc.abstractmethod

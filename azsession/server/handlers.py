@@ -119,7 +119,12 @@ class Handlers:
                 return Answer(204)
             return Answer.json(201, {"SessionId": delivery.session_id}, _lock_headers(delivery))
 
-        return PendingAnswer(self._broker.accept(wanted, context=request.context), make)
+        def give_back(delivery: Delivery | None) -> Future[None] | None:
+            if delivery is None:
+                return None
+            return self._broker.undo_accept(wanted.entity, delivery.session_id, wanted.lock_id, context=request.context)
+
+        return PendingAnswer(self._broker.accept(wanted, context=request.context), make, give_back)
 
     def _receive_deferred(self, request: Request) -> PendingAnswer[Any]:
         numbers = read_sequence_numbers(request.json())

@@ -131,6 +131,9 @@ class AzureBroker(Broker):
     ) -> Future[None]:
         return self._run(context, lambda operation: self._held.give_back(entity, session_id, lock_id, lock_tokens, operation))
 
+    def undo_accept(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
+        return self._run(context, lambda operation: self._held.undo_accept(entity, session_id, lock_id, operation))
+
     def get_state(
         self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING
     ) -> Future[bytes | None]:

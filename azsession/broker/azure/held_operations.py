@@ -103,6 +103,13 @@ class HeldSessionOperations:
         if session is not None and session.lock_id == lock_id:
             session.receives.give_back(lock_tokens)
 
+    async def undo_accept(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> None:
+        """Release a session whose accept was not answered, unless the accept was repeated."""
+        operation.claim()
+        session = self._registry.held(entity, session_id)
+        if session is not None and session.lock_id == lock_id and not session.is_shared:
+            session.release()
+
     async def dead_letter_session(
         self,
         entity: str,

@@ -110,6 +110,9 @@ class EmbeddedBroker(Broker):
     ) -> Future[None]:
         return self._settling.give_back(entity, session_id, lock_id, lock_tokens, context)
 
+    def undo_accept(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
+        return self._settling.undo_accept(entity, session_id, lock_id, context)
+
     def get_state(
         self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING
     ) -> Future[bytes | None]:

@@ -198,6 +198,7 @@ class _Receive:
             message = lock.tokens.get(token)
             row = None if message is None else self._core.store.message(message.key)
             if message is not None and row is not None:
+                message.answers += 1
                 messages.append(self._core.received(lock, row, token, message, self._core.lock_expiry(lock)))
         return messages
 
@@ -270,12 +271,17 @@ class _Accept:
         if known is not None and known[1] == request.lock_id:
             lock = core.locks.get(known[0])
             if lock is not None and lock.holder == request.lock_id:
+                lock.accepts += 1
                 return lock
+        before = None
         if request.session_id is not None:
+            before = core.locks.get((queue.id, request.session_id))
             lock = lock_for(core, tx, queue, request.session_id, request.lock_id)
         else:
             name = self._next_session(queue)
             lock = None if name is None else core.take_lock(tx, queue, name, request.lock_id)
+        if lock is not None and lock is not before:
+            lock.accepts = 1
         if lock is not None and request.request_id:
             self._remember(queue, lock)
         return lock

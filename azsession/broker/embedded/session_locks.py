@@ -35,12 +35,14 @@ class LockedMessage:
         count: Its delivery count.
         deferred: Whether it was received as a deferred message.
         size: The size of its body in bytes.
+        answers: How many answers contain it. A repeated receive returns it again.
     """
 
     key: int
     count: int
     deferred: bool
     size: int
+    answers: int = 1
 
 
 class Waiter:
@@ -84,6 +86,7 @@ class SessionLock:
         cursor: The key of the last delivered message.
         returned: Keys of abandoned messages before the cursor, in order. They are delivered next.
         tokens: The unsettled messages, by lock token.
+        accepts: How many answers to the accept that took the lock contain it. A repeated accept returns it again.
         answers: The lock tokens that the latest receives returned, by request id.
         dead_lettered: How many messages the latest dead-lettering of the session moved, by request id.
         waiters: The waiting receives.
@@ -94,6 +97,7 @@ class SessionLock:
     holder: str
     expires: float
     cursor: int = -1
+    accepts: int = 0
     returned: list[int] = attrs.field(factory=list)
     tokens: dict[str, LockedMessage] = attrs.field(factory=dict)
     answers: OrderedDict[str, tuple[str, ...]] = attrs.field(factory=OrderedDict)

@@ -138,14 +138,36 @@ class Settling:
             if lock is None or lock.holder != lock_id:
                 return
             lock.save_for_rollback(tx)
-            returned = [message for token in lock_tokens if (message := lock.tokens.pop(token, None)) is not None]
+            returned = []
+            for token in lock_tokens:
+                message = lock.tokens.get(token)
+                if message is not None:
+                    message.answers -= 1
+                    if message.answers == 0:
+                        returned.append(lock.tokens.pop(token))
             self._core.store.set_delivery_counts([(message.key, message.count - 1) for message in returned])
             for message in returned:
                 if not message.deferred:
                     lock.give_back(message.key)
             if returned:
+                # A repeated receive must not get the rest of the former answer.
+                for request_id in [one for one, tokens in lock.answers.items() if not set(tokens).isdisjoint(lock_tokens)]:
+                    del lock.answers[request_id]
                 self._core.due.schedule_expiries(tx)
                 tx.after_commit(lock.wake_waiters)
+
+        return self._core.submit(job, context)
+
+    def undo_accept(self, entity: str, session_id: str, lock_id: str, context: CallContext) -> Future[None]:
+        """Give back the lock that an accept took, unless the accept was repeated."""
+
+        def job(tx: Transaction) -> None:
+            queue = self._core.queue(tx, entity)
+            lock = self._core.locks.get((queue.id, session_id))
+            if lock is not None and lock.holder == lock_id and lock.accepts > 0:
+                lock.accepts -= 1
+                if lock.accepts == 0 and not lock.tokens and not lock.waiters:
+                    self._core.undo_take_lock(tx, lock)
 
         return self._core.submit(job, context)
 

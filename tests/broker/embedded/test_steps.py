@@ -366,6 +366,47 @@ def test_messages_that_are_given_back_come_again_uncounted_and_in_order(broker: 
     assert [(one.text(), one.delivery_count) for one in again] == [("a", 1), ("b", 1), ("c", 1)]
 
 
+def test_messages_that_a_repeated_receive_has_got_are_not_given_back(broker: EmbeddedBroker) -> None:
+    send(broker, "a")
+    (message,) = receive(broker, "A", request_id="r1")
+    receive(broker, "A", request_id="r1")
+    broker.give_back("q", "s", "A", [message.receipt.handle]).result()
+    assert receive(broker, "A") == []
+    assert broker.settle("q", "s", [Settlement(message.receipt.handle, Disposition.COMPLETE)]).result() == [None]
+
+
+def test_a_receive_that_is_repeated_after_its_messages_were_given_back_gets_them_again(broker: EmbeddedBroker) -> None:
+    send(broker, "a", "b")
+    received = receive(broker, "A", 2, request_id="r1")
+    broker.give_back("q", "s", "A", [one.receipt.handle for one in received]).result()
+    assert bodies(receive(broker, "A", 2, request_id="r1")) == ["a", "b"]
+
+
+def test_an_accept_that_is_undone_frees_the_session_for_all_holders(broker: EmbeddedBroker) -> None:
+    send(broker, "a")
+    for holder in ("A", "A", "B"):
+        assert accept(broker, holder) == "s"
+        broker.undo_accept("q", "s", holder).result()
+
+
+def test_an_accept_that_was_repeated_is_not_undone(broker: EmbeddedBroker) -> None:
+    send(broker, "a")
+    assert accept(broker, "A", request_id="r1") == "s"
+    assert accept(broker, "A", request_id="r1") == "s"
+    broker.undo_accept("q", "s", "A").result()
+    assert accept(broker, "B") is None
+    broker.undo_accept("q", "s", "A").result()
+    assert accept(broker, "B") == "s"
+
+
+def test_a_lock_that_an_accept_did_not_take_is_not_undone(broker: EmbeddedBroker) -> None:
+    send(broker, "a")
+    receive(broker, "A")
+    assert accept(broker, "A", "s") == "s"
+    broker.undo_accept("q", "s", "A").result()
+    assert accept(broker, "B") is None
+
+
 def test_only_the_holder_can_give_messages_back(broker: EmbeddedBroker) -> None:
     send(broker, "a")
     (message,) = receive(broker, "A")
