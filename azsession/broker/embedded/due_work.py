@@ -128,14 +128,19 @@ class DueWork:
         # An operation that arrived before a lock's expiry is in time, however long it was queued.
         for lock in self._state.locks.expired(min(tx.arrived, self._clock.monotonic())):
             self._state.end_lock(tx, lock)
-        if not tx.first_touch(self):
-            # One step for each transaction, however many jobs share it.
-            return
         now = self._clock.now()
-        if self._next_due is not None and self._next_due <= now:
-            self._activate(tx, now)
-        if self._next_expiry is not None and self._next_expiry <= now:
-            self._expire(tx, now)
+        # One step for each transaction, however many jobs share it.
+        if self._is_past(self._next_due, now) or self._is_past(self._next_expiry, now):
+            if not tx.first_touch(self):
+                return
+            if self._is_past(self._next_due, now):
+                self._activate(tx, now)
+            if self._is_past(self._next_expiry, now):
+                self._expire(tx, now)
+
+    @staticmethod
+    def _is_past(at: float | None, now: float) -> bool:
+        return at is not None and at <= now
 
     def schedule(self, tx: Transaction, *, due: float | None = None, expires: float | None = None) -> None:
         """Note when a message becomes due or expires, so that the broker acts then."""
