@@ -16,7 +16,7 @@ from azsession import Message, ReceivedMessage
 from azsession.broker.base import AcceptRequest, CallContext, Disposition, ReceiveRequest, Settlement, wait_for
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.group_commit import Transaction
+from azsession.broker.embedded.jobs import Transaction
 from azsession.broker.embedded.store import STEP_ROWS
 from azsession.queues import QueueSettings
 from tests.conftest import eventually

@@ -16,7 +16,7 @@ from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 
 from .helpers import HandClock, copy_data
-from .model import LOCK_SECONDS, REQUESTS_REMEMBERED, SESSIONS, WINDOW, Model
+from .model import LOCK_SECONDS, REQUESTS_REMEMBERED, SESSIONS, WINDOW, Model, check_counters
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -126,4 +126,4 @@ class BrokerMachine(RuleBasedStateMachine):
     def the_counters_equal_the_stored_messages(self) -> None:
         self.model.tick()
         core = self.broker._core
-        core.perform(lambda tx: self.model.check_counters(core.connection.execute))
+        core.perform(lambda tx: check_counters(core.connection.execute, self.model.locks))

@@ -14,7 +14,7 @@ def test_a_very_late_time_does_not_end_the_thread() -> None:
     thread = BrokerThread(lambda: None, acted.set, Clock())
     # For example, Azure's longest time to live.
     thread.act_at(922337203685.0)
-    eventually(lambda: thread._changed._waiters)  # type: ignore[attr-defined]
+    eventually(thread._signals.empty)
     thread.act_at(0.0)
     assert acted.wait(10)
     thread.stop()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.group_commit import Transaction
+from azsession.broker.embedded.jobs import Transaction
 from tests.conftest import eventually
 
 from .helpers import COMPLETE, Background, HandClock, accept, copy_data, peek, receive, send, settle

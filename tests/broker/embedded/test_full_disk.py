@@ -9,7 +9,7 @@ import pytest
 
 from azsession import ProviderError
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.group_commit import Transaction
+from azsession.broker.embedded.jobs import Transaction
 from tests.conftest import eventually
 
 from .helpers import COMPLETE, DEAD_LETTER, Background, Disk, bodies, dead, messages, peek, receive, send, settle

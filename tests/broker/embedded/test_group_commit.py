@@ -12,7 +12,8 @@ import pytest
 
 from azsession import ProviderError, QueueError, SessionLockedError
 from azsession.broker.clock import Clock
-from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit, Job, Transaction
+from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit
+from azsession.broker.embedded.jobs import Job, Transaction
 from tests.conftest import eventually
 
 from .helpers import Background
@@ -319,8 +320,8 @@ def test_an_interrupted_leader_passes_the_lead_on(group: GroupCommit, connection
     gate = Gate(group)
     # The interrupt comes after the thread got the lead, and before it runs a job.
     interrupted = Job(insert(connection, 1), True, 0.0)
-    interrupted._owner, interrupted._queued = threading.Lock(), True
-    interrupted._owner.acquire()
+    interrupted.owner, interrupted.is_queued = threading.Lock(), True
+    interrupted.owner.acquire()
     group._queue.append(interrupted)
     jobs = gate.queue(insert(connection, 2), insert(connection, 3))
     gate.open()

@@ -12,7 +12,7 @@ from azsession import ProviderError, SessionLockedError, ThrottledError
 from azsession.broker.base import AcceptRequest, CallContext, ReceiveRequest, WaitingSlots
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.group_commit import Transaction
+from azsession.broker.embedded.jobs import Transaction
 from tests.conftest import eventually
 
 from .helpers import (
