@@ -16,7 +16,7 @@ from ..base import BLOCKING, AcceptRequest, Broker, CallContext, Delivery, Recei
 from ..clock import Clock
 from .browsing import Browsing
 from .core import Core
-from .group_commit import Transaction, Unfinished
+from .jobs import Transaction, Unfinished
 from .queue_state import Queue
 from .receiving import Receiving
 from .sending import Sending

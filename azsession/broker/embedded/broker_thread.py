@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from ...errors import ProviderError
 from ...protocol.error_codes import SERVER_BUSY
@@ -15,7 +17,7 @@ from ..clock import Clock
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: The longest single wait in seconds. A time to live can exceed the longest timeout that `Condition.wait` accepts.
+#: The longest single wait in seconds. A time to live can exceed the longest timeout that `SimpleQueue.get` accepts.
 LONGEST_WAIT = 86400.0
 
 
@@ -32,7 +34,9 @@ class BrokerThread:
         self._lead = lead
         self._act = act
         self._clock = clock
-        self._changed = threading.Condition()  # Guards the following fields.
+        #: An item wakes the thread. It is put before a change, so that an interrupt between both loses no change.
+        self._signals: SimpleQueue[None] = SimpleQueue()
+        self._lock = threading.RLock()  # Guards the following fields.
         self._at: float | None = None
         self._leads = False
         self._stopped = False
@@ -46,49 +50,48 @@ class BrokerThread:
         """
         if self._thread is not None:
             return
-        with self._changed:
+        with self._lock:
             if self._thread is None and not self._stopped:
-                thread = threading.Thread(target=self._run, name="azsession-broker", daemon=True)
+                # Set before the start, so that an interrupt cannot lead to a second thread.
+                self._thread = threading.Thread(target=self._run, name="azsession-broker", daemon=True)
                 try:
-                    thread.start()
+                    self._thread.start()
                 except RuntimeError as error:
+                    self._thread = None
                     raise ProviderError(f"the broker {error}", code=SERVER_BUSY, is_transient=True) from error
-                self._thread = thread
 
     def wake(self) -> None:
         """Pass the lead to the thread."""
-        with self._changed:
+        with self._lock:
+            self._signals.put(None)
             self._leads = True
-            self._changed.notify()
 
     def act_at(self, at: float) -> None:
         """Request a call of `act` at `at` on the monotonic clock. If an earlier call is requested already, that one stays."""
-        with self._changed:
+        with self._lock:
             if self._stopped or (self._at is not None and self._at <= at):
                 return
+            self._signals.put(None)
             self._at = at
-            self._changed.notify()
         self.start()
 
     def stop(self) -> None:
         """End the thread, and wait for it."""
-        with self._changed:
+        with self._lock:
+            self._signals.put(None)
             self._stopped = True
-            self._changed.notify()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
             thread.join()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not (due := self._is_due()) and not self._leads and not self._stopped:
-                    self._changed.wait(self._seconds_left())
-                if not due and not self._leads:
-                    return
-                leads, self._leads = self._leads, False
+            with self._lock:
+                due, leads, stopped = self._is_due(), self._leads, self._stopped
+                self._leads = False
                 if due:
                     self._at = None
+                left = self._seconds_left()
             try:
                 if due:
                     self._act()
@@ -96,6 +99,11 @@ class BrokerThread:
                     self._lead()
             except Exception:
                 logger.exception("the broker's thread failed to run an operation")
+            if not (due or leads):
+                if stopped:
+                    return
+                with suppress(Empty):
+                    self._signals.get(timeout=left)
 
     def _is_due(self) -> bool:
         return not self._stopped and self._at is not None and self._at <= self._clock.monotonic()

@@ -11,7 +11,7 @@ from ...messages import PeekedMessage, SessionInfo
 from ..base import CallContext
 from .core import Core
 from .database_file import ACTIVE, DEFERRED, SCHEDULED
-from .group_commit import Transaction, Unfinished
+from .jobs import Transaction, Unfinished
 from .rows import peeked
 from .store import SEQUENCE_MASK, message_key, within_step
 

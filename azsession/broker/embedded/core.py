@@ -35,7 +35,8 @@ from ..clock import Clock
 from .broker_thread import BrokerThread
 from .database_file import open_database
 from .due_work import DueWork
-from .group_commit import GroupCommit, Job, Transaction, Unfinished
+from .group_commit import GroupCommit
+from .jobs import Job, Transaction, Unfinished
 from .lock_tokens import new_token
 from .queue_state import Queue
 from .remembered import Remembered
@@ -81,7 +82,6 @@ class Core:
         except (sqlite3.Error, TypeError, ValueError) as error:
             self.connection.close()
             raise ConfigurationError(f"the data file {path} is damaged ({error}); it was not changed") from error
-        self._closing = threading.Lock()  # Guards _closed.
         self._closed = False
         self._pid = os.getpid()
         forks.register(self)
@@ -104,7 +104,7 @@ class Core:
             work: The job; see `GroupCommit.submit`.
             context: How the operation was called.
             durable: Whether the commit must be on disk.
-            waiter: Gets the job, so that it can be run again.
+            waiter: The waiter of a job that may wait. It gets the job, so that the job can be run again.
         """
 
         def job_work(tx: Transaction) -> T | Unfinished:
@@ -118,6 +118,7 @@ class Core:
                 self.thread.start()
             return result
 
+        job: Job[T] = Job(job_work, durable, self.clock.monotonic(), may_wait=waiter is not None)
         try:
             self._check_process()
             if self._closed:
@@ -125,21 +126,19 @@ class Core:
             if not context.blocking:
                 self.thread.start()
         except QueueError as error:
-            failed: Future[T] = Future()
-            failed.set_exception(error)
-            return failed
-        job: Job[T] = Job(job_work, durable, self.clock.monotonic())
+            job.future.set_exception(error)
+            return job.future
         if waiter is not None:
-            waiter.job = job
+            waiter.attach(job)
         return self.commits.submit(job, blocking=context.blocking)
 
     def perform(self, work: Callable[[Transaction], T], *, durable: bool = False) -> T:
         """Run a job and return its result. Blocks until the commit."""
         return self.submit(work, durable=durable).result()
 
-    def in_memory(self, work: Callable[[Transaction], object]) -> None:
-        """Queue a job that changes memory only. It works while the data file fails. On a closed broker it has no effect."""
-        if not self._closed:
+    def tidy(self, work: Callable[[Transaction], object]) -> None:
+        """Queue a job that removes the traces of an operation, without due work. On a closed broker it has no effect."""
+        if not self._closed and os.getpid() == self._pid:
             with suppress(QueueError):
                 self.thread.start()
                 self.commits.submit(Job(work, False, self.clock.monotonic()), blocking=False)
@@ -150,18 +149,21 @@ class Core:
     def _act(self) -> None:
         """Queue the work that has become due, for the broker's thread."""
 
-        def due(tx: Transaction) -> float | None:
-            if not self._closed:
-                self.due.do_due_work(tx)
-                self.due.wake_late()
-                self.due.do_step(tx)
-            return self.due.next_event()
+        def due(tx: Transaction) -> None:
+            if self._closed:
+                return
+            # Operations whose time is over end also while the disk fails.
+            self.due.wake_late()
+            self.due.do_due_work(tx)
+            self.due.do_step(tx)
+            following = self.due.next_event()
+            if following is not None:
+                tx.after_commit(lambda: self.thread.act_at(following))
 
-        def done(future: Future[float | None]) -> None:
+        def done(future: Future[None]) -> None:
             # After a failure, for example of the disk, the work stays due.
-            following = self.clock.monotonic() + RETRY_AFTER if future.exception() is not None else future.result()
-            if following is not None and not self._closed:
-                self.thread.act_at(following)
+            if future.exception() is not None and not self._closed:
+                self.thread.act_at(self.clock.monotonic() + RETRY_AFTER)
 
         self.commits.submit(Job(due, False, self.clock.monotonic()), blocking=False).add_done_callback(done)
 
@@ -192,15 +194,24 @@ class Core:
         self.commits.run(stop, durable=False)
 
     def close(self) -> None:
-        """Stop the broker and close its file. Idempotent."""
+        """Stop the broker and close its file. Idempotent. After an interrupt, a second call continues.
+
+        A signal handler that interrupted an operation of this thread cannot wait for it. Then the broker closes after it.
+        """
         if os.getpid() != self._pid:
             return
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        self.stop_waiting()
-        self.commits.close()
+        self._closed = True
+        if self.commits.is_inside():
+            threading.Thread(target=self._finish_closing, name="azsession-broker-closing").start()
+        else:
+            self._finish_closing()
+
+    def _finish_closing(self) -> None:
+        # Each step fails if another thread closes the broker at the same time, and has no effect if it is done already.
+        with suppress(QueueError):
+            self.stop_waiting()
+        with suppress(QueueError):
+            self.commits.close()
         self.thread.stop()
         self.commits.fail_queued(closed_error())
 
@@ -221,8 +232,8 @@ class Core:
 
     def add_queue(self, tx: Transaction, entity: str, settings: QueueSettings) -> Queue:
         queue = Queue(self.store.add_queue(entity, attrs.asdict(settings)), entity, settings, 1)
-        self.queues[entity] = queue
         tx.on_rollback(lambda: self.queues.pop(entity, None))
+        self.queues[entity] = queue
         return queue
 
     def take_lock(self, tx: Transaction, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
@@ -235,6 +246,7 @@ class Core:
 
     def extend_lock(self, queue: Queue, lock: SessionLock) -> None:
         """Renew a lock: it expires after the queue's lock duration."""
+        lock.confirmed = True
         expires = self.clock.monotonic() + queue.settings.lock_duration
         self.locks.extend(lock, expires)
         self.thread.act_at(expires)
@@ -275,6 +287,7 @@ class Core:
         key = (queue.id, session_id)
         lock = self.locks.get(key)
         if lock is not None and lock.holder == lock_id:
+            lock.confirmed = True
             return lock
         if lock is not None and not self.locks.has_ended(key, lock_id):
             raise self.locked_error(lock)

@@ -13,15 +13,19 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..clock import Clock
 from .broker_thread import BrokerThread
-from .group_commit import Transaction
+from .jobs import Transaction
 from .queue_state import Queue
 from .session_locks import SessionKey, SessionLock, SessionLocks, Waiter
 from .store import SEQUENCE_BITS, STEP_BYTES, STEP_ROWS, Store, within_step
 
+T = TypeVar("T")
+
+#: Locks that one step ends.
+STEP_LOCKS = 100
 #: Seconds from a write to the check whether the file is mostly unused, and seconds between two steps of shrinking it.
 RELEASE_AFTER = 60.0
 RELEASE_PAUSE = 0.1
@@ -61,6 +65,8 @@ class DueWork:
         self._thread = state.thread
         #: The waits that end at a time, as a heap of that time and the waiter.
         self._deadlines: list[tuple[float, int, Waiter]] = []
+        #: The length of the heap at which the waits that ended earlier are removed.
+        self._clear_out_at = 64
         self._tie = itertools.count()
         self._deleted_queues = self._store.deleted_queues()
         self._dead_letterings = self._store.dead_letterings()
@@ -71,9 +77,13 @@ class DueWork:
     def wait(self, tx: Transaction, waiter: Waiter) -> None:
         """Note a waiter's deadline, so that it tries again then."""
         if not waiter.waits:
-            waiter.waits = True
-            heapq.heappush(self._deadlines, (waiter.deadline, next(self._tie), waiter))
             tx.on_rollback(lambda: setattr(waiter, "waits", False))
+            waiter.waits = True
+            if len(self._deadlines) >= self._clear_out_at:
+                self._deadlines = [entry for entry in self._deadlines if not entry[2].is_done]
+                heapq.heapify(self._deadlines)
+                self._clear_out_at = 2 * len(self._deadlines) + 64
+            heapq.heappush(self._deadlines, (waiter.deadline, next(self._tie), waiter))
             self._thread.act_at(waiter.deadline)
 
     def wake_late(self) -> None:
@@ -83,7 +93,7 @@ class DueWork:
             heapq.heappop(self._deadlines)[2].wake()
 
     def _next_deadline(self) -> float | None:
-        while self._deadlines and (job := self._deadlines[0][2].job) is not None and job.future.done():
+        while self._deadlines and self._deadlines[0][2].is_done:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
@@ -104,8 +114,7 @@ class DueWork:
         elif self._deleted_queues:
             queue = self._deleted_queues[0]
             if self._store.delete_part(queue):
-                self._deleted_queues.remove(queue)
-                tx.on_rollback(lambda: self._deleted_queues.insert(0, queue))
+                self._change(tx, self._deleted_queues, remove=queue)
         elif self._release_at is not None and self._release_at <= self._clock.monotonic():
             self._release_pages(tx)
 
@@ -126,16 +135,21 @@ class DueWork:
     def do_due_work(self, tx: Transaction) -> None:
         """End expired locks, and do a part of the work on due and expired messages."""
         # An operation that arrived before a lock's expiry is in time, however long it was queued.
-        for lock in self._state.locks.expired(min(tx.arrived, self._clock.monotonic())):
+        for lock in itertools.islice(self._state.locks.expired(tx, min(tx.arrived, self._clock.monotonic())), STEP_LOCKS):
             self._state.end_lock(tx, lock)
-        if not tx.first_touch(self):
-            # One step for each transaction, however many jobs share it.
-            return
         now = self._clock.now()
-        if self._next_due is not None and self._next_due <= now:
-            self._activate(tx, now)
-        if self._next_expiry is not None and self._next_expiry <= now:
-            self._expire(tx, now)
+        # One step for each transaction, however many jobs share it.
+        if self._is_past(self._next_due, now) or self._is_past(self._next_expiry, now):
+            if not tx.first_touch(self):
+                return
+            if self._is_past(self._next_due, now):
+                self._activate(tx, now)
+            if self._is_past(self._next_expiry, now):
+                self._expire(tx, now)
+
+    @staticmethod
+    def _is_past(at: float | None, now: float) -> bool:
+        return at is not None and at <= now
 
     def schedule(self, tx: Transaction, *, due: float | None = None, expires: float | None = None) -> None:
         """Note when a message becomes due or expires, so that the broker acts then."""
@@ -202,13 +216,22 @@ class DueWork:
 
     # Work in steps
 
+    @staticmethod
+    def _change(tx: Transaction, entries: list[T], *, add: T | None = None, remove: T | None = None) -> None:
+        """Add or remove an entry of a list. Undo it if the transaction fails."""
+        before = list(entries)
+        tx.on_rollback(lambda: entries.__setitem__(slice(None), before))
+        if add is not None:
+            entries.append(add)
+        if remove is not None:
+            entries.remove(remove)
+
     def begin_dead_lettering(self, tx: Transaction, queue: Queue, session: int, reason: str, description: str | None) -> int:
         """Dead-letter a session. Return the number of messages; the broker's thread moves them in steps."""
         count = self._store.begin_dead_lettering(queue.id, session, reason, description)
         if count:
             entry = (queue.id, session)
-            self._dead_letterings.append(entry)
-            tx.on_rollback(lambda: self._dead_letterings.remove(entry))
+            self._change(tx, self._dead_letterings, add=entry)
             if not self.dead_letter_part(tx, entry):
                 self._thread.act_at(self._clock.monotonic())
         return count
@@ -217,8 +240,7 @@ class DueWork:
         """Move some messages of a dead-lettered session. Return whether all are moved."""
         if not self._store.dead_letter_part(entry[1]):
             return False
-        self._dead_letterings.remove(entry)
-        tx.on_rollback(lambda: self._dead_letterings.append(entry))
+        self._change(tx, self._dead_letterings, remove=entry)
         return True
 
     def continue_dead_lettering(self, tx: Transaction, queue: Queue, session_id: str | None = None) -> bool:
@@ -239,14 +261,9 @@ class DueWork:
     def delete_queue(self, tx: Transaction, queue: Queue) -> None:
         """Remove a queue and its locks. The broker's thread deletes its messages in steps."""
         self._store.hide_queue(queue.id)
+        self._change(tx, self._deleted_queues, add=queue.id)
+        tx.on_rollback(lambda: self._state.queues.update({queue.name: queue}))
         del self._state.queues[queue.name]
-        self._deleted_queues.append(queue.id)
-
-        def restore() -> None:
-            self._state.queues[queue.name] = queue
-            self._deleted_queues.remove(queue.id)
-
-        tx.on_rollback(restore)
         for lock in self._state.locks:
             if lock.key[0] == queue.id:
                 self._state.locks.end(tx, lock)

@@ -4,6 +4,9 @@
 commits, resolves their futures, and passes the lead on. A caller that blocks leads itself if no other thread does, so without
 concurrent callers a job runs in its caller's thread, without any thread switch. The broker's own thread runs the
 jobs of callers that do not block.
+
+A signal handler can raise an exception anywhere in a leading thread, for example KeyboardInterrupt. The other threads must
+not wait for ever then. The methods that end a turn can therefore be called again after an interrupt, and continue.
 """
 
 from __future__ import annotations
@@ -13,13 +16,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from enum import Enum
-from typing import Any, Generic, TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from ...errors import ProviderError, QueueError
 from ...protocol.error_codes import SERVER_BUSY
 from ..clock import Clock
+from .jobs import Job, JobFuture, Transaction, Unfinished, WithdrawnError
 
 T = TypeVar("T")
 
@@ -27,97 +30,8 @@ T = TypeVar("T")
 MAX_JOBS = 256
 #: Seconds after which a transaction takes no further job.
 MAX_SECONDS = 0.02
-
-
-class Unfinished(Enum):
-    """The result of a job that has not finished.
-
-    Attributes:
-        WAITING: The job waits for something. It runs again when `GroupCommit.requeue` is called.
-        CONTINUE: The job has done one step. It runs again after the jobs that are queued now.
-    """
-
-    WAITING = "waiting"
-    CONTINUE = "continue"
-
-
-class Transaction:
-    """The transaction of a job. A job registers here how to undo its changes in memory, and actions that follow the commit.
-
-    Jobs change memory at once, so that the next job of the same transaction sees the changes. If the commit fails, the
-    registered functions restore memory.
-
-    Attributes:
-        arrived: When the running job was submitted, on the monotonic clock.
-    """
-
-    __slots__ = ("_after", "_saved", "_undo", "arrived")
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], object]] = []
-        self._after: list[Callable[[], object]] = []
-        self._saved: set[int] = set()
-        self.arrived = 0.0
-
-    def on_rollback(self, undo: Callable[[], object]) -> None:
-        """Call `undo` if the transaction fails. The functions run in reverse order."""
-        self._undo.append(undo)
-
-    def after_commit(self, action: Callable[[], object]) -> None:
-        """Call `action` after the commit. It must not block or raise."""
-        self._after.append(action)
-
-    def first_touch(self, thing: object) -> bool:
-        """Return whether this is the first call with `thing` in this transaction."""
-        if id(thing) in self._saved:
-            return False
-        self._saved.add(id(thing))
-        self._undo.append(lambda: thing)  # Keeps `thing` alive, so that no other object gets its id.
-        return True
-
-    def roll_back(self) -> None:
-        """Undo the changes in memory."""
-        for undo in reversed(self._undo):
-            undo()
-
-    def finish(self) -> None:
-        """Run the actions that follow the commit."""
-        for action in self._after:
-            action()
-
-
-class Job(Generic[T]):
-    """One operation: its work, and the future of its result.
-
-    Args:
-        work: Does the operation. It must not block.
-        durable: Whether the commit must be on disk. Without it, the commit survives the death of the process, but perhaps not
-            a failure of the machine.
-        arrived: When the operation arrived, on the monotonic clock.
-
-    Attributes:
-        future: The result. A caller that cancels it withdraws the job, unless the job has taken effect.
-    """
-
-    __slots__ = ("_owner", "_queued", "arrived", "committed", "durable", "error", "future", "result", "work")
-
-    def __init__(self, work: Callable[[Transaction], T | Unfinished], durable: bool, arrived: float) -> None:
-        self.work = work
-        self.durable = durable
-        self.arrived = arrived
-        self.future: Future[T] = Future()
-        self.result: T | Unfinished | None = None
-        self.error: BaseException | None = None
-        self.committed = False
-        #: Released when the owner's thread gets the lead, or when the job has been run. `None` if no thread waits.
-        self._owner: threading.Lock | None = None
-        self._queued = False
-
-    def claim(self) -> bool:
-        """Return whether the job may take effect. Afterwards, its future cannot be cancelled."""
-        if self.future.running():
-            return True
-        return not self.future.cancelled() and self.future.set_running_or_notify_cancel()
+#: How often work is continued after an interrupt.
+MAX_INTERRUPTS = 100
 
 
 class GroupCommit:
@@ -136,13 +50,17 @@ class GroupCommit:
         self._connection = connection
         self._clock = clock
         self._wake_thread = wake_thread
-        self._lock = threading.Lock()  # Guards _queue, _leader and _queued of all jobs. Not held while a job runs.
+        # Guards the queue, the leader, the closing error, and the flags of all jobs. Not held while a job runs. A signal
+        # handler may submit a job while its thread holds the lock.
+        self._lock = threading.RLock()
         self._queue: deque[Job[Any]] = deque()
         #: The job whose thread leads, or `self` if the broker's thread leads.
         self._leader: Job[Any] | GroupCommit | None = None
+        self._closed: ProviderError | None = None
+        self._batch: deque[Job[Any]] = deque()
         self._full_sync = True
 
-    def submit(self, job: Job[T], *, blocking: bool) -> Future[T]:
+    def submit(self, job: Job[T], *, blocking: bool) -> JobFuture[T]:
         """Queue a job and return the future of its result.
 
         Args:
@@ -151,25 +69,32 @@ class GroupCommit:
                 and the job may run in this thread. Otherwise this call returns at once.
         """
         if not blocking:
-            with self._lock:
-                self._enqueue(job)
+            self._enqueue(job)
             return job.future
-        owner = job._owner = threading.Lock()
+        job.thread = threading.get_ident()
+        if self.is_inside():
+            job.error = ProviderError(
+                "a signal handler cannot wait for this broker, because it interrupted an operation of the broker",
+                code=SERVER_BUSY,
+                is_transient=True,
+            )
+            self._resolve(job)
+            return job.future
+        owner = job.owner = threading.Lock()
         owner.acquire()
         try:
             with self._lock:
-                leads = self._leader is None
+                leads = self._leader is None and self._closed is None
                 if leads:
-                    self._leader = job
+                    self._leader, job.has_lead = job, True
                 self._enqueue(job)
             if not leads:
                 owner.acquire()
-            if job._owner is not None:
+            if not job.has_run:
                 self._lead(job)
         except BaseException:
             # For example, KeyboardInterrupt during the wait. A job that has not begun never runs, and must not keep the lead.
-            job.future.cancel()
-            self._leave(job)
+            _despite_interrupts(lambda: self._leave(job))
             raise
         return job.future
 
@@ -179,121 +104,178 @@ class GroupCommit:
 
     def requeue(self, job: Job[Any]) -> None:
         """Run a waiting job again, after the jobs that are queued now. Any thread may call this, any number of times."""
-        with self._lock:
-            if not job._queued and not job.future.done():
-                job.arrived = self._clock.monotonic()
-                self._enqueue(job)
+        if not job.is_queued and not job.is_finished and not job.future.done():
+            job.arrived = self._clock.monotonic()
+            self._enqueue(job)
 
     def lead(self) -> None:
-        """Run jobs in the broker's thread, which has the lead."""
-        self._lead(None)
+        """Run jobs in the broker's thread, if it has the lead."""
+        if self._leader is self:
+            self._lead(None)
+
+    def is_inside(self) -> bool:
+        """Return whether this thread is in `submit` already: a signal handler interrupted it there."""
+        thread = threading.get_ident()
+        with self._lock:
+            leader = self._leader
+            return (isinstance(leader, Job) and leader.thread == thread) or any(
+                job.thread == thread and not job.has_run for job in self._queue
+            )
 
     def close(self) -> None:
-        """Close the connection after all queued jobs. Later jobs fail."""
-        self.run(lambda tx: tx.after_commit(self._connection.close), durable=True)
+        """Close the connection after all queued jobs. Later jobs fail. Idempotent."""
+        if self._closed is None:
+            self.run(lambda tx: tx.after_commit(self._connection.close), durable=True)
 
     def fail_queued(self, error: ProviderError) -> None:
-        """Fail the queued jobs, because the broker's thread has ended."""
+        """Fail the queued jobs and all later ones, because the connection is closed and the broker's thread has ended."""
         with self._lock:
-            jobs = [job for job in self._queue if job._owner is None]
-            self._queue = deque(job for job in self._queue if job._owner is not None)
+            self._closed = error
+            jobs = [job for job in self._queue if job.owner is None or job.has_run]
+            for job in jobs:
+                self._queue.remove(job)
             if self._leader is self:
                 self._appoint()
         for job in jobs:
-            job.error = error
-            self._resolve(job)
+            self._fail(job, error)
 
     def _enqueue(self, job: Job[Any]) -> None:
-        """Queue a job. The caller holds `_lock`."""
-        job._queued = True
-        self._queue.append(job)
-        if self._leader is None:
-            self._appoint()
+        with self._lock:
+            closed = self._closed
+            if closed is None:
+                if not job.is_queued:
+                    job.is_queued = True
+                    self._queue.append(job)
+                if self._leader is None:
+                    self._appoint()
+        if closed is not None:
+            self._fail(job, closed)
+
+    def _fail(self, job: Job[Any], error: ProviderError) -> None:
+        job.error = error
+        self._conclude(job, None)
 
     def _leave(self, job: Job[Any]) -> None:
+        """Withdraw a job whose thread was interrupted. If that thread leads, end its turn."""
+        job.future.cancel()
         with self._lock:
-            job._owner = None
-            if job._queued:
+            job.has_run = True
+            if job in self._queue:
                 self._queue.remove(job)
-                job._queued = False
-            if self._leader is job:
-                self._appoint()
+                job.is_queued = False
+        self._end_turn(job, job.batch)
 
     def _appoint(self) -> None:
         """Pass the lead to the thread of the first queued job. The caller holds `_lock`."""
+        while self._queue and self._queue[0].is_finished:
+            self._queue.popleft()  # An interrupt came before the job was removed.
         first = self._queue[0] if self._queue else None
         if first is None:
             self._leader = None
-        elif first._owner is not None:
-            self._leader = first
-            first._owner.release()
         else:
-            self._leader = self
+            self._leader = first if first.owner is not None and not first.has_run else self
+            self._notify_leader()
+
+    def _notify_leader(self) -> None:
+        """Let the leading thread go on. After an interrupt, it is called again. The caller holds `_lock`."""
+        leader = self._leader
+        if leader is self:
             self._wake_thread()
+        elif isinstance(leader, Job) and leader.owner is not None and not leader.has_lead:
+            with suppress(RuntimeError):  # Released already, before an interrupt.
+                leader.owner.release()
+            leader.has_lead = True
 
     def _lead(self, own: Job[Any] | None) -> None:
-        batch: list[Job[Any]] = []
+        batch = self._batch if own is None else own.batch
+        leader = self if own is None else own
         try:
             with self._lock:
                 while self._queue and len(batch) < MAX_JOBS:
-                    job = self._queue.popleft()
-                    job._queued = False
-                    batch.append(job)
-            self._put_back(self._run_batch(batch), batch)
-        except BaseException:
-            # For example, KeyboardInterrupt in the leading thread. The other jobs must not return as if they had succeeded.
-            for job in batch:
-                if job.error is None and not job.committed:
-                    job.error = ProviderError("the operation was interrupted", code=SERVER_BUSY, is_transient=True)
-            raise
+                    job = self._queue[0]
+                    job.tx, job.is_queued = None, False
+                    if not job.is_finished:
+                        batch.append(job)
+                    self._queue.popleft()
+            interrupt = self._run_batch(batch)
         finally:
-            with self._lock:
-                self._appoint()
-            for job in batch:
-                self._conclude(job, own)
+            _despite_interrupts(lambda: self._end_turn(leader, batch))
+        if interrupt is not None and own is not None:
+            raise interrupt
 
-    def _conclude(self, job: Job[Any], own: Job[Any] | None) -> None:
-        """Resolve the future of a job that has run, and let its thread go on."""
-        owner, job._owner = job._owner, None
-        if job.error is None and job.result is Unfinished.CONTINUE:
-            with self._lock:
-                self._enqueue(job)
-        elif job.error is not None or job.result is not Unfinished.WAITING:
+    def _end_turn(self, leader: Job[Any] | GroupCommit, batch: deque[Job[Any]]) -> None:
+        """Pass the lead on, and resolve the futures of the jobs that have run. A second call continues after an interrupt."""
+        with self._lock:
+            if self._leader is leader:
+                # The next leader can run a job again that this turn has queued. So all outcomes are read before.
+                for job in batch:
+                    self._judge(job)
+                self._appoint()
+            else:
+                self._notify_leader()
+        while batch:
+            self._conclude(batch[0], leader)
+            batch.popleft()
+
+    def _judge(self, job: Job[Any]) -> None:
+        """Decide what becomes of a job that has run: it is finished, waits, or is queued again. The caller holds `_lock`."""
+        if job.error is None and not (job.tx is not None and job.tx.is_committed):
+            # The thread that led was interrupted. The job must not return as if it had succeeded.
+            job.error = ProviderError("the operation was interrupted", code=SERVER_BUSY, is_transient=True)
+        job.has_run = True
+        job.is_finished = job.error is not None or not isinstance(job.result, Unfinished)
+        if not job.is_finished and job.result is Unfinished.CONTINUE and not job.is_queued:
+            job.is_queued = True
+            self._queue.append(job)
+
+    def _conclude(self, job: Job[Any], leader: Job[Any] | GroupCommit | None) -> None:
+        """Resolve the future of a finished job, and let its thread go on."""
+        if job.error is not None or job.is_finished:
+            job.has_run = job.is_finished = True
             self._resolve(job)
-        if owner is not None and job is not own:
-            owner.release()
+        if job.owner is not None and job is not leader:
+            with suppress(RuntimeError):  # Released already, before an interrupt.
+                job.owner.release()
 
     @staticmethod
     def _resolve(job: Job[Any]) -> None:
-        if not job.claim():
+        if job.future.done() or not job.future.claim():
             return
         if job.error is not None:
             job.future.set_exception(job.error)
         else:
             job.future.set_result(job.result)
+        # The job may stay referenced, for example by the heap of deadlines. It must not keep messages in memory.
+        job.work = job.result = None
 
-    def _put_back(self, rest: list[Job[Any]], batch: list[Job[Any]]) -> None:
+    def _put_back(self, jobs: list[Job[Any]], batch: deque[Job[Any]]) -> None:
         """Queue jobs of a batch again, at the front, that the transaction had no time for."""
-        if rest:
-            del batch[-len(rest) :]
-            with self._lock:
-                for job in reversed(rest):
-                    job._queued = True
+        with self._lock:
+            for job in reversed(jobs):
+                if not job.is_queued:
+                    job.is_queued = True
                     self._queue.appendleft(job)
+                batch.remove(job)
 
-    def _run_batch(self, batch: list[Job[Any]]) -> list[Job[Any]]:
-        """Run jobs. Return those that there was no time for."""
-        done, error = self._transact(batch)
+    def _run_batch(self, batch: deque[Job[Any]]) -> BaseException | None:
+        """Run jobs. Return an exception that a signal handler raised, if no job can be blamed for it."""
+        jobs = list(batch)
+        done, error = self._transact(jobs)
+        self._put_back(jobs[len(done) :], batch)
         if error is not None and len(done) == 1:
             done[0].error = error
         elif error is not None:
+            errors = []
             for job in done:
                 _, job_error = self._transact([job])
                 if job_error is not None:
                     job.error = job_error
-        return batch[len(done) :]
+                    errors.append(type(job_error))
+            if not isinstance(error, (QueueError, WithdrawnError)) and type(error) not in errors:
+                return error
+        return None
 
-    def _transact(self, batch: list[Job[Any]]) -> tuple[list[Job[Any]], BaseException | None]:
+    def _transact(self, jobs: list[Job[Any]]) -> tuple[list[Job[Any]], BaseException | None]:
         """Run jobs in one transaction, as long as there is time.
 
         Returns:
@@ -301,51 +283,67 @@ class GroupCommit:
         """
         tx = Transaction()
         done: list[Job[Any]] = []
-        committing = False
         until = time.perf_counter() + MAX_SECONDS
+        is_committing = False
         try:
-            self._set_sync(any(job.durable for job in batch))
+            self._set_sync(any(job.durable for job in jobs))
             self._connection.execute("BEGIN")
-            for job in batch:
+            for job in jobs:
                 if done and time.perf_counter() > until:
                     break
                 done.append(job)
-                job.error, job.committed = None, False
-                tx.arrived = job.arrived
-                try:
-                    job.result = job.work(tx)
-                except QueueError as error:
-                    job.error = error
-            committing = True
+                self._run_job(job, tx)
+            is_committing = True
             self._connection.execute("COMMIT")
+            tx.is_committed = True
+            tx.finish()
         except BaseException as error:
-            if committing and not isinstance(error, sqlite3.Error) and not self._connection.in_transaction:
-                # The exception arrived during the commit, which completed.
-                self._finish(tx, done)
+            # Without an error of SQLite, an interrupt came during or after the commit, which is complete.
+            if is_committing and not isinstance(error, sqlite3.Error) and not self._connection.in_transaction:
+                tx.is_committed = True
+            _despite_interrupts(tx.finish if tx.is_committed else lambda: self._roll_back(tx))
+            if tx.is_committed or not isinstance(error, Exception):
                 raise
-            try:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-            except sqlite3.Error:
-                pass
-            tx.roll_back()
-            if isinstance(error, sqlite3.Error):
-                return done or batch, storage_error(error)
-            if isinstance(error, Exception):
-                return done, error
-            raise
-        self._finish(tx, done)
+            return done or jobs, storage_error(error) if isinstance(error, sqlite3.Error) else error
         return done, None
 
-    def _finish(self, tx: Transaction, batch: list[Job[Any]]) -> None:
-        for job in batch:
-            job.committed = True
-        tx.finish()
+    @staticmethod
+    def _run_job(job: Job[Any], tx: Transaction) -> None:
+        job.tx, job.error, job.result = tx, None, Unfinished.WAITING
+        if job.work is None or not (job.may_wait or job.future.claim()):
+            return
+        tx.arrived = job.arrived
+        try:
+            job.result = job.work(tx)
+        except QueueError as error:
+            job.error = error
+
+    def _roll_back(self, tx: Transaction) -> None:
+        with suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        tx.roll_back()
 
     def _set_sync(self, full: bool) -> None:
         if full != self._full_sync:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             self._full_sync = full
+
+
+def _despite_interrupts(work: Callable[[], object]) -> None:
+    """Do work to its end, although a signal handler raises exceptions. The last exception is raised afterwards.
+
+    The work is called again after each exception, and continues.
+    """
+    interrupt: BaseException | None = None
+    for _ in range(MAX_INTERRUPTS):
+        try:
+            work()
+            break
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def storage_error(error: sqlite3.Error) -> ProviderError:

@@ -16,7 +16,7 @@ from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ..base import AcceptRequest, CallContext, Delivery, ReceiveRequest, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, lost_error
 from .database_file import ACTIVE, DEFERRED
-from .group_commit import Transaction, Unfinished
+from .jobs import Job, Transaction, Unfinished, WithdrawnError
 from .queue_state import Queue
 from .rows import to_datetime
 from .session_locks import SessionLock, Waiter
@@ -91,37 +91,36 @@ class _Receive:
         self._request = request
         self._context = context
         self._started = core.clock.monotonic()
-        self._waiter = Waiter(request.request_id, self._started + request.timeout, core.commits.requeue)
+        self._waiter = Waiter(
+            request.request_id,
+            self._started + request.timeout,
+            core.commits.requeue,
+            lambda: core.tidy(self._leave),
+        )
         #: The lock that this receive took, if it did, and the lock in which it waits.
         self._taken: SessionLock | None = None
         self._waits_in: SessionLock | None = None
+        self._has_slot = False
 
     def submit(self) -> Future[Delivery]:
-        future = self._core.submit(self._attempt, self._context, waiter=self._waiter)
-        future.add_done_callback(self._on_done)
-        return future
-
-    def _on_done(self, future: Future[Delivery]) -> None:
-        if self._waiter.waits and (future.cancelled() or future.exception() is not None):
-            self._core.in_memory(self._leave)
+        return self._core.submit(self._attempt, self._context, waiter=self._waiter)
 
     def _attempt(self, tx: Transaction) -> Delivery | Unfinished:
         core, waiter, request = self._core, self._waiter, self._request
         job = waiter.job
-        assert job is not None
+        if job is None or job.future.withdrawn:
+            self._leave(tx)
+            return Unfinished.WAITING
         queue = core.queue(tx, request.entity)
         if waiter.superseded:
             raise superseded_error()
-        if job.future.cancelled():
-            self._leave(tx)
-            return Unfinished.WAITING
         if core.due.continue_dead_lettering(tx, queue, request.session_id):
             return Unfinished.CONTINUE
         before = core.locks.get((queue.id, request.session_id))
         lock = lock_for(core, tx, queue, request.session_id, request.lock_id, holds=request.holds_lock)
         if lock is not before:
-            self._taken = lock
             tx.on_rollback(lambda: setattr(self, "_taken", None))
+            self._taken = lock
         self._remove(tx, lock)
         # A repeated request returns its former messages only. It must not wait for later ones if all are settled.
         is_last = waiter.request_id in lock.answers or not core.may_wait(waiter)
@@ -130,44 +129,49 @@ class _Receive:
             self._add(tx, lock)
             return messages
         if not messages and not is_last:
-            self._wait(tx, lock)
+            self._wait(tx, job, lock)
             return Unfinished.WAITING
-        if not job.claim():
+        if not job.claim(tx):
             # The caller went away while this attempt ran. The rollback gives the messages back.
-            raise _WithdrawnError
+            raise WithdrawnError
         core.extend_lock(queue, lock)
         now = core.clock.monotonic()
         return Delivery(request.session_id, messages, lock.expires - now, now - self._started)
 
-    def _wait(self, tx: Transaction, lock: SessionLock) -> None:
-        waiter = self._waiter
-        if not waiter.waits and self._context.slots is not None and waiter.job is not None:
+    def _wait(self, tx: Transaction, job: Job[Delivery], lock: SessionLock) -> None:
+        if not self._has_slot and self._context.slots is not None:
             try:
-                self._context.slots.acquire(waiter.job.future)
+                self._context.slots.acquire(job.future)
+                self._has_slot = True
             except QueueError:
-                if lock is self._taken and not (lock.waiters or lock.tokens):
-                    # The caller gets an error and does not know that it has the lock.
-                    self._core.undo_take_lock(tx, lock)
+                self._undo_take(tx, lock)
                 raise
         self._add(tx, lock)
-        self._core.due.wait(tx, waiter)
+        self._core.due.wait(tx, self._waiter)
+
+    def _undo_take(self, tx: Transaction, lock: SessionLock) -> None:
+        """Undo that this receive took the lock, if its caller does not know that it has the lock, and nothing uses it."""
+        is_current = self._core.locks.get(lock.key) is lock
+        if lock is self._taken and is_current and not (lock.confirmed or lock.waiters or lock.tokens):
+            self._core.undo_take_lock(tx, lock)
 
     def _add(self, tx: Transaction, lock: SessionLock) -> None:
-        lock.waiters.append(self._waiter)
-        self._waits_in = lock
         tx.on_rollback(lambda: _discard(lock.waiters, self._waiter))
+        self._waits_in = lock
+        lock.waiters.append(self._waiter)
 
     def _remove(self, tx: Transaction, lock: SessionLock) -> None:
         if self._waiter in lock.waiters:
-            lock.waiters.remove(self._waiter)
             # The heap of expiries may have no entry for a lock with a waiting receive.
-            self._core.locks.extend(lock, lock.expires)
             tx.on_rollback(lambda: self._core.locks.extend(lock, lock.expires))
+            lock.waiters.remove(self._waiter)
+            self._core.locks.extend(lock, lock.expires)
 
     def _leave(self, tx: Transaction) -> None:
         """Stop to wait, without a result."""
         if self._waits_in is not None:
             self._remove(tx, self._waits_in)
+            self._undo_take(tx, self._waits_in)
 
     def _take(self, tx: Transaction, queue: Queue, lock: SessionLock) -> Sequence[ReceivedMessage] | Unfinished:
         """Deliver messages to the lock's holder, as many as the request asks for."""
@@ -184,11 +188,10 @@ class _Receive:
         rows, is_complete = take_rows(core, queue, lock, self._request.max_count)
         if not rows:
             return [] if is_complete else Unfinished.CONTINUE
-        before = set(lock.tokens)
         expires_at = to_datetime(core.clock.now() + queue.settings.lock_duration)
         messages = [core.hand_out(lock, row, deferred=False, expires_at=expires_at) for row in rows]
         core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows])
-        lock.remember(request_id, tuple(token for token in lock.tokens if token not in before))
+        lock.remember(request_id, tuple(one.receipt.handle for one in messages))
         return messages
 
     def _repeat(self, lock: SessionLock, tokens: Sequence[str]) -> list[ReceivedMessage]:
@@ -211,27 +214,27 @@ class _Accept:
         self._request = request
         self._context = context
         self._started = core.clock.monotonic()
-        self._waiter = Waiter(request.request_id, self._started + request.timeout, core.commits.requeue)
+        self._waiter = Waiter(
+            request.request_id,
+            self._started + request.timeout,
+            core.commits.requeue,
+            lambda: core.tidy(self._leave),
+        )
+        self._has_slot = False
 
     def submit(self) -> Future[Delivery | None]:
-        future = self._core.submit(self._attempt, self._context, waiter=self._waiter)
-        future.add_done_callback(self._on_done)
-        return future
-
-    def _on_done(self, future: Future[Delivery | None]) -> None:
-        if self._waiter.waits and (future.cancelled() or future.exception() is not None):
-            self._core.in_memory(self._leave)
+        return self._core.submit(self._attempt, self._context, waiter=self._waiter)
 
     def _attempt(self, tx: Transaction) -> Delivery | Unfinished | None:
         core, waiter, request = self._core, self._waiter, self._request
         job = waiter.job
-        assert job is not None
         queue = core.queue(tx, request.entity)
-        was_woken, waiter.woken = waiter.woken, False
-        queue.acceptors.leave(waiter)
+        was_woken = waiter.woken
         if was_woken:
             tx.on_rollback(queue.acceptors.wake_next)
-        if waiter.superseded or job.future.cancelled():
+        queue.acceptors.leave(waiter)
+        waiter.woken = False
+        if waiter.superseded or job is None or job.future.withdrawn:
             if was_woken:
                 tx.after_commit(queue.acceptors.wake_next)
             return None
@@ -244,15 +247,16 @@ class _Accept:
         if lock is None:
             if not core.may_wait(waiter):
                 return None
-            if not waiter.waits and self._context.slots is not None:
+            if not self._has_slot and self._context.slots is not None:
                 self._context.slots.acquire(job.future)
-            queue.acceptors.add(waiter)
+                self._has_slot = True
             tx.on_rollback(lambda: queue.acceptors.leave(waiter))
+            queue.acceptors.add(waiter)
             core.due.wait(tx, waiter)
             return Unfinished.WAITING
-        if not job.claim():
+        if not job.claim(tx):
             # The caller went away while this attempt ran. The rollback unlocks the session again.
-            raise _WithdrawnError
+            raise WithdrawnError
         core.extend_lock(queue, lock)
         now = core.clock.monotonic()
         return Delivery(lock.key[1], [], lock.expires - now, now - self._started)
@@ -304,10 +308,6 @@ class _Accept:
                 if not self._core.locks.has_ended((queue.id, name), self._request.lock_id):
                     return name
         return None
-
-
-class _WithdrawnError(Exception):
-    """The caller withdrew an operation while it ran. The exception rolls back its changes."""
 
 
 def lock_for(core: Core, tx: Transaction, queue: Queue, session_id: str, lock_id: str, *, holds: bool = False) -> SessionLock:

@@ -14,7 +14,7 @@ from ...queues import QueueSettings
 from ..base import CallContext
 from .core import Core
 from .database_file import ACTIVE, DEAD, SCHEDULED
-from .group_commit import Transaction, Unfinished
+from .jobs import Transaction, Unfinished
 from .queue_state import Queue
 from .rows import message_fields, pack_properties
 from .store import Row, find_key

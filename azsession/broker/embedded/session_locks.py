@@ -10,11 +10,13 @@ import itertools
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import attrs
 
-from .group_commit import Job, Transaction
+from .jobs import Job, Transaction
 
 #: How many lost lock ids are remembered, to answer late holders that their lock is lost.
 MAX_LOST = 50_000
@@ -48,18 +50,26 @@ class LockedMessage:
 class Waiter:
     """A receive or accept that may wait.
 
+    Args:
+        request_id: The request id, or ``""``.
+        deadline: When the wait ends, on the monotonic clock.
+        requeue: Runs a job again.
+        leave: Called when the operation ends without a result, for example because it is withdrawn. It must not block.
+
     Attributes:
         request_id: The request id, or ``""``.
         deadline: When the wait ends, on the monotonic clock.
-        job: The job that tries to finish the operation. `wake` runs it again.
+        job: The job that tries to finish the operation, until its future is done. `wake` runs it again.
         waits: Whether it is registered as waiting.
         superseded: Whether a later attempt of the same request has replaced it.
         woken: Whether it was woken since its last attempt.
     """
 
-    __slots__ = ("_requeue", "deadline", "job", "request_id", "superseded", "waits", "woken")
+    __slots__ = ("_leave", "_requeue", "deadline", "job", "request_id", "superseded", "waits", "woken")
 
-    def __init__(self, request_id: str, deadline: float, requeue: Callable[[Job[Any]], None]) -> None:
+    def __init__(
+        self, request_id: str, deadline: float, requeue: Callable[[Job[Any]], None], leave: Callable[[], None]
+    ) -> None:
         self.request_id: str = request_id
         self.deadline: float = deadline
         self.job: Job[Any] | None = None
@@ -67,12 +77,30 @@ class Waiter:
         self.superseded: bool = False
         self.woken: bool = False
         self._requeue = requeue
+        self._leave = leave
+
+    def attach(self, job: Job[Any]) -> None:
+        """Set the job. It is forgotten when it is done: the waiter may stay referenced, and must not keep messages."""
+        self.job = job
+        job.future.add_done_callback(self._on_done)
+
+    def _on_done(self, future: Future[Any]) -> None:
+        self.job = None
+        # A withdrawn operation may register as waiting at this moment, because its job runs.
+        if future.cancelled() or (self.waits and future.exception() is not None):
+            self._leave()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the operation has ended."""
+        return self.job is None
 
     def wake(self) -> None:
         """Try again. Any thread may call this, any number of times."""
         self.woken = True
-        if self.job is not None:
-            self._requeue(self.job)
+        job = self.job
+        if job is not None:
+            self._requeue(job)
 
 
 @attrs.define(eq=False)
@@ -90,6 +118,7 @@ class SessionLock:
         answers: The lock tokens that the latest receives returned, by request id.
         dead_lettered: How many messages the latest dead-lettering of the session moved, by request id.
         waiters: The waiting receives.
+        confirmed: Whether the holder knows, from the result of an operation, that it has the lock.
         queued: Whether the heap of expiries has an entry for the lock.
     """
 
@@ -103,6 +132,7 @@ class SessionLock:
     answers: OrderedDict[str, tuple[str, ...]] = attrs.field(factory=OrderedDict)
     dead_lettered: dict[str, int] = attrs.field(factory=dict)
     waiters: list[Waiter] = attrs.field(factory=list)
+    confirmed: bool = False
     queued: bool = True
 
     def save_for_rollback(self, tx: Transaction) -> None:
@@ -155,22 +185,18 @@ class SessionLocks:
     def take(self, tx: Transaction, key: SessionKey, holder: str, expires: float) -> SessionLock:
         """Lock a free session."""
         lock = SessionLock(key, holder, expires)
-        self._locks[key] = lock
-        heapq.heappush(self._expiries, (expires, next(self._tie), lock))
 
         def remove() -> None:
             if self._locks.get(key) is lock:
                 del self._locks[key]
 
         tx.on_rollback(remove)
+        self._locks[key] = lock
+        heapq.heappush(self._expiries, (expires, next(self._tie), lock))
         return lock
 
     def end(self, tx: Transaction, lock: SessionLock) -> None:
         """End a lock, and remember its id as lost."""
-        del self._locks[lock.key]
-        if lock.holder:
-            _remember(self._lost, (lock.key, lock.holder), MAX_LOST)
-        self._drop_stale()
 
         def restore() -> None:
             self._restore(lock)
@@ -178,15 +204,20 @@ class SessionLocks:
 
         tx.on_rollback(restore)
         tx.after_commit(lock.wake_waiters)
+        del self._locks[lock.key]
+        if lock.holder:
+            _remember(self._lost, (lock.key, lock.holder), MAX_LOST)
+        self._drop_stale()
 
     def undo_take(self, tx: Transaction, lock: SessionLock) -> None:
         """Undo `take`. The lock id is not remembered as lost, so its holder may take the session again."""
+        tx.on_rollback(lambda: self._restore(lock))
         del self._locks[lock.key]
         self._drop_stale()
-        tx.on_rollback(lambda: self._restore(lock))
 
     def _restore(self, lock: SessionLock) -> None:
         self._locks[lock.key] = lock
+        lock.queued = True
         heapq.heappush(self._expiries, (lock.expires, next(self._tie), lock))
 
     def _drop_stale(self) -> None:
@@ -214,20 +245,26 @@ class SessionLocks:
         """Return whether this holder lost or released this session."""
         return (key, holder) in self._lost or (key, holder) in self._refused
 
-    def expired(self, now: float) -> list[SessionLock]:
-        """Return the locks that have expired, in order of their expiry."""
-        over = []
+    def is_expired(self, lock: SessionLock, now: float) -> bool:
+        """Return whether a lock has expired."""
+        return lock.expires <= now and not lock.waiters
+
+    def expired(self, tx: Transaction, now: float) -> Iterator[SessionLock]:
+        """Yield the locks that have expired, in order of their expiry. The caller ends them."""
         while self._expiries and self._expiries[0][0] <= now:
-            _, _, lock = heapq.heappop(self._expiries)
-            if self._locks.get(lock.key) is not lock:
+            lock = self._expiries[0][2]
+            is_current = self._locks.get(lock.key) is lock
+            if is_current:
+                tx.on_rollback(partial(self._restore, lock))
+            heapq.heappop(self._expiries)
+            if not is_current:
                 continue
             if lock.waiters:
                 lock.queued = False
             elif lock.expires > now:
                 heapq.heappush(self._expiries, (lock.expires, next(self._tie), lock))
             else:
-                over.append(lock)
-        return over
+                yield lock
 
     def next_expiry(self) -> float | None:
         """Return the time of the next expiry, or `None`."""

@@ -12,7 +12,7 @@ from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LO
 from ..base import CallContext, Disposition, Settlement
 from .core import MAX_DELIVERY_EXCEEDED, Core, lost_error
 from .database_file import DEFERRED
-from .group_commit import Transaction, Unfinished
+from .jobs import Transaction, Unfinished
 from .lock_tokens import token_key
 from .queue_state import Queue
 from .session_locks import LockedMessage, SessionLock
@@ -229,8 +229,8 @@ class Settling:
             count = self._core.due.begin_dead_lettering(tx, queue, found[0], reason, description)
             if lock is not None and request_id:
                 lock.dead_lettered = {request_id: count}
-            counts.append(count)
             tx.on_rollback(counts.clear)
+            counts.append(count)
             return Unfinished.CONTINUE
 
         return self._core.submit(job, context, durable=True)

@@ -1,4 +1,4 @@
-"""What the embedded broker confirmed is on disk: also after a kill at any instant, and when commits are grouped."""
+"""Confirmed operations of the embedded broker survive a kill at any instant, also when they share a commit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.group_commit import Transaction
+from azsession.broker.embedded.jobs import Transaction
 from tests.conftest import eventually
 
-from . import COMPLETE, Background, HandClock, accept, copy_data, messages, peek, receive, send, settle
+from .helpers import COMPLETE, Background, HandClock, accept, copy_data, peek, receive, send, settle
 
-#: Sends and settles in two threads each, writing what it is about to do in lower case, and what was confirmed in upper case.
+#: Two threads send and two settle. They write a line before each operation (lower case) and after it (upper case).
 _WORKER = """
 import os, sys, threading
 from azsession import Message, QueueError
@@ -37,19 +37,19 @@ def produce(session):
     for number in range(1_000_000):
         body = f"{life}-{session}-{number}"
         say("s", session, body)
-        broker.send("q", [Message(body, session_id=session)], body)
+        broker.send("q", [Message(body, session_id=session)], body).result()
         say("S", session, body)
 
 def consume(session):
     lock = f"lock-{life}-{session}"
     while True:
-        for one in broker.receive(ReceiveRequest("q", session, lock, max_count=3, timeout=1)).messages:
+        for one in broker.receive(ReceiveRequest("q", session, lock, max_count=3, timeout=1)).result().messages:
             body = one.body.decode()
             say("D", session, body, one.delivery_count)
             if body.endswith(("3", "7")):
                 continue
             say("c", session, body)
-            assert broker.settle("q", session, [Settlement(one.receipt.handle, Disposition.COMPLETE)]) == [None]
+            assert broker.settle("q", session, [Settlement(one.receipt.handle, Disposition.COMPLETE)]).result() == [None]
             say("C", session, body)
 
 for session in ("x", "y"):
@@ -58,7 +58,7 @@ for session in ("x", "y"):
 """
 
 
-def test_a_kill_at_any_instant_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
+def test_a_kill_at_any_instant_loses_no_confirmed_operation(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     random_numbers = random.Random(7)
     said: list[list[str]] = []
@@ -105,7 +105,7 @@ def test_delivery_counts_survive_a_kill(tmp_path: Path) -> None:
         assert [one.delivery_count for one in receive(broker, count=2)] == [2, 1]
 
 
-def test_a_settle_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
+def test_a_settlement_is_on_disk_when_settle_returns(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     with EmbeddedBroker(path, queues=["q"]) as broker:
         send(broker, "a", "b")
@@ -117,27 +117,27 @@ def test_a_settle_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
         assert settle(broker, COMPLETE, message) == [None]
 
 
-def test_what_must_be_durable_is_committed_with_full_sync(tmp_path: Path) -> None:
+def test_sends_settlements_and_states_are_committed_with_full_sync(tmp_path: Path) -> None:
     with EmbeddedBroker(tmp_path / "data.db", queues=["q"]) as broker:
         levels: list[tuple[str, int]] = []
 
-        def look(what: str) -> None:
-            levels.append((what, broker._core.connection.execute("PRAGMA synchronous").fetchone()[0]))
+        def note(operation: str) -> None:
+            levels.append((operation, broker._core.connection.execute("PRAGMA synchronous").fetchone()[0]))
 
         receive(broker)
         send(broker, "a")
-        look("send")
+        note("send")
         (message,) = receive(broker)
         settle(broker, COMPLETE, message)
-        look("settle")
+        note("settle")
         receive(broker)
         broker.set_state("q", "s", "A", b"state").result()
-        look("state")
+        note("state")
         assert levels == [("send", 2), ("settle", 2), ("state", 2)]
         assert broker._core.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_concurrent_sends_share_a_commit_and_each_is_on_disk_when_answered(tmp_path: Path) -> None:
+def test_concurrent_sends_share_a_commit_and_are_on_disk_when_they_return(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     with EmbeddedBroker(path, queues=["q"]) as broker:
         commits: list[str] = []
@@ -163,27 +163,11 @@ def test_concurrent_sends_share_a_commit_and_each_is_on_disk_when_answered(tmp_p
         free.set()
         holder.result()
         assert [sender.result() for sender in senders] == [(1,)] * 20
-        assert len(commits) == 2, "one of the holder's, one of all senders"
-
-
-def test_a_send_in_many_threads_keeps_each_threads_order(tmp_path: Path) -> None:
-    path = tmp_path / "data.db"
-
-    def produce(broker: EmbeddedBroker, thread: int) -> None:
-        for number in range(30):
-            broker.send("q", messages(f"{thread}-{number}", session=f"s{thread % 2}")).result()
-
-    with EmbeddedBroker(path, queues=["q"]) as broker:
-        for one in [Background(lambda thread=thread: produce(broker, thread)) for thread in range(8)]:
-            one.result(60)
-    with EmbeddedBroker(path) as broker:
-        for thread in range(8):
-            found = [body for body in peek(broker, f"s{thread % 2}") if body.startswith(f"{thread}-")]
-            assert found == [f"{thread}-{number}" for number in range(30)]
+        assert len(commits) == 2, "one commit of the held job, one of all sends"
 
 
 @pytest.mark.parametrize("cut", [1, 100, 5000])
-def test_a_torn_end_of_the_log_costs_no_more_than_the_last_transactions(tmp_path: Path, cut: int) -> None:
+def test_a_damaged_end_of_the_log_loses_only_the_last_transactions(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "data.db"
     with EmbeddedBroker(path, queues=["q"]) as broker:
         for number in range(30):

@@ -1,4 +1,4 @@
-"""A process forked from the one that opened an embedded broker: it is told so, and does the file no harm."""
+"""Forked children of a process with an embedded broker: they cannot use the broker, and do not damage its file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from azsession.broker.embedded import EmbeddedBroker
 
-from . import copy_data, peek, send
+from .helpers import copy_data, peek, send
 
 _SCRIPT = """
 import gc, json, os, sys, threading
@@ -63,7 +63,7 @@ else:
 
 
 @pytest.mark.parametrize("what", ["nothing", "use", "close", "forget", "open", "kill"])
-def test_a_forked_child_does_the_parents_file_no_harm(tmp_path: Path, what: str) -> None:
+def test_a_forked_child_does_not_damage_the_file_of_its_parent(tmp_path: Path, what: str) -> None:
     path = tmp_path / "data" / "data.db"
     path.parent.mkdir()
     with subprocess.Popen(
@@ -76,7 +76,7 @@ def test_a_forked_child_does_the_parents_file_no_harm(tmp_path: Path, what: str)
         assert process.stdout is not None
         said, files = json.loads(process.stdout.readline())
         with EmbeddedBroker(copy_data(path)) as broker:
-            assert peek(broker) == ["before", "after"], "as a kill of the parent would leave it"
+            assert peek(broker) == ["before", "after"], "the file as a kill of the parent would leave it"
         process.stdin.write("\n")
         process.stdin.close()
         process.wait(30)

@@ -1,4 +1,4 @@
-"""`GroupCommit`: jobs in turn, in shared transactions, and what happens when one of them fails or is interrupted."""
+"""`GroupCommit`: jobs that share a transaction, fail or are interrupted, and threads that pass the lead on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 
 from azsession import ProviderError, QueueError, SessionLockedError
 from azsession.broker.clock import Clock
-from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit, Job, Transaction
+from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit
+from azsession.broker.embedded.jobs import Job, Transaction
 from tests.conftest import eventually
 
-from . import Background
+from .helpers import Background
 
 
 class Connection(sqlite3.Connection):
-    """Raises `after_commit`, once, when a commit is done: a Ctrl-C that comes meanwhile is raised then."""
+    """Raises `after_commit` once, after a commit, as an interrupt during the commit does."""
 
     after_commit: BaseException | None = None
 
@@ -40,25 +41,25 @@ def connection() -> Iterator[Connection]:
 
 
 @pytest.fixture
-def turns(connection: Connection) -> GroupCommit:
+def group(connection: Connection) -> GroupCommit:
     return GroupCommit(connection, Clock(), lambda: None)
 
 
 @pytest.fixture
 def commits(connection: Connection) -> list[str]:
-    """The COMMITs so far."""
+    """Return the list to which each COMMIT is added."""
     seen: list[str] = []
     connection.set_trace_callback(lambda sql: seen.append(sql) if sql == "COMMIT" else None)
     return seen
 
 
 class Gate:
-    """A job that keeps its turn until `open`, so that others come together meanwhile."""
+    """A job that runs until `open`, so that the jobs that follow share a transaction."""
 
-    def __init__(self, turns: GroupCommit) -> None:
-        self._turns = turns
+    def __init__(self, group: GroupCommit) -> None:
+        self._group = group
         self._reached, self._opened = threading.Event(), threading.Event()
-        self._job = Background(lambda: turns.run(self._wait, durable=False))
+        self._job = Background(lambda: group.run(self._wait, durable=False))
         assert self._reached.wait(10)
         self._waiting: list[Background[Any]] = []
 
@@ -67,11 +68,11 @@ class Gate:
         assert self._opened.wait(10)
 
     def queue(self, *jobs: Callable[[Transaction], object]) -> list[Background[Any]]:
-        """Start jobs that come after the gate, in this order."""
+        """Queue jobs behind the gate, in this order."""
         for job in jobs:
-            before = len(self._turns._queue)
-            self._waiting.append(Background(lambda job=job: self._turns.run(job, durable=True)))
-            eventually(lambda before=before: len(self._turns._queue) == before + 1)
+            before = len(self._group._queue)
+            self._waiting.append(Background(lambda job=job: self._group.run(job, durable=True)))
+            eventually(lambda before=before: len(self._group._queue) == before + 1)
         return self._waiting
 
     def open(self) -> None:
@@ -91,12 +92,12 @@ def stored(connection: Connection) -> list[int]:
     return [row[0] for row in connection.execute("SELECT x FROM t ORDER BY x")]
 
 
-def test_a_job_alone_runs_in_its_callers_thread(turns: GroupCommit) -> None:
-    assert turns.run(lambda tx: threading.current_thread(), durable=True) is threading.current_thread()
+def test_a_single_job_runs_in_the_thread_of_its_caller(group: GroupCommit) -> None:
+    assert group.run(lambda tx: threading.current_thread(), durable=True) is threading.current_thread()
 
 
-def test_jobs_that_come_together_share_one_commit(turns: GroupCommit, connection: Connection, commits: list[str]) -> None:
-    gate = Gate(turns)
+def test_jobs_that_are_queued_together_share_a_commit(group: GroupCommit, connection: Connection, commits: list[str]) -> None:
+    gate = Gate(group)
     jobs = gate.queue(*(insert(connection, value) for value in range(20)))
     gate.open()
     assert [job.result() for job in jobs] == list(range(20))
@@ -104,8 +105,8 @@ def test_jobs_that_come_together_share_one_commit(turns: GroupCommit, connection
     assert len(commits) == 2
 
 
-def test_a_shared_transaction_has_a_limit(turns: GroupCommit, connection: Connection, commits: list[str]) -> None:
-    gate = Gate(turns)
+def test_the_jobs_of_one_transaction_are_bounded(group: GroupCommit, connection: Connection, commits: list[str]) -> None:
+    gate = Gate(group)
     jobs = gate.queue(*(insert(connection, value) for value in range(MAX_JOBS + 10)))
     gate.open()
     for job in jobs:
@@ -113,15 +114,15 @@ def test_a_shared_transaction_has_a_limit(turns: GroupCommit, connection: Connec
     assert len(commits) == 3
 
 
-def test_what_follows_the_commit_comes_after_it_and_before_the_answer(
-    turns: GroupCommit, connection: Connection, commits: list[str]
+def test_actions_after_the_commit_run_before_the_future_is_resolved(
+    group: GroupCommit, connection: Connection, commits: list[str]
 ) -> None:
     seen: list[int] = []
-    turns.run(lambda tx: tx.after_commit(lambda: seen.append(len(commits))), durable=True)
+    group.run(lambda tx: tx.after_commit(lambda: seen.append(len(commits))), durable=True)
     assert seen == [1]
 
 
-def test_a_failed_job_is_taken_back_in_reverse_order_and_nothing_follows(turns: GroupCommit, connection: Connection) -> None:
+def test_a_failed_job_is_undone_in_reverse_order(group: GroupCommit, connection: Connection) -> None:
     undone: list[str] = []
 
     def job(tx: Transaction) -> None:
@@ -132,44 +133,44 @@ def test_a_failed_job_is_taken_back_in_reverse_order_and_nothing_follows(turns: 
         connection.execute("INSERT INTO t VALUES (1)")
 
     with pytest.raises(ProviderError, match="nothing was changed") as caught:
-        turns.run(job, durable=True)
+        group.run(job, durable=True)
     assert isinstance(caught.value.__cause__, sqlite3.Error)
     assert undone == ["second", "first"]
     assert stored(connection) == []
     assert not connection.in_transaction
 
 
-def test_a_refusal_keeps_the_changes_of_its_job(turns: GroupCommit, connection: Connection) -> None:
+def test_a_queue_error_keeps_the_changes_of_its_job(group: GroupCommit, connection: Connection) -> None:
     def job(tx: Transaction) -> None:
         connection.execute("INSERT INTO t VALUES (1)")
         tx.on_rollback(lambda: pytest.fail("was rolled back"))
         raise SessionLockedError("no")
 
     with pytest.raises(SessionLockedError):
-        turns.run(job, durable=True)
+        group.run(job, durable=True)
     assert stored(connection) == [1]
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), ZeroDivisionError("a bug")])
-def test_only_the_guilty_job_of_a_shared_transaction_fails(
-    turns: GroupCommit, connection: Connection, error: Exception
+def test_only_the_failing_job_of_a_shared_transaction_fails(
+    group: GroupCommit, connection: Connection, error: Exception
 ) -> None:
     undone: list[str] = []
 
-    def guilty(tx: Transaction) -> None:
+    def failing(tx: Transaction) -> None:
         connection.execute("INSERT INTO t VALUES (99)")
         raise error
 
     def refused(tx: Transaction) -> None:
         raise SessionLockedError("held")
 
-    def innocent(tx: Transaction) -> str:
+    def successful(tx: Transaction) -> str:
         tx.on_rollback(lambda: undone.append("x"))
         connection.execute("INSERT INTO t VALUES (3)")
         return "fine"
 
-    gate = Gate(turns)
-    jobs = gate.queue(insert(connection, 1), refused, innocent, guilty, insert(connection, 2))
+    gate = Gate(group)
+    jobs = gate.queue(insert(connection, 1), refused, successful, failing, insert(connection, 2))
     gate.open()
     assert jobs[0].result() == 1
     with pytest.raises(SessionLockedError, match="held"):
@@ -179,7 +180,7 @@ def test_only_the_guilty_job_of_a_shared_transaction_fails(
         jobs[3].result()
     assert jobs[4].result() == 2
     assert stored(connection) == [1, 2, 3]
-    assert undone == ["x"], "each attempt that failed is taken back once"
+    assert undone == ["x"], "each failed attempt is undone once"
 
 
 @pytest.mark.parametrize(
@@ -193,22 +194,22 @@ def test_only_the_guilty_job_of_a_shared_transaction_fails(
         ("disk I/O error", "could not be read or written"),
     ],
 )
-def test_failures_of_sqlite_say_what_they_mean(turns: GroupCommit, text: str, meaning: str) -> None:
+def test_errors_of_sqlite_become_errors_with_a_clear_text(group: GroupCommit, text: str, meaning: str) -> None:
     def job(tx: Transaction) -> None:
         raise sqlite3.OperationalError(text)
 
     with pytest.raises(ProviderError, match=meaning) as caught:
-        turns.run(job, durable=True)
+        group.run(job, durable=True)
     assert (caught.value.code, caught.value.is_transient) == ("ServerBusy", True)
 
 
-def test_memory_is_protected_once_for_each_transaction() -> None:
+def test_first_touch_is_true_once_for_each_object_and_transaction() -> None:
     tx, thing = Transaction(), object()
     assert [tx.first_touch(thing), tx.first_touch(thing), tx.first_touch(object())] == [True, False, True]
     assert Transaction().first_touch(thing)
 
 
-def test_32_threads_hand_the_lead_over_without_losing_a_job(turns: GroupCommit, connection: Connection) -> None:
+def test_32_threads_pass_the_lead_on_without_losing_a_job(group: GroupCommit, connection: Connection) -> None:
     start = threading.Barrier(32)
     running: list[int] = []
 
@@ -225,17 +226,17 @@ def test_32_threads_hand_the_lead_over_without_losing_a_job(turns: GroupCommit, 
                 running.clear()
                 return value
 
-            done.append(turns.run(job, durable=number % 2 == 0))
+            done.append(group.run(job, durable=number % 2 == 0))
         return done
 
     threads = [Background(lambda thread=thread: work(thread)) for thread in range(32)]
     answers = [value for thread in threads for value in thread.result(60)]
     assert sorted(answers) == stored(connection)
     assert len(answers) == 1600
-    assert turns._leader is None
+    assert group._leader is None
 
 
-def test_ctrl_c_in_the_leading_thread_reaches_it_alone(turns: GroupCommit, connection: Connection) -> None:
+def test_an_interrupt_in_the_leading_thread_is_raised_only_there(group: GroupCommit, connection: Connection) -> None:
     undone: list[str] = []
 
     def interrupted(tx: Transaction) -> None:
@@ -245,7 +246,7 @@ def test_ctrl_c_in_the_leading_thread_reaches_it_alone(turns: GroupCommit, conne
         tx.on_rollback(lambda: undone.append("other"))
         connection.execute("INSERT INTO t VALUES (2)")
 
-    gate = Gate(turns)
+    gate = Gate(group)
     first, second, third = gate.queue(insert(connection, 1), other, interrupted)
     gate.open()
     with pytest.raises(KeyboardInterrupt):
@@ -256,10 +257,10 @@ def test_ctrl_c_in_the_leading_thread_reaches_it_alone(turns: GroupCommit, conne
         assert caught.value.is_transient
     assert undone == ["other"]
     assert stored(connection) == []
-    assert turns.run(insert(connection, 4), durable=True) == 4
+    assert group.run(insert(connection, 4), durable=True) == 4
 
 
-def test_ctrl_c_that_comes_with_the_commit_does_not_take_it_back(turns: GroupCommit, connection: Connection) -> None:
+def test_an_interrupt_during_the_commit_does_not_undo_it(group: GroupCommit, connection: Connection) -> None:
     seen: list[str] = []
 
     def job(tx: Transaction) -> str:
@@ -268,10 +269,10 @@ def test_ctrl_c_that_comes_with_the_commit_does_not_take_it_back(turns: GroupCom
         tx.after_commit(lambda: seen.append("followed"))
         return "done"
 
-    gate = Gate(turns)
+    gate = Gate(group)
     first, second = gate.queue(job, insert(connection, 2))
-    # The gate's own commit must not use it up.
-    turns._queue[0].work = _arm(connection, turns._queue[0].work)
+    # Set by the next job: the commit of the gate must not raise the interrupt.
+    group._queue[0].work = _arm(connection, group._queue[0].work)
     gate.open()
     with pytest.raises(KeyboardInterrupt):
         first.result()
@@ -289,21 +290,21 @@ def _arm(connection: Connection, work: Callable[[Transaction], Any]) -> Callable
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_ctrl_c_in_a_thread_that_waits_for_its_turn_leaves_the_others_going(
-    turns: GroupCommit, connection: Connection, place: int
+def test_an_interrupt_in_a_thread_that_waits_does_not_stop_the_others(
+    group: GroupCommit, connection: Connection, place: int
 ) -> None:
-    gate = Gate(turns)
+    gate = Gate(group)
     others = list(gate.queue(insert(connection, 1)) if place else [])
 
     def interrupt() -> None:
-        eventually(lambda: len(turns._queue) == place + 1)
+        eventually(lambda: len(group._queue) == place + 1)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         interrupter = Background(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            turns.run(insert(connection, 99), durable=True)
+            group.run(insert(connection, 99), durable=True)
         interrupter.result()
     finally:
         signal.signal(signal.SIGINT, before)
@@ -311,26 +312,26 @@ def test_ctrl_c_in_a_thread_that_waits_for_its_turn_leaves_the_others_going(
     gate.open()
     for job in others:
         job.result()
-    assert turns.run(insert(connection, 3), durable=True) == 3
+    assert group.run(insert(connection, 3), durable=True) == 3
     assert 99 not in stored(connection)
 
 
-def test_a_lead_whose_thread_was_interrupted_goes_to_the_next(turns: GroupCommit, connection: Connection) -> None:
-    gate = Gate(turns)
-    # As when Ctrl-C comes between the hand-over of the lead and the work.
+def test_an_interrupted_leader_passes_the_lead_on(group: GroupCommit, connection: Connection) -> None:
+    gate = Gate(group)
+    # The interrupt comes after the thread got the lead, and before it runs a job.
     interrupted = Job(insert(connection, 1), True, 0.0)
-    interrupted._owner, interrupted._queued = threading.Lock(), True
-    interrupted._owner.acquire()
-    turns._queue.append(interrupted)
+    interrupted.owner, interrupted.is_queued = threading.Lock(), True
+    interrupted.owner.acquire()
+    group._queue.append(interrupted)
     jobs = gate.queue(insert(connection, 2), insert(connection, 3))
     gate.open()
-    assert turns._leader is interrupted
-    turns._leave(interrupted)
+    assert group._leader is interrupted
+    group._leave(interrupted)
     assert [job.result() for job in jobs] == [2, 3]
     assert stored(connection) == [2, 3]
 
 
-def test_a_closed_connection_takes_no_more_jobs(turns: GroupCommit) -> None:
-    turns.close()
+def test_jobs_fail_after_close(group: GroupCommit) -> None:
+    group.close()
     with pytest.raises(ProviderError, match="the broker is closed"):
-        turns.run(lambda tx: None, durable=True)
+        group.run(lambda tx: None, durable=True)

@@ -1,0 +1,98 @@
+"""Sending to the embedded broker: order, sequence numbers, and the fields of a message."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from azsession import Message, QueueNotFoundError, ValidationError
+from azsession.broker.embedded import EmbeddedBroker
+
+from .helpers import COMPLETE, DEAD_LETTER, Background, HandClock, at, messages, numbers, peek, receive, send, settle
+
+
+def test_sequence_numbers_rise_in_the_order_of_acceptance_across_sessions(broker: EmbeddedBroker) -> None:
+    broker.send("q", [*messages("a", session="x"), *messages("b", session="y"), *messages("c", session="x")]).result()
+    send(broker, "d", session="y")
+    (a, c), (b, d) = numbers(broker, "x"), numbers(broker, "y")
+    assert [a, b, c, d] == sorted({a, b, c, d})  # type: ignore[type-var]
+
+
+def test_a_batch_is_refused_as_a_whole_if_one_message_has_no_session_id(broker: EmbeddedBroker) -> None:
+    with pytest.raises(ValidationError, match="session_id"):
+        broker.send("q", [*messages("a"), Message(b"b")]).result()
+    assert peek(broker) == []
+
+
+def test_a_message_is_received_with_all_fields_that_were_sent(broker: EmbeddedBroker, clock: HandClock) -> None:
+    sent = Message(
+        bytes(range(256)),
+        session_id="s",
+        message_id="m-1",
+        subject="été",
+        content_type="text/plain",
+        correlation_id="c",
+        reply_to="back",
+        reply_to_session_id="there",
+        to="you",
+        time_to_live=timedelta(days=1),
+        attributes={"a": 1, "b": 1.5, "c": True, "d": "ü"},
+    )
+    broker.send("q", [sent]).result()
+    (received,) = receive(broker)
+    for name in Message.__slots__:
+        if not name.startswith("__"):
+            assert getattr(received, name) == getattr(sent, name), name
+    assert {type(value) for value in received.attributes.values()} == {int, float, bool, str}
+    assert received.enqueued_at == at(clock, 0)
+    assert received.receipt.expires_at == at(clock, 30)
+
+
+def test_a_send_to_a_missing_queue_fails_unless_queues_are_created_on_use() -> None:
+    with EmbeddedBroker() as broker, pytest.raises(QueueNotFoundError):
+        send(broker, "a")
+    with EmbeddedBroker(auto_create=True) as broker:
+        send(broker, "a")
+        assert peek(broker) == ["a"]
+
+
+@pytest.mark.parametrize("removed", ["nothing", "the last message", "all messages"])
+def test_a_restart_does_not_reuse_sequence_numbers(path: Path, clock: HandClock, removed: str) -> None:
+    with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
+        send(broker, "a", "b", "c")
+        highest = numbers(broker)[-1]
+        if removed != "nothing":
+            a, b, c = receive(broker, count=3)
+            settle(broker, COMPLETE, *([c] if removed == "the last message" else [a, b, c]))
+    with EmbeddedBroker(path, clock=clock) as broker:
+        send(broker, "d")
+        assert numbers(broker)[-1] > highest  # type: ignore[operator]
+
+
+def test_a_restart_does_not_reuse_the_sequence_number_of_a_resubmitted_message(path: Path, clock: HandClock) -> None:
+    with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
+        send(broker, "a")
+        settle(broker, DEAD_LETTER, *receive(broker))
+        broker.resubmit("q", 1).result()
+    with EmbeddedBroker(path, clock=clock) as broker:
+        send(broker, "b")
+        assert peek(broker) == ["a", "b"]
+        assert len(set(numbers(broker))) == 2
+
+
+def test_messages_sent_from_many_threads_keep_the_order_of_each_thread(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+
+    def produce(broker: EmbeddedBroker, thread: int) -> None:
+        for number in range(30):
+            broker.send("q", messages(f"{thread}-{number}", session=f"s{thread % 2}")).result()
+
+    with EmbeddedBroker(path, queues=["q"]) as broker:
+        for one in [Background(lambda thread=thread: produce(broker, thread)) for thread in range(8)]:
+            one.result(60)
+    with EmbeddedBroker(path) as broker:
+        for thread in range(8):
+            found = [body for body in peek(broker, f"s{thread % 2}") if body.startswith(f"{thread}-")]
+            assert found == [f"{thread}-{number}" for number in range(30)]
