@@ -98,12 +98,11 @@ class Here:
             def receive(self, request: ReceiveRequest, **rest: Any) -> Any:
                 who = request.lock_id or request.session_id
                 asked.append(("receive", request.entity, who))
-                try:
-                    return super().receive(request, **rest)
-                finally:
-                    asked.append(("received", request.entity, who))
+                receiving = super().receive(request, **rest)
+                receiving.add_done_callback(lambda _: asked.append(("received", request.entity, who)))
+                return receiving
 
-            def renew(self, entity: str, session_id: str, lock_id: str, **rest: Any) -> float:
+            def renew(self, entity: str, session_id: str, lock_id: str, **rest: Any) -> Any:
                 asked.append(("renew", entity, lock_id or session_id))
                 return super().renew(entity, session_id, lock_id, **rest)
 
@@ -111,9 +110,9 @@ class Here:
                 asked.append(("settle", entity, session_id))
                 return super().settle(entity, session_id, settlements, **rest)
 
-            def send(self, entity: str, messages: Any, request_id: str = "", **rest: Any) -> None:
+            def send(self, entity: str, messages: Any, request_id: str = "", **rest: Any) -> Any:
                 asked.append(("send", entity, request_id))
-                super().send(entity, messages, request_id, **rest)
+                return super().send(entity, messages, request_id, **rest)
 
         broker = Noting(ServiceBusConfig(connection_string=scene.namespace.connection_string))
         service = GatewayService(

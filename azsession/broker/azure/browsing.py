@@ -126,7 +126,7 @@ class MessageBrowser:
         if not any(one.sequence_number == number for one in await self.dead_letters(entity, number, 1, operation)):
             raise _no_dead_letter(number)
         connection = await self._namespace.connect(entity + DEAD_LETTER_QUEUE, operation)
-        operation.claim()
+        operation.commit()
         search = _DeadLetterSearch(self._namespace.loop, connection, entity + DEAD_LETTER_QUEUE, number)
         connection.attach(search)
         try:

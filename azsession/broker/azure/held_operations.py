@@ -52,25 +52,16 @@ class HeldSessionOperations:
         self, entity: str, session_id: str, settlements: Sequence[Settlement], operation: Operation
     ) -> list[str | None]:
         """Settle messages of one session; return an error code or `None` for each."""
-        operation.claim()
+        operation.commit()
         session = self._registry.held(entity, session_id)
         if session is not None:
-            return await self._settle(session, settlements, operation)
+            return await self._namespace.wait(_settle(session, settlements), operation)
         history = self._registry.history
         codes = [history.result_of(settlement, SESSION_LOCK_LOST) for settlement in settlements]
         for index, settlement in enumerate(settlements):
             if codes[index] == SESSION_LOCK_LOST:
                 codes[index] = await self._settle_elsewhere(entity, session_id, settlement, operation)
         return codes
-
-    async def _settle(
-        self, session: HeldSession, settlements: Sequence[Settlement], operation: Operation
-    ) -> list[str | None]:
-        results = SettlementResults(len(settlements))
-        session.settle(settlements, results)
-        if results.future.done():
-            return results.future.result()
-        return await self._namespace.wait(results.future, operation)
 
     async def _settle_elsewhere(
         self, entity: str, session_id: str, settlement: Settlement, operation: Operation
@@ -98,7 +89,7 @@ class HeldSessionOperations:
         self, entity: str, session_id: str, lock_id: str, lock_tokens: Sequence[str], operation: Operation
     ) -> None:
         """Return received messages to their places, uncounted."""
-        operation.claim()
+        operation.commit()
         session = self._registry.held(entity, session_id)
         if session is not None and session.lock_id == lock_id:
             session.receives.give_back(lock_tokens)
@@ -125,11 +116,11 @@ class HeldSessionOperations:
         if known is not None:
             return known
         session = await self._receiver.hold(entity, session_id, lock_id, operation)
-        operation.claim()
+        operation.commit()
 
         async def dead_letter(tokens: Sequence[str]) -> int:
             settlements = [Settlement(token, Disposition.DEAD_LETTER, reason, description) for token in tokens]
-            return (await self._settle(session, settlements, operation)).count(None)
+            return (await self._namespace.wait(_settle(session, settlements), operation)).count(None)
 
         count = await dead_letter([message.token for message in session.unsettled])
         rest = ReceiveRequest(entity, session_id, lock_id, max_count=DEAD_LETTER_COUNT, timeout=0.0)
@@ -155,7 +146,7 @@ class HeldSessionOperations:
         """Renew the lock; return the seconds until it expires."""
         session = self._registry.require(entity, session_id, lock_id)
         await self._namespace.wait(session.opened, operation)
-        operation.claim()
+        operation.commit()
         done: LocalFuture[Response | Condition] = LocalFuture()
         session.lock.renew(done.set_result)
         answer = await self._namespace.wait(done, operation)
@@ -165,7 +156,7 @@ class HeldSessionOperations:
 
     async def release(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> None:
         """Release the lock if this holder has it."""
-        operation.claim()
+        operation.commit()
         session = self._registry.held(entity, session_id)
         if session is not None and session.lock_id == lock_id:
             await self._namespace.wait(session.release(), operation)
@@ -184,5 +175,12 @@ class HeldSessionOperations:
     async def set_state(self, entity: str, session_id: str, lock_id: str, state: bytes | None, operation: Operation) -> None:
         """Store the session state."""
         session = await self._receiver.hold(entity, session_id, lock_id, operation)
-        operation.claim()
+        operation.commit()
         await self._receiver.request(session, "set-session-state", {"session-state": state}, operation)
+
+
+def _settle(session: HeldSession, settlements: Sequence[Settlement]) -> LocalFuture[list[str | None]]:
+    """Settle messages of a session that is held here."""
+    results = SettlementResults(len(settlements))
+    session.settle(settlements, results)
+    return results.future

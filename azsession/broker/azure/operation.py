@@ -1,4 +1,4 @@
-"""`Operation`: one call of the broker, as the coroutine that carries it out sees it."""
+"""`Operation`: one call of the broker: the future that the caller gets, and what its coroutine knows about the caller."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 import attrs
 
 from ..base import BLOCKING, CallContext
-from .transport.task import TaskFuture, WithdrawnError
+from .transport.task import Task, WithdrawnError
 
 
-class Operation:
-    """One call: its context, and the future of its result.
+class Operation(Task[Any]):
+    """One call.
 
     Args:
         context: How the caller called the broker.
 
     Attributes:
-        future: Gets the result.
-        started: When the call began, on the monotonic clock.
         context: How the caller called the broker.
+        started: When the call began, on the monotonic clock.
+        needs_slot: Whether the call needs a place to wait, and has none.
     """
 
     def __init__(self, context: CallContext = BLOCKING) -> None:
-        self.future: TaskFuture[Any] = TaskFuture()
-        self.started: float = time.monotonic()
+        super().__init__()
         self.context = context
-        self._has_slot = False
+        self.started: float = time.monotonic()
+        self.needs_slot: bool = context.slots is not None
 
     def left(self, seconds: float) -> float:
         """Return `seconds`, or less if the caller gives up before."""
@@ -35,19 +35,14 @@ class Operation:
             return seconds
         return max(0.0, min(seconds, self.context.deadline - time.monotonic()))
 
-    def claim(self) -> None:
+    def commit(self) -> None:
         """Commit to an effect, or to giving a result: the caller cannot cancel the call any more. Idempotent.
 
         Raises:
             WithdrawnError: The caller has cancelled the call.
         """
-        if not self.future.claim():
+        if not self.claim():
             raise WithdrawnError
-
-    @property
-    def needs_slot(self) -> bool:
-        """Whether the call needs a place to wait, and has none."""
-        return self.context.slots is not None and not self._has_slot
 
     def take_slot(self) -> None:
         """Take one of the places for calls that wait, until the call ends. Idempotent.
@@ -55,9 +50,9 @@ class Operation:
         Raises:
             ThrottledError: All places are taken.
         """
-        if self.context.slots is not None and not self._has_slot:
-            self.context.slots.acquire(self.future)
-            self._has_slot = True
+        if self.needs_slot and self.context.slots is not None:
+            self.context.slots.acquire(self)
+            self.needs_slot = False
 
     def part(self) -> Operation:
         """Return an operation with the same deadline that is a step of this one. Its caller cannot cancel it."""

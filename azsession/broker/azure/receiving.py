@@ -73,7 +73,7 @@ class SessionReceiver:
             if not receive.future.done():
                 await self._wait_for_messages(receive, session, operation.started + request.timeout, operation)
             messages = receive.future.result()
-            operation.claim()
+            operation.commit()
         except (Exception, WithdrawnError) as error:
             session.receives.take_back(receive)
             if is_new:
@@ -107,7 +107,7 @@ class SessionReceiver:
             QueueError: Another error of Azure.
         """
         session = await self.hold(entity, session_id, lock_id, operation)
-        operation.claim()
+        operation.commit()
         wanted = list(dict.fromkeys(sequence_numbers))
         known = {message.sequence_number: message for message in session.unsettled.received_by_number()}
         missing = [number for number in wanted if number not in known]
@@ -146,7 +146,7 @@ class SessionReceiver:
             self._open(session, operation)
         try:
             await self._wait_until_opened(session, self._namespace.timeout, operation)
-            operation.claim()
+            operation.commit()
         except (Exception, WithdrawnError) as error:
             if is_new:
                 self._undo(session, error)
@@ -164,7 +164,7 @@ class SessionReceiver:
                 # Azure's own wait ends a little before.
                 is_granted = await self._wait_until_opened(session, left + CONNECT_TIMEOUT, operation)
                 if is_granted and session.session_id is not None:
-                    operation.claim()
+                    operation.commit()
                     return _accepted(session, session.session_id, operation)
             except QueueError as error:
                 session.withdraw()

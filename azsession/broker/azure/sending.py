@@ -86,7 +86,7 @@ class MessageSender:
             QueueError: Azure did not accept the messages.
         """
         connection = await self._namespace.connect(entity, operation)
-        operation.claim()
+        operation.commit()
         known = self._requests.get(request_id) if request_id else None
         result = self._transfer(connection.sender(entity), encoded, request_id) if known is None else known[0]
         try:

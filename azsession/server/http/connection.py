@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         # uvloop's transports do not inherit from `asyncio.Transport`.
         self._transport = transport
-        # Writing is paused as long as the system has not taken all bytes. TLS transports would always pause with a limit of 0.
+        # Writing is paused as long as the system has not taken all bytes. With a limit of 0, TLS would always be paused.
         transport.set_write_buffer_limits(high=1, low=0)
         if self._is_refused:
             self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)

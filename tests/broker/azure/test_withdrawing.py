@@ -56,7 +56,7 @@ def test_messages_that_came_before_a_receive_was_cancelled_go_to_the_next_receiv
         await wait_for_messages(self, receive, session, deadline, operation)
         if receive.max_count == 2:
             assert receive.future.result()
-            assert operation.future.cancel()
+            assert operation.cancel()
 
     monkeypatch.setattr(SessionReceiver, "_wait_for_messages", cancelled_at_last)
     holder = Holder(broker)
@@ -148,7 +148,7 @@ def test_a_session_that_came_before_an_accept_was_cancelled_is_released(
 
     async def cancelled_at_last(self: SessionReceiver, session: Any, seconds: float, operation: Operation) -> bool:
         is_granted = await wait_until_opened(self, session, seconds, operation)
-        assert operation.future.cancel()
+        assert operation.cancel()
         return is_granted
 
     with monkeypatch.context() as patched:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from ....errors import ProviderError, QueueError
 from ....protocol.error_codes import SERVER_BUSY
-from .task import Task, TaskFuture
+from .task import Task
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Loop:
     Thread-safe where a method says so; all other methods are for the loop's thread.
 
     Attributes:
-        tasks: The coroutines that run.
+        suspended: The coroutines that wait.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Loop:
         #: Whether the thread is, or is about to be, blocked in the selector.
         self._asleep = False
         self._jobs: deque[Callable[[], object]] = deque()
-        self.tasks: set[Task[Any]] = set()
+        self.suspended: set[Task[Any]] = set()
         self._timers: list[tuple[float, int, Timer]] = []
         self._many_timers = FEW_TIMERS
         self._tie = itertools.count()
@@ -148,24 +148,22 @@ class Loop:
         self.call(perform)
         return future
 
-    def start(self, coroutine: Coroutine[Any, Any, T], future: TaskFuture[T] | None = None) -> Future[T]:
+    def start(self, coroutine: Coroutine[Any, Any, T], task: Task[T] | None = None) -> Task[T]:
         """Run a coroutine in the loop's thread, and return the future of its result. Any thread may call this.
 
-        Cancelling the future ends the coroutine: see `Task`. If the loop is closed, the future gets the error.
+        If the loop is closed, the future gets the error.
 
         Args:
             coroutine: The coroutine. It waits with `done_within` and `pause` only.
-            future: Gets the result; a new one if it is `None`.
+            task: The future; a new one if it is `None`.
         """
-        result: TaskFuture[T] = TaskFuture() if future is None else future
-        task = Task(self, coroutine, result)
+        started: Task[T] = Task() if task is None else task
+        started.prepare(self, coroutine)
         try:
-            self.call(task.begin)
+            self.call(started.begin)
         except ProviderError as error:
-            coroutine.close()
-            if result.claim():
-                result.set_exception(error)
-        return result
+            started.refuse(error)
+        return started
 
     def _start(self) -> None:
         with self._starting:
@@ -261,7 +259,7 @@ class Loop:
             for owned in list(self._owned):
                 owned.fail("the AMQP thread ended")
             self._run_jobs()
-            for task in list(self.tasks):
+            for task in list(self.suspended):
                 _safely(partial(task.end, closed_error()))
             selector.close()
             for end in wake:

@@ -78,44 +78,6 @@ class LocalFuture(Generic[T]):
             self._callback(self)
 
 
-class TaskFuture(Future[T]):
-    """The future of a task, for any thread. Cancelling it withdraws the task.
-
-    Attributes:
-        is_withdrawn: Whether the future was cancelled.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_withdrawn: bool = False
-        #: `None` until `claim` was called.
-        self._is_claimed: bool | None = None
-        self._on_cancel: Callable[[], object] | None = None
-
-    def cancel(self) -> bool:
-        """Cancel the task, unless the future is claimed or done; return whether it is cancelled."""
-        if not super().cancel():
-            return False
-        self.is_withdrawn = True
-        if self._on_cancel is not None:
-            self._on_cancel()
-        return True
-
-    def claim(self) -> bool:
-        """Commit to giving a result: the future cannot be cancelled from now on. Idempotent. For the loop's thread.
-
-        Returns:
-            `False` if the future was cancelled.
-        """
-        if self._is_claimed is None:
-            self._is_claimed = self.set_running_or_notify_cancel()
-        return self._is_claimed
-
-    def on_cancel(self, withdraw: Callable[[], object]) -> None:
-        """Call `withdraw` when the future is cancelled."""
-        self._on_cancel = withdraw
-
-
 class _Wait:
     """The wait of a coroutine for a future, or for a time in seconds, or for the first of both.
 
@@ -138,7 +100,7 @@ class _Wait:
 
     def on_done(self, _: object) -> None:
         # The future may be resolved in the middle of other work. The coroutine continues after that work.
-        if self.task is not None:
+        if self.task is not None and self.task.loop is not None:
             self.task.loop.soon(self.resume)
 
     def resume(self) -> None:
@@ -169,9 +131,9 @@ class CancellableTimer(Protocol):
 
 
 class TaskLoop(Protocol):
-    """The loop, as its tasks see it. `tasks` are those that run."""
+    """The loop, as its tasks see it. `suspended` are the tasks that wait."""
 
-    tasks: set[Task[Any]]
+    suspended: set[Task[Any]]
 
     def call(self, job: Callable[[], object]) -> None:
         """Run a job in the loop's thread. Any thread may call this."""
@@ -183,93 +145,126 @@ class TaskLoop(Protocol):
         """Run a job in so many seconds. For the loop's thread."""
 
 
-class Task(Generic[T]):
-    """Runs one coroutine, and resolves the future of its result.
+class Task(Future[T]):
+    """The future of a coroutine's result, and the coroutine. `Loop.start` starts it.
 
     If the future is cancelled, the coroutine gets a `WithdrawnError` at the point where it waits. From the point on where a
     coroutine must not be withdrawn, its future is claimed.
 
-    Args:
-        loop: The loop.
-        coroutine: The coroutine.
-        future: Gets the result or the error.
-
     Attributes:
-        loop: The loop.
+        loop: The loop; `None` before the start.
     """
 
-    __slots__ = ("_coroutine", "_future", "_timer", "_wait", "loop")
-
-    def __init__(self, loop: TaskLoop, coroutine: Coroutine[Any, Any, T], future: TaskFuture[T]) -> None:
-        self.loop = loop
-        self._coroutine = coroutine
-        self._future = future
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop: TaskLoop | None = None
+        self._coroutine: Coroutine[Any, Any, T] | None = None
         self._wait: _Wait | None = None
         self._timer: CancellableTimer | None = None
-        future.on_cancel(self._on_cancel)
+        self._is_cancelled = False
+        #: The result of `claim`; `None` before.
+        self._is_claimed: bool | None = None
+
+    # Any thread
+
+    def prepare(self, loop: TaskLoop, coroutine: Coroutine[Any, Any, T]) -> None:
+        """Set the loop and the coroutine. The loop calls this before it calls `begin` in its thread."""
+        self.loop, self._coroutine = loop, coroutine
+
+    def cancel(self) -> bool:
+        """Withdraw the task, unless it is claimed or done. Return whether it is cancelled."""
+        if not super().cancel():
+            return False
+        self._is_cancelled = True
+        if self.loop is not None:
+            # If the loop is closed, it ends all tasks.
+            with suppress(QueueError):
+                self.loop.call(self._withdraw)
+        return True
+
+    def refuse(self, error: QueueError) -> None:
+        """End a task that was not begun."""
+        if self._coroutine is not None:
+            self._coroutine.close()
+        if self.claim():
+            self.set_exception(error)
+
+    # The loop's thread
+
+    def claim(self) -> bool:
+        """Commit to giving a result: the future cannot be cancelled from now on. Idempotent.
+
+        Returns:
+            `False` if the future was cancelled.
+        """
+        if self._is_claimed is None:
+            self._is_claimed = self.set_running_or_notify_cancel()
+        return self._is_claimed
 
     def begin(self) -> None:
-        """Run the coroutine until it waits. The loop calls this in its thread."""
-        if self._future.is_withdrawn:
-            self._coroutine.close()
-            return
-        self.loop.tasks.add(self)
-        self._step(None)
+        """Run the coroutine until it waits."""
+        if self._is_cancelled:
+            self._withdraw()
+        else:
+            self._step(None)
 
     def resume(self, wait: _Wait) -> None:
         """Continue the coroutine if it is still in this wait."""
         if self._wait is wait:
+            self._wait = None
+            if self._timer is not None:
+                self._timer.cancel()
             self._step(None)
 
     def end(self, error: QueueError) -> None:
-        """End the coroutine with an error: the loop ends. For the loop's thread."""
+        """End the coroutine with an error: the loop ends."""
+        self._wait = None
         self._step(error)
-        if self in self.loop.tasks:
-            # The coroutine waits again.
-            self._coroutine.close()
-            self._finish(error=error)
-
-    def _on_cancel(self) -> None:
-        # If the loop is closed, it ends all tasks.
-        with suppress(QueueError):
-            self.loop.call(self._withdraw)
+        if self._wait is not None:
+            self._wait = None
+            self.refuse(error)
 
     def _withdraw(self) -> None:
-        if self in self.loop.tasks:
-            # Those who wait with `concurrent.futures.wait` learn of the cancellation by this call.
-            self._future.claim()
-            self._step(WithdrawnError())
-
-    def _step(self, error: BaseException | None) -> None:
-        """Continue the coroutine until it waits again or ends."""
+        if self._coroutine is None or self._is_claimed is not None:
+            return
+        # Those who wait with `concurrent.futures.wait` learn of the cancellation by this call.
+        self.claim()
+        if self._wait is None:
+            # The coroutine was not begun.
+            self._coroutine.close()
+            self._coroutine = None
+            return
         self._wait = None
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._step(WithdrawnError())
+
+    def _step(self, error: BaseException | None) -> None:
+        """Continue the coroutine until it waits again or ends."""
+        coroutine = self._coroutine
+        if coroutine is None or self.loop is None:
+            return
         try:
-            wait: _Wait = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+            wait: _Wait = coroutine.send(None) if error is None else coroutine.throw(error)
         except StopIteration as end:
-            self._finish(result=end.value)
+            if self.claim():
+                self.set_result(end.value)
         except WithdrawnError:
-            self.loop.tasks.discard(self)
+            pass
         except BaseException as failure:
-            self._finish(error=failure)
+            if self.claim():
+                self.set_exception(failure)
         else:
             self._suspend(wait)
+            return
+        self._coroutine = None
+        self.loop.suspended.discard(self)
 
     def _suspend(self, wait: _Wait) -> None:
         self._wait, wait.task = wait, self
-        if wait.seconds is not None:
-            self._timer = self.loop.later(wait.seconds, wait.resume)
+        if self.loop is not None:
+            self.loop.suspended.add(self)
+            if wait.seconds is not None:
+                self._timer = self.loop.later(wait.seconds, wait.resume)
         if wait.future is not None:
             wait.future.add_done_callback(wait.on_done)
-
-    def _finish(self, *, result: Any = None, error: BaseException | None = None) -> None:
-        self.loop.tasks.discard(self)
-        future = self._future
-        if not future.claim():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
