@@ -113,13 +113,19 @@ class Handlers:
             timeout=request.timeout,
             request_id=request.request_id,
         )
+        broker = self._broker
 
         def make(delivery: Delivery | None) -> Answer:
             if delivery is None:
                 return Answer(204)
             return Answer.json(201, {"SessionId": delivery.session_id}, _lock_headers(delivery))
 
-        return PendingAnswer(self._broker.accept(wanted, context=request.context), make)
+        def give_back(delivery: Delivery | None) -> Future[None] | None:
+            if delivery is None:
+                return None
+            return broker.release(wanted.entity, delivery.session_id, wanted.lock_id, context=request.context)
+
+        return PendingAnswer(broker.accept(wanted, context=request.context), make, give_back)
 
     def _receive_deferred(self, request: Request) -> PendingAnswer[Any]:
         numbers = read_sequence_numbers(request.json())
@@ -227,7 +233,7 @@ class Handlers:
     # Operation
 
     def _ready(self, request: Request) -> PendingAnswer[Any]:
-        return PendingAnswer(self._readiness.check(), lambda _: Answer.json(200, {"status": "ready"}), patience=READY_TIMEOUT)
+        return PendingAnswer(self._readiness.check(), lambda _: Answer.json(200, {"status": "ok"}), patience=READY_TIMEOUT)
 
     # Queues
 
