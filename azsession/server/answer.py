@@ -77,8 +77,8 @@ class PendingAnswer(Generic[T]):
     Attributes:
         future: The result. Cancelling the future withdraws the operation, unless it has taken effect.
         make: Makes the answer from the result.
-        give_back: Called with the result if the client did not get the answer. It returns the messages of the answer, or the
-            session that was accepted, to the broker. `None` if there is nothing to return.
+        give_back: Called with the result if the client did not get the answer. It returns the messages or the session to the
+            broker. `None` if the answer has neither.
         patience: Seconds to wait for the result at most; `None` for any time.
     """
 

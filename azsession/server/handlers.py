@@ -113,6 +113,7 @@ class Handlers:
             timeout=request.timeout,
             request_id=request.request_id,
         )
+        broker = self._broker
 
         def make(delivery: Delivery | None) -> Answer:
             if delivery is None:
@@ -122,9 +123,9 @@ class Handlers:
         def give_back(delivery: Delivery | None) -> Future[None] | None:
             if delivery is None:
                 return None
-            return self._broker.undo_accept(wanted.entity, delivery.session_id, wanted.lock_id, context=request.context)
+            return broker.undo_accept(wanted.entity, delivery.session_id, wanted.lock_id, context=request.context)
 
-        return PendingAnswer(self._broker.accept(wanted, context=request.context), make, give_back)
+        return PendingAnswer(broker.accept(wanted, context=request.context), make, give_back)
 
     def _receive_deferred(self, request: Request) -> PendingAnswer[Any]:
         numbers = read_sequence_numbers(request.json())
@@ -232,7 +233,7 @@ class Handlers:
     # Operation
 
     def _ready(self, request: Request) -> PendingAnswer[Any]:
-        return PendingAnswer(self._readiness.check(), lambda _: Answer.json(200, {"status": "ready"}), patience=READY_TIMEOUT)
+        return PendingAnswer(self._readiness.check(), lambda _: Answer.json(200, {"status": "ok"}), patience=READY_TIMEOUT)
 
     # Queues
 

@@ -7,6 +7,8 @@ import time
 from concurrent.futures import Future
 
 from ..broker.base import Broker, CallContext
+from ..errors import ProviderError, QueueError
+from ..protocol.error_codes import SERVER_BUSY
 
 #: Seconds that a check may take.
 READY_TIMEOUT = 5.0
@@ -31,6 +33,18 @@ class Readiness:
             if check is not None and (not check.done() or now < self._started + READY_SECONDS):
                 return check
             context = CallContext(blocking=False, deadline=now + READY_TIMEOUT)
-            self._check = check = self._broker.check_ready(context=context)
+            self._check = check = Future()
             self._started = now
-            return check
+        self._broker.check_ready(context=context).add_done_callback(lambda done: _report(done, check))
+        return check
+
+
+def _report(done: Future[None], check: Future[None]) -> None:
+    error = done.exception()
+    if error is None:
+        check.set_result(None)
+    elif isinstance(error, QueueError):
+        # Whatever the reason is, the answer has status 503.
+        check.set_exception(ProviderError(str(error), code=SERVER_BUSY, is_transient=True))
+    else:
+        check.set_exception(error)

@@ -46,6 +46,9 @@ class SteppedClock(Clock):
     def monotonic(self) -> float:
         return super().monotonic() + self._ahead
 
+    def now(self) -> float:
+        return super().now() + self._ahead
+
     def forward(self, seconds: float) -> None:
         self._ahead += seconds
 

@@ -143,15 +143,26 @@ def test_an_attribute_name_that_cannot_be_a_header_name_is_encoded(gateway: Gate
     assert received.headers.get_all("Content-Length") == ["1"]
     assert received.headers["with%20space"] == "1"
     assert received.headers[quote("é")] == "2"
-    assert received.headers["%43ontent-Length"] == "3"
+    assert received.headers["%43ontent-%4cength"] == "3"
     assert received.headers["%61zsession-count"] == "4"
+
+
+def test_the_upper_case_letters_of_an_attribute_survive_in_headers(gateway: Gateway, queue: str) -> None:
+    item = {"Body": "b", "BrokerProperties": {"SessionId": "s"}, "UserProperties": {"OrderId": 7}}
+    gateway.ask("POST", f"/{queue}/messages", [item], {"Content-Type": ENVELOPE})
+    received = gateway.holder(queue, "s").receive()
+    assert received.headers["%4frder%49d"] == "7"
+    headers = {"BrokerProperties": '{"SessionId": "t"}', "%4FrDER%49d": "8"}
+    gateway.ask("POST", f"/{queue}/messages", b"x", headers)
+    items = gateway.holder(queue, "t").receive("timeout=0&max=1").json
+    assert items[0]["UserProperties"] == {"OrderId": 8} or items[0]["UserProperties"] == {"Order" + "Id": 8}
 
 
 def test_headers_of_proxies_do_not_become_attributes(gateway: Gateway, queue: str) -> None:
     headers = {"BrokerProperties": '{"SessionId": "s"}', "X-Forwarded-For": '"1.2.3.4"', "X-Ms-Thing": "5", "Via": '"x"'}
-    gateway.ask("POST", f"/{queue}/messages", b"x", {**headers, "Mine": '"kept"', "Unquoted": "dropped"})
+    gateway.ask("POST", f"/{queue}/messages", b"x", {**headers, "mine": '"kept"', "Unquoted": "dropped"})
     received = gateway.holder(queue, "s").receive("timeout=0&max=1").json[0]
-    assert received["UserProperties"] == {"Mine": "kept"}
+    assert received["UserProperties"] == {"mine": "kept"}
 
 
 def test_properties_that_only_the_server_sets_are_ignored_in_a_send(gateway: Gateway, queue: str) -> None:

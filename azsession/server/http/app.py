@@ -222,7 +222,9 @@ class _Exchange:
 
     async def _result(self, pending: PendingAnswer[T], operation: Operation) -> T:
         try:
-            await Wait(pending.future, self._receive).run(watch=operation in _WAITING, patience=pending.patience)
+            await Wait(pending.future, self._receive, self._connection).run(
+                watch=operation in _WAITING, patience=pending.patience
+            )
         except TimeoutError:
             raise ProviderError("the broker did not answer in time", code=SERVER_BUSY, is_transient=True) from None
         return pending.future.result()

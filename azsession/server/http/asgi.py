@@ -34,6 +34,9 @@ class Connection(Protocol):
     def begin(self) -> None:
         """A request begins: its head is complete."""
 
+    def watch(self, on_lost: Callable[[], None] | None) -> bool:
+        """Call a function if the client goes away; `None` ends that. Return `False` if only ASGI's events tell it."""
+
     def body_read(self) -> None:
         """The body of the request is read."""
 
@@ -54,6 +57,9 @@ class UnknownConnection:
     is_last = False
 
     def begin(self) -> None: ...
+
+    def watch(self, on_lost: Callable[[], None] | None) -> bool:
+        return False
 
     def body_read(self) -> None: ...
 

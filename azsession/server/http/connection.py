@@ -8,12 +8,18 @@ application reports the progress of its requests (`asgi.Connection`), so that th
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
 from . import limits, refusals
+from .movement import Movement
+from .transport import WatchedTransport
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Table(Protocol):
@@ -37,28 +43,6 @@ class Phase(Enum):
     CLOSING = "the end of the connection"
 
 
-class Movement:
-    """Bytes that must move at a rate. Bytes that move faster give no credit for later."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self.restart()
-
-    def restart(self) -> None:
-        """Give the bytes the whole time again."""
-        self._due = time.monotonic() + limits.HEADER_DEADLINE
-
-    def add(self, size: int) -> None:
-        """Count bytes that have moved."""
-        self._count += size
-
-    def is_late(self, now: float) -> bool:
-        """Return whether the bytes stand still, or move too slowly."""
-        moved, self._count = self._count, 0
-        self._due = min(self._due + moved / limits.BODY_RATE, now + limits.HEADER_DEADLINE)
-        return self._due < now
-
-
 class Connection(asyncio.Protocol):
     """One connection. The event loop calls the methods of `asyncio.Protocol`, the application those of `asgi.Connection`.
 
@@ -66,9 +50,6 @@ class Connection(asyncio.Protocol):
         table: The table of all connections.
         make_inner: Makes the protocol object of the HTTP server.
         is_refused: Whether the connection is beyond the limit of the server, so that its requests get status 503.
-
-    Attributes:
-        opening: The task that opens the connection.
     """
 
     def __init__(self, table: Table, make_inner: Callable[[], asyncio.Protocol], is_refused: bool) -> None:
@@ -77,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._inner: asyncio.Protocol | None = None
         self._is_refused = is_refused
         self._transport: Any = None
-        self.opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._phase = Phase.OPENING
         #: When the phase must be over. `None` if it may last.
         self._deadline: float | None = None
@@ -95,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._held = bytearray()
         self._inner_paused = False
         self._flushed: asyncio.Future[bool] | None = None
+        self._on_lost: Callable[[], None] | None = None
 
     # For the table
 
@@ -144,8 +126,23 @@ class Connection(asyncio.Protocol):
         """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
-        elif self.opening is not None:
-            self.opening.cancel()
+        elif self._opening is not None:
+            self._phase = Phase.CLOSING
+            self._opening.cancel()
+
+    def open(self, opening: asyncio.Task[None], sock: socket.socket) -> None:
+        """Wait for the task that makes the transport of the socket. If it fails, the connection is lost."""
+
+        def on_done(task: asyncio.Task[None]) -> None:
+            self._opening = None
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None:
+                logger.debug("a connection could not be opened: %r", error)
+                sock.close()
+                self.connection_lost(None)
+
+        self._opening = opening
+        opening.add_done_callback(on_done)
 
     # For the application
 
@@ -167,6 +164,13 @@ class Connection(asyncio.Protocol):
         self._is_answered = False
         self._arrival = Movement()
         self._set_phase(Phase.BODY)
+
+    def watch(self, on_lost: Callable[[], None] | None) -> bool:
+        """Call a function if the client goes away; `None` ends that."""
+        self._on_lost = on_lost
+        if on_lost is not None and self.is_closed:
+            asyncio.get_running_loop().call_soon(self._report_loss)
+        return True
 
     def body_read(self) -> None:
         """The body of the request is read."""
@@ -206,7 +210,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         # uvloop's transports do not inherit from `asyncio.Transport`.
         self._transport = transport
-        # Writing is paused as long as the system has not taken all bytes. With a limit of 0, TLS would always be paused.
+        if self._phase is Phase.CLOSING:
+            transport.abort()
+            return
+        # Writing is paused until the system has taken all bytes. TLS transports would always pause with a limit of 0.
         transport.set_write_buffer_limits(high=1, low=0)
         if self._is_refused:
             self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)
@@ -227,6 +234,7 @@ class Connection(asyncio.Protocol):
             self._feed(self._inner, data)
 
     def eof_received(self) -> bool | None:
+        self._report_loss()
         return None if self._inner is None else self._inner.eof_received()
 
     def pause_writing(self) -> None:
@@ -249,6 +257,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
+        self._report_loss()
         self._table.remove(self)
         self._held.clear()
         if self._flushed is not None and not self._flushed.done():
@@ -265,7 +274,7 @@ class Connection(asyncio.Protocol):
             # The only answer without a request is to bytes that are no request.
             self._is_malformed = True
             asyncio.get_running_loop().call_soon(self._refuse_malformed)
-        elif self._phase is not Phase.CLOSING:
+        elif not self.is_closed:
             self._is_answered = self._is_answered or not data.startswith(b"HTTP/1.1 100 ")
             self._transport.write(data)
 
@@ -286,6 +295,11 @@ class Connection(asyncio.Protocol):
         self._control_reading()
 
     # Inside
+
+    def _report_loss(self) -> None:
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost()
 
     def _set_phase(self, phase: Phase, seconds: float | None = None) -> None:
         self._phase = phase
@@ -335,7 +349,7 @@ class Connection(asyncio.Protocol):
         if self._phase is Phase.BODY and self._is_answered:
             self._linger()
         else:
-            self._refuse(refusals.MALFORMED)
+            self._refuse(refusals.LARGE if self._head_size > limits.MAX_HEAD_SIZE else refusals.MALFORMED)
 
     def _refuse(self, answer: bytes) -> None:
         self._transport.write(refusals.dated(answer))
@@ -358,44 +372,3 @@ class Connection(asyncio.Protocol):
         inner, self._inner = self._inner, None
         if inner is not None:
             inner.connection_lost(None)
-
-
-class WatchedTransport(asyncio.Transport):
-    """The transport that the HTTP server sees.
-
-    Args:
-        connection: The connection.
-        transport: The transport of the event loop.
-    """
-
-    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
-        super().__init__()
-        self._connection = connection
-        self._transport = transport
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._connection.write(bytes(data))
-
-    def close(self) -> None:
-        self._connection.close_from_inside()
-
-    def abort(self) -> None:
-        self._connection.abort()
-
-    def is_closing(self) -> bool:
-        return self._connection.is_closed
-
-    def is_reading(self) -> bool:
-        return self._transport.is_reading()
-
-    def pause_reading(self) -> None:
-        self._connection.pause_from_inside(True)
-
-    def resume_reading(self) -> None:
-        self._connection.pause_from_inside(False)
-
-    def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size()

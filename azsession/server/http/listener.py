@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
+import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import uvicorn
 
 from ...errors import ConfigurationError
 from . import limits
+from .acceptor import Acceptor
 from .asgi import ASGIApplication
 from .connection import Connection
 from .connections import Connections
@@ -27,10 +27,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 BACKLOG = 4096
 #: Seconds in which running requests can finish when the server stops.
 STOP_PATIENCE = 5.0
-#: Seconds without accepting after the system had no room for a connection, and seconds between two warnings about it.
-NO_ROOM_PAUSE = 0.2
-WARN_PAUSE = 60.0
-_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 #: The name of the server's thread.
 THREAD_NAME = "azsession-server"
 #: Seconds of silence after which the system asks whether the peer is still there, seconds between such questions, and how
@@ -88,7 +84,8 @@ class Listener:
             lambda state: inner_class(config=config, server_state=self._server.server_state, app_state=state),
             most if max_connections is None else min(max_connections, most),
         )
-        self._make_loop = config.get_loop_factory() or asyncio.new_event_loop
+        # On Windows, the loop must be one that can watch a socket.
+        self._make_loop = asyncio.SelectorEventLoop if sys.platform == "win32" else config.get_loop_factory()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._thread: threading.Thread | None = None
@@ -111,7 +108,7 @@ class Listener:
         except OSError as error:
             raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
         self._address = (host, listener.getsockname()[1])
-        self._loop = self._make_loop()
+        self._loop = (self._make_loop or asyncio.new_event_loop)()
         self._thread = threading.Thread(target=self._run, args=(self._loop, listener), name=THREAD_NAME, daemon=True)
         self._thread.start()
 
@@ -136,53 +133,30 @@ class Listener:
 
     async def _serve(self, listener: socket.socket) -> None:
         # uvicorn gets no socket: it only keeps the date of the answers.
-        tasks = [asyncio.ensure_future(self._server.serve(sockets=[])), asyncio.ensure_future(self._accept(listener))]
+        clock = asyncio.ensure_future(self._server.serve(sockets=[]))
+        acceptor = Acceptor(listener, self.connections, self._open)
         try:
             await self._stopping.wait()
-            tasks.pop().cancel()
-            listener.close()
+            acceptor.stop()
             await self.connections.drain(STOP_PATIENCE)
         finally:
-            own = asyncio.current_task()
-            others = [task for task in asyncio.all_tasks() if task is not own]
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        warned_at = float("-inf")
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    continue
-                if time.monotonic() > warned_at + WARN_PAUSE:
-                    warned_at = time.monotonic()
-                    logger.warning("no more connections can be accepted (%s); new ones must wait", error.strerror)
-                if not self.connections.make_room():
-                    await asyncio.sleep(NO_ROOM_PAUSE)
-                continue
-            connection = self.connections.new()
-            if connection is None:
-                sock.close()
-            else:
-                connection.opening = loop.create_task(self._open(connection, sock))
+            clock.cancel()
+            await _cancel_other_tasks()
 
     async def _open(self, connection: Connection, sock: socket.socket) -> None:
-        """Make the transport of a connection. Blocks until the end of the TLS handshake."""
+        """Make the transport of a connection. Returns after the TLS handshake."""
         seconds = None if self._tls is None else limits.HEADER_DEADLINE
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=seconds
-            )
-        except (OSError, asyncio.CancelledError) as error:
-            logger.debug("a connection could not be opened: %r", error)
-            sock.close()
-            connection.connection_lost(None)
-        finally:
-            connection.opening = None
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=seconds
+        )
+
+
+async def _cancel_other_tasks() -> None:
+    own = asyncio.current_task()
+    others = [task for task in asyncio.all_tasks() if task is not own]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

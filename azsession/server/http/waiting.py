@@ -7,12 +7,12 @@ import contextlib
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from .asgi import Receive
+from .asgi import Connection, Receive
 from .body import ClientGoneError
 
 T = TypeVar("T")
 
-#: Seconds of a wait after which the client is watched. Most waits are shorter, and watching costs a task.
+#: Seconds of a wait after which the events of ASGI are watched. Most waits are shorter, and watching costs a task.
 WATCH_AFTER = 0.02
 
 
@@ -22,10 +22,12 @@ class Wait:
     Args:
         future: The future. It can be resolved by any thread.
         receive: Returns the next event of the request.
+        connection: The connection of the request.
     """
 
-    def __init__(self, future: Future[Any], receive: Receive) -> None:
+    def __init__(self, future: Future[Any], receive: Receive, connection: Connection) -> None:
         self._future = future
+        self._connection = connection
         self._receive = receive
         self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
@@ -47,7 +49,9 @@ class Wait:
         if self._future.done():
             return
         self._future.add_done_callback(self._on_done)
-        timers = [self._loop.call_later(WATCH_AFTER, self._start_watcher)] if watch else []
+        timers = []
+        if watch and not self._connection.watch(self._on_gone):
+            timers.append(self._loop.call_later(WATCH_AFTER, self._start_watcher))
         if patience is not None:
             timers.append(self._loop.call_later(patience, self._end, TimeoutError()))
         try:
@@ -60,6 +64,7 @@ class Wait:
                 timer.cancel()
             if self._watcher is not None:
                 self._watcher.cancel()
+            self._connection.watch(None)
         if self._is_gone:
             raise ClientGoneError
 
@@ -82,6 +87,9 @@ class Wait:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._on_gone()
+
+    def _on_gone(self) -> None:
         self._is_gone = True
         self._future.cancel()
         self._end(None)

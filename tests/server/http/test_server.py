@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -286,14 +287,22 @@ def test_stop_answers_waiting_receives_with_204() -> None:
 
 
 class _SlowBroker(EmbeddedBroker):
+    """The futures of its sends get their results when `go_on` is called."""
+
     def __init__(self) -> None:
         super().__init__(queues=["q"])
-        self.entered, self.go_on = threading.Event(), threading.Event()
+        self.entered = threading.Event()
+        self.answers: list[Future[None]] = []
 
-    def send(self, *args: object, **more: object) -> None:
+    def send(self, *args: object, **more: object) -> Future[None]:
+        super().send(*args, **more).result()  # type: ignore[arg-type]
+        self.answers.append(Future())
         self.entered.set()
-        assert self.go_on.wait(20)
-        super().send(*args, **more)  # type: ignore[arg-type]
+        return self.answers[-1]
+
+    def go_on(self) -> None:
+        for answer in self.answers:
+            answer.set_result(None)
 
 
 def test_stop_lets_a_running_request_finish() -> None:
@@ -303,9 +312,10 @@ def test_stop_lets_a_running_request_finish() -> None:
         sending = in_thread(lambda: gateway.ask("POST", "/q/messages", b"x", {"BrokerProperties": '{"SessionId": "s"}'}))
         assert broker.entered.wait(20)
         stopping = in_thread(service.stop)
-        eventually(lambda: not service._server.ready)
-        broker.go_on.set()
-        assert sending().status == 201
+        eventually(lambda: service._listener.connections.is_stopping)
+        broker.go_on()
+        reply = sending()
+        assert (reply.status, reply.headers["Connection"]) == (201, "close")
         stopping()
 
 
