@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -13,7 +15,11 @@ from typing import Any
 import pytest
 import requests
 
-from azsession import ConfigurationError, Message, ProviderError
+from azsession import (
+    ConfigurationError,
+    Message,
+    ProviderError,
+)
 from azsession.broker.base import NO_DEADLINE, AcceptRequest, CallContext, Delivery, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.client.cancellation import RequestInFlight
@@ -324,3 +330,9 @@ def test_a_broker_that_waits_for_a_remote_service_knows_the_caller_and_its_deadl
             in_flight.cancel()
         thread.join(20)
     assert [type(error) for error in errors] == [requests.ConnectionError if how == "cancelled" else requests.ReadTimeout]
+
+
+def test_azure_in_process_does_not_need_cheroot() -> None:
+    code = "import sys; sys.modules['cheroot'] = None; import azsession.client.inprocess; print('done')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("done\n", "")

@@ -9,8 +9,8 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-from ..support.paths import ROOT
-from ..support.processes import environment, run_python
+from .support.paths import ROOT
+from .support.processes import environment, run_python
 
 #: Imports the modules in argv[2:], as if the packages in argv[1] were not installed.
 SCRIPT = """
