@@ -278,3 +278,10 @@ def test_a_field_that_looks_like_no_other_lists_them_all() -> None:
         ServiceBusConfig(zzz=1)  # type: ignore[call-arg]
     for field in attrs.fields(ServiceBusConfig):
         assert (field.name in str(caught.value)) == field.init
+
+
+@pytest.mark.parametrize(("namespace", "words"), [("a b", "not 'a b'"), (AZURE, "not text with '='")])
+def test_the_error_for_a_wrong_namespace_shows_it_unless_it_may_contain_a_key(namespace: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        ServiceBusConfig(namespace=namespace)
+    assert "c2V" not in str(caught.value)

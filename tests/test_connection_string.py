@@ -71,3 +71,23 @@ def test_loopback_is_recognized_by_name_and_address(host: str) -> None:
 @pytest.mark.parametrize("host", ["10.0.0.1", "example.com", "localhost.example.com", "0.0.0.0", "::", "127.0.0.1.example"])
 def test_other_hosts_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Endpoint=sb://h/;c2VjcmV0", "part 2 of 2 has no '='"),
+        (f"Endpoint=sb://h/;{KEYED};TransportType=NetMessaging", "AmqpWebSockets, not 'NetMessaging'"),
+        ("Endpoint=sb://h/;TransportType=AmqpSharedAccessKey=c2VjcmV0", "not a text of 28 characters"),
+        ("Endpoint=c2VjcmV0", "it does not begin with sb:// or http:// or https://"),
+        ("Endpoint=ftp://c2VjcmV0@h/", "its scheme is 'ftp'"),
+        ("Endpoint=sb://user:c2VjcmV0@h\\/", r"it contains '\\'"),
+        ("Endpoint=sb://user:c2VjcmV0@/", "it has no host"),
+        ("Endpoint=sb://user:c2VjcmV0@h:99999/", "its host or its port is malformed"),
+    ],
+)
+def test_the_error_for_a_wrong_connection_string_names_the_wrong_part_and_no_secret(text: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ConnectionString.parse(text)
+    assert words in str(caught.value)
+    assert "c2V" not in str(caught.value)

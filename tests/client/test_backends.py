@@ -126,7 +126,7 @@ def test_the_broker_is_closed_when_its_requests_session_is_garbage_collected() -
 def test_closing_a_provider_closes_its_broker() -> None:
     with ServiceBusProvider(CONFIG) as provider:
         adapter = mounted(core_of(provider).connection.http)
-        assert repr(provider) == "<ServiceBusProvider at https://myns.servicebus.windows.net>"
+        assert repr(provider) == "<ServiceBusProvider at sb://myns.servicebus.windows.net>"
     assert adapter.closed
 
 
