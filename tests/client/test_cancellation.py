@@ -8,7 +8,7 @@ import threading
 import pytest
 import requests
 
-from azsession.client.cancellation import RequestInFlight
+from azsession.client.cancellation import PendingCalls, RequestInFlight
 from azsession.client.http_sockets import send_prepared, track_connections
 
 from ..concurrency.servers import Handler, QuietHTTPServer
@@ -83,3 +83,38 @@ def test_a_cancelled_request_is_not_sent() -> None:
             send_prepared(http, http.prepare_request(requests.Request("GET", url)), in_flight, timeout=20)
         assert in_flight.tracked is False
         assert in_flight.written is False
+
+
+class _Pending:
+    """A call that notes its cancellation."""
+
+    def __init__(self) -> None:
+        self.stopped: threading.Event | None = None
+        self.cancelled = 0
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+def test_stopping_cancels_pending_calls_and_none_that_ended() -> None:
+    pending, ended, waiting, late = PendingCalls(), _Pending(), _Pending(), _Pending()
+    pending.add(ended)
+    pending.discard(ended)
+    pending.add(waiting)
+    pending.stop()
+    assert (ended.cancelled, waiting.cancelled) == (0, 1)
+    # A call that is added later is stopped before it is sent.
+    pending.add(late)
+    assert late.stopped is not None
+    assert late.stopped.is_set()
+
+
+def test_cancelling_ends_a_wait_that_began_before_or_begins_after_it() -> None:
+    ends: list[str] = []
+    in_flight = RequestInFlight()
+    in_flight.on_cancel(lambda: ends.append("removed"))
+    in_flight.on_cancel(None)
+    in_flight.on_cancel(lambda: ends.append("before"))
+    in_flight.cancel()
+    in_flight.on_cancel(lambda: ends.append("after"))
+    assert ends == ["before", "after"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,9 +15,17 @@ import trustme
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
 from azsession.broker.embedded import EmbeddedBroker
+from azsession.client.cancellation import RequestInFlight, ResponseTooLargeError
+from azsession.client.http_sockets import (
+    ERROR_SIZE,
+    PooledAdapter,
+    ignore_redirect,
+    send_prepared,
+    track_connections,
+)
 from azsession.server import AccessKey, GatewayService
 
-from ..concurrency.servers import Proxy, SilentServer
+from ..concurrency.servers import Handler, Proxy, QuietHTTPServer, SilentServer
 from ..conftest import eventually
 from ..support.internals import pending_calls
 
@@ -114,3 +123,66 @@ def test_closing_ends_a_wait_for_a_tls_handshake() -> None:
             thread.join(8)
             assert not thread.is_alive(), "the handshake was waited for until it timed out"
     assert [type(error) for error in errors] == [SessionNotFoundError]
+
+
+class _OK(Handler):
+    def answer(self) -> None:
+        self.give(200, {}, b"x")
+
+
+def _sent(body: bytes, status: int = 200, size: int = 1000) -> requests.Response:
+    """Return the response to a request that allows `size` bytes, from a server that answers with `body`."""
+
+    class Answer(Handler):
+        def answer(self) -> None:
+            self.give(status, {"Location": "/elsewhere"}, body)
+
+    with QuietHTTPServer(Answer) as server, requests.Session() as http:
+        request = http.prepare_request(requests.Request("GET", f"{server.url}/", hooks={"response": ignore_redirect}))
+        return send_prepared(http, request, RequestInFlight(max_body_size=size), timeout=20)
+
+
+def test_the_body_of_a_success_beyond_the_limit_of_its_request_is_refused() -> None:
+    assert len(_sent(b"x" * 1000).content) == 1000
+    with pytest.raises(ResponseTooLargeError, match="more than 1000 bytes"):
+        _sent(b"x" * 1001)
+
+
+def test_the_body_of_an_error_is_cut_off() -> None:
+    assert _sent(b"x" * 100, 500).content == b"x" * 100
+    body = _sent(b"x" * 1_000_000, 500).content
+    assert ERROR_SIZE < len(body) <= 2 * ERROR_SIZE
+
+
+def test_a_redirect_has_no_target() -> None:
+    response = _sent(b"", 302)
+    assert response.status_code == 302
+    assert "Location" not in response.headers
+
+
+def test_urllib3_logs_no_lock_token_of_our_requests(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        QuietHTTPServer(_OK) as server,
+        requests.Session() as http,
+        caplog.at_level(logging.DEBUG, "urllib3.connectionpool"),
+    ):
+        track_connections(http, server.url, {})
+        for path in ("messages/secret-token", "messages/head"):
+            request = http.prepare_request(requests.Request("DELETE", f"{server.url}/q/sessions/s/{path}"))
+            send_prepared(http, request, RequestInFlight(), timeout=20)
+    assert "messages/..." in caplog.text
+    assert "messages/head" in caplog.text
+    assert "secret-token" not in caplog.text
+
+
+def test_a_pool_is_looked_up_once_for_each_server() -> None:
+    adapter = PooledAdapter()
+
+    def pool(url: str) -> object:
+        return adapter.get_connection_with_tls_context(requests.Request("GET", url).prepare(), True)
+
+    first = pool("http://127.0.0.1:9/a")
+    assert pool("http://127.0.0.1:9/b") is first
+    assert pool("http://127.0.0.1:10/a") is not first
+    adapter.close()
+    assert pool("http://127.0.0.1:9/a") is not first
