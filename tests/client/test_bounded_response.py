@@ -68,8 +68,9 @@ def test_all_responses_with_1xx_are_skipped() -> None:
         assert response.status == 204
 
 
-def test_a_silent_server_is_given_up_at_the_deadline() -> None:
-    with response_to(request(0.05), b"HTTP/1.1 200 OK\r\n", close=False) as response, pytest.raises(TimeoutError):
+@pytest.mark.parametrize("seconds", [0.05, -1.0])
+def test_a_silent_server_is_given_up_at_the_deadline(seconds: float) -> None:
+    with response_to(request(seconds), b"HTTP/1.1 200 OK\r\n", close=False) as response, pytest.raises(TimeoutError):
         response.begin()
 
 
