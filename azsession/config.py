@@ -162,7 +162,11 @@ class ServiceBusConfig:
             return self._address_at(parsed.endpoint, "Endpoint", ("sb", "http", "https"))
         if self.namespace is not None:
             if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?", self.namespace):
-                raise ConfigurationError("namespace must be a name such as 'myns' or 'myns.servicebus.windows.net'")
+                # A connection string in the place of a namespace contains a key.
+                shown = "text with '='" if "=" in self.namespace else repr(self.namespace[:80])
+                raise ConfigurationError(
+                    f"namespace must be a name such as 'myns' or 'myns.servicebus.windows.net', not {shown}"
+                )
             name = self.namespace if "." in self.namespace else self.namespace + AZURE_SUFFIXES[0]
             return self._address_at(f"sb://{name}", "namespace", ("sb",))
         raise ConfigurationError(

@@ -68,7 +68,10 @@ class ConnectionString:
         _check_key(fields)
         transport = fields.get("transport", "").lower()
         if "transport" in fields and transport not in _TRANSPORT_TYPES:
-            raise ConfigurationError("the connection string's TransportType must be Amqp or AmqpWebSockets")
+            named = fields["transport"]
+            # Without its ';' the next part, which can be a key, is in the value.
+            shown = repr(named) if named.isalpha() and len(named) < 30 else f"a text of {len(named)} characters"
+            raise ConfigurationError(f"the connection string's TransportType must be Amqp or AmqpWebSockets, not {shown}")
         try:
             if fields.get("entity_path"):
                 check_queue_name(fields["entity_path"])
@@ -95,10 +98,14 @@ def _split_connection_string(text: object) -> dict[str, str]:
         # Python decodes bytes of an environment variable that are not UTF-8 as lone surrogates.
         raise ConfigurationError(str(error)) from None
     fields: dict[str, str] = {}
-    for part in text.strip().strip(";").split(";"):
+    parts = text.strip().strip(";").split(";")
+    for number, part in enumerate(parts, 1):
         name, equals, value = part.partition("=")
         if not equals:
-            raise ConfigurationError("a connection string is a list of Name=Value separated by ';', but a part has no '='")
+            # The part is not shown: it can be a piece of a key.
+            raise ConfigurationError(
+                f"a connection string is a list of Name=Value separated by ';', but part {number} of {len(parts)} has no '='"
+            )
         field = _KNOWN_KEYS.get(name.strip().lower())
         if field is None:
             continue
@@ -135,12 +142,28 @@ def split_url(url: str, name: str, schemes: tuple[str, ...]) -> tuple[str, str, 
     except ValueError:
         host, port, parts = None, None, None
     if parts is None or not host or parts.scheme.lower() not in schemes or re.search(_NOT_IN_URL, url):
-        raise ConfigurationError(f"{name} is not a URL such as {schemes[-1]}://host/")
+        raise ConfigurationError(f"{name} is not a URL such as {schemes[-1]}://host/: {_url_mistake(url, schemes)}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(
             f"{name} has more than scheme, host, port and path: remove user, password, query and fragment"
         )
     return parts.scheme.lower(), host.lower(), port, parts.path.rstrip("/")
+
+
+def _url_mistake(url: str, schemes: tuple[str, ...]) -> str:
+    """Say what is wrong with a URL. Its text is not shown, because it can contain a password or a key."""
+    scheme, found, rest = url.partition("://")
+    if not found or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,20}", scheme):
+        return f"it does not begin with {' or '.join(f'{each}://' for each in schemes)}"
+    if scheme.lower() not in schemes:
+        return f"its scheme is {scheme!r}"
+    unusable = re.search(_NOT_IN_URL, url)
+    if unusable:
+        return f"it contains {unusable[0]!r}"
+    authority = re.split("[/?#]", rest)[0]
+    if not authority.rpartition("@")[2].partition(":")[0]:
+        return "it has no host"
+    return "its host or its port is malformed"
 
 
 def is_loopback(host: str) -> bool:

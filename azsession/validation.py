@@ -161,8 +161,10 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, Attr
 
 def _check_attribute(name: object, value: object) -> None:
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_ATTRIBUTE_NAME_LENGTH or re.search(_CONTROL, name):
+        shown = repr(name[:80]) if isinstance(name, str) else type(name).__name__
         raise ValidationError(
-            f"an attribute's name must be a str of 1 to {MAX_ATTRIBUTE_NAME_LENGTH} characters without control characters"
+            f"an attribute's name must be a str of 1 to {MAX_ATTRIBUTE_NAME_LENGTH} characters without control characters, "
+            f"not {shown}"
         )
     if isinstance(value, str):
         check_text(value, f"the attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The configuration: connection strings, namespaces, URLs and environment variables."""
+"""The configuration: namespaces, URLs, transports and environment variables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azsession import ConfigurationError, QueueError, ServiceBusConfig, ServiceBusProvider
-from azsession.config import ConnectionString, is_loopback
+from azsession import ConfigurationError, ServiceBusConfig, ServiceBusProvider
 
 KEYED = "SharedAccessKeyName=reader;SharedAccessKey=c2Vj+cmV0/w=="
 
@@ -144,57 +143,6 @@ def test_at_changes_the_endpoint_and_keeps_the_key(
     assert config.credentials.key == "c2Vj+cmV0/w=="
 
 
-def test_the_names_of_a_connection_string_are_read_in_any_case_and_order() -> None:
-    text = " sharedaccesskey=a=b==;ENDPOINT=sb://h/;EntityPath=orders;SHAREDACCESSKEYNAME=n;Unknown=x; "
-    found = ConnectionString.parse(text)
-    assert (found.endpoint, found.key_name, found.key, found.entity_path) == ("sb://h/", "n", "a=b==", "orders")
-    assert (found.signature, found.emulator) == (None, False)
-
-
-def test_a_connection_string_can_have_a_signature_instead_of_a_key() -> None:
-    found = ConnectionString.parse("Endpoint=sb://h/;SharedAccessSignature=SharedAccessSignature sr=x&sig=y%3D&se=1&skn=n")
-    assert found.signature == "SharedAccessSignature sr=x&sig=y%3D&se=1&skn=n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "   ",
-        "Endpoint",
-        KEYED,
-        f"Endpoint=;{KEYED}",
-        f"Endpoint=ftp://h/;{KEYED}",
-        f"Endpoint=sb://;{KEYED}",
-        f"Endpoint=sb://h:99999/;{KEYED}",
-        f"Endpoint=sb://h h/;{KEYED}",
-        f"Endpoint=sb://user:pw@h/;{KEYED}",
-        f"Endpoint=sb://h/?q=1;{KEYED}",
-        f"Endpoint=sb://h/;Endpoint=sb://i/;{KEYED}",
-        "Endpoint=sb://h/;SharedAccessKeyName=n",
-        "Endpoint=sb://h/;SharedAccessKey=c2VjcmV0",
-        "Endpoint=sb://h/;SharedAccessKeyName=n;SharedAccessKey=",
-        f"Endpoint=sb://h/;{KEYED};SharedAccessSignature=s",
-        f"Endpoint=sb://h/;{KEYED};EntityPath=a b",
-        f"Endpoint=sb://h/;{KEYED};nonsense",
-        f"Endpoint=sb://h/;{KEYED}\udcff",
-        f"Endpoint=sb://h..x/;{KEYED}",
-        f"Endpoint=sb://{'a' * 64}.x/;{KEYED}",
-        f"Endpoint=sb://{'a.' * 128}x/;{KEYED}",
-        "Endpoint=sb://h/;SharedAccessSignature=SharedAccessSignature sr=c2V\r\nX-Evil: 1",
-        "Endpoint=sb://h/;SharedAccessSignature=SharedAccessSignature sr=c2V\u00e9",
-        None,
-        5,
-        b"Endpoint=sb://h/",
-    ],
-)
-def test_the_error_for_a_wrong_connection_string_does_not_show_the_key(text: Any) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        ConnectionString.parse(text)
-    assert "c2V" not in str(caught.value)
-    assert caught.value.__cause__ is None
-
-
 @pytest.mark.parametrize("url", ["https://h/\ud800", "https://h..x/", f"https://{'a' * 64}.x/"])
 def test_a_gateway_url_that_sockets_cannot_resolve_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="gateway_url"):
@@ -206,16 +154,6 @@ def test_parsing_any_text_raises_nothing_but_configuration_error(text: str) -> N
     for full in (text, f"Endpoint={text};{KEYED}"):
         with contextlib.suppress(ConfigurationError):
             ServiceBusConfig(connection_string=full)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST", "a.localhost"])
-def test_loopback_is_recognized_by_name_and_address(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["10.0.0.1", "example.com", "localhost.example.com", "0.0.0.0", "::", "127.0.0.1.example"])
-def test_other_hosts_are_not_loopback(host: str) -> None:
-    assert not is_loopback(host)
 
 
 def test_http_without_tls_is_refused_unless_it_is_loopback_or_allowed() -> None:
@@ -315,17 +253,6 @@ def test_the_error_for_an_empty_environment_names_the_variables() -> None:
         ServiceBusConfig.from_env({"SERVICEBUS_CONNECTION_STRING": ""})
 
 
-def test_a_provider_can_be_created_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", f"Endpoint=https://h/;{KEYED}")
-    with ServiceBusProvider.from_env(retry_attempts=1) as provider:
-        assert (provider.config.namespace_url, provider.config.retry_attempts) == ("https://h", 1)
-
-
-def test_a_connection_string_in_place_of_a_configuration_is_refused() -> None:
-    with pytest.raises(QueueError, match="from_connection_string"):
-        ServiceBusProvider(f"Endpoint=https://h/;{KEYED}")  # type: ignore[arg-type]
-
-
 def test_no_repr_shows_a_key() -> None:
     config = ServiceBusConfig(connection_string=f"Endpoint=https://h/;{KEYED}")
     assert "c2V" not in repr(config) + repr(config.credentials) + str(config)
@@ -351,3 +278,10 @@ def test_a_field_that_looks_like_no_other_lists_them_all() -> None:
         ServiceBusConfig(zzz=1)  # type: ignore[call-arg]
     for field in attrs.fields(ServiceBusConfig):
         assert (field.name in str(caught.value)) == field.init
+
+
+@pytest.mark.parametrize(("namespace", "words"), [("a b", "not 'a b'"), (AZURE, "not text with '='")])
+def test_the_error_for_a_wrong_namespace_shows_it_unless_it_may_contain_a_key(namespace: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        ServiceBusConfig(namespace=namespace)
+    assert "c2V" not in str(caught.value)

@@ -13,42 +13,25 @@ import pytest
 
 import azsession
 from azsession import errors
-from azsession.errors import (
-    AuthenticationFailedError,
-    ConfigurationError,
-    ConnectionFailedError,
-    InvalidReceiptError,
-    MessageTooLargeError,
-    NoSessionAvailableError,
-    PermissionDeniedError,
-    ProviderError,
-    QueueError,
-    QueueNotFoundError,
-    SessionLockedError,
-    SessionNotFoundError,
-    ThrottledError,
-    UnsupportedOperationError,
-    ValidationError,
-)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
-EXAMPLES: list[QueueError] = [
-    QueueError("m", code="c", is_transient=True, retry_after=2.5),
-    ProviderError("m", code="c", status=500, is_transient=True, retry_after=1.0),
-    ConnectionFailedError("m", maybe_delivered=True),
-    ThrottledError("m", code="Throttled", status=429, retry_after=3.0),
-    UnsupportedOperationError("m", status=405),
-    SessionNotFoundError("m", code="SessionLockLost"),
-    SessionLockedError("m", code="SessionLocked", locked_until=NOW, retry_after=4.0),
-    NoSessionAvailableError("m"),
-    InvalidReceiptError("m", code="Conflict"),
-    QueueNotFoundError("m", code="EntityNotFound"),
-    AuthenticationFailedError("m", code="Unauthorized"),
-    PermissionDeniedError("m", code="Forbidden"),
-    MessageTooLargeError("m", code="MessageTooLarge", size=10, limit=5),
-    ConfigurationError("m"),
-    ValidationError("m", code="InvalidRequest"),
+EXAMPLES: list[errors.QueueError] = [
+    errors.QueueError("m", code="c", is_transient=True, retry_after=2.5),
+    errors.ProviderError("m", code="c", status=500, is_transient=True, retry_after=1.0),
+    errors.ConnectionFailedError("m", maybe_delivered=True),
+    errors.ThrottledError("m", code="Throttled", status=429, retry_after=3.0),
+    errors.UnsupportedOperationError("m", status=405),
+    errors.SessionNotFoundError("m", code="SessionLockLost"),
+    errors.SessionLockedError("m", code="SessionLocked", locked_until=NOW, retry_after=4.0),
+    errors.NoSessionAvailableError("m"),
+    errors.InvalidReceiptError("m", code="Conflict"),
+    errors.QueueNotFoundError("m", code="EntityNotFound"),
+    errors.AuthenticationFailedError("m", code="Unauthorized"),
+    errors.PermissionDeniedError("m", code="Forbidden"),
+    errors.MessageTooLargeError("m", code="MessageTooLarge", size=10, limit=5),
+    errors.ConfigurationError("m"),
+    errors.ValidationError("m", code="InvalidRequest"),
 ]
 
 
@@ -76,14 +59,14 @@ def test_every_error_is_exported_and_has_an_example_here() -> None:
     assert set(errors.__all__) <= set(azsession.__all__)
 
 
-@pytest.mark.parametrize("kind", [ConfigurationError, ValidationError])
+@pytest.mark.parametrize("kind", [errors.ConfigurationError, errors.ValidationError])
 def test_configuration_and_validation_errors_are_value_errors(kind: type[Exception]) -> None:
     assert issubclass(kind, ValueError)
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickled_error_keeps_its_text_and_attributes(error: QueueError, protocol: int) -> None:
+def test_a_pickled_error_keeps_its_text_and_attributes(error: errors.QueueError, protocol: int) -> None:
     again = pickle.loads(pickle.dumps(error, protocol))
     assert type(again) is type(error)
     assert str(again) == str(error)
@@ -92,7 +75,7 @@ def test_a_pickled_error_keeps_its_text_and_attributes(error: QueueError, protoc
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_a_copied_error_keeps_its_attributes(error: QueueError) -> None:
+def test_a_copied_error_keeps_its_attributes(error: errors.QueueError) -> None:
     assert vars(copy.copy(error)) == vars(error)
 
 
@@ -103,8 +86,10 @@ def test_every_error_takes_the_common_keyword_arguments(name: str) -> None:
     assert pickle.loads(pickle.dumps(error)).accepted == 3
 
 
-@pytest.mark.parametrize("kind", [ProviderError, ConnectionFailedError, ThrottledError, UnsupportedOperationError])
-def test_every_provider_error_takes_status_and_provider(kind: type[ProviderError]) -> None:
+@pytest.mark.parametrize(
+    "kind", [errors.ProviderError, errors.ConnectionFailedError, errors.ThrottledError, errors.UnsupportedOperationError]
+)
+def test_every_provider_error_takes_status_and_provider(kind: type[errors.ProviderError]) -> None:
     error = pickle.loads(pickle.dumps(kind("m", status=503, provider="emulator")))
     assert (error.status, error.provider) == (503, "emulator")
 
@@ -113,22 +98,22 @@ def failing() -> None:
     try:
         raise OSError("no route")
     except OSError as error:
-        raise ConnectionFailedError("no answer", maybe_delivered=True) from error
+        raise errors.ConnectionFailedError("no answer", maybe_delivered=True) from error
 
 
 def test_a_revised_error_keeps_all_but_its_revisions() -> None:
     try:
         failing()
-    except ConnectionFailedError as error:
+    except errors.ConnectionFailedError as error:
         original, again = error, errors.revised(error, "no answer\n(2 of 3)", code="OutcomeUnknown", accepted=2)
-    assert (type(again), str(again)) == (ConnectionFailedError, "no answer (2 of 3)")
+    assert (type(again), str(again)) == (errors.ConnectionFailedError, "no answer (2 of 3)")
     assert (again.code, again.accepted, again.maybe_delivered) == ("OutcomeUnknown", 2, True)
     assert isinstance(again.__cause__, OSError)
     assert [frame.name for frame in traceback.extract_tb(again.__traceback__)][-1] == "failing"
     assert (str(original), original.code, original.accepted) == ("no answer", None, 0)
 
 
-TRANSIENT = {ConnectionFailedError, ThrottledError, SessionLockedError, NoSessionAvailableError}
+TRANSIENT = {errors.ConnectionFailedError, errors.ThrottledError, errors.SessionLockedError, errors.NoSessionAvailableError}
 
 
 @pytest.mark.parametrize("name", errors.__all__)
@@ -144,4 +129,4 @@ def test_every_error_has_the_common_attributes() -> None:
 
 
 def test_a_provider_error_names_its_provider() -> None:
-    assert ProviderError("m").provider == ConnectionFailedError("m").provider == "azure-servicebus"
+    assert errors.ProviderError("m").provider == errors.ConnectionFailedError("m").provider == "azure-servicebus"

@@ -1,4 +1,4 @@
-"""Limits the size of files and functions, so that each stays readable."""
+"""Limits the size of files and functions, and checks that a reader finds the tests of each module by its name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ TO_SPLIT = {
     "tests/broker/embedded/test_model.py",
     "tests/broker/embedded/test_waiting.py",
 }
+#: Folders of the package whose modules do not all have a test file of their name.
+TO_MIRROR = {"amqp", "broker", "server"}
 FILES = sorted(path for folder in ("azsession", "tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -35,6 +37,24 @@ def long_functions(root: Path, files: list[Path]) -> list[str]:
                 size = node.end_lineno - node.lineno + 1
                 if size > MAX_FUNCTION_LINES:
                     found.append(f"{path.relative_to(root)}:{node.lineno}: {node.name} has {size} lines")
+    return found
+
+
+def untested_modules(package: Path, tests: Path) -> list[str]:
+    """Return the modules of a package that have no test files that begin with their name, and no test folder of their name.
+
+    The test file of ``__init__.py`` is ``test_package.py``. An ``__init__.py`` or ``__main__.py`` without functions and
+    classes needs none.
+    """
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path.stem.startswith("__") and not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body):
+            continue
+        name = "package" if path.stem == "__init__" else path.stem.lstrip("_")
+        folder = tests / path.parent.relative_to(package)
+        if not any([(folder / name).is_dir(), (folder / f"test_{name}.py").exists(), *folder.glob(f"test_{name}_*.py")]):
+            found.append(path.relative_to(package).as_posix())
     return found
 
 
@@ -60,3 +80,20 @@ def test_the_check_counts_the_lines_of_a_file(tmp_path: Path, size: int, is_long
     path = tmp_path / "module.py"
     path.write_text("x = 1\n" * size)
     assert long_files(tmp_path, [path]) == ([f"module.py: {size} lines"] if is_long else [])
+
+
+def test_every_module_has_tests_of_its_name() -> None:
+    missing = untested_modules(ROOT / "azsession", ROOT / "tests")
+    assert [module for module in missing if module.partition("/")[0] not in TO_MIRROR] == []
+
+
+def test_the_check_finds_a_module_without_tests(tmp_path: Path) -> None:
+    package, tests = tmp_path / "package", tmp_path / "tests"
+    for name in ("inner/a.py", "inner/b.py", "inner/c.py", "_d.py", "inner/__init__.py", "e.py"):
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("" if name.startswith("inner/_") else "def f(): ...\n")
+    (tests / "inner" / "c").mkdir(parents=True)
+    for name in ("inner/test_a_more.py", "test_b.py", "test_d.py"):
+        (tests / name).touch()
+    assert untested_modules(package, tests) == ["e.py", "inner/b.py"]

@@ -101,18 +101,6 @@ def test_the_signature_of_a_connection_string_is_sent_unchanged() -> None:
     assert "sig=" not in str(caught.value)
 
 
-def test_a_refused_signature_is_replaced_and_the_request_is_sent_once_more() -> None:
-    with PlainServer() as server, ServiceBusProvider.from_connection_string(server.connection_string) as provider:
-        session = provider.create_session_client("orders", "s1", auto_renew=False)
-        server.next(answer(401))
-        session.renew_session_lock()
-        assert len(server.seen) == 2
-        server.next(answer(401), answer(401), answer(401))
-        with pytest.raises(AuthenticationFailedError):
-            session.renew_session_lock()
-        assert len(server.seen) == 4
-
-
 # The choice of a source
 
 

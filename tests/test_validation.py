@@ -155,6 +155,12 @@ def test_invalid_attributes_are_refused(attributes: Any) -> None:
         check_attributes(attributes)
 
 
+@pytest.mark.parametrize(("name", "shown"), [("a\n", r"not 'a\\n'"), (5, "not int"), ("x" * 129, f"not '{'x' * 80}'")])
+def test_the_error_for_a_wrong_name_of_an_attribute_shows_it(name: Any, shown: str) -> None:
+    with pytest.raises(ValidationError, match=shown):
+        check_attributes({name: 1})
+
+
 @given(st.one_of(st.none(), st.integers(), st.text(), st.binary(), st.floats(), st.lists(st.text())))
 def test_a_check_raises_nothing_but_validation_error(value: Any) -> None:
     for check in (check_session_id, check_queue_name, check_attributes):

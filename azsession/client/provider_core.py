@@ -30,7 +30,7 @@ class ProviderCore:
 
     Args:
         connection: The way to the server. It is closed with the provider.
-        place: Where the server is, as `repr` shows it. By default the connection's URL.
+        place: Where the server is, as `repr` shows it. By default the connection's URL, or ``sb://host`` for AMQP.
 
     Attributes:
         pending: The calls of the provider itself that wait. `close` cancels them.
@@ -41,7 +41,7 @@ class ProviderCore:
         self.connection = connection
         self.config: ServiceBusConfig = connection.config
         self.transport: Transport = connection.transport
-        self.place: str = place or f"at {connection.transport.url}"
+        self.place: str = place or f"at {_shown_url(connection)}"
         self.pending: PendingCalls = PendingCalls()
         self.closed: bool = False
         # The waits of session processors. `add`, `discard` and `copy` of a set are atomic, so it has no lock: a signal
@@ -167,3 +167,9 @@ class ProviderCore:
         """In a forked child: leave the parent's waits to the parent."""
         self.pending = PendingCalls()
         self._waits = set()
+
+
+def _shown_url(connection: ServerConnection) -> str:
+    """Return the URL of the server. The URL of the routes of an AMQP namespace would look like that of a gateway."""
+    url = connection.transport.url
+    return f"sb://{url.partition('://')[2]}" if connection.config.uses_amqp else url

@@ -46,7 +46,8 @@ def parse_duration(text: object, name: str) -> float:
     match = re.match(_DURATION, text) if isinstance(text, str) and len(text) < 64 else None
     parts = {} if match is None else {unit: value for unit, value in match.groupdict().items() if value is not None}
     if not parts:
-        raise ValidationError(f"{name} must be a duration in ISO 8601, for example 'PT30S' or 'P1D'")
+        shown = repr(text[:80]) if isinstance(text, str) else type(text).__name__
+        raise ValidationError(f"{name} must be a duration in ISO 8601, for example 'PT30S' or 'P1D', not {shown}")
     return sum(float(value) * _UNITS[unit] for unit, value in parts.items())
 
 

@@ -187,7 +187,9 @@ def _parse_dead_letters(method: str, entity: str, rest: list[str]) -> Route:
         return _only(method, {"GET": Route(Operation.PEEK_DEAD_LETTERS, entity)})
     if rest[:1] == ["messages"] and len(rest) in (2, 3):
         if not re.fullmatch(r"[0-9]{1,19}", rest[1]) or int(rest[1]) > MAX_SEQUENCE_NUMBER:
-            raise ValidationError(f"a sequence number must be a whole number from 0 to {MAX_SEQUENCE_NUMBER}")
+            raise ValidationError(
+                f"a sequence number must be a whole number from 0 to {MAX_SEQUENCE_NUMBER}, not {rest[1][:80]!r}"
+            )
         number = int(rest[1])
         if len(rest) == 2:
             return _only(method, {"DELETE": Route(Operation.DELETE_DEAD_LETTER, entity, sequence_number=number)})

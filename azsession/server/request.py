@@ -95,7 +95,8 @@ class Request:
         """
         value = self.headers.get(name) or ""
         if not re.fullmatch(IDENTIFIER, value):
-            raise ValidationError(f"the header {name} is not a UUID")
+            # The value is not shown: a lock id is enough to use a session.
+            raise ValidationError(f"the header {name} must be a UUID, not a text of {len(value)} characters")
         return value
 
     @property
@@ -117,7 +118,7 @@ class Request:
         seconds = DEFAULT_TIMEOUT
         if text is not None:
             if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) or float(text) > MAX_TIMEOUT:
-                raise ValidationError(f"timeout must be a number of seconds from 0 to {MAX_TIMEOUT:.0f}")
+                raise ValidationError(f"timeout must be a number of seconds from 0 to {MAX_TIMEOUT:.0f}, not {text[:80]!r}")
             seconds = float(text)
         deadline = self.context.deadline
         return seconds if deadline is None else max(0.0, min(seconds, deadline - time.monotonic()))
@@ -132,7 +133,7 @@ class Request:
         if text is None:
             return default
         if not re.fullmatch(r"[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
-            raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}")
+            raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}, not {text[:80]!r}")
         return int(text)
 
     def json(self) -> Mapping[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import pytest
 import requests
@@ -13,6 +12,7 @@ import requests
 from azsession import (
     Message,
     NoSessionAvailableError,
+    ReceivedMessage,
     ServiceBusProvider,
     SessionClient,
     SessionLockedError,
@@ -36,6 +36,28 @@ def take_over(session: SessionClient) -> None:
         return True
 
     eventually(got, "the lock never ended")
+
+
+def assert_every_call_is_refused(session: SessionClient, messages: list[ReceivedMessage]) -> None:
+    """Check that every call of a client whose lock has ended raises `SessionNotFoundError`."""
+    calls: list[Callable[[], object]] = [
+        lambda: session.receive_message(timeout=0),
+        lambda: session.receive_messages(2, timeout=0),
+        lambda: next(session.messages(timeout=0)),
+        lambda: session.complete_message(messages[0]),
+        lambda: session.complete_messages(messages),
+        lambda: session.abandon_message(messages[0]),
+        lambda: session.defer_message(messages[0]),
+        lambda: session.dead_letter_message(messages[0], "late"),
+        lambda: session.dead_letter_session("late"),
+        lambda: session.receive_deferred_messages([1]),
+        session.renew_session_lock,
+        session.get_session_state,
+        lambda: session.set_session_state(b"late"),
+    ]
+    for call in calls:
+        with pytest.raises(SessionNotFoundError):
+            call()
 
 
 # Receiving
@@ -254,24 +276,7 @@ def test_a_lock_that_is_not_renewed_is_lost_to_its_holder(arrangement: Arrangeme
     messages = take_many(session, 3)
     with arrangement.provider().create_session_client(queue, "s1") as other:
         take_over(other)
-        calls: list[Callable[[], object]] = [
-            lambda: session.receive_message(timeout=0),
-            lambda: session.receive_messages(2, timeout=0),
-            lambda: next(session.messages(timeout=0)),
-            lambda: session.complete_message(messages[0]),
-            lambda: session.complete_messages(messages),
-            lambda: session.abandon_message(messages[0]),
-            lambda: session.defer_message(messages[0]),
-            lambda: session.dead_letter_message(messages[0], "late"),
-            lambda: session.dead_letter_session("late"),
-            lambda: session.receive_deferred_messages([1]),
-            session.renew_session_lock,
-            session.get_session_state,
-            lambda: session.set_session_state(b"late"),
-        ]
-        for call in calls:
-            with pytest.raises(SessionNotFoundError):
-                call()
+        assert_every_call_is_refused(session, messages)
         assert session.is_lock_lost
         assert not session.closed
         assert "lost" in repr(session)
@@ -316,24 +321,7 @@ def test_a_closed_session_refuses_every_call(provider: ServiceBusProvider, queue
     session.close()
     assert session.closed
     assert not session.is_lock_lost
-    calls: list[Callable[[], Any]] = [
-        lambda: session.receive_message(timeout=0),
-        lambda: session.receive_messages(1, timeout=0),
-        lambda: next(session.messages(timeout=0)),
-        lambda: session.complete_message(message),
-        lambda: session.complete_messages([message]),
-        lambda: session.abandon_message(message),
-        lambda: session.defer_message(message),
-        lambda: session.dead_letter_message(message, "late"),
-        lambda: session.dead_letter_session("late"),
-        lambda: session.receive_deferred_messages([1]),
-        session.renew_session_lock,
-        session.get_session_state,
-        lambda: session.set_session_state(b"late"),
-    ]
-    for call in calls:
-        with pytest.raises(SessionNotFoundError):
-            call()
+    assert_every_call_is_refused(session, [message])
 
 
 def test_leaving_the_block_closes_the_session(provider: ServiceBusProvider, queue: str) -> None:

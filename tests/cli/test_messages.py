@@ -136,28 +136,6 @@ def test_a_session_locked_by_another_holder_prints_one_line(
     assert_one_line(ended, "another holder has this session")
 
 
-def test_a_binary_body_is_shown_as_marked_base64(
-    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
-) -> None:
-    azsession_provider.send_message("q", Message(b"\xff\x00", session_id="s", subject="raw", attributes={"n": 1}))
-    text = azsession_server.connection_string
-    [peeked] = _lines(run_here("peek", "q", "s", "--json", connection_string=text).stdout)
-    assert (peeked["body"], peeked["body_encoding"], peeked["state"]) == ("/wA=", "base64", "Active")
-    assert (peeked["subject"], peeked["attributes"]) == ("raw", {"n": 1})
-    assert "base64: /wA=" in run_here("receive", "q", "s", "--complete", connection_string=text).stdout
-
-
-def test_control_characters_of_a_body_are_escaped(
-    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
-) -> None:
-    azsession_provider.send_message("q", Message("\x1b[2J[red]\u202eevil", session_id="[bold]s"))
-    text = azsession_server.connection_string
-    for ended in (run_here("peek", "q", "[bold]s", connection_string=text), run_here("receive", "q", connection_string=text)):
-        assert "\\x1b[2J[red]\\u202eevil" in ended.stdout
-        assert not {"\x1b", "\u202e"} & set(ended.stdout)
-    assert "[bold]s" in ended.stdout
-
-
 def test_peek_starts_at_a_sequence_number_and_receives_nothing(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
 ) -> None:

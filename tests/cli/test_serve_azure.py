@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +16,12 @@ import requests
 from azsession import (
     Message,
     QueueError,
-    ServiceBusConfig,
     ServiceBusProvider,
 )
 
 from ..support.processes import PATIENCE, Served, assert_one_line, environment, run, run_here
 from .conftest import QUEUE
+from .helpers import key_of
 
 if TYPE_CHECKING:
     from ..standin.server import StandIn
@@ -35,13 +33,6 @@ SOME = "Endpoint=sb://myns.servicebus.windows.net/;SharedAccessKeyName=app;Share
 
 def _provider(connection_string: str, **fields: Any) -> ServiceBusProvider:
     return ServiceBusProvider.from_connection_string(connection_string, **fields)
-
-
-def _key(connection_string: str) -> str:
-    credentials = ServiceBusConfig(connection_string=connection_string).credentials
-    assert credentials is not None
-    assert credentials.key
-    return credentials.key
 
 
 def _stderr_line(served: Served, words: str) -> str:
@@ -81,11 +72,11 @@ def test_the_output_names_the_namespace_and_contains_no_secret(namespace: StandI
     heard = _stderr_line(served, "answers")
     status, out, err = served.end()
     assert (status, out) == (0, "")
-    secret = _key(namespace.connection_string)
+    secret = key_of(namespace.connection_string)
     for text in (served.line, heard, err):
         assert secret not in text
         assert "sig=" not in text
-    assert secret != _key(output["connection_string"])
+    assert secret != key_of(output["connection_string"])
 
 
 def test_the_command_line_overrides_the_environment(namespace: StandIn, tmp_path: Path) -> None:
@@ -94,43 +85,6 @@ def test_the_command_line_overrides_the_environment(namespace: StandIn, tmp_path
         provider.send_message(QUEUE, Message("x", session_id="s"))
     assert namespace.counts(QUEUE).active == 1
     assert list(tmp_path.iterdir()) == []
-
-
-# Keys
-
-
-def test_the_key_file_is_in_the_users_folder_and_named_after_the_namespace(namespace: StandIn, tmp_path: Path) -> None:
-    environ = {CONNECTION: namespace.connection_string, "XDG_DATA_HOME": str(tmp_path)}
-    lines = []
-    for _ in range(2):
-        with Served(env=environ, umask=0) as served:
-            lines.append(_key(served.line))
-    assert lines[0] == lines[1]
-    (kept,) = tmp_path.rglob("*.*")
-    assert kept == tmp_path / "azsession" / "127.0.0.1.key"
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
-
-
-def test_gateways_that_start_at_the_same_time_create_one_key(serve: Callable[..., Served]) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        gateways = list(pool.map(lambda _: serve(), range(4)))
-    assert len({_key(served.line) for served in gateways}) == 1
-
-
-def test_a_key_file_can_limit_the_rights_of_a_key(namespace: StandIn, tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("in:first:Send\n\nout:second:Listen\n")
-    keys.chmod(0o600)
-    with Served("--key-file", keys, env={CONNECTION: namespace.connection_string}) as served:
-        assert served.line.endswith(";SharedAccessKeyName=in;SharedAccessKey=first")
-        sent = run_here("send", QUEUE, "--body", "x", "--session-id", "s", connection_string=served.line)
-        assert sent.returncode == 0
-        assert_one_line(run_here("sessions", QUEUE, connection_string=served.line), "'in'", "Listen")
-        out = served.line.replace("=in;", "=out;").replace("=first", "=second")
-        assert json.loads(run_here("sessions", QUEUE, "--json", connection_string=out).stdout)["session_id"] == "s"
-    keys.write_text("in:first:Send\nin:second:Listen\n")
-    assert_one_line(run("serve", "--port", "0", "--memory", "--key-file", keys), str(keys), "damaged")
 
 
 # Options
@@ -188,7 +142,7 @@ def _serve_warns(azure: str, *words: str, serve: Callable[..., Served]) -> None:
         provider.send_message(QUEUE, Message("x", session_id="s"))
     status, out, err = served.end()
     assert (status, out) == (0, "")
-    assert _key(azure) not in line + err
+    assert key_of(azure) not in line + err
 
 
 def test_an_unreachable_namespace_prints_a_warning(namespace: StandIn, serve: Callable[..., Served]) -> None:
@@ -200,7 +154,7 @@ def test_an_unreachable_namespace_prints_a_warning(namespace: StandIn, serve: Ca
 
 
 def test_a_key_that_the_namespace_refuses_prints_a_warning(namespace: StandIn, serve: Callable[..., Served]) -> None:
-    azure = namespace.connection_string.replace(_key(namespace.connection_string), "wrong")
+    azure = namespace.connection_string.replace(key_of(namespace.connection_string), "wrong")
     _serve_warns(azure, "refused", "EntityPath", serve=serve)
 
 

@@ -97,15 +97,6 @@ def test_an_invalid_queue_name_is_refused() -> None:
         ServiceBusProvider.embedded(queues=["a b"])
 
 
-def test_the_repr_says_where_the_messages_are(tmp_path: Path) -> None:
-    provider = ServiceBusProvider.embedded()
-    assert repr(provider) == "<ServiceBusProvider embedded in memory>"
-    provider.close()
-    assert repr(provider) == "<ServiceBusProvider embedded in memory, closed>"
-    with ServiceBusProvider.embedded(tmp_path / "data.db") as provider:
-        assert repr(provider) == f"<ServiceBusProvider embedded on {tmp_path / 'data.db'}>"
-
-
 def test_two_providers_in_memory_share_nothing() -> None:
     with ServiceBusProvider.embedded() as one, ServiceBusProvider.embedded() as other:
         one.send_message("q", Message(b"1", session_id="s"))

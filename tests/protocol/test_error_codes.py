@@ -12,20 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azsession import errors
-from azsession.errors import (
-    AuthenticationFailedError,
-    InvalidReceiptError,
-    MessageTooLargeError,
-    PermissionDeniedError,
-    ProviderError,
-    QueueError,
-    QueueNotFoundError,
-    SessionLockedError,
-    SessionNotFoundError,
-    ThrottledError,
-    UnsupportedOperationError,
-    ValidationError,
-)
 from azsession.protocol.error_codes import (
     ABOUT_QUEUE,
     ABOUT_RECEIPT,
@@ -42,36 +28,36 @@ from azsession.protocol.error_codes import (
 S, R, Q = ABOUT_SESSION, ABOUT_RECEIPT, ABOUT_QUEUE
 
 #: The error table of the protocol: status, code, subject of the request, exception of the client.
-TABLE: list[tuple[int, str | None, str, type[QueueError]]] = [
-    *[(400, "InvalidRequest", about, ValidationError) for about in (S, R, Q)],
-    *[(401, "Unauthorized", about, AuthenticationFailedError) for about in (S, R, Q)],
-    *[(403, "Forbidden", about, PermissionDeniedError) for about in (S, R, Q)],
-    *[(404, "EntityNotFound", about, QueueNotFoundError) for about in (S, R, Q)],
-    (410, "SessionLockLost", S, SessionNotFoundError),
-    (410, None, S, SessionNotFoundError),
-    (404, None, S, SessionNotFoundError),
-    (410, "MessageLockLost", R, InvalidReceiptError),
-    (410, "SessionLockLost", R, InvalidReceiptError),
-    (410, None, R, InvalidReceiptError),
-    (404, None, R, InvalidReceiptError),
-    (404, None, Q, QueueNotFoundError),
-    (404, "MessageNotFound", S, ProviderError),
-    (404, "MessageNotFound", Q, ProviderError),
-    (405, "NotSupported", S, UnsupportedOperationError),
-    (501, None, R, UnsupportedOperationError),
-    (409, "Conflict", R, InvalidReceiptError),
-    (409, "Conflict", Q, ProviderError),
-    (409, "Conflict", S, ProviderError),
-    (413, "MessageTooLarge", Q, MessageTooLargeError),
-    (423, "SessionLocked", S, SessionLockedError),
-    (429, "Throttled", S, ThrottledError),
-    *[(status, None, S, ProviderError) for status in (408, 418, 500, 502, 503, 504, 599)],
+TABLE: list[tuple[int, str | None, str, type[errors.QueueError]]] = [
+    *[(400, "InvalidRequest", about, errors.ValidationError) for about in (S, R, Q)],
+    *[(401, "Unauthorized", about, errors.AuthenticationFailedError) for about in (S, R, Q)],
+    *[(403, "Forbidden", about, errors.PermissionDeniedError) for about in (S, R, Q)],
+    *[(404, "EntityNotFound", about, errors.QueueNotFoundError) for about in (S, R, Q)],
+    (410, "SessionLockLost", S, errors.SessionNotFoundError),
+    (410, None, S, errors.SessionNotFoundError),
+    (404, None, S, errors.SessionNotFoundError),
+    (410, "MessageLockLost", R, errors.InvalidReceiptError),
+    (410, "SessionLockLost", R, errors.InvalidReceiptError),
+    (410, None, R, errors.InvalidReceiptError),
+    (404, None, R, errors.InvalidReceiptError),
+    (404, None, Q, errors.QueueNotFoundError),
+    (404, "MessageNotFound", S, errors.ProviderError),
+    (404, "MessageNotFound", Q, errors.ProviderError),
+    (405, "NotSupported", S, errors.UnsupportedOperationError),
+    (501, None, R, errors.UnsupportedOperationError),
+    (409, "Conflict", R, errors.InvalidReceiptError),
+    (409, "Conflict", Q, errors.ProviderError),
+    (409, "Conflict", S, errors.ProviderError),
+    (413, "MessageTooLarge", Q, errors.MessageTooLargeError),
+    (423, "SessionLocked", S, errors.SessionLockedError),
+    (429, "Throttled", S, errors.ThrottledError),
+    *[(status, None, S, errors.ProviderError) for status in (408, 418, 500, 502, 503, 504, 599)],
 ]
 
 
 @pytest.mark.parametrize(("status", "code", "about", "kind"), TABLE)
 def test_a_response_becomes_the_exception_of_the_table(
-    status: int, code: str | None, about: str, kind: type[QueueError]
+    status: int, code: str | None, about: str, kind: type[errors.QueueError]
 ) -> None:
     body = json.dumps({"error": {"code": code, "message": "why"}}).encode()
     for headers, data in [({}, body), ({"x-ms-error-code": code} if code else {}, b"")]:
@@ -79,40 +65,40 @@ def test_a_response_becomes_the_exception_of_the_table(
         assert type(error) is kind
         assert error.code == code
         assert error.is_transient == (status in RETRIED_STATUSES or status in (423, 429))
-        if isinstance(error, ProviderError):
+        if isinstance(error, errors.ProviderError):
             assert error.status == status
         assert str(error) == ("why" if data else f"the server answered {status}")
 
 
-EXAMPLES: list[tuple[QueueError, int, str]] = [
-    (ValidationError("m"), 400, "InvalidRequest"),
-    (AuthenticationFailedError("m"), 401, "Unauthorized"),
-    (PermissionDeniedError("m"), 403, "Forbidden"),
-    (QueueNotFoundError("m"), 404, "EntityNotFound"),
-    (ProviderError("m", code="MessageNotFound"), 404, "MessageNotFound"),
-    (UnsupportedOperationError("m"), 405, "NotSupported"),
-    (InvalidReceiptError("m", code="Conflict"), 409, "Conflict"),
-    (SessionNotFoundError("m"), 410, "SessionLockLost"),
-    (InvalidReceiptError("m"), 410, "MessageLockLost"),
-    (InvalidReceiptError("m", code="SessionLockLost"), 410, "SessionLockLost"),
-    (MessageTooLargeError("m", size=9, limit=5), 413, "MessageTooLarge"),
-    (SessionLockedError("m"), 423, "SessionLocked"),
-    (ThrottledError("m"), 429, "Throttled"),
-    (ProviderError("m"), 500, "InternalError"),
-    (ProviderError("m", code="SomethingElse"), 500, "InternalError"),
-    (ProviderError("m", code="ServerBusy"), 503, "ServerBusy"),
+EXAMPLES: list[tuple[errors.QueueError, int, str]] = [
+    (errors.ValidationError("m"), 400, "InvalidRequest"),
+    (errors.AuthenticationFailedError("m"), 401, "Unauthorized"),
+    (errors.PermissionDeniedError("m"), 403, "Forbidden"),
+    (errors.QueueNotFoundError("m"), 404, "EntityNotFound"),
+    (errors.ProviderError("m", code="MessageNotFound"), 404, "MessageNotFound"),
+    (errors.UnsupportedOperationError("m"), 405, "NotSupported"),
+    (errors.InvalidReceiptError("m", code="Conflict"), 409, "Conflict"),
+    (errors.SessionNotFoundError("m"), 410, "SessionLockLost"),
+    (errors.InvalidReceiptError("m"), 410, "MessageLockLost"),
+    (errors.InvalidReceiptError("m", code="SessionLockLost"), 410, "SessionLockLost"),
+    (errors.MessageTooLargeError("m", size=9, limit=5), 413, "MessageTooLarge"),
+    (errors.SessionLockedError("m"), 423, "SessionLocked"),
+    (errors.ThrottledError("m"), 429, "Throttled"),
+    (errors.ProviderError("m"), 500, "InternalError"),
+    (errors.ProviderError("m", code="SomethingElse"), 500, "InternalError"),
+    (errors.ProviderError("m", code="ServerBusy"), 503, "ServerBusy"),
 ]
 
 
 @pytest.mark.parametrize(("error", "status", "code"), EXAMPLES)
-def test_an_exception_survives_conversion_to_a_response_and_back(error: QueueError, status: int, code: str) -> None:
+def test_an_exception_survives_conversion_to_a_response_and_back(error: errors.QueueError, status: int, code: str) -> None:
     found, body = answer_to(error)
     assert (found, body["error"]["code"], body["error"]["message"]) == (status, code, "m")
-    about = R if isinstance(error, InvalidReceiptError) else S
+    about = R if isinstance(error, errors.InvalidReceiptError) else S
     again = error_from(found, {}, json.dumps(body).encode(), about)
     assert type(again) is type(error)
     assert (str(again), again.code) == ("m", code)
-    if isinstance(error, MessageTooLargeError) and isinstance(again, MessageTooLargeError):
+    if isinstance(error, errors.MessageTooLargeError) and isinstance(again, errors.MessageTooLargeError):
         assert (again.size, again.limit) == (9, 5)
 
 
@@ -124,7 +110,7 @@ def test_every_error_has_a_code_and_every_code_a_status() -> None:
 def test_errors_in_azures_xml_are_read() -> None:
     body = b"<Error><Code>404</Code><Detail>The messaging entity could not be found. TrackingId:1</Detail></Error>"
     error = error_from(404, {}, body, Q)
-    assert isinstance(error, QueueNotFoundError)
+    assert isinstance(error, errors.QueueNotFoundError)
     assert str(error) == "The messaging entity could not be found. TrackingId:1"
     assert error.code is None
     assert (
@@ -135,7 +121,7 @@ def test_errors_in_azures_xml_are_read() -> None:
 def test_a_locked_session_says_when_its_lock_expires() -> None:
     before = datetime.now(timezone.utc)
     error = error_from(423, {}, b"", S, lock_expires_in=12.5, retry_after=12.5)
-    assert isinstance(error, SessionLockedError)
+    assert isinstance(error, errors.SessionLockedError)
     assert error.locked_until is not None
     assert timedelta(seconds=12.4) < error.locked_until - before < timedelta(seconds=20)
     assert error.retry_after == 12.5
@@ -149,7 +135,7 @@ BODIES = st.binary(max_size=200) | st.sampled_from(
 @given(st.integers(400, 599), BODIES, st.sampled_from([S, R, Q]), st.text(max_size=20))
 def test_any_error_response_becomes_a_queue_error(status: int, body: bytes, about: str, code: str) -> None:
     error = error_from(status, {"x-ms-error-code": code}, body, about)
-    assert isinstance(error, QueueError)
+    assert isinstance(error, errors.QueueError)
     assert len(str(error)) <= 2100
 
 

@@ -167,6 +167,11 @@ def test_a_malformed_path_raises_validation_error(path: str) -> None:
         parse_route("POST", path, encoded=True)
 
 
+def test_the_error_for_a_malformed_sequence_number_shows_it() -> None:
+    with pytest.raises(ValidationError, match="from 0 to 9223372036854775807, not '1x'"):
+        parse_route("DELETE", "/q/$deadletterqueue/messages/1x", encoded=True)
+
+
 @given(st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD", "X"]), st.text(max_size=60), st.booleans())
 def test_parsing_any_path_raises_only_its_two_errors(method: str, path: str, encoded: bool) -> None:
     for text in (path, f"/orders/sessions/{path}"):

@@ -161,3 +161,13 @@ def test_an_error_shows_no_token_and_no_key(gateway: Gateway, queue: str) -> Non
         assert reply.status >= 400
         assert b"sig=" not in reply.body
         assert b"Traceback" not in reply.body
+
+
+@pytest.mark.parametrize("query", ["timeout=soon", "timeout=0&max=soon"])
+def test_the_error_for_a_wrong_query_shows_the_value(gateway: Gateway, queue: str, query: str) -> None:
+    assert "not 'soon'" in gateway.holder(queue, "s").receive(query).json["error"]["message"]
+
+
+def test_the_error_for_a_malformed_lock_id_shows_only_its_length(gateway: Gateway, queue: str) -> None:
+    reply = gateway.holder(queue, "s").receive(headers={"Azsession-Lock-Id": "not a lock id"})
+    assert reply.json["error"]["message"] == "the header Azsession-Lock-Id must be a UUID, not a text of 13 characters"

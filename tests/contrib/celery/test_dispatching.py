@@ -1,4 +1,4 @@
-"""`Dispatcher`: the tasks that it sends, and `azsession celery-dispatch`."""
+"""`Dispatcher`: the tasks that it sends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from kombu.transport.virtual import Channel
 from azsession import ConfigurationError, Message, ServiceBusProvider
 from azsession.contrib.celery import Dispatcher, session_task
 
-from ...support.processes import assert_one_line, run_here
 from .conftest import RunTasks
 from .workers import QUEUE, send
 
@@ -138,13 +137,3 @@ def test_the_dispatcher_goes_on_after_celerys_broker_refused_a_task(
     pauses: list[float] = []
     assert Dispatcher(app, [QUEUE]).run(lambda pause: pauses.append(pause) or len(pauses) == 2, 0.05) == 1
     assert pauses[0] > pauses[1]
-
-
-def test_a_name_that_is_not_a_celery_app_is_one_line_of_error() -> None:
-    assert_one_line(run_here("celery-dispatch", "-A", "nosuch.module", QUEUE), "'nosuch.module' cannot be imported")
-    assert_one_line(run_here("celery-dispatch", "-A", "json:loads", QUEUE), "is not a Celery app")
-
-
-def test_without_celery_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("azsession._extras.find_spec", lambda module: None)
-    assert_one_line(run_here("celery-dispatch", "-A", "shop", QUEUE), 'pip install "azsession[celery]"')

@@ -17,16 +17,10 @@ from azsession import Message, ServiceBusProvider
 
 from ...conftest import eventually
 from ...support.processes import Served
+from ..gunicorn_log import ACCESS, assert_workers_settle_for_each_other, complaints
 from .projects import EXAMPLE, gunicorn, manage, start, surroundings
 
 PEOPLE = 16
-#: gunicorn writes the process id, the path and the query of each request. The query is the client's name for the request.
-ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
-
-
-def complaints(log: str) -> list[str]:
-    """Return all lines of a log except the information of gunicorn."""
-    return [line for line in log.splitlines() if "[INFO]" not in line]
 
 
 class People:
@@ -100,16 +94,7 @@ def test_any_worker_can_settle_a_message_that_another_worker_received(tmp_path: 
                     assert session.receive_message(timeout=0) is None
         assert served.end()[0] == 0
     assert complaints(log) == []
-    took: dict[str, str] = {}
-    settled: dict[str, set[str]] = defaultdict(set)
-    for line in server.out.splitlines():
-        worker, path, tag = line.split()
-        if path.startswith("/take"):
-            took[tag] = worker
-        else:
-            settled[tag].add(worker)
-    assert len({*took.values(), *(worker for workers in settled.values() for worker in workers)}) == 3
-    assert any(workers - {took[tag]} for tag, workers in settled.items())
+    assert_workers_settle_for_each_other(server.out, "/take")
 
 
 @pytest.mark.timeout(120)

@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from django.db import connection
 from django.test import override_settings
 
 from azsession import ConfigurationError, Message
-from azsession.contrib.django import close_provider, closing_connections, get_provider
+from azsession.contrib.django import close_provider, get_provider
 from azsession.testing import AzsessionServer
 
 from ...support.processes import FORKS_IGNORED, run_python
@@ -203,33 +202,3 @@ join(child)
         tmp_path,
     )
     assert [each.session_id for each in get_provider().list_sessions("q")] == ["s"]
-
-
-def test_a_wrapped_handler_begins_with_fresh_database_connections() -> None:
-    seen: list[object] = []
-
-    def handle(message: object, session: object) -> str:
-        assert connection.queries_log.maxlen
-        seen.append(len(connection.queries))
-        connection.cursor().execute("SELECT 1")
-        seen.append(len(connection.queries))
-        return f"{message} {session}"
-
-    with override_settings(DEBUG=True):
-        wrapped = closing_connections(handle)
-        for _ in range(2):
-            assert wrapped("one", session="two") == "one two"
-            # CONN_MAX_AGE is 0.
-            assert connection.connection is None
-    assert seen == [0, 1, 0, 1]
-    assert wrapped.__name__ == "handle"
-
-
-def test_a_failed_handler_leaves_no_database_connection_open() -> None:
-    def handle() -> None:
-        connection.cursor().execute("SELECT 1")
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        closing_connections(handle)()
-    assert connection.connection is None

@@ -17,12 +17,11 @@ from azsession import Message, QueueSettings, ServiceBusProvider
 
 from ...support.paths import ROOT
 from ...support.processes import FORKS_IGNORED, Served, environment
+from ..gunicorn_log import ACCESS, assert_workers_settle_for_each_other, complaints
 from ..running import Running
 
 CLIENTS = 12
 EXAMPLES = ROOT / "examples"
-#: gunicorn writes the process id, the path and the query of each request. The query is the client's name for the request.
-ACCESS = ["--access-logfile", "-", "--access-logformat", "%(p)s %(U)s %(q)s"]
 
 
 class Worker:
@@ -100,14 +99,5 @@ def test_any_worker_can_settle_a_message_that_another_worker_received(tmp_path: 
             # Raises SessionLockedError if a worker or the parent still holds the session.
             with provider.create_session_client(queue, session_id) as session:
                 assert len(session.receive_messages(10, timeout=0)) == (1 if queue == "kept" else 0)
-    assert [line for line in server.err.splitlines() if "[INFO]" not in line] == []
-    handed_out: dict[str, str] = {}
-    settlers: dict[str, set[str]] = defaultdict(set)
-    for line in server.out.splitlines():
-        process, path, tag = line.split()
-        if path == "/work":
-            handed_out[tag] = process
-        else:
-            settlers[tag].add(process)
-    assert len(set(handed_out.values())) == 3
-    assert any(processes - {handed_out[tag]} for tag, processes in settlers.items())
+    assert complaints(server.err) == []
+    assert_workers_settle_for_each_other(server.out, "/work")

@@ -9,7 +9,7 @@ import pytest
 
 from azsession import ServiceBusConfig, ServiceBusProvider, SessionClient, SessionNotFoundError
 
-from ...support.plain_server import PlainServer
+from ..support.plain_server import PlainServer
 from .operations import SETTLES, received
 
 SESSION_IDS = {

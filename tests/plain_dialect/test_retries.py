@@ -17,8 +17,8 @@ from azsession import (
     ThrottledError,
 )
 
-from ...conftest import eventually
-from ...support.plain_server import CLOSED_BEFORE, NEVER, Fate, PlainServer, answer
+from ..conftest import eventually
+from ..support.plain_server import CLOSED_BEFORE, NEVER, Fate, PlainServer, answer
 from .operations import ALL, BROKEN, ON_LOCK, SETTLES, UNFINISHED, act, received
 
 

@@ -9,8 +9,11 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-from ..support.paths import ROOT
-from ..support.processes import environment, run_python
+from azsession import ConfigurationError
+from azsession._extras import need
+
+from .support.paths import ROOT
+from .support.processes import environment, run_python
 
 #: Imports the modules in argv[2:], as if the packages in argv[1] were not installed.
 SCRIPT = """
@@ -78,3 +81,9 @@ def test_an_extra_installs_all_packages_that_its_command_imports(extra: str | No
     ]
     assert "hypothesis" in missing
     run_python("-c", SCRIPT, ",".join(missing), *modules, environ=environment(PYTHONPATH=str(ROOT)))
+
+
+def test_a_missing_module_is_an_error_that_names_the_extra() -> None:
+    need("json", "cli")
+    with pytest.raises(ConfigurationError, match=r'^no_such_module is not installed.*pip install "azsession\[cli\]"'):
+        need("no_such_module", "cli")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import requests
 
 from azsession import Message, ReceivedMessage, ServiceBusConfig, ServiceBusProvider, SessionClient
+from azsession.client.call import Call, SessionTarget
+from azsession.client.cancellation import RequestInFlight
 from azsession.testing import AzsessionServer
 
 
@@ -102,3 +105,26 @@ def test_a_receipt_contains_the_holders_route_and_not_its_lock_id(seen: Seen) ->
     assert attrs.asdict(receipt).keys() == {"handle", "expires_at", "queue_name", "session_id", "route"}
     assert lock_id not in map(str, attrs.astuple(receipt))
     assert len(receipt.route) == 8
+
+
+def call(**fields: Any) -> Call[None]:
+    return Call(method="GET", path="/q", entity="q", read=lambda response: None, **fields)
+
+
+def test_cancelling_a_call_ends_its_attempt_and_the_pauses_between_attempts() -> None:
+    made = call(stopped=threading.Event(), in_flight=RequestInFlight())
+    made.cancel()
+    assert made.stopped is not None
+    assert made.stopped.is_set()
+    assert made.in_flight is not None
+    assert made.in_flight.cancelled
+
+
+def test_a_call_that_is_not_sent_yet_can_be_cancelled() -> None:
+    call().cancel()
+
+
+def test_the_session_of_a_call_has_an_encoded_path_and_headers_for_its_lock() -> None:
+    target = SessionTarget("topic/subscriptions/x", "a/b \u00e9", "lock", "route")
+    assert target.path == "/topic/subscriptions/x/sessions/a%2Fb%20%C3%A9"
+    assert target.headers() == {"Azsession-Lock-Id": "lock", "Azsession-Route": "route"}

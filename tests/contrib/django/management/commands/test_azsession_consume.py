@@ -14,10 +14,10 @@ from django.core.management.base import CommandError
 from azsession import Message, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
-from ...conftest import eventually, whole_lines
-from ...support.processes import Served
-from ..running import Running
-from .projects import EXAMPLE, manage, start, surroundings
+from .....conftest import eventually, whole_lines
+from .....support.processes import Served
+from ....running import Running
+from ...projects import EXAMPLE, manage, start, surroundings
 
 HANDLERS = "tests.contrib.django.handlers"
 HOOKS = {"on_error": "on_error", "on_session_opened": "on_opened", "on_session_closed": "on_closed"}

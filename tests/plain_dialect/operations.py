@@ -7,7 +7,7 @@ from typing import Any
 
 from azsession import ReceivedMessage, SessionClient
 
-from ...support.plain_server import (
+from ..support.plain_server import (
     CLOSED_BEFORE,
     CLOSED_IN_BODY,
     CLOSED_IN_HEADERS,

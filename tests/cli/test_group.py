@@ -1,4 +1,4 @@
-"""Behaviour that all commands share: loading, help, errors and exit statuses."""
+"""Behaviour that all commands share: help, errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from azsession import Message, ServiceBusProvider
 from azsession.cli.group import cli
 from azsession.testing import AzsessionServer
 
-from ..conftest import WEBHOOKS, eventually
+from ..conftest import eventually
 from ..support.processes import COMMAND, PATIENCE, assert_one_line, environment, run, run_here, start
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
@@ -26,34 +26,6 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False
     )
-
-
-def test_importing_azsession_loads_neither_click_nor_rich() -> None:
-    ended = _python("import sys, azsession, azsession.cli; print({'click', 'rich', 'cheroot'} & set(sys.modules))")
-    assert ended.stdout == "set()\n"
-
-
-@pytest.mark.parametrize("missing", ["click", "rich"])
-def test_the_command_names_the_extra_to_install_in_one_line(missing: str) -> None:
-    ended = _python(f"import sys; sys.modules[{missing!r}] = None; from azsession.cli import main; main()")
-    assert_one_line(ended, missing, 'pip install "azsession[cli]"')
-
-
-def test_serve_names_the_extra_to_install_in_one_line() -> None:
-    ended = _python(
-        "import sys; sys.modules['cheroot'] = None; sys.argv = ['azsession', 'serve', '--memory'];"
-        "from azsession.cli import main; main()"
-    )
-    assert_one_line(ended, "cheroot", 'pip install "azsession[server]"')
-
-
-def test_send_needs_no_server_libraries(azsession_server: AzsessionServer) -> None:
-    ended = _python(
-        "import sys; sys.modules['cheroot'] = None; "
-        f"sys.argv = ['azsession', 'send', 'q', '--body', 'x', '--session-id', 's', '--connection-string', "
-        f"{azsession_server.connection_string!r}]; from azsession.cli import main; main()"
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def _all_commands(command: click.Command = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -88,10 +60,6 @@ def test_help_and_version_exit_with_0() -> None:
 )
 def test_wrong_usage_prints_one_line_and_exits_with_2(arguments: list[str]) -> None:
     assert_one_line(run_here(*arguments), "--help", status=2)
-
-
-def test_a_missing_connection_string_names_the_variable_to_set() -> None:
-    assert_one_line(run_here("sessions", "q"), "--connection-string", "SERVICEBUS_CONNECTION_STRING", "azsession serve")
 
 
 def test_a_refused_key_prints_one_line_without_the_key(azsession_server: AzsessionServer) -> None:
@@ -149,24 +117,3 @@ def test_receive_completes_nothing_when_its_output_cannot_be_written(
     assert ended.stderr.count("\n") == 1
     assert "No space left" in ended.stderr
     assert azsession_provider.list_sessions("q")[0].message_count == 1
-
-
-def test_send_shows_a_progress_bar_on_a_terminal(azsession_server: AzsessionServer) -> None:
-    pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()
-    process = start("send", "q", "--file", WEBHOOKS, connection_string=azsession_server.connection_string, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # Linux reports a closed terminal this way.
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
-    out, _ = process.communicate(timeout=PATIENCE)
-    assert b"sending to q" in shown
-    assert b"329" in shown
-    assert out == "sent 329 messages in 70 sessions to q\n"

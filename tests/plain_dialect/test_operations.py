@@ -20,8 +20,8 @@ from azsession import (
     UnsupportedOperationError,
 )
 
-from ...conftest import eventually
-from ...support.plain_server import PlainServer, answer
+from ..conftest import eventually
+from ..support.plain_server import PlainServer, answer
 from .operations import ON_LOCK, SETTLES, received
 
 

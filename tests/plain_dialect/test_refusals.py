@@ -6,7 +6,7 @@ import pytest
 
 from azsession import InvalidReceiptError, ProviderError, QueueError, ServiceBusProvider, SessionClient, SessionNotFoundError
 
-from ...support.plain_server import PlainServer, answer
+from ..support.plain_server import PlainServer, answer
 from .operations import ALL, ON_LOCK, SETTLES, act, received
 
 

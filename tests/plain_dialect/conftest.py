@@ -8,7 +8,7 @@ import pytest
 
 from azsession import ServiceBusProvider, SessionClient
 
-from ...support.plain_server import PlainServer
+from ..support.plain_server import PlainServer
 
 
 @pytest.fixture

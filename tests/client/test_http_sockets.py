@@ -1,8 +1,8 @@
-"""Cancelling the request of another thread, over each kind of connection. The connection's next request is not disturbed."""
+"""The sockets under requests: each kind of connection can be shut down from another thread."""
 
 from __future__ import annotations
 
-import random
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,72 +15,19 @@ import trustme
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.client.cancellation import RequestInFlight
-from azsession.client.http_sockets import send_prepared, track_connections
+from azsession.client.cancellation import RequestInFlight, ResponseTooLargeError
+from azsession.client.http_sockets import (
+    ERROR_SIZE,
+    PooledAdapter,
+    ignore_redirect,
+    send_prepared,
+    track_connections,
+)
 from azsession.server import AccessKey, GatewayService
 
+from ..concurrency.servers import Handler, Proxy, QuietHTTPServer, SilentServer
 from ..conftest import eventually
 from ..support.internals import pending_calls
-from .servers import Handler, Proxy, QuietHTTPServer, SilentServer
-
-
-class _OK(Handler):
-    def answer(self) -> None:
-        self.give(200, {}, b"x" * 200)
-
-
-def test_cancelling_a_request_does_not_disturb_the_next_one_on_its_connection() -> None:
-    harmed: list[BaseException] = []
-    all_in_flight: list[RequestInFlight] = []
-    done = threading.Event()
-    with QuietHTTPServer(_OK) as server, requests.Session() as http:
-        url = f"{server.url}/"
-        http.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=2))
-        track_connections(http, url, {})
-
-        def ask() -> None:
-            for _ in range(300):
-                in_flight = RequestInFlight()
-                all_in_flight.append(in_flight)
-                request = http.prepare_request(requests.Request("GET", url))
-                try:
-                    assert send_prepared(http, request, in_flight, timeout=20).content == b"x" * 200
-                except BaseException as error:
-                    if not in_flight.cancelled:
-                        harmed.append(error)
-
-        def cancel() -> None:
-            chance = random.Random(1)
-            while not done.is_set():
-                # Running requests, and requests that have just ended.
-                for in_flight in all_in_flight[-6:]:
-                    if chance.random() < 0.3:
-                        in_flight.cancel()
-                done.wait(0.0005)
-
-        canceller = threading.Thread(target=cancel)
-        canceller.start()
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        done.set()
-        canceller.join()
-    assert harmed == []
-    assert any(in_flight.cancelled and in_flight.written for in_flight in all_in_flight)
-    assert any(not in_flight.cancelled for in_flight in all_in_flight)
-
-
-def test_cancelling_a_finished_request_does_not_close_its_connection() -> None:
-    with QuietHTTPServer(_OK) as server, requests.Session() as http:
-        url = f"{server.url}/"
-        track_connections(http, url, {})
-        finished, request = RequestInFlight(), http.prepare_request(requests.Request("GET", url))
-        send_prepared(http, request, finished, timeout=20)
-        finished.cancel()
-        assert send_prepared(http, request, RequestInFlight(), timeout=20).status_code == 200
-        assert len(server.open) == 1
 
 
 class _Gateway:
@@ -178,13 +125,64 @@ def test_closing_ends_a_wait_for_a_tls_handshake() -> None:
     assert [type(error) for error in errors] == [SessionNotFoundError]
 
 
-def test_a_cancelled_request_is_not_sent() -> None:
-    with QuietHTTPServer(_OK) as server, requests.Session() as http:
-        url = f"{server.url}/"
-        track_connections(http, url, {})
-        in_flight = RequestInFlight()
-        in_flight.cancel()
-        with pytest.raises(requests.ConnectionError):
-            send_prepared(http, http.prepare_request(requests.Request("GET", url)), in_flight, timeout=20)
-        assert in_flight.tracked is False
-        assert in_flight.written is False
+class _OK(Handler):
+    def answer(self) -> None:
+        self.give(200, {}, b"x")
+
+
+def _sent(body: bytes, status: int = 200, size: int = 1000) -> requests.Response:
+    """Return the response to a request that allows `size` bytes, from a server that answers with `body`."""
+
+    class Answer(Handler):
+        def answer(self) -> None:
+            self.give(status, {"Location": "/elsewhere"}, body)
+
+    with QuietHTTPServer(Answer) as server, requests.Session() as http:
+        request = http.prepare_request(requests.Request("GET", f"{server.url}/", hooks={"response": ignore_redirect}))
+        return send_prepared(http, request, RequestInFlight(max_body_size=size), timeout=20)
+
+
+def test_the_body_of_a_success_beyond_the_limit_of_its_request_is_refused() -> None:
+    assert len(_sent(b"x" * 1000).content) == 1000
+    with pytest.raises(ResponseTooLargeError, match="more than 1000 bytes"):
+        _sent(b"x" * 1001)
+
+
+def test_the_body_of_an_error_is_cut_off() -> None:
+    assert _sent(b"x" * 100, 500).content == b"x" * 100
+    body = _sent(b"x" * 1_000_000, 500).content
+    assert ERROR_SIZE < len(body) <= 2 * ERROR_SIZE
+
+
+def test_a_redirect_has_no_target() -> None:
+    response = _sent(b"", 302)
+    assert response.status_code == 302
+    assert "Location" not in response.headers
+
+
+def test_urllib3_logs_no_lock_token_of_our_requests(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        QuietHTTPServer(_OK) as server,
+        requests.Session() as http,
+        caplog.at_level(logging.DEBUG, "urllib3.connectionpool"),
+    ):
+        track_connections(http, server.url, {})
+        for path in ("messages/secret-token", "messages/head"):
+            request = http.prepare_request(requests.Request("DELETE", f"{server.url}/q/sessions/s/{path}"))
+            send_prepared(http, request, RequestInFlight(), timeout=20)
+    assert "messages/..." in caplog.text
+    assert "messages/head" in caplog.text
+    assert "secret-token" not in caplog.text
+
+
+def test_a_pool_is_looked_up_once_for_each_server() -> None:
+    adapter = PooledAdapter()
+
+    def pool(url: str) -> object:
+        return adapter.get_connection_with_tls_context(requests.Request("GET", url).prepare(), True)
+
+    first = pool("http://127.0.0.1:9/a")
+    assert pool("http://127.0.0.1:9/b") is first
+    assert pool("http://127.0.0.1:10/a") is not first
+    adapter.close()
+    assert pool("http://127.0.0.1:9/a") is not first

@@ -1,0 +1,46 @@
+"""Loading the command: what it imports, and the extras that it names when a package is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from azsession.testing import AzsessionServer
+
+from ..support.processes import PATIENCE, assert_one_line, environment
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False
+    )
+
+
+def test_importing_azsession_loads_neither_click_nor_rich() -> None:
+    ended = _python("import sys, azsession, azsession.cli; print({'click', 'rich', 'cheroot'} & set(sys.modules))")
+    assert ended.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_the_command_names_the_extra_to_install_in_one_line(missing: str) -> None:
+    ended = _python(f"import sys; sys.modules[{missing!r}] = None; from azsession.cli import main; main()")
+    assert_one_line(ended, missing, 'pip install "azsession[cli]"')
+
+
+def test_serve_names_the_extra_to_install_in_one_line() -> None:
+    ended = _python(
+        "import sys; sys.modules['cheroot'] = None; sys.argv = ['azsession', 'serve', '--memory'];"
+        "from azsession.cli import main; main()"
+    )
+    assert_one_line(ended, "cheroot", 'pip install "azsession[server]"')
+
+
+def test_send_needs_no_server_libraries(azsession_server: AzsessionServer) -> None:
+    ended = _python(
+        "import sys; sys.modules['cheroot'] = None; "
+        f"sys.argv = ['azsession', 'send', 'q', '--body', 'x', '--session-id', 's', '--connection-string', "
+        f"{azsession_server.connection_string!r}]; from azsession.cli import main; main()"
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,0 +1,35 @@
+"""The options of a processor are checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from azsession import (
+    ServiceBusProvider,
+    SessionProcessor,
+    ValidationError,
+)
+
+from .helpers import QUEUE, Seen
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_concurrent_sessions": 0},
+        {"session_ids": []},
+        {"session_ids": "a"},
+        {"session_ids": [""]},
+        {"max_messages_per_session": 0},
+        {"session_idle_timeout": -1},
+        {"prefetch": 0},
+        {"on_error": "print"},
+        {"grace_period": float("nan")},
+        {"max_renewal": "1"},
+    ],
+)
+def test_the_error_names_the_invalid_option(provider: ServiceBusProvider, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="session id" if wrong.get("session_ids") == [""] else next(iter(wrong))):
+        SessionProcessor(provider, QUEUE, Seen(), **wrong)
