@@ -54,7 +54,7 @@ class Browsing:
                 return Unfinished.CONTINUE
             listed = []
             for name, count in self._core.store.list_sessions(queue.id, after, max_count):
-                lock = self._core.locks.get((queue.id, name))
+                lock = self._core.current_lock(tx, (queue.id, name))
                 listed.append(SessionInfo(name, count, None if lock is None else self._core.lock_expiry(lock)))
             return listed
 

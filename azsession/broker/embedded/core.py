@@ -277,7 +277,15 @@ class Core:
             if queue is not None:
                 tx.after_commit(queue.acceptors.wake_next)
 
-    def held_lock(self, queue: Queue, session_id: str, lock_id: str) -> SessionLock | None:
+    def current_lock(self, tx: Transaction, key: SessionKey) -> SessionLock | None:
+        """Return the lock of a session, or `None` if the session is free. End the lock if it has expired."""
+        lock = self.locks.get(key)
+        if lock is not None and lock.has_expired(self.due.expiry_limit(tx)):
+            self.end_lock(tx, lock)
+            return None
+        return lock
+
+    def held_lock(self, tx: Transaction, queue: Queue, session_id: str, lock_id: str) -> SessionLock | None:
         """Return this holder's lock of the session; `None` for the shared holder of the plain dialect if the session is free.
 
         Raises:
@@ -285,7 +293,7 @@ class Core:
             SessionLockedError: Another holder has the lock.
         """
         key = (queue.id, session_id)
-        lock = self.locks.get(key)
+        lock = self.current_lock(tx, key)
         if lock is not None and lock.holder == lock_id:
             lock.confirmed = True
             return lock

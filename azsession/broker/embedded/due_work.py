@@ -15,12 +15,14 @@ import itertools
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
+from ..base import Disposition
 from ..clock import Clock
 from .broker_thread import BrokerThread
 from .jobs import Transaction
 from .queue_state import Queue
+from .remembered import Remembered
 from .session_locks import SessionKey, SessionLock, SessionLocks, Waiter
-from .store import SEQUENCE_BITS, STEP_BYTES, STEP_ROWS, Store, within_step
+from .store import SEQUENCE_BITS, STEP_ROWS, Store, within_step
 
 T = TypeVar("T")
 
@@ -43,6 +45,7 @@ class State(Protocol):
     locks: SessionLocks
     queues: dict[str, Queue]
     thread: BrokerThread
+    remembered: Remembered
 
     def end_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """End a lock."""
@@ -70,6 +73,8 @@ class DueWork:
         self._tie = itertools.count()
         self._deleted_queues = self._store.deleted_queues()
         self._dead_letterings = self._store.dead_letterings()
+        #: The keys and lock tokens that are still to be remembered as dead-lettered.
+        self._unsettled: dict[tuple[int, int], list[tuple[int, str]]] = {}
         self._next_due = self._store.next_due()
         self._next_expiry = self._store.next_expiry(0.0)
         self._release_at: float | None = None
@@ -134,8 +139,7 @@ class DueWork:
 
     def do_due_work(self, tx: Transaction) -> None:
         """End expired locks, and do a part of the work on due and expired messages."""
-        # An operation that arrived before a lock's expiry is in time, however long it was queued.
-        for lock in itertools.islice(self._state.locks.expired(tx, min(tx.arrived, self._clock.monotonic())), STEP_LOCKS):
+        for lock in itertools.islice(self._state.locks.expired(tx, self.expiry_limit(tx)), STEP_LOCKS):
             self._state.end_lock(tx, lock)
         now = self._clock.now()
         # One step for each transaction, however many jobs share it.
@@ -150,6 +154,13 @@ class DueWork:
     @staticmethod
     def _is_past(at: float | None, now: float) -> bool:
         return at is not None and at <= now
+
+    def expiry_limit(self, tx: Transaction) -> float:
+        """Return the time up to which locks have expired, for the running job.
+
+        An operation that arrived before a lock's expiry is in time, however long it was queued.
+        """
+        return min(tx.arrived, self._clock.monotonic())
 
     def schedule(self, tx: Transaction, *, due: float | None = None, expires: float | None = None) -> None:
         """Note when a message becomes due or expires, so that the broker acts then."""
@@ -197,11 +208,11 @@ class DueWork:
         held = {message.key for lock in self._state.locks for message in lock.tokens.values()}
         # An unsettled message expires when it returns to the session.
         found = ((key, session, size) for key, session, size in self._store.expired(now) if key not in held)
-        part = within_step(itertools.islice(found, STEP_ROWS), lambda row: row[2])
+        rows = list(itertools.islice(found, STEP_ROWS + 1))
+        part = within_step(rows[:STEP_ROWS], lambda row: row[2])
         self.remove_expired([key for key, _, _ in part])
         self._store.update_sessions({session for _, session, _ in part})
-        more = len(part) == STEP_ROWS or sum(size for *_, size in part) > STEP_BYTES // 2
-        self._next_expiry = now if more else self._store.next_expiry(now)
+        self._next_expiry = now if len(part) < len(rows) else self._store.next_expiry(now)
 
     def remove_expired(self, keys: Iterable[int]) -> None:
         """Delete or dead-letter expired messages, as the settings of their queues say."""
@@ -226,21 +237,38 @@ class DueWork:
         if remove is not None:
             entries.remove(remove)
 
-    def begin_dead_lettering(self, tx: Transaction, queue: Queue, session: int, reason: str, description: str | None) -> int:
-        """Dead-letter a session. Return the number of messages; the broker's thread moves them in steps."""
-        count = self._store.begin_dead_lettering(queue.id, session, reason, description)
+    def begin_dead_lettering(
+        self, tx: Transaction, entry: tuple[int, int], reason: str, description: str | None, unsettled: list[tuple[int, str]]
+    ) -> int:
+        """Dead-letter a session. Return the number of messages; the broker's thread moves them in steps.
+
+        Args:
+            tx: The transaction.
+            entry: The queue's id and the session's row id.
+            reason: Why; each dead letter keeps it.
+            description: More about the reason.
+            unsettled: The keys and lock tokens of unsettled messages, which are remembered as settled.
+        """
+        count = self._store.begin_dead_lettering(*entry, reason, description)
         if count:
-            entry = (queue.id, session)
             self._change(tx, self._dead_letterings, add=entry)
+            self._unsettled[entry] = unsettled
             if not self.dead_letter_part(tx, entry):
                 self._thread.act_at(self._clock.monotonic())
         return count
 
     def dead_letter_part(self, tx: Transaction, entry: tuple[int, int]) -> bool:
         """Move some messages of a dead-lettered session. Return whether all are moved."""
+        if unsettled := self._unsettled.get(entry):
+            tx.on_rollback(lambda: self._unsettled.update({entry: unsettled}))
+            settled = [(key, token, Disposition.DEAD_LETTER.value) for key, token in unsettled[:STEP_ROWS]]
+            self._state.remembered.remember_settled(settled, self._clock.steady())
+            self._unsettled[entry] = unsettled[STEP_ROWS:]
+            return False
         if not self._store.dead_letter_part(entry[1]):
             return False
         self._change(tx, self._dead_letterings, remove=entry)
+        self._unsettled.pop(entry, None)
         return True
 
     def continue_dead_lettering(self, tx: Transaction, queue: Queue, session_id: str | None = None) -> bool:

@@ -50,7 +50,7 @@ class Receiving:
             queue = self._core.queue(tx, entity)
             if self._core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
-            lock = self._core.held_lock(queue, session_id, lock_id)
+            lock = self._core.held_lock(tx, queue, session_id, lock_id)
             if lock is None:
                 lock = self._core.take_lock(tx, queue, session_id, lock_id)
             rows = self._deferred_rows(queue, session_id, sequence_numbers)
@@ -116,7 +116,7 @@ class _Receive:
             raise superseded_error()
         if core.due.continue_dead_lettering(tx, queue, request.session_id):
             return Unfinished.CONTINUE
-        before = core.locks.get((queue.id, request.session_id))
+        before = core.current_lock(tx, (queue.id, request.session_id))
         lock = lock_for(core, tx, queue, request.session_id, request.lock_id, holds=request.holds_lock)
         if lock is not before:
             tx.on_rollback(lambda: setattr(self, "_taken", None))
@@ -273,7 +273,7 @@ class _Accept:
         core, request = self._core, self._request
         known = queue.accepts.get(request.request_id) if request.request_id else None
         if known is not None and known[1] == request.lock_id:
-            lock = core.locks.get(known[0])
+            lock = core.current_lock(tx, known[0])
             if lock is not None and lock.holder == request.lock_id:
                 lock.accepts += 1
                 return lock
@@ -313,7 +313,7 @@ class _Accept:
 def lock_for(core: Core, tx: Transaction, queue: Queue, session_id: str, lock_id: str, *, holds: bool = False) -> SessionLock:
     """Return the holder's lock. Take the lock if the session is free, unless the holder lost it."""
     key = (queue.id, session_id)
-    lock = core.locks.get(key)
+    lock = core.current_lock(tx, key)
     if lock is not None and lock.holder == lock_id:
         return lock
     if core.locks.has_ended(key, lock_id):
@@ -340,6 +340,9 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
     poisonous: list[int] = []
     total, is_complete = 0, True
     for row in _candidates(core, lock, session):
+        if row is None:
+            is_complete = False
+            break
         total += len(row.body)
         looked_at = len(taken) + len(expired) + len(poisonous)
         if looked_at and (total > STEP_BYTES or len(expired) + len(poisonous) >= STEP_ROWS):
@@ -362,14 +365,21 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
     return taken, is_complete
 
 
-def _candidates(core: Core, lock: SessionLock, session: int) -> Iterator[Row]:
-    """Yield the messages that a receive may deliver, in order: abandoned ones, then those behind the last delivered one."""
-    for key in list(lock.returned):
-        row = core.store.message(key)
+def _candidates(core: Core, lock: SessionLock, session: int) -> Iterator[Row | None]:
+    """Yield the messages that a receive may deliver, in order: abandoned ones, then those behind the last delivered one.
+
+    Yield `None` if many abandoned messages are gone, for example because they have expired: the step ends.
+    """
+    gone = 0
+    while lock.returned:
+        row = core.store.message(lock.returned[0])
         if row is not None and row.status == ACTIVE:
-            yield row
+            yield row  # The receive then moves past the message, or ends.
         else:
-            lock.returned.remove(key)
+            del lock.returned[0]
+            gone += 1
+            if gone >= STEP_ROWS:
+                yield None
     with closing(core.store.active_after(session, lock.cursor)) as rows:
         yield from rows
 

@@ -38,8 +38,9 @@ class Remembered:
         )
         cursor = self._run(
             "INSERT INTO duplicates VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET expires = excluded.expires WHERE duplicates.expires <= ?",
-            (queue, message_id, now + window, now),
+            "ON CONFLICT DO UPDATE SET expires = excluded.expires WHERE duplicates.expires <= ? OR duplicates.expires > ?",
+            # A later expiry than possible was stored before the wall clock was set back between two runs.
+            (queue, message_id, now + window, now, now + window),
         )
         return cursor.rowcount == 0
 

@@ -9,7 +9,7 @@ import heapq
 import itertools
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -159,6 +159,17 @@ class SessionLock:
             while len(self.answers) > MAX_ANSWERS:
                 self.answers.popitem(last=False)
 
+    def forget_answers(self, tokens: Sequence[str]) -> None:
+        """Forget the receives that returned only these lock tokens, because their callers did not get the messages."""
+        known = set(tokens)
+        for request_id, answer in list(self.answers.items()):
+            if answer and known.issuperset(answer):
+                del self.answers[request_id]
+
+    def has_expired(self, now: float) -> bool:
+        """Return whether the lock has expired."""
+        return self.expires <= now and not self.waiters
+
     def wake_waiters(self) -> None:
         """Let the waiting receives try again."""
         for waiter in self.waiters:
@@ -244,10 +255,6 @@ class SessionLocks:
     def has_ended(self, key: SessionKey, holder: str) -> bool:
         """Return whether this holder lost or released this session."""
         return (key, holder) in self._lost or (key, holder) in self._refused
-
-    def is_expired(self, lock: SessionLock, now: float) -> bool:
-        """Return whether a lock has expired."""
-        return lock.expires <= now and not lock.waiters
 
     def expired(self, tx: Transaction, now: float) -> Iterator[SessionLock]:
         """Yield the locks that have expired, in order of their expiry. The caller ends them."""

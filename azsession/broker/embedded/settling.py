@@ -18,6 +18,11 @@ from .queue_state import Queue
 from .session_locks import LockedMessage, SessionLock
 from .store import STEP_BYTES
 
+#: Messages that one step settles.
+STEP_SETTLEMENTS = 500
+#: Seconds for which a lock lasts at least between two steps.
+BETWEEN_STEPS = 1.0
+
 
 class Settling:
     """Settles messages, and renews and releases session locks."""
@@ -35,19 +40,24 @@ class Settling:
             before = len(codes)
             tx.on_rollback(lambda: codes.__delitem__(slice(before, None)))
             queue = self._core.queue(tx, entity)
-            lock = self._core.locks.get((queue.id, session_id))
+            if self._core.due.continue_dead_lettering(tx, queue, session_id):
+                return Unfinished.CONTINUE
+            lock = self._core.current_lock(tx, (queue.id, session_id))
             if lock is not None:
                 lock.save_for_rollback(tx)
             done: list[tuple[Settlement, LockedMessage]] = []
-            size = 0
-            for settlement in settlements[before:]:
+            for settlement in settlements[before : before + STEP_SETTLEMENTS]:
                 codes.append(self._claim(queue, lock, settlement, done))
-                size += done[-1][1].size if done else 0
-                if size > STEP_BYTES:
+                if sum(message.size for _, message in done) > STEP_BYTES:
                     break
             if lock is not None and done:
                 self._apply(tx, queue, lock, done)
-            return codes if len(codes) == len(settlements) else Unfinished.CONTINUE
+            if len(codes) == len(settlements):
+                return codes
+            if lock is not None:
+                # A settlement that arrived in time must not lose the lock between two of its steps.
+                self._core.locks.extend(lock, max(lock.expires, self._core.clock.monotonic() + BETWEEN_STEPS))
+            return Unfinished.CONTINUE
 
         return self._core.submit(job, context, durable=True)
 
@@ -104,7 +114,7 @@ class Settling:
 
         def job(tx: Transaction) -> float:
             queue = self._core.queue(tx, entity)
-            lock = self._core.held_lock(queue, session_id, lock_id)
+            lock = self._core.held_lock(tx, queue, session_id, lock_id)
             if lock is None:
                 raise lost_error()
             lock.save_for_rollback(tx)
@@ -119,7 +129,7 @@ class Settling:
         def job(tx: Transaction) -> None:
             queue = self._core.queue(tx, entity)
             key = (queue.id, session_id)
-            lock = self._core.locks.get(key)
+            lock = self._core.current_lock(tx, key)
             if lock is not None and lock.holder == lock_id:
                 self._core.end_lock(tx, lock)
             else:
@@ -134,7 +144,7 @@ class Settling:
 
         def job(tx: Transaction) -> None:
             queue = self._core.queue(tx, entity)
-            lock = self._core.locks.get((queue.id, session_id))
+            lock = self._core.current_lock(tx, (queue.id, session_id))
             if lock is None or lock.holder != lock_id:
                 return
             lock.save_for_rollback(tx)
@@ -149,10 +159,8 @@ class Settling:
             for message in returned:
                 if not message.deferred:
                     lock.give_back(message.key)
+            lock.forget_answers([token for token in lock_tokens if token not in lock.tokens])
             if returned:
-                # A repeated receive must not get the rest of the former answer.
-                for request_id in [one for one, tokens in lock.answers.items() if not set(tokens).isdisjoint(lock_tokens)]:
-                    del lock.answers[request_id]
                 self._core.due.schedule_expiries(tx)
                 tx.after_commit(lock.wake_waiters)
 
@@ -176,7 +184,7 @@ class Settling:
 
         def job(tx: Transaction) -> bytes | None:
             queue = self._core.queue(tx, entity)
-            self._core.held_lock(queue, session_id, lock_id)
+            self._core.held_lock(tx, queue, session_id, lock_id)
             return self._core.store.state(queue.id, session_id)
 
         return self._core.submit(job, context)
@@ -188,7 +196,7 @@ class Settling:
 
         def job(tx: Transaction) -> None:
             queue = self._core.queue(tx, entity)
-            lock = self._core.held_lock(queue, session_id, lock_id)
+            lock = self._core.held_lock(tx, queue, session_id, lock_id)
             self._core.store.set_state(queue.id, session_id, state, lock is not None)
 
         return self._core.submit(job, context, durable=True)
@@ -215,18 +223,18 @@ class Settling:
                 return Unfinished.CONTINUE
             if counts:
                 return counts[0]
-            lock = self._core.held_lock(queue, session_id, lock_id)
+            lock = self._core.held_lock(tx, queue, session_id, lock_id)
             if lock is not None and request_id in lock.dead_lettered:
                 return lock.dead_lettered[request_id]
             found = self._core.store.session(queue.id, session_id)
             if found is None:
                 return 0
+            unsettled: list[tuple[int, str]] = []
             if lock is not None:
                 lock.save_for_rollback(tx)
-                settled = [(message.key, token, Disposition.DEAD_LETTER.value) for token, message in lock.tokens.items()]
-                self._core.remembered.remember_settled(settled, self._core.clock.steady())
+                unsettled = [(message.key, token) for token, message in lock.tokens.items()]
                 lock.tokens, lock.returned = {}, []
-            count = self._core.due.begin_dead_lettering(tx, queue, found[0], reason, description)
+            count = self._core.due.begin_dead_lettering(tx, (queue.id, found[0]), reason, description, unsettled)
             if lock is not None and request_id:
                 lock.dead_lettered = {request_id: count}
             tx.on_rollback(counts.clear)

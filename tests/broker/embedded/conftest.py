@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
+from azsession.broker.embedded.group_commit import GroupCommit
 from azsession.queues import QueueSettings
 
+from .commit_helpers import Connection
 from .helpers import HandClock
 
 
@@ -32,3 +35,24 @@ def broker(clock: Clock) -> Iterator[EmbeddedBroker]:
     with EmbeddedBroker(clock=clock) as broker:
         broker.create_queue("q", QueueSettings(lock_duration=30, max_delivery_count=3)).result()
         yield broker
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    made = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=Connection)
+    made.execute("CREATE TABLE t (x UNIQUE)")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def group(connection: Connection) -> GroupCommit:
+    return GroupCommit(connection, Clock(), lambda: None)
+
+
+@pytest.fixture
+def commits(connection: Connection) -> list[str]:
+    """Return the list to which each COMMIT is added."""
+    seen: list[str] = []
+    connection.set_trace_callback(lambda sql: seen.append(sql) if sql == "COMMIT" else None)
+    return seen

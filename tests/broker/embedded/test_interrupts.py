@@ -180,6 +180,7 @@ def check_consistency(broker: EmbeddedBroker) -> None:
     """Check that the database, the locks and the waiting operations agree, and that no message is lost."""
     core = broker._core
     eventually(lambda: receivers(broker) == 0)
+    eventually(lambda: not core.due._dead_letterings)
     eventually(lambda: not any(list(queue.acceptors) for queue in core.queues.values()))
 
     def job(tx: Transaction) -> None:
