@@ -198,7 +198,9 @@ class _Exchange:
             return self._gateway.admit(self._method, _below(raw.decode("latin-1"), root), query, headers)
         # The server gives only the decoded path.
         path: str = scope["path"]
-        return self._gateway.admit(self._method, path.removeprefix(root) or "/", query, headers, encoded=False)
+        # Servers put U+FFFD in place of bytes that are not UTF-8. No name or id may have a lone surrogate.
+        path = path.removeprefix(root).replace("\ufffd", "\udcff")
+        return self._gateway.admit(self._method, path or "/", query, headers, encoded=False)
 
     @property
     def _body_is_complete(self) -> bool:
