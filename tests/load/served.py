@@ -15,7 +15,7 @@ if __name__ == "__main__":
     period = float(sys.argv[1])
     store.SETTLED_SECONDS = period
     store.REQUESTS_SECONDS = 2 * period
-    session_locks.MAX_ENDED = int(50 * period)
+    session_locks.MAX_LOST = int(50 * period)
     core.RELEASE_AFTER = min(core.RELEASE_AFTER, period)
     sys.argv[1:] = ["serve", *sys.argv[2:]]
     main()

@@ -46,7 +46,7 @@ def growth(operation: Callable[[int], None], times: int) -> int:
 @pytest.fixture(autouse=True)
 def _few_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lower the limits of bounded caches, so that the tests reach them."""
-    monkeypatch.setattr(session_locks, "MAX_ENDED", 50)
+    monkeypatch.setattr(session_locks, "MAX_LOST", 50)
 
 
 def test_a_gateway_does_not_grow_over_two_thousand_operations() -> None:

@@ -117,11 +117,15 @@ def test_a_slow_body_that_keeps_the_minimum_rate_is_accepted(monkeypatch: pytest
             assert read_reply(sock).status == 201
 
 
-def test_a_chunk_with_an_endless_size_line_is_refused() -> None:
+@pytest.mark.parametrize("endless", [b"1;" + b"x" * 100, b"0\r\nX-Trailer: " + b"x" * 100], ids=["extension", "trailer"])
+def test_an_endless_body_without_data_is_cut(monkeypatch: pytest.MonkeyPatch, endless: bytes) -> None:
+    monkeypatch.setattr(limits, "HEADER_DEADLINE", 0.3)
     with serving(**SMALL) as gateway:
         queue = gateway.queue()
         head = gateway.head("POST", f"/{queue}/messages", {"Transfer-Encoding": "chunked", "Content-Type": ENVELOPE})
-        assert exchange(gateway, head + b"1;" + b"x" * 200_000).status in (400, 413)
+        with gateway.open_socket(head + endless) as sock:
+            send_until_cut(sock, b"x" * 10_000)
+        eventually(lambda: connections(gateway) == 0)
 
 
 def test_a_client_that_sends_all_of_a_too_large_body_first_reads_the_answer() -> None:
@@ -168,7 +172,12 @@ def test_a_client_that_does_not_read_its_answer_is_disconnected_and_loses_no_mes
             assert gateway.ask("GET", "/healthz").status == 200
             eventually(lambda: connections(gateway) == 0)
         assert holder.release().status == 204
-        received = gateway.holder(queue, "s", fresh_id()).receive("timeout=0&max=40").json
+        other, received = gateway.holder(queue, "s", fresh_id()), []
+        while len(received) < 40:
+            # An answer has 16 MB at most.
+            items = other.receive("timeout=0&max=40").json
+            received += items
+        assert {item["BrokerProperties"]["DeliveryCount"] for item in received} == {1}
         assert [item["Body"][:2] for item in received] == [f"{number:02d}" for number in range(40)]
 
 
@@ -188,7 +197,7 @@ def test_a_client_that_reads_slowly_gets_the_whole_answer(monkeypatch: pytest.Mo
             while data := response.read(1_200_000):
                 got += len(data)
                 pause.wait(0.1)
-            assert got == int(response.headers["Content-Length"]) > 18_000_000
+            assert got == int(response.headers["Content-Length"]) > 15_000_000
 
 
 # Many requests on one connection

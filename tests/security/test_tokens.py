@@ -81,8 +81,8 @@ def test_a_header_over_the_limit_gets_the_same_refusal_for_any_queue(gateway: Ga
                 answers.add(sock.recv(65536).split(b"\r\n", 1)[0])
             except (BrokenPipeError, ConnectionResetError):
                 # The gateway refuses before it has read the whole header.
-                answers.add(b"HTTP/1.1 413 Request Entity Too Large")
-    assert answers == {b"HTTP/1.1 413 Request Entity Too Large"}
+                answers.add(b"HTTP/1.1 413 Content Too Large")
+    assert answers == {b"HTTP/1.1 413 Content Too Large"}
 
 
 #: Requests without a meaning: malformed paths, unknown paths, and wrong methods.

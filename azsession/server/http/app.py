@@ -173,11 +173,11 @@ class _Exchange:
         scope = self._scope
         fields: list[tuple[bytes, bytes]] = list(scope["headers"])
         version: str = scope["http_version"]
-        self._body = Body(self._receive, (), is_http1=True)
+        self._body = Body(self._receive, self._connection.body_arrived, (), is_http1=True)
         problem = framing_error(version, fields)
         if problem is not None:
             raise _RefusalError(ValidationError(problem))
-        self._body = Body(self._receive, fields, is_http1=version.startswith("1"))
+        self._body = Body(self._receive, self._connection.body_arrived, fields, is_http1=version.startswith("1"))
         size = head_size(scope.get("raw_path") or b"", fields) + len(scope.get("query_string", b""))
         if size > MAX_HEAD_SIZE:
             raise _RefusalError(
