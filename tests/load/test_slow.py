@@ -16,7 +16,7 @@ import trustme
 from azsession.server.http import app, limits
 
 from ..conftest import eventually
-from ..server.raw import ENVELOPE, Gateway, connections, exchange, fresh_id, in_thread, read_reply, reply_of, serving
+from ..server.raw import ENVELOPE, Gateway, connections, fresh_id, in_thread, read_reply, reply_of, serving
 from .test_connections import HEALTH, is_over
 
 #: A gateway that lets one request wait.
