@@ -21,7 +21,7 @@ from azsession import (
     ValidationError,
 )
 from azsession.client.provider import core_of
-from azsession.server.http import wsgi
+from azsession.server.http import app
 from tests.conftest import eventually
 
 
@@ -125,7 +125,7 @@ def test_a_session_has_one_holder_at_a_time() -> None:
 
 def test_the_limit_of_waiting_requests_does_not_apply_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # The limit protects a gateway from its clients. The waiting threads here are the caller's own.
-    monkeypatch.setattr(wsgi, "MAX_WAITING", 1)
+    monkeypatch.setattr(app, "MAX_WAITING", 1)
     throttled: list[ThrottledError] = []
     with ServiceBusProvider.embedded() as provider:
 

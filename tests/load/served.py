@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from azsession.broker.embedded import core, session_locks, store
+from azsession.broker.embedded import due_work, session_locks, store
 from azsession.cli import main
 
 if __name__ == "__main__":
     period = float(sys.argv[1])
     store.SETTLED_SECONDS = period
     store.REQUESTS_SECONDS = 2 * period
-    session_locks.MAX_ENDED = int(50 * period)
-    core.RELEASE_AFTER = min(core.RELEASE_AFTER, period)
+    session_locks.MAX_LOST = int(50 * period)
+    due_work.RELEASE_AFTER = min(due_work.RELEASE_AFTER, period)
     sys.argv[1:] = ["serve", *sys.argv[2:]]
     main()

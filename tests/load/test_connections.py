@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import resource
 import socket
-import threading
 import time
 import weakref
 from contextlib import ExitStack
@@ -14,20 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from azsession.broker.embedded import EmbeddedBroker
-from azsession.server import GatewayService
-from azsession.server.http import front, server, threads
+from azsession.server.http import limits
 
 from ..conftest import eventually
-from ..server.raw import KEYS, Gateway, SteppedClock, fresh_id, in_thread, places_left, read_reply, serving
+from ..server.raw import connections, fresh_id, places_left, read_reply, serving
 from ..support.processes import Served
 from .burst import Orders, Watch, burst
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def workers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("CP Server")]
 
 
 def is_over(sock: socket.socket) -> bool:
@@ -59,7 +52,7 @@ def test_a_connection_over_the_limit_gets_503_at_once_and_others_are_served() ->
 
 
 def test_the_longest_idle_connection_is_closed_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "IDLE_GRACE", 0.0)
+    monkeypatch.setattr(limits, "IDLE_GRACE", 0.0)
     with serving(max_connections=3) as gateway, ExitStack() as stack:
         kept = [gateway.connect() for _ in range(3)]
         for connection in kept:
@@ -67,7 +60,7 @@ def test_the_longest_idle_connection_is_closed_for_a_new_one(monkeypatch: pytest
             assert gateway.ask("GET", "/healthz", connection=connection).status == 200
         # The first connection was used last.
         assert gateway.ask("GET", "/healthz", connection=kept[0]).status == 200
-        eventually(lambda: len(gateway.service._server._connections._parked[front.IDLE]) == 3)
+        eventually(lambda: len(gateway.service._listener.connections._idle) == 3)
         with gateway.open_socket(HEALTH) as sock:
             assert read_reply(sock).status == 200
             assert is_over(kept[1].sock)
@@ -76,9 +69,9 @@ def test_the_longest_idle_connection_is_closed_for_a_new_one(monkeypatch: pytest
 
 
 def test_a_new_connection_is_not_closed_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "IDLE_GRACE", 600.0)
+    monkeypatch.setattr(limits, "IDLE_GRACE", 600.0)
     with serving(max_connections=2) as gateway, gateway.open_socket() as first, gateway.open_socket() as second:
-        eventually(lambda: gateway.service._server.connections == 2)
+        eventually(lambda: connections(gateway) == 2)
         with gateway.open_socket(HEALTH) as sock:
             assert read_reply(sock).status == 503
         for sock in (first, second):
@@ -87,13 +80,13 @@ def test_a_new_connection_is_not_closed_for_another(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_number_of_refused_connections_that_stay_open_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "IDLE_GRACE", 600.0)
+    monkeypatch.setattr(limits, "IDLE_GRACE", 600.0)
     with serving(max_connections=16) as gateway, ExitStack() as stack:
         silent = [stack.enter_context(gateway.open_socket()) for _ in range(60)]
         # 16 connections, and 8 more that stay open until they are refused. The others are closed.
         for sock in silent[24:]:
             assert is_over(sock)
-        eventually(lambda: gateway.service._server.connections == 24)
+        eventually(lambda: connections(gateway) == 24)
         silent[16].sendall(HEALTH)
         assert read_reply(silent[16]).status == 503
         silent[0].sendall(HEALTH)
@@ -103,79 +96,14 @@ def test_the_number_of_refused_connections_that_stay_open_is_limited(monkeypatch
 def test_the_default_connection_limit_follows_the_file_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, expected in ((1024, 853), (20_000, 16384), (resource.RLIM_INFINITY, 16384), (64, 8)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
-        assert server.default_max_connections() == expected
+        assert limits.default_max_connections() == expected
         assert expected + max(8, expected // 8) <= max(limit, 16) or limit == resource.RLIM_INFINITY
-
-
-# Requests that wait for a thread
-
-
-class GatedBroker(EmbeddedBroker):
-    """A broker whose sends wait until the test opens a gate."""
-
-    def __init__(self) -> None:
-        super().__init__(queues=["q"])
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Event()
-
-    def send(self, *args: object, **more: object) -> None:
-        self.entered.release()
-        assert self.gate.wait(20)
-        super().send(*args, **more)  # type: ignore[arg-type]
-
-
-def test_a_request_over_the_thread_queue_limit_gets_503_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "MAX_QUEUED", 2)
-    broker = GatedBroker()
-    with GatewayService(broker, KEYS, max_waiting=1) as service:
-        gateway = Gateway(service, SteppedClock())
-        headers = {"BrokerProperties": '{"SessionId": "s"}'}
-        sends = []
-        for number in range(4):
-            sends.append(in_thread(lambda: gateway.ask("POST", "/q/messages", b"x", headers)))
-            if number < 2:  # The gateway has two threads.
-                assert broker.entered.acquire(timeout=20)
-            else:
-                eventually(lambda number=number: len(service._server.requests._waiting) == number - 1)
-        reply = gateway.ask("GET", "/healthz")
-        assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "ServerBusy", "1")
-        broker.gate.set()
-        assert [send().status for send in sends] == [201] * 4
-        assert gateway.ask("GET", "/healthz").status == 200
-
-
-def test_a_request_gets_503_at_once_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with serving() as gateway:
-        with monkeypatch.context() as patch:
-            patch.setattr(threads._Worker, "start", fail)
-            reply = gateway.ask("GET", "/healthz")
-            assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "ServerBusy", "1")
-        assert gateway.ask("GET", "/healthz").status == 200
-
-
-def test_unused_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "THREAD_IDLE", 0.05)
-    before = len(workers())
-    with serving(max_waiting=32) as gateway, ExitStack() as stack:
-        queue = gateway.queue()
-        for round_ in range(2):
-            polls = [stack.enter_context(gateway.holder(queue, f"{round_}-{n}").start_receive(60)) for n in range(30)]
-            eventually(lambda: places_left(gateway) == 2)
-            assert len(workers()) >= before + 30
-            for sock in polls:
-                sock.close()
-            eventually(lambda: len(workers()) == before)
-            assert gateway.service._server.stats["Worker Threads"] == {}
-        assert gateway.ask("GET", "/healthz").status == 200
 
 
 def test_a_stopped_gateway_is_garbage_collected() -> None:
     with serving() as gateway:
         assert gateway.ask("GET", "/healthz").status == 200
-    gone = weakref.ref(gateway.service._server)
+    gone = weakref.ref(gateway.service._listener)
     del gateway
 
     def is_gone() -> bool:
@@ -219,13 +147,14 @@ def test_a_burst_over_the_file_limit_loses_no_message(tmp_path: Path, options: t
 
 
 def test_the_accepting_thread_sleeps_while_no_file_is_left(tmp_path: Path) -> None:
-    with Served("--memory", "--max-connections", "100000", **limited(100, 100)) as served, ExitStack() as stack:
+    with Served("--memory", **limited(100, 100)) as served, ExitStack() as stack:
         url = served.line.split(";")[0].partition("=")[2].rstrip("/")
         host, port = url.removeprefix("http://").split(":")
         process = psutil.Process(served.process.pid)
         for _ in range(300):
             stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
-        eventually(lambda: process.num_fds() >= 95)
+        # From here on, the process can open only a few files.
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (process.num_fds() + 20, 100))
         before, ours = sum(process.cpu_times()[:2]), time.process_time()
         while time.process_time() < ours + 0.5:
             pass

@@ -13,10 +13,9 @@ import pytest
 
 from azsession import Message, ServiceBusProvider
 from azsession.broker.embedded import session_locks
-from azsession.server.http import threads
 
 from ..conftest import eventually
-from ..server.raw import Gateway, fresh_id, serving, waiters
+from ..server.raw import Gateway, connections, fresh_id, serving, waiters
 
 #: Objects by which two counts may differ, because of caches and threads.
 NOISE = 150
@@ -47,7 +46,7 @@ def growth(operation: Callable[[int], None], times: int) -> int:
 @pytest.fixture(autouse=True)
 def _few_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lower the limits of bounded caches, so that the tests reach them."""
-    monkeypatch.setattr(session_locks, "MAX_ENDED", 50)
+    monkeypatch.setattr(session_locks, "MAX_LOST", 50)
 
 
 def test_a_gateway_does_not_grow_over_two_thousand_operations() -> None:
@@ -81,7 +80,6 @@ def test_a_gateway_does_not_grow_over_two_thousand_operations() -> None:
 
 
 def test_a_gateway_does_not_grow_over_clients_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "THREAD_IDLE", 0.05)
     with serving(max_waiting=64) as gateway:
         queue = gateway.queue(lock_duration=300)
 
@@ -97,9 +95,7 @@ def test_a_gateway_does_not_grow_over_clients_that_come_and_go(monkeypatch: pyte
             assert gateway.ask("GET", f"/{queue}/nothing").status == 404
 
         assert growth(poll, 150) < NOISE
-        eventually(lambda: gateway.service._server.connections == 0)
-        eventually(lambda: gateway.service._server.requests._threads == [])
-        assert gateway.service._server.moving == {}
+        eventually(lambda: connections(gateway) == 0)
 
 
 def test_a_client_does_not_grow_over_sessions_that_come_and_go() -> None:

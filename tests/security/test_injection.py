@@ -71,7 +71,7 @@ def test_no_text_of_a_message_injects_into_a_response(gateway: Gateway, queue: s
         assert described["UserProperties"] == item["UserProperties"]
     else:
         assert body == BREAK.encode()
-        properties = json.loads(next(line for line in lines if line.startswith(b"BrokerProperties: "))[18:])
+        properties = json.loads(next(line for line in lines if line.startswith(b"brokerproperties: "))[18:])
         headers = [tuple(line.decode().split(": ", 1)) for line in lines[1:]]
         assert decode_single(headers, body)["attributes"] == item["UserProperties"]  # type: ignore[arg-type]
     assert {name: properties[name] for name in TEXTS} == dict.fromkeys(TEXTS, BREAK)

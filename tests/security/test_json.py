@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 import pytest
 import requests
 
 from azsession import Message
-from azsession.broker.base import NO_DEADLINE
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import MessageTooLargeError
-from azsession.protocol.routes import Operation, Route
 from azsession.protocol.wire import MalformedError, decode_envelope, decode_single, json_object
-from azsession.server import GatewayService, handlers
-from azsession.server import request as server_request
-from azsession.server.handlers import LARGE_JSON, MAX_ATTRIBUTES_SIZE
-from azsession.server.request import MAX_JSON_SIZE, Headers, Request, read_settlements
+from azsession.server import GatewayService
+from azsession.server.request import MAX_ATTRIBUTES_SIZE, MAX_JSON_SIZE, read_settlements
 
 from ..server.raw import ENVELOPE, KEYS, Gateway, SteppedClock, fresh_id
 
@@ -199,32 +196,39 @@ def test_too_many_settlements_are_refused_before_any_is_parsed() -> None:
         read_settlements({"complete": [None] * 600, "abandon": [None] * 401})
 
 
-def test_only_one_large_body_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[bool] = []
-    decode, read = server_request.decode_envelope, handlers.json_object
+@pytest.mark.parametrize("value", ["[]", "{}", "0", '""', "null", "[[[]]]", '{"a":1}'])
+def test_a_large_body_with_very_many_values_is_refused_soon(value: str) -> None:
+    many = f"[{value}" + f",{value}" * (16_000_000 // (len(value) + 1)) + "]"
+    began = time.process_time()
+    with pytest.raises(MalformedError):
+        json_object(f'{{"complete":{many}}}'.encode())
+    with pytest.raises(MalformedError):
+        decode_envelope(f'[{{"Body":{many}}}]'.encode())
+    # Parsing the whole text takes seconds.
+    assert time.process_time() - began < 1.0
 
-    def decoding(data: bytes) -> Any:
-        held.append(reading.locked())
-        return decode(data)
 
-    def reading_object(data: bytes) -> Any:
-        held.append(reading.locked())
-        return read(data)
+def test_a_large_body_with_large_texts_is_read() -> None:
+    items = [{"Body": "x" * 100_000 + '\\"\n', "BrokerProperties": {"SessionId": "s"}, "UserProperties": {"a": 1.5}}] * 100
+    for envelope in (json.dumps(items), json.dumps(items, indent=1)):
+        found = decode_envelope(envelope.encode())
+        assert [fields["body"] for fields in found] == [items[0]["Body"].encode()] * 100
+        assert found[99]["attributes"] == {"a": 1.5}
 
-    monkeypatch.setattr(server_request, "decode_envelope", decoding)
-    monkeypatch.setattr(handlers, "json_object", reading_object)
-    with EmbeddedBroker(queues=["q"]) as broker:
-        answering = handlers.Handlers(broker, LARGE_JSON)
-        reading = answering._decoding_large
-        for size in (1, LARGE_JSON):
-            envelope = json.dumps([{"Body": "x" * size, "BrokerProperties": {"SessionId": "s"}}]).encode()
-            sending = Request(Route(Operation.SEND, "q"), {}, Headers([("Content-Type", ENVELOPE)]), envelope, NO_DEADLINE)
-            assert answering.answer(sending).status == 201
-            tokens = b'{"complete":["' + b"x" * 9 + b'"]' + b" " * size + b"}"
-            settling = Request(Route(Operation.SETTLE, "q", "s"), {}, Headers(), tokens, NO_DEADLINE)
-            assert answering.answer(settling).status == 200
-        assert held == [False, False, True, True]
-        assert not reading.locked()
+
+BROKEN_ARRAYS = ["[{]", '[{"a"}]', '[{"a":1,}]', '[{"a":1}', "[1,]", "[{1:2}]", "[1 2]", "[1] 2", "[NaN]", "{}", "[", "x"]
+
+
+@pytest.mark.parametrize("broken", BROKEN_ARRAYS)
+def test_a_large_body_that_is_not_json_is_refused(broken: str) -> None:
+    for text in (broken + " " * 300_000, " " * 300_000 + broken):
+        with pytest.raises(MalformedError):
+            decode_envelope(text.encode())
+
+
+def test_large_and_small_bodies_are_read_alike() -> None:
+    text = '{"a": [1, -2.5e3, "x\\u00e9", true, false, null, {}, [], {"b": {"c": []}}], "d": ""}'
+    assert json_object((text + " " * 300_000).encode()) == json_object(text.encode()) == json.loads(text)
 
 
 def test_ordinary_messages_are_received_as_they_were_sent(gateway: Gateway, queue: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from azsession.broker.base import AcceptRequest, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import AccessKey, Right, create_app
 
+from ..server.asgi import call
 from ..server.raw import MANAGE, Gateway
 from .tokens import signed
 
@@ -90,26 +90,17 @@ class Served:
         path, _, query = target.partition("?")
         if "://" in path and not path.startswith("/"):
             path = "/" + path.split("://", 1)[1].partition("/")[2]
-        environ: dict[str, Any] = {
-            "REQUEST_METHOD": method,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": unquote(path, "latin-1"),
-            "QUERY_STRING": query or "timeout=0",
-            "SERVER_NAME": "here",
-            "SERVER_PORT": "80",
-            "HTTP_HOST": "here",
-            "HTTP_AUTHORIZATION": token,
-            "wsgi.input": io.BytesIO(b"{}"),
-            "CONTENT_LENGTH": "2",
-            "wsgi.errors": io.StringIO(),
-            "wsgi.url_scheme": "http",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-        }
-        if not decoded:
-            environ["REQUEST_URI"] = target
-        statuses: list[str] = []
-        list(self.app(environ, lambda status, headers, *rest: statuses.append(status)))
-        return int(statuses[0][:3]), list(self.broker.acted)
+        path = path.partition("#")[0]
+        answer = call(
+            self.app,
+            method,
+            f"{path}?{query or 'timeout=0'}",
+            b"{}",
+            {"Host": "here", "Authorization": token},
+            path=unquote(path, errors="replace"),
+            raw_path=None if decoded else path.encode("latin-1"),
+        )
+        return answer.status, list(self.broker.acted)
 
 
 @pytest.fixture(scope="module")
@@ -268,5 +259,7 @@ def test_no_path_trick_reads_the_state_of_another_queue(gateway: Gateway, queue:
         received = b""
         while data := sock.recv(65536):
             received += data
-    assert re.match(rb"HTTP/1\.1 (400|401|404) ", received)
+    # The HTTP parser drops a fragment, which no client sends (RFC 9112, 3.2). The rest is the queue of the token.
+    statuses = b"200" if "#" in target else b"400|401|404"
+    assert re.match(rb"HTTP/1\.1 (%s) " % statuses, received)
     assert b"not for everybody" not in received

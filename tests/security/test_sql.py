@@ -231,6 +231,6 @@ def test_sql_as_a_queue_name_is_refused(name: str) -> None:
 def test_sql_as_a_lock_token_or_request_id_is_stored_as_text() -> None:
     with EmbeddedBroker(queues=["q"]) as broker:
         for text in HOSTILE:
-            broker.send("q", [Message("x", session_id="s")], text)
-            broker.send("q", [Message("x", session_id="s")], text)
-        assert len(broker.peek("q", "s", 0, 100)) == len(HOSTILE)
+            broker.send("q", [Message("x", session_id="s")], text).result()
+            broker.send("q", [Message("x", session_id="s")], text).result()
+        assert len(broker.peek("q", "s", 0, 100).result()) == len(HOSTILE)

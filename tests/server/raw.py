@@ -284,6 +284,11 @@ def places_left(gateway: Gateway) -> int:
     return gateway.service._app.slots._free._value  # type: ignore[attr-defined, no-any-return]
 
 
+def connections(gateway: Gateway) -> int:
+    """Return how many connections are open."""
+    return len(gateway.service._listener.connections)
+
+
 def acceptors(gateway: Gateway, queue: str) -> int:
     """Return how many accepts wait for a session of a queue."""
     core = gateway.service.broker._core  # type: ignore[attr-defined]

@@ -173,11 +173,11 @@ class _Exchange:
         scope = self._scope
         fields: list[tuple[bytes, bytes]] = list(scope["headers"])
         version: str = scope["http_version"]
-        self._body = Body(self._receive, (), is_http1=True)
+        self._body = Body(self._receive, self._connection.body_arrived, (), is_http1=True)
         problem = framing_error(version, fields)
         if problem is not None:
             raise _RefusalError(ValidationError(problem))
-        self._body = Body(self._receive, fields, is_http1=version.startswith("1"))
+        self._body = Body(self._receive, self._connection.body_arrived, fields, is_http1=version.startswith("1"))
         size = head_size(scope.get("raw_path") or b"", fields) + len(scope.get("query_string", b""))
         if size > MAX_HEAD_SIZE:
             raise _RefusalError(
@@ -198,7 +198,9 @@ class _Exchange:
             return self._gateway.admit(self._method, _below(raw.decode("latin-1"), root), query, headers)
         # The server gives only the decoded path.
         path: str = scope["path"]
-        return self._gateway.admit(self._method, path.removeprefix(root) or "/", query, headers, encoded=False)
+        # Servers put U+FFFD in place of bytes that are not UTF-8. No name or id may have a lone surrogate.
+        path = path.removeprefix(root).replace("\ufffd", "\udcff")
+        return self._gateway.admit(self._method, path or "/", query, headers, encoded=False)
 
     @property
     def _body_is_complete(self) -> bool:

@@ -37,6 +37,9 @@ class Connection(Protocol):
     def watch(self, on_lost: Callable[[], None] | None) -> bool:
         """Call a function if the client goes away; `None` ends that. Return `False` if only ASGI's events tell it."""
 
+    def body_arrived(self, size: int) -> None:
+        """Bytes of the body were read."""
+
     def body_read(self) -> None:
         """The body of the request is read."""
 
@@ -60,6 +63,8 @@ class UnknownConnection:
 
     def watch(self, on_lost: Callable[[], None] | None) -> bool:
         return False
+
+    def body_arrived(self, size: int) -> None: ...
 
     def body_read(self) -> None: ...
 

@@ -18,6 +18,7 @@ class Body:
 
     Args:
         receive: Returns the next event of the request.
+        on_bytes: Called with the number of bytes of each piece.
         headers: The headers of the request, which `framing_error` has accepted.
         is_http1: Whether only these headers can announce a body.
 
@@ -28,8 +29,9 @@ class Body:
             this status when the body is read.
     """
 
-    def __init__(self, receive: Receive, headers: RawHeaders, *, is_http1: bool) -> None:
+    def __init__(self, receive: Receive, on_bytes: Callable[[int], None], headers: RawHeaders, *, is_http1: bool) -> None:
         self._receive = receive
+        self._on_bytes = on_bytes
         self.length: int | None = None
         self.awaits_consent = False
         announced = not is_http1
@@ -85,4 +87,5 @@ class Body:
             raise ClientGoneError
         self.complete = not event.get("more_body", False)
         part: bytes = event.get("body", b"")
+        self._on_bytes(len(part))
         return part

@@ -172,6 +172,11 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._report_loss)
         return True
 
+    def body_arrived(self, size: int) -> None:
+        """Bytes of the body were read."""
+        if self._arrival is not None:
+            self._arrival.add(size)
+
     def body_read(self) -> None:
         """The body of the request is read."""
         if self._phase is Phase.BODY:
@@ -307,9 +312,7 @@ class Connection(asyncio.Protocol):
         self._table.update(self)
 
     def _feed(self, inner: asyncio.Protocol, data: bytes) -> None:
-        if self._arrival is not None:
-            self._arrival.add(len(data))
-        elif self._phase is Phase.IDLE:
+        if self._phase is Phase.IDLE:
             self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)
         self._head_size += len(data)
         self._is_feeding = True

@@ -67,6 +67,8 @@ class Connections:
 
     def update(self, connection: Connection) -> None:
         """Notice a change of `Connection.is_idle` or `Connection.is_watched`."""
+        if connection not in self._open:
+            return
         self._idle.pop(connection, None)
         if connection.is_watched:
             self._watched.add(connection)

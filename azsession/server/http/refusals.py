@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from email.utils import formatdate
+from http import HTTPStatus
 
 from ...protocol import ERROR_CODE_HEADER, JSON_TYPE, PROTOCOL_HEADER, PROTOCOL_VERSION
 from ...protocol.error_codes import INVALID_REQUEST, MESSAGE_TOO_LARGE, SERVER_BUSY
 from .limits import MAX_HEAD_SIZE
 
 
-def _refusal(status: str, code: str, message: str, **headers: str) -> bytes:
+def _refusal(status: HTTPStatus, code: str, message: str, **headers: str) -> bytes:
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     fields = {"Content-Type": JSON_TYPE, "Content-Length": str(len(body)), "Connection": "close", "Cache-Control": "no-store"}
     fields |= {PROTOCOL_HEADER: PROTOCOL_VERSION, ERROR_CODE_HEADER: code}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode("latin-1") + body
 
 
 def dated(answer: bytes) -> bytes:
@@ -25,9 +26,11 @@ def dated(answer: bytes) -> bytes:
     return b"%s\r\nDate: %s\r\n%s" % (status, formatdate(usegmt=True).encode(), rest)
 
 
-BUSY = _refusal("503 Service Unavailable", SERVER_BUSY, "the gateway has too many connections", Retry_After="1")
-LATE = _refusal("408 Request Timeout", INVALID_REQUEST, "the head of the request took too long to arrive")
-MALFORMED = _refusal("400 Bad Request", INVALID_REQUEST, "the request is not valid HTTP/1.1")
+BUSY = _refusal(HTTPStatus.SERVICE_UNAVAILABLE, SERVER_BUSY, "the gateway has too many connections", Retry_After="1")
+LATE = _refusal(HTTPStatus.REQUEST_TIMEOUT, INVALID_REQUEST, "the head of the request took too long to arrive")
+MALFORMED = _refusal(HTTPStatus.BAD_REQUEST, INVALID_REQUEST, "the request is not valid HTTP/1.1")
 LARGE = _refusal(
-    "413 Content Too Large", MESSAGE_TOO_LARGE, f"the request line and headers have more than {MAX_HEAD_SIZE} bytes"
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    MESSAGE_TOO_LARGE,
+    f"the head of the request has more than {MAX_HEAD_SIZE} bytes",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from .asgi import Connection, Receive
@@ -30,7 +31,7 @@ class Wait:
         self._connection = connection
         self._receive = receive
         self._loop = asyncio.get_running_loop()
-        self._over = self._loop.create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
         self._watcher: asyncio.Task[None] | None = None
         self._is_gone = False
 
@@ -48,12 +49,12 @@ class Wait:
         """
         if self._future.done():
             return
-        self._future.add_done_callback(self._on_done)
+        self._future.add_done_callback(partial(_wake_up, self._loop, self._over))
         timers = []
         if watch and not self._connection.watch(self._on_gone):
             timers.append(self._loop.call_later(WATCH_AFTER, self._start_watcher))
         if patience is not None:
-            timers.append(self._loop.call_later(patience, self._end, TimeoutError()))
+            timers.append(self._loop.call_later(patience, _end, self._over, TimeoutError()))
         try:
             await self._over
         except asyncio.CancelledError:
@@ -68,19 +69,6 @@ class Wait:
         if self._is_gone:
             raise ClientGoneError
 
-    def _on_done(self, _: Future[Any]) -> None:
-        # The loop can be closed already, if the result comes late.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._end, None)
-
-    def _end(self, error: BaseException | None) -> None:
-        if self._over.done():
-            return
-        if error is None:
-            self._over.set_result(None)
-        else:
-            self._over.set_exception(error)
-
     def _start_watcher(self) -> None:
         self._watcher = self._loop.create_task(self._watch())
 
@@ -92,7 +80,22 @@ class Wait:
     def _on_gone(self) -> None:
         self._is_gone = True
         self._future.cancel()
-        self._end(None)
+        _end(self._over, None)
+
+
+def _wake_up(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None], _: Future[Any]) -> None:
+    """End a wait from any thread. A broker can keep a future, and with it this callback, longer than its request."""
+    with contextlib.suppress(RuntimeError):  # The loop is closed already.
+        loop.call_soon_threadsafe(_end, over, None)
+
+
+def _end(over: asyncio.Future[None], error: BaseException | None) -> None:
+    if over.done():
+        return
+    if error is None:
+        over.set_result(None)
+    else:
+        over.set_exception(error)
 
 
 async def has_left(receive: Receive) -> bool:
