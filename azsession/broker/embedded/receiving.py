@@ -179,7 +179,7 @@ class _Receive:
         lock.save_for_rollback(tx)
         if request_id:
             if request_id in lock.answers:
-                return self._repeat(lock, lock.answers[request_id])
+                return self._repeat(tx, lock, lock.answers[request_id])
             for other in lock.waiters:
                 if other.request_id == request_id:
                     # The caller has repeated the request. Nobody reads the answer of its former attempt.
@@ -194,14 +194,14 @@ class _Receive:
         lock.remember(request_id, tuple(one.receipt.handle for one in messages))
         return messages
 
-    def _repeat(self, lock: SessionLock, tokens: Sequence[str]) -> list[ReceivedMessage]:
+    def _repeat(self, tx: Transaction, lock: SessionLock, tokens: Sequence[str]) -> list[ReceivedMessage]:
         """Return the messages of a former receive that are not settled, with the same lock tokens."""
         messages = []
         for token in tokens:
             message = lock.tokens.get(token)
             row = None if message is None else self._core.store.message(message.key)
             if message is not None and row is not None:
-                message.answers += 1
+                message.count_answers(tx, 1)
                 messages.append(self._core.received(lock, row, token, message, self._core.lock_expiry(lock)))
         return messages
 
@@ -275,7 +275,7 @@ class _Accept:
         if known is not None and known[1] == request.lock_id:
             lock = core.current_lock(tx, known[0])
             if lock is not None and lock.holder == request.lock_id:
-                lock.accepts += 1
+                lock.count_accepts(tx, 1)
                 return lock
         before = None
         if request.session_id is not None:

@@ -46,6 +46,12 @@ class LockedMessage:
     size: int
     answers: int = 1
 
+    def count_answers(self, tx: Transaction, change: int) -> None:
+        """Change `answers`, unless the transaction fails."""
+        before = self.answers
+        self.answers += change
+        tx.on_rollback(lambda: setattr(self, "answers", before))
+
 
 class Waiter:
     """A receive or accept that may wait.
@@ -147,6 +153,12 @@ class SessionLock:
             self.returned, self.tokens, self.answers = returned, tokens, answers
 
         tx.on_rollback(restore)
+
+    def count_accepts(self, tx: Transaction, change: int) -> None:
+        """Change `accepts`, unless the transaction fails."""
+        before = self.accepts
+        self.accepts += change
+        tx.on_rollback(lambda: setattr(self, "accepts", before))
 
     def give_back(self, key: int) -> None:
         """Put a message back in its place."""

@@ -152,7 +152,7 @@ class Settling:
             for token in lock_tokens:
                 message = lock.tokens.get(token)
                 if message is not None:
-                    message.answers -= 1
+                    message.count_answers(tx, -1)
                     if message.answers == 0:
                         returned.append(lock.tokens.pop(token))
             self._core.store.set_delivery_counts([(message.key, message.count - 1) for message in returned])
@@ -171,9 +171,9 @@ class Settling:
 
         def job(tx: Transaction) -> None:
             queue = self._core.queue(tx, entity)
-            lock = self._core.locks.get((queue.id, session_id))
+            lock = self._core.current_lock(tx, (queue.id, session_id))
             if lock is not None and lock.holder == lock_id and lock.accepts > 0:
-                lock.accepts -= 1
+                lock.count_accepts(tx, -1)
                 if lock.accepts == 0 and not lock.tokens and not lock.waiters:
                     self._core.undo_take_lock(tx, lock)
 
