@@ -132,8 +132,8 @@ class HeldSessionOperations:
         numbers = await self._browser.deferred_numbers(entity, session_id, operation)
         for start in range(0, len(numbers), DEAD_LETTER_COUNT):
             some = numbers[start : start + DEAD_LETTER_COUNT]
-            found = await self._receiver.receive_deferred(entity, session_id, lock_id, some, operation)
-            count += await dead_letter([message.receipt.handle for message in found])
+            found = await self._receiver.take_deferred(session, some, operation)
+            count += await dead_letter([message.token for message in found])
         if request_id:
             self._dead_lettered[request_id] = count
             while len(self._dead_lettered) > MAX_DEAD_LETTERED:
