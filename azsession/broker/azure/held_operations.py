@@ -95,11 +95,11 @@ class HeldSessionOperations:
             session.receives.give_back(lock_tokens)
 
     async def undo_accept(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> None:
-        """Release a session whose accept was not answered, unless the accept was repeated."""
-        operation.claim()
+        """Give back the lock of a session whose accept was not answered, unless another call has used the session."""
+        operation.commit()
         session = self._registry.held(entity, session_id)
         if session is not None and session.lock_id == lock_id and not session.is_shared:
-            session.release()
+            await self._namespace.wait(session.release(may_return=True), operation)
 
     async def dead_letter_session(
         self,
