@@ -18,7 +18,7 @@ from ...messages import PeekedMessage, SessionInfo
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
 from .authorized_connection import AuthorizedConnection, address_of
 from .error_mapping import error_of
-from .message_mapping import peeked
+from .message_mapping import fitting, peeked
 from .namespace import Namespace
 from .operation import Operation
 from .session.pending_receives import DRAIN_TIMEOUT
@@ -64,8 +64,8 @@ class MessageBrowser:
     async def _peek(
         self, entity: str, session_id: str | None, start: int, max_count: int, operation: Operation
     ) -> list[AmqpMessage]:
-        found: list[AmqpMessage] = []
-        while len(found) < max_count:
+        found: list[bytes] = []
+        while len(found) < max_count and fitting(found) == len(found):
             body: dict[str, Any] = {
                 "from-sequence-number": amqp.Long(start),
                 "message-count": min(PAGE, max_count - len(found)),
@@ -73,13 +73,13 @@ class MessageBrowser:
             if session_id is not None:
                 body["session-id"] = session_id
             answer = await self._namespace.manage(entity, "peek-message", body, operation)
-            page = [amqp.decode_message(payload) for payload in messages_of(answer)]
+            page = messages_of(answer)
             if not page:
                 break
             found += page
-            last = page[-1].annotations.get("x-opt-sequence-number")
+            last = amqp.decode_message(page[-1]).annotations.get("x-opt-sequence-number")
             start = (last if isinstance(last, int) else start) + 1
-        return found[:max_count]
+        return [amqp.decode_message(payload) for payload in found[: min(max_count, fitting(found))]]
 
     async def deferred_numbers(self, entity: str, session_id: str, operation: Operation) -> list[int]:
         """Return the sequence numbers of all deferred messages of a session."""

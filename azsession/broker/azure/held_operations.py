@@ -95,11 +95,11 @@ class HeldSessionOperations:
             session.receives.give_back(lock_tokens)
 
     async def undo_accept(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> None:
-        """Release a session whose accept was not answered, unless the accept was repeated."""
-        operation.claim()
+        """Give back the lock of a session whose accept was not answered, unless another call has used the session."""
+        operation.commit()
         session = self._registry.held(entity, session_id)
         if session is not None and session.lock_id == lock_id and not session.is_shared:
-            session.release()
+            await self._namespace.wait(session.release(may_return=True), operation)
 
     async def dead_letter_session(
         self,
@@ -132,8 +132,8 @@ class HeldSessionOperations:
         numbers = await self._browser.deferred_numbers(entity, session_id, operation)
         for start in range(0, len(numbers), DEAD_LETTER_COUNT):
             some = numbers[start : start + DEAD_LETTER_COUNT]
-            found = await self._receiver.receive_deferred(entity, session_id, lock_id, some, operation)
-            count += await dead_letter([message.receipt.handle for message in found])
+            found = await self._receiver.take_deferred(session, some, operation)
+            count += await dead_letter([message.token for message in found])
         if request_id:
             self._dead_lettered[request_id] = count
             while len(self._dead_lettered) > MAX_DEAD_LETTERED:

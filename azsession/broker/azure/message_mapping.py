@@ -10,12 +10,16 @@ import base64
 import json
 import math
 import uuid
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ...amqp import AmqpMessage, Described, Long, Timestamp, as_bytes, encode_message
 from ...errors import ValidationError
 from ...messages import AttributeValue, Message, PeekedMessage, ReceiptHandle, ReceivedMessage
+
+#: The most bytes of encoded messages in one answer, unless its first message is larger.
+MAX_ANSWER_SIZE = 16 * 1024 * 1024
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -104,6 +108,17 @@ def tag_of(lock_token: str) -> bytes:
         ValueError: The token is not a GUID.
     """
     return uuid.UUID(lock_token).bytes_le
+
+
+def fitting(payloads: Iterable[bytes]) -> int:
+    """Return how many of these encoded messages one answer holds: up to `MAX_ANSWER_SIZE` bytes, but at least one message."""
+    count = size = 0
+    for payload in payloads:
+        size += len(payload)
+        if count and size > MAX_ANSWER_SIZE:
+            break
+        count += 1
+    return count
 
 
 def received(

@@ -15,6 +15,7 @@ from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ..base import AcceptRequest, Delivery, ReceiveRequest
 from .error_mapping import error_of
+from .message_mapping import fitting
 from .namespace import CONNECT_TIMEOUT, Namespace
 from .operation import Operation
 from .received_messages import ReceivedMessages
@@ -22,7 +23,7 @@ from .session.held_session import HeldSession
 from .session.pending_receives import DRAIN_TIMEOUT, PendingReceive
 from .session.registry import SessionRegistry
 from .session.state import SessionState
-from .session.unsettled import messages_by_number
+from .session.unsettled import UnsettledMessage, messages_by_number
 from .session.verification import receive_by_number_body
 from .transport.task import LocalFuture, WithdrawnError, done_within, pause
 
@@ -96,7 +97,7 @@ class SessionReceiver:
     async def receive_deferred(
         self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int], operation: Operation
     ) -> list[ReceivedMessage]:
-        """Receive deferred messages: all of them, or none and an error.
+        """Receive deferred messages: as many as one answer holds, or none and an error.
 
         A message that the holder received before and has not settled comes again, with the same lock token.
 
@@ -108,6 +109,14 @@ class SessionReceiver:
         """
         session = await self.hold(entity, session_id, lock_id, operation)
         operation.commit()
+        messages = await self.take_deferred(session, sequence_numbers, operation)
+        # Those that do not fit stay unsettled: the next request for them gets them.
+        return list(ReceivedMessages(session, messages[: fitting(message.payload for message in messages)]))
+
+    async def take_deferred(
+        self, session: HeldSession, sequence_numbers: Sequence[int], operation: Operation
+    ) -> list[UnsettledMessage]:
+        """Return deferred messages of a session that is held, as unsettled ones. Raises what `receive_deferred` does."""
         wanted = list(dict.fromkeys(sequence_numbers))
         known = {message.sequence_number: message for message in session.unsettled.received_by_number()}
         missing = [number for number in wanted if number not in known]
@@ -119,7 +128,7 @@ class SessionReceiver:
         gone = [number for number in wanted if number not in known]
         if gone:
             raise ProviderError(f"the session has no deferred message {gone[0]}", code=MESSAGE_NOT_FOUND, status=404)
-        return list(ReceivedMessages(session, [known[number] for number in wanted]))
+        return [known[number] for number in wanted]
 
     # Taking the lock
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import CancelledError, Future, wait
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,26 @@ def test_a_session_that_came_before_an_accept_was_cancelled_is_released(
     assert Holder(broker).accept_next() == "s1"
 
 
+def test_an_accept_whose_answer_was_lost_is_undone(namespace: StandIn, broker: AzureBroker) -> None:
+    send(broker, "a")
+    holder = Holder(broker)
+    assert holder.accept_next(request_id="r1") == "s1"
+    broker.undo_accept(*holder.whose).result(10)
+    assert not namespace.locked_sessions(QUEUE)
+    # The holder may take the session again.
+    assert holder.accept_next(request_id="r1") == "s1"
+    assert texts(holder.take()) == ["a"]
+
+
+def test_an_accept_whose_second_answer_arrived_is_not_undone(namespace: StandIn, broker: AzureBroker) -> None:
+    send(broker, "a")
+    holder = Holder(broker)
+    assert holder.accept_next(request_id="r1") == holder.accept_next(request_id="r1") == "s1"
+    broker.undo_accept(*holder.whose).result(10)
+    assert namespace.locked_sessions(QUEUE) == {"s1"}
+    assert holder.renew() > 0
+
+
 # Places for those that wait
 
 
@@ -198,8 +219,6 @@ def test_500_waiting_receives_add_at_most_4_threads(namespace: StandIn) -> None:
 
 
 def test_a_deadline_ends_an_operation_that_azure_does_not_answer(namespace: StandIn, broker: AzureBroker) -> None:
-    import time
-
     send(broker, "a")
     namespace.delay(30)
     began = time.monotonic()

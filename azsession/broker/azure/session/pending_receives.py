@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
+from itertools import islice
 from typing import Protocol
 
 from .... import amqp
 from ....errors import QueueError
 from ...base import superseded_error
+from ..message_mapping import fitting
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
 from ..transport.task import LocalFuture
@@ -27,10 +29,8 @@ from .unsettled import UnsettledMessage, UnsettledMessages
 
 #: Receives of one session that can be repeated with the same result: as many as one holder's threads may have under way.
 MAX_RESULTS = 32
-#: Seconds to wait for Azure's answer to a drain. Then the messages that came are handed out without it.
+#: Seconds to wait for Azure's answer to a drain, and to the return of messages. Then receives go on without it.
 DRAIN_TIMEOUT = 2.0
-#: The most bytes of encoded messages in one result, unless the first message is larger.
-MAX_RESULT_BYTES = 16 * 1024 * 1024
 
 
 class ReceivingSession(Protocol):
@@ -106,6 +106,9 @@ class PendingReceives:
         self._takes_one_by_one = False
         #: Messages that may come although no receive waits for them.
         self._fetch_ahead = 0
+        #: Deliveries that were returned to Azure, which has not confirmed it. Until then later messages would overtake them.
+        self._returned: set[int] = set()
+        self._return_timer: Timer | None = None
         #: Run when no message is ready, and none is on its way.
         self._when_cleared: list[Callable[[], object]] = []
 
@@ -200,7 +203,7 @@ class PendingReceives:
         stopping = link is None and self._session.is_stopping
         for receive in [one for one in self._receives if stopping or one.patience is Patience.CANCELLED]:
             self._resolve(receive, [])
-        if link is None or link.draining:
+        if link is None or link.draining or self._returned:
             return
         while self._receives and len(self._ready) >= self._receives[0].max_count:
             self._hand_out(self._receives[0])
@@ -219,16 +222,11 @@ class PendingReceives:
         return bool(self._ready) or any(one.patience is not Patience.WAITS for one in self._receives)
 
     def _hand_out(self, receive: PendingReceive) -> None:
-        messages: list[UnsettledMessage] = []
-        size = 0
-        while self._ready and len(messages) < receive.max_count:
-            size += len(self._ready[0].payload)
-            if messages and size > MAX_RESULT_BYTES:
-                break
-            message = self._ready.popleft()
+        count = fitting(message.payload for message in islice(self._ready, receive.max_count))
+        messages = [self._ready.popleft() for _ in range(count)]
+        for message in messages:
             message.answers += 1
             self._unsettled.add(message)
-            messages.append(message)
         if receive.request_id and messages:
             self._results[receive.request_id] = tuple(message.token for message in messages)
             while len(self._results) > MAX_RESULTS:
@@ -301,11 +299,31 @@ class PendingReceives:
     def return_ready(self) -> None:
         """Return the ready messages to Azure, uncounted."""
         link = self._session.link
-        if link is not None and self._ready:
-            for message in reversed(self._ready):
-                if message.delivery_id is not None:
-                    link.settle(message.delivery_id, message.delivery_id, amqp.RELEASED, lambda *_: None)
-            self._ready.clear()
+        if link is None or not self._ready:
+            return
+        deliveries = [message.delivery_id for message in self._ready if message.delivery_id is not None]
+        self._ready.clear()
+        self._returned.update(deliveries)
+        for delivery_id in reversed(deliveries):
+            link.settle(delivery_id, delivery_id, amqp.RELEASED, lambda number, *_: self._on_returned(link, number))
+        self._stop_return_timer()
+        self._return_timer = self._loop.later(DRAIN_TIMEOUT, self._on_all_returned)
+
+    def _on_returned(self, link: Receiver, delivery_id: int) -> None:
+        if link is self._session.attached_link and self._returned:
+            self._returned.discard(delivery_id)
+            if not self._returned:
+                self._on_all_returned()
+
+    def _on_all_returned(self) -> None:
+        self._stop_return_timer()
+        self._returned.clear()
+        self.serve()
+
+    def _stop_return_timer(self) -> None:
+        if self._return_timer is not None:
+            self._return_timer.cancel()
+            self._return_timer = None
 
     # The link was lost
 
@@ -324,3 +342,5 @@ class PendingReceives:
         # Settlements among these are sent when the lock was taken again.
         self._when_cleared.clear()
         self._stop_drain_timer()
+        self._returned.clear()
+        self._stop_return_timer()
