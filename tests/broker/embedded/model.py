@@ -29,6 +29,7 @@ class Kept:
         place: Its place in the order of its session.
         lasts: Its time to live in seconds.
         token: Its lock token while it is unsettled.
+        answers: How many answers contain it since its delivery.
     """
 
     body: str
@@ -42,6 +43,7 @@ class Kept:
     reason: str | None = None
     sequence: int | None = None
     token: str | None = None
+    answers: int = 0
 
 
 @attrs.define(eq=False)
@@ -146,7 +148,7 @@ class Model:
 
     def deliver(self, one: Kept, received: ReceivedMessage, state: str) -> None:
         one.count += 1
-        one.token = received.receipt.handle
+        one.token, one.answers = received.receipt.handle, 1
         self.check_delivery(one, received)
         assert one.state == state
 

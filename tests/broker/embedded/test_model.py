@@ -96,6 +96,7 @@ class HolderMachine(BrokerMachine):
         assert len(delivery.messages) == len(still)
         for one, message in zip(still, delivery.messages, strict=True):
             self.model.check_delivery(one, message)
+            one.answers += 1
 
     @rule(
         session=st.sampled_from([None, None, *SESSIONS]),
@@ -175,6 +176,7 @@ class HolderMachine(BrokerMachine):
                 self.model.deliver(one, message, "Deferred")
             else:
                 assert message.receipt.handle == one.token
+                one.answers += 1
 
     @rule(session=st.sampled_from(SESSIONS), who=CALLERS, data=st.data())
     def give_back(self, session: str, who: str, data: st.DataObject) -> None:
@@ -188,11 +190,15 @@ class HolderMachine(BrokerMachine):
         lock = self.model.locks.get(session)
         if lock is None or lock.holder != holder:
             return
-        if lock.last_request is not None and set(lock.last_request[1]) <= set(tokens):
-            lock.last_request = None
         for one in given_back:
-            self.model.stale.append((session, one.token or ""))
-            one.count, one.token = one.count - 1, None
+            one.answers -= 1
+            if one.answers == 0:
+                self.model.stale.append((session, one.token or ""))
+                one.count, one.token = one.count - 1, None
+        held = {one.token for one in self.model.of(session)}
+        if lock.last_request is not None and not held & set(lock.last_request[1]):
+            # A repeated receive gets new messages, if the answer was given back as a whole.
+            lock.last_request = None
 
     # Settling
 
