@@ -58,12 +58,15 @@ class Receiving:
             lock.save_for_rollback(tx)
             self._core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows if row.key not in in_hand])
             expires_at = self._core.lock_expiry(lock)
-            return [
-                self._core.received(lock, row, in_hand[row.key], lock.tokens[in_hand[row.key]], expires_at)
-                if row.key in in_hand
-                else self._core.hand_out(lock, row, deferred=True, expires_at=expires_at)
-                for row in rows
-            ]
+            messages = []
+            for row in rows:
+                token = in_hand.get(row.key)
+                if token is None:
+                    messages.append(self._core.hand_out(lock, row, deferred=True, expires_at=expires_at))
+                else:
+                    lock.tokens[token].count_answers(tx, 1)
+                    messages.append(self._core.received(lock, row, token, lock.tokens[token], expires_at))
+            return messages
 
         return self._core.submit(job, context)
 

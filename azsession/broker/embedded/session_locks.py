@@ -49,8 +49,8 @@ class LockedMessage:
     def count_answers(self, tx: Transaction, change: int) -> None:
         """Change `answers`, unless the transaction fails."""
         before = self.answers
-        self.answers += change
         tx.on_rollback(lambda: setattr(self, "answers", before))
+        self.answers += change
 
 
 class Waiter:
@@ -157,8 +157,8 @@ class SessionLock:
     def count_accepts(self, tx: Transaction, change: int) -> None:
         """Change `accepts`, unless the transaction fails."""
         before = self.accepts
-        self.accepts += change
         tx.on_rollback(lambda: setattr(self, "accepts", before))
+        self.accepts += change
 
     def give_back(self, key: int) -> None:
         """Put a message back in its place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from azsession import Message, ValidationError
+from azsession import Message, ProviderError, QueueError, ValidationError
+from azsession.broker.base import ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 
@@ -51,6 +53,36 @@ class BrokerMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
+    @rule(seconds=st.sampled_from([-7200.0, -5.0, 5.0, 7200.0]))
+    def set_wall_clock(self, seconds: float) -> None:
+        self.model.tick()
+        self.clock.set_wall_clock(seconds)
+
+    @precondition(lambda self: self.model.locks)
+    @rule(session=st.sampled_from(SESSIONS))
+    def fail_to_write(self, session: str) -> None:
+        """Let writes fail. No operation may change anything."""
+        self.model.tick()
+        self.broker.list_queues().result()
+        run = self.broker._core.connection.execute
+        run("PRAGMA query_only=ON")
+        lock = self.model.locks.get(session)
+        holder = "another" if lock is None else lock.holder
+        with pytest.raises(ProviderError):
+            self.broker.send("q", [Message("lost", session_id=session)]).result()
+        with suppress(QueueError):
+            self.broker.dead_letter_session("q", session, holder, "why", None).result()
+        with suppress(QueueError):
+            # Without messages, a receive writes nothing and extends the lock.
+            delivery = self.broker.receive(ReceiveRequest("q", session, holder, max_count=3, timeout=0)).result()
+            assert delivery.messages == []
+            assert lock is not None
+            lock.expires = self.model.steady + LOCK_SECONDS
+        if lock is not None:
+            with pytest.raises(ProviderError):
+                self.broker.release("q", session, holder).result()
+        run("PRAGMA query_only=OFF")
+
     @rule(kill=st.booleans(), uptime=st.floats(0, 1e6))
     def restart(self, kill: bool, uptime: float) -> None:
         if kill:
@@ -59,7 +91,9 @@ class BrokerMachine(RuleBasedStateMachine):
             self.path = copy
         else:
             self.broker.close()
-        self.clock = HandClock(uptime, self.model.now)
+        correction = self.clock.now() - self.clock.steady()
+        self.clock = HandClock(uptime, self.clock.steady())
+        self.clock.set_wall_clock(correction)
         self.broker = EmbeddedBroker(self.path, clock=self.clock)
         self.model.restart(self.clock)
 
@@ -95,14 +129,14 @@ class BrokerMachine(RuleBasedStateMachine):
         request = f"request-{next(self.model.numbers)}" if with_request else ""
         self.broker.send("q", made, request).result()
         if with_request:
-            self.model.requests.append((request, made, self.model.now))
+            self.model.requests.append((request, made, self.model.steady))
         self.model.add(made)
 
     @precondition(lambda self: self.model.requests)
     @rule(data=st.data())
     def send_again(self, data: st.DataObject) -> None:
         request, made, at = data.draw(st.sampled_from(self.model.requests[-3:]))
-        if self.model.now - at < REQUESTS_REMEMBERED:
+        if self.model.steady - at < REQUESTS_REMEMBERED:
             self.broker.send("q", made, request).result()
 
     @rule(session=st.sampled_from(SESSIONS))

@@ -29,6 +29,7 @@ class Kept:
         place: Its place in the order of its session.
         lasts: Its time to live in seconds.
         token: Its lock token while it is unsettled.
+        answers: How many answers contain it since its delivery.
     """
 
     body: str
@@ -42,6 +43,7 @@ class Kept:
     reason: str | None = None
     sequence: int | None = None
     token: str | None = None
+    answers: int = 0
 
 
 @attrs.define(eq=False)
@@ -81,10 +83,19 @@ class Model:
     def now(self) -> float:
         return self.clock.now()
 
+    @property
+    def steady(self) -> float:
+        """The time of locks and remembered entries."""
+        return self.clock.steady()
+
+    def locked_until(self, session: str) -> float:
+        """Return the expiry of a session's lock by the wall clock."""
+        return self.locks[session].expires - self.steady + self.now
+
     def tick(self) -> None:
         """Let locks expire, scheduled messages become active, and messages expire, up to the present."""
         for session, lock in list(self.locks.items()):
-            if lock.expires <= self.now:
+            if lock.expires <= self.steady:
                 self.end(session)
         due = [one for one in self.kept if one.state == "Scheduled" and one.due is not None and one.due <= self.now]
         for one in sorted(due, key=lambda one: (one.due, one.place)):
@@ -122,7 +133,7 @@ class Model:
 
     def take(self, session: str, holder: str) -> Held:
         if session not in self.locks:
-            self.locks[session] = Held(holder, self.now + LOCK_SECONDS)
+            self.locks[session] = Held(holder, self.steady + LOCK_SECONDS)
         return self.locks[session]
 
     def holder(self, session: str, who: str) -> str:
@@ -137,7 +148,7 @@ class Model:
 
     def deliver(self, one: Kept, received: ReceivedMessage, state: str) -> None:
         one.count += 1
-        one.token = received.receipt.handle
+        one.token, one.answers = received.receipt.handle, 1
         self.check_delivery(one, received)
         assert one.state == state
 
@@ -153,7 +164,7 @@ class Model:
         if in_hand is not None:
             assert code is None
             in_hand.token = None
-            self.settled[token] = (kind, self.now, session)
+            self.settled[token] = (kind, self.steady, session)
             if kind is Disposition.COMPLETE:
                 self.kept.remove(in_hand)
             elif kind is Disposition.DEFER:
@@ -169,7 +180,7 @@ class Model:
             return
         before, at, _ = self.settled[token]
         remembered = None if before is kind else "Conflict"
-        if self.now - at < SETTLES_REMEMBERED:
+        if self.steady - at < SETTLES_REMEMBERED:
             assert code == remembered
         else:
             assert code in (remembered, gone)
@@ -178,9 +189,9 @@ class Model:
         """Add messages that were sent."""
         for one in made:
             if one.message_id is not None and self.settings.requires_duplicate_detection:
-                if self.duplicates.get(one.message_id, 0.0) > self.now:
+                if self.duplicates.get(one.message_id, 0.0) > self.steady:
                     continue
-                self.duplicates[one.message_id] = self.now + WINDOW
+                self.duplicates[one.message_id] = self.steady + WINDOW
             when = None if one.scheduled_enqueue_time is None else one.scheduled_enqueue_time.timestamp()
             lasts = None if one.time_to_live is None else one.time_to_live.total_seconds()
             expires = None if lasts is None else (when or self.now) + lasts
@@ -249,7 +260,7 @@ class Model:
         expected = {
             session: (
                 len(self.of(session, "Active")),
-                pytest.approx(self.locks[session].expires, abs=1e-3) if session in self.locks else None,
+                pytest.approx(self.locked_until(session), abs=1e-3) if session in self.locks else None,
             )
             for session in SESSIONS
             if self.of(session, "Active", "Deferred") or session in self.states

@@ -44,17 +44,13 @@ class CorrectedClock(Clock):
         return super().now() + self.correction
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_a_scheduled_message_follows_a_correction_of_the_wall_clock_within_a_second_or_two(ahead: bool) -> None:
+def test_a_scheduled_message_follows_a_correction_of_the_wall_clock_within_a_second() -> None:
     clock = CorrectedClock()
-    if not ahead:
-        clock.correction = -HOURS
     with EmbeddedBroker(queues=["q"], clock=clock) as broker:
         waiting = waiting_receive(broker)
         send(broker, "a", scheduled_enqueue_time=at(clock, HOURS))
         assert waiting.running
         clock.correction += HOURS
-        # Without the correction, it would wait for hours.
         assert waiting.result(3) == ["a"]
 
 

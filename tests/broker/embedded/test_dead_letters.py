@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from azsession import ProviderError, SessionNotFoundError
+from azsession.broker.base import Settlement
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
@@ -160,3 +161,18 @@ def test_an_interrupted_dead_lettering_of_a_session_is_finished_after_the_next_s
         # The copy holds either nothing of the operation, or all of it.
         assert peek(broker) in ([], [str(number) for number in range(MANY)])
         assert broker.get_queue("q").result().dead_letter_count in (0, MANY)
+
+
+def test_the_lock_tokens_of_a_dead_lettered_session_are_remembered_in_steps(broker: EmbeddedBroker) -> None:
+    send_many(broker, 2 * MANY)
+    received = receive(broker, "A", 2 * MANY)
+    assert len(received) == 2 * MANY
+    log = JobLog(broker)
+    future = broker.dead_letter_session("q", "s", "A", "why", None, context=NO_WAIT)
+    # Settlements wait until the session is dead-lettered.
+    settlements = [Settlement(one.receipt.handle, DEAD_LETTER) for one in received[::100]]
+    settled = broker.settle("q", "s", settlements, context=NO_WAIT)
+    assert settled.result(10) == [None] * len(settlements)
+    assert future.result(10) == 2 * MANY
+    assert log.most <= BOUND
+    assert settle(broker, COMPLETE, received[-1]) == ["Conflict"]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from azsession import ProviderError
+from azsession import Message, ProviderError
 from azsession.broker.base import ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
+from azsession.broker.embedded.store import STEP_BYTES
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
 
@@ -26,6 +27,7 @@ from .helpers import (
     accept,
     bodies,
     broker_with,
+    count_rows,
     dead,
     peek,
     receive,
@@ -163,3 +165,12 @@ def test_messages_expire_after_a_full_disk_has_space_again(path: Path) -> None:
         disk.free()
         assert receive(broker) == []
         assert len(dead(broker)) == 400
+
+
+def test_a_large_message_expires_although_it_does_not_fit_into_the_step_of_earlier_ones(clock: HandClock) -> None:
+    with broker_with(clock) as broker:
+        sizes = [STEP_BYTES // 16 * 7, STEP_BYTES // 16 * 10]
+        for size in sizes:
+            broker.send("q", [Message(b"x" * size, session_id="s", time_to_live=10)]).result()
+        clock.advance(11)
+        eventually(lambda: count_rows(broker, "messages") == 0)

@@ -8,11 +8,28 @@ from pathlib import Path
 import pytest
 
 from azsession import ProviderError
+from azsession.broker.base import AcceptRequest, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.jobs import Transaction
+from azsession.queues import QueueSettings
 from tests.conftest import eventually
 
-from .helpers import COMPLETE, DEAD_LETTER, Background, Disk, bodies, dead, messages, peek, receive, send, settle
+from .helpers import (
+    COMPLETE,
+    DEAD_LETTER,
+    NO_WAIT,
+    Background,
+    Disk,
+    HandClock,
+    accept,
+    bodies,
+    dead,
+    messages,
+    peek,
+    receive,
+    send,
+    settle,
+)
 
 BIG = "x" * 50_000
 
@@ -135,3 +152,36 @@ def test_a_broker_is_ready_unless_its_file_cannot_be_written(tmp_path: Path) -> 
             broker.check_ready().result()
         broker._core.connection.execute("PRAGMA query_only=OFF")
         broker.check_ready().result()
+
+
+# A disk that fails while operations wait
+
+
+def test_waits_end_after_their_timeouts_while_the_disk_fails(path: Path) -> None:
+    with EmbeddedBroker(path) as broker:
+        broker.create_queue("q", QueueSettings(dead_letter_on_expiration=True)).result()
+        send(broker, "a", session="expiring", time_to_live=0.2)
+        waiting = [
+            broker.accept(AcceptRequest("q", "other", "A", timeout=600), context=NO_WAIT),
+            broker.receive(ReceiveRequest("q", "s", "B", max_count=1, timeout=0.5), context=NO_WAIT),
+        ]
+        assert waiting[0].result(10) is not None
+        broker._core.perform(lambda tx: tx.after_commit(lambda: broker._core.connection.execute("PRAGMA query_only=ON")))
+        # The message cannot be dead-lettered, and the receive cannot extend its lock.
+        with pytest.raises(ProviderError, match="cannot be written"):
+            waiting[1].result(10)
+        broker._core.connection.execute("PRAGMA query_only=OFF")
+
+
+def test_all_locks_expire_after_the_disk_failed_at_their_expiry(path: Path, clock: HandClock) -> None:
+    with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
+        for session in "abcde":
+            send(broker, "1", session=session)
+            receive(broker, f"holder of {session}", session=session)
+        broker._core.perform(lambda tx: tx.after_commit(lambda: broker._core.connection.execute("PRAGMA query_only=ON")))
+        clock.advance(61)
+        with pytest.raises(ProviderError, match="cannot be written"):
+            peek(broker)
+        broker._core.connection.execute("PRAGMA query_only=OFF")
+        assert [accept(broker, f"next {number}") for number in range(5)] == list("abcde")
+        assert broker._core.locks.next_expiry() is not None

@@ -42,7 +42,7 @@ class HolderMachine(BrokerMachine):
         if delivery is None:
             return
         lock = self.model.take(session, holder)
-        lock.expires = self.model.now + LOCK_SECONDS
+        lock.expires = self.model.steady + LOCK_SECONDS
         received = list(delivery.messages)
         expected = self.model.take_messages(session, count)
         assert [one.body.decode() for one in received] == [one.body for one in expected]
@@ -65,7 +65,7 @@ class HolderMachine(BrokerMachine):
                 call()
             if refusal is SessionLockedError:
                 until = caught.value.locked_until  # type: ignore[attr-defined]
-                assert until.timestamp() == pytest.approx(self.model.locks[session].expires, abs=1e-3)
+                assert until.timestamp() == pytest.approx(self.model.locked_until(session), abs=1e-3)
             return None
         delivery = call()
         assert delivery.lock_expires_in == pytest.approx(LOCK_SECONDS)
@@ -90,12 +90,13 @@ class HolderMachine(BrokerMachine):
         request, tokens = lock.last_request
         delivery = self.try_receive(session, lock.holder, 4, request)
         assert delivery is not None
-        lock.expires = self.model.now + LOCK_SECONDS
+        lock.expires = self.model.steady + LOCK_SECONDS
         by_token = {one.token: one for one in self.model.of(session)}
         still = [by_token[token] for token in tokens if token in by_token]
         assert len(delivery.messages) == len(still)
         for one, message in zip(still, delivery.messages, strict=True):
             self.model.check_delivery(one, message)
+            one.answers += 1
 
     @rule(
         session=st.sampled_from([None, None, *SESSIONS]),
@@ -125,7 +126,7 @@ class HolderMachine(BrokerMachine):
         assert delivery.session_id == session
         assert delivery.lock_expires_in == pytest.approx(LOCK_SECONDS)
         lock = self.model.take(session, holder)
-        lock.expires = self.model.now + LOCK_SECONDS
+        lock.expires = self.model.steady + LOCK_SECONDS
         if request:
             self.model.accepts[request] = (session, holder, lock)
 
@@ -139,7 +140,7 @@ class HolderMachine(BrokerMachine):
             delivery = self.broker.accept(AcceptRequest("q", None, holder, timeout=0, request_id=request)).result()
             assert delivery is not None
             assert delivery.session_id == session
-            lock.expires = self.model.now + LOCK_SECONDS
+            lock.expires = self.model.steady + LOCK_SECONDS
 
     @rule(
         session=st.sampled_from(SESSIONS),
@@ -175,6 +176,29 @@ class HolderMachine(BrokerMachine):
                 self.model.deliver(one, message, "Deferred")
             else:
                 assert message.receipt.handle == one.token
+                one.answers += 1
+
+    @rule(session=st.sampled_from(SESSIONS), who=CALLERS, data=st.data())
+    def give_back(self, session: str, who: str, data: st.DataObject) -> None:
+        """Give back messages whose answer was not written. A message that is not the caller's is ignored."""
+        self.model.tick()
+        holder = self.model.holder(session, who)
+        in_hand = [one for one in self.model.of(session) if one.token is not None]
+        given_back = data.draw(st.lists(st.sampled_from(in_hand), max_size=2, unique=True)) if in_hand else []
+        tokens = [one.token or "" for one in given_back]
+        self.broker.give_back("q", session, holder, [*tokens, "unknown"]).result()
+        lock = self.model.locks.get(session)
+        if lock is None or lock.holder != holder:
+            return
+        for one in given_back:
+            one.answers -= 1
+            if one.answers == 0:
+                self.model.stale.append((session, one.token or ""))
+                one.count, one.token = one.count - 1, None
+        held = {one.token for one in self.model.of(session)}
+        if lock.last_request is not None and not held & set(lock.last_request[1]):
+            # A repeated receive gets new messages, if the answer was given back as a whole.
+            lock.last_request = None
 
     # Settling
 
@@ -213,7 +237,7 @@ class HolderMachine(BrokerMachine):
         for one in rest:
             one.state, one.reason = "DeadLettered", "session"
             if one.token is not None:
-                self.model.settled[one.token] = (Disposition.DEAD_LETTER, self.model.now, session)
+                self.model.settled[one.token] = (Disposition.DEAD_LETTER, self.model.steady, session)
                 one.token = None
 
     def is_refused(self, session: str, holder: str, call: object) -> bool:
@@ -240,7 +264,7 @@ class HolderMachine(BrokerMachine):
                 call()
         elif not self.is_refused(session, holder, call):
             assert call() == pytest.approx(LOCK_SECONDS)
-            self.model.locks[session].expires = self.model.now + LOCK_SECONDS
+            self.model.locks[session].expires = self.model.steady + LOCK_SECONDS
 
     @rule(session=st.sampled_from(SESSIONS), who=CALLERS)
     def release(self, session: str, who: str) -> None:

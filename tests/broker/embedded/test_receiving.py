@@ -17,6 +17,7 @@ from .helpers import (
     ABANDON,
     COMPLETE,
     DEFER,
+    MANY,
     Background,
     HandClock,
     bodies,
@@ -26,6 +27,7 @@ from .helpers import (
     peek,
     receive,
     send,
+    send_many,
     settle,
 )
 
@@ -235,3 +237,16 @@ def test_results_with_dead_letters_and_deferred_messages_are_bounded_in_bytes(br
     assert len(broker.receive_deferred("q", "s", "A", numbers).result()) == limit
     broker.dead_letter_session("q", "s", "A", "why", None).result()
     assert len(broker.dead_letters("q", 0, 1000).result()) == limit
+
+
+def test_a_receive_passes_many_abandoned_messages_that_are_gone_in_steps(broker: EmbeddedBroker, clock: HandClock) -> None:
+    send_many(broker, MANY, time_to_live=20)
+    send(broker, "alive")
+    received = receive(broker, "A", MANY)
+    broker.give_back("q", "s", "A", [one.receipt.handle for one in received]).result()
+    clock.advance(21)
+    eventually(lambda: broker.get_queue("q").result().active_count == 1)
+    seen: list[str] = []
+    broker._core.connection.set_trace_callback(seen.append)
+    assert bodies(receive(broker, "A", 10)) == ["alive"]
+    assert seen.count("COMMIT") >= 5

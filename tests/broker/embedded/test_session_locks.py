@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from azsession import SessionLockedError, SessionNotFoundError
 from azsession.broker.base import Disposition, ReceiveRequest, Settlement
 from azsession.broker.embedded import EmbeddedBroker
+from azsession.broker.embedded.due_work import STEP_LOCKS
+from azsession.broker.embedded.jobs import Transaction
+from azsession.broker.embedded.session_locks import SessionLock
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
 
@@ -306,3 +310,33 @@ def test_expired_locks_are_removed_from_the_heap_of_expiries() -> None:
             clock.advance(11)
         assert len(broker._core.locks._expiries) < 100
         assert len(list(broker._core.locks)) <= 1
+
+
+# Many locks
+
+
+def test_many_locks_that_expire_together_end_in_steps(broker: EmbeddedBroker, clock: HandClock) -> None:
+    for number in range(1000):
+        send(broker, "a", session=f"s{number}")
+        assert accept(broker, "A") == f"s{number}"
+    ended: list[int] = []
+    end_lock = broker._core.end_lock
+    transact = broker._core.commits._transact
+
+    def counted(batch: list[Any]) -> Any:
+        ended.append(0)
+        return transact(batch)
+
+    def count(tx: Transaction, lock: SessionLock) -> None:
+        ended[-1] += 1
+        end_lock(tx, lock)
+
+    broker._core.end_lock = count  # type: ignore[method-assign]
+    broker._core.commits._transact = counted  # type: ignore[method-assign]
+    clock.advance(31)
+    # The lock of the last session has expired, although its step has not come.
+    assert bodies(receive(broker, "B", session="s999")) == ["a"]
+    assert sum(ended) < 1000
+    # Each operation does one step. With a real clock, the broker's thread does the steps.
+    eventually(lambda: broker.list_queues().result() and len(list(broker._core.locks)) == 1)
+    assert max(ended) <= 2 * STEP_LOCKS

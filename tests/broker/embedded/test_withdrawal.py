@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from azsession.broker.base import AcceptRequest, CallContext, ReceiveRequest, Wa
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.jobs import Transaction
+from azsession.broker.embedded.session_locks import Waiter
 from tests.conftest import eventually
 
 from .helpers import (
@@ -23,6 +26,7 @@ from .helpers import (
     accept,
     acceptors,
     bodies,
+    messages,
     peek,
     receive,
     receivers,
@@ -213,3 +217,89 @@ def test_a_woken_accept_that_fails_leaves_the_session_to_the_next_accept(broker:
         failing.result()
     assert other.result() == "s"
     assert acceptors(broker) == 0
+
+
+# The lock of a withdrawn receive
+
+
+def test_a_withdrawn_receive_gives_back_the_lock_that_only_it_had_taken(broker: EmbeddedBroker) -> None:
+    gone = waiting_future(broker, "receive")
+    assert gone.cancel()
+    assert receive(broker, "B") == []
+    broker.release("q", "s", "B").result()
+    # The lock id is not lost: its caller never heard that it had the session.
+    assert receive(broker, "A") == []
+
+
+def test_a_withdrawn_receive_keeps_a_lock_that_its_holder_knows_of(broker: EmbeddedBroker) -> None:
+    gone = waiting_future(broker, "receive")
+    broker.renew("q", "s", "A").result()
+    assert gone.cancel()
+    with pytest.raises(SessionLockedError):
+        receive(broker, "B")
+
+
+def test_an_accept_gets_the_session_of_a_withdrawn_receive(broker: EmbeddedBroker) -> None:
+    gone = waiting_future(broker, "receive")
+    hold = Hold(broker)
+    sent = hold.queue(lambda: send(broker, "a"))
+    waiting = hold.queue(lambda: accept(broker, "B", timeout=600))
+    assert gone.cancel()
+    hold.let_go()
+    sent.result()
+    assert waiting.result() == "s"
+
+
+@pytest.mark.parametrize("kind", ["receive", "accept"])
+def test_an_operation_that_is_cancelled_while_it_begins_to_wait_leaves_no_waiter_behind(
+    broker: EmbeddedBroker, kind: str
+) -> None:
+    wait = broker._core.due.wait
+
+    def cancel_first(tx: Transaction, waiter: Waiter) -> None:
+        assert waiter.job is not None
+        assert waiter.job.future.cancel()
+        wait(tx, waiter)
+
+    broker._core.due.wait = cancel_first  # type: ignore[method-assign]
+    if kind == "receive":
+        future: Future[Any] = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=NO_WAIT)
+    else:
+        future = broker.accept(AcceptRequest("q", None, "A", timeout=600), context=NO_WAIT)
+    eventually(future.cancelled)
+    eventually(lambda: receivers(broker) + acceptors(broker) == 0)
+    assert receive(broker, "B") == []
+
+
+# Operations that do not wait
+
+
+def test_a_send_that_is_cancelled_while_it_is_queued_stores_nothing(broker: EmbeddedBroker) -> None:
+    hold = Hold(broker)
+    future = broker.send("q", messages("a"), context=NO_WAIT)
+    assert future.cancel()
+    hold.let_go()
+    assert peek(broker) == []
+
+
+def test_a_wait_takes_one_slot_although_its_transaction_is_repeated(broker: EmbeddedBroker) -> None:
+    slots = WaitingSlots(2)
+    context = CallContext(blocking=False, slots=slots)
+
+    def fail(tx: Transaction) -> None:
+        raise ZeroDivisionError
+
+    hold = Hold(broker)
+    first = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=600), context=context)
+    failing = hold.queue(lambda: broker._core.perform(fail))
+    hold.let_go()
+    with pytest.raises(ZeroDivisionError):
+        failing.result()
+    second = broker.receive(ReceiveRequest("q", "t", "B", max_count=1, timeout=600), context=context)
+    eventually(lambda: receivers(broker) == 2)
+    assert first.cancel()
+    assert second.cancel()
+    # Each slot was released once: the semaphore raises an error if one is released twice.
+    assert slots._free.acquire(blocking=False)
+    assert slots._free.acquire(blocking=False)
+    assert not slots._free.acquire(blocking=False)
