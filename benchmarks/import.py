@@ -13,7 +13,7 @@ began = time.perf_counter()
 import {module}
 took = time.perf_counter() - began
 azure = sorted(name for name in sys.modules if name.split(".")[0] in ("azure", "msal", "isodate"))
-server = sorted(name for name in sys.modules if name.split(".")[0] in ("cheroot", "click", "rich", "sqlite3"))
+server = sorted(name for name in sys.modules if name.split(".")[0] in ("uvicorn", "click", "rich", "sqlite3"))
 print(took, len(azure), len(server))
 """
 

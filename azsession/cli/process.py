@@ -24,7 +24,10 @@ def raise_open_file_limit() -> None:
 
 
 class StopSignals:
-    """Waits for SIGTERM or SIGINT. After the first signal, both have their default effect again: they end the process."""
+    """Waits for SIGTERM, SIGINT or SIGHUP. After the first signal, all have their default effect again: they end the process.
+
+    SIGHUP stays ignored if the process was started so, for example by ``nohup``.
+    """
 
     def __init__(self) -> None:
         # Python runs signal handlers only between two instructions of the main thread. A signal that arrives just before
@@ -32,12 +35,15 @@ class StopSignals:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno())
-        for number in (signal.SIGTERM, signal.SIGINT):
+        self._signals = [signal.SIGTERM, signal.SIGINT]
+        # Windows has no SIGHUP.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._signals.append(signal.SIGHUP)
+        for number in self._signals:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: object) -> None:
-        """Restore the default effect of both signals. The wakeup socket has already ended `wait`."""
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in self._signals:
             signal.signal(each, signal.SIG_DFL)
 
     def wait(self) -> None:

@@ -144,7 +144,7 @@ class Storage:
 @click.option(
     "--max-waiting",
     type=click.IntRange(1),
-    help="Number of receives that may wait at once, each in a thread. Further ones get status 429. Default: 1024.",
+    help="Number of receives that may wait at once. Further ones get status 429. Default: 1024.",
 )
 @click.option(
     "--max-connections",
@@ -162,8 +162,8 @@ class Storage:
 def serve(azure_string: str | None, azure_namespace: str | None, azure_websockets: bool, **given: Any) -> None:
     """Run a gateway that serves message sessions over HTTP, with messages in a file, in memory or in an Azure namespace.
 
-    Prints the connection string on standard output, and everything else on standard error. SIGTERM and Ctrl-C finish the
-    running requests and stop the gateway; a second signal stops it at once.
+    Prints the connection string on standard output, and everything else on standard error. SIGTERM, SIGHUP and Ctrl-C
+    finish the running requests and stop the gateway; a second signal stops it at once.
     """
     options = ServeOptions(azure=chosen_azure(azure_string, azure_namespace, azure_websockets), **given)
     options.check()

@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from .._extras import need
 from .authorization import AccessKey, Right
-from .http.app import MAX_WAITING, create_app
+from .dispatch import MAX_WAITING
 
 if TYPE_CHECKING:
+    from .http.app import create_app
     from .service import GatewayService
 
 __all__ = ["MAX_WAITING", "AccessKey", "GatewayService", "Right", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: the module needs an extra.
-    if name != "GatewayService":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    need("uvicorn", "server")
-    need("httptools", "server")
-    from .service import GatewayService
+    # Imported on first use: clients in the same process need neither asyncio nor the extra.
+    if name == "create_app":
+        from .http.app import create_app
 
-    globals()[name] = GatewayService
-    return GatewayService
+        globals()[name] = create_app
+        return create_app
+    if name == "GatewayService":
+        need("uvicorn", "server")
+        need("httptools", "server")
+        from .service import GatewayService
+
+        globals()[name] = GatewayService
+        return GatewayService
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,8 @@ from .request import Headers, Request
 #: Default limits in bytes: the body of a request, and the body of one message.
 MAX_BODY_SIZE = 16 * 1024 * 1024
 MAX_MESSAGE_SIZE = 1024 * 1024
+#: Receives and accepts that may wait at once, by default.
+MAX_WAITING = 1024
 
 
 class Gateway:
@@ -82,7 +84,14 @@ class Gateway:
             return error_answer(error, method)
 
     def admit(
-        self, method: str, path: str, query: str, headers: Headers, *, encoded: bool = True
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Headers,
+        *,
+        encoded: bool = True,
+        prefix: tuple[str, ...] = (),
     ) -> tuple[Route, Mapping[str, str]]:
         """Read and authorize the head of a request. A transport calls this before it reads the body.
 
@@ -92,6 +101,7 @@ class Gateway:
             query: The query, percent-encoded.
             headers: The headers; ``Host`` is the name that the token must be for.
             encoded: Whether the path is percent-encoded.
+            prefix: The decoded segments in front of the path in the client's URL. They are part of the resource of a token.
 
         Returns:
             The route and the parameters of the query.
@@ -109,7 +119,7 @@ class Gateway:
             self._authorize(headers, None)
             raise
         if route.operation not in OPEN:
-            self._authorize(headers, route)
+            self._authorize(headers, route, prefix)
         return route, parse_query(query)
 
     def answer(self, request: Request) -> Answer | PendingAnswer[Any]:
@@ -126,9 +136,9 @@ class Gateway:
         described = "" if size is None else f" of {size} bytes"
         return MessageTooLargeError(f"the body{described} is too large; the limit is {limit} bytes", size=size, limit=limit)
 
-    def _authorize(self, headers: Headers, route: Route | None) -> None:
+    def _authorize(self, headers: Headers, route: Route | None, prefix: tuple[str, ...] = ()) -> None:
         if self._guard is not None:
-            resource, operation = (None, None) if route is None else (route.resource, route.operation)
+            resource, operation = (None, None) if route is None else ((*prefix, *route.resource), route.operation)
             self._guard.check(headers.get("Authorization"), headers.get("Host") or "", resource, operation)
 
 

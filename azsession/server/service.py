@@ -13,8 +13,8 @@ from ..broker.base import Broker
 from ..config import is_loopback
 from ..errors import ConfigurationError
 from .authorization import AccessKey
-from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE
-from .http.app import MAX_WAITING, create_app
+from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING
+from .http.app import create_app
 from .http.listener import Listener
 
 

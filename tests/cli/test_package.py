@@ -19,7 +19,7 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_importing_azsession_loads_neither_click_nor_rich() -> None:
-    ended = _python("import sys, azsession, azsession.cli; print({'click', 'rich', 'cheroot'} & set(sys.modules))")
+    ended = _python("import sys, azsession, azsession.cli; print({'click', 'rich', 'uvicorn'} & set(sys.modules))")
     assert ended.stdout == "set()\n"
 
 
@@ -31,15 +31,15 @@ def test_the_command_names_the_extra_to_install_in_one_line(missing: str) -> Non
 
 def test_serve_names_the_extra_to_install_in_one_line() -> None:
     ended = _python(
-        "import sys; sys.modules['cheroot'] = None; sys.argv = ['azsession', 'serve', '--memory'];"
+        "import sys; sys.modules['uvicorn'] = None; sys.argv = ['azsession', 'serve', '--memory'];"
         "from azsession.cli import main; main()"
     )
-    assert_one_line(ended, "cheroot", 'pip install "azsession[server]"')
+    assert_one_line(ended, "uvicorn", 'pip install "azsession[server]"')
 
 
 def test_send_needs_no_server_libraries(azsession_server: AzsessionServer) -> None:
     ended = _python(
-        "import sys; sys.modules['cheroot'] = None; "
+        "import sys; sys.modules['uvicorn'] = None; "
         f"sys.argv = ['azsession', 'send', 'q', '--body', 'x', '--session-id', 's', '--connection-string', "
         f"{azsession_server.connection_string!r}]; from azsession.cli import main; main()"
     )

@@ -19,7 +19,7 @@ from ..support.processes import PATIENCE, Served
 from .helpers import SECRET
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_answers_waiting_receives_and_exits_with_0(number: signal.Signals) -> None:
     with Served("--memory", "--auto-create", "--key", f"app:{SECRET}:Manage") as served:
         url = served.line.partition("=")[2].partition("/;")[0]
@@ -73,3 +73,12 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
             served.process.send_signal(signal.SIGTERM)
             status, _, _ = served.wait()
     assert status == -signal.SIGTERM
+
+
+def test_an_ignored_sighup_stays_ignored() -> None:
+    with Served("--memory", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as served:
+        url = served.line.partition("=")[2].partition("/;")[0]
+        served.process.send_signal(signal.SIGHUP)
+        for _ in range(3):
+            assert requests.get(f"{url}/healthz", timeout=10).status_code == 200
+        assert served.end()[0] == 0

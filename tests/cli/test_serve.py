@@ -67,6 +67,25 @@ def test_a_restart_with_the_same_data_keeps_messages_and_key(tmp_path: Path) -> 
     assert first.key == second.key
 
 
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_serve_starts_again_at_once_on_the_port_it_just_used(kill: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for _ in range(3):
+        # The last --port counts.
+        with Served("--memory", "--port", str(port)) as served, socket.create_connection(("127.0.0.1", port)) as sock:
+            # The gateway closes this connection first, so that the port stays in use by the system for a minute.
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
+            if kill:
+                served.process.kill()
+                served.wait()
+            else:
+                assert served.end()[0] == 0
+            while sock.recv(1000):
+                pass
+
+
 def test_a_second_serve_with_the_same_data_is_refused_and_the_first_continues(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--auto-create") as served:

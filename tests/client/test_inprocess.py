@@ -327,7 +327,7 @@ def test_an_operation_on_a_remote_service_is_withdrawn_by_a_cancel_and_knows_its
     assert [type(error) for error in errors] == [requests.ConnectionError if how == "cancelled" else requests.ReadTimeout]
 
 
-def test_azure_in_process_does_not_need_cheroot() -> None:
-    code = "import sys; sys.modules['cheroot'] = None; import azsession.client.inprocess; print('done')"
+def test_azure_in_process_does_not_need_uvicorn() -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; import azsession.client.inprocess; print('done')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")

@@ -21,7 +21,7 @@ from azsession import (
     ValidationError,
 )
 from azsession.client.provider import core_of
-from azsession.server.http import app
+from azsession.server import dispatch
 from tests.conftest import eventually
 
 
@@ -59,7 +59,7 @@ with ServiceBusProvider.embedded() as provider:
     with provider.create_session_client("q", "s", auto_renew=False) as session:
         session.complete_message(session.receive_message(timeout=0))
         names = [thread.name for thread in threading.enumerate() if "server" in thread.name or "presence" in thread.name]
-        print(names, "cheroot" in sys.modules)
+        print(names, "uvicorn" in sys.modules)
 """
     assert _python(code) == (0, "[] False\n", "")
 
@@ -125,7 +125,7 @@ def test_a_session_has_one_holder_at_a_time() -> None:
 
 def test_the_limit_of_waiting_requests_does_not_apply_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # The limit protects a gateway from its clients. The waiting threads here are the caller's own.
-    monkeypatch.setattr(app, "MAX_WAITING", 1)
+    monkeypatch.setattr(dispatch, "MAX_WAITING", 1)
     throttled: list[ThrottledError] = []
     with ServiceBusProvider.embedded() as provider:
 
@@ -172,14 +172,14 @@ def test_a_garbage_collected_provider_closes_its_file(tmp_path: Path) -> None:
 
 
 def test_importing_azsession_does_not_load_the_broker() -> None:
-    code = "import sys, azsession; print({'cheroot', 'sqlite3', 'azsession.server'} & set(sys.modules))"
+    code = "import sys, azsession; print({'uvicorn', 'sqlite3', 'azsession.server'} & set(sys.modules))"
     assert _python(code) == (0, "set()\n", "")
 
 
 def test_an_embedded_provider_needs_no_extra() -> None:
     code = """
 import sys
-for extra in ("cheroot", "click", "rich", "websocket"):
+for extra in ("uvicorn", "click", "rich", "websocket"):
     sys.modules[extra] = None
 from azsession import *
 with ServiceBusProvider.embedded(auto_create=True) as provider:

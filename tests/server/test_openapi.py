@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 import schemathesis
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from azsession import ValidationError, validation
 from azsession.protocol import (
@@ -157,6 +158,10 @@ def test_the_description_is_valid_openapi_3_1() -> None:
     schema.validate()
     assert len(list(schema.get_all_operations())) == len(list(all_described()))
     assert DESCRIPTION["openapi"].startswith("3.1.")
+
+
+def test_another_checker_finds_no_fault_in_the_served_description(gateway: Gateway) -> None:
+    validate(gateway.ask("GET", "/openapi.json", token="").json, cls=OpenAPIV31SpecValidator)
 
 
 def examples(media: dict[str, Any]) -> list[Any]:

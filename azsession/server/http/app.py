@@ -19,18 +19,16 @@ from ...protocol.error_codes import SERVER_BUSY
 from ...protocol.routes import Operation, Route
 from ..answer import Answer, PendingAnswer, error_answer
 from ..authorization import OPEN, AccessKey, Guard
-from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
+from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, Gateway
 from ..request import Headers, Request, iter_messages
 from .asgi import CONNECTION_KEY, ASGIApplication, Connection, Receive, Scope, Send, UnknownConnection
 from .body import Body, ClientGoneError
-from .framing import framing_error, head_size
+from .framing import asks_for_upgrade, framing_error, head_size
 from .limits import MAX_HEAD_SIZE
 from .waiting import Wait, has_left
 
 T = TypeVar("T")
 
-#: Receives and accepts that may wait at once, by default.
-MAX_WAITING = 1024
 #: The operations that can wait for a message.
 _WAITING = frozenset({Operation.RECEIVE, Operation.ACCEPT})
 #: Bytes of a body that are read past after an early answer, so that the connection can be used again.
@@ -126,6 +124,8 @@ class _Exchange:
         self._method: str = scope["method"]
         self._connection: Connection = (scope.get("state") or {}).get(CONNECTION_KEY) or UnknownConnection()
         self._body: Body | None = None
+        #: Whether the connection cannot be used after the request.
+        self._closes = False
         #: Returns the messages of the answer to the broker.
         self._pending: PendingAnswer[Any] | None = None
 
@@ -177,6 +177,7 @@ class _Exchange:
         problem = framing_error(version, fields)
         if problem is not None:
             raise _RefusalError(ValidationError(problem))
+        self._closes = asks_for_upgrade(fields)
         self._body = Body(self._receive, self._connection.body_arrived, fields, is_http1=version.startswith("1"))
         size = head_size(scope.get("raw_path") or b"", fields) + len(scope.get("query_string", b""))
         if size > MAX_HEAD_SIZE:
@@ -192,15 +193,12 @@ class _Exchange:
     def _admit(self, headers: Headers) -> tuple[Route, Mapping[str, str]]:
         scope = self._scope
         query = scope.get("query_string", b"").decode("latin-1")
-        root: str = scope.get("root_path", "")
         raw: bytes | None = scope.get("raw_path")
-        if raw:
-            return self._gateway.admit(self._method, _below(raw.decode("latin-1"), root), query, headers)
-        # The server gives only the decoded path.
-        path: str = scope["path"]
-        # Servers put U+FFFD in place of bytes that are not UTF-8. No name or id may have a lone surrogate.
-        path = path.removeprefix(root).replace("\ufffd", "\udcff")
-        return self._gateway.admit(self._method, path or "/", query, headers, encoded=False)
+        # Without a raw path, the path is decoded, and U+FFFD stands for bytes that are not UTF-8. The protocol refuses lone
+        # surrogates.
+        path: str = raw.decode("latin-1") if raw else scope["path"].replace("\ufffd", "\udcff")
+        path, prefix = _split_root(path, scope.get("root_path", ""), encoded=bool(raw))
+        return self._gateway.admit(self._method, path, query, headers, encoded=bool(raw), prefix=prefix)
 
     @property
     def _body_is_complete(self) -> bool:
@@ -252,7 +250,7 @@ class _Exchange:
             fields.append((b"content-length", b"%d" % size))
         # Read past a small rest of the body, so that the connection stays in use. The length of a chunked one is unknown.
         closes = closes or not (body.complete or (body.length or MAX_SKIPPED + 1) <= MAX_SKIPPED) or body.awaits_consent
-        closes = closes or self._connection.is_last
+        closes = closes or self._closes or self._connection.is_last
         if closes:
             fields.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": answer.status, "headers": fields})
@@ -314,21 +312,23 @@ def _when_done(pending: PendingAnswer[Any]) -> None:
     pending.future.add_done_callback(on_done)
 
 
-def _below(path: str, root: str) -> str:
-    """Return the part of a percent-encoded path below the prefix at which the application is mounted.
+def _split_root(path: str, root: str, *, encoded: bool) -> tuple[str, tuple[str, ...]]:
+    """Split the complete path of a request into the application's own path, and the segments of the prefix in front of it.
 
     Args:
         path: The complete path.
-        root: The prefix, decoded: the ``root_path`` of ASGI.
+        root: The prefix at which the application is mounted, decoded: the ``root_path`` of ASGI.
+        encoded: Whether `path` is percent-encoded.
     """
-    prefix = root.strip("/")
-    if not prefix:
-        return path
-    wanted = prefix.split("/")
+    root = root.strip("/")
+    if not root:
+        return path or "/", ()
+    prefix = tuple(root.split("/"))
     segments = path.lstrip("/").split("/")
-    if [unquote(segment) for segment in segments[: len(wanted)]] != wanted:
-        return path
-    return "/" + "/".join(segments[len(wanted) :])
+    first = segments[: len(prefix)]
+    if tuple(map(unquote, first) if encoded else first) != prefix:
+        return path or "/", ()
+    return "/" + "/".join(segments[len(prefix) :]), prefix
 
 
 @lru_cache(256)

@@ -48,7 +48,17 @@ def framing_error(version: str, headers: RawHeaders) -> str | None:
         return "an HTTP/1.1 request must have the header Host (RFC 9112, 3.2)"
     if not found.get(b"content-length", b"0").isdigit():
         return "Content-Length must be a whole number"
+    has_body = b"transfer-encoding" in found or int(found.get(b"content-length", b"0")) > 0
+    if has_body and asks_for_upgrade(headers):
+        return "a request with a body must not ask for another protocol"
     return _encoding_error(version, found) if b"transfer-encoding" in found else None
+
+
+def asks_for_upgrade(headers: RawHeaders) -> bool:
+    """Return whether a request asks for another protocol (RFC 9110, section 7.8). The parser stops after its head."""
+    return any(name == b"upgrade" for name, _ in headers) and any(
+        name == b"connection" and b"upgrade" in value.lower() for name, value in headers
+    )
 
 
 def _encoding_error(version: str, found: Mapping[bytes, bytes]) -> str | None:
