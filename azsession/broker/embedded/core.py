@@ -67,18 +67,18 @@ class Core:
         self.clock = clock
         self.auto_create = auto_create
         self.stopping = False
-        self.connection = open_database(path)
-        self.store = Store(self.connection)
-        self.remembered = Remembered(self.connection)
-        self.thread = BrokerThread(self._lead, self._act, clock)
-        self.commits = GroupCommit(self.connection, clock, self.thread.wake)
-        self.locks = SessionLocks()
+        self.connection: sqlite3.Connection = open_database(path)
+        self.store: Store = Store(self.connection)
+        self.remembered: Remembered = Remembered(self.connection)
+        self.thread: BrokerThread = BrokerThread(self._lead, self._act, clock)
+        self.commits: GroupCommit = GroupCommit(self.connection, clock, self.thread.wake)
+        self.locks: SessionLocks = SessionLocks()
         self.queues: dict[str, Queue] = {}
         try:
             for number, name, settings, following in self.store.queues():
                 self.queues[name] = Queue(number, name, QueueSettings(**settings), following)
             self.store.unlock_all()
-            self.due = DueWork(self)
+            self.due: DueWork = DueWork(self)
         except (sqlite3.Error, TypeError, ValueError) as error:
             self.connection.close()
             raise ConfigurationError(f"the data file {path} is damaged ({error}); it was not changed") from error

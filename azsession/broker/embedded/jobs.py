@@ -50,8 +50,8 @@ class Transaction:
         self._undo: list[Callable[[], object]] = []
         self._after: deque[Callable[[], object]] = deque()
         self._saved: set[int] = set()
-        self.arrived = 0.0
-        self.is_committed = False
+        self.arrived: float = 0.0
+        self.is_committed: bool = False
 
     def on_rollback(self, undo: Callable[[], object]) -> None:
         """Call `undo` if the transaction fails. The functions run in reverse order."""
@@ -163,19 +163,19 @@ class Job(Generic[T]):
         self, work: Callable[[Transaction], T | Unfinished], durable: bool, arrived: float, *, may_wait: bool = False
     ) -> None:
         self.work: Callable[[Transaction], T | Unfinished] | None = work
-        self.durable = durable
-        self.arrived = arrived
-        self.may_wait = may_wait
+        self.durable: bool = durable
+        self.arrived: float = arrived
+        self.may_wait: bool = may_wait
         self.future: JobFuture[T] = JobFuture()
         self.result: T | Unfinished | None = None
         self.error: BaseException | None = None
         self.tx: Transaction | None = None
         self.owner: threading.Lock | None = None
-        self.thread = 0
-        self.has_lead = False
-        self.has_run = False
-        self.is_queued = False
-        self.is_finished = False
+        self.thread: int = 0
+        self.has_lead: bool = False
+        self.has_run: bool = False
+        self.is_queued: bool = False
+        self.is_finished: bool = False
         #: The jobs that this job's thread runs while it leads, and must conclude.
         self.batch: deque[Job[object]] = deque()
 

@@ -33,7 +33,7 @@ class Body:
         self._receive = receive
         self._on_bytes = on_bytes
         self.length: int | None = None
-        self.awaits_consent = False
+        self.awaits_consent: bool = False
         announced = not is_http1
         for name, value in headers:
             if name == b"content-length":
@@ -43,7 +43,7 @@ class Body:
                 announced = True
             elif name == b"expect":
                 self.awaits_consent = value.lower() == b"100-continue"
-        self.complete = not announced
+        self.complete: bool = not announced
 
     async def read(self, limit: int, too_large: Callable[[int | None], MessageTooLargeError]) -> bytes:
         """Return the complete body.

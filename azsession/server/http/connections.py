@@ -41,7 +41,7 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
         #: Whether the server stops: each connection is closed after the answer to its request.
-        self.is_stopping = False
+        self.is_stopping: bool = False
 
     def __len__(self) -> int:
         return len(self._open)

@@ -80,7 +80,7 @@ class Listener:
         # uvicorn annotates the class without the arguments that it passes to it.
         inner_class: Any = config.http_protocol_class
         most = limits.default_max_connections()
-        self.connections = Connections(
+        self.connections: Connections = Connections(
             lambda state: inner_class(config=config, server_state=self._server.server_state, app_state=state),
             most if max_connections is None else min(max_connections, most),
         )

@@ -87,8 +87,8 @@ class _Wait:
     __slots__ = ("future", "seconds", "task")
 
     def __init__(self, future: Awaitable | None, seconds: float | None) -> None:
-        self.future = future
-        self.seconds = seconds
+        self.future: Awaitable | None = future
+        self.seconds: float | None = seconds
         self.task: Task[Any] | None = None
 
     def __await__(self) -> Generator[_Wait, None, bool]:
