@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 
 from azsession import Message, NoSessionAvailableError, QueueSettings
-from azsession.broker.base import AcceptRequest, Disposition, ReceiveRequest, Settlement
+from azsession.broker.calls import AcceptRequest, Disposition, ReceiveRequest, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 
 from .common import QUEUE, Figure, Gateway, arguments, data_file, gateway, show

@@ -1,177 +1,18 @@
-"""The interface between the gateway and a broker: `Broker`, and the classes of its arguments and results.
+"""`Broker`: the interface between the gateway and the engines that keep messages.
 
-A broker keeps messages in queues and sessions. The gateway's handlers call it. `EmbeddedBroker` and `AzureBroker`
-implement it.
+The gateway's handlers call it. `EmbeddedBroker` and `AzureBroker` implement it. The classes of its arguments and results are in
+`calls`.
 """
 
 from __future__ import annotations
 
 import abc
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from enum import Enum
-from typing import Any, TypeVar
 
-import attrs
-
-from ..errors import ProviderError, ThrottledError
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
-from ..protocol.error_codes import SERVER_BUSY, THROTTLED
 from ..queues import QueueInfo, QueueSettings
-
-T = TypeVar("T")
-
-
-class Disposition(Enum):
-    """How a received message is settled. The values are the protocol's names."""
-
-    COMPLETE = "complete"
-    ABANDON = "abandon"
-    DEFER = "defer"
-    DEAD_LETTER = "deadletter"
-
-
-@attrs.frozen
-class Settlement:
-    """One message to settle.
-
-    Attributes:
-        lock_token: The message's lock token.
-        disposition: How to settle the message.
-        reason: Why the message is dead-lettered; ignored for other dispositions.
-        description: More about the reason; ignored for other dispositions.
-    """
-
-    lock_token: str = attrs.field(repr=False)
-    disposition: Disposition
-    reason: str | None = None
-    description: str | None = None
-
-
-@attrs.frozen
-class Delivery:
-    """The result of a receive or an accept.
-
-    Attributes:
-        session_id: The session.
-        messages: The received messages. Empty if none came in time, and for an accept.
-        lock_expires_in: Seconds until the session lock expires, counted from the end of the call.
-        waited: Seconds that the call took.
-    """
-
-    session_id: str
-    messages: Sequence[ReceivedMessage]
-    lock_expires_in: float
-    waited: float
-
-
-class WaitingSlots:
-    """Bounds how many receives and accepts wait at once.
-
-    Args:
-        limit: The largest number, from 1.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._free = threading.BoundedSemaphore(limit)
-
-    def acquire(self, future: Future[Any]) -> None:
-        """Take a slot until `future` is done.
-
-        Raises:
-            ThrottledError: No slot is free.
-        """
-        if not self._free.acquire(blocking=False):
-            raise ThrottledError("too many receives wait already", code=THROTTLED, retry_after=1.0)
-        future.add_done_callback(lambda _: self._free.release())
-
-
-@attrs.frozen
-class CallContext:
-    """How an operation is called.
-
-    Attributes:
-        blocking: Whether the caller's thread waits for the result right away. If so, the broker may run the operation in this
-            thread before it returns the future. Otherwise the broker returns the future at once.
-        deadline: The time on the monotonic clock at which the caller gives up; `None` if the caller waits for any result. A
-            broker on a remote service stops to wait for it then.
-        slots: Bounds how many receives and accepts wait; `None` for no bound.
-    """
-
-    blocking: bool = True
-    deadline: float | None = None
-    slots: WaitingSlots | None = None
-
-
-#: The context of a caller that waits in its own thread, for any time.
-BLOCKING: CallContext = CallContext()
-
-
-def wait_for(future: Future[T]) -> T:
-    """Return the result of an operation. Blocks until it is there.
-
-    If an exception interrupts the wait, for example KeyboardInterrupt, the operation is withdrawn first.
-
-    Raises:
-        QueueError: The operation failed.
-    """
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
-
-
-@attrs.frozen
-class ReceiveRequest:
-    """The arguments of `Broker.receive`.
-
-    Attributes:
-        entity: The queue or subscription.
-        session_id: The session to receive from.
-        lock_id: The holder of the session lock; ``""`` for the shared holder of the plain dialect.
-        max_count: Messages to receive at most, 1 to 1,000.
-        timeout: Seconds to wait for the first message, from 0.
-        request_id: The same for all attempts of one request; ``""`` if the caller does not retry.
-        holds_lock: Whether the caller believes that it has the lock. If so, the broker reports a lost lock and does not take
-            the lock again: another holder may have had the session in between.
-    """
-
-    entity: str
-    session_id: str
-    lock_id: str
-    max_count: int = attrs.field(kw_only=True)
-    timeout: float = attrs.field(kw_only=True)
-    request_id: str = attrs.field(default="", kw_only=True)
-    holds_lock: bool = attrs.field(default=False, kw_only=True)
-
-
-@attrs.frozen
-class AcceptRequest:
-    """The arguments of `Broker.accept`.
-
-    Attributes:
-        entity: The queue or subscription.
-        session_id: The session to accept; `None` accepts the next free session that has messages.
-        lock_id: The holder of the session lock; ``""`` for the shared holder of the plain dialect.
-        timeout: Seconds to wait for a session, from 0.
-        request_id: The same for all attempts of one request; ``""`` if the caller does not retry.
-    """
-
-    entity: str
-    session_id: str | None
-    lock_id: str
-    timeout: float = attrs.field(kw_only=True)
-    request_id: str = attrs.field(default="", kw_only=True)
-
-
-def superseded_error() -> ProviderError:
-    """Return the error of a receive that a later attempt of the same request replaced.
-
-    Attempts can overtake each other. The error is transient, so a client whose latest attempt gets the error tries again.
-    """
-    return ProviderError("another attempt of this request replaced this one", code=SERVER_BUSY, is_transient=True)
+from .calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
 
 
 class Broker(abc.ABC):

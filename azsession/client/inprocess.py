@@ -23,7 +23,8 @@ from requests.adapters import BaseAdapter
 from requests.utils import get_encoding_from_headers
 
 from .. import forks
-from ..broker.base import Broker, CallContext, wait_for
+from ..broker.base import Broker
+from ..broker.calls import CallContext, wait_for
 from ..errors import ConfigurationError, QueueError
 from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..server.answer import Answer

@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ..broker.base import Broker, CallContext, wait_for
+from ..broker.base import Broker
+from ..broker.calls import CallContext, wait_for
 from ..errors import MessageTooLargeError, QueueError, ValidationError
 from ..protocol.routes import NoRouteError, Route, parse_route
 from ..protocol.wire import MalformedError

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..broker.base import AcceptRequest, Broker, Delivery, Disposition, ReceiveRequest, Settlement
+from ..broker.base import Broker
+from ..broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
 from ..errors import InvalidReceiptError
 from ..messages import SessionInfo
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER

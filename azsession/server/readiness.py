@@ -6,7 +6,8 @@ import threading
 import time
 from concurrent.futures import Future
 
-from ..broker.base import Broker, CallContext
+from ..broker.base import Broker
+from ..broker.calls import CallContext
 from ..errors import ProviderError, QueueError
 from ..protocol.error_codes import SERVER_BUSY
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ..broker.base import CallContext, Disposition, Settlement
+from ..broker.calls import CallContext, Disposition, Settlement
 from ..errors import MessageTooLargeError, ValidationError
 from ..messages import Message
 from ..protocol import ENVELOPE_TYPE, LOCK_ID_HEADER, REQUEST_ID_HEADER

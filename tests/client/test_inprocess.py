@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from azsession import ConfigurationError, Message, ProviderError
-from azsession.broker.base import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest
+from azsession.broker.calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.client.cancellation import RequestInFlight
 from azsession.client.http_sockets import send_prepared

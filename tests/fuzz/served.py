@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from azsession.broker.base import BLOCKING, CallContext
+from azsession.broker.calls import BLOCKING, CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.protocol.routes import Operation, Route, message_path, parse_route, session_path
 from azsession.server.authorization import AccessKey, Guard

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from azsession.broker.base import AcceptRequest, ReceiveRequest
+from azsession.broker.calls import AcceptRequest, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import AccessKey, Right, create_app
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from azsession.broker.base import BLOCKING, CallContext
+from azsession.broker.calls import BLOCKING, CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import AuthenticationFailedError, ValidationError
 from azsession.protocol.routes import NoRouteError, Operation, Route

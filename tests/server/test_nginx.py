@@ -32,7 +32,7 @@ from azsession import (
     SessionNotFoundError,
 )
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import AcceptRequest, ReceiveRequest
+from azsession.broker.calls import AcceptRequest, ReceiveRequest
 from azsession.client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from azsession.config import ServiceBusConfig
 from azsession.protocol.sas import generate_sas_token

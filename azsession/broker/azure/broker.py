@@ -22,7 +22,8 @@ from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import NOT_SUPPORTED
 from ...queues import QueueInfo, QueueSettings
 from ...tokens import TokenCache, source_of
-from ..base import BLOCKING, AcceptRequest, Broker, CallContext, Delivery, ReceiveRequest, Settlement
+from ..base import Broker
+from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
 from .browsing import MessageBrowser
 from .held_operations import HeldSessionOperations
 from .message_mapping import as_new

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ...amqp import Condition, Response
 from ...errors import ProviderError, QueueError, SessionNotFoundError
 from ...protocol.error_codes import MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
-from ..base import Disposition, ReceiveRequest, Settlement
+from ..calls import Disposition, ReceiveRequest, Settlement
 from .browsing import MessageBrowser
 from .error_mapping import error_of
 from .namespace import Namespace

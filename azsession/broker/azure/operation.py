@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ..base import BLOCKING, CallContext
+from ..calls import BLOCKING, CallContext
 from .transport.task import Task, WithdrawnError
 
 

@@ -13,7 +13,7 @@ from ...amqp import Condition, Response
 from ...errors import ProviderError, QueueError, ThrottledError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
-from ..base import AcceptRequest, Delivery, ReceiveRequest
+from ..calls import AcceptRequest, Delivery, ReceiveRequest
 from .error_mapping import error_of
 from .message_mapping import fitting
 from .namespace import CONNECT_TIMEOUT, Namespace

@@ -12,7 +12,8 @@ from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import CONFLICT
 from ...queues import QueueInfo, QueueSettings
 from ...validation import check_queue_name
-from ..base import BLOCKING, AcceptRequest, Broker, CallContext, Delivery, ReceiveRequest, Settlement
+from ..base import Broker
+from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
 from ..clock import Clock
 from .browsing import Browsing
 from .core import Core

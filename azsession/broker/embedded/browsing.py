@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from itertools import islice
 
 from ...messages import PeekedMessage, SessionInfo
-from ..base import CallContext
+from ..calls import CallContext
 from .core import Core
 from .database_file import ACTIVE, DEFERRED, SCHEDULED
 from .jobs import Transaction, Unfinished

@@ -30,7 +30,7 @@ from ...errors import (
 from ...messages import ReceiptHandle, ReceivedMessage
 from ...protocol.error_codes import SERVER_BUSY, SESSION_LOCK_LOST
 from ...queues import QueueSettings
-from ..base import BLOCKING, CallContext
+from ..calls import BLOCKING, CallContext
 from ..clock import Clock
 from .broker_thread import BrokerThread
 from .database_file import open_database

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from ..base import Disposition
+from ..calls import Disposition
 from ..clock import Clock
 from .broker_thread import BrokerThread
 from .jobs import Transaction

@@ -13,7 +13,7 @@ from typing import TypeVar
 from ...errors import ProviderError, QueueError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
-from ..base import AcceptRequest, CallContext, Delivery, ReceiveRequest, superseded_error
+from ..calls import AcceptRequest, CallContext, Delivery, ReceiveRequest, superseded_error
 from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, lost_error
 from .database_file import ACTIVE, DEFERRED
 from .jobs import Job, Transaction, Unfinished, WithdrawnError

@@ -11,7 +11,7 @@ from ...errors import ProviderError, ValidationError
 from ...messages import Message
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ...queues import QueueSettings
-from ..base import CallContext
+from ..calls import CallContext
 from .core import Core
 from .database_file import ACTIVE, DEAD, SCHEDULED
 from .jobs import Transaction, Unfinished

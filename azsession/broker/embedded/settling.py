@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
-from ..base import CallContext, Disposition, Settlement
+from ..calls import CallContext, Disposition, Settlement
 from .core import MAX_DELIVERY_EXCEEDED, Core, lost_error
 from .database_file import DEFERRED
 from .jobs import Transaction, Unfinished

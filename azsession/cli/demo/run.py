@@ -13,7 +13,7 @@ import attrs
 import requests
 from requests.adapters import HTTPAdapter
 
-from ...broker.base import BLOCKING, CallContext
+from ...broker.calls import BLOCKING, CallContext
 from ...broker.embedded import EmbeddedBroker
 from ...client.provider import ServiceBusProvider
 from ...client.session import SessionClient

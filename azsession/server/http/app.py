@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from ...broker.base import Broker, CallContext, WaitingSlots
+from ...broker.base import Broker
+from ...broker.calls import CallContext, WaitingSlots
 from ...errors import MessageTooLargeError, ProviderError, QueueError, ValidationError
 from ...messages import Message
 from ...protocol import PROTOCOL_HEADER, PROTOCOL_VERSION

@@ -13,7 +13,7 @@ from azsession import Message, ReceivedMessage, ServiceBusConfig
 from azsession.broker.azure import AzureBroker
 from azsession.broker.azure.authorized_connection import AuthorizedConnection
 from azsession.broker.azure.operation import Operation
-from azsession.broker.base import (
+from azsession.broker.calls import (
     BLOCKING,
     AcceptRequest,
     CallContext,

@@ -6,7 +6,7 @@ import pytest
 
 from azsession import Message
 from azsession.broker.azure import AzureBroker, message_mapping
-from azsession.broker.base import Disposition
+from azsession.broker.calls import Disposition
 
 from .holders import QUEUE, Holder
 

@@ -9,7 +9,7 @@ import pytest
 
 from azsession import Message, ProviderError, ServiceBusProvider
 from azsession.broker.azure import AzureBroker, browsing
-from azsession.broker.base import Disposition
+from azsession.broker.calls import Disposition
 
 from ...conftest import eventually
 from .holders import QUEUE, Holder, broker_on, connection_of, send, texts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from azsession import ReceivedMessage
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import Disposition
+from azsession.broker.calls import Disposition
 
 from ...conftest import eventually
 from .holders import QUEUE, Holder, send, texts, waits_in

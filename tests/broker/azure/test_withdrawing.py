@@ -13,7 +13,7 @@ from azsession import ConnectionFailedError, ServiceBusConfig, ThrottledError
 from azsession.broker.azure import AzureBroker
 from azsession.broker.azure.operation import Operation
 from azsession.broker.azure.receiving import SessionReceiver
-from azsession.broker.base import AcceptRequest, CallContext, Delivery, WaitingSlots
+from azsession.broker.calls import AcceptRequest, CallContext, Delivery, WaitingSlots
 
 from ...conftest import eventually
 from .holders import QUEUE, Holder, broker_on, connection_of, send, texts, waiting_accepts, waits_in

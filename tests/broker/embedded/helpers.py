@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from azsession import Message, ReceivedMessage
-from azsession.broker.base import AcceptRequest, CallContext, Disposition, ReceiveRequest, Settlement, wait_for
+from azsession.broker.calls import AcceptRequest, CallContext, Disposition, ReceiveRequest, Settlement, wait_for
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.jobs import Transaction

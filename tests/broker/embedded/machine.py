@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from azsession import Message, ProviderError, QueueError, ValidationError
-from azsession.broker.base import ReceiveRequest
+from azsession.broker.calls import ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 

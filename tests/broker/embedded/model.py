@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from azsession import Message, PeekedMessage, ReceivedMessage, SessionInfo, SessionLockedError, SessionNotFoundError
-from azsession.broker.base import Disposition
+from azsession.broker.calls import Disposition
 from azsession.broker.clock import Clock
 from azsession.queues import QueueSettings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from azsession import ProviderError, SessionNotFoundError
-from azsession.broker.base import Settlement
+from azsession.broker.calls import Settlement
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 from tests.conftest import eventually

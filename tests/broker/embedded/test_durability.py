@@ -24,7 +24,7 @@ from .helpers import COMPLETE, Background, HandClock, accept, copy_data, peek, r
 _WORKER = """
 import os, sys, threading
 from azsession import Message, QueueError
-from azsession.broker.base import Disposition, ReceiveRequest, Settlement
+from azsession.broker.calls import Disposition, ReceiveRequest, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 
 broker = EmbeddedBroker(sys.argv[1], queues=["q"])

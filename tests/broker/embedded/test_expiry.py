@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from azsession import Message, ProviderError
-from azsession.broker.base import ReceiveRequest
+from azsession.broker.calls import ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.store import STEP_BYTES
 from azsession.queues import QueueSettings

@@ -16,7 +16,7 @@ from .helpers import copy_data, peek, send
 _SCRIPT = """
 import gc, json, os, sys, threading
 from azsession import Message, ProviderError
-from azsession.broker.base import ReceiveRequest
+from azsession.broker.calls import ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 
 path, what = sys.argv[1:]

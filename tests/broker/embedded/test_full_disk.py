@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from azsession import ProviderError
-from azsession.broker.base import AcceptRequest, ReceiveRequest
+from azsession.broker.calls import AcceptRequest, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.jobs import Transaction
 from azsession.queues import QueueSettings

@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 from azsession import SessionNotFoundError
-from azsession.broker.base import AcceptRequest, ReceiveRequest
+from azsession.broker.calls import AcceptRequest, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.session_locks import MAX_LOST, MAX_REFUSED
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from azsession import ProviderError, ReceivedMessage, SessionLockedError, SessionNotFoundError
-from azsession.broker.base import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
+from azsession.broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
 
 from .machine import BrokerMachine
 from .model import LOCK_SECONDS, SESSIONS

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from azsession import Message, ProviderError
-from azsession.broker.base import Disposition, Settlement
+from azsession.broker.calls import Disposition, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.store import STEP_BYTES
 from azsession.queues import QueueSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from azsession import ProviderError
-from azsession.broker.base import Disposition
+from azsession.broker.calls import Disposition
 from azsession.broker.embedded import EmbeddedBroker, remembered
 from azsession.queues import QueueSettings
 

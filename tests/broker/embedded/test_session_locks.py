@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from azsession import SessionLockedError, SessionNotFoundError
-from azsession.broker.base import Disposition, ReceiveRequest, Settlement
+from azsession.broker.calls import Disposition, ReceiveRequest, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.due_work import STEP_LOCKS
 from azsession.broker.embedded.jobs import Transaction

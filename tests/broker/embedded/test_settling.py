@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from azsession import Message
-from azsession.broker.base import Disposition, Settlement
+from azsession.broker.calls import Disposition, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.store import STEP_BYTES
 

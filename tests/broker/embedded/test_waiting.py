@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from azsession import ProviderError, QueueNotFoundError, SessionLockedError, SessionNotFoundError
-from azsession.broker.base import ReceiveRequest
+from azsession.broker.calls import ReceiveRequest
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from azsession import ProviderError, SessionLockedError, ThrottledError
-from azsession.broker.base import AcceptRequest, CallContext, ReceiveRequest, WaitingSlots
+from azsession.broker.calls import AcceptRequest, CallContext, ReceiveRequest, WaitingSlots
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.jobs import Transaction

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from azsession.broker.base import BLOCKING, CallContext, Delivery, ReceiveRequest
+from azsession.broker.calls import BLOCKING, CallContext, Delivery, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
 from azsession.server import GatewayService

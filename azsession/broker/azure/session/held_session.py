@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from ....amqp import Attach, Condition
 from ....errors import ConnectionFailedError, ProviderError, QueueError, SessionNotFoundError
 from ....protocol.error_codes import SESSION_LOCK_LOST
-from ...base import Settlement
+from ...calls import Settlement
 from ..authorized_connection import AuthorizedConnection
 from ..error_mapping import LOST_LINK, TIMEOUT, error_of
 from ..lock_clock import ServiceClock

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from .... import amqp
 from ....errors import QueueError
-from ...base import superseded_error
+from ...calls import superseded_error
 from ..message_mapping import fitting
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer

@@ -12,7 +12,7 @@ import attrs
 from .... import amqp
 from ....errors import QueueError
 from ....protocol.error_codes import CONFLICT
-from ...base import Disposition, Settlement
+from ...calls import Disposition, Settlement
 from ..transport.task import LocalFuture
 
 #: Settlements that are remembered at most, and for how many seconds.

@@ -13,7 +13,7 @@ import attrs
 from .... import amqp
 from ....amqp import AmqpMessage, Condition, Response
 from ....protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
-from ...base import Settlement
+from ...calls import Settlement
 from ..error_mapping import MESSAGE_LOCK_LOST_CONDITION, SESSION_LOCK_LOST_CONDITION, error_of
 from ..transport.links import Receiver
 from .requests import OnAnswer

@@ -12,7 +12,7 @@ from azsession import (
     SessionNotFoundError,
 )
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import ReceiveRequest
+from azsession.broker.calls import ReceiveRequest
 
 from ..holders import QUEUE, Holder
 

@@ -13,7 +13,7 @@ from azsession import (
     SessionNotFoundError,
 )
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import Disposition
+from azsession.broker.calls import Disposition
 
 from ....conftest import eventually
 from ..holders import QUEUE, Holder, broker_on, completed, held_again, in_thread, send, texts, waits_in

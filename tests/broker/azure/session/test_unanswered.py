@@ -11,7 +11,7 @@ from azsession import (
     ConnectionFailedError,
 )
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import Disposition
+from azsession.broker.calls import Disposition
 
 from ....conftest import eventually
 from ..holders import QUEUE, Holder, broker_on, completed, held_again, send

@@ -6,7 +6,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import Disposition
+from azsession.broker.calls import Disposition
 
 from ....conftest import eventually
 from ....server.raw import Gateway

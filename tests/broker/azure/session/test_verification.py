@@ -12,7 +12,7 @@ from azsession import (
     SessionNotFoundError,
 )
 from azsession.broker.azure import AzureBroker
-from azsession.broker.base import Disposition, Settlement
+from azsession.broker.calls import Disposition, Settlement
 
 from ....conftest import eventually
 from ..holders import QUEUE, Holder, in_thread, send, texts
