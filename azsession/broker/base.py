@@ -1,7 +1,7 @@
 """`Broker`: the interface between the gateway and the engines that keep messages.
 
-The gateway's handlers call it. `EmbeddedBroker` and `AzureBroker` implement it. The classes of its arguments and results are in
-`calls`.
+The gateway's handlers call it. `EmbeddedBroker` and `AzureBroker` implement it. `calls` has the classes of its arguments and
+results.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from ..errors import ValidationError
 from ..messages import AttributeValue, Message, PeekedMessage, ReceivedMessage
 from ..validation import MAX_BATCH
-from .bounded_json import BoundedParser
+from .bounded_json import STRICT_JSON, BoundedParser
 
 BROKER_PROPERTIES = "BrokerProperties"
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
@@ -65,8 +65,6 @@ _MAX_TIME_TO_LIVE = 922337203685
 MAX_HEADERS, MAX_HEADER_SIZE = 64, 32768
 #: Characters of JSON from which the number of its values is limited: see `bounded_json`.
 _LARGE = 256 * 1024
-#: The most digits of a whole number in JSON. Python needs quadratic time to parse a number.
-_MAX_DIGITS = 400
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z"
 
 
@@ -199,7 +197,7 @@ def _parse_attribute(value: str) -> AttributeValue | None:
         return value == "true"
     if (value.startswith('"') and value.endswith('"')) or re.match(_NUMBER, value):
         try:
-            parsed = _JSON.decode(value)
+            parsed = STRICT_JSON.decode(value)
         except (ValueError, RecursionError):
             # A quoted text that is not valid JSON, or a number with too many digits.
             return value[1:-1] if value.startswith('"') and len(value) > 1 else None
@@ -256,7 +254,9 @@ def envelope_items(data: bytes) -> Iterator[Any]:
     """
     try:
         text = _decode_text(data)
-        items = BoundedParser(text, _JSON).items() if len(text) > _LARGE else iter(_check_array(_JSON.decode(text)))
+        items = (
+            BoundedParser(text, STRICT_JSON).items() if len(text) > _LARGE else iter(_check_array(STRICT_JSON.decode(text)))
+        )
         for number, item in enumerate(items, 1):
             if number > MAX_BATCH:
                 raise BatchTooLargeError(f"an envelope has at most {MAX_BATCH} messages, this one has more")
@@ -298,24 +298,10 @@ def decode_item(item: Any) -> dict[str, Any]:
     return _fields(item.get("BrokerProperties") or {}, attributes, data, item.get("ContentType"))
 
 
-def _whole_number(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
-    return int(digits)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-#: Parses JSON of RFC 8259: no NaN or Infinity, and no number that takes long to parse.
-_JSON = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)
-
-
 def _load_json(data: str | bytes, name: str) -> Any:
     try:
         text = data if isinstance(data, str) else _decode_text(data)
-        return BoundedParser(text, _JSON).value() if len(text) > _LARGE else _JSON.decode(text)
+        return BoundedParser(text, STRICT_JSON).value() if len(text) > _LARGE else STRICT_JSON.decode(text)
     except (ValueError, RecursionError):
         raise MalformedError(f"{name} is not valid JSON") from None
 

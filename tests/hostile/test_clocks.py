@@ -114,10 +114,10 @@ def test_the_error_of_a_client_whose_clock_is_behind_says_so_until_the_clock_is_
     client.ask("sessions")
     # By this clock the token is expired, and so is the new token.
     machines.step(gateway=2 * HOURS, clients=-HOURS)
-    for _ in range(2):
-        error = client.fail("sessions")
-        assert error["error"] == "AuthenticationFailedError"
-        assert re.search("this machine's clock is 1[45]:..:.. behind the server's", error["text"])
+    assert client.fail("sessions")["error"] == "AuthenticationFailedError"
+    # The server computes its header Date once a second.
+    wanted = "this machine's clock is 1[45]:..:.. behind the server's"
+    eventually(lambda: re.search(wanted, client.fail("sessions")["text"]))
     machines.step(gateway=2 * HOURS, clients=2 * HOURS)
     client.ask("sessions")
     # Its token is valid for hours longer by the gateway's clock, which does no harm.
@@ -155,7 +155,7 @@ def receive(provider: ServiceBusProvider, count: int) -> list[str]:
     return [message.text() for message in messages]
 
 
-def test_scheduled_and_expiring_messages_follow_the_clock_at_the_start_of_the_broker(tmp_path: Path) -> None:
+def test_scheduled_and_expiring_messages_follow_the_wall_clock_when_it_is_set(tmp_path: Path) -> None:
     in_an_hour = datetime.now(timezone.utc) + timedelta(hours=1)
     with gateway_process(tmp_path, lock_duration=30) as (gateway, connection_string):
         # A token that is valid by each clock of this test.
@@ -164,15 +164,10 @@ def test_scheduled_and_expiring_messages_follow_the_clock_at_the_start_of_the_br
         with ServiceBusProvider.from_connection_string(signed) as provider:
             scheduled = Message("scheduled", session_id="s1", scheduled_enqueue_time=in_an_hour)
             provider.send_messages(QUEUE, [scheduled, Message("mortal", session_id="s1", time_to_live=3600)])
-            gateway.step(HOURS)
-            # Peeking and sending make the broker handle scheduled and expired messages.
+            gateway.step(-HOURS)
             send(provider, "now")
             assert shown(provider) == {"scheduled": "Scheduled", "mortal": "Active", "now": "Active"}
-    # By a clock that is ahead at the start, both times have passed.
-    clockshim.set_offset(tmp_path / "gateway-clock", HOURS)
-    with gateway_process(tmp_path, lock_duration=30) as (gateway, connection_string):
-        gateway.step(0)
-        with ServiceBusProvider.from_connection_string(connection_string) as provider:
+            gateway.step(HOURS)
             eventually(lambda: shown(provider) == {"scheduled": "Active", "now": "Active"})
 
 

@@ -76,7 +76,7 @@ from azsession.cli.demo import run as demo_run
 demo_run.SLOW = 0.1
 send = EmbeddedBroker.send
 def send_twice(self, entity, messages, *args, **kwargs):
-    send(self, entity, [messages[0], *messages], *args, **kwargs)
+    return send(self, entity, [messages[0], *messages], *args, **kwargs)
 EmbeddedBroker.send = send_twice
 from azsession.cli import main
 sys.argv = ["azsession", "demo", "--file", sys.argv[1]]
