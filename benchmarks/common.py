@@ -28,8 +28,8 @@ from azsession.server import AccessKey, GatewayService
 
 path, lock_duration = sys.argv[1], float(sys.argv[2])
 broker = EmbeddedBroker(path or None)
-if "bench" not in {queue.name for queue in broker.list_queues()}:
-    broker.create_queue("bench", QueueSettings(lock_duration=lock_duration))
+if "bench" not in {queue.name for queue in broker.list_queues().result()}:
+    broker.create_queue("bench", QueueSettings(lock_duration=lock_duration)).result()
 with GatewayService(broker, [AccessKey.generate()]) as service:
     print(service.connection_string(), flush=True)
     sys.stdin.read()
@@ -37,6 +37,12 @@ with GatewayService(broker, [AccessKey.generate()]) as service:
 
 #: The queue of every benchmark.
 QUEUE = "bench"
+
+
+def processor_time(process: psutil.Process) -> float:
+    """Return the processor time that a process has used, in seconds."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @attrs.frozen
@@ -57,8 +63,7 @@ class Gateway:
 
     def cpu(self) -> float:
         """Return the processor time of the process, in seconds."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        return processor_time(self.process)
 
     def peak_memory(self) -> int:
         """Return the peak memory of the process in bytes, or its present memory if the system is not Linux."""

@@ -1,0 +1,102 @@
+"""Processor time of receive + complete in the gateway, compared with a trivial ASGI application on the same server.
+
+The client is the same: two requests over one connection. The broker of the gateway keeps its messages in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import requests
+
+from azsession.protocol.sas import generate_sas_token
+
+from .common import QUEUE, Figure, Gateway, arguments, fill, gateway, interleaved, processor_time, show
+
+#: The peer's program. It answers every request with 256 bytes, until its standard input ends.
+_TRIVIAL = """
+import socket, sys, threading
+import uvicorn
+
+async def application(scope, receive, send):
+    headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"256")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"x" * 256})
+
+listener = socket.create_server(("127.0.0.1", 0))
+config = uvicorn.Config(application, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False)
+threading.Thread(target=uvicorn.Server(config).run, args=([listener],), daemon=True).start()
+print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def _trivial() -> Iterator[tuple[str, psutil.Process]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", _TRIVIAL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield process.stdout.readline().strip(), psutil.Process(process.pid)
+        finally:
+            process.stdin.close()
+
+
+def _headers(server: Gateway) -> dict[str, str]:
+    fields = dict(part.split("=", 1) for part in server.connection_string.split(";"))
+    token = generate_sas_token(server.url, fields["SharedAccessKeyName"], fields["SharedAccessKey"], int(time.time()) + 3600)
+    return {"Authorization": token, "Azsession-Lock-Id": str(uuid.uuid4())}
+
+
+def main() -> None:
+    """Measure and print the result."""
+    options = arguments("gateway_cpu", __doc__ or "", rounds=10, messages=500)
+    with gateway() as server, server.provider() as provider, _trivial() as (url, peer), requests.Session() as http:
+        fill(provider, "ours", (options.rounds + 1) * options.messages)
+        base, headers = f"{server.url}/{QUEUE}/sessions/ours/messages", _headers(server)
+
+        def trivial() -> float:
+            before = processor_time(peer)
+            for _ in range(options.messages):
+                for _ in range(2):
+                    assert http.delete(url, headers=headers).status_code == 200
+            return (processor_time(peer) - before) / float(options.messages)
+
+        def ours() -> float:
+            before = server.cpu()
+            for _ in range(options.messages):
+                received = http.delete(f"{base}/head?timeout=30", headers=headers)
+                token = json.loads(received.headers["BrokerProperties"])["LockToken"]
+                assert http.delete(f"{base}/{token}", headers=headers).status_code == 204
+            return (server.cpu() - before) / float(options.messages)
+
+        trivial()
+        ours()
+        found = interleaved(options.rounds, trivial=trivial, ours=ours)
+    ratio = found["ours"] / found["trivial"]
+    show(
+        "gateway_cpu",
+        [
+            Figure(
+                f"processor time of receive + complete, in the gateway ({options.rounds} rounds of {options.messages})",
+                f"{found['trivial'] * 1e6:.0f} us   two requests to a trivial ASGI application on uvicorn and httptools",
+                f"{found['ours'] * 1e6:.0f} us",
+                ratio,
+                "at most 5",
+                ratio <= 5,
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
