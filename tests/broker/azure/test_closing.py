@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 #: The names of the threads of a broker on Azure. Servers of other tests may run at the same time.
-NAMES = ("azsession-amqp", "azsession-connect", "azsession-tokens", "azsession-restore")
+NAMES = ("azsession-amqp", "azsession-connect", "azsession-tokens")
 
 
 def our_threads() -> list[str]:

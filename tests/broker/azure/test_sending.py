@@ -157,6 +157,19 @@ def test_a_send_whose_answer_was_lost_is_uncertain_and_is_not_sent_again(namespa
     assert [message_id for _, _, message_id in namespace.accepted(QUEUE)] == ["first", "a", "b"]
 
 
+def test_attempts_of_one_send_that_wait_at_the_same_time_send_once_and_all_succeed(
+    namespace: StandIn, broker: AzureBroker
+) -> None:
+    send(broker, "first")
+    namespace.delay(0.5)
+    messages = [Message("x", session_id="s1", message_id="x")]
+    attempts = [broker.send(QUEUE, messages, "r1") for _ in range(3)]
+    for attempt in attempts:
+        attempt.result(10)
+    namespace.delay(0)
+    assert [message_id for _, _, message_id in namespace.accepted(QUEUE)] == ["first", "x"]
+
+
 # Refusals
 
 

@@ -34,15 +34,15 @@ class Awaitable(Protocol):
 
 
 class LocalFuture(Generic[T]):
-    """A future for one waiting coroutine. Only the loop's thread uses it, so that it needs no lock."""
+    """A future that only the loop's thread uses, so that it needs no lock."""
 
-    __slots__ = ("_callback", "_error", "_is_done", "_result")
+    __slots__ = ("_callbacks", "_error", "_is_done", "_result")
 
     def __init__(self) -> None:
         self._is_done = False
         self._result: T | None = None
         self._error: Exception | None = None
-        self._callback: Callable[[Any], object] | None = None
+        self._callbacks: tuple[Callable[[Any], object], ...] = ()
 
     def done(self) -> bool:
         """Return whether there is a result or an error."""
@@ -69,13 +69,13 @@ class LocalFuture(Generic[T]):
         self._finish()
 
     def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
-        """Call `fn` when the future is done. It takes the place of an earlier function."""
-        self._callback = fn
+        """Call `fn` when the future is done. It must not be done yet."""
+        self._callbacks = (*self._callbacks, fn)
 
     def _finish(self) -> None:
         self._is_done = True
-        if self._callback is not None:
-            self._callback(self)
+        for callback in self._callbacks:
+            callback(self)
 
 
 class _Wait:
