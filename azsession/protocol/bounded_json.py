@@ -1,4 +1,4 @@
-"""Strict JSON, and a parser for large texts that stops early when a text has too many values. `wire` uses both.
+"""A JSON parser for large texts that stops early when a text has too many values. `wire` uses it.
 
 The time to parse JSON depends on the number of its values more than on its length: 16 MB of empty arrays take seconds, 16 MB
 of text take milliseconds. `json` parses a text in one step that no other thread can interrupt.
@@ -6,6 +6,7 @@ of text take milliseconds. `json` parses a text in one step that no other thread
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -16,40 +17,75 @@ MAX_VALUES = 65_536
 #: The most arrays and objects inside each other.
 MAX_DEPTH = 100
 
-#: The most digits of a whole number in JSON. Python needs quadratic time to parse a number.
-_MAX_DIGITS = 400
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
-class BoundedParser:
-    """Parses one JSON text.
+#: Characters from which the number of values is limited.
+_LARGE = 256 * 1024
+#: The most digits of a whole number. Python needs quadratic time to parse a number.
+_MAX_DIGITS = 400
 
-    Args:
-        text: The text.
-        scalars: Parses strings, numbers and constants.
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
+    return int(digits)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+#: Parses JSON of RFC 8259: no NaN or Infinity, and no number that takes long to parse.
+_JSON = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)
+
+
+def parse_json(data: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: The text is not JSON, or it is large and has more than `MAX_VALUES` values.
+        RecursionError: The text has too many arrays or objects inside each other.
     """
+    text = data if isinstance(data, str) else _decode(data)
+    return _BoundedParser(text).value() if len(text) > _LARGE else _JSON.decode(text)
 
-    def __init__(self, text: str, scalars: json.JSONDecoder) -> None:
+
+def json_items(data: bytes) -> Iterator[Any]:
+    """Return the elements of a JSON array one by one. In a large text, each may have `MAX_VALUES` values.
+
+    Raises:
+        ValueError: The text is not a JSON array, or an element has too many values.
+        RecursionError: The text has too many arrays or objects inside each other.
+    """
+    text = _decode(data)
+    if len(text) > _LARGE:
+        yield from _BoundedParser(text).items()
+        return
+    items = _JSON.decode(text)
+    if not isinstance(items, list):
+        raise ValueError("the text is not an array")
+    yield from items
+
+
+def _decode(data: bytes) -> str:
+    # Not the codec "utf-8-sig": its first use imports a module, and a process that is forked meanwhile can deadlock.
+    return data.removeprefix(codecs.BOM_UTF8).decode()
+
+
+class _BoundedParser:
+    def __init__(self, text: str) -> None:
         self._text = text
-        self._scalars = scalars
         self._left = MAX_VALUES
 
     def value(self) -> Any:
-        """Return the value of the whole text.
-
-        Raises:
-            ValueError: The text is not JSON, or has more than `MAX_VALUES` values.
-        """
+        """Return the value of the whole text."""
         value, at = self._value(self._skip(0), 0)
         self._expect_end(at)
         return value
 
     def items(self) -> Iterator[Any]:
-        """Return the elements of the array in the text one by one. Each may have `MAX_VALUES` values.
-
-        Raises:
-            ValueError: The text is not a JSON array, or an element has too many values.
-        """
+        """Return the elements of the array in the text one by one."""
         at = self._skip(0)
         if self._text[at : at + 1] != "[":
             raise ValueError("the text is not an array")
@@ -75,7 +111,7 @@ class BoundedParser:
             return self._object(self._skip(at + 1), depth + 1)
         if first == "[":
             return self._array(self._skip(at + 1), depth + 1)
-        return self._scalars.raw_decode(self._text, at)
+        return _JSON.raw_decode(self._text, at)
 
     def _object(self, at: int, depth: int) -> tuple[dict[str, Any], int]:
         found: dict[str, Any] = {}
@@ -85,7 +121,7 @@ class BoundedParser:
         while True:
             if text[at : at + 1] != '"':
                 raise ValueError("a name is missing")
-            name, at = self._scalars.raw_decode(text, at)
+            name, at = _JSON.raw_decode(text, at)
             at = self._skip(at)
             if text[at : at + 1] != ":":
                 raise ValueError("a colon is missing")
@@ -122,17 +158,3 @@ class BoundedParser:
     def _expect_end(self, at: int) -> None:
         if self._skip(at) != len(self._text):
             raise ValueError("the text goes on after its value")
-
-
-def _whole_number(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
-    return int(digits)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-#: Parses JSON of RFC 8259: no NaN or Infinity, and no number that takes long to parse.
-STRICT_JSON = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from urllib.parse import quote, unquote
 from ..errors import ValidationError
 from ..messages import AttributeValue, Message, PeekedMessage, ReceivedMessage
 from ..validation import MAX_BATCH
-from .bounded_json import STRICT_JSON, BoundedParser
+from .bounded_json import json_items, parse_json
 
 BROKER_PROPERTIES = "BrokerProperties"
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
@@ -63,8 +62,6 @@ _RESERVED_PREFIXES = ("azsession-", "x-ms-", "x-forwarded-", "sec-", "access-con
 _MAX_TIME_TO_LIVE = 922337203685
 #: The most headers, and characters in them, of one message. A message with more is sent in an envelope.
 MAX_HEADERS, MAX_HEADER_SIZE = 64, 32768
-#: Characters of JSON from which the number of its values is limited: see `bounded_json`.
-_LARGE = 256 * 1024
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z"
 
 
@@ -197,7 +194,7 @@ def _parse_attribute(value: str) -> AttributeValue | None:
         return value == "true"
     if (value.startswith('"') and value.endswith('"')) or re.match(_NUMBER, value):
         try:
-            parsed = STRICT_JSON.decode(value)
+            parsed = parse_json(value)
         except (ValueError, RecursionError):
             # A quoted text that is not valid JSON, or a number with too many digits.
             return value[1:-1] if value.startswith('"') and len(value) > 1 else None
@@ -253,24 +250,14 @@ def envelope_items(data: bytes) -> Iterator[Any]:
         MalformedError: The bytes are not an envelope.
     """
     try:
-        text = _decode_text(data)
-        items = (
-            BoundedParser(text, STRICT_JSON).items() if len(text) > _LARGE else iter(_check_array(STRICT_JSON.decode(text)))
-        )
-        for number, item in enumerate(items, 1):
+        for number, item in enumerate(json_items(data), 1):
             if number > MAX_BATCH:
                 raise BatchTooLargeError(f"an envelope has at most {MAX_BATCH} messages, this one has more")
             yield item
     except MalformedError:
         raise
     except (ValueError, RecursionError):
-        raise MalformedError("the envelope is not valid JSON") from None
-
-
-def _check_array(items: Any) -> list[Any]:
-    if not isinstance(items, list):
-        raise MalformedError("an envelope must be a JSON array")
-    return items
+        raise MalformedError("the envelope is not a valid JSON array") from None
 
 
 def base64_size(item: Any) -> int:
@@ -300,15 +287,9 @@ def decode_item(item: Any) -> dict[str, Any]:
 
 def _load_json(data: str | bytes, name: str) -> Any:
     try:
-        text = data if isinstance(data, str) else _decode_text(data)
-        return BoundedParser(text, STRICT_JSON).value() if len(text) > _LARGE else STRICT_JSON.decode(text)
+        return parse_json(data)
     except (ValueError, RecursionError):
         raise MalformedError(f"{name} is not valid JSON") from None
-
-
-def _decode_text(data: bytes) -> str:
-    # Not the codec "utf-8-sig": its first use imports a module, and a process that is forked meanwhile can deadlock.
-    return data.removeprefix(codecs.BOM_UTF8).decode()
 
 
 def _fields(properties: Any, attributes: dict[str, Any], body: bytes, content_type: Any) -> dict[str, Any]:

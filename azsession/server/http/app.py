@@ -246,7 +246,7 @@ class _Exchange:
         headers, pieces = answer.pieces()
         encoded = await self._encode(pieces)
         size = sum(map(len, encoded))
-        fields = _encode_headers(headers)
+        fields = [*_encode_headers(headers), *self._connection.headers]
         if answer.status != 204:
             fields.append((b"content-length", b"%d" % size))
         # Read past a small rest of the body, so that the connection stays in use. The length of a chunked one is unknown.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 Scope = Mapping[str, Any]
@@ -26,6 +26,10 @@ class Connection(Protocol):
     @property
     def is_closed(self) -> bool:
         """Whether the connection is known to be closed."""
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """Headers that the server leaves to the application."""
 
     @property
     def is_last(self) -> bool:
@@ -56,6 +60,7 @@ class Connection(Protocol):
 class UnknownConnection:
     """A connection of another server, which has limits of its own."""
 
+    headers: Sequence[tuple[bytes, bytes]] = ()
     is_closed = False
     is_last = False
 

@@ -11,12 +11,13 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
 from . import limits, refusals
 from .movement import Movement
+from .refusals import http_date
 from .transport import WatchedTransport
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -152,6 +153,11 @@ class Connection(asyncio.Protocol):
         return self._is_lost or self._phase is Phase.CLOSING or self._transport.is_closing()
 
     @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """Headers that the server leaves to the application."""
+        return [(b"date", http_date(int(time.time())))]
+
+    @property
     def is_last(self) -> bool:
         """Whether the connection is closed after the running request, because the server stops."""
         return self._table.is_stopping
@@ -224,8 +230,12 @@ class Connection(asyncio.Protocol):
             self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)
             return
         self._set_phase(Phase.IDLE)
-        self._inner = self._make_inner()
-        self._inner.connection_made(WatchedTransport(self, transport))
+        try:
+            self._inner = self._make_inner()
+            self._inner.connection_made(WatchedTransport(self, transport))
+        except BaseException:
+            transport.abort()
+            raise
 
     def data_received(self, data: bytes) -> None:
         if self._phase is Phase.CLOSING or self._is_malformed:

@@ -68,7 +68,7 @@ class Listener:
             "ws": "none",
             "proxy_headers": False,
             "server_header": False,
-            "backlog": BACKLOG,
+            "date_header": False,
             "timeout_keep_alive": int(limits.IDLE_TIMEOUT),
         }
         for name in ("uvicorn.access", "uvicorn.asgi", "uvicorn.error"):
@@ -76,12 +76,13 @@ class Listener:
         # Always the same parser: parsers differ in the malformed requests that they refuse.
         config = uvicorn.Config(application, http="httptools", **options)
         config.load()
-        self._server = uvicorn.Server(config)
+        # The server itself does not run: the connections are accepted here, and need only its state.
+        server_state = uvicorn.Server(config).server_state
         # uvicorn annotates the class without the arguments that it passes to it.
         inner_class: Any = config.http_protocol_class
         most = limits.default_max_connections()
         self.connections: Connections = Connections(
-            lambda state: inner_class(config=config, server_state=self._server.server_state, app_state=state),
+            lambda state: inner_class(config=config, server_state=server_state, app_state=state),
             most if max_connections is None else min(max_connections, most),
         )
         # On Windows, the loop must be one that can watch a socket.
@@ -132,15 +133,12 @@ class Listener:
             loop.close()
 
     async def _serve(self, listener: socket.socket) -> None:
-        # uvicorn gets no socket: it only keeps the date of the answers.
-        clock = asyncio.ensure_future(self._server.serve(sockets=[]))
         acceptor = Acceptor(listener, self.connections, self._open)
         try:
             await self._stopping.wait()
             acceptor.stop()
             await self.connections.drain(STOP_PATIENCE)
         finally:
-            clock.cancel()
             await _cancel_other_tasks()
 
     async def _open(self, connection: Connection, sock: socket.socket) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
 from ...protocol import ERROR_CODE_HEADER, JSON_TYPE, PROTOCOL_HEADER, PROTOCOL_VERSION
@@ -20,10 +22,16 @@ def _refusal(status: HTTPStatus, code: str, message: str, **headers: str) -> byt
     return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode("latin-1") + body
 
 
+@lru_cache(1)
+def http_date(now: int) -> bytes:
+    """Return a time, in seconds since the Unix epoch, as the date of an answer (RFC 9110, section 6.6.1)."""
+    return formatdate(now, usegmt=True).encode()
+
+
 def dated(answer: bytes) -> bytes:
-    """Return an answer with the current date (RFC 9110, section 6.6.1)."""
+    """Return an answer with the current date."""
     status, _, rest = answer.partition(b"\r\n")
-    return b"%s\r\nDate: %s\r\n%s" % (status, formatdate(usegmt=True).encode(), rest)
+    return b"%s\r\nDate: %s\r\n%s" % (status, http_date(int(time.time())), rest)
 
 
 BUSY = _refusal(HTTPStatus.SERVICE_UNAVAILABLE, SERVER_BUSY, "the gateway has too many connections", Retry_After="1")
