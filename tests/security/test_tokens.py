@@ -32,7 +32,7 @@ def answer_to(gateway: Gateway, method: str, target: str, authorization: str | N
     with gateway.open_socket(head) as sock:
         while data := sock.recv(65536):
             received += data
-    return re.sub(rb"\r\nDate: [^\r]*", b"", received)
+    return re.sub(rb"(?i)\r\ndate: [^\r]*", b"", received)
 
 
 def refusal(gateway: Gateway) -> bytes:
