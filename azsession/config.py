@@ -18,7 +18,7 @@ from .connection_string import AMQP, WEBSOCKETS, split_url
 from .connection_string import ConnectionString as ConnectionString
 from .connection_string import is_loopback as is_loopback
 from .errors import ConfigurationError, ValidationError
-from .validation import as_seconds, did_you_mean, seconds
+from .validation import as_seconds, check_count, check_flag, did_you_mean, seconds, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,6 +39,9 @@ AZURE_SUFFIXES = (
 #: The ports of AMQP with TLS, without TLS (the emulator) and over WebSockets.
 AMQPS_PORT, AMQP_PORT, WEBSOCKETS_PORT = 5671, 5672, 443
 
+#: The most retries, and the most connections to keep open. The connection pool allocates memory for each.
+MAX_RETRIES, MAX_POOL = 1_000_000, 65_536
+
 _TRANSPORTS = ("auto", "http", AMQP, WEBSOCKETS)
 
 
@@ -49,12 +52,27 @@ def _check_seconds(_: object, field: attrs.Attribute[Any], value: object) -> Non
         raise ConfigurationError(str(error)) from None
 
 
-def _at_least(lowest: int) -> Callable[[object, attrs.Attribute[Any], int], None]:
+def _count(lowest: int, highest: int) -> Callable[[object, attrs.Attribute[Any], int], None]:
     def check(_: object, field: attrs.Attribute[Any], value: int) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise ConfigurationError(f"{field.name} must be a whole number, {lowest} or more, not {value!r}")
+        try:
+            check_count(value, field.name, highest, lowest=lowest)
+        except ValidationError as error:
+            raise ConfigurationError(str(error)) from None
 
     return check
+
+
+def _check_text(_: object, field: attrs.Attribute[Any], value: str | None) -> None:
+    # A text is checked in more detail later. The type comes first: URL functions accept bytes, for example.
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"{field.name} must be a str, not {type(value).__name__}")
+
+
+def _check_flag(_: object, field: attrs.Attribute[Any], value: bool) -> None:
+    try:
+        check_flag(value, field.name)
+    except ValidationError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -103,9 +121,9 @@ class ServiceBusConfig:
         gateway_url: The URL of a gateway, ``http`` or ``https``, if the session routes are not at the endpoint.
         session_timeout: How long a session lock is expected to last if the server does not say, more than 0 seconds.
         request_timeout: How long to wait for a response, 0 seconds or more, in addition to the time that a receive waits.
-        retry_attempts: How many times to retry a failed request, 0 or more.
+        retry_attempts: How many times to retry a failed request, 0 to 1,000,000.
         retry_deadline: How long after the first failure to retry, 0 seconds or more.
-        pool_connections: How many connections to keep open, 1 or more.
+        pool_connections: How many connections to keep open, 1 to 65,536.
         ca_bundle: A file or directory of trusted CA certificates, instead of the default ones.
         allow_insecure_http: Allow ``http://`` to hosts other than loopback. Requests carry tokens.
         transport: How to reach the endpoint. ``"auto"``: AMQP for hosts of Azure and for its emulator, HTTP for all others.
@@ -122,16 +140,16 @@ class ServiceBusConfig:
         ('myns.servicebus.windows.net', True, 4)
     """
 
-    connection_string: str | None = attrs.field(default=None, repr=False)
-    namespace: str | None = None
-    gateway_url: str | None = None
+    connection_string: str | None = attrs.field(default=None, repr=False, validator=_check_text)
+    namespace: str | None = attrs.field(default=None, validator=_check_text)
+    gateway_url: str | None = attrs.field(default=None, validator=_check_text)
     session_timeout: float = attrs.field(default=60.0, converter=as_seconds, validator=_check_seconds)
     request_timeout: float = attrs.field(default=30.0, converter=as_seconds, validator=_check_seconds)
-    retry_attempts: int = attrs.field(default=4, validator=_at_least(0))
+    retry_attempts: int = attrs.field(default=4, validator=_count(0, MAX_RETRIES))
     retry_deadline: float = attrs.field(default=30.0, converter=as_seconds, validator=_check_seconds)
-    pool_connections: int = attrs.field(default=32, validator=_at_least(1))
+    pool_connections: int = attrs.field(default=32, validator=_count(1, MAX_POOL))
     ca_bundle: str | None = None
-    allow_insecure_http: bool = False
+    allow_insecure_http: bool = attrs.field(default=False, validator=_check_flag)
     transport: str = "auto"
     _parsed: ConnectionString | None = attrs.field(init=False, repr=False, eq=False)
     _address: _Address = attrs.field(init=False, repr=False, eq=False)
@@ -146,7 +164,7 @@ class ServiceBusConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.transport not in _TRANSPORTS:
-            raise ConfigurationError(f"transport must be {' or '.join(_TRANSPORTS)}, not {self.transport!r}")
+            raise ConfigurationError(f"transport must be {' or '.join(_TRANSPORTS)}, not {shown(self.transport)}")
         if self.connection_string is not None and self.namespace is not None:
             raise ConfigurationError("connection_string and namespace are both given: give one, not both")
         if self.gateway_url is not None and self.transport in (AMQP, WEBSOCKETS):

@@ -75,7 +75,7 @@ def _time_to_live(value: float | timedelta | None) -> timedelta | None:
 
 
 def _scheduled_enqueue_time(value: datetime | None) -> datetime | None:
-    return None if value is None else check_instant(value, "scheduled_enqueue_time").astimezone(timezone.utc)
+    return None if value is None else check_instant(value, "scheduled_enqueue_time")
 
 
 def _show_body(body: bytes) -> str:

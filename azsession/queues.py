@@ -5,30 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 
 from .errors import ValidationError
-from .validation import as_optional_seconds, as_seconds, seconds
+from .validation import as_optional_seconds, as_seconds, check_count, check_flag, did_you_mean, seconds, shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def _duration(lowest: float, highest: float) -> Callable[[object, attrs.Attribute[Any], float], None]:
     def check(_: object, field: attrs.Attribute[Any], value: float) -> None:
         if value is None or not lowest <= seconds(value, field.name, highest=math.inf) <= highest:
-            raise ValidationError(f"{field.name} must be {lowest:g} to {highest:g} seconds, not {value!r}")
+            raise ValidationError(f"{field.name} must be {lowest:g} to {highest:g} seconds, not {shown(value)}")
 
     return check
 
 
-def _check_flag(_: object, field: attrs.Attribute[Any], value: bool) -> None:
-    if not isinstance(value, bool):
-        raise ValidationError(f"{field.name} must be True or False, not {value!r}")
+def _flag(_: object, field: attrs.Attribute[Any], value: bool) -> None:
+    check_flag(value, field.name)
 
 
-def _check_delivery_count(_: object, field: attrs.Attribute[Any], value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2000:
-        raise ValidationError(f"{field.name} must be a whole number from 1 to 2000, not {value!r}")
+def _delivery_count(_: object, field: attrs.Attribute[Any], value: int) -> None:
+    check_count(value, field.name, 2000)
 
 
 class QueueFields(TypedDict, total=False):
@@ -42,7 +43,7 @@ class QueueFields(TypedDict, total=False):
     duplicate_detection_window: float | timedelta
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False)
 class QueueSettings:
     """The settings of a queue. The ranges are those of Azure Service Bus.
 
@@ -58,7 +59,7 @@ class QueueSettings:
         duplicate_detection_window: How long message ids are remembered, 20 to 604800 seconds (7 days).
 
     Raises:
-        ValidationError: A value has a wrong type or is out of its range.
+        ValidationError: A setting is unknown, or a value has a wrong type or is out of its range.
 
     Example:
         >>> from datetime import timedelta
@@ -68,13 +69,19 @@ class QueueSettings:
     """
 
     lock_duration: float = attrs.field(default=60.0, converter=as_seconds, validator=_duration(1, 300))
-    max_delivery_count: int = attrs.field(default=10, validator=_check_delivery_count)
+    max_delivery_count: int = attrs.field(default=10, validator=_delivery_count)
     default_time_to_live: float | None = attrs.field(
         default=None, converter=as_optional_seconds, validator=attrs.validators.optional(_duration(0.001, 1e12))
     )
-    dead_letter_on_expiration: bool = attrs.field(default=False, validator=_check_flag)
-    requires_duplicate_detection: bool = attrs.field(default=False, validator=_check_flag)
+    dead_letter_on_expiration: bool = attrs.field(default=False, validator=_flag)
+    requires_duplicate_detection: bool = attrs.field(default=False, validator=_flag)
     duplicate_detection_window: float = attrs.field(default=600.0, converter=as_seconds, validator=_duration(20, 604800))
+
+    def __init__(self, **fields: Unpack[QueueFields]) -> None:
+        for name in fields:
+            if name not in QueueFields.__annotations__:
+                raise ValidationError(f"there is no queue setting {did_you_mean(name, QueueFields.__annotations__)}")
+        self.__attrs_init__(**fields)
 
 
 @attrs.frozen

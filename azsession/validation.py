@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import TypeVar
 
 from .errors import ValidationError
 from .forks import import_lock
@@ -38,6 +40,12 @@ MAX_ATTRIBUTE_NAME_LENGTH = 128
 #: The value of an attribute of a message.
 AttributeValue = str | int | float | bool
 
+T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., object])
+
+#: The most characters of a wrong value in an error message.
+MAX_SHOWN = 100
+_INFINITIES = (math.inf, -math.inf)
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
 _SEGMENT = r"[A-Za-z0-9._-]+\Z"
 
@@ -100,8 +108,45 @@ def check_text(value: object, name: str, limit: int | None = None) -> str:
 def check_count(value: object, name: str, highest: int = MAX_BATCH, *, lowest: int = 1) -> int:
     """Return an int from `lowest` to `highest`. Errors call the value `name`."""
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}, not {value!r}")
+        raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}, not {shown(value)}")
     return value
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return a bool. Errors call the value `name`. Text is refused, because ``"false"`` would count as true."""
+    if not isinstance(value, bool):
+        raise ValidationError(f"{name} must be True or False, not {shown(value)}")
+    return value
+
+
+def check_function(value: Function | None, name: str) -> Function | None:
+    """Return a function or `None`. Errors call the value `name`."""
+    if value is not None and not callable(value):
+        raise ValidationError(f"{name} must be callable, not {type(value).__name__}")
+    return value
+
+
+def check_state(value: object) -> bytes | None:
+    """Return the state of a session: bytes, or `None` for no state."""
+    if value is not None and not isinstance(value, bytes):
+        raise ValidationError(f"a session's state must be bytes or None, not {type(value).__name__}")
+    return value
+
+
+def as_list(values: Iterable[T], name: str) -> list[T]:
+    """Return the values of an iterable. Text is not a list of its characters. Errors call it `name`."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValidationError(f"{name} must be a list, not {type(values).__name__}")
+    return list(values)
+
+
+def shown(value: object) -> str:
+    """Return a value as error messages show it: its `repr`, but not without bound, and without lone surrogates."""
+    try:
+        text = repr(value)
+    except Exception:  # Python refuses to write an int of more than 4300 digits, and a class can have any __repr__.
+        return f"this {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text)} characters)"
 
 
 def as_seconds(value: float | timedelta) -> float:
@@ -126,24 +171,28 @@ def seconds(value: object, name: str, *, positive: bool = False, highest: float 
     Raises:
         ValidationError: The value is not such a duration.
     """
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValidationError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
-    if value < 0 or (positive and value == 0):
-        raise ValidationError(f"{name} must be {'more than 0' if positive else '0 or more'} seconds, not {value!r}")
-    if value > highest:
-        raise ValidationError(f"{name} must be at most {highest:g} seconds, not {value!r}")
-    return float(value)
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or (number != number or number in _INFINITIES):
+        raise ValidationError(f"{name} must be a number of seconds or a timedelta, not {shown(value)}")
+    if number < 0 or (positive and number == 0):
+        raise ValidationError(f"{name} must be {'more than 0' if positive else '0 or more'} seconds, not {shown(value)}")
+    # An int can be larger than any float.
+    if number > min(highest, sys.float_info.max):
+        limit = f"at most {highest:g} seconds" if math.isfinite(highest) else "a number that a float can express"
+        raise ValidationError(f"{name} must be {limit}, not {shown(value)}")
+    return float(number)
 
 
 def check_instant(value: object, name: str) -> datetime:
-    """Return a timezone-aware datetime. Errors call the value `name`."""
+    """Return a timezone-aware datetime, converted to UTC. Errors call the value `name`."""
     if not isinstance(value, datetime):
         raise ValidationError(f"{name} must be a timezone-aware datetime, not {type(value).__name__}")
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValidationError(f"{name} needs a time zone, for example datetime.now(timezone.utc)")
-    return value
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError:
+        raise ValidationError(f"{name} must be in the years 1 to 9999 of UTC, not {value.isoformat()}") from None
 
 
 def check_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:

@@ -55,6 +55,9 @@ def test_a_body_that_is_not_bytes_or_text_is_refused(body: Any) -> None:
         {"attributes": None},
         {"attributes": 7},
         {"time_to_live": 1e15},
+        {"time_to_live": 10**400},
+        {"scheduled_enqueue_time": datetime.max.replace(tzinfo=timezone(timedelta(hours=-8)))},
+        {"scheduled_enqueue_time": datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))},
     ],
 )
 def test_a_field_of_a_wrong_type_or_out_of_range_is_refused(fields: dict[str, Any]) -> None:

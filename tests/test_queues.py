@@ -60,3 +60,8 @@ def test_a_setting_is_accepted_up_to_its_limits(name: str, lowest: float, highes
 def test_a_setting_of_a_wrong_type_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(fields))):
         QueueSettings(**fields)
+
+
+def test_a_misspelled_setting_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(ValidationError, match=r"there is no queue setting 'lock_durations'; did you mean 'lock_duration'\?"):
+        QueueSettings(lock_durations=30)  # type: ignore[call-arg]

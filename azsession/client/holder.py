@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
-from ..validation import MAX_BATCH, seconds
+from ..validation import MAX_BATCH, check_flag, check_function, seconds
 from . import operations
 from .call import Call, SessionTarget
 from .cancellation import PendingCalls
@@ -50,6 +50,10 @@ def _max_renewal(value: float | timedelta | None) -> float | None:
     return None if value is None else seconds(value, "max_renewal")
 
 
+def _auto_renew(value: bool) -> bool:
+    return check_flag(value, "auto_renew")
+
+
 @attrs.frozen
 class LockOptions:
     """How a client treats its lock.
@@ -61,7 +65,7 @@ class LockOptions:
     """
 
     session_timeout: float
-    auto_renew: bool = True
+    auto_renew: bool = attrs.field(default=True, converter=_auto_renew)
     max_renewal: float | None = attrs.field(default=None, converter=_max_renewal)
 
 
@@ -303,6 +307,7 @@ def hook_without_reference(
     client: ClientT, hook: Callable[[ClientT, SessionNotFoundError], object] | None
 ) -> Callable[[SessionNotFoundError], object] | None:
     """Return an `on_lost` that calls `hook` with `client`. It does not keep the client alive, as a holder must not."""
+    check_function(hook, "on_lock_lost")
     if hook is None:
         return None
     known = weakref.ref(client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import ProviderError
+from ..errors import ProviderError, ValidationError
 from ..messages import PeekedMessage, SessionInfo
 from ..queues import QueueInfo, QueueSettings
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_queue_name, check_session_id
@@ -77,6 +77,8 @@ def _on_dead_letter(
 def create_queue(core: ProviderCore, queue_name: str, settings: QueueSettings | None) -> bool:
     """Create a queue. Return whether it is new."""
     check_queue_name(queue_name)
+    if settings is not None and not isinstance(settings, QueueSettings):
+        raise ValidationError(f"settings must be QueueSettings, not {type(settings).__name__}")
     return core.send(operations.create_queue(queue_name, settings or QueueSettings()), _MANAGE_QUEUES)
 
 

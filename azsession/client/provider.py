@@ -14,18 +14,20 @@ from ..config import ConfigFields, ConfigOptions, ServiceBusConfig
 from ..errors import ConfigurationError, NoSessionAvailableError
 from ..messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
 from ..queues import QueueInfo, QueueSettings
-from ..validation import check_queue_name, check_session_id, seconds
+from ..validation import check_function, check_queue_name, check_session_id, seconds
 from . import management, sending
 from .holder import LockOptions
 from .provider_core import ProviderCore
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient
+from .uncopied import refuse_copies
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
     from typing_extensions import Unpack
 
 
+@refuse_copies("share this one between threads; in another process make one from the same configuration")
 class ServiceBusProvider:
     """The connection to one Service Bus namespace or gateway. It sends messages and opens sessions.
 
@@ -195,6 +197,7 @@ class ServiceBusProvider:
             lasts = seconds(session_timeout, "session_timeout", positive=True)
         wait = seconds(accept_timeout, "accept_timeout")
         options = LockOptions(lasts, auto_renew, max_renewal)
+        check_function(on_lock_lost, "on_lock_lost")
         if session_id is not None:
             check_session_id(session_id)
             return self._core.open_session(queue_name, session_id, options, on_lock_lost)
@@ -214,7 +217,7 @@ class ServiceBusProvider:
             ConfigurationError: The provider is closed.
         """
         self._core.check_open()
-        return self._core.adopt(ReceiptHandle.parse(str(receipt)))
+        return self._core.adopt(receipt if isinstance(receipt, ReceiptHandle) else ReceiptHandle.parse(receipt))
 
     def list_sessions(self, queue_name: str) -> list[SessionInfo]:
         """Return the sessions of a queue that have messages or a state, sorted by id.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import QueueError, ValidationError
 from ..messages import ReceivedMessage
-from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count
+from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count
 from . import operations
 from .holder import Holder
 from .session_lock import Stage
@@ -102,7 +102,9 @@ def _receive_once(holder: Holder, count: int | None, timeout: float) -> list[Rec
 
 def receive_deferred(holder: Holder, sequence_numbers: Sequence[int]) -> list[ReceivedMessage]:
     """Return the deferred messages with these sequence numbers."""
-    numbers = [check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER) for number in sequence_numbers]
+    numbers = as_list(sequence_numbers, "sequence_numbers")
+    for number in numbers:
+        check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
     if not 1 <= len(numbers) <= MAX_BATCH:
         raise ValidationError(f"sequence_numbers must have 1 to {MAX_BATCH} numbers, not {len(numbers)}")
     holder.require_lock("receive deferred messages")

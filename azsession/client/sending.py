@@ -9,7 +9,7 @@ import attrs
 from ..errors import MessageTooLargeError, QueueError, ValidationError, revised
 from ..messages import Message
 from ..protocol.wire import encode_item
-from ..validation import MAX_BATCH
+from ..validation import MAX_BATCH, as_list
 from . import operations
 from .ids import new_id
 from .provider_core import ProviderCore
@@ -24,7 +24,7 @@ def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Messag
     Raises:
         QueueError: `accepted` says how many messages the server accepted before the error.
     """
-    named = [with_id(message) for message in messages]
+    named = [with_id(message) for message in as_list(messages, "messages")]
     if not named:
         return []
     core.check_open()

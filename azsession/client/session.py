@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import requests
 
 from ..config import ServiceBusConfig
-from ..errors import SessionNotFoundError, ValidationError
+from ..errors import SessionNotFoundError
 from ..messages import ReceivedMessage
-from ..validation import check_count, check_queue_name, check_session_id, seconds
+from ..validation import check_count, check_queue_name, check_session_id, check_state, seconds
 from . import operations, receiving, settling
 from .holder import Holder, LockOptions, hook_without_reference
 from .server_connection import ServerConnection
 from .session_lock import Stage
 from .settling import Receipt
+from .uncopied import refuse_copies
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 OnLockLost = Callable[["SessionClient", SessionNotFoundError], object]
 
 
+@refuse_copies("share this one between threads; in another process use session_from_receipt(str(message.receipt))")
 class SessionClient:
     """One session of a queue, held by its lock. No other client receives the session's messages meanwhile.
 
@@ -84,8 +86,8 @@ class SessionClient:
         check_queue_name(queue_name)
         lasts = seconds(session_timeout, "session_timeout", positive=True)
         options = LockOptions(lasts, auto_renew, max_renewal)
-        connection = ServerConnection(config, credential, http, namespace_url)
         on_lost = hook_without_reference(self, on_lock_lost)
+        connection = ServerConnection(config, credential, http, namespace_url)
         self._holder = Holder(connection, session_id, queue_name, options, on_lost=on_lost, owns_connection=True)
 
     @property
@@ -360,8 +362,7 @@ class SessionClient:
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
             ValidationError: `state` is neither bytes nor `None`.
         """
-        if state is not None and not isinstance(state, bytes):
-            raise ValidationError(f"a session's state must be bytes or None, not {type(state).__name__}")
+        check_state(state)
         self._holder.require_lock("keep a session's state")
         self._holder.send(operations.set_state(self._holder.target(), state))
 
@@ -385,10 +386,7 @@ def make_client(
     options: LockOptions,
     on_lock_lost: OnLockLost | None = None,
 ) -> SessionClient:
-    """Return a client on a connection that other clients use as well, and that outlives it.
-
-    The public constructor cannot do this: its arguments describe a connection of the client's own.
-    """
+    """Return a client on a connection that other clients use as well, and that outlives it. The constructor makes its own."""
     client = SessionClient.__new__(SessionClient)
     on_lost = hook_without_reference(client, on_lock_lost)
     client._holder = Holder(connection, session_id, queue_name, options, on_lost=on_lost)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ..errors import InvalidReceiptError
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
-from ..validation import MAX_BATCH, MAX_REASON_LENGTH, check_text
+from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text
 from . import operations
 from .call import Call, SessionTarget
 from .holder import Holder
@@ -62,7 +62,7 @@ def dead_letter(holder: Holder, receipt: Receipt, reason: str, description: str 
 def complete_many(holder: Holder, receipts: Iterable[Receipt]) -> None:
     """Complete messages, `MAX_BATCH` in one request."""
     holder.check(settling=True)
-    tokens = [holder.lock.resolve(receipt) for receipt in receipts]
+    tokens = [holder.lock.resolve(receipt) for receipt in as_list(receipts, "receipts")]
     if not tokens:
         return
     if not holder.transport.speaks_v1:

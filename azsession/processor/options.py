@@ -11,7 +11,7 @@ import attrs
 from ..client.session import SessionClient
 from ..errors import ValidationError
 from ..messages import ReceivedMessage
-from ..validation import check_count, check_queue_name, check_session_id, seconds
+from ..validation import as_list, check_count, check_queue_name, check_session_id, seconds
 
 #: Called for each message. Its return value is ignored.
 Handler = Callable[[ReceivedMessage, SessionClient], object]
@@ -57,9 +57,7 @@ def _slots(value: int) -> int:
 def _session_ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
     if value is None:
         return None
-    if isinstance(value, str):
-        raise ValidationError("session_ids must be a list of session ids, not a str")
-    ids = tuple(dict.fromkeys(check_session_id(each) for each in value))
+    ids = tuple(dict.fromkeys(check_session_id(each) for each in as_list(value, "session_ids")))
     if not ids:
         raise ValidationError("session_ids is empty: name at least one session, or use None for all sessions")
     return ids

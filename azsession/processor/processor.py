@@ -15,6 +15,7 @@ from typing import Any
 from .. import forks
 from ..client.provider import ServiceBusProvider
 from ..client.session import SessionClient
+from ..client.uncopied import refuse_copies
 from ..errors import ConfigurationError
 from ..messages import ReceivedMessage
 from ..validation import seconds
@@ -66,6 +67,7 @@ class _Lifecycle:
             slots.after_fork()
 
 
+@refuse_copies("make one for each process")
 class SessionProcessor:
     """Handles the messages of many sessions at once: in order within a session, one message at a time.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
-from ...errors import ProviderError, QueueNotFoundError
+from ...errors import ConfigurationError, ProviderError, QueueNotFoundError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import CONFLICT
 from ...queues import QueueInfo, QueueSettings
-from ...validation import check_queue_name
+from ...validation import as_list, check_flag, check_queue_name, shown
 from ..base import Broker
 from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
 from ..clock import Clock
@@ -22,6 +23,21 @@ from .queue_state import Queue
 from .receiving import Receiving
 from .sending import Sending
 from .settling import Settling
+
+
+def _file(path: str | Path | None) -> Path | None:
+    """Return the data file. A path that the system cannot have, for example with a null character, is an error."""
+    if path is None:
+        return None
+    try:
+        file = Path(path)
+        text = os.fsencode(file)
+    except (TypeError, UnicodeEncodeError):
+        wrong = f"the data file must be a str or a Path that the system can encode, not {shown(path)}"
+        raise ConfigurationError(wrong) from None
+    if not file.name or b"\0" in text:
+        raise ConfigurationError(f"the data file must be the path of a file, not {shown(path)}")
+    return file
 
 
 class EmbeddedBroker(Broker):
@@ -50,8 +66,9 @@ class EmbeddedBroker(Broker):
         auto_create: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        names = [check_queue_name(name) for name in queues]
-        self._core = Core(None if path is None else Path(path), auto_create=auto_create, clock=clock or Clock())
+        names = [check_queue_name(name) for name in as_list(queues, "queues")]
+        check_flag(auto_create, "auto_create")
+        self._core = Core(_file(path), auto_create=auto_create, clock=clock or Clock())
         self._receiving = Receiving(self._core)
         self._settling = Settling(self._core)
         self._sending = Sending(self._core)
