@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from proton import Described
 
 from tests.standin.links import AnyLink, PlainReceives, Sends, SessionReceives
+from tests.standin.refusal import Refusal
 from tests.standin.requests import ManagementRequests, Responses, TokenRequests
-from tests.standin.state import Refusal
 from tests.standin.tokens import path_of
 
 if TYPE_CHECKING:

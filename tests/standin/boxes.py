@@ -23,6 +23,19 @@ class Options:
     max_message_size: int = 256 * 1024
     dead_letter_on_expiration: bool = False
     default_time_to_live: float | None = None
+    #: Whether the entity has several partitions, and messages of one partition key are in the same one.
+    partitioned: bool = False
+    #: For how many seconds the ids of messages are remembered to drop duplicates, `None` for no duplicate detection.
+    duplicate_detection: float | None = None
+    #: The largest batch, at most the largest message. Above it, the sender's link is detached.
+    max_batch_size: int = 1024 * 1024
+    #: Whether senders are told `max_batch_size`, in a property of their links. Older versions of Azure do not tell it.
+    announces_batch_size: bool = True
+
+    @property
+    def batch_limit(self) -> int:
+        """The largest batch, in bytes."""
+        return min(self.max_batch_size, self.max_message_size)
 
 
 @dataclass(frozen=True)

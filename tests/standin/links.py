@@ -9,13 +9,15 @@ from proton import Condition, Data, Delivery, Terminus, symbol
 
 from tests.standin import wire
 from tests.standin.boxes import Box, Message
-from tests.standin.state import Queue, Refusal
+from tests.standin.refusal import Refusal
+from tests.standin.state import Queue
 
 if TYPE_CHECKING:
     from tests.standin.connection import Peer
 
 SESSION_FILTER = symbol("com.microsoft:session-filter")
 LOCKED_UNTIL = symbol("com.microsoft:locked-until-utc")
+MAX_BATCH_SIZE = symbol("com.microsoft:max-message-batch-size")
 _EPOCH_TICKS = 621355968000000000
 #: The credit of senders.
 _CREDIT = 1000
@@ -167,14 +169,26 @@ class Sends(Inbound):
         self.entity = self.audience = entity
 
     def describe(self) -> None:
-        self.link.max_message_size = self.server.max_message_size(self.entity)
+        limits = self.server.limits(self.entity)
+        self.link.max_message_size = limits.max_message_size
+        if limits.announces_batch_size:
+            self.link.properties = {MAX_BATCH_SIZE: limits.batch_limit}
 
     def take(self, data: bytes, batched: bool) -> bool:
         self.server.refuse_if_told("send", throttled=True)
-        if len(data) > self.server.max_message_size(self.entity):
+        limits = self.server.limits(self.entity)
+        if len(data) > limits.max_message_size:
             text = f"The received message (size: {len(data)} bytes) exceeds the limit currently allowed on the link."
             raise Refusal("amqp:link:message-size-exceeded", text)
-        self.server.enqueue(self.entity, wire.parse_batch(data) if batched else [wire.parse(data)])
+        if not batched:
+            self.server.enqueue(self.entity, [wire.parse(data)])
+        elif len(data) > limits.batch_limit:
+            # Azure says this, although the batch has data.
+            text = f"The link '{self._name}' is force detached by the broker because the publisher received a batch message"
+            self.detach("amqp:not-allowed", f"{text} with no data in it. Detach origin: Publisher.")
+            return False
+        else:
+            self.server.enqueue(self.entity, wire.parse_batch(data), wire.parse(data))
         return not self.server.swallowed("send")
 
 

@@ -11,7 +11,8 @@ from proton import Message, int32
 
 from tests.standin import management
 from tests.standin.links import AnyLink, Inbound
-from tests.standin.state import Queue, Refusal
+from tests.standin.refusal import Refusal
+from tests.standin.state import Queue
 from tests.standin.tokens import InvalidTokenError
 
 if TYPE_CHECKING:

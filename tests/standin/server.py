@@ -15,8 +15,10 @@ from tests.standin.boxes import Counts, Options
 from tests.standin.connection import Peer
 from tests.standin.links import Receives, SessionReceives
 from tests.standin.loop import Loop
-from tests.standin.state import Queue, Refusal
+from tests.standin.refusal import Refusal
+from tests.standin.state import Queue
 from tests.standin.tokens import ALL, path_of
+from tests.standin.topic import Topic
 from tests.standin.wire import Content, parse
 
 Entry = tuple[str | None, int, Any]
@@ -58,7 +60,7 @@ class StandIn:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.load_cert_chain(*tls)
         self._queues: dict[str, Queue] = {}
-        self._topics: dict[str, list[Queue]] = {}
+        self._topics: dict[str, Topic] = {}
         self._dirty: set[Peer] = set()
         self._woken: dict[Receives, None] = {}
         self._refusals: dict[str, deque[Refusal]] = {}
@@ -105,14 +107,26 @@ class StandIn:
     def _create_queue(self, name: str, options: Options) -> None:
         self._queues[name.lower()] = Queue(name, options, self.loop)
 
+    def create_topic(self, name: str, **options: Any) -> None:
+        """Create a topic without subscriptions, with the settings of `Options`."""
+        self.loop.call(self._create_topic, name, Options(**options))
+
+    def _create_topic(self, name: str, options: Options) -> Topic:
+        topic = self._topics[name.lower()] = Topic(name, options, self.loop)
+        return topic
+
     def create_subscription(self, topic: str, name: str, **options: Any) -> None:
-        """Create a subscription and, if needed, its topic. Its entity name is `topic/subscriptions/name`."""
+        """Create a subscription and, if needed, its topic with the same settings.
+
+        The subscription's entity name is `topic/subscriptions/name`.
+        """
         self.loop.call(self._create_subscription, topic, name, Options(**options))
 
     def _create_subscription(self, topic: str, name: str, options: Options) -> None:
         path = f"{topic}/Subscriptions/{name}"
         queue = self._queues[path.lower()] = Queue(path, options, self.loop)
-        self._topics.setdefault(topic.lower(), []).append(queue)
+        found = self._topics.get(topic.lower()) or self._create_topic(topic, options)
+        found.subscriptions.append(queue)
 
     def _find(self, path: str) -> Queue | None:
         base = path.removesuffix("/$deadletterqueue")
@@ -134,37 +148,35 @@ class StandIn:
             raise Refusal("com.microsoft:entity-disabled", f"Messaging entity '{path}' is disabled.")
         return queue
 
-    def sendable(self, path: str) -> list[Queue]:
-        """Return the queues that get the messages of an entity.
+    def sendable(self, path: str) -> Queue | Topic:
+        """Return the queue or topic that takes the messages for a path.
 
         Raises:
             Refusal: It does not exist, is disabled, or takes no messages.
         """
-        queues = self._topics.get(path)
-        if queues is None:
-            queues = [self.receivable(path)]
-        for queue in queues:
-            if queue.disabled:
-                raise Refusal("com.microsoft:entity-disabled", f"Messaging entity '{path}' is disabled.")
+        topic = self._topics.get(path)
+        if topic is None:
+            queue = self.receivable(path)
             if queue.dead_letter is None:
                 raise Refusal("amqp:not-allowed", "Messages cannot be sent to a dead-letter queue.")
-        return queues
+            return queue
+        if any(queue.disabled for queue in topic.subscriptions):
+            raise Refusal("com.microsoft:entity-disabled", f"Messaging entity '{path}' is disabled.")
+        return topic
 
     def manageable(self, path: str) -> Queue | str:
         """Return the queue or, for a topic, the path."""
         return path if path in self._topics else self.receivable(path)
 
-    def max_message_size(self, path: str) -> int:
-        return min(queue.options.max_message_size for queue in self.sendable(path))
+    def limits(self, path: str) -> Options:
+        """Return the settings of the entity that takes the messages for a path."""
+        return self.sendable(path).options
 
-    def enqueue(self, path: str, contents: list[Content]) -> list[int]:
-        """Add all messages or none to an entity; return their sequence numbers."""
-        queues = self.sendable(path.lower())
-        for queue in queues:
-            for content in contents:
-                queue.check(content)
-        numbers = [[queue.enqueue(content) for queue in queues] for content in contents]
-        return [of_each[0] for of_each in numbers]
+    def enqueue(self, path: str, contents: list[Content], envelope: Content | None = None) -> list[int]:
+        """Add all messages or none to an entity; return their sequence numbers. `envelope` is that of a batch."""
+        entity = self.sendable(path.lower())
+        entity.check(contents, envelope)
+        return [entity.enqueue(content) for content in contents]
 
     def put(self, entity: str, encoded: list[bytes]) -> list[int]:
         """Add encoded messages to an entity as if a client had sent them; return their sequence numbers."""

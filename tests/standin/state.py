@@ -7,21 +7,14 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from itertools import count
 from typing import Any, Protocol
 
+from tests.standin.admission import Admission
 from tests.standin.boxes import ACTIVE, DEFERRED, SCHEDULED, Box, Counts, Message, Options, Order
+from tests.standin.refusal import Refusal
 from tests.standin.wire import Content, string
-
-
-class Refusal(Exception):
-    """An operation is refused, with Azure's error condition and the status code of a management response."""
-
-    def __init__(self, condition: str, description: str, status: int = 400) -> None:
-        super().__init__(description)
-        self.condition, self.description, self.status = condition, description, status
 
 
 class Clock(Protocol):
@@ -51,7 +44,6 @@ class Queue:
         self.boxes: dict[str | None, Box] = {}
         self.order = Order()
         self.locked: dict[bytes, Message] = {}
-        self.numbers = count(1)
         self.deferred = self.scheduled = 0
         #: Available sessions (with messages, without a holder), the oldest first, and the links that wait for one.
         self.available: OrderedDict[str | None, Box] = OrderedDict()
@@ -59,46 +51,41 @@ class Queue:
         self.completed: list[tuple[str | None, int, Any]] = []
         self.accepted: list[tuple[str | None, int, Any]] = []
         self.sessions = options.requires_session and dead_letter_of is None
+        self._admission = Admission(options, clock.now, sessions=self.sessions)
         self.dead_letter: Queue | None = None
         if dead_letter_of is None:
             self.dead_letter = Queue(f"{name}/$DeadLetterQueue", options, clock, dead_letter_of=self)
 
     # Enqueueing
 
-    def check(self, content: Content) -> None:
-        """Check a message before `enqueue`.
+    def check(self, contents: Sequence[Content], envelope: Content | None = None) -> None:
+        """Check messages that are sent together before `enqueue`; see `Admission.check`.
 
         Raises:
-            Refusal: The queue does not accept the message.
+            Refusal: The queue does not accept the messages.
         """
         if self.dead_letter is None:
             raise Refusal("amqp:not-allowed", "Messages cannot be sent to a dead-letter queue.")
         if self.disabled:
             raise Refusal("com.microsoft:entity-disabled", "Messaging entity is disabled.")
-        if content.size > self.options.max_message_size:
-            raise Refusal("amqp:link:message-size-exceeded", "The message is larger than the allowed size.")
-        if self.sessions and not content.session_id:
-            text = "The SessionId was not set on a message, and it cannot be sent to the entity."
-            raise Refusal(
-                "amqp:not-allowed",
-                f"{text} Entities that have session support enabled can only receive messages with a session id.",
-            )
+        self._admission.check(contents, envelope)
 
-    def enqueue(self, content: Content, number: int | None = None) -> int:
-        """Add a checked message, now or at its scheduled time; return its sequence number."""
-        now = self.clock.now()
-        number = number or next(self.numbers)
+    def enqueue(self, content: Content) -> int:
+        """Add a checked message, now or at its scheduled time; return its sequence number, or that of the first duplicate."""
+        earlier = self._admission.duplicate_of(content)
+        if earlier is not None:
+            return earlier
+        now, number = self.clock.now(), self._admission.number(content)
         name = content.session_id if self.sessions else None
+        self.accepted.append((name, number, content.message_id))
         if content.scheduled is not None and content.scheduled / 1000 > now:
             message = Message(content, number, int(now * 1000), self._box(name), state=SCHEDULED)
             message.timer = self.clock.after(content.scheduled / 1000 - now, self._activate, message)
             self.order.add(message)
             message.box.order.add(message)
             self.scheduled += 1
-            self.accepted.append((name, number, content.message_id))
-            return number
-        self.accepted.append((name, number, content.message_id))
-        self._add(Message(content, number, int(now * 1000), self._box(name), self._expiry(content, now)))
+        else:
+            self._add(Message(content, number, int(now * 1000), self._box(name), self._expiry(content, now)))
         return number
 
     def cancel(self, number: int) -> None:
@@ -116,9 +103,8 @@ class Queue:
         self.scheduled -= 1
         # As on Azure, a scheduled message gets a new sequence number when its time has come.
         now = self.clock.now()
-        self._add(
-            Message(message.content, next(self.numbers), int(now * 1000), message.box, self._expiry(message.content, now))
-        )
+        number = self._admission.next_number(message.content)
+        self._add(Message(message.content, number, int(now * 1000), message.box, self._expiry(message.content, now)))
 
     def _expiry(self, content: Content, now: float) -> float | None:
         ttl = content.ttl / 1000 if content.ttl is not None else None

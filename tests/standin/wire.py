@@ -122,6 +122,7 @@ class Content:
     body: bytes
     message_id: Any = None
     session_id: str | None = None
+    partition_key: str | None = None
     ttl: int | None = None
     absolute_expiry: int | None = None
     scheduled: int | None = None
@@ -191,6 +192,8 @@ def parse(data: bytes) -> Content:
                 name = scalar(data, key)
                 if name == "x-opt-scheduled-enqueue-time":
                     content.scheduled = scalar(data, key_end)
+                elif name == "x-opt-partition-key":
+                    content.partition_key = scalar(data, key_end)
                 if name not in OWNED:
                     content.annotations.append(data[key:value_end])
         elif code == PROPERTIES:
