@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from . import interrupts
 from .config import ServiceBusConfig
 from .errors import AuthenticationFailedError, ConfigurationError, QueueError
 from .protocol.sas import generate_sas_token
@@ -116,9 +117,11 @@ class EntraCredential:
         return ENTRA_SCOPE
 
     def fetch(self, audience: str, *, refused: bool) -> Token:
+        older = interrupts.handled()
         try:
             found = self._refetch(audience) if refused else self._credential.get_token(audience)
         except Exception as error:
+            interrupts.let_pass(error, older)
             # The text of the credential's error can contain a secret, so that the message has only its type.
             raise AuthenticationFailedError(
                 f"{type(self._credential).__name__} gave no token: {type(error).__name__}"
@@ -128,9 +131,11 @@ class EntraCredential:
 
     def _refetch(self, audience: str) -> AccessToken:
         """Fetch a token past the credential's own cache, which contains the refused token. Claims bypass that cache."""
+        older = interrupts.handled()
         try:
             found = self._credential.get_token(audience, claims='{"access_token":{}}')
-        except Exception:
+        except Exception as error:
+            interrupts.let_pass(error, older)
             # Not every credential accepts claims. Those of the Azure CLI and PowerShell refuse them, but cache nothing.
             found = self._credential.get_token(audience)
         if found.token == self._last and type(self._credential).__module__.startswith("azure.identity."):

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import attrs
 
+from .. import interrupts
 from ..errors import (
     ConnectionFailedError,
     InvalidReceiptError,
@@ -268,18 +269,20 @@ class Holder:
         try:
             return self.transport.send(call, pending)
         except SessionNotFoundError as error:
-            self.check()
-            self._lose(error)
+            if not interrupts.raised_by_handler(error):
+                self.check()
+                self._lose(error)
             raise
         except (SessionLockedError, QueueNotFoundError) as error:
-            if self.lock.stage is not Stage.HELD:
+            if self.lock.stage is not Stage.HELD or interrupts.raised_by_handler(error):
                 raise
             lost = SessionNotFoundError(f"the lock of {self.lock.name} is lost: {error}", code=SESSION_LOCK_LOST)
             self._lose(lost)
             raise lost from error
-        except QueueError:
-            # If another thread closed the session meanwhile, report that instead.
-            self.check()
+        except QueueError as error:
+            if not interrupts.raised_by_handler(error):
+                # If another thread closed the session meanwhile, report that instead.
+                self.check()
             raise
 
     def found_lost(self, code: str) -> None:
@@ -299,7 +302,8 @@ class Holder:
         if self.lock.lose(error) and self._on_lost is not None:
             try:
                 self._on_lost(error)
-            except Exception:
+            except Exception as failure:
+                interrupts.let_pass(failure, error)
                 logger.exception("on_lock_lost of %s failed", self.lock.name)
 
 

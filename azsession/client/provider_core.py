@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from typing import TypeVar
 
-from .. import forks
+from .. import forks, interrupts
 from ..config import ServiceBusConfig
 from ..errors import ConfigurationError, ConnectionFailedError, QueueError
 from ..messages import ReceiptHandle
@@ -104,6 +104,8 @@ class ProviderCore:
         try:
             grant = self.transport.send(call, pending)
         except ConnectionFailedError as error:
+            if interrupts.raised_by_handler(error):
+                raise
             self.check_open()
             if not pending.stopped.is_set():
                 raise

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 
+from .. import interrupts
 from ..errors import QueueError, ValidationError
 from ..messages import ReceivedMessage
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count
@@ -53,6 +54,8 @@ def _fetch(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]:
                 break
             messages += more
     except QueueError as error:
+        if interrupts.raised_by_handler(error):
+            raise
         # Return the messages that came before the error, unless the lock is lost.
         holder.check()
         logger.warning("%s gave %d messages before an error: %s", holder.lock.name, len(messages), str(error))

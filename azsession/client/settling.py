@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from .. import interrupts
 from ..errors import InvalidReceiptError
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
@@ -126,7 +127,7 @@ def _settle_many(holder: Holder, dispositions: Mapping[str, Sequence[str]]) -> d
     try:
         failed = holder.transport.send(operations.settle(holder.target(), dispositions))
     except InvalidReceiptError as error:
-        if error.code == SESSION_LOCK_LOST:
+        if error.code == SESSION_LOCK_LOST and not interrupts.raised_by_handler(error):
             holder.found_lost(error.code)
         raise
     for tokens in dispositions.values():
@@ -139,6 +140,8 @@ def _settle_token(holder: Holder, token: str, settlement: Settlement) -> None:
     try:
         holder.transport.send(settlement(holder.target(), token))
     except InvalidReceiptError as error:
+        if interrupts.raised_by_handler(error):
+            raise
         holder.lock.forget(token)
         if error.code == SESSION_LOCK_LOST:
             holder.found_lost(error.code)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import requests
 from requests.structures import CaseInsensitiveDict
 
+from .. import interrupts
 from ..config import ServiceBusConfig, is_loopback
 from ..errors import (
     AuthenticationFailedError,
@@ -186,7 +187,7 @@ class Transport:
         if call.stopped is not None and call.stopped.is_set():
             in_flight.cancelled = True
         target = Redacted(call.path if call.query is None else f"{call.path}?{call.query(wait)}")
-        sent_at = time.monotonic()
+        sent_at, older = time.monotonic(), interrupts.handled()
         try:
             if self._in_process is not None:
                 answer = self._in_process.ask(call.method, target, call.headers, call.body or b"", timeout, in_flight)
@@ -204,6 +205,7 @@ class Transport:
         except QueueError:
             raise
         except NETWORK_ERRORS as error:
+            interrupts.let_pass(error, older)
             failure = failure_of(error, self._url, in_flight)
             if isinstance(failure.cause, ResponseTooLargeError):
                 # A retry would get the same response.

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
+from .. import interrupts
 from ..broker.base import Broker
 from ..broker.calls import CallContext, wait_for
 from ..errors import MessageTooLargeError, QueueError, ValidationError
@@ -75,6 +76,7 @@ class Gateway:
             The answer, also for a request that failed. Its messages are not encoded: see `Answer.encoded`.
         """
         path, _, query = target.partition("?")
+        older = interrupts.handled()
         try:
             if len(body) > self.max_body_size:
                 raise self.body_too_large(len(body))
@@ -82,6 +84,7 @@ class Gateway:
             answer = self.answer(Request(route, parameters, headers, body, context))
             return answer if isinstance(answer, Answer) else answer.make(wait(answer.future))
         except (QueueError, MalformedError, NoRouteError) as error:
+            interrupts.let_pass(error, older)
             return error_answer(error, method)
 
     def admit(

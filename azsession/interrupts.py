@@ -1,0 +1,66 @@
+"""Exceptions of signal handlers. Code that turns errors into answers, other errors or retries must let them pass.
+
+A signal handler can raise any exception, anywhere in the main thread: Celery's `SoftTimeLimitExceeded`, or a
+`TimeoutError` of a handler for ``SIGALRM``. The type alone does not tell such an exception from an error of a socket.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from types import FrameType
+from typing import Any
+
+
+def handled() -> BaseException | None:
+    """Return the exception that the caller's callers are handling. It is older than any that follows."""
+    return sys.exc_info()[1]
+
+
+def let_pass(error: BaseException, older: BaseException | None = None) -> None:
+    """Return if no signal handler raised `error` or an exception behind it.
+
+    Libraries wrap the exceptions that pass through them, so that a handler's `TimeoutError` can arrive as the cause of
+    another error.
+
+    Args:
+        error: The exception that was caught.
+        older: What `handled` returned before the work began: the exceptions from there on are not part of the work.
+
+    Raises:
+        BaseException: The exception of the signal handler.
+    """
+    seen = {id(older)}
+    behind: list[object] = [error]
+    found: BaseException | None = None
+    while behind:
+        known = behind.pop()
+        if isinstance(known, BaseException) and id(known) not in seen:
+            seen.add(id(known))
+            if raised_by_handler(known):
+                # urllib3 gives its own error the traceback of the exception behind it, so the search goes on.
+                found = known
+            behind += (known.__cause__, known.__context__, getattr(known, "reason", None), *known.args)
+    if found is not None:
+        raise found
+
+
+def raised_by_handler(error: BaseException) -> bool:
+    """Return whether a signal handler raised an exception. Python gives a handler the frame that the signal interrupted."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        if _was_given(step.tb_next.tb_frame, step.tb_frame):
+            return True
+        step = step.tb_next
+    return False
+
+
+def _was_given(frame: FrameType, caller: FrameType) -> bool:
+    """Return whether `caller` is one of the arguments of the call of `frame`."""
+    code = frame.f_code
+    count = code.co_argcount + code.co_kwonlyargcount
+    names, variables = code.co_varnames, frame.f_locals
+    given: list[Any] = [variables.get(name) for name in names[:count]]
+    if code.co_flags & inspect.CO_VARARGS:
+        given += variables.get(names[count], ())
+    return any(each is caller for each in given)

@@ -1,0 +1,45 @@
+"""The arrangements in which calls are interrupted, and a context manager that raises an exception from a signal handler."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from azsession import ServiceBusProvider
+
+from ..api.conftest import Arrangement, AzureInProcess, EmbeddedInProcess, EmbeddedOverHTTP
+
+
+@pytest.fixture(params=[EmbeddedInProcess, EmbeddedOverHTTP, AzureInProcess], ids=lambda kind: kind.name)
+def arrangement(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Arrangement]:
+    """An empty broker for this test."""
+    with request.param(tmp_path, request) as arrangement:
+        yield arrangement
+
+
+@pytest.fixture
+def provider(arrangement: Arrangement) -> ServiceBusProvider:
+    """A provider for `arrangement`."""
+    return arrangement.provider()
+
+
+@pytest.fixture
+def queue(arrangement: Arrangement) -> str:
+    """A queue with default settings."""
+    return arrangement.queue()
+
+
+@contextmanager
+def alarm(seconds: float, handle: Callable[..., object]) -> Iterator[None]:
+    """Call `handle` from the handler of a signal after so many seconds."""
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
