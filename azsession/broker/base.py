@@ -18,9 +18,9 @@ from .calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveReques
 class Broker(abc.ABC):
     """An engine that keeps messages in queues and sessions.
 
-    All methods may be called from any thread. Every operation returns a future at once, or, with `CallContext.blocking`,
-    after work on a disk. The future gets the result, or a `QueueError` with a code of the protocol. Callers validate names,
-    ids and numbers first.
+    All methods may be called from any thread. Every operation returns a future without waiting, or, with
+    `CallContext.blocking`, after work on a disk. The future gets the result, or a `QueueError` with a code of the protocol.
+    Callers validate names, ids and numbers first.
 
     A caller that goes away cancels the future. `Future.cancel` returns `True` if the operation is withdrawn: the broker gives
     no message and no lock for it. It returns `False` if the operation has taken effect.

@@ -87,7 +87,8 @@ class CallContext:
 
     Attributes:
         blocking: Whether the caller's thread waits for the result right away. If so, the broker may run the operation in this
-            thread before it returns the future. Otherwise the broker returns the future at once.
+            thread before it returns the future. Otherwise the broker returns the future without waiting for a disk, a network
+            or another thread.
         deadline: The time on the monotonic clock at which the caller gives up; `None` if the caller waits for any result. A
             broker on a remote service stops to wait for it then.
         slots: Bounds how many receives and accepts wait; `None` for no bound.

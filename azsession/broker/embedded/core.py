@@ -71,7 +71,7 @@ class Core:
         self.store: Store = Store(self.connection)
         self.remembered: Remembered = Remembered(self.connection)
         self.thread: BrokerThread = BrokerThread(self._lead, self._act, clock)
-        self.commits: GroupCommit = GroupCommit(self.connection, clock, self.thread.wake)
+        self.commits: GroupCommit = GroupCommit(self.connection, clock, self.thread.wake, in_memory=path is None)
         self.locks: SessionLocks = SessionLocks()
         self.queues: dict[str, Queue] = {}
         try:

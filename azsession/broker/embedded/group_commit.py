@@ -3,7 +3,7 @@
 `Core` runs every operation as a job of `GroupCommit`. One thread at a time leads: it runs all queued jobs in one transaction,
 commits, resolves their futures, and passes the lead on. A caller that blocks leads itself if no other thread does, so without
 concurrent callers a job runs in its caller's thread, without any thread switch. The broker's own thread runs the
-jobs of callers that do not block.
+jobs of callers that do not block. If the database is in memory and no other thread leads, such a caller leads, too.
 
 A signal handler can raise an exception anywhere in a leading thread, for example KeyboardInterrupt. The other threads must
 not wait for ever then. The methods that end a turn can therefore be called again after an interrupt, and continue.
@@ -44,10 +44,14 @@ class GroupCommit:
         connection: The connection. Only the leading thread uses it.
         clock: The source of time.
         wake_thread: Called when the broker's thread gets the lead; the thread then calls `lead`. It must not block.
+        in_memory: Whether the database is in memory: jobs and commits then do no I/O.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock, wake_thread: Callable[[], object]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, clock: Clock, wake_thread: Callable[[], object], *, in_memory: bool = False
+    ) -> None:
         self._connection = connection
+        self._in_memory = in_memory
         self._clock = clock
         self._wake_thread = wake_thread
         # Guards the queue, the leader, the closing error, and the flags of all jobs. Not held while a job runs. A signal
@@ -66,13 +70,13 @@ class GroupCommit:
         Args:
             job: The job.
             blocking: Whether the caller waits for the job. If so, this call returns when the job has run for the first time,
-                and the job may run in this thread. Otherwise this call returns at once.
+                and the job may run in this thread. Otherwise this call does not wait. It runs the job in this thread only if
+                the database is in memory and no other job runs: a change of threads costs more than most jobs.
         """
-        if not blocking:
+        if not blocking and not (self._in_memory and self._leader is None):
             self._enqueue(job)
             return job.future
-        job.thread = threading.get_ident()
-        if self.is_inside():
+        if blocking and self.is_inside():
             job.error = ProviderError(
                 "a signal handler cannot wait for this broker, because it interrupted an operation of the broker",
                 code=SERVER_BUSY,
@@ -80,17 +84,19 @@ class GroupCommit:
             )
             self._resolve(job)
             return job.future
-        owner = job.owner = threading.Lock()
+        owner = threading.Lock()
         owner.acquire()
         try:
             with self._lock:
                 leads = self._leader is None and self._closed is None
+                if leads or blocking:
+                    job.thread, job.owner = threading.get_ident(), owner
                 if leads:
                     self._leader, job.has_lead = job, True
                 self._enqueue(job)
-            if not leads:
+            if not leads and blocking:
                 owner.acquire()
-            if not job.has_run:
+            if not job.has_run and (leads or blocking):
                 self._lead(job)
         except BaseException:
             # For example, KeyboardInterrupt during the wait. A job that has not begun never runs, and must not keep the lead.
@@ -325,7 +331,7 @@ class GroupCommit:
         tx.roll_back()
 
     def _set_sync(self, full: bool) -> None:
-        if full != self._full_sync:
+        if full != self._full_sync and not self._in_memory:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             self._full_sync = full
 

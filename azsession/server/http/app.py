@@ -222,6 +222,11 @@ class _Exchange:
     # The broker
 
     async def _result(self, pending: PendingAnswer[T], operation: Operation) -> T:
+        if pending.future.done():
+            if pending.give_back is not None:
+                # The end of the connection may have arrived behind the request. The event loop reads it now.
+                await asyncio.sleep(0)
+            return pending.future.result()
         try:
             await Wait(pending.future, self._receive, self._connection).run(
                 watch=operation in _WAITING, patience=pending.patience

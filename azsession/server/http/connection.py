@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._unsent = 0
         #: Whether the HTTP server could not read what the client sent.
         self._is_malformed = False
+        self._begun = 0
         self._is_feeding = False
         self._is_answered = False
         self._is_lost = False
@@ -167,6 +168,7 @@ class Connection(asyncio.Protocol):
         if self._phase is Phase.CLOSING:
             return
         self._head_size = 0
+        self._begun += 1
         self._is_answered = False
         self._arrival = Movement()
         self._set_phase(Phase.BODY)
@@ -212,7 +214,7 @@ class Connection(asyncio.Protocol):
             return
         # Afterwards: the HTTP server may start the next request at once.
         if self._is_malformed:
-            asyncio.get_running_loop().call_soon(self._refuse_malformed)
+            asyncio.get_running_loop().call_soon(self._refuse_malformed, self._begun)
         elif self._held:
             asyncio.get_running_loop().call_soon(self._release_held)
 
@@ -288,7 +290,7 @@ class Connection(asyncio.Protocol):
         if self._is_feeding:
             # The only answer without a request is to bytes that are no request.
             self._is_malformed = True
-            asyncio.get_running_loop().call_soon(self._refuse_malformed)
+            asyncio.get_running_loop().call_soon(self._refuse_malformed, self._begun)
         elif not self.is_closed:
             self._is_answered = self._is_answered or not data.startswith(b"HTTP/1.1 100 ")
             self._transport.write(data)
@@ -355,9 +357,15 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
-    def _refuse_malformed(self) -> None:
-        """Answer bytes that are no request, after the answers to the requests before them."""
+    def _refuse_malformed(self, begun: int) -> None:
+        """Answer bytes that are no request, after the answers to the requests before them.
+
+        Args:
+            begun: How many requests had begun when this call was planned. The end of a later one plans another call.
+        """
         if self._phase in (Phase.WORK, Phase.CLOSING) or self._is_lost:
+            return
+        if self._phase is not Phase.BODY and begun != self._begun:
             return
         if self._phase is Phase.BODY and self._is_answered:
             self._linger()

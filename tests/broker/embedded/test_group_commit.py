@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from azsession import ProviderError, QueueError, SessionLockedError
+from azsession.broker.clock import Clock
 from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit
 from azsession.broker.embedded.jobs import Job, Transaction
 from tests.conftest import eventually
@@ -21,6 +22,37 @@ from .helpers import Background
 
 def test_a_single_job_runs_in_the_thread_of_its_caller(group: GroupCommit) -> None:
     assert group.run(lambda tx: threading.current_thread(), durable=True) is threading.current_thread()
+
+
+def _thread_of(group: GroupCommit) -> Job[threading.Thread]:
+    job: Job[threading.Thread] = Job(lambda tx: threading.current_thread(), True, 0.0)
+    group.submit(job, blocking=False)
+    return job
+
+
+def test_a_caller_that_does_not_block_runs_a_job_in_memory_itself(connection: Connection) -> None:
+    group = GroupCommit(connection, Clock(), lambda: None, in_memory=True)
+    assert _thread_of(group).future.result(0) is threading.current_thread()
+
+
+def test_a_caller_that_does_not_block_runs_no_job_on_a_file(group: GroupCommit) -> None:
+    job = _thread_of(group)
+    assert not job.future.done()
+    group.lead()
+    assert job.future.result(0) is threading.current_thread()
+
+
+def test_a_caller_that_does_not_block_does_not_wait_for_another_job_in_memory(connection: Connection) -> None:
+    group = GroupCommit(connection, Clock(), lambda: None, in_memory=True)
+    gate = Gate(group)
+    job = _thread_of(group)
+    assert not job.future.done()
+    # The queued job does not count as one that this thread waits for.
+    assert not group.is_inside()
+    gate.open()
+    eventually(lambda: group._leader is group)
+    group.lead()
+    assert job.future.result(0) is threading.current_thread()
 
 
 def test_jobs_that_are_queued_together_share_a_commit(group: GroupCommit, connection: Connection, commits: list[str]) -> None:

@@ -23,7 +23,7 @@ from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded import broker as broker_module
 from azsession.broker.embedded.group_commit import GroupCommit
-from azsession.broker.embedded.jobs import Transaction
+from azsession.broker.embedded.jobs import Job, Transaction
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
 
@@ -126,6 +126,22 @@ class Turn:
         assert [value for value in stored if value != "own"] == succeeded
         assert self.group._leader is None
         assert self.insert("next") == "next"
+
+
+def test_an_interrupt_of_a_caller_that_does_not_block_leaves_the_lead_free(
+    connection: sqlite3.Connection,
+) -> None:
+    for place in itertools.count(1):
+        group = GroupCommit(connection, Clock(), lambda: None, in_memory=True)
+        job: Job[int] = Job(lambda tx: 1, False, 0.0)
+        has_place = interrupted(lambda group=group, job=job: group.submit(job, blocking=False), place, KeyboardInterrupt)
+        assert group._leader is None
+        assert group.run(lambda tx: 2, durable=False) == 2
+        assert not connection.in_transaction
+        if not has_place:
+            break
+    assert job.future.result(0) == 1
+    assert place > 20
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeLimitError])
