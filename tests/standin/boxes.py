@@ -31,6 +31,10 @@ class Options:
     max_batch_size: int = 1024 * 1024
     #: Whether senders are told `max_batch_size`, in a property of their links. Older versions of Azure do not tell it.
     announces_batch_size: bool = True
+    #: The most sessions in one answer to a list, whatever the client asks for.
+    session_page: int = 100
+    #: An attach for a session that another link holds waits for it, as long as the client allows, before it is refused.
+    waits_for_held_sessions: bool = False
 
     @property
     def batch_limit(self) -> int:

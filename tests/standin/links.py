@@ -325,13 +325,22 @@ class SessionReceives(Receives):
     def seek(self, session_id: str | None, seconds: float) -> None:
         """Lock the named session, or wait for the next available one."""
         if session_id is not None:
-            self.granted(self.queue.accept(session_id, self))
+            if self.queue.options.waits_for_held_sessions and seconds > 0 and self.queue.is_held(session_id):
+                self._wait_timer = self.peer.loop.after(min(0.05, seconds), self._try_again, session_id, seconds - 0.05)
+            else:
+                self.granted(self.queue.accept(session_id, self))
             return
         box = self.queue.accept_next(self)
         if box is not None:
             self.granted(box)
         else:
             self._wait_timer = self.peer.loop.after(seconds, self._waited_too_long)
+
+    def _try_again(self, session_id: str, seconds: float) -> None:
+        try:
+            self.seek(session_id, seconds)
+        except Refusal as refusal:
+            self.refuse(refusal)
 
     def granted(self, box: Box) -> None:
         self.box = box

@@ -161,7 +161,7 @@ def _sessions(call: _Call) -> Answer:
     since = int(asked["last-updated-time"])
     names = call.queue.session_ids(None if since >= _MAX_DATE else since / 1000)
     skip = int(asked["skip"])
-    page = names[skip : skip + int(asked["top"])]
+    page = names[skip : skip + min(int(asked["top"]), call.queue.options.session_page)]
     return (200, {"skip": int32(skip + len(page)), "sessions-ids": _array(Data.STRING, page)}) if page else _NOTHING
 
 
@@ -187,6 +187,7 @@ def perform(server: StandIn, queue: Queue | str, peer: Peer, operation: str, bod
     """
     if operation not in _OPERATIONS:
         raise Refusal("amqp:not-implemented", f"The operation {operation} is not supported.", 501)
+    server.requests[operation] += 1
     try:
         return _OPERATIONS[operation](_Call(server, queue, peer, body if isinstance(body, dict) else {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -65,6 +65,8 @@ class StandIn:
         self._woken: dict[Receives, None] = {}
         self._refusals: dict[str, deque[Refusal]] = {}
         self._swallows: Counter[str] = Counter()
+        #: How many requests of each kind the management nodes got.
+        self.requests: Counter[str] = Counter()
         self._throttled = 0
         self.loop = Loop(self._after_each)
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)

@@ -155,6 +155,11 @@ class Queue:
 
     # Sessions
 
+    def is_held(self, session_id: str) -> bool:
+        """Return whether a link holds a session."""
+        box = self.boxes.get(session_id)
+        return box is not None and box.holder is not None
+
     def accept(self, session_id: str, holder: Holder) -> Box:
         """Lock a named session, which may have no messages.
 

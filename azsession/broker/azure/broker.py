@@ -1,7 +1,8 @@
 """`AzureBroker`: the broker interface on an Azure Service Bus namespace.
 
 The gateway calls it, and so does a provider with an Azure connection string. Each operation is a coroutine in the loop's
-thread. `SessionReceiver`, `HeldSessionOperations`, `MessageSender` and `MessageBrowser` carry it out.
+thread. `SessionReceiver`, `HeldSessionOperations`, `MessageSender`, `SessionLister` and
+`MessageBrowser` carry it out.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .operation import Operation
 from .receiving import SessionReceiver
 from .sending import EncodedMessages, MessageSender
 from .session.registry import SessionRegistry
+from .session_listing import SessionLister
 from .transport.stream import Address
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class AzureBroker(Broker):
         self._sender = MessageSender(self._namespace)
         self._receiver = SessionReceiver(self._namespace, self._registry)
         self._browser = MessageBrowser(self._namespace)
+        self._lister = SessionLister(self._namespace)
         self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser)
         self._closed = False
 
@@ -184,7 +187,7 @@ class AzureBroker(Broker):
     def list_sessions(
         self, entity: str, after: str, max_count: int, *, context: CallContext = BLOCKING
     ) -> Future[list[SessionInfo]]:
-        return self._run(context, lambda operation: self._browser.list_sessions(entity, after, max_count, operation))
+        return self._run(context, lambda operation: self._lister.list_sessions(entity, after, max_count, operation))
 
     # Dead letters
 

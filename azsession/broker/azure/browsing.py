@@ -1,4 +1,4 @@
-"""`MessageBrowser`: peeking, listing sessions, and dead letters on Azure. None of them needs a session lock.
+"""`MessageBrowser`: peeking, and dead letters on Azure. None of them needs a session lock.
 
 The broker's operations call it in the loop's thread.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from ... import amqp
 from ...amqp import AmqpMessage, Attach, Condition, Response
 from ...errors import ProviderError, QueueError
-from ...messages import PeekedMessage, SessionInfo
+from ...messages import PeekedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
 from .authorized_connection import AuthorizedConnection, address_of
 from .error_mapping import error_of
@@ -26,11 +26,8 @@ from .transport.links import Outcome, Receiver
 from .transport.loop import Loop
 from .transport.task import WithdrawnError, done_within
 
-#: Messages in one answer to a peek, and sessions in one answer to a list.
+#: Messages in one answer to a peek.
 PAGE = 250
-#: The ``last-updated-time`` that lists all sessions with messages or state: .NET's `DateTime.MaxValue`, in milliseconds since
-#: 1970. See Microsoft's "AMQP 1.0 in Azure Service Bus: request-response-based operations", enumerate sessions.
-ALL_SESSIONS_MS = 253402300800000
 #: Dead letters that are locked at once while one is searched for.
 SEARCH_CREDIT = 100
 #: Seconds without a dead letter after which a search ends.
@@ -89,26 +86,6 @@ class MessageBrowser:
             numbers += [one.sequence_number for one in page if one.state == "Deferred"]
             start = (page[-1].sequence_number or start) + 1
         return numbers
-
-    async def list_sessions(self, entity: str, after: str, max_count: int, operation: Operation) -> list[SessionInfo]:
-        """Return up to `max_count` sessions that have messages or state, sorted by id, with ids after `after`."""
-        names: set[str] = set()
-        skip = 0
-        while True:
-            body = {
-                "last-updated-time": amqp.Timestamp(ALL_SESSIONS_MS),
-                "skip": skip,
-                "top": PAGE,
-            }
-            answer = await self._namespace.manage(entity, "get-message-sessions", body, operation)
-            page = answer.body.get("sessions-ids") if isinstance(answer.body, dict) else None
-            if not page:
-                break
-            names.update(str(name) for name in page)
-            skip += len(page)
-            if len(page) < PAGE:
-                break
-        return [SessionInfo(name, None) for name in sorted(names) if name > after][:max_count]
 
     # Dead letters
 

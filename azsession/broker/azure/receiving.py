@@ -27,6 +27,9 @@ from .session.unsettled import UnsettledMessage, messages_by_number
 from .session.verification import receive_by_number_body
 from .transport.task import LocalFuture, WithdrawnError, done_within, pause
 
+#: The part of a caller's time that Azure may wait until a session that is held elsewhere is free, and the least seconds.
+#: The rest is for Azure's answer, so that the caller learns in time that another holder has the session.
+ATTACH_PART, MIN_ATTACH_SECONDS = 0.8, 0.5
 #: Seconds of one attach for the next available session. A longer wait is made of several.
 ACCEPT_SECONDS = 60.0
 #: Seconds before an accept attaches again, after its link was lost or Azure's wait was over. Each pause is twice as long.
@@ -69,7 +72,7 @@ class SessionReceiver:
         )
         session.receive(receive)
         if is_new:
-            self._open(session, operation)
+            self._open(session, operation, self._patience(request.timeout))
         try:
             if not receive.future.done():
                 await self._wait_for_messages(receive, session, operation.started + request.timeout, operation)
@@ -152,7 +155,7 @@ class SessionReceiver:
             return await self._accept_next(request, operation)
         session, is_new = self._registry.claim(request.entity, request.session_id, request.lock_id)
         if is_new:
-            self._open(session, operation)
+            self._open(session, operation, self._patience(request.timeout))
         try:
             await self._wait_until_opened(session, self._namespace.timeout, operation)
             operation.commit()
@@ -164,13 +167,14 @@ class SessionReceiver:
 
     async def _accept_next(self, request: AcceptRequest, operation: Operation) -> Delivery | None:
         deadline, seconds = operation.started + request.timeout, FIRST_PAUSE
+        # Azure's wait ends before the caller's.
+        margin = min(MIN_ATTACH_SECONDS, (1.0 - ATTACH_PART) * request.timeout)
         while True:
             left = 0.0 if self._registry.is_stopping else max(0.0, deadline - time.monotonic())
             session, is_new = self._registry.claim_next(request.entity, request.lock_id, request.request_id)
             if is_new:
-                self._open(session, operation, min(ACCEPT_SECONDS, left))
+                self._open(session, operation, min(ACCEPT_SECONDS, max(0.0, left - margin)))
             try:
-                # Azure's own wait ends a little before.
                 is_granted = await self._wait_until_opened(session, left + CONNECT_TIMEOUT, operation)
                 if is_granted and session.session_id is not None:
                     operation.commit()
@@ -187,9 +191,12 @@ class SessionReceiver:
                     self._undo(session, error)
                 raise
             is_superseded = session.state is SessionState.SUPERSEDED
-            if is_superseded or self._registry.is_stopping or time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+            if is_superseded or self._registry.is_stopping or left <= 0.0:
                 return None
-            await pause(seconds)
+            await pause(left if left <= margin else seconds)
+            if left <= margin:
+                return None
             seconds = min(MAX_PAUSE, seconds * 2)
 
     async def _wait_until_opened(self, session: HeldSession, seconds: float, operation: Operation) -> bool:
@@ -215,25 +222,34 @@ class SessionReceiver:
         """
         session, is_new = self._registry.claim(entity, session_id, lock_id, holds_lock=bool(lock_id))
         if is_new:
-            self._open(session, operation)
+            self._open(session, operation, MIN_ATTACH_SECONDS)
         await self._namespace.wait(session.opened, operation)
         return session
 
-    def _open(self, session: HeldSession, operation: Operation, timeout: float | None = None) -> None:
-        """Have the lock of a new session taken, also if the caller withdraws: others may wait in the session."""
-        seconds = self._namespace.timeout if timeout is None else timeout
+    def _patience(self, timeout: float) -> float:
+        """Return how many seconds Azure may wait for a named session, for a caller that waits `timeout` seconds."""
+        return max(MIN_ATTACH_SECONDS, min(timeout, self._namespace.timeout) * ATTACH_PART)
+
+    def _open(self, session: HeldSession, operation: Operation, seconds: float) -> None:
+        """Have the lock of a new session taken, also if the caller withdraws: others may wait in the session.
+
+        Azure may wait `seconds` until the session is free, or until there is one.
+        """
         connection = self._namespace.ready_connection(session.entity)
         if connection is not None:
             session.connect(connection, seconds)
         else:
-            self._namespace.loop.spawn(self._connect(session, operation.part(), seconds))
+            self._namespace.loop.spawn(self._connect(session, operation.part(), time.monotonic() + seconds))
 
-    async def _connect(self, session: HeldSession, operation: Operation, seconds: float) -> None:
+    async def _connect(self, session: HeldSession, operation: Operation, until: float) -> None:
         """Connect a session. A failure ends the session, and is reported to everyone who waits in it."""
         try:
-            session.connect(await self._namespace.connect(session.entity, operation), seconds)
+            connection = await self._namespace.connect(session.entity, operation)
         except QueueError as error:
             session.fail(error)
+        else:
+            least = MIN_ATTACH_SECONDS if session.session_id is not None else 0.0
+            session.connect(connection, max(least, until - time.monotonic()))
 
     # Requests about a session
 

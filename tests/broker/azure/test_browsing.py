@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azsession import Message, ProviderError, ServiceBusProvider
+from azsession import ProviderError, ServiceBusProvider
 from azsession.broker.azure import AzureBroker, browsing
 from azsession.broker.calls import Disposition
 
@@ -36,13 +36,6 @@ def test_peeking_goes_on_beyond_a_page(broker: AzureBroker) -> None:
         "301",
     ]
     assert broker.peek(QUEUE, "s1", 2**63 - 1, 10).result() == []
-
-
-def test_sessions_are_listed_beyond_a_page(broker: AzureBroker) -> None:
-    names = sorted(f"s{number:04}" for number in range(600))
-    broker.send(QUEUE, [Message("x", session_id=name) for name in names]).result()
-    assert [session.session_id for session in broker.list_sessions(QUEUE, "", 1000).result()] == names
-    assert [session.session_id for session in broker.list_sessions(QUEUE, names[400], 3).result()] == names[401:404]
 
 
 def test_a_resubmitted_dead_letter_goes_to_the_end_of_its_session_with_its_attributes(

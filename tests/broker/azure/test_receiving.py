@@ -14,6 +14,7 @@ from azsession import (
     NoSessionAvailableError,
     ServiceBusConfig,
     ServiceBusProvider,
+    SessionLockedError,
     amqp,
 )
 from azsession.broker.azure import AzureBroker
@@ -191,3 +192,37 @@ def test_a_client_that_closes_its_socket_during_an_accept_gets_no_session(namesp
     gateway.send(QUEUE, "s1", "a")
     assert namespace.locked_sessions(QUEUE) == set()
     assert gateway.holder(QUEUE, "s1", str(uuid.uuid4())).receive("timeout=5").body == b"a"
+
+
+@pytest.mark.parametrize("timeout", [0.0, 2.0])
+def test_a_session_that_is_held_elsewhere_is_reported_within_the_callers_time(namespace: StandIn, timeout: float) -> None:
+    namespace.create_queue("slow", waits_for_held_sessions=True)
+    with (
+        ServiceBusProvider.from_connection_string(namespace.connection_string) as holding,
+        ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
+        holding.create_session_client("slow", "s1") as held,
+        provider.create_session_client("slow", "s1") as session,
+    ):
+        held.receive_message(timeout=0)
+        started = time.monotonic()
+        with pytest.raises(SessionLockedError):
+            session.receive_message(timeout=timeout)
+        assert time.monotonic() - started < max(timeout, 1.5)
+
+
+def test_a_receive_gets_a_session_that_another_process_releases_meanwhile(namespace: StandIn) -> None:
+    namespace.create_queue("slow", waits_for_held_sessions=True)
+    with (
+        ServiceBusProvider.from_connection_string(namespace.connection_string) as holding,
+        ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
+        holding.create_session_client("slow", "s1") as held,
+        provider.create_session_client("slow", "s1") as session,
+    ):
+        provider.send_message("slow", Message("x", session_id="s1"))
+        held.receive_message(timeout=0)
+        waiting = in_thread(lambda: session.receive_message(timeout=20))
+        eventually(lambda: namespace.loop.call(lambda: len(namespace.peers)) == 2)
+        held.close()
+        message = waiting.result(20)
+        assert message is not None
+        assert message.text() == "x"
