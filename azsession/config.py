@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -66,6 +67,8 @@ def _check_text(_: object, field: attrs.Attribute[Any], value: str | None) -> No
     # A text is checked in more detail later. The type comes first: URL functions accept bytes, for example.
     if value is not None and not isinstance(value, str):
         raise ConfigurationError(f"{field.name} must be a str, not {type(value).__name__}")
+    if value == "" and field.name == "ca_bundle":
+        raise ConfigurationError("ca_bundle must be the path of a file or folder, or None, not an empty text")
 
 
 def _check_flag(_: object, field: attrs.Attribute[Any], value: bool) -> None:
@@ -73,6 +76,25 @@ def _check_flag(_: object, field: attrs.Attribute[Any], value: bool) -> None:
         check_flag(value, field.name)
     except ValidationError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def check_ca_bundle(path: str | None) -> None:
+    """Check that certificates can be read from a `ca_bundle`. A client calls this before its first connection.
+
+    Args:
+        path: The file or folder. `None` means the default certificates.
+
+    Raises:
+        ConfigurationError: There is no such file or folder, or it is a file without certificates.
+    """
+    if path is None or os.path.isdir(path):
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ConfigurationError(f"ca_bundle {path!r} has no certificates: give a file in the format PEM") from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"ca_bundle {path!r} cannot be read ({error}): give an existing file or folder") from error
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -148,7 +170,7 @@ class ServiceBusConfig:
     retry_attempts: int = attrs.field(default=4, validator=_count(0, MAX_RETRIES))
     retry_deadline: float = attrs.field(default=30.0, converter=as_seconds, validator=_check_seconds)
     pool_connections: int = attrs.field(default=32, validator=_count(1, MAX_POOL))
-    ca_bundle: str | None = None
+    ca_bundle: str | None = attrs.field(default=None, validator=_check_text)
     allow_insecure_http: bool = attrs.field(default=False, validator=_check_flag)
     transport: str = "auto"
     _parsed: ConnectionString | None = attrs.field(init=False, repr=False, eq=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import requests
 
 from .. import forks
-from ..config import ServiceBusConfig
+from ..config import ServiceBusConfig, check_ca_bundle
 from ..tokens import TokenCache, source_of
 from . import backends
 from .http_sockets import PooledAdapter
@@ -48,7 +48,7 @@ class ServerConnection:
         adapter: The adapter of a backend in this process. It is closed with the connection.
 
     Raises:
-        ConfigurationError: The configuration has no credentials, or an extra is not installed.
+        ConfigurationError: The configuration has no credentials, its `ca_bundle` cannot be read, or an extra is not installed.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class ServerConnection:
     ) -> None:
         if url is not None:
             config = config.at(url)
+        check_ca_bundle(config.ca_bundle)
         self.config: ServiceBusConfig = config
         if adapter is None and config.uses_amqp:
             adapter = backends.azure_backend(config, credential, http)

@@ -249,6 +249,9 @@ class Transport:
                 found["proxies"] = dict(http.proxies)
             if self._config.ca_bundle is not None:
                 found["verify"] = self._config.ca_bundle
+            elif not found["verify"] and found["verify"] is not False:
+                # requests does not verify certificates for any false value, for example an empty text.
+                found["verify"] = True
             track_connections(http, self._url, found["proxies"])
             known = self._http_settings = (key, dict(found))
         return known[1]

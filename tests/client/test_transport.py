@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import certifi
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
@@ -44,7 +45,7 @@ def test_the_callers_requests_session_keeps_its_proxies_headers_and_cookies() ->
     http.headers["X-Mine"] = "yes"
     http.cookies.set("route", "a")
     text = "Endpoint=https://gateway.example/;SharedAccessKeyName=n;SharedAccessKey=k"
-    config = ServiceBusConfig(connection_string=text, ca_bundle="/some/bundle.pem")
+    config = ServiceBusConfig(connection_string=text, ca_bundle=certifi.where())
     with http, ServiceBusProvider(config, http=http) as provider:
         session = provider.create_session_client("orders", "s1", auto_renew=False)
         assert session.receive_message(timeout=1) is None
@@ -52,7 +53,7 @@ def test_the_callers_requests_session_keeps_its_proxies_headers_and_cookies() ->
     assert request.headers["X-Mine"] == "yes"
     assert request.headers["Cookie"] == "route=a"
     assert settings["proxies"]["https"] == "http://127.0.0.1:3128"
-    assert settings["verify"] == "/some/bundle.pem"
+    assert settings["verify"] == certifi.where()
 
 
 def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

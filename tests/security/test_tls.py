@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 import requests
 import trustme
+from flask import Flask
+from urllib3.exceptions import InsecureRequestWarning
 
 from azsession import ConfigurationError, ConnectionFailedError, ServiceBusConfig, ServiceBusProvider
 from azsession.config import is_loopback
+from azsession.contrib.flask import AzSession
 
 KEYED = "SharedAccessKeyName=reader;SharedAccessKey=c2VjcmV0"
 YESTERDAY = datetime.now(timezone.utc) - timedelta(days=1)
@@ -179,6 +182,44 @@ def test_an_empty_bundle_in_the_environment_does_not_disable_verification(
     monkeypatch.setenv(name, "")
     with refused(authority.issue_cert("localhost"), "certificate") as server:
         ask(server.port)
+
+
+@pytest.mark.parametrize("verify", ["", None, 0, Path("")])
+def test_only_false_disables_verification_in_a_session_of_the_caller(authority: trustme.CA, verify: object) -> None:
+    with requests.Session() as http:
+        http.verify = verify  # type: ignore[assignment]
+        with refused(authority.issue_cert("localhost"), "certificate|CA") as server:
+            ask(server.port, http=http)
+        http.verify = False
+        with Capture(authority.issue_cert("localhost")) as server, pytest.warns(InsecureRequestWarning):
+            ask(server.port, http=http)
+        assert b"SharedAccessSignature" in server.received
+
+
+def test_an_empty_bundle_is_refused_and_ignored_in_a_setting_of_flask(authority: trustme.CA) -> None:
+    with pytest.raises(ConfigurationError, match="ca_bundle must be the path"):
+        ask(1, ca_bundle="")
+    app = Flask(__name__)
+    with Capture(authority.issue_cert("localhost")) as server:
+        text = f"Endpoint=https://localhost:{server.port}/;{KEYED}"
+        app.config.update(AZSESSION_CONNECTION_STRING=text, AZSESSION_CA_BUNDLE="", AZSESSION_RETRY_ATTEMPTS=0)
+        extension = AzSession(app)
+        with app.app_context(), pytest.raises(ConnectionFailedError, match="certificate"):
+            extension.provider.list_sessions("orders")
+        extension.close(app)
+    assert server.handshakes != ["done"]
+
+
+@pytest.mark.parametrize("endpoint", ["https://localhost:1", "sb://myns.servicebus.windows.net"])
+def test_a_bundle_that_cannot_be_read_is_refused_when_the_provider_is_created(tmp_path: Path, endpoint: str) -> None:
+    text = f"Endpoint={endpoint}/;{KEYED}"
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        ServiceBusProvider.from_connection_string(text, ca_bundle=str(tmp_path / "missing.pem"))
+    (tmp_path / "empty.pem").write_text("no certificate")
+    with pytest.raises(ConfigurationError, match="has no certificates"):
+        ServiceBusProvider.from_connection_string(text, ca_bundle=str(tmp_path / "empty.pem"))
+    # A folder is not read before a connection.
+    ServiceBusProvider.from_connection_string(text, ca_bundle=str(tmp_path)).close()
 
 
 def test_a_configured_bundle_enables_verification_in_a_session_without_it(authority: trustme.CA, trusted: str) -> None:

@@ -17,7 +17,7 @@ import attrs
 
 from ... import forks
 from ...amqp import AmqpMessage
-from ...config import ServiceBusConfig
+from ...config import ServiceBusConfig, check_ca_bundle
 from ...errors import ProviderError, QueueError, UnsupportedOperationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import NOT_SUPPORTED
@@ -60,10 +60,11 @@ class AzureBroker(Broker):
         credential: Authenticates instead of the configuration's key.
 
     Raises:
-        ConfigurationError: Neither the configuration nor `credential` can authenticate.
+        ConfigurationError: Neither the configuration nor `credential` can authenticate, or `ca_bundle` cannot be read.
     """
 
     def __init__(self, config: ServiceBusConfig, credential: TokenCredential | None = None) -> None:
+        check_ca_bundle(config.ca_bundle)
         address = Address(
             config.host, config.port, tls=config.tls, websocket=config.uses_websockets, ca_bundle=config.ca_bundle
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import certifi
 import pytest
 from flask import Flask
 
@@ -83,6 +84,7 @@ def test_every_field_of_the_configuration_is_a_setting() -> None:
 
 def test_the_certificates_can_be_given_as_a_path(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(Path(certifi.where()).read_bytes())
     config = config_of(AZSESSION_CONNECTION_STRING=AZURE, AZSESSION_TRANSPORT="http", AZSESSION_CA_BUNDLE=bundle)
     assert config.ca_bundle == str(bundle)
 
