@@ -12,15 +12,16 @@ import socket
 import threading
 import weakref
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import prepend_scheme_if_needed, select_proxy
-from urllib3 import poolmanager
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool
 
+from ..errors import ConfigurationError
 from . import cancellation
 from .bounded_response import BoundedResponse
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request, socket_of
@@ -67,11 +68,7 @@ class _TrackedConnection:
         super().request(*args, **kwargs)  # type: ignore[misc]
 
 
-class _TrackedHTTPConnection(_TrackedConnection, HTTPConnection):
-    pass
-
-
-class _TrackedHTTPSConnection(_TrackedConnection, HTTPSConnection):
+class _TrackedTLSConnection(_TrackedConnection):
     def connect(self) -> None:
         try:
             super().connect()
@@ -82,7 +79,7 @@ class _TrackedHTTPSConnection(_TrackedConnection, HTTPSConnection):
                     self.opening = None
 
     def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
+        sock: socket.socket = super()._new_conn()  # type: ignore[misc]
         # The handshake detaches the socket from its descriptor. `cancel` can shut down the duplicate in the meantime.
         self.opening = sock.dup()
         return sock
@@ -103,15 +100,15 @@ class _TrackedPool:
         super()._put_conn(conn)  # type: ignore[misc]
 
 
-class _TrackedHTTPPool(_TrackedPool, HTTPConnectionPool):
-    ConnectionCls = _TrackedHTTPConnection
-
-
-class _TrackedHTTPSPool(_TrackedPool, HTTPSConnectionPool):
-    ConnectionCls = _TrackedHTTPSConnection
-
-
-_POOL_CLASSES = {"http": _TrackedHTTPPool, "https": _TrackedHTTPSPool}
+@cache
+def _tracked(pool_class: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+    """Return a subclass of a class of pools that opens tracked connections, or the class itself if it does so."""
+    if issubclass(pool_class, _TrackedPool):
+        return pool_class
+    connection_class: type[Any] = pool_class.ConnectionCls
+    tracked = _TrackedTLSConnection if issubclass(connection_class, HTTPSConnection) else _TrackedConnection
+    connections = type(f"_Tracked{connection_class.__name__}", (tracked, connection_class), {})
+    return type(f"_Tracked{pool_class.__name__}", (_TrackedPool, pool_class), {"ConnectionCls": connections})
 
 
 class PooledAdapter(HTTPAdapter):
@@ -225,17 +222,44 @@ def ignore_redirect(response: requests.Response, *args: object, **kwargs: object
 
 
 def track_connections(http: requests.Session, url: str, proxies: Mapping[str, str]) -> None:
-    """Make the adapter that `http` uses for `url` open tracked connections, if it is an adapter of requests itself."""
+    """Make the adapter that `http` uses for `url` open tracked connections, if it is an adapter of requests.
+
+    Connections that were opened before are not used again: they are not tracked.
+
+    Raises:
+        ConfigurationError: The proxy is a SOCKS proxy, and the package for it is not installed.
+    """
     adapter = http.get_adapter(url)
     if not isinstance(adapter, HTTPAdapter):
         return
     managers: list[Any] = [getattr(adapter, "poolmanager", None)]
     proxy = select_proxy(url, dict(proxies))
     if proxy:
-        managers.append(adapter.proxy_manager_for(prepend_scheme_if_needed(proxy, "http")))
+        try:
+            managers.append(adapter.proxy_manager_for(prepend_scheme_if_needed(proxy, "http")))
+        except requests.exceptions.InvalidSchema as error:
+            raise ConfigurationError(
+                f"the proxy {without_password(proxy)} is a SOCKS proxy, which needs the package PySocks. Install it with: "
+                'pip install "requests[socks]"'
+            ) from error
     for manager in managers:
-        if getattr(manager, "pool_classes_by_scheme", None) is poolmanager.pool_classes_by_scheme:
-            manager.pool_classes_by_scheme = _POOL_CLASSES
+        classes = getattr(manager, "pool_classes_by_scheme", {})
+        tracked = {scheme: _tracked(pool_class) for scheme, pool_class in classes.items()}
+        if tracked != classes:
+            manager.pool_classes_by_scheme = tracked
+            manager.clear()
+
+
+def proxy_of(url: str, proxies: Mapping[str, str]) -> str | None:
+    """Return the proxy for a URL, as messages name it."""
+    proxy: str | None = select_proxy(url, dict(proxies))
+    return without_password(proxy) if proxy else None
+
+
+def without_password(proxy: str) -> str:
+    """Return the URL of a proxy without user and password."""
+    scheme, separator, rest = proxy.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def drop_inherited(http: requests.Session) -> None:

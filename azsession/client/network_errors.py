@@ -24,13 +24,14 @@ CLOCK_TOLERANCE = 60.0
 _MAX_TEXT = 300
 
 
-def failure_of(error: Exception, url: str, in_flight: RequestInFlight) -> FailedAttemptError:
+def failure_of(error: Exception, url: str, in_flight: RequestInFlight, *, proxy: str | None = None) -> FailedAttemptError:
     """Return the failure of an attempt that ended with a network error.
 
     Args:
         error: One of `NETWORK_ERRORS`.
         url: The base URL, for the message.
         in_flight: The attempt.
+        proxy: The proxy that the request went through, for the message.
     """
     cause = root_cause(error)
     # A traceback shows the cause, whose text may quote the server.
@@ -38,8 +39,16 @@ def failure_of(error: Exception, url: str, in_flight: RequestInFlight) -> Failed
     # The local variables of its frames include the token, the body and the lock token.
     cause = cause.with_traceback(None)
     maybe_delivered = _may_have_arrived(error, in_flight)
-    failed = ConnectionFailedError(f"no answer from {url}: {_reason(error, cause)}", maybe_delivered=maybe_delivered)
+    failed = ConnectionFailedError(f"{_subject(error, url, proxy)}: {_reason(error, cause)}", maybe_delivered=maybe_delivered)
     return FailedAttemptError(failed, maybe_delivered=maybe_delivered, cause=cause)
+
+
+def _subject(error: Exception, url: str, proxy: str | None) -> str:
+    if proxy is None:
+        return f"no answer from {url}"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"the proxy {proxy} gave no connection to {url}"
+    return f"no answer from {url} through the proxy {proxy}"
 
 
 def _may_have_arrived(error: Exception, in_flight: RequestInFlight) -> bool:

@@ -48,7 +48,7 @@ class ServerConnection:
         adapter: The adapter of a backend in this process. It is closed with the connection.
 
     Raises:
-        ConfigurationError: The configuration has no credentials, its `ca_bundle` cannot be read, or an extra is not installed.
+        ConfigurationError: The configuration has no credentials, its `ca_bundle` cannot be read, or an extra is missing.
     """
 
     def __init__(

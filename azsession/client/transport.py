@@ -16,6 +16,7 @@ from .. import interrupts
 from ..config import ServiceBusConfig, is_loopback
 from ..errors import (
     AuthenticationFailedError,
+    ConfigurationError,
     ConnectionFailedError,
     ProviderError,
     QueueError,
@@ -29,7 +30,7 @@ from ..tokens import Token, TokenCache
 from . import operations
 from .call import Call, ServerResponse
 from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
-from .http_sockets import drop_inherited, ignore_redirect, send_prepared, track_connections
+from .http_sockets import drop_inherited, ignore_redirect, proxy_of, send_prepared, track_connections
 from .network_errors import NETWORK_ERRORS, clock_hint, failure_of
 from .redacted import Redacted
 from .retry import FailedAttemptError, retry_call
@@ -75,6 +76,7 @@ class Transport:
         self._config = config
         self._tokens = tokens
         self._http_settings: tuple[object, dict[str, Any]] | None = None
+        self._proxy: str | None = None
         self.speaks_v1: bool = in_process is not None
 
     def __repr__(self) -> str:
@@ -165,6 +167,11 @@ class Transport:
         status, headers = response.status, response.headers
         if 300 <= status < 400 or status < 200:
             return ProviderError(f"{self._url} answered {status}, which the protocol does not use", status=status)
+        if status == 407:
+            return ProviderError(
+                f"the proxy {self._proxy or self._url} refused the request (407): it needs a user and a password in its URL",
+                status=status,
+            )
         error = error_from(
             status,
             headers,
@@ -206,7 +213,7 @@ class Transport:
             raise
         except NETWORK_ERRORS as error:
             interrupts.let_pass(error, older)
-            failure = failure_of(error, self._url, in_flight)
+            failure = failure_of(error, self._url, in_flight, proxy=self._proxy)
             if isinstance(failure.cause, ResponseTooLargeError):
                 # A retry would get the same response.
                 raise failure.error from failure.cause
@@ -253,6 +260,7 @@ class Transport:
                 # requests does not verify certificates for any false value, for example an empty text.
                 found["verify"] = True
             track_connections(http, self._url, found["proxies"])
+            self._proxy = proxy_of(self._url, found["proxies"])
             known = self._http_settings = (key, dict(found))
         return known[1]
 
@@ -265,17 +273,18 @@ class Transport:
         Raises:
             UnsupportedOperationError: The server speaks only the plain dialect.
             AuthenticationFailedError: The server refused the token.
+            ConfigurationError: The proxy cannot be used.
             QueueError: The server did not answer, or is overloaded, so that its dialect is unknown.
         """
         if self.speaks_v1:
             return
         try:
             self.send(operations.check_health())
-        except AuthenticationFailedError:
+        except (AuthenticationFailedError, ConfigurationError):
             raise
         except QueueError as error:
             # A transient error comes from a gateway that is starting, or from a proxy: the dialect stays unknown.
-            if error.is_transient:
+            if error.is_transient or interrupts.raised_by_handler(error):
                 raise
         if not self.speaks_v1:
             raise UnsupportedOperationError(f"{self._url} speaks only the plain dialect, which cannot {operation}")

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import trustme
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from azsession import Message, ServiceBusConfig, ServiceBusProvider, SessionNotFoundError
+from azsession import (
+    ConfigurationError,
+    ConnectionFailedError,
+    Message,
+    ProviderError,
+    ServiceBusConfig,
+    ServiceBusProvider,
+    SessionNotFoundError,
+)
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.client.cancellation import RequestInFlight, ResponseTooLargeError
 from azsession.client.http_sockets import (
@@ -28,6 +41,7 @@ from azsession.server import AccessKey, GatewayService
 from ..concurrency.servers import Handler, Proxy, QuietHTTPServer, SilentServer
 from ..conftest import eventually
 from ..support.internals import pending_calls
+from ..support.plain_server import CLOSED_IN_HEADERS, MANY_HEADERS, ONE_HUGE_HEADER, Fate, PlainServer, answer
 
 
 class _Gateway:
@@ -186,3 +200,125 @@ def test_a_pool_is_looked_up_once_for_each_server() -> None:
     assert pool("http://127.0.0.1:10/a") is not first
     adapter.close()
     assert pool("http://127.0.0.1:9/a") is not first
+
+
+# Sessions of the caller
+
+
+class _OwnConnection(HTTPConnection):
+    pass
+
+
+class _OwnPool(HTTPConnectionPool):
+    ConnectionCls = _OwnConnection
+
+
+class _OwnAdapter(HTTPAdapter):
+    """An adapter with classes of its own, as adapters for SOCKS proxies have them."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _OwnPool, "https": HTTPSConnectionPool}
+
+
+@contextmanager
+def _used_before(server: PlainServer, *, proxy: Proxy | None = None, own: bool = False) -> Iterator[ServiceBusProvider]:
+    """Yield a provider with a session of requests that has open connections to the server already."""
+    with requests.Session() as http:
+        if own:
+            http.mount("http://", _OwnAdapter())
+        if proxy is not None:
+            http.proxies = {"http": proxy.url}
+            http.trust_env = False
+        http.get(server.url)
+        config = ServiceBusConfig(connection_string=server.connection_string, retry_attempts=0)
+        with ServiceBusProvider(config, http=http) as provider:
+            yield provider
+
+
+_KINDS = pytest.mark.parametrize("kind", ["used before", "used with a proxy before", "with own pools"])
+
+
+@contextmanager
+def _of_kind(kind: str, server: PlainServer) -> Iterator[ServiceBusProvider]:
+    with ExitStack() as stack:
+        proxy = stack.enter_context(Proxy()) if "proxy" in kind else None
+        yield stack.enter_context(_used_before(server, proxy=proxy, own="own" in kind))
+
+
+@_KINDS
+def test_closing_ends_a_waiting_receive_of_any_session_of_requests(kind: str) -> None:
+    with PlainServer() as server, _of_kind(kind, server) as provider:
+        client = provider.create_session_client("q", "s")
+        thread, errors = _in_thread(lambda: client.receive_message(timeout=30))
+        eventually(lambda: _waits(client) and len(server.seen) == 2)
+        began = time.monotonic()
+        client.close_session()
+        thread.join(20)
+        assert time.monotonic() - began < 5
+        assert [type(error) for error in errors] == [SessionNotFoundError]
+
+
+@pytest.mark.parametrize("kind", ["used before", "with own pools"])
+@pytest.mark.parametrize("fate", [CLOSED_IN_HEADERS, ONE_HUGE_HEADER, MANY_HEADERS])
+def test_any_session_of_requests_refuses_answers_that_are_cut_or_too_large(kind: str, fate: Fate) -> None:
+    with PlainServer() as server, _of_kind(kind, server) as provider, provider.create_session_client("q", "s") as client:
+        server.next(fate)
+        with pytest.raises(ConnectionFailedError) as caught:
+            client.renew_session_lock()
+        assert caught.value.maybe_delivered
+
+
+# Proxies
+
+
+def _through(proxy: str, **fields: Any) -> ServiceBusProvider:
+    http = requests.Session()
+    http.trust_env = False
+    http.proxies = {"http": proxy, "https": proxy}
+    text = f"Endpoint={fields.pop('scheme', 'http')}://gateway.invalid/;SharedAccessKeyName=n;SharedAccessKey=k"
+    config = ServiceBusConfig(connection_string=text, allow_insecure_http=True, retry_attempts=0, **fields)
+    return ServiceBusProvider(config, http=http)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_dead_proxy_is_named_without_its_password(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with (
+        _through(f"http://user:hunter2@127.0.0.1:{port}", scheme=scheme) as provider,
+        pytest.raises(ConnectionFailedError, match=f"the proxy http://127.0.0.1:{port} gave no connection") as caught,
+    ):
+        provider.list_sessions("q")
+    assert "hunter2" not in str(caught.value)
+    assert "user" not in str(caught.value)
+    assert not caught.value.maybe_delivered
+
+
+def test_a_silent_proxy_is_named() -> None:
+    with (
+        SilentServer() as proxy,
+        _through(proxy.url, request_timeout=0.3) as provider,
+        pytest.raises(ConnectionFailedError, match=f"gateway.invalid through the proxy {proxy.url}: it timed out"),
+    ):
+        provider.list_sessions("q")
+
+
+def test_a_proxy_that_wants_a_password_is_named() -> None:
+    with PlainServer() as proxy, _through(proxy.url) as provider:
+        proxy.next(answer(407))
+        with pytest.raises(ProviderError, match=f"the proxy {proxy.url} refused .* a user and a password"):
+            provider.create_session_client("q", "s").receive_message(timeout=0)
+
+
+def test_a_socks_proxy_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*args: Any, **options: Any) -> Any:
+        raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+    # The name is this function already if PySocks is not installed.
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", missing)
+    with (
+        _through("socks5h://user:hunter2@127.0.0.1:9") as provider,
+        pytest.raises(ConfigurationError, match=r'the proxy socks5h://127.0.0.1:9 is .* pip install "requests\[socks\]"'),
+    ):
+        provider.list_sessions("q")

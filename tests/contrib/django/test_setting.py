@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import attrs
+import certifi
 import pytest
 from django.test import override_settings
 
@@ -43,7 +44,7 @@ def test_without_a_place_in_the_setting_the_environment_names_it(monkeypatch: py
 
 
 def test_every_field_of_the_configuration_can_be_set() -> None:
-    values = {"connection_string": GATEWAY, "retry_attempts": 7, "ca_bundle": "/ca.pem"}
+    values = {"connection_string": GATEWAY, "retry_attempts": 7, "ca_bundle": certifi.where()}
     fields = [each.name for each in attrs.fields(ServiceBusConfig) if each.init]
     setting = {name.upper(): values.get(name) for name in fields}
     with override_settings(AZSESSION=setting):
