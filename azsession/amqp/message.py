@@ -135,9 +135,21 @@ def _id(value: Any) -> bytes:
     return encode_value(Ulong(value) if isinstance(value, int) else value)
 
 
-def encode_batch(encoded: Sequence[bytes]) -> bytes:
-    """Return many encoded messages as the payload of one delivery of the format `frames.BATCH_FORMAT`."""
-    return b"".join([part for message in encoded for part in (_PREFIXES[_DATA], sized(0xA0, message))])
+def encode_batch(encoded: Sequence[bytes], envelope: AmqpMessage = AmqpMessage()) -> bytes:  # noqa: B008
+    """Return many encoded messages as the payload of one delivery of the format `frames.BATCH_FORMAT`.
+
+    Args:
+        encoded: The messages.
+        envelope: The batch's own sections; its body is not used.
+    """
+    parts = []
+    if envelope.annotations:
+        parts += [_PREFIXES[_ANNOTATIONS], symbol_map(envelope.annotations)]
+    if envelope.message_id is not None or envelope.group_id is not None:
+        parts += [_PREFIXES[_PROPERTIES], _properties(envelope)]
+    for message in encoded:
+        parts += [_PREFIXES[_DATA], sized(0xA0, message)]
+    return b"".join(parts)
 
 
 # Decoding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
@@ -16,6 +17,8 @@ from .provider_core import ProviderCore
 
 #: The largest size, in bytes, of the messages in one request.
 MAX_SEND_SIZE = 4 * 1024 * 1024
+#: The position of a message in an error of the server, for example "message 4 has no SessionId".
+_POSITION = re.compile(r"\bmessage (\d{1,9})(?: of \d{1,9})?\b")
 
 
 def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Message]) -> list[str]:
@@ -30,15 +33,16 @@ def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Messag
     core.check_open()
     core.transport.require_v1("send messages")
     items = [encode_item(message) for message in named]
-    accepted = 0
+    accepted = start = 0
     try:
         for part in _divide(items):
             accepted += _send_part(core, queue_name, part)
+            start += len(part)
     except QueueError as error:
         accepted += error.accepted
-        if not accepted:
-            raise
-        text = f"{error} ({accepted} of {len(named)} messages were accepted before that)"
+        text = _in_list(str(error), start, len(items))
+        if accepted:
+            text = f"{text} ({accepted} of {len(items)} messages were accepted before that)"
         raise revised(error, text, accepted=accepted) from error.__cause__
     return [str(message.message_id) for message in named]
 
@@ -60,18 +64,25 @@ def _send_part(core: ProviderCore, queue_name: str, items: Sequence[bytes]) -> i
     """Send messages in one request, or in halves if the server says that it is too large. Return how many."""
     try:
         core.transport.send(operations.send(queue_name, b"[" + b",".join(items) + b"]"))
-    except MessageTooLargeError:
-        if len(items) == 1:
+    except MessageTooLargeError as error:
+        # A message that is too large by itself is too large in any part. Nothing was sent.
+        if len(items) == 1 or _POSITION.search(str(error)):
             raise
     else:
         return len(items)
     middle, accepted = len(items) // 2, 0
     try:
-        for half in (items[:middle], items[middle:]):
-            accepted += _send_part(core, queue_name, half)
+        accepted = _send_part(core, queue_name, items[:middle])
+        return accepted + _send_part(core, queue_name, items[middle:])
     except QueueError as error:
-        raise revised(error, accepted=accepted + error.accepted) from error.__cause__
-    return accepted
+        text = _in_list(str(error), accepted and middle, None)
+        raise revised(error, text, accepted=accepted + error.accepted) from error.__cause__
+
+
+def _in_list(text: str, offset: int, total: int | None) -> str:
+    """Return an error's text with the positions of messages in the caller's list: the server counts in the request."""
+    of_total = "" if total is None else f" of {total}"
+    return _POSITION.sub(lambda match: f"message {int(match[1]) + offset}{of_total}", text)
 
 
 def _divide(items: Sequence[bytes]) -> Iterator[list[bytes]]:

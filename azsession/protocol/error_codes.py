@@ -29,6 +29,7 @@ from ..errors import (
     ThrottledError,
     UnsupportedOperationError,
     ValidationError,
+    revised,
 )
 from . import ERROR_CODE_HEADER
 
@@ -117,6 +118,8 @@ def answer_to(error: QueueError) -> tuple[int, dict[str, Any]]:
         details.update({name: getattr(error, name) for name in ("size", "limit") if getattr(error, name) is not None})
     if code == CONNECTION_FAILED and isinstance(error, ConnectionFailedError) and error.maybe_delivered:
         details["maybeDelivered"] = True
+    if error.accepted:
+        details["accepted"] = error.accepted
     return STATUS_OF[code], {"error": details}
 
 
@@ -140,6 +143,20 @@ def error_from(
         retry_after: Seconds that the server asked to wait, or `None`.
     """
     code, text, details = _read_error(headers, body)
+    error = _error_of(status, code, text, details, about, lock_expires_in, retry_after)
+    accepted = _int(details, "accepted") or 0
+    return revised(error, accepted=accepted) if accepted > 0 else error
+
+
+def _error_of(
+    status: int,
+    code: str | None,
+    text: str | None,
+    details: Mapping[str, Any],
+    about: str,
+    lock_expires_in: float | None,
+    retry_after: float | None,
+) -> QueueError:
     message = text or f"the server answered {status}"
     if status == 400:
         return ValidationError(message, code=code)

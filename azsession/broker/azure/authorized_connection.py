@@ -15,16 +15,19 @@ from typing import Any
 import attrs
 
 from ... import amqp
-from ...amqp import Condition, Response
+from ...amqp import Attach, Condition, Response
 from ...tokens import Token
 from .error_mapping import UNAUTHORIZED_ACCESS, refusal_of
 from .transport.connection import Connection
 from .transport.links import Link, Sender
 from .transport.loop import Timer
 from .transport.request_response import OnResponse, RequestResponseLinks
+from .transport.task import LocalFuture
 
 #: Seconds that Azure may take for a management request.
 SERVER_TIMEOUT = 60
+#: The property of a sender's link with the largest batch in bytes.
+MAX_BATCH_PROPERTY = "com.microsoft:max-message-batch-size"
 #: The token types of Microsoft's "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide", claims-based authorization.
 _SAS_TYPE, _JWT_TYPE = "servicebus.windows.net:sastoken", "jwt"
 #: Seconds before its end from which a token counts as ended.
@@ -200,16 +203,32 @@ class AuthorizedConnection:
 
 
 class EntitySender(Sender):
-    """The link that sends all messages to one entity."""
+    """The link that sends all messages to one entity.
+
+    Attributes:
+        ready: Is done when the link is attached or has ended.
+        max_batch_size: The largest batch that the peer accepts, in bytes; `None` where it does not say it.
+    """
 
     def __init__(self, connection: AuthorizedConnection, entity: str) -> None:
         super().__init__(f"azsession-send-{uuid.uuid4()}", address_of(entity))
+        self.ready: LocalFuture[None] = LocalFuture()
+        self.max_batch_size: int | None = None
         self._connection = connection
         self._entity = entity
+
+    def on_attached(self, attach: Attach) -> None:
+        super().on_attached(attach)
+        announced = attach.properties.get(MAX_BATCH_PROPERTY)
+        if isinstance(announced, int) and announced > 0:
+            self.max_batch_size = announced
+        self.ready.set_result(None)
 
     def on_ended(self, error: Condition | None) -> None:
         self._connection.distrust(self._entity, error)
         super().on_ended(error)
+        if not self.ready.done():
+            self.ready.set_result(None)
 
 
 def address_of(entity: str) -> str:

@@ -25,13 +25,14 @@ from ...queues import QueueInfo, QueueSettings
 from ...tokens import TokenCache, source_of
 from ..base import Broker
 from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
+from .batches import EncodedMessages
 from .browsing import MessageBrowser
 from .held_operations import HeldSessionOperations
 from .message_mapping import as_new
 from .namespace import Namespace
 from .operation import Operation
 from .receiving import SessionReceiver
-from .sending import EncodedMessages, MessageSender
+from .sending import MessageSender
 from .session.registry import SessionRegistry
 from .session_listing import SessionLister
 from .transport.stream import Address

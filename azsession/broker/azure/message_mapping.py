@@ -37,7 +37,7 @@ _DEAD_LETTER_DESCRIPTION = "DeadLetterErrorDescription"
 _STATES = {1: "Deferred", 2: "Scheduled"}
 
 
-def to_amqp(message: Message, now: datetime | None = None) -> bytes:
+def to_amqp(message: Message, now: datetime | None = None, message_id: str | None = None) -> bytes:
     """Return the encoded AMQP message that sends `message`.
 
     A time to live goes into the header, whose 32 bits hold up to 49 days in milliseconds, and into the properties as creation
@@ -47,6 +47,7 @@ def to_amqp(message: Message, now: datetime | None = None) -> bytes:
     Args:
         message: The message.
         now: The creation time; the present, if absent.
+        message_id: The id where the message has none; a new one, if absent.
 
     Raises:
         ValidationError: An attribute is an integer of more than 64 bits.
@@ -63,7 +64,7 @@ def to_amqp(message: Message, now: datetime | None = None) -> bytes:
         AmqpMessage(
             ttl_ms=ttl_ms,
             annotations=annotations,
-            message_id=message.message_id or str(uuid.uuid4()),
+            message_id=message.message_id or message_id or str(uuid.uuid4()),
             to=message.to,
             subject=message.subject,
             reply_to=message.reply_to,

@@ -1,61 +1,58 @@
-"""`MessageSender`: sends messages to Azure. Each request becomes one transfer, which Azure accepts as a whole or not at all.
+"""`MessageSender`: sends messages to Azure, each request in as few transfers as possible.
 
-The broker's operations call it in the loop's thread.
+Azure accepts a transfer as a whole or not at all. A request needs several transfers if it is larger than a batch may be, or
+if a partitioned entity gets messages of several sessions. The broker's operations call it in the loop's thread.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from itertools import zip_longest
 
 import attrs
 
-from ... import amqp
 from ...amqp import Condition
-from ...errors import ConnectionFailedError, MessageTooLargeError, ProviderError, ValidationError, revised
-from ...messages import Message
+from ...errors import ConnectionFailedError, ProviderError, QueueError, revised
 from ...protocol.error_codes import OUTCOME_UNKNOWN, SERVER_BUSY
 from .authorized_connection import EntitySender
-from .error_mapping import error_of
-from .message_mapping import to_amqp
+from .batches import MAX_BATCH_SIZE, Chunk, EncodedMessages, divide, needs_sessions_apart
+from .error_mapping import LOST_LINK, TIMEOUT, error_of
 from .namespace import Namespace
 from .operation import Operation
 from .transport.task import LocalFuture
 
 #: Seconds for which a request is remembered, and how many requests at most.
 REMEMBERED_SECONDS, MAX_REMEMBERED = 600.0, 100_000
+#: Entities that are remembered as partitioned, at most.
+MAX_PARTITIONED = 10_000
+#: Conditions of ended links that do not say whether Azure accepted the messages on their way.
+_UNKNOWN_OUTCOME = LOST_LINK | {
+    TIMEOUT,
+    "amqp:internal-error",
+    "com.microsoft:container-close",
+    "com.microsoft:operation-cancelled",
+}
 
-#: The result of a transfer: its state, its error, and the largest message that the link takes.
-_Result = tuple["str | None", "Condition | None", "int | None"]
+#: The result of a transfer: its state and its error.
+_Result = tuple["str | None", "Condition | None"]
 
 
-@attrs.frozen
-class EncodedMessages:
-    """Messages as one transfer carries them.
+@attrs.define(eq=False)
+class _Request:
+    """The transfers of one request.
 
     Attributes:
-        payload: The payload of the transfer.
-        message_format: The format of the payload.
+        groups: The transfers; those of one group are sent one after another.
+        results: Their results, and those that are on their way. A transfer that surely failed has none.
     """
 
-    payload: bytes = attrs.field(repr=False)
-    message_format: int
+    groups: list[list[Chunk]]
+    results: dict[Chunk, LocalFuture[_Result]] = attrs.field(factory=dict)
 
-    @classmethod
-    def of(cls, entity: str, messages: Sequence[Message]) -> EncodedMessages:
-        """Encode messages. Any thread may call this: the caller's thread does, because many messages take their time.
-
-        Raises:
-            ValidationError: The entity is a subscription, or AMQP cannot carry an attribute.
-        """
-        if "/subscriptions/" in entity.lower():
-            topic = entity[: entity.lower().index("/subscriptions/")]
-            raise ValidationError(f"messages cannot be sent to a subscription: send to its topic {topic!r}")
-        encoded = [to_amqp(message) for message in messages]
-        if len(encoded) == 1:
-            return cls(encoded[0], 0)
-        return cls(amqp.encode_batch(encoded), amqp.BATCH_FORMAT)
+    def accepted(self) -> int:
+        """Return how many messages Azure has accepted."""
+        return sum(len(chunk) for chunk, result in self.results.items() if result.done() and result.result()[0] == "accepted")
 
 
 class MessageSender:
@@ -67,12 +64,14 @@ class MessageSender:
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._requests: OrderedDict[str, tuple[LocalFuture[_Result], float]] = OrderedDict()
+        self._requests: OrderedDict[str, tuple[_Request, float]] = OrderedDict()
+        #: Entities that refused a batch of several sessions.
+        self._partitioned: OrderedDict[str, None] = OrderedDict()
 
     async def send(self, entity: str, encoded: EncodedMessages, request_id: str, operation: Operation) -> None:
-        """Send messages: all of them, or none and an error. Returns when Azure has confirmed them.
+        """Send messages. Returns when Azure has confirmed them.
 
-        A request is remembered for 10 minutes: the same request again sends nothing, unless the first attempt surely failed.
+        A request is remembered for 10 minutes: the same request again sends only messages that surely were not accepted.
 
         Args:
             entity: The queue or topic.
@@ -81,47 +80,95 @@ class MessageSender:
             operation: The call.
 
         Raises:
-            MessageTooLargeError: The messages are larger than the link takes.
-            ConnectionFailedError: The confirmation was lost: Azure may have accepted the messages.
-            QueueError: Azure did not accept the messages.
+            MessageTooLargeError: A message is larger than the link takes. None was sent.
+            ConnectionFailedError: A confirmation was lost: Azure may have accepted the messages.
+            QueueError: Azure did not accept the messages. `accepted` says how many it did accept, where a request needs
+                several transfers.
         """
         connection = await self._namespace.connect(entity, operation)
+        sender = connection.sender(entity)
+        if not sender.attached:
+            # The answer to the attach has the limits.
+            await self._namespace.wait(sender.ready, operation)
+        encoded.check_sizes(sender.max_message_size)
         operation.commit()
-        known = self._requests.get(request_id) if request_id else None
-        result = self._transfer(connection.sender(entity), encoded, request_id) if known is None else known[0]
         try:
-            self._check(entity, await self._namespace.wait(result, operation), len(encoded.payload))
+            await self._send(entity, sender, encoded, request_id, operation)
         except ConnectionFailedError as error:
             raise revised(error, code=OUTCOME_UNKNOWN) from error.__cause__
 
-    def _transfer(self, sender: EntitySender, encoded: EncodedMessages, request_id: str) -> LocalFuture[_Result]:
+    async def _send(
+        self, entity: str, sender: EntitySender, encoded: EncodedMessages, request_id: str, operation: Operation
+    ) -> None:
+        known = self._requests.get(request_id) if request_id else None
+        request = self._plan(entity, sender, encoded) if known is None else known[0]
+        if request_id and known is None:
+            self._remember(request_id, request)
+        refusal = await self._send_groups(entity, sender, encoded, request, operation)
+        if needs_sessions_apart(refusal) and not request.results and len(set(encoded.session_ids)) > 1:
+            self._partitioned[entity] = None
+            while len(self._partitioned) > MAX_PARTITIONED:
+                self._partitioned.popitem(last=False)
+            request.groups = self._plan(entity, sender, encoded).groups
+            refusal = await self._send_groups(entity, sender, encoded, request, operation)
+        if refusal is not None:
+            self._raise(error_of(refusal, entity=entity), request, len(encoded))
+
+    def _plan(self, entity: str, sender: EntitySender, encoded: EncodedMessages) -> _Request:
+        limit = sender.max_batch_size or MAX_BATCH_SIZE
+        if sender.max_message_size is not None:
+            limit = min(limit, sender.max_message_size)
+        return _Request(divide(encoded, limit, per_session=entity in self._partitioned))
+
+    async def _send_groups(
+        self, entity: str, sender: EntitySender, encoded: EncodedMessages, request: _Request, operation: Operation
+    ) -> Condition | None:
+        """Send what was not sent; return the refusal of the first transfer that Azure refused."""
+        for turn in zip_longest(*request.groups):
+            chunks = [chunk for chunk in turn if chunk is not None]
+            results = [request.results.get(chunk) or self._transfer(sender, encoded, chunk, request) for chunk in chunks]
+            for result in results:
+                await self._namespace.wait(result, operation)
+            for state, error in [result.result() for result in results]:
+                if state != "accepted":
+                    return self._refusal(entity, state, error)
+        return None
+
+    def _transfer(
+        self, sender: EntitySender, encoded: EncodedMessages, chunk: Chunk, request: _Request
+    ) -> LocalFuture[_Result]:
         result: LocalFuture[_Result] = LocalFuture()
-        if request_id:
-            self._remember(request_id, result)
 
         def outcome(number: int, state: str | None, error: Condition | None) -> None:
-            if request_id and state not in ("accepted", None):
-                # The messages were surely not accepted: the next attempt may send them.
-                self._requests.pop(request_id, None)
-            result.set_result((state, error, sender.max_message_size))
+            surely_failed = state not in ("accepted", None) or (state is None and not _is_unknown(error))
+            if surely_failed:
+                # The next attempt may send these messages.
+                request.results.pop(chunk, None)
+            result.set_result((state, error))
 
-        sender.send(encoded.payload, outcome, encoded.message_format)
+        payload, message_format = encoded.payload(chunk)
+        # A link that has ended answers at once.
+        request.results[chunk] = result
+        sender.send(payload, outcome, message_format)
         return result
 
-    def _remember(self, request_id: str, result: LocalFuture[_Result]) -> None:
+    def _remember(self, request_id: str, request: _Request) -> None:
         now = time.monotonic()
-        self._requests[request_id] = (result, now)
+        self._requests[request_id] = (request, now)
         while self._requests:
             oldest, (_, when) = next(iter(self._requests.items()))
             if len(self._requests) <= MAX_REMEMBERED and now - when < REMEMBERED_SECONDS:
                 break
             del self._requests[oldest]
 
-    def _check(self, entity: str, result: _Result, size: int) -> None:
-        state, error, limit = result
-        if state == "accepted":
-            return
-        if state is None:
+    def _refusal(self, entity: str, state: str | None, error: Condition | None) -> Condition:
+        """Return why Azure did not accept a transfer.
+
+        Raises:
+            ConnectionFailedError: Azure may have accepted the messages.
+            ProviderError: Azure gave no reason.
+        """
+        if state is None and _is_unknown(error):
             raise ConnectionFailedError(
                 f"{entity}: the link was lost before Azure confirmed the messages, which may have been accepted",
                 maybe_delivered=True,
@@ -130,7 +177,16 @@ class MessageSender:
             raise ProviderError(
                 f"{entity}: Azure did not accept the messages", code=SERVER_BUSY, status=503, is_transient=True
             )
-        failure = error_of(error, entity=entity)
-        if isinstance(failure, MessageTooLargeError):
-            failure = MessageTooLargeError(str(failure), code=failure.code, size=size, limit=limit)
+        return error
+
+    def _raise(self, failure: QueueError, request: _Request, count: int) -> None:
+        accepted = request.accepted()
+        if accepted:
+            text = f"{failure} ({accepted} of these {count} messages were accepted)"
+            raise revised(failure, text, accepted=accepted)
         raise failure
+
+
+def _is_unknown(error: Condition | None) -> bool:
+    """Return whether the end of a link leaves open whether Azure accepted the messages on their way."""
+    return error is None or error.condition in _UNKNOWN_OUTCOME

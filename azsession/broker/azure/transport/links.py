@@ -255,11 +255,13 @@ class Sender(Link):
 
     Attributes:
         max_message_size: The largest encoded message that the peer accepts, in bytes; `None` for no limit.
+        error: Why the link ended; `None` while it has not, or without a reason.
     """
 
     def __init__(self, name: str, address: str, properties: dict[str, Any] | None = None) -> None:
         super().__init__(name, address, properties)
         self.max_message_size: int | None = None
+        self.error: Condition | None = None
         self._credit = 0
         self._delivery_count = 0
         self._unsent: deque[_Unsent] = deque()
@@ -286,7 +288,7 @@ class Sender(Link):
     def send(self, payload: bytes, outcome: Outcome, message_format: int = 0) -> None:
         """Send an encoded message as soon as there is credit; `outcome` is called with the result."""
         if self.state is _ENDED or self.state is _DETACHING:
-            outcome(-1, UNSENT, None)
+            outcome(-1, UNSENT, self.error)
             return
         self._unsent.append(_Unsent(payload, message_format, outcome))
         self.pump()
@@ -310,6 +312,7 @@ class Sender(Link):
             )
 
     def on_ended(self, error: Condition | None) -> None:
+        self.error = error
         unsent, self._unsent = self._unsent, deque()
         for message in unsent:
             message.outcome(-1, UNSENT, error)
