@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +18,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="seed of the faults and of the work (default: random); it is printed")
     parser.add_argument("--azure", action="store_true", help="run the gateway in front of the stand-in for Azure")
     parser.add_argument(
-        "--folder", type=Path, help="empty folder that keeps the histories and the log (default: a temporary folder)"
+        "--folder",
+        type=Path,
+        help="empty folder that keeps the histories and the log (default: a temporary folder, kept after a violation)",
     )
     arguments = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
@@ -28,6 +31,10 @@ def main() -> int:
         if any(folder.iterdir()):
             parser.error(f"{folder} is not empty: a run needs an empty folder")
         report = torture(folder, seed, arguments.minutes * 60, azure=arguments.azure)
+        if not report.is_good and arguments.folder is None:
+            kept = tempfile.mkdtemp(prefix="torture-kept-")
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
+            print(f"the histories and the log are in {kept}")
     print(report.text())
     return 0 if report.is_good else 1
 

@@ -31,7 +31,7 @@ class AzureScene(Scene):
         self._azure = str(started["connection_string"]).replace(f":{started['port']}", f":{self.wire.port}")
 
     def gateway_command(self) -> list[str]:
-        return ["azsession", "serve", "--azure", self._azure]
+        return ["serve", "--azure", self._azure]
 
     def prepare(self) -> None:
         """Do nothing: the stand-in has created the queue."""

@@ -12,9 +12,11 @@ from .faults import Fault
 class Chaos:
     """Injects faults until it is stopped.
 
+    All faults of a group come equally often: a fault comes again only when all others of its group have come.
+
     Args:
         groups: Groups of faults by name, each with the longest pause between two faults in seconds. The faults of one group
-            never overlap.
+            never overlap, those of different groups do.
         seed: Seed of the choices.
         on_fault: Called with the name of each fault.
     """
@@ -44,8 +46,10 @@ class Chaos:
 
     def _run(self, faults: Mapping[str, Fault], longest_pause: float, chance: random.Random) -> None:
         try:
+            names: list[str] = []
             while not self._ended.wait(chance.uniform(0.1, longest_pause)):
-                name = chance.choice(list(faults))
+                names = names or chance.sample(list(faults), len(faults))
+                name = names.pop()
                 self._on_fault(name)
                 faults[name](chance)
         except BaseException as error:

@@ -8,9 +8,9 @@ A history contains these operations and events:
 * of senders: ``send``, with the ids of the messages in order;
 * of consumers: ``accept``, ``receive`` and ``receive_deferred`` (with the received messages: id, sequence number, delivery
   count), ``complete``, ``abandon``, ``defer`` and ``dead_letter`` (with sequence numbers), ``set_state``, ``get_state``,
-  ``renew`` and ``close``, each under the name of a session client;
-* of the scene: the events ``killed`` (a process), ``gateway-down``, ``link-down`` (between the gateway and Azure), and
-  ``left`` (the messages in the queue at the end).
+  ``renew`` and ``close`` (with the time until which the client had its lock), each under the name of a session client;
+* of the scene: the events ``killed`` (a process; recorded just before), ``gateway-down``, ``link-down`` (between the gateway
+  and Azure), and ``left`` (the messages in the queue at the end).
 """
 
 from __future__ import annotations
@@ -219,6 +219,9 @@ class _Check:
         for name, own in operations.items():
             session = next((one.session for one in own if one.session and one.outcome == OK), "")
             ends = [one.begin for one in own if one.name == "close"]
+            # A client that closes its session reports no lost lock any more, although its lock may have expired before, for
+            # example while its process was paused. The server never ends a lock before the client's own time for it.
+            ends += [one.about["lock_until"] for one in own if "lock_until" in one.about]
             ends += [at for at in (self._lost.get(name), self._killed.get(own[0].process)) if at is not None]
             holdings[name] = _Holding(name, session, own, min(ends, default=float("inf")))
         return holdings
@@ -269,7 +272,7 @@ class _Check:
                 if not self._is_explained(before, after, settlings, holdings):
                     yield Violation(
                         "duplicate",
-                        f"{name} was delivered to {before.receive.holder} and, without a cause, to {after.receive.holder}",
+                        f"{name} was delivered to {before.receive} and, without a cause, to {after.receive}",
                     )
             done = next((one for one in settlings if one.name == "complete" and one.outcome == OK), None)
             for delivery in deliveries:

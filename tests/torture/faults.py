@@ -16,49 +16,55 @@ def gateway_faults(scene: Scene) -> dict[str, Fault]:
     """Return the faults of the gateway process."""
 
     def kill(chance: random.Random) -> None:
-        scene.kill_gateway()
-        scene.start_gateway()
+        with scene.gateway_fault:
+            scene.kill_gateway()
+            scene.start_gateway()
 
     def end(chance: random.Random) -> None:
-        scene.end_gateway()
-        scene.start_gateway()
+        with scene.gateway_fault:
+            scene.end_gateway()
+            scene.start_gateway()
 
     def pause(chance: random.Random) -> None:
-        assert scene.gateway is not None
-        _pause(scene.gateway, chance)
+        with scene.gateway_fault:
+            assert scene.gateway is not None
+            _pause(scene.gateway, chance)
 
-    faults = {"gateway killed": kill, "gateway ended": end, "gateway paused": pause}
-    return {**faults, "gateway's clock stepped": lambda chance: _step(scene, 0, chance)} if scene.has_clocks else faults
+    return {"gateway killed": kill, "gateway ended": end, "gateway paused": pause}
+
+
+def clock_faults(scene: Scene) -> dict[str, Fault]:
+    """Return the faults of the gateway's clock. Needs `Scene.has_clocks`."""
+    return {"gateway's clock stepped": lambda chance: _step(scene, 0, chance)}
 
 
 def file_faults(scene: Scene) -> dict[str, Fault]:
     """Return the faults of the data file and its disk."""
 
     def damage(chance: random.Random) -> None:
-        scene.kill_gateway()
-        try:
-            scene.open_damaged(chance)
-        finally:
+        with scene.gateway_fault:
+            scene.kill_gateway()
+            files = scene.copy_data()
             scene.start_gateway()
+        scene.open_damaged(files, chance)
 
     disk = scene.disk
     if disk is None:
         return {"file damaged": damage}
 
+    # Meanwhile, the gateway is also killed, ended and paused. It starts again when it can write.
+
     def fill(chance: random.Random) -> None:
-        disk.fill()
-        _rest(chance, 3.0)
-        if chance.random() < 0.3:
-            # Kill the gateway while it cannot write.
-            scene.kill_gateway()
+        with scene.disk_fault:
+            disk.fill()
+            _rest(chance, 3.0)
             disk.free()
-            scene.start_gateway()
-        disk.free()
 
     def protect(chance: random.Random) -> None:
-        disk.protect(True)
-        _rest(chance, 3.0)
-        disk.protect(False)
+        with scene.disk_fault:
+            disk.protect(True)
+            _rest(chance, 3.0)
+            disk.protect(False)
 
     return {"file damaged": damage, "disk full": fill, "file read-only": protect}
 

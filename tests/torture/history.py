@@ -80,6 +80,9 @@ class Operation:
     about: dict[str, Any] = attrs.field(factory=dict)
     result: dict[str, Any] = attrs.field(factory=dict)
 
+    def __str__(self) -> str:
+        return f"{self.holder or self.process} ({self.name} from {self.begin:.3f} to {self.end:.3f})"
+
     @property
     def may_have_acted(self) -> bool:
         return self.outcome != FAILED

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -13,14 +15,40 @@ import attrs
 from .azure import AzureScene, wire_faults
 from .chaos import Chaos
 from .checker import Rules, Violation, check
-from .faults import file_faults, gateway_faults, name_faults, worker_faults
+from .faults import Fault, clock_faults, file_faults, gateway_faults, name_faults, worker_faults
 from .history import OK, History, read
+from .proxy import FAULTS
 from .scene import Scene
 
 #: The share of exchanges that the proxy injects a fault into.
 RATE = 0.08
 #: Seconds that the consumers get to empty the queue after the last fault.
 DRAIN = 120.0
+#: In this many seconds, each kind of fault comes at least `OFTEN` times: with the embedded broker, and with Azure.
+EMBEDDED_SECONDS, AZURE_SECONDS = 1800.0, 1200.0
+OFTEN = 100
+
+
+@attrs.frozen
+class Plan:
+    """What a run does.
+
+    Attributes:
+        seed: The seed of the run.
+        seconds: How long faults are injected.
+        kinds: The faults.
+        azure: The gateway runs in front of the stand-in for Azure.
+    """
+
+    seed: int
+    seconds: float
+    kinds: Sequence[str]
+    azure: bool = False
+
+    @property
+    def wanted(self) -> int:
+        """How often each fault must come. A run shorter than the full length needs its share."""
+        return math.ceil(OFTEN * min(1.0, self.seconds / (AZURE_SECONDS if self.azure else EMBEDDED_SECONDS)))
 
 
 @attrs.frozen
@@ -28,16 +56,14 @@ class Report:
     """The result of a run.
 
     Attributes:
-        seed: The seed of the run.
-        seconds: How long faults were injected.
+        plan: The run.
         faults: For each fault, how often it was injected and the median number of messages under way at that time.
         counts: The numbers of messages and operations.
         violations: The violations of the guarantees.
         drained: The queue was empty at the end.
     """
 
-    seed: int
-    seconds: float
+    plan: Plan
     faults: dict[str, tuple[int, float]]
     counts: dict[str, int]
     violations: list[Violation]
@@ -52,9 +78,10 @@ class Report:
         lines = ["| fault | injected | messages under way (median) |", "| --- | --- | --- |"]
         lines += [f"| {kind} | {times} | {under_way:.0f} |" for kind, (times, under_way) in sorted(self.faults.items())]
         lines.append("")
-        lines.append(
-            f"seed {self.seed}, {self.seconds:.0f} s: " + ", ".join(f"{count} {name}" for name, count in self.counts.items())
-        )
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        lines.append(f"seed {self.plan.seed}, {self.plan.seconds:.0f} s: {counts}")
+        if rare := [f"{kind} {times}" for kind, (times, _) in sorted(self.faults.items()) if times < self.plan.wanted]:
+            lines.append(f"TOO FEW FAULTS: each must come {self.plan.wanted} times, but: {', '.join(rare)}")
         if not self.drained:
             lines.append("NOT DRAINED: the consumers did not empty the queue")
         found = Counter(violation.kind for violation in self.violations)
@@ -66,12 +93,7 @@ def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> 
     """Run a scene with faults for some seconds, let it finish without faults, and check its history."""
     with AzureScene(folder, seed) if azure else Scene(folder, seed) as scene:
         time.sleep(min(3.0, seconds / 4))
-        storage_faults = wire_faults(scene) if isinstance(scene, AzureScene) else file_faults(scene)
-        groups = [
-            ({**gateway_faults(scene), **storage_faults}, 2.0),
-            (worker_faults(scene), 3.0),
-            (name_faults(scene), 8.0),
-        ]
+        groups = fault_groups(scene)
         chaos = Chaos(groups, seed, scene.record_fault)
         scene.proxy.rate = RATE
         chaos.start()
@@ -81,21 +103,35 @@ def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> 
         drained = scene.drain(DRAIN)
         scene.record_leftover()
     history = read(sorted(folder.glob("*.history")))
-    return report_on(history, seed, seconds, drained, scene.rules)
+    kinds = [*FAULTS, *(kind for faults, _ in groups for kind in faults)]
+    return report_on(history, Plan(seed, seconds, kinds, azure), scene.rules, drained=drained)
 
 
-def report_on(history: History, seed: int, seconds: float, drained: bool, rules: Rules) -> Report:
+def fault_groups(scene: Scene) -> list[tuple[dict[str, Fault], float]]:
+    """Return the faults of a run in groups, each with the longest pause between two faults in seconds.
+
+    The pauses are so long that messages flow between the faults, and so short that each fault comes often enough on a slow
+    machine (see `Plan.wanted`).
+    """
+    groups = [(worker_faults(scene), 3.0), (name_faults(scene), 8.0)]
+    if isinstance(scene, AzureScene):
+        groups += [(gateway_faults(scene), 2.5), (wire_faults(scene), 6.0)]
+    else:
+        groups += [(gateway_faults(scene), 4.0), (file_faults(scene), 3.0)]
+    return [*groups, (clock_faults(scene), 8.0)] if scene.has_clocks else groups
+
+
+def report_on(history: History, plan: Plan, rules: Rules, *, drained: bool) -> Report:
     """Check a history and return the report."""
     counts = Counter(f"{one.name} {one.outcome}" for one in history.operations)
-    under_way: dict[str, list[int]] = defaultdict(list)
+    under_way: dict[str, list[int]] = {kind: [] for kind in plan.kinds}
     begun, done = _lifetimes(history)
     for event in history.events:
         if event.name == "fault":
             under_way[event.fields["kind"]].append(bisect_left(begun, event.at) - bisect_left(done, event.at))
     return Report(
-        seed,
-        seconds,
-        {kind: (len(each), median(each)) for kind, each in under_way.items()},
+        plan,
+        {kind: (len(each), median(each or [0])) for kind, each in under_way.items()},
         {"messages": len(begun), "done": len(done), **dict(sorted(counts.items()))},
         check(history, rules),
         drained,

@@ -6,6 +6,7 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,12 +30,17 @@ SENDERS, CONSUMERS = 2, 4
 
 
 class Scene:
-    """All processes of a run. `Chaos` injects faults into them.
+    """All processes of a run. `Chaos` injects faults into them, from several threads.
 
     Args:
         folder: Keeps the data file, the histories and the log.
         seed: Seed of the faults and of the work.
         pause: Average number of seconds between two sends of a thread.
+
+    Attributes:
+        gateway_fault: Held during a fault of the gateway's process.
+        disk_fault: Held while the data file cannot be written. A thread that holds `gateway_fault` may take it, not the
+            reverse.
     """
 
     def __init__(self, folder: Path, seed: int, *, pause: float = 0.1) -> None:
@@ -42,6 +48,8 @@ class Scene:
         self.seed = seed
         self._pause = pause
         self._numbers = 0
+        self.gateway_fault = threading.Lock()
+        self.disk_fault = threading.Lock()
         self.recorder = Recorder(folder / "scene.history", "scene")
         self._log = (folder / "log").open("wb")
         self.disk = SmallDisk.create(folder) if self.has_file else None
@@ -53,6 +61,7 @@ class Scene:
         self.proxy = Proxy(self.port, seed, on_fault=self.record_fault)
         self.direct = ServiceBusProvider.from_connection_string(self.connection_string(self.port, "127.0.0.1"))
         self.gateway: Process | None = None
+        self._reserve: Process | None = None
         self.senders: list[Process] = []
         self.consumers: list[Process] = []
 
@@ -83,7 +92,7 @@ class Scene:
         self.direct.create_queue(QUEUE, settings)
 
     def gateway_command(self) -> list[str]:
-        return ["azsession", "serve", "--data", str(self.data)]
+        return ["serve", "--data", str(self.data)]
 
     # Parts
 
@@ -98,11 +107,18 @@ class Scene:
         return clockshim.environment(self.clocks[clock]) if self.has_clocks else {}
 
     def start_gateway(self) -> None:
-        """Start the gateway on its port. Return when it accepts requests."""
+        """Wait until the data file can be written, and start the gateway on its port. Return when it accepts requests."""
         options = ["--port", str(self.port), "--hostname", HOST, "--key", f"root:{KEY}:Manage"]
-        self.gateway = Process([*self.gateway_command(), *options], "gateway", self._log, self.environment(0))
-        if not self.gateway.first_line():
+        with self.disk_fault:
+            self.gateway, self._reserve = self._reserve or self._prepare_gateway(), None
+            self.gateway.send_json(arguments=[*self.gateway_command(), *options])
+            has_started = bool(self.gateway.first_line())
+        self._reserve = self._prepare_gateway()
+        if not has_started:
             raise RuntimeError(f"the gateway did not start: {self.gateway.popen.wait()}, see {self.folder / 'log'}")
+
+    def _prepare_gateway(self) -> Process:
+        return Process(["tests.torture.gateway"], "gateway", self._log, self.environment(0))
 
     def start_worker(self, role: str) -> Process:
         self._numbers += 1
@@ -138,8 +154,9 @@ class Scene:
 
     def kill_worker(self, workers: list[Process], number: int) -> None:
         """Kill a worker and start another one instead."""
-        workers[number].kill()
+        # Recorded before: the gateway may notice the end of the process before this thread continues.
         self.recorder.record_event("killed", victim=workers[number].name)
+        workers[number].kill()
         workers[number] = self.start_worker("send" if workers is self.senders else "consume")
 
     def break_dns(self, broken: bool) -> None:
@@ -151,15 +168,24 @@ class Scene:
     def step_clock(self, which: int, seconds: float) -> None:
         clockshim.set_offset(self.clocks[which], seconds)
 
-    def open_damaged(self, chance: random.Random) -> str:
-        """Damage a copy of the data file. Check that a gateway refuses it or serves intact messages. Return the damage."""
+    def copy_data(self) -> dict[str, bytes]:
+        """Return the contents of the data file and its log, by the suffix of their names. No gateway may run."""
+        sources = {suffix: self.data.with_name(self.data.name + suffix) for suffix in ("", "-wal")}
+        return {suffix: source.read_bytes() for suffix, source in sources.items() if source.exists()}
+
+    def open_damaged(self, files: dict[str, bytes], chance: random.Random) -> str:
+        """Damage a copy of the data file. Check that a gateway refuses it or serves intact messages. Return the damage.
+
+        Args:
+            files: The copy.
+            chance: The source of the damage.
+        """
         copy = self.folder / "damaged.db"
-        for suffix in ("", "-wal"):
-            source = self.data.with_name(self.data.name + suffix)
+        for suffix in ("", "-wal", "-shm"):
             copy.with_name(copy.name + suffix).unlink(missing_ok=True)
-            if source.exists():
-                copy.with_name(copy.name + suffix).write_bytes(source.read_bytes())
-        whole = copy.read_bytes()
+            if suffix in files:
+                copy.with_name(copy.name + suffix).write_bytes(files[suffix])
+        whole = files[""]
         how = chance.choice(["cut", "page", "header", "zeros"])
         at = chance.randrange(0, len(whole), 4096)
         if how == "cut":
@@ -249,7 +275,7 @@ class Scene:
     def close(self) -> None:
         """Kill all processes and remove the disk."""
         self.direct.close()
-        for process in (*self.senders, *self.consumers, self.gateway):
+        for process in (*self.senders, *self.consumers, self.gateway, self._reserve):
             if process is not None and process.popen.poll() is None:
                 process.resume()
                 process.kill()

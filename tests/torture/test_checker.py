@@ -64,8 +64,8 @@ class Forged:
     ) -> Forged:
         return self.add(name, holder, session, outcome, sequences=list(sequences), at=at)
 
-    def close(self, holder: str, session: str = "s") -> Forged:
-        return self.add("close", holder, session)
+    def close(self, holder: str, session: str = "s", **about: Any) -> Forged:
+        return self.add("close", holder, session, **about)
 
     def event(self, name: str, **fields: Any) -> Forged:
         self.now += 1
@@ -250,6 +250,16 @@ def test_a_duplicate_needs_a_cause(cause: str) -> None:
         forged.event(cause, victim="p", holder="p.1", left=0.0)
     forged.accept("q.1").receive("q.1", ("a", 1, 2)).settle("complete", "q.1", 1)
     assert forged.kinds() == (["duplicate"] if cause == "nothing" else [])
+
+
+@pytest.mark.parametrize(("lock_until", "found"), [(5, []), (7, []), (8.5, ["duplicate"]), (12, ["duplicate"])])
+def test_a_lock_that_expired_before_its_client_closed_it_explains_a_later_delivery(
+    lock_until: float, found: list[str]
+) -> None:
+    forged = Forged().send("a").add("accept", "p.1", at=(2, 3)).receive("p.1", ("a", 1), at=(3, 4))
+    forged.add("accept", "q.1", at=(6, 7)).receive("q.1", ("a", 1, 2), at=(7, 8)).settle("complete", "q.1", 1, at=(8, 9))
+    # For example, the process was paused from 4 to 10, and the close came before the report of the lost lock.
+    assert forged.add("close", "p.1", at=(10, 11), lock_until=lock_until).kinds() == found
 
 
 def test_a_redelivery_to_the_same_holder_needs_an_abandon() -> None:

@@ -150,7 +150,9 @@ class Hold:
                 if ended.is_set() or not self._step():
                     break
         finally:
-            with self._recorder.operation("close", self._holder, session=self._client.session_id) as result:
+            lock_until = holder_of(self._client).lock.term.deadline
+            about = {"session": self._client.session_id, "lock_until": lock_until}
+            with self._recorder.operation("close", self._holder, **about) as result:
                 self._client.close_session()
                 result["outcome"] = OK
 
