@@ -117,7 +117,7 @@ def fault_groups(scene: Scene) -> list[tuple[dict[str, Fault], float]]:
     if isinstance(scene, AzureScene):
         groups += [(gateway_faults(scene), 2.5), (wire_faults(scene), 6.0)]
     else:
-        groups += [(gateway_faults(scene), 4.0), (file_faults(scene), 3.0)]
+        groups += [(gateway_faults(scene), 5.0), (file_faults(scene), 4.0)]
     return [*groups, (clock_faults(scene), 8.0)] if scene.has_clocks else groups
 
 
