@@ -13,6 +13,7 @@ import click
 
 from .._extras import need
 from ..errors import ConfigurationError
+from ..processor.processor import SIGNALS
 from .common import note, plural
 
 
@@ -38,7 +39,7 @@ def celery_dispatch(queues: Sequence[str], app_name: str, interval: float, remem
     """Send the app's session task for each session of QUEUE that has messages and is not locked.
 
     Without QUEUE, it dispatches all queues that the app has session tasks for. The app's setting azsession says where the
-    messages are. SIGTERM and Ctrl-C end the command.
+    messages are. SIGTERM, SIGHUP and Ctrl-C end the command.
     """
     need("celery", "celery")
     from kombu.exceptions import OperationalError
@@ -76,7 +77,7 @@ def _find(name: str) -> Any:
 
 @contextmanager
 def _stoppable_sleep() -> Iterator[Callable[[float], bool]]:
-    """Yield a function that sleeps and returns whether SIGTERM or SIGINT came. Signals need the main thread."""
+    """Yield a function that sleeps and returns whether a signal to end came. Signals need the main thread."""
     # A signal handler can safely call SimpleQueue.put, even if it interrupts another put.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
@@ -90,7 +91,7 @@ def _stoppable_sleep() -> Iterator[Callable[[float], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield sleep
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: signals.put(number)) for number in numbers}
     try:
         yield sleep

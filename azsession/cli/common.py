@@ -8,11 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,8 +22,9 @@ from rich.text import Text
 from .. import errors
 from ..client.provider import ServiceBusProvider
 from ..config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, ServiceBusConfig
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, QueueError, ValidationError, revised
 from ..messages import PeekedMessage
+from ..validation import check_queue_name, check_session_id
 
 #: Messages in one request. Bounds the memory that a command needs.
 PAGE = 100
@@ -30,6 +32,72 @@ PAGE = 100
 PREVIEW = 200
 
 Connect = Callable[[], ServiceBusProvider]
+
+
+class CheckedText(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A text that one of azsession's checks accepts. Another text is wrong usage.
+
+    Args:
+        name: The name of the type.
+        check: Returns the text, or raises `ValidationError`.
+    """
+
+    def __init__(self, name: str, check: Callable[[object], str]) -> None:
+        self.name = name
+        self._check = check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, or fail with a usage error."""
+        try:
+            return self._check(value)
+        except ValidationError as error:
+            self.fail(str(error), param, ctx)
+
+
+QUEUE = CheckedText("queue", check_queue_name)
+SESSION = CheckedText("session", check_session_id)
+
+
+class MissingCommandError(click.UsageError):
+    """A group was called without a command. Its message is the help of the group."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        super().__init__(ctx.get_help(), ctx=ctx)
+
+
+class CommandGroup(click.Group):
+    """A group whose name alone is wrong usage, and shows the help. The releases of click differ in this."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raise `MissingCommandError` if there are no words."""
+        if not args and not ctx.resilient_parsing:
+            raise MissingCommandError(ctx)
+        return super().parse_args(ctx, args)
+
+
+@contextmanager
+def checked_options() -> Iterator[None]:
+    """Turn an error of a value into wrong usage. Inside, only values from the command line are checked."""
+    try:
+        yield
+    except (ValidationError, ConfigurationError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+@contextmanager
+def progress_reported(done: Callable[[], str]) -> Iterator[None]:
+    """Say how far a command came before it failed or was interrupted.
+
+    Args:
+        done: Returns the progress, for example ``2 of 5 dead letters were deleted``.
+    """
+    try:
+        yield
+    except QueueError as error:
+        raise revised(error, f"{error}; {done()}", accepted=error.accepted) from error.__cause__
+    except (KeyboardInterrupt, SystemExit):
+        note(f"interrupted: {done()}")
+        raise
 
 
 def client_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -54,9 +122,10 @@ def client_options(command: Callable[..., None]) -> Callable[..., None]:
                     f"no connection string: set {ENV_CONNECTION_STRING} to the line that azsession serve prints, or give "
                     "--connection-string"
                 )
-            config = ServiceBusConfig.from_env(
-                connection_string=connection_string, ca_bundle=ca_bundle, allow_insecure_http=allow_insecure_http
-            )
+            with nullcontext() if connection_string is None else checked_options():
+                config = ServiceBusConfig.from_env(
+                    connection_string=connection_string, ca_bundle=ca_bundle, allow_insecure_http=allow_insecure_http
+                )
             return ServiceBusProvider(config)
 
         command(*args, connect=connect, **options)
@@ -84,10 +153,21 @@ def printable(text: str) -> str:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[str] = ()) -> None:
-    """Print a table. Align the columns in `numbers` to the right."""
+    """Print a table. Align the columns in `numbers` to the right.
+
+    On a terminal the table has its width. Otherwise each row is one line, and no value is cut, for the programs that read it.
+    """
+    right = set(numbers)
+    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _show_on_terminal(columns, cells, right)
+    else:
+        _show_in_full(columns, cells, right)
+
+
+def _show_on_terminal(columns: Sequence[str], rows: Iterable[Sequence[str]], right: set[str]) -> None:
     flexible = "body" in columns
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=flexible)
-    right = set(numbers)
     for name in columns:
         # The body gets the remaining width, long names wrap, and all other columns keep their full width.
         table.add_column(
@@ -98,8 +178,20 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numb
             ratio=1 if name == "body" else None,
         )
     for row in rows:
-        table.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console().print(table)
+
+
+def _show_in_full(columns: Sequence[str], rows: Iterable[Sequence[str]], right: set[str]) -> None:
+    # A tab or a line break in a value would look like another column or row.
+    lines = [list(columns), *([errors.printable(cell) for cell in row] for row in rows)]
+    widths = [max(cell_len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        padded = []
+        for name, cell, width in zip(columns, line, widths, strict=True):
+            space = " " * (width - cell_len(cell))
+            padded.append(space + cell if name in right else cell + space)
+        click.echo("  ".join(padded).rstrip(" "))
 
 
 def show_instant(instant: datetime | None) -> str:
@@ -116,7 +208,9 @@ def show_body(message: PeekedMessage) -> str:
 
 
 def preview(message: PeekedMessage) -> str:
-    """Return the beginning of a body in one line."""
+    """Return a body in one line: on a terminal its beginning, otherwise all of it."""
+    if not sys.stdout.isatty():
+        return " ".join(show_body(message).split())
     try:
         # A cut may split a character, so ignore errors in cut text. An error in a whole body means that it is not text.
         start = message.body[: PREVIEW * 4].decode(errors="strict" if len(message.body) <= PREVIEW * 4 else "ignore")

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import errno
-import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
 from .. import __version__
 from ..errors import QueueError
 from .celery_dispatch import celery_dispatch
-from .common import printable
+from .common import CommandGroup, MissingCommandError, printable
 from .consume import consume
+from .dead_letters import dead_letters
 from .demo.command import demo
-from .messages import peek, receive, send
-from .queues import dead_letters, queue, sessions
+from .messages import peek, receive
+from .process import exiting_signals
+from .queues import queue, sessions
+from .send import send
 from .serve import serve
+from .streams import discard_output, prepare_streams
 
 #: Exit statuses.
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="azsession")
 def cli() -> None:
     """Work with the message sessions of Azure Service Bus, or run a gateway that serves them.
@@ -43,23 +46,21 @@ for _command in (demo, serve, send, receive, consume, celery_dispatch, peek, ses
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status. A failure prints one line on stderr.
 
+    SIGTERM and SIGHUP end the command like Ctrl-C: it closes what it has open, so that its sessions are released.
+
     Args:
         arguments: The words after ``azsession``; by default those of this process.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that lacks a character shows a replacement for it.
-            stream.reconfigure(errors="replace")
+    prepare_streams()
     logging.basicConfig(format="azsession: %(message)s")
     # azure-identity logs at length each error that the command reports in one line.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
     try:
-        status = cli.main(arguments, prog_name="azsession", standalone_mode=False)
-        sys.stdout.flush()
+        with exiting_signals():
+            status = cli.main(arguments, prog_name="azsession", standalone_mode=False)
+            sys.stdout.flush()
     except click.UsageError as error:
-        command = "azsession" if error.ctx is None else error.ctx.command_path
-        _print_error(f"{error.format_message()} (see {command} --help)")
-        return WRONG_USAGE
+        return _on_usage_error(error)
     except click.Abort:
         return INTERRUPTED
     except (click.ClickException, QueueError) as error:
@@ -68,16 +69,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _on_os_error(error)
     except SystemExit as error:
-        # click and rich exit this way when the reader of stdout has gone.
-        _discard_output()
+        # click and rich exit this way when the reader of stdout has gone, and signals end a command this way.
+        discard_output()
         return error.code if isinstance(error.code, int) else FAILED
     return status if isinstance(status, int) else 0
 
 
+def _on_usage_error(error: click.UsageError) -> int:
+    if isinstance(error, MissingCommandError):
+        with suppress(OSError):
+            click.echo(error.format_message(), err=True)
+        return WRONG_USAGE
+    command = "azsession" if error.ctx is None else error.ctx.command_path
+    _print_error(f"{error.format_message()} (see {command} --help)")
+    return WRONG_USAGE
+
+
 def _on_os_error(error: OSError) -> int:
-    _discard_output()
+    discard_output()
     if error.errno != errno.EPIPE:
-        _print_error(str(error))
+        _print_error(str(error) if error.filename is not None else error.strerror or str(error))
     return FAILED
 
 
@@ -85,14 +96,4 @@ def _print_error(text: str) -> None:
     try:
         click.echo("azsession: " + printable(" ".join(text.split())), err=True)
     except OSError:
-        _discard_output()
-
-
-def _discard_output() -> None:
-    """Send unwritten output to the null device. Otherwise the interpreter fails to flush it at exit."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.close(null)
-    except OSError:
-        pass
+        discard_output()

@@ -1,20 +1,16 @@
-"""The commands `azsession send`, `receive` and `peek`."""
+"""The commands `azsession receive` and `peek`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import BinaryIO
-
 import click
 
-from ..client.provider import ServiceBusProvider
 from ..client.session import SessionClient
-from ..errors import NoSessionAvailableError, QueueError, ValidationError, revised
-from ..messages import Message, PeekedMessage, ReceivedMessage
-from ..validation import check_queue_name, check_session_id
+from ..errors import NoSessionAvailableError
+from ..messages import PeekedMessage, ReceivedMessage
 from .common import (
     PAGE,
+    QUEUE,
+    SESSION,
     Connect,
     client_options,
     message_json,
@@ -22,112 +18,16 @@ from .common import (
     plural,
     preview,
     printable,
-    progress,
     show_body,
     show_instant,
     show_json,
     show_table,
 )
 
-# Sending
-
-
-@click.command(short_help="Send one message, or the messages in a file.")
-@click.argument("queue")
-@click.option("--file", type=click.File("rb"), help="Send each line of this JSON lines file. - is standard input.")
-@click.option("--body", metavar="TEXT", help="Send one message with this body.")
-@click.option("--session-id", metavar="ID", help="The session of --body, and of lines without a session_id.")
-@client_options
-def send(
-    queue: str, file: BinaryIO | None, body: str | None, session_id: str | None, connect: Connect, as_json: bool
-) -> None:
-    """Send one message to QUEUE, or one message for each line of a file.
-
-    Each line of the file must be a JSON object. Its session_id names the session, and the whole line becomes the message
-    body. All lines are checked before the first one is sent.
-    """
-    if (file is None) == (body is None):
-        raise click.UsageError("give either --file or --body")
-    if body is not None and session_id is None:
-        raise click.UsageError("--body needs a --session-id")
-    check_queue_name(queue)
-    if session_id is not None:
-        check_session_id(session_id)
-    messages = [Message(body or "", session_id=session_id)] if file is None else read_messages(file, session_id)
-    with connect() as provider:
-        ids = _send_all(provider, queue, messages)
-    sessions = len({message.session_id for message in messages})
-    if as_json:
-        show_json({"queue": queue, "sent": len(ids), "sessions": sessions, "message_ids": ids})
-    else:
-        click.echo(f"sent {plural(len(ids), 'message')} in {plural(sessions, 'session')} to {queue}")
-
-
-def _send_all(provider: ServiceBusProvider, queue: str, messages: Sequence[Message]) -> list[str]:
-    ids: list[str] = []
-    with progress(f"sending to {queue}", len(messages)) as advance:
-        for start in range(0, len(messages), PAGE):
-            part = messages[start : start + PAGE]
-            try:
-                ids += provider.send_messages(queue, part)
-            except QueueError as error:
-                accepted = len(ids) + error.accepted
-                if len(messages) == 1:
-                    raise
-                text = f"{error}; the first {accepted} of {len(messages)} messages were sent"
-                raise revised(error, text, accepted=accepted) from error.__cause__
-            advance(len(part))
-    return ids
-
-
-def read_messages(file: BinaryIO, session_id: str | None = None) -> list[Message]:
-    """Return a message for each line of a JSON lines file. Skip empty lines.
-
-    Args:
-        file: The open file.
-        session_id: The session of lines that have no ``session_id``.
-
-    Raises:
-        ValidationError: A line is malformed. The error names the line and the reason.
-    """
-    name = getattr(file, "name", None)
-    shown = name if isinstance(name, str) and name != "<stdin>" else "standard input"
-    messages = []
-    for number, line in enumerate(file, 1):
-        body = line.rstrip(b"\r\n")
-        if number == 1:
-            body = body.removeprefix(b"\xef\xbb\xbf")
-        if body.strip():
-            try:
-                messages.append(_message(body, session_id))
-            except ValidationError as error:
-                raise ValidationError(f"{shown}, line {number}: {error}; nothing was sent") from None
-    return messages
-
-
-def _message(line: bytes, session_id: str | None) -> Message:
-    try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValidationError(f"not UTF-8, at byte {error.start + 1}") from None
-    except json.JSONDecodeError as error:
-        raise ValidationError(f"not JSON: {error.msg}, at column {error.colno}") from None
-    except (ValueError, RecursionError):
-        raise ValidationError("not readable JSON: a number is too large, or the nesting is too deep") from None
-    if not isinstance(value, dict):
-        raise ValidationError("not a JSON object")
-    chosen = value.get("session_id", session_id)
-    if chosen is None:
-        raise ValidationError("no session_id, and no --session-id was given")
-    return Message(line, session_id=check_session_id(chosen), content_type="application/json")
-
-
-# Receiving
-
 
 @click.command(short_help="Receive the messages of one session.")
-@click.argument("queue")
-@click.argument("session", required=False)
+@click.argument("queue", type=QUEUE)
+@click.argument("session", type=SESSION, required=False)
 @click.option("--complete", is_flag=True, help="Complete (delete) each message after printing it.")
 @click.option(
     "--max", "most", type=click.IntRange(1), default=10, show_default=True, help="Receive at most this many messages."
@@ -200,8 +100,8 @@ def _show(message: ReceivedMessage) -> None:
 
 
 @click.command(short_help="Show messages of one session without receiving them.")
-@click.argument("queue")
-@click.argument("session")
+@click.argument("queue", type=QUEUE)
+@click.argument("session", type=SESSION)
 @click.option("--max", "most", type=click.IntRange(1), default=10, show_default=True, help="Show at most this many messages.")
 @click.option("--from", "start", type=click.IntRange(0), default=0, metavar="SEQ", help="Start at this sequence number.")
 @client_options

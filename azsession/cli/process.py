@@ -1,10 +1,13 @@
-"""Process settings of `azsession serve`: the limit of open files, and the signals that stop it."""
+"""The signals that end a command, and the limit of open files of `azsession serve`."""
 
 from __future__ import annotations
 
 import signal
 import socket
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 #: macOS reports no limit, but refuses to set one above this number (OPEN_MAX).
 _MACOS_LIMIT = 10240
@@ -21,6 +24,32 @@ def raise_open_file_limit() -> None:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard_limit))
             return
+
+
+@contextmanager
+def exiting_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP raise `SystemExit` in the main thread, so that everything open is closed.
+
+    After the first signal, both have their default effect again: they end the process. A signal that is ignored, for example
+    by ``nohup``, stays ignored.
+    """
+    before: dict[int, Any] = {}
+
+    def leave(number: int, frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+            # Windows has no SIGHUP.
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 class StopSignals:

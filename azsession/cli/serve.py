@@ -16,7 +16,7 @@ from .. import __version__
 from ..client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from ..config import ENV_CONNECTION_STRING, ServiceBusConfig, is_loopback
 from .address import WILDCARDS, public_url
-from .common import note
+from .common import QUEUE, checked_options, note
 from .data_folder import data_file, key_file_of, key_file_of_namespace
 from .process import StopSignals, raise_open_file_limit
 from .serve_azure import AzureCheck, AzureOptions, azure_broker, azure_options, chosen_azure, refuse_local_options
@@ -72,12 +72,12 @@ class ServeOptions:
         """Return the keys given with ``--key``.
 
         Raises:
-            ConfigurationError: A key is malformed.
-            UsageError: Two keys have the same name.
+            UsageError: A key is malformed, or two keys have the same name.
         """
         from ..server import AccessKey
 
-        keys = [AccessKey.parse(text) for text in self.keys]
+        with checked_options():
+            keys = [AccessKey.parse(text) for text in self.keys]
         if len({key.name for key in keys}) != len(keys):
             raise click.UsageError("two keys have the same name")
         return keys
@@ -122,7 +122,7 @@ class Storage:
     help="Name that clients use for the gateway, if it differs from the address, for example behind a proxy or with --host "
     "0.0.0.0. Repeat it for more names; the connection string contains the first.",
 )
-@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Create this queue. Repeat it for more.")
+@click.option("--queue", "queues", type=QUEUE, multiple=True, metavar="NAME", help="Create this queue. Repeat it for more.")
 @click.option("--auto-create", is_flag=True, help="Create each queue when it is first used.")
 @click.option(
     "--key",

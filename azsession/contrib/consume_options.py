@@ -50,7 +50,8 @@ class Option:
 #: The second sentence and the rest of the commands' help texts.
 DESCRIPTION = (
     "Many sessions are handled at once, and the messages of each session in order. When the function returns, its message is "
-    "completed. SIGTERM and Ctrl-C let running functions finish and release all sessions. A second signal does not wait."
+    "completed. SIGTERM, SIGHUP and Ctrl-C let running functions finish and release all sessions. A second signal does not "
+    "wait."
 )
 QUEUE_HELP = "The queue, or topic/subscriptions/name."
 

@@ -23,8 +23,8 @@ from .options import ProcessorOptions
 from .outcomes import ProcessorStats
 from .slots import Slots
 
-#: Signals that stop `SessionProcessor.run` in the main thread.
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: Signals that stop `SessionProcessor.run` in the main thread. Windows has no SIGHUP.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 #: Seconds between two looks for a signal. On some systems, a signal does not wake a main thread that just began to wait.
 SIGNAL_POLL = 1.0
 #: Seconds that threads get to end after their sessions were released.
@@ -176,9 +176,10 @@ class SessionProcessor:
     def run(self) -> None:
         """Process messages until the processor is stopped. Blocks.
 
-        In the main thread, SIGTERM and SIGINT stop it: running handlers get `grace_period` to finish, messages that were not
-        handled return to the queue, all sessions are released, and this method returns. A second signal ends the grace
-        period. The previous signal handlers are restored at the end. In any thread, `stop` stops it as well.
+        In the main thread, SIGTERM, SIGINT and SIGHUP stop it: running handlers get `grace_period` to finish, messages that
+        were not handled return to the queue, all sessions are released, and this method returns. A second signal ends the
+        grace period. The previous signal handlers are restored at the end. An ignored SIGHUP stays ignored. In any thread,
+        `stop` stops it as well.
 
         Raises:
             ConfigurationError: The processor is already running, or the provider is closed.
@@ -289,7 +290,9 @@ def _noted_signals(wakeups: queue.SimpleQueue[None]) -> Iterator[list[int]]:
         # The main thread of a subinterpreter cannot set handlers.
         with suppress(ValueError):
             for number in SIGNALS:
-                previous[number] = signal.signal(number, note)
+                # SIGHUP stays ignored if the process was started so, for example by nohup.
+                if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                    previous[number] = signal.signal(number, note)
     try:
         yield arrived
     finally:

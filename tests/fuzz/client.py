@@ -11,7 +11,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from azsession.cli.demo.data import by_session, choose_roles, from_messages
-from azsession.cli.messages import read_messages
+from azsession.cli.json_lines import read_lines
 from azsession.config import ServiceBusConfig
 from azsession.errors import QueueError
 from azsession.messages import ReceiptHandle
@@ -118,7 +118,7 @@ def error_answer(data: bytes) -> None:
 
 def data_file(data: bytes) -> None:
     """Parse the JSON lines of `azsession send` and `azsession demo`."""
-    messages = read_messages(io.BytesIO(data), "session")
+    messages = [line.message for line in read_lines(io.BytesIO(data), "session")]
     sent = from_messages(messages)
     assert sorted(one.body for one in sent) == sorted(message.body for message in messages)
     assert sum(len(one) for one in by_session(sent).values()) == len(messages)

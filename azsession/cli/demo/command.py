@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ...errors import ValidationError
 from ..common import console, plural, show_json
-from ..messages import read_messages
+from ..json_lines import read_lines
 
 if TYPE_CHECKING:
     # These modules load the gateway, so the command imports them only when it runs.
@@ -39,7 +39,7 @@ def demo(file: BinaryIO | None, workers: int, seed: int, as_json: bool) -> None:
     from .verdict import judge
 
     try:
-        sent = make_orders(seed) if file is None else from_messages(read_messages(file))
+        sent = make_orders(seed) if file is None else from_messages([line.message for line in read_lines(file)])
     except ValidationError as error:
         raise click.UsageError(str(error)) from error
     if not sent:

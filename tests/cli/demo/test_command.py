@@ -105,7 +105,7 @@ BAD_LINES = {
     b"{": "JSON",
     b"[]": "object",
     b'{"a": 1}': "session_id",
-    b'{"session_id": 7}': "str",
+    b'{"session_id": true}': "boolean",
     b'{"session_id": ""}': "1 to 128",
     b'{"session_id": "\\ud800"}': "surrogates",
     b'{"session_id": "\xff"}': "UTF-8",
