@@ -41,6 +41,7 @@ class QueueFields(TypedDict, total=False):
     dead_letter_on_expiration: bool
     requires_duplicate_detection: bool
     duplicate_detection_window: float | timedelta
+    sessions_expire_together: bool
 
 
 @attrs.frozen(kw_only=True, init=False)
@@ -57,6 +58,9 @@ class QueueSettings:
         dead_letter_on_expiration: Dead-letter an expired message. False: delete it.
         requires_duplicate_detection: Accept but do not store a message whose id was seen within the window.
         duplicate_detection_window: How long message ids are remembered, 20 to 604800 seconds (7 days).
+        sessions_expire_together: Let messages expire as in Azure Service Bus: only when a client receives from their
+            session, and all active messages of the session together as soon as one of them has expired. False: each message
+            expires by itself, at its time.
 
     Raises:
         ValidationError: A setting is unknown, or a value has a wrong type or is out of its range.
@@ -76,6 +80,7 @@ class QueueSettings:
     dead_letter_on_expiration: bool = attrs.field(default=False, validator=_flag)
     requires_duplicate_detection: bool = attrs.field(default=False, validator=_flag)
     duplicate_detection_window: float = attrs.field(default=600.0, converter=as_seconds, validator=_duration(20, 604800))
+    sessions_expire_together: bool = attrs.field(default=False, validator=_flag)
 
     def __init__(self, **fields: Unpack[QueueFields]) -> None:
         for name in fields:

@@ -83,7 +83,7 @@ class Broker(abc.ABC):
     def settle(
         self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = BLOCKING
     ) -> Future[list[str | None]]:
-        """Settle messages of one session.
+        """Settle messages of one session. `Disposition.TAKE` does not settle, but notes that the caller uses the message.
 
         Returns:
             One item for each settlement: `None` if the message is settled, else the error code.
@@ -103,7 +103,10 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        """Release the session lock if this holder has it; otherwise do nothing."""
+        """Release the session lock if this holder has it; otherwise do nothing.
+
+        The session's unsettled messages return to their places. Their deliveries do not count.
+        """
 
     @abc.abstractmethod
     def give_back(

@@ -18,12 +18,23 @@ T = TypeVar("T")
 
 
 class Disposition(Enum):
-    """How a received message is settled. The values are the protocol's names."""
+    """How a received message is settled. The values are the protocol's names.
+
+    Attributes:
+        COMPLETE: Delete the message.
+        ABANDON: Return the message to its place. This counts as a failed delivery.
+        DEFER: Set the message aside. It counts as no delivery.
+        DEAD_LETTER: Move the message to the dead letters.
+        RELEASE: Return the message to its place, as if it had not been delivered.
+        TAKE: The caller uses a message that was fetched ahead. The message stays unsettled; its delivery counts from now on.
+    """
 
     COMPLETE = "complete"
     ABANDON = "abandon"
     DEFER = "defer"
     DEAD_LETTER = "deadletter"
+    RELEASE = "release"
+    TAKE = "take"
 
 
 @attrs.frozen
@@ -131,6 +142,10 @@ class ReceiveRequest:
         request_id: The same for all attempts of one request; ``""`` if the caller does not retry.
         holds_lock: Whether the caller believes that it has the lock. If so, the broker reports a lost lock and does not take
             the lock again: another holder may have had the session in between.
+        taken: Messages that the caller uses at once, 1 to `max_count`; `None` for all. The messages behind them are fetched
+            ahead. A message that was fetched ahead counts as delivered from the moment at which the caller uses it: when it
+            is settled in a way that counts, when it is taken (`Disposition.TAKE`), or when it is the first unsettled message
+            because those before it were settled.
     """
 
     entity: str
@@ -140,6 +155,7 @@ class ReceiveRequest:
     timeout: float = attrs.field(kw_only=True)
     request_id: str = attrs.field(default="", kw_only=True)
     holds_lock: bool = attrs.field(default=False, kw_only=True)
+    taken: int | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen

@@ -63,6 +63,11 @@ def queue() -> None:
     metavar="SECONDS",
     help="Remember message ids for this long, 20 to 604800.",
 )
+@click.option(
+    "--sessions-expire-together",
+    is_flag=True,
+    help="As on Azure: let messages expire only when their session is received from, and all of the session together.",
+)
 @client_options
 def create(name: str, connect: Connect, as_json: bool, **settings: Any) -> None:
     """Create the queue NAME. Succeed if it exists with the same settings."""
@@ -133,7 +138,8 @@ def _settings(found: QueueInfo) -> dict[str, str]:
         "lock": f"{settings.lock_duration:g} s",
         "max deliveries": str(settings.max_delivery_count),
         "time to live": "forever" if time_to_live is None else f"{time_to_live:g} s",
-        "expired messages": "dead-lettered" if settings.dead_letter_on_expiration else "deleted",
+        "expired messages": ("dead-lettered" if settings.dead_letter_on_expiration else "deleted")
+        + (", all of a session together" if settings.sessions_expire_together else ""),
         "duplicates": f"dropped within {window}" if settings.requires_duplicate_detection else "kept",
     }
 

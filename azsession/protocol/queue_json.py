@@ -27,6 +27,8 @@ _PLAIN = {
     "DeadLetteringOnMessageExpiration": "dead_letter_on_expiration",
     "RequiresDuplicateDetection": "requires_duplicate_detection",
 }
+#: Settings that Azure's management API does not have. A server may not know them, so they are left out if they are false.
+_ADDED = {"SessionsExpireTogether": "sessions_expire_together"}
 _NAME, _ACTIVE, _DEAD = "QueueName", "MessageCount", "DeadLetterMessageCount"
 #: Always true here: every queue has sessions.
 _REQUIRES_SESSION = "RequiresSession"
@@ -60,6 +62,9 @@ def encode_queue(settings: QueueSettings) -> dict[str, Any]:
             encoded[wire_name] = format_duration(value)
     for wire_name, name in _PLAIN.items():
         encoded[wire_name] = getattr(settings, name)
+    for wire_name, name in _ADDED.items():
+        if getattr(settings, name):
+            encoded[wire_name] = True
     encoded[_REQUIRES_SESSION] = True
     return encoded
 
@@ -78,10 +83,10 @@ def decode_queue(data: Mapping[str, Any]) -> QueueSettings:
             continue
         if wire_name in _DURATIONS:
             values[_DURATIONS[wire_name]] = parse_duration(value, wire_name)
-        elif wire_name in _PLAIN:
-            values[_PLAIN[wire_name]] = value
+        elif wire_name in _PLAIN or wire_name in _ADDED:
+            values[_PLAIN.get(wire_name) or _ADDED[wire_name]] = value
         else:
-            raise ValidationError(f"a queue has no setting {did_you_mean(wire_name, [*_DURATIONS, *_PLAIN])}")
+            raise ValidationError(f"a queue has no setting {did_you_mean(wire_name, [*_DURATIONS, *_PLAIN, *_ADDED])}")
     return QueueSettings(**values)
 
 

@@ -22,6 +22,7 @@ def test_a_queue_with_every_setting_is_created_shown_listed_and_deleted(azsessio
         "dead_letter_on_expiration": True,
         "requires_duplicate_detection": True,
         "duplicate_detection_window": 90.0,
+        "sessions_expire_together": True,
     }
     assert set(settings) == {field.name for field in attrs.fields(QueueSettings)}
     options = []
@@ -37,7 +38,7 @@ def test_a_queue_with_every_setting_is_created_shown_listed_and_deleted(azsessio
     assert shown == {"name": "orders", "active_count": 0, "dead_letter_count": 0, **settings}
     assert json.loads(run_here("queue", "list", "--json", connection_string=text).stdout) == {"name": "orders", **settings}
     table = run_here("queue", "show", "orders", connection_string=text).stdout
-    for words in ("orders", "12.5 s", "3600 s", "dead-lettered", "dropped within 90 s"):
+    for words in ("orders", "12.5 s", "3600 s", "dead-lettered, all of a session together", "dropped within 90 s"):
         assert words in table
     assert run_here("queue", "delete", "orders", connection_string=text).stdout == "deleted orders\n"
     assert_one_line(run_here("queue", "show", "orders", connection_string=text), "no queue 'orders'")

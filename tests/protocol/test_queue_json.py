@@ -65,6 +65,7 @@ SETTINGS = st.builds(
     dead_letter_on_expiration=st.booleans(),
     requires_duplicate_detection=st.booleans(),
     duplicate_detection_window=st.integers(20, 604800),
+    sessions_expire_together=st.booleans(),
 )
 
 
@@ -73,6 +74,11 @@ def test_a_queue_survives_conversion_to_json_and_back(settings: QueueSettings, a
     queue = QueueInfo("orders", settings, active, dead)
     assert decode_queue_info(json.loads(json.dumps(encode_queue_info(queue)))) == queue
     assert decode_queue(json.loads(json.dumps(encode_queue(settings)))) == settings
+
+
+def test_a_setting_that_other_servers_may_not_know_is_sent_only_if_it_is_used() -> None:
+    assert "SessionsExpireTogether" not in encode_queue(QueueSettings())
+    assert encode_queue(QueueSettings(sessions_expire_together=True))["SessionsExpireTogether"] is True
 
 
 def test_a_missing_setting_has_its_default() -> None:
@@ -91,6 +97,7 @@ def test_a_missing_setting_has_its_default() -> None:
         {"MaxDeliveryCount": "10"},
         {"MaxDeliveryCount": True},
         {"DeadLetteringOnMessageExpiration": "yes"},
+        {"SessionsExpireTogether": "yes"},
         {"DuplicateDetectionHistoryTimeWindow": "PT1S"},
         {"DefaultMessageTimeToLive": "PT0S"},
         {"Nonsense": 1},

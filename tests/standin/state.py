@@ -327,7 +327,8 @@ class Queue:
                 self._dead_letter_message(message, "MaxDeliveryCountExceeded", text)
                 return
         self._unlock(message)
-        if message.expires is not None and message.expires <= self.clock.now():
+        # Deferred messages do not expire.
+        if message.state == ACTIVE and message.expires is not None and message.expires <= self.clock.now():
             self._end(message, expired=True)
         elif message.state == ACTIVE:
             self._place(message)
@@ -352,11 +353,10 @@ class Queue:
         self._forget(message.box)
 
     def _expire(self, message: Message) -> None:
-        if message.number in message.box.order.messages and message.token is None:
-            if message.state == ACTIVE:
-                message.box.available -= 1
-                if not message.box.available:
-                    self.available.pop(message.box.name, None)
+        if message.number in message.box.order.messages and message.token is None and message.state == ACTIVE:
+            message.box.available -= 1
+            if not message.box.available:
+                self.available.pop(message.box.name, None)
             self._end(message, expired=True)
 
     # Browsing

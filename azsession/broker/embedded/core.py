@@ -9,10 +9,11 @@ import ctypes
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,10 +43,7 @@ from .queue_state import Queue
 from .remembered import Remembered
 from .rows import message_fields, to_datetime
 from .session_locks import LockedMessage, SessionKey, SessionLock, SessionLocks, Waiter
-from .store import (
-    Row,
-    Store,
-)
+from .store import STEP_ROWS, Row, Store
 
 T = TypeVar("T")
 
@@ -211,9 +209,19 @@ class Core:
         with suppress(QueueError):
             self.stop_waiting()
         with suppress(QueueError):
+            self.commits.run(self._release_all, durable=False)
+        with suppress(QueueError):
             self.commits.close()
         self.thread.stop()
         self.commits.fail_queued(closed_error())
+
+    def _release_all(self, tx: Transaction) -> None:
+        """Release all locks: closing the broker counts no delivery, unlike the death of its process."""
+        for lock in self.locks:
+            lock.save_for_rollback(tx)
+            self.uncount(lock.tokens.values())
+            lock.tokens = {}
+            self.locks.end(tx, lock)
 
     def may_wait(self, waiter: Waiter) -> bool:
         """Return whether a waiter's deadline is still ahead, and the broker lets operations wait."""
@@ -251,13 +259,34 @@ class Core:
         self.locks.extend(lock, expires)
         self.thread.act_at(expires)
 
+    def uncount(self, messages: Iterable[LockedMessage]) -> None:
+        """Store the delivery counts of messages that return as if they had not been delivered."""
+        self.store.set_delivery_counts([(message.key, message.count_before) for message in messages if not message.ahead])
+
     def end_lock(self, tx: Transaction, lock: SessionLock) -> None:
-        """End a lock. Its unsettled messages return to their places, and a waiting accept gets the session."""
+        """End a lock. Its unsettled messages return to their places, and a waiting accept gets the session.
+
+        The deliveries of these messages count. A message that has reached the limit is dead-lettered now, or, if there are
+        many, when it would be delivered again.
+        """
         self.locks.end(tx, lock)
+        self._dead_letter_failed(lock)
         self.store.set_locked(*lock.key, False)
         if lock.tokens:
             self.due.schedule_expiries(tx)
         self.notify_waiters(tx, lock.key)
+
+    def _dead_letter_failed(self, lock: SessionLock) -> None:
+        queue = next((queue for queue in self.queues.values() if queue.id == lock.key[0]), None)
+        if queue is None or not lock.tokens:
+            return
+        limit = queue.settings.max_delivery_count
+        failed = (message.key for message in lock.tokens.values() if message.count >= limit and not message.ahead)
+        found, keys = self.store.session(*lock.key), list(islice(failed, STEP_ROWS))
+        if keys and found is not None:
+            why = f"The message was delivered {limit} times."
+            self.store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in keys])
+            self.store.update_session(found[0])
 
     def undo_take_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """Undo `take_lock` for a lock without unsettled messages. A waiting accept gets the session."""
@@ -310,11 +339,25 @@ class Core:
 
     # Messages
 
-    def hand_out(self, lock: SessionLock, row: Row, *, deferred: bool, expires_at: datetime) -> ReceivedMessage:
-        """Deliver a message to the holder of a lock, with a new lock token."""
-        token = new_token(row.key)
-        in_hand = lock.tokens[token] = LockedMessage(row.key, row.count + 1, deferred, len(row.body))
-        return self.received(lock, row, token, in_hand, expires_at)
+    def hand_out(
+        self,
+        lock: SessionLock,
+        rows: Sequence[Row],
+        expires_at: datetime,
+        *,
+        deferred: bool = False,
+        taken: int | None = None,
+    ) -> list[ReceivedMessage]:
+        """Deliver messages to the holder of a lock, with new lock tokens. Count the deliveries of the first `taken`."""
+        messages = []
+        for index, row in enumerate(rows):
+            token = new_token(row.key)
+            ahead = taken is not None and index >= taken
+            in_hand = lock.tokens[token] = LockedMessage(row.key, row.count + 1, deferred, len(row.body), ahead)
+            messages.append(self.received(lock, row, token, in_hand, expires_at))
+        # The count is stored before the delivery. A message whose handler kills this process must not come for ever.
+        self.store.set_delivery_counts([(row.key, row.count + 1) for row in rows[:taken]])
+        return messages
 
     def received(
         self, lock: SessionLock, row: Row, token: str, in_hand: LockedMessage, expires_at: datetime

@@ -17,7 +17,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: The application id in the SQLite header of azsession's files ("azse").
 APPLICATION_ID = 0x617A7365
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 ACTIVE, DEFERRED, SCHEDULED, DEAD = range(4)
 STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
@@ -54,6 +54,12 @@ CREATE TRIGGER message_deleted AFTER DELETE ON messages BEGIN
 END;
 """
 
+#: The indexes of schema version 3. Deferred messages do not expire.
+_SINCE_VERSION_3 = f"""
+CREATE INDEX messages_expiring ON messages (expires) WHERE expires IS NOT NULL AND status = {ACTIVE};
+CREATE INDEX messages_expiring_of_session ON messages (session, expires) WHERE expires IS NOT NULL AND status = {ACTIVE};
+"""
+
 SCHEMA = f"""
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, next_sequence INTEGER NOT NULL,
@@ -69,7 +75,6 @@ CREATE TABLE messages (
     expires REAL, reason TEXT, description TEXT, properties TEXT NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX messages_of_session ON messages (session, status, key);
-CREATE INDEX messages_expiring ON messages (expires) WHERE expires IS NOT NULL AND status < {SCHEDULED};
 CREATE INDEX messages_scheduled ON messages (due) WHERE status = {SCHEDULED};
 CREATE INDEX messages_dead ON messages (key) WHERE status = {DEAD};
 CREATE TABLE deliveries (key INTEGER PRIMARY KEY, count INTEGER NOT NULL);
@@ -82,7 +87,7 @@ CREATE TABLE settled_1 (key INTEGER, token TEXT, disposition TEXT NOT NULL, PRIM
 CREATE TABLE requests_0 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
 CREATE TABLE requests_1 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
 CREATE TABLE turnover (name TEXT PRIMARY KEY, current INTEGER NOT NULL, until REAL NOT NULL);
-{_SINCE_VERSION_2}PRAGMA application_id = {APPLICATION_ID};
+{_SINCE_VERSION_2}{_SINCE_VERSION_3}PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
@@ -102,6 +107,14 @@ UPDATE queues SET
     dead = (SELECT count(*) FROM messages WHERE key >> 40 = queues.id AND status = {DEAD});
 {_SINCE_VERSION_2}
 PRAGMA user_version = 2;
+COMMIT;
+"""
+
+_UPGRADE_TO_VERSION_3 = f"""
+BEGIN IMMEDIATE;
+DROP INDEX messages_expiring;
+{_SINCE_VERSION_3}
+PRAGMA user_version = 3;
 COMMIT;
 """
 
@@ -215,8 +228,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     run("PRAGMA journal_size_limit=67108864")
     if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-    elif run("PRAGMA user_version").fetchone()[0] == 1:
-        connection.executescript(_UPGRADE_TO_VERSION_2)
+    for version, upgrade in ((1, _UPGRADE_TO_VERSION_2), (2, _UPGRADE_TO_VERSION_3)):
+        if run("PRAGMA user_version").fetchone()[0] == version:
+            connection.executescript(upgrade)
     # A write without effect: a file that cannot be written fails here, and not in the first send.
     run("BEGIN IMMEDIATE")
     run(f"PRAGMA user_version={SCHEMA_VERSION}")

@@ -207,7 +207,9 @@ class DueWork:
         self._restore_times(tx)
         held = {message.key for lock in self._state.locks for message in lock.tokens.values()}
         # An unsettled message expires when it returns to the session.
-        found = ((key, session, size) for key, session, size in self._store.expired(now) if key not in held)
+        # Messages that expire with their sessions do so when they are received.
+        lazy = [queue.id for queue in self._state.queues.values() if queue.settings.sessions_expire_together]
+        found = ((key, session, size) for key, session, size in self._store.expired(now, lazy) if key not in held)
         rows = list(itertools.islice(found, STEP_ROWS + 1))
         part = within_step(rows[:STEP_ROWS], lambda row: row[2])
         self.remove_expired([key for key, _, _ in part])

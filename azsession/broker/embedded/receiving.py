@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from typing import TypeVar
@@ -14,13 +14,14 @@ from ...errors import ProviderError, QueueError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ..calls import AcceptRequest, CallContext, Delivery, ReceiveRequest, superseded_error
-from .core import MAX_ACCEPTS, MAX_DELIVERY_EXCEEDED, Core, lost_error
-from .database_file import ACTIVE, DEFERRED
+from .core import MAX_ACCEPTS, Core, lost_error
+from .database_file import DEFERRED
 from .jobs import Job, Transaction, Unfinished, WithdrawnError
+from .next_messages import take_rows
 from .queue_state import Queue
 from .rows import to_datetime
 from .session_locks import SessionLock, Waiter
-from .store import STEP_BYTES, STEP_ROWS, Row, find_key
+from .store import STEP_BYTES, Row, find_key
 
 T = TypeVar("T")
 
@@ -56,13 +57,12 @@ class Receiving:
             rows = self._deferred_rows(queue, session_id, sequence_numbers)
             in_hand = {message.key: token for token, message in lock.tokens.items()}
             lock.save_for_rollback(tx)
-            self._core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows if row.key not in in_hand])
             expires_at = self._core.lock_expiry(lock)
             messages = []
             for row in rows:
                 token = in_hand.get(row.key)
                 if token is None:
-                    messages.append(self._core.hand_out(lock, row, deferred=True, expires_at=expires_at))
+                    messages += self._core.hand_out(lock, [row], expires_at, deferred=True)
                 else:
                     lock.tokens[token].count_answers(tx, 1)
                     messages.append(self._core.received(lock, row, token, lock.tokens[token], expires_at))
@@ -192,8 +192,7 @@ class _Receive:
         if not rows:
             return [] if is_complete else Unfinished.CONTINUE
         expires_at = to_datetime(core.clock.now() + queue.settings.lock_duration)
-        messages = [core.hand_out(lock, row, deferred=False, expires_at=expires_at) for row in rows]
-        core.store.set_delivery_counts([(row.key, row.count + 1) for row in rows])
+        messages = core.hand_out(lock, rows, expires_at, taken=self._request.taken)
         lock.remember(request_id, tuple(one.receipt.handle for one in messages))
         return messages
 
@@ -326,72 +325,6 @@ def lock_for(core: Core, tx: Transaction, queue: Queue, session_id: str, lock_id
     if holds and lock_id:
         raise lost_error()
     return core.take_lock(tx, queue, session_id, lock_id)
-
-
-def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tuple[list[Row], bool]:
-    """Return messages to deliver, and remove expired messages and those beyond their delivery limit.
-
-    The bodies have at most `STEP_BYTES` together, unless the first one is larger. The second result is `False` if there may
-    be more messages behind those that this step has looked at.
-    """
-    found = core.store.session(*lock.key)
-    if found is None:
-        return [], True
-    session, now = found[0], core.clock.now()
-    taken: list[Row] = []
-    expired: list[int] = []
-    poisonous: list[int] = []
-    total, is_complete = 0, True
-    for row in _candidates(core, lock, session):
-        if row is None:
-            is_complete = False
-            break
-        total += len(row.body)
-        looked_at = len(taken) + len(expired) + len(poisonous)
-        if looked_at and (total > STEP_BYTES or len(expired) + len(poisonous) >= STEP_ROWS):
-            is_complete = False
-            break
-        _move_past(lock, row)
-        if row.expires is not None and row.expires <= now:
-            expired.append(row.key)
-        elif row.count >= queue.settings.max_delivery_count:
-            poisonous.append(row.key)
-        else:
-            taken.append(row)
-            if len(taken) == max_count:
-                break
-    if expired or poisonous:
-        core.due.remove_expired(expired)
-        why = f"The message was delivered {queue.settings.max_delivery_count} times."
-        core.store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in poisonous])
-        core.store.update_session(session)
-    return taken, is_complete
-
-
-def _candidates(core: Core, lock: SessionLock, session: int) -> Iterator[Row | None]:
-    """Yield the messages that a receive may deliver, in order: abandoned ones, then those behind the last delivered one.
-
-    Yield `None` if many abandoned messages are gone, for example because they have expired: the step ends.
-    """
-    gone = 0
-    while lock.returned:
-        row = core.store.message(lock.returned[0])
-        if row is not None and row.status == ACTIVE:
-            yield row  # The receive then moves past the message, or ends.
-        else:
-            del lock.returned[0]
-            gone += 1
-            if gone >= STEP_ROWS:
-                yield None
-    with closing(core.store.active_after(session, lock.cursor)) as rows:
-        yield from rows
-
-
-def _move_past(lock: SessionLock, row: Row) -> None:
-    if lock.returned and lock.returned[0] == row.key:
-        del lock.returned[0]
-    else:
-        lock.cursor = row.key
 
 
 def _discard(waiters: list[Waiter], waiter: Waiter) -> None:

@@ -36,6 +36,7 @@ class LockedMessage:
         key: The message's key.
         count: Its delivery count.
         deferred: Whether it was received as a deferred message.
+        ahead: Whether it was fetched ahead and its holder does not use it yet. Its delivery is not counted then.
         size: The size of its body in bytes.
         answers: How many answers contain it. A repeated receive returns it again.
     """
@@ -44,7 +45,18 @@ class LockedMessage:
     count: int
     deferred: bool
     size: int
+    ahead: bool = False
     answers: int = 1
+
+    @property
+    def count_before(self) -> int:
+        """The delivery count without this delivery."""
+        return self.count - 1
+
+    def take(self, tx: Transaction) -> None:
+        """Note that the holder uses the message, unless the transaction fails."""
+        tx.on_rollback(lambda: setattr(self, "ahead", True))
+        self.ahead = False
 
     def count_answers(self, tx: Transaction, change: int) -> None:
         """Change `answers`, unless the transaction fails."""
@@ -119,6 +131,7 @@ class SessionLock:
         expires: When the lock expires, on the monotonic clock. A lock with waiting receives does not expire.
         cursor: The key of the last delivered message.
         returned: Keys of abandoned messages before the cursor, in order. They are delivered next.
+        expired_through: The messages up to this key have expired with their session. -1: none.
         tokens: The unsettled messages, by lock token.
         accepts: How many answers to the accept that took the lock contain it. A repeated accept returns it again.
         answers: The lock tokens that the latest receives returned, by request id.
@@ -133,6 +146,7 @@ class SessionLock:
     expires: float
     cursor: int = -1
     accepts: int = 0
+    expired_through: int = -1
     returned: list[int] = attrs.field(factory=list)
     tokens: dict[str, LockedMessage] = attrs.field(factory=dict)
     answers: OrderedDict[str, tuple[str, ...]] = attrs.field(factory=OrderedDict)
@@ -145,11 +159,11 @@ class SessionLock:
         """Restore the lock's present state if the transaction fails."""
         if not tx.first_touch(self):
             return
-        expires, cursor, dead_lettered = self.expires, self.cursor, self.dead_lettered
+        expires, cursor, dead_lettered, through = self.expires, self.cursor, self.dead_lettered, self.expired_through
         returned, tokens, answers = list(self.returned), dict(self.tokens), OrderedDict(self.answers)
 
         def restore() -> None:
-            self.expires, self.cursor, self.dead_lettered = expires, cursor, dead_lettered
+            self.expires, self.cursor, self.dead_lettered, self.expired_through = expires, cursor, dead_lettered, through
             self.returned, self.tokens, self.answers = returned, tokens, answers
 
         tx.on_rollback(restore)
@@ -159,6 +173,16 @@ class SessionLock:
         before = self.accepts
         tx.on_rollback(lambda: setattr(self, "accepts", before))
         self.accepts += change
+
+    def first_ahead(self) -> LockedMessage | None:
+        """Return the first message that was fetched ahead, unless the holder uses another unsettled message."""
+        first = None
+        for message in self.tokens.values():
+            if not message.ahead:
+                return None
+            if first is None or message.key < first.key:
+                first = message
+        return first
 
     def give_back(self, key: int) -> None:
         """Put a message back in its place."""

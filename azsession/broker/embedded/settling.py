@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import islice
 
 from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..calls import CallContext, Disposition, Settlement
@@ -65,6 +66,9 @@ class Settling:
         self, queue: Queue, lock: SessionLock | None, settlement: Settlement, done: list[tuple[Settlement, LockedMessage]]
     ) -> str | None:
         """Move a message from its lock to `done`, or return the error code."""
+        if lock is not None and settlement.disposition is Disposition.TAKE and settlement.lock_token in lock.tokens:
+            done.append((settlement, lock.tokens[settlement.lock_token]))
+            return None
         in_hand = None if lock is None else lock.tokens.pop(settlement.lock_token, None)
         if in_hand is not None:
             done.append((settlement, in_hand))
@@ -84,30 +88,50 @@ class Settling:
         deferred: list[int] = []
         dead: list[tuple[str | None, str | None, int]] = []
         for settlement, message in done:
-            if settlement.disposition is Disposition.COMPLETE:
+            disposition = settlement.disposition
+            if disposition is Disposition.COMPLETE:
                 gone.append(message.key)
-            elif settlement.disposition is Disposition.DEFER:
+            elif disposition is Disposition.DEFER:
                 deferred.append(message.key)
-            elif settlement.disposition is Disposition.DEAD_LETTER:
+            elif disposition is Disposition.DEAD_LETTER:
                 dead.append((settlement.reason, settlement.description, message.key))
-            elif message.count >= queue.settings.max_delivery_count:
+            elif disposition is Disposition.ABANDON and message.count >= queue.settings.max_delivery_count:
                 why = f"The message was delivered {message.count} times and abandoned."
                 dead.append((MAX_DELIVERY_EXCEEDED, why, message.key))
-            elif not message.deferred:
+            elif disposition is not Disposition.TAKE and not message.deferred:
                 lock.give_back(message.key)
+        self._count(tx, lock, done)
         store.delete_messages(gone)
         store.set_status(deferred, DEFERRED)
         store.dead_letter(dead)
+        settled = [(one, message) for one, message in done if one.disposition is not Disposition.TAKE]
         self._core.remembered.remember_settled(
-            [(message.key, one.lock_token, one.disposition.value) for one, message in done], self._core.clock.steady()
+            [(message.key, one.lock_token, one.disposition.value) for one, message in settled], self._core.clock.steady()
         )
         found = store.session(*lock.key)
         if found is not None and (gone or deferred or dead):
             store.update_session(found[0])
-        if len(gone) + len(dead) < len(done):
+        if len(gone) + len(dead) < len(settled):
             self._core.due.schedule_expiries(tx)
         if lock.returned:
             tx.after_commit(lock.wake_waiters)
+
+    def _count(self, tx: Transaction, lock: SessionLock, done: list[tuple[Settlement, LockedMessage]]) -> None:
+        """Correct the stored delivery counts of messages that were settled or taken."""
+        counts: dict[int, int] = {}
+        for settlement, message in done:
+            is_uncounted = settlement.disposition in (Disposition.DEFER, Disposition.RELEASE)
+            if is_uncounted and not message.ahead:
+                counts[message.key] = message.count_before
+            elif message.ahead and not is_uncounted:
+                message.take(tx)
+                counts[message.key] = message.count
+        following = lock.first_ahead()
+        if following is not None:
+            # The messages before it are settled, so the holder uses this one next.
+            following.take(tx)
+            counts[following.key] = following.count
+        self._core.store.set_delivery_counts(counts.items())
 
     def renew(self, entity: str, session_id: str, lock_id: str, context: CallContext) -> Future[float]:
         """Renew the lock: it expires after the queue's lock duration."""
@@ -126,14 +150,26 @@ class Settling:
     def release(self, entity: str, session_id: str, lock_id: str, context: CallContext) -> Future[None]:
         """Release the lock if this holder has it. A receive of this holder that is still under way must not take it again."""
 
-        def job(tx: Transaction) -> None:
+        def job(tx: Transaction) -> Unfinished | None:
             queue = self._core.queue(tx, entity)
             key = (queue.id, session_id)
             lock = self._core.current_lock(tx, key)
-            if lock is not None and lock.holder == lock_id:
-                self._core.end_lock(tx, lock)
-            else:
+            if lock is None or lock.holder != lock_id:
                 self._core.locks.refuse(key, lock_id)
+                return None
+            lock.save_for_rollback(tx)
+            returned = [lock.tokens.pop(token) for token in list(islice(lock.tokens, STEP_SETTLEMENTS))]
+            self._core.uncount(returned)
+            for message in returned:
+                if not message.deferred:
+                    lock.give_back(message.key)
+            if returned:
+                self._core.due.schedule_expiries(tx)
+            if lock.tokens:
+                self._core.locks.extend(lock, max(lock.expires, self._core.clock.monotonic() + BETWEEN_STEPS))
+                return Unfinished.CONTINUE
+            self._core.end_lock(tx, lock)
+            return None
 
         return self._core.submit(job, context)
 
@@ -155,7 +191,7 @@ class Settling:
                     message.count_answers(tx, -1)
                     if message.answers == 0:
                         returned.append(lock.tokens.pop(token))
-            self._core.store.set_delivery_counts([(message.key, message.count - 1) for message in returned])
+            self._core.uncount(returned)
             for message in returned:
                 if not message.deferred:
                     lock.give_back(message.key)

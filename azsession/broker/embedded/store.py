@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, TypeVar
 
 import attrs
@@ -191,14 +191,12 @@ class Store:
 
     def free_sessions(self, queue: int) -> Generator[str, None, None]:
         """Yield the unlocked sessions with active messages, ordered by their first message."""
-        cursor = self._run(
+        found = self._each(
             "SELECT name FROM sessions WHERE queue = ? AND head IS NOT NULL AND locked = 0 ORDER BY head", (queue,)
         )
-        try:
-            for row in cursor:
+        with closing(found):
+            for row in found:
                 yield row[0]
-        finally:
-            cursor.close()
 
     def list_sessions(self, queue: int, after: str, limit: int) -> list[tuple[str, int]]:
         """Return ids and active message counts of the sessions that have messages or state, ordered by id."""
@@ -229,12 +227,14 @@ class Store:
         return self._rows(f"{_FROM} WHERE session = ? AND status = ? AND key >= ? ORDER BY key", (session, status, key))
 
     def _rows(self, query: str, arguments: Sequence[object]) -> Generator[Row, None, None]:
-        cursor = self._run(query, arguments)
-        try:
-            for row in cursor:
+        with closing(self._each(query, arguments)) as found:
+            for row in found:
                 yield Row(*row)
-        finally:
-            cursor.close()
+
+    def _each(self, query: str, arguments: Sequence[object]) -> Generator[Any, None, None]:
+        """Yield the rows of a query. Each step reads one row."""
+        with closing(self._run(query, arguments)) as cursor:
+            yield from cursor
 
     def message(self, key: int) -> Row | None:
         row = self._run(f"{_FROM} WHERE key = ?", (key,)).fetchone()
@@ -309,10 +309,8 @@ class Store:
         return due
 
     def next_expiry(self, after: float) -> float | None:
-        row = self._run(
-            f"SELECT min(expires) FROM messages WHERE expires > ? AND status < {SCHEDULED}",
-            (after,),
-        ).fetchone()
+        """Return when the next active message expires. Deferred messages do not expire."""
+        row = self._run(f"SELECT min(expires) FROM messages WHERE expires > ? AND status = {ACTIVE}", (after,)).fetchone()
         expires: float | None = row[0]
         return expires
 
@@ -328,16 +326,26 @@ class Store:
         """Make a scheduled message active under a new sequence number."""
         self._run("UPDATE messages SET key = ?, status = 0, enqueued = ?, due = NULL WHERE key = ?", (new_key, now, key))
 
-    def expired(self, now: float) -> Generator[tuple[int, int, int], None, None]:
+    def expired(self, now: float, except_queues: Sequence[int] = ()) -> Generator[tuple[int, int, int], None, None]:
         """Yield key, session row id and body size of expired active messages, in order of their expiry."""
-        cursor = self._run(
-            f"SELECT key, session, length(body) FROM messages WHERE expires <= ? AND status < {SCHEDULED} ORDER BY expires",
+        excepted = ", ".join(str(int(queue)) for queue in except_queues)
+        return self._each(
+            f"SELECT key, session, length(body) FROM messages WHERE expires <= ? AND status = {ACTIVE} "
+            f"AND key >> {SEQUENCE_BITS} NOT IN ({excepted}) ORDER BY expires",
             (now,),
         )
-        try:
-            yield from cursor
-        finally:
-            cursor.close()
+
+    def expired_in(self, session: int, now: float) -> Generator[tuple[int], None, None]:
+        """Yield the keys of a session's expired active messages, in order of their expiry."""
+        return self._each(
+            f"SELECT key FROM messages WHERE session = ? AND expires <= ? AND status = {ACTIVE} ORDER BY expires",
+            (session, now),
+        )
+
+    def last_active(self, session: int) -> int:
+        """Return the key of a session's last active message; -1 if there is none."""
+        row = self._run(f"SELECT max(key) FROM messages WHERE session = ? AND status = {ACTIVE}", (session,)).fetchone()
+        return -1 if row[0] is None else int(row[0])
 
     # The file
 
@@ -369,16 +377,14 @@ class Store:
 
     def dead(self, queue: int, from_sequence: int) -> Generator[tuple[str, Row], None, None]:
         """Yield dead letters of a queue with their session ids, ordered by sequence number. Each step reads one message."""
-        cursor = self._run(
+        found = self._each(
             f"SELECT name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session "
             f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? ORDER BY key",
             (message_key(queue, max(0, min(from_sequence, SEQUENCE_MASK))), message_key(queue + 1, 0)),
         )
-        try:
-            for row in cursor:
+        with closing(found):
+            for row in found:
                 yield row[0], Row(*row[1:])
-        finally:
-            cursor.close()
 
     def resubmit(self, key: int, new_key: int, now: float, expires: float | None) -> None:
         """Turn a dead letter into a new active message."""

@@ -23,11 +23,13 @@ from tests.conftest import eventually
 
 T = TypeVar("T")
 
-COMPLETE, ABANDON, DEFER, DEAD_LETTER = (
+COMPLETE, ABANDON, DEFER, DEAD_LETTER, RELEASE, TAKE = (
     Disposition.COMPLETE,
     Disposition.ABANDON,
     Disposition.DEFER,
     Disposition.DEAD_LETTER,
+    Disposition.RELEASE,
+    Disposition.TAKE,
 )
 
 #: The context of a caller that does not block, such as the gateway.
@@ -96,9 +98,15 @@ def receive(
     queue: str = "q",
     timeout: float = 0,
     request_id: str = "",
+    taken: int | None = None,
 ) -> Sequence[ReceivedMessage]:
-    request = ReceiveRequest(queue, session, lock, max_count=count, timeout=timeout, request_id=request_id)
+    request = ReceiveRequest(queue, session, lock, max_count=count, timeout=timeout, request_id=request_id, taken=taken)
     return wait_for(broker.receive(request)).messages
+
+
+def receive_deferred(broker: EmbeddedBroker, *messages: ReceivedMessage, lock: str = "A") -> Sequence[ReceivedMessage]:
+    """Receive messages of the session ``s`` that were deferred."""
+    return broker.receive_deferred("q", "s", lock, [one.sequence_number or 0 for one in messages]).result()
 
 
 def accept(

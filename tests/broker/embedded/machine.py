@@ -95,7 +95,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.clock = HandClock(uptime, self.clock.steady())
         self.clock.set_wall_clock(correction)
         self.broker = EmbeddedBroker(self.path, clock=self.clock)
-        self.model.restart(self.clock)
+        self.model.restart(self.clock, kill=kill)
 
     # Sending
 

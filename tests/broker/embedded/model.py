@@ -30,6 +30,7 @@ class Kept:
         lasts: Its time to live in seconds.
         token: Its lock token while it is unsettled.
         answers: How many answers contain it since its delivery.
+        ahead: It was fetched ahead, and its delivery is not counted yet.
     """
 
     body: str
@@ -44,6 +45,7 @@ class Kept:
     sequence: int | None = None
     token: str | None = None
     answers: int = 0
+    ahead: bool = False
 
 
 @attrs.define(eq=False)
@@ -102,20 +104,35 @@ class Model:
             one.state, one.place, one.sequence = "Active", next(self.numbers), None
         for one in list(self.kept):
             over = one.expires is not None and one.expires <= self.now
-            if over and one.token is None and one.state in ("Active", "Deferred"):
+            if over and one.token is None and one.state == "Active":
                 if self.settings.dead_letter_on_expiration:
                     one.state, one.reason = "DeadLettered", "TTLExpiredException"
                 else:
                     self.kept.remove(one)
 
-    def end(self, session: str) -> None:
+    def end(self, session: str, *, counted: bool = True) -> None:
+        """End a lock. The deliveries of its messages count, unless the lock was released."""
         lock = self.locks.pop(session)
         if lock.holder:
             self.lost.add((session, lock.holder))
         for one in self.of(session):
             if one.token is not None:
                 self.stale.append((session, one.token))
-                one.token = None
+                if not counted:
+                    self.uncount(one)
+                elif one.count >= self.settings.max_delivery_count and not one.ahead:
+                    one.state, one.reason = "DeadLettered", "MaxDeliveryCountExceeded"
+                one.token, one.ahead = None, False
+
+    def uncount(self, one: Kept) -> None:
+        """Count no delivery of a message that is unsettled."""
+        if not one.ahead:
+            one.count -= 1
+
+    def count(self, one: Kept) -> None:
+        """Count the delivery of a message that was fetched ahead."""
+        if one.ahead:
+            one.count, one.ahead = one.count + 1, False
 
     def of(self, session: str, *states: str) -> list[Kept]:
         """Return the messages of a session in order."""
@@ -146,8 +163,10 @@ class Model:
             return former[-1]
         return "" if who == "plain" else f"lock-{next(self.numbers)}"
 
-    def deliver(self, one: Kept, received: ReceivedMessage, state: str) -> None:
-        one.count += 1
+    def deliver(self, one: Kept, received: ReceivedMessage, state: str, *, ahead: bool = False) -> None:
+        one.ahead = ahead
+        if not ahead:
+            one.count += 1
         one.token, one.answers = received.receipt.handle, 1
         self.check_delivery(one, received)
         assert one.state == state
@@ -155,7 +174,7 @@ class Model:
     def check_delivery(self, one: Kept, received: ReceivedMessage) -> None:
         assert received.body.decode() == one.body
         assert received.session_id == one.session
-        assert received.delivery_count == one.count
+        assert received.delivery_count == one.count + one.ahead
         assert received.sequence_number == one.sequence
         assert received.receipt.handle == one.token
 
@@ -163,7 +182,13 @@ class Model:
         in_hand = next((one for one in self.of(session) if one.token == token), None)
         if in_hand is not None:
             assert code is None
-            in_hand.token = None
+            if kind in (Disposition.DEFER, Disposition.RELEASE):
+                self.uncount(in_hand)
+            else:
+                self.count(in_hand)
+            if kind is Disposition.TAKE:
+                return
+            in_hand.token, in_hand.ahead = None, False
             self.settled[token] = (kind, self.steady, session)
             if kind is Disposition.COMPLETE:
                 self.kept.remove(in_hand)
@@ -171,7 +196,7 @@ class Model:
                 in_hand.state = "Deferred"
             elif kind is Disposition.DEAD_LETTER:
                 in_hand.state, in_hand.reason = "DeadLettered", "why"
-            elif in_hand.count >= self.settings.max_delivery_count:
+            elif kind is Disposition.ABANDON and in_hand.count >= self.settings.max_delivery_count:
                 in_hand.state, in_hand.reason = "DeadLettered", "MaxDeliveryCountExceeded"
             return
         gone = "SessionLockLost" if session not in self.locks else "MessageLockLost"
@@ -184,6 +209,12 @@ class Model:
             assert code == remembered
         else:
             assert code in (remembered, gone)
+
+    def use_next(self, session: str) -> None:
+        """Count the first message that was fetched ahead, after all messages before it were settled."""
+        in_hand = [one for one in self.of(session) if one.token is not None]
+        if in_hand and all(one.ahead for one in in_hand):
+            self.count(in_hand[0])
 
     def add(self, made: Sequence[Message]) -> None:
         """Add messages that were sent."""
@@ -199,11 +230,11 @@ class Model:
             state = "Active" if when is None else "Scheduled"
             self.kept.append(Kept(one.body.decode(), one.session_id, next(self.numbers), state, when, expires, lasts))
 
-    def restart(self, clock: Clock) -> None:
-        """End all locks, as a restart of the broker does."""
+    def restart(self, clock: Clock, *, kill: bool) -> None:
+        """End all locks, as a restart of the broker does. The death of its process counts the deliveries."""
         self.clock = clock
         for session in list(self.locks):
-            self.end(session)
+            self.end(session, counted=kill)
         self.lost.clear()
         self.accepts.clear()
 

@@ -31,6 +31,7 @@ from .helpers import (
     dead,
     peek,
     receive,
+    receive_deferred,
     send,
     send_many,
     settle,
@@ -69,15 +70,15 @@ def test_an_unsettled_message_does_not_expire(broker: EmbeddedBroker, clock: Han
     assert settle(broker, COMPLETE, message) == [None]
 
 
-@pytest.mark.parametrize("how", ["expiry", "release", "abandon", "abandon and release", "defer"])
+@pytest.mark.parametrize("how", ["expiry", "release", "abandon", "abandon and release"])
 def test_an_unsettled_message_expires_when_it_returns_to_the_session(clock: HandClock, how: str) -> None:
     with broker_with(clock, dead_letter_on_expiration=True) as broker:
         send(broker, "a", time_to_live=10)
         (message,) = receive(broker)
         clock.advance(20)
         assert dead(broker) == []
-        if "abandon" in how or how == "defer":
-            settle(broker, DEFER if how == "defer" else ABANDON, message)
+        if "abandon" in how:
+            settle(broker, ABANDON, message)
         if "release" in how:
             broker.release("q", "s", "A").result()
         if how == "expiry":
@@ -101,11 +102,80 @@ def test_a_message_expires_before_a_peek_that_shares_a_transaction_with_an_earli
         assert shown.result(10) == []
 
 
-def test_deferred_messages_expire(broker: EmbeddedBroker, clock: HandClock) -> None:
+@pytest.mark.parametrize("wait", [1, 20])
+def test_deferred_messages_do_not_expire(broker: EmbeddedBroker, clock: HandClock, wait: float) -> None:
     send(broker, "a", time_to_live=10)
-    settle(broker, DEFER, *receive(broker))
-    clock.advance(10)
-    assert peek(broker) == []
+    (message,) = receive(broker)
+    clock.advance(wait)
+    settle(broker, DEFER, message)
+    clock.advance(100)
+    assert peek(broker) == ["a"]
+    (again,) = receive_deferred(broker, message, lock="")
+    settle(broker, ABANDON, again)
+    assert peek(broker) == ["a"]
+    (again,) = receive_deferred(broker, message, lock="")
+    assert settle(broker, COMPLETE, again) == [None]
+
+
+def test_other_messages_expire_at_once_beside_many_deferred_ones(clock: HandClock) -> None:
+    with broker_with(clock) as broker:
+        send_many(broker, MANY, time_to_live=10)
+        settle(broker, DEFER, *receive(broker, count=MANY))
+        send(broker, "b", time_to_live=20)
+        clock.advance(20)
+        assert len(peek(broker)) == MANY
+
+
+# Sessions whose messages expire together
+
+
+def test_one_expired_message_expires_its_whole_session_when_it_is_received_from(clock: HandClock) -> None:
+    with broker_with(clock, sessions_expire_together=True, dead_letter_on_expiration=True) as broker:
+        send(broker, "a")
+        send(broker, "b", time_to_live=10)
+        send(broker, "c", time_to_live=99)
+        send(broker, "other", session="t")
+        clock.advance(11)
+        # Nobody receives, so nothing expires.
+        assert peek(broker) == ["a", "b", "c"]
+        assert receive(broker, count=10) == []
+        assert dead(broker) == [(name, "TTLExpiredException") for name in "abc"]
+        assert peek(broker, "t") == ["other"]
+        send(broker, "later")
+        assert bodies(receive(broker, count=10)) == ["later"]
+
+
+def test_a_session_without_an_expired_message_is_received(clock: HandClock) -> None:
+    with broker_with(clock, sessions_expire_together=True) as broker:
+        send(broker, "a", "b", time_to_live=10)
+        clock.advance(9)
+        assert bodies(receive(broker)) == ["a"]
+        assert bodies(receive(broker)) == ["b"]
+
+
+def test_an_unsettled_message_does_not_expire_its_session_before_it_returns(clock: HandClock) -> None:
+    with broker_with(clock, sessions_expire_together=True) as broker:
+        send(broker, "a", time_to_live=10)
+        send(broker, "b", "c", "d")
+        (a,) = receive(broker)
+        clock.advance(15)
+        (b,) = receive(broker)
+        assert bodies([b]) == ["b"]
+        settle(broker, ABANDON, a)
+        assert receive(broker, count=10) == []
+        assert peek(broker) == ["b"]
+        assert settle(broker, COMPLETE, b) == [None]
+
+
+def test_a_large_session_expires_together_in_steps(clock: HandClock) -> None:
+    with broker_with(clock, sessions_expire_together=True) as broker:
+        send(broker, "first", time_to_live=10)
+        send_many(broker, MANY)
+        clock.advance(11)
+        log = JobLog(broker)
+        assert receive(broker, count=10) == []
+        assert peek(broker) == []
+        assert log.most <= BOUND
 
 
 def test_other_messages_expire_while_many_unsettled_messages_cannot(clock: HandClock) -> None:

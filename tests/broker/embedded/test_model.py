@@ -33,12 +33,13 @@ class HolderMachine(BrokerMachine):
         who=MOSTLY_HOLDER,
         count=st.integers(1, 4),
         with_request=st.booleans(),
+        taken=st.sampled_from([None, None, 1, 2]),
     )
-    def receive(self, session: str, who: str, count: int, with_request: bool) -> None:
+    def receive(self, session: str, who: str, count: int, with_request: bool, taken: int | None) -> None:
         self.model.tick()
         holder = self.model.holder(session, who)
         request = f"request-{next(self.model.numbers)}" if with_request else ""
-        delivery = self.try_receive(session, holder, count, request)
+        delivery = self.try_receive(session, holder, count, request, taken)
         if delivery is None:
             return
         lock = self.model.take(session, holder)
@@ -46,17 +47,17 @@ class HolderMachine(BrokerMachine):
         received = list(delivery.messages)
         expected = self.model.take_messages(session, count)
         assert [one.body.decode() for one in received] == [one.body for one in expected]
-        for one, message in zip(expected, received, strict=True):
-            self.model.deliver(one, message, "Active")
+        for index, (one, message) in enumerate(zip(expected, received, strict=True)):
+            self.model.deliver(one, message, "Active", ahead=taken is not None and index >= taken)
         if received:
             lock.last_request = (request, [one.receipt.handle for one in received]) if request else None
 
-    def try_receive(self, session: str, holder: str, count: int, request: str) -> Delivery | None:
+    def try_receive(self, session: str, holder: str, count: int, request: str, taken: int | None = None) -> Delivery | None:
         """Return the delivery, or `None` if the holder got the expected error."""
 
         def call() -> Delivery:
             return self.broker.receive(
-                ReceiveRequest("q", session, holder, max_count=count, timeout=0, request_id=request)
+                ReceiveRequest("q", session, holder, max_count=count, timeout=0, request_id=request, taken=taken)
             ).result()
 
         refusal = self.model.refusal(session, holder)
@@ -74,11 +75,12 @@ class HolderMachine(BrokerMachine):
     @rule(session=st.sampled_from(SESSIONS), kind=st.sampled_from([None, *Disposition]), then=st.sampled_from([0, 3.0, 31.0]))
     def receive_and_settle(self, session: str, kind: Disposition | None, then: float) -> None:
         """Receive, then settle the latest message or lose the lock, so that many messages reach their delivery limit."""
-        self.receive(session, "holder", 2, False)
+        self.receive(session, "holder", 2, False, None)
         in_hand = [one.token for one in self.model.of(session) if one.token is not None]
         if kind is not None and in_hand:
             (code,) = self.broker.settle("q", session, [Settlement(in_hand[-1], kind, "why", "more")]).result()
             self.model.check_settled(session, in_hand[-1], kind, code)
+            self.model.use_next(session)
         self.clock.advance(then)
 
     @rule(session=st.sampled_from(SESSIONS))
@@ -194,7 +196,8 @@ class HolderMachine(BrokerMachine):
             one.answers -= 1
             if one.answers == 0:
                 self.model.stale.append((session, one.token or ""))
-                one.count, one.token = one.count - 1, None
+                self.model.uncount(one)
+                one.token, one.ahead = None, False
         held = {one.token for one in self.model.of(session)}
         if lock.last_request is not None and not held & set(lock.last_request[1]):
             # A repeated receive gets new messages, if the answer was given back as a whole.
@@ -209,7 +212,8 @@ class HolderMachine(BrokerMachine):
     )
     def settle(self, session: str, kinds: list[Disposition], data: st.DataObject) -> None:
         self.model.tick()
-        tokens = [one.token for one in self.model.of(session) if one.token is not None]
+        held = [one.token for one in self.model.of(session) if one.token is not None]
+        tokens = list(held)
         tokens += [token for where, token in self.model.stale[-3:] if where == session]
         tokens += [token for token, (_, _, where) in list(self.model.settled.items())[-6:] if where == session]
         tokens.append("00000000-0000-0000-0000-000000000000")
@@ -218,6 +222,8 @@ class HolderMachine(BrokerMachine):
         assert len(codes) == len(chosen)
         for (token, kind), code in zip(chosen, codes, strict=True):
             self.model.check_settled(session, token, kind, code)
+        if any(token in held and code is None for (token, _), code in zip(chosen, codes, strict=True)):
+            self.model.use_next(session)
 
     @rule(
         session=st.sampled_from(SESSIONS),
@@ -238,7 +244,7 @@ class HolderMachine(BrokerMachine):
             one.state, one.reason = "DeadLettered", "session"
             if one.token is not None:
                 self.model.settled[one.token] = (Disposition.DEAD_LETTER, self.model.steady, session)
-                one.token = None
+                one.token, one.ahead = None, False
 
     def is_refused(self, session: str, holder: str, call: object) -> bool:
         """Check that the call fails if the caller does not hold the session. Return whether it does not."""
@@ -273,7 +279,7 @@ class HolderMachine(BrokerMachine):
         self.broker.release("q", session, holder).result()
         lock = self.model.locks.get(session)
         if lock is not None and lock.holder == holder:
-            self.model.end(session)
+            self.model.end(session, counted=False)
         elif holder:
             self.model.lost.add((session, holder))
 

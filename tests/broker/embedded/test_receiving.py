@@ -56,9 +56,8 @@ def test_a_message_is_dead_lettered_after_its_lock_expired_too_often(broker: Emb
         (message,) = receive(broker, f"lock {count}")
         assert (message.body, message.delivery_count) == (b"a", count)
         clock.advance(30)
-    assert dead(broker) == []
-    assert bodies(receive(broker, "last")) == ["b"]
     assert dead(broker) == [("a", "MaxDeliveryCountExceeded")]
+    assert bodies(receive(broker, "last")) == ["b"]
     (letter,) = broker.dead_letters("q", 0, 10).result()
     assert (letter.session_id, letter.delivery_count, letter.state) == ("s", 3, "DeadLettered")
 
@@ -145,7 +144,7 @@ def test_a_deferred_message_is_received_by_its_sequence_number_only(broker: Embe
     assert bodies(receive(broker, count=10)) == ["b"]
     assert a.sequence_number is not None
     (again,) = broker.receive_deferred("q", "s", "A", [a.sequence_number]).result()
-    assert (again.body, again.delivery_count, again.state) == (b"a", 2, "Deferred")
+    assert (again.body, again.delivery_count, again.state) == (b"a", 1, "Deferred")
     assert settle(broker, COMPLETE, again) == [None]
     assert peek(broker) == ["b"]
 
@@ -178,7 +177,7 @@ def test_receiving_a_deferred_message_again_gives_the_same_lock_token(broker: Em
     first = broker.receive_deferred("q", "s", "A", [a]).result()
     again = broker.receive_deferred("q", "s", "A", [a, b]).result()
     assert [message.receipt.handle for message in first] == [message.receipt.handle for message in again[:1]]
-    assert [message.delivery_count for message in (*first, *again)] == [2, 2, 2]
+    assert [message.delivery_count for message in (*first, *again)] == [1, 1, 1]
     settle(broker, COMPLETE, *again)
     assert numbers(broker) == []
 

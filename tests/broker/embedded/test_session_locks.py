@@ -141,7 +141,8 @@ def test_unsettled_messages_return_in_order_when_the_lock_ends(broker: EmbeddedB
     else:
         broker.release("q", "s", "A").result()
     again = receive(broker, "B", 10)
-    assert [(one.body, one.delivery_count) for one in again] == [(b"b", 3), (b"c", 2), (b"d", 1)]
+    counts = (3, 2, 1) if how == "expiry" else (2, 1, 1)
+    assert [(one.body, one.delivery_count) for one in again] == list(zip((b"b", b"c", b"d"), counts, strict=True))
     assert settle(broker, COMPLETE, c) == ["MessageLockLost"]
 
 
@@ -166,7 +167,7 @@ def test_a_restart_ends_all_locks_and_tokens(path: Path, clock: HandClock) -> No
     with EmbeddedBroker(path, clock=clock) as broker:
         assert settle(broker, COMPLETE, message) == ["SessionLockLost"]
         (again,) = receive(broker, "B")
-        assert again.delivery_count == 2
+        assert again.delivery_count == 1
         assert settle(broker, COMPLETE, message) == ["MessageLockLost"]
 
 
