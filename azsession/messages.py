@@ -88,7 +88,7 @@ class Message:
 
     Args:
         body: The content: bytes, or a str that is encoded as UTF-8.
-        session_id: The id of its session, 1 to 128 characters. Required for sending.
+        session_id: The id of its session, 0 to 128 characters of any kind. Required for sending.
         message_id: Up to 128 characters. Without one, sending creates a UUID. Duplicate detection compares it.
         subject: A label for the application, up to 4,096 characters. Azure also calls it the label.
         content_type: The MIME type of the body, up to 256 characters, for example ``"application/json"``.

@@ -51,31 +51,26 @@ _SEGMENT = r"[A-Za-z0-9._-]+\Z"
 
 
 def check_session_id(session_id: object) -> str:
-    """Return a session id: 1 to 128 characters, no control characters, not ``.`` or ``..``."""
-    if not isinstance(session_id, str):
-        raise ValidationError(f"a session id must be a str, not {type(session_id).__name__}")
-    if not 1 <= len(session_id) <= MAX_SESSION_ID_LENGTH:
-        raise ValidationError(
-            f"a session id must have 1 to {MAX_SESSION_ID_LENGTH} characters, this one has {len(session_id)}"
-        )
-    if re.search(_CONTROL, session_id):
-        raise ValidationError(f"a session id must not have control characters or lone surrogates, but {session_id!r} has one")
-    if session_id in (".", ".."):
-        raise ValidationError(f"a session id cannot be {session_id!r}: URLs remove such a path segment (RFC 3986, 5.2.4)")
-    return session_id
+    """Return a session id: 0 to 128 characters of any kind, as in Azure Service Bus."""
+    return check_text(session_id, "a session id", MAX_SESSION_ID_LENGTH)
 
 
 def check_queue_name(name: object) -> str:
-    """Return the name of an entity: a queue, or ``topic/subscriptions/name``."""
+    """Return the name of an entity: a queue such as ``orders`` or ``site1/orders``, or ``topic/subscriptions/name``."""
     if not isinstance(name, str):
         raise ValidationError(f"a queue name must be a str, not {type(name).__name__}")
     if not 1 <= len(name) <= MAX_QUEUE_NAME_LENGTH:
         raise ValidationError(f"a queue name must have 1 to {MAX_QUEUE_NAME_LENGTH} characters, this one has {len(name)}")
     parts = name.split("/")
-    well_formed = len(parts) == 1 or (len(parts) == 3 and parts[1].lower() == "subscriptions")
-    if not well_formed or not all(re.match(_SEGMENT, part) and part not in (".", "..") for part in parts):
+    if not all(re.match(_SEGMENT, part) and part not in (".", "..") for part in parts):
         raise ValidationError(
-            f"{name[:80]!r} is not a queue name: it has letters, digits, '.', '-' and '_', or is topic/subscriptions/name"
+            f"{name[:80]!r} is not a queue name: it has letters, digits, '.', '-' and '_', and '/' between such parts, for "
+            "example site1/orders"
+        )
+    if any(part.lower() == "subscriptions" and at not in (0, len(parts) - 2) for at, part in enumerate(parts)):
+        raise ValidationError(
+            f"{name[:80]!r} is not a queue name: 'subscriptions' stands between a topic and its subscription, for example "
+            "site1/events/subscriptions/audit"
         )
     return name
 

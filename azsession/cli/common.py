@@ -152,6 +152,11 @@ def printable(text: str) -> str:
     return errors.printable(text, keep="\t\n")
 
 
+def show_id(session_id: str | None) -> str:
+    """Return a session id in one line, as tables show it. The empty id is ``''``."""
+    return "" if session_id is None else errors.printable(session_id) or "''"
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[str] = ()) -> None:
     """Print a table. Align the columns in `numbers` to the right.
 

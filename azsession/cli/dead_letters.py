@@ -23,6 +23,7 @@ from .common import (
     preview,
     progress,
     progress_reported,
+    show_id,
     show_instant,
     show_json,
     show_table,
@@ -60,7 +61,7 @@ def list_dead_letters(queue: str, most: int, start: int, connect: Connect, as_js
             [
                 (
                     m.sequence_number,
-                    m.session_id,
+                    show_id(m.session_id),
                     show_instant(m.enqueued_at),
                     m.delivery_count,
                     ": ".join(filter(None, (m.dead_letter_reason, m.dead_letter_description))),

@@ -19,6 +19,7 @@ from .common import (
     preview,
     printable,
     show_body,
+    show_id,
     show_instant,
     show_json,
     show_table,
@@ -87,7 +88,7 @@ def _take(client: SessionClient, most: int, timeout: float, *, complete: bool, a
 def _show(message: ReceivedMessage) -> None:
     facts = [
         f"#{message.sequence_number}" if message.sequence_number else "",
-        message.session_id or "",
+        show_id(message.session_id),
         show_instant(message.enqueued_at),
         f"delivery {message.delivery_count}" if message.delivery_count > 1 else "",
         message.subject or "",

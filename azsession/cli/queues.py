@@ -16,6 +16,7 @@ from .common import (
     client_options,
     note,
     plural,
+    show_id,
     show_instant,
     show_json,
     show_table,
@@ -155,7 +156,7 @@ def sessions(queue: str, connect: Connect, as_json: bool) -> None:
         for info in found:
             show_json(attrs.asdict(info))
     elif found:
-        rows = [(info.session_id, info.message_count, show_instant(info.locked_until)) for info in found]
+        rows = [(show_id(info.session_id), info.message_count, show_instant(info.locked_until)) for info in found]
         show_table(("session", "messages", "locked until"), rows, numbers=["messages"])
         counts = [info.message_count for info in found if info.message_count is not None]
         messages = f"{plural(sum(counts), 'message')} in " if counts else ""

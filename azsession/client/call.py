@@ -32,20 +32,22 @@ class SessionTarget:
         session_id: The id of the session.
         lock_id: The id of the caller's lock.
         route: The value of ``Azsession-Route``.
+        escaped: Write the session id in the escaped form of version 1.
     """
 
-    __slots__ = ("entity", "lock_id", "route", "session_id")
+    __slots__ = ("entity", "escaped", "lock_id", "route", "session_id")
 
-    def __init__(self, entity: str, session_id: str, lock_id: str, route: str) -> None:
+    def __init__(self, entity: str, session_id: str, lock_id: str, route: str, *, escaped: bool = False) -> None:
         self.entity: str = entity
         self.session_id: str = session_id
         self.lock_id: str = lock_id
         self.route: str = route
+        self.escaped: bool = escaped
 
     @property
     def path(self) -> str:
         """The path of the session."""
-        return session_path(self.entity, self.session_id)
+        return session_path(self.entity, self.session_id, escaped=self.escaped)
 
     def headers(self) -> dict[str, str]:
         """Return the headers that name the lock and its route."""

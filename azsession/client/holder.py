@@ -27,6 +27,7 @@ from ..errors import (
 )
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
+from ..protocol.routes import is_fragile, must_be_escaped
 from ..validation import MAX_BATCH, check_flag, check_function, seconds
 from . import operations
 from .call import Call, SessionTarget
@@ -234,7 +235,19 @@ class Holder:
 
     def target(self) -> SessionTarget:
         """Return the session's properties that a call needs."""
-        return SessionTarget(self.queue_name, self.session_id, self.lock.lock_id, self.lock.route)
+        lock = self.lock
+        return SessionTarget(self.queue_name, self.session_id, lock.lock_id, lock.route, escaped=self._is_escaped())
+
+    def _is_escaped(self) -> bool:
+        """Return whether requests write the session id in the escaped form.
+
+        Raises:
+            UnsupportedOperationError: The server speaks only the plain dialect, which cannot carry this session id.
+        """
+        if must_be_escaped(self.session_id):
+            self.transport.require_v1(f"carry the session id {self.session_id!r}")
+            return True
+        return self.transport.speaks_v1 and is_fragile(self.session_id)
 
     def check(self, *, settling: bool = False) -> None:
         """Return if a call makes sense. A forked child may settle (`settling`), but nothing else.

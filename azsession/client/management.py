@@ -19,7 +19,7 @@ def list_sessions(core: ProviderCore, queue_name: str) -> list[SessionInfo]:
     """Return the sessions of a queue that have messages or a state, by id. Fetch them page by page."""
     check_queue_name(queue_name)
     sessions: dict[str, SessionInfo] = {}
-    after = ""
+    after: str | None = None
     while True:
         page = core.send(operations.list_sessions(queue_name, after, MAX_BATCH), "list sessions")
         known = len(sessions)

@@ -22,7 +22,7 @@ from ..protocol import (
 )
 from ..protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION
 from ..protocol.queue_json import encode_queue
-from ..protocol.routes import format_timeout, message_path, route_of, session_path
+from ..protocol.routes import entity_path, format_timeout, is_fragile, message_path, route_of, session_path
 from ..queues import QueueInfo, QueueSettings
 from .call import Call, ServerResponse, SessionTarget
 from .ids import new_id
@@ -100,7 +100,7 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
     """
     return Call(
         method="POST",
-        path=f"/{quote(entity)}/sessions",
+        path=f"{entity_path(entity)}/sessions",
         entity=entity,
         read=lambda response: read_accepted(response, session_id),
         about=ABOUT_SESSION,
@@ -261,7 +261,7 @@ def send(entity: str, envelope: bytes) -> Call[None]:
     """
     return Call(
         method="POST",
-        path=f"/{quote(entity)}/messages",
+        path=f"{entity_path(entity)}/messages",
         entity=entity,
         read=read_nothing,
         headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: new_id()},
@@ -269,12 +269,12 @@ def send(entity: str, envelope: bytes) -> Call[None]:
     )
 
 
-def list_sessions(entity: str, after: str, limit: int) -> Call[list[SessionInfo]]:
-    """Return the call that lists up to `limit` sessions whose ids come after `after`."""
-    after_parameter = f"&after={quote(after, safe='')}" if after else ""
+def list_sessions(entity: str, after: str | None, limit: int) -> Call[list[SessionInfo]]:
+    """Return the call that lists up to `limit` sessions: those whose ids come after `after`, or the first ones."""
+    after_parameter = "" if after is None else f"&after={quote(after, safe='')}"
     return Call(
         method="GET",
-        path=f"/{quote(entity)}/sessions",
+        path=f"{entity_path(entity)}/sessions",
         entity=entity,
         read=read_sessions,
         query=lambda _: f"max={limit}{after_parameter}",
@@ -283,12 +283,13 @@ def list_sessions(entity: str, after: str, limit: int) -> Call[list[SessionInfo]
 
 def peek(entity: str, session_id: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
     """Return the call that peeks at up to `limit` messages of a session, from the sequence number `start`."""
-    return _peek_call(entity, f"{session_path(entity, session_id)}/messages", start, limit)
+    path = session_path(entity, session_id, escaped=is_fragile(session_id))
+    return _peek_call(entity, f"{path}/messages", start, limit)
 
 
 def dead_letters(entity: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
     """Return the call that peeks at up to `limit` dead letters of a queue, from the sequence number `start`."""
-    return _peek_call(entity, f"/{quote(entity)}/$deadletterqueue/messages", start, limit)
+    return _peek_call(entity, f"{entity_path(entity)}/$deadletterqueue/messages", start, limit)
 
 
 def _peek_call(entity: str, path: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
@@ -354,7 +355,7 @@ def _queue_call(
 ) -> Call[T]:
     return Call(
         method=method,
-        path=f"/{quote(entity)}{path}",
+        path=f"{entity_path(entity)}{path}",
         entity=entity,
         read=read,
         headers={} if body is None else {"Content-Type": JSON_TYPE},

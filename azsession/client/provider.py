@@ -178,7 +178,7 @@ class ServiceBusProvider:
 
         Args:
             queue_name: The queue, or ``"topic/subscriptions/name"``.
-            session_id: The session, 1 to 128 characters. No request is sent then: the first receive takes the lock. `None`
+            session_id: The session, 0 to 128 characters. No request is sent then: the first receive takes the lock. `None`
                 takes the lock of the next available session that has messages.
             session_timeout: Seconds (or a timedelta), more than 0, that the lock is expected to last if the server does not
                 say. The default is the configuration's.

@@ -40,7 +40,7 @@ class SessionClient:
     failed, can be repeated.
 
     Args:
-        session_id: The session, 1 to 128 characters.
+        session_id: The session, 0 to 128 characters of any kind.
         queue_name: The queue, or ``"topic/subscriptions/name"``.
         session_timeout: Seconds (or a timedelta), more than 0, that the lock is expected to last if the server does not say.
         http: The `requests.Session` to use. The client does not close it. For an Azure URL the client mounts an adapter that

@@ -25,6 +25,7 @@ from ..errors import (
 )
 from ..protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..protocol.error_codes import RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
+from ..protocol.routes import entity_path
 from ..protocol.wire import MalformedError
 from ..tokens import Token, TokenCache
 from . import operations
@@ -151,7 +152,7 @@ class Transport:
         """Send a call, and once more with a new token if the server refuses the token; return the response."""
         if self._tokens is None:
             return self._exchange(call, wait, None)
-        resource = f"{self._url}/{call.entity}"
+        resource = f"{self._url}{entity_path(call.entity)}"
         token = self._tokens.token(resource)
         response = self._exchange(call, wait, token)
         if response.status == 401:

@@ -114,12 +114,13 @@ class ListedSessions:
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         while True:
             with self._lock:
-                due, _, session_id = heapq.heappop(self._due) if self._due else (0.0, 0, "")
+                found = heapq.heappop(self._due) if self._due else None
+                due, _, session_id = found or (0.0, 0, "")
                 later = max(due, self._backoff.due(session_id) or 0.0)
                 pause = later - time.monotonic()
-                if session_id and pause > 0:
+                if found is not None and pause > 0:
                     heapq.heappush(self._due, (later, next(self._numbers), session_id))
-            if not session_id:
+            if found is None:
                 # Other slots have all sessions of the list.
                 sleep(EMPTY_PAUSES[1])
                 return None

@@ -53,6 +53,8 @@ CONNECTION_FAILED = "ConnectionFailed"
 OUTCOME_UNKNOWN = "OutcomeUnknown"
 ENTITY_DISABLED = "EntityDisabled"
 QUOTA_EXCEEDED = "QuotaExceeded"
+#: Azure granted a session that azsession cannot serve. It was released at once; the message names it.
+SESSION_UNUSABLE = "SessionUnusable"
 
 #: The HTTP status of each code.
 STATUS_OF = {
@@ -65,6 +67,7 @@ STATUS_OF = {
     CONFLICT: 409,
     OUTCOME_UNKNOWN: 409,
     ENTITY_DISABLED: 409,
+    SESSION_UNUSABLE: 409,
     SESSION_LOCK_LOST: 410,
     MESSAGE_LOCK_LOST: 410,
     MESSAGE_TOO_LARGE: 413,

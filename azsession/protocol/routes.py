@@ -1,7 +1,14 @@
-"""The paths and queries of the protocol. The client builds them, the gateway parses them."""
+"""The paths and queries of the protocol. The client builds them, the gateway parses them.
+
+A path cannot carry every name as it is: servers and proxies remove empty and dot segments, and refuse control characters.
+Such a session id is written in the escaped form, ``$sessions/~BASE64URL``. A segment of an entity that would mean something
+else, such as ``messages``, is written with a tilde in front.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterable
 from enum import Enum
@@ -53,7 +60,7 @@ class Route:
     Attributes:
         operation: The operation.
         entity: The queue or subscription, or "" for an operation on the namespace.
-        session_id: The session, or "".
+        session_id: The session, or "" for an operation that is not about one session.
         lock_token: The lock token of the message to settle, or "".
         sequence_number: The sequence number of the dead letter, or 0.
     """
@@ -66,9 +73,12 @@ class Route:
 
     @property
     def resource(self) -> tuple[str, ...]:
-        """The decoded segments of the path, with the session id as one segment. A token's ``sr`` is compared with them."""
-        segments = tuple(self.entity.split("/")) if self.entity else ()
-        return (*segments, "sessions", self.session_id) if self.session_id else segments
+        """The decoded segments of the path, with the session id as one segment. A token's ``sr`` is compared with them.
+
+        The entity is written as `entity_path` writes it: a token for a session must not be one for another queue.
+        """
+        segments = tuple(_marked_segments(self.entity)) if self.entity else ()
+        return (*segments, "sessions", self.session_id) if self.operation in _ON_SESSIONS else segments
 
 
 _TOKEN = "{token}"
@@ -98,8 +108,19 @@ _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
 }
 
 
-#: The paths without a queue. A queue with such a name cannot be read by GET.
+#: How the session id is found: as one segment; else, in a path that the server decoded, as several.
+_EXACT, _EXACT_OR_DECODED = (True,), (True, False)
+#: The operations on one session.
+_ON_SESSIONS = frozenset(operation for forms in _SESSION_FORMS.values() for _, operation in forms)
+#: The paths without a queue.
 _OPEN = {"healthz": Operation.HEALTH, "readyz": Operation.READY, "openapi.json": Operation.OPENAPI}
+
+#: The segments that end an entity in a path. An entity's first segment, and a subscription's name, can be one of them.
+_AFTER_ENTITY = frozenset({"sessions", "$sessions", "messages", "$deadletterqueue"})
+#: Marks an escaped session id, and a segment of an entity that would mean something else. No entity has this character.
+_ESCAPE = "~"
+#: Characters that path normalization or a proxy would change, or refuse. Some proxies read a backslash as a slash.
+_NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 
 class NoRouteError(Exception):
@@ -153,8 +174,8 @@ def _parse(method: str, path: str, encoded: bool) -> Route:
         return _only(method, {"GET": Route(Operation.LIST_QUEUES)})
     if len(segments) == 1 and segments[0] in _OPEN and method in ("GET", "HEAD"):
         return Route(_OPEN[segments[0]])
-    length = 3 if len(segments) >= 3 and segments[1].lower() == "subscriptions" else 1
-    entity, rest = check_queue_name("/".join(segments[:length])), segments[length:]
+    length = _entity_length(segments)
+    entity, rest = check_queue_name("/".join(_plain_segments(segments[:length]))), segments[length:]
     if not rest:
         queue_operations = {
             "PUT": Operation.CREATE_QUEUE,
@@ -169,8 +190,41 @@ def _parse(method: str, path: str, encoded: bool) -> Route:
     if rest == ["sessions"]:
         return _only(method, {"POST": Route(Operation.ACCEPT, entity), "GET": Route(Operation.LIST_SESSIONS, entity)})
     if rest[0] == "sessions":
-        return _parse_session(method, entity, rest[1:], encoded)
+        return _parse_session(method, entity, rest[1:], encoded, _EXACT_OR_DECODED)
+    if rest[0] == "$sessions" and len(rest) > 1:
+        found = _parse_session(method, entity, ["-", *rest[2:]], encoded, _EXACT)
+        return attrs.evolve(found, session_id=_decode_session_id(rest[1]))
     raise NoRouteError("the session protocol has no such path")
+
+
+def _entity_length(segments: list[str]) -> int:
+    """Return how many of the segments of a path are the entity's."""
+    for at, segment in enumerate(segments):
+        if at and segment in _AFTER_ENTITY:
+            return at
+        if at and segment.lower() == "subscriptions":
+            return min(at + 2, len(segments))
+    return len(segments)
+
+
+def _plain_segments(segments: list[str]) -> list[str]:
+    """Return the segments of an entity without the marks that `entity_path` gave them."""
+    return [
+        part[1:] if part[:1] == _ESCAPE and _must_be_marked(part[1:], at=at) else part for at, part in enumerate(segments)
+    ]
+
+
+@lru_cache(1024)
+def _marked_segments(entity: str) -> list[str]:
+    segments = entity.split("/")
+    return [
+        _ESCAPE + part if _must_be_marked(part, at=at) and segments[at - 1].lower() != "subscriptions" else part
+        for at, part in enumerate(segments)
+    ]
+
+
+def _must_be_marked(segment: str, *, at: int) -> bool:
+    return segment in _AFTER_ENTITY if at else segment in _OPEN
 
 
 _parse_known = lru_cache(1024)(_parse)
@@ -198,19 +252,28 @@ def _parse_dead_letters(method: str, entity: str, rest: list[str]) -> Route:
     raise NoRouteError("the session protocol has no such path")
 
 
-def _parse_session(method: str, entity: str, tail: list[str], encoded: bool) -> Route:
-    route = _match_session(method, entity, tail, encoded)
+def _parse_session(method: str, entity: str, tail: list[str], encoded: bool, attempts: tuple[bool, ...]) -> Route:
+    route = _match_session(method, entity, tail, encoded, attempts)
     if route is not None:
         return route
-    allowed = [name for name in _SESSION_FORMS if _match_session(name, entity, tail, encoded) is not None]
+    allowed = [name for name in _SESSION_FORMS if _match_session(name, entity, tail, encoded, attempts) is not None]
     if allowed:
         raise NoRouteError(f"the method {method} is not allowed for this path", allowed=allowed)
     raise NoRouteError("the session protocol has no such path")
 
 
-def _match_session(method: str, entity: str, tail: list[str], encoded: bool) -> Route | None:
+def _match_session(method: str, entity: str, tail: list[str], encoded: bool, attempts: tuple[bool, ...]) -> Route | None:
+    """Return the route of the segments from the session id on.
+
+    Args:
+        method: The HTTP method.
+        entity: The queue or subscription.
+        tail: The segments.
+        encoded: Whether the path was percent-encoded.
+        attempts: Whether the session id is exactly one segment. The attempts are made in this order.
+    """
     forms = _SESSION_FORMS.get(method, [])
-    for exact in (True, False):
+    for exact in attempts:
         for suffix, operation in forms:
             at = len(tail) - len(suffix)
             if at < 1 or (exact and at != 1):
@@ -222,14 +285,66 @@ def _match_session(method: str, entity: str, tail: list[str], encoded: bool) -> 
                 elif part != wanted:
                     break
             else:
-                return Route(operation, entity, check_session_id("/".join(tail[:at])), token)
+                return Route(operation, entity, _plain_session_id("/".join(tail[:at])), token)
     return None
 
 
+def _plain_session_id(session_id: str) -> str:
+    if must_be_escaped(session_id):
+        raise ValidationError(
+            f"a path cannot carry the session id {session_id!r}; version 1 has an escaped form for it, $sessions/~BASE64URL"
+        )
+    return check_session_id(session_id)
+
+
+def _decode_session_id(segment: str) -> str:
+    """Return the session id of the escaped form: a tilde, and the id in UTF-8 and base64url without padding."""
+    try:
+        if not segment.startswith(_ESCAPE):
+            raise ValueError
+        packed = segment[1:].encode("ascii")
+        decoded = base64.b64decode(packed + b"=" * (-len(packed) % 4), altchars=b"-_", validate=True).decode()
+        if _encode_session_id(decoded) != segment:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise ValidationError("the session id after $sessions must be a tilde and base64url without padding") from None
+    return check_session_id(decoded)
+
+
+def _encode_session_id(session_id: str) -> str:
+    return _ESCAPE + base64.urlsafe_b64encode(session_id.encode()).decode().rstrip("=")
+
+
 @lru_cache(1024)
-def session_path(entity: str, session_id: str) -> str:
-    """Return the path of a session. The operations append their own segments."""
-    return f"/{quote(entity)}/sessions/{quote(session_id, safe='')}"
+def must_be_escaped(session_id: str) -> bool:
+    """Return whether a path cannot carry a session id, so that only the escaped form of version 1 can."""
+    return session_id in ("", ".", "..") or re.search(r"[\x00-\x1f\x7f-\x9f]", session_id) is not None
+
+
+@lru_cache(1024)
+def is_fragile(session_id: str) -> bool:
+    """Return whether a proxy that normalizes paths would change a session id, so that the escaped form is safer."""
+    return _NOT_IN_PATHS.search(session_id) is not None or not {"", ".", ".."}.isdisjoint(session_id.split("/"))
+
+
+@lru_cache(1024)
+def entity_path(entity: str) -> str:
+    """Return the path of an entity. The operations append their own segments. ``""`` is the namespace."""
+    return "/" + quote("/".join(_marked_segments(entity)))
+
+
+@lru_cache(1024)
+def session_path(entity: str, session_id: str, *, escaped: bool = False) -> str:
+    """Return the path of a session. The operations append their own segments.
+
+    Args:
+        entity: The queue or subscription.
+        session_id: The session.
+        escaped: Write the session id in the escaped form of version 1.
+    """
+    if escaped:
+        return f"{entity_path(entity)}/$sessions/{_encode_session_id(session_id)}"
+    return f"{entity_path(entity)}/sessions/{quote(session_id, safe='')}"
 
 
 def route_of(lock_id: str) -> str:

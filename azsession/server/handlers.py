@@ -202,8 +202,8 @@ class Handlers:
         return PendingAnswer(future, lambda messages: Answer(200, messages=messages))
 
     def _list_sessions(self, request: Request) -> PendingAnswer[Any]:
-        after = request.query.get("after", "")
-        if after:
+        after = request.query.get("after")
+        if after is not None:
             check_session_id(after)
         limit = request.number("max", DEFAULT_LIST_COUNT, MAX_BATCH, lowest=1)
         future = self._broker.list_sessions(request.route.entity, after, limit, context=request.context)

@@ -223,10 +223,10 @@ def _wrong_calls(provider: ServiceBusProvider) -> list[Callable[[], object]]:
         lambda: provider.resubmit(NOWHERE, 0),
         lambda: provider.delete_dead_letter(NOWHERE, -1),
     ]
-    for session_id in ("", ".", "..", "s" * 129, "a\nb", "\ud800", 5):
+    for session_id in ("s" * 129, "\ud800", 5):
         wrong.append(lambda session_id=session_id: client(NOWHERE, session_id))  # type: ignore[misc]
         wrong.append(lambda session_id=session_id: provider.peek_messages(NOWHERE, session_id))  # type: ignore[misc]
-    for queue in ("", "a b", "a/b", "a/subscriptions/", "../a", "q" * 261, "größe", None):
+    for queue in ("", "a b", "a//b", "a/../b", "a/subscriptions/", "../a", "q" * 261, "größe", None):
         wrong += [lambda call=call: call() for call in _calls_about(provider, queue)]  # type: ignore[arg-type, misc]
     return wrong
 
@@ -243,7 +243,7 @@ def test_wrong_arguments_are_refused_before_a_request_is_made(provider: ServiceB
     "fields",
     [
         {"body": 5},
-        {"session_id": ""},
+        {"session_id": "s" * 129},
         {"message_id": "m" * 129},
         {"correlation_id": 5},
         {"time_to_live": 0},

@@ -66,3 +66,12 @@ def test_sessions_lists_message_counts_and_locks_in_a_table(
     assert first.split() == ["a/1", "2"]
     assert second.split()[:2] == ["b", "1"]
     assert len(second.split()) == 4
+
+
+def test_sessions_shows_odd_ids_in_one_line(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    names = ["", "..", "a\nb", "a\x1bb"]
+    azsession_provider.send_messages("site1/orders", [Message("x", session_id=name) for name in names])
+    shown = run_here("sessions", "site1/orders", connection_string=azsession_server.connection_string).stdout
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["''", "..", "a\\x0ab", "a\\x1bb"]

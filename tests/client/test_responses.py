@@ -70,8 +70,8 @@ def test_a_malformed_header_of_a_response_is_ignored(name: str, header: str, val
     assert read(name, json.dumps(body).encode(), {**headers, header: value})
 
 
-@pytest.mark.parametrize("name", ["", "..", ".", "\ud800", "a\nb", "x" * 129, 5, None])
-def test_a_session_id_that_cannot_be_in_a_path_is_malformed(name: Any) -> None:
+@pytest.mark.parametrize("name", ["\ud800", "x" * 129, 5, None])
+def test_an_invalid_session_id_is_malformed(name: Any) -> None:
     with answered(201, {"SessionId": name}, LOCK) as (provider, _), pytest.raises(ConnectionFailedError, match="malformed"):
         provider.create_session_client("q", auto_renew=False)
 

@@ -237,3 +237,26 @@ def test_closing_ends_a_receive_that_waits_in_another_thread(
     assert not thread.is_alive()
     assert [type(found) for found in outcome] == [SessionNotFoundError]
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("session_id", ["", ".", "..", "a\n"], ids=repr)
+def test_a_session_id_that_a_path_cannot_carry_is_refused_before_a_session_request(
+    server: PlainServer, provider: ServiceBusProvider, session_id: str
+) -> None:
+    session = provider.create_session_client("orders", session_id)
+    with pytest.raises(UnsupportedOperationError, match="cannot carry the session id"):
+        session.receive_message(timeout=0)
+    session.close_session()
+    assert all("/sessions" not in seen.path for seen in server.seen)
+
+
+@pytest.mark.parametrize("session_id", ["a//b", "/", "a\\b", "~YQ"])
+def test_a_session_id_that_a_path_carries_is_sent_as_it_is(
+    server: PlainServer, provider: ServiceBusProvider, session_id: str
+) -> None:
+    server.put("orders", session_id, b"paid")
+    with provider.create_session_client("orders", session_id) as session:
+        message = session.receive_message(timeout=2)
+        assert message is not None
+        session.complete_message(message)
+    assert server.left("orders", session_id) == []

@@ -21,7 +21,7 @@ from .helpers import QUEUE, Seen
         {"max_concurrent_sessions": 0},
         {"session_ids": []},
         {"session_ids": "a"},
-        {"session_ids": [""]},
+        {"session_ids": ["s" * 129]},
         {"max_messages_per_session": 0},
         {"session_idle_timeout": -1},
         {"prefetch": 0},
@@ -31,5 +31,5 @@ from .helpers import QUEUE, Seen
     ],
 )
 def test_the_error_names_the_invalid_option(provider: ServiceBusProvider, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="session id" if wrong.get("session_ids") == [""] else next(iter(wrong))):
+    with pytest.raises(ValidationError, match="session id" if wrong.get("session_ids") == ["s" * 129] else next(iter(wrong))):
         SessionProcessor(provider, QUEUE, Seen(), **wrong)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from urllib.parse import unquote
+import posixpath
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from azsession import ValidationError
-from azsession.protocol.routes import NoRouteError, Operation, Route, format_timeout, message_path, parse_route, session_path
+from azsession.protocol.routes import (
+    NoRouteError,
+    Operation,
+    Route,
+    entity_path,
+    format_timeout,
+    is_fragile,
+    message_path,
+    must_be_escaped,
+    parse_route,
+    session_path,
+)
 
 GUID = "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c"
 #: The operations on a session: method, segments after the session's path, operation, whether there is a lock token.
@@ -60,6 +72,22 @@ SESSION_IDS += [
     "...",
 ]
 ENTITIES = ["orders", "events/subscriptions/audit", "sessions", "messages", "healthz"]
+#: Entities with slashes. Some have words of the protocol in them.
+NESTED = [
+    "site1/orders",
+    "a/b/c/d",
+    "a/messages",
+    "a/sessions",
+    "a/messages/head",
+    "a/sessions/s/state",
+    "sessions/sessions",
+    "site1/events/subscriptions/audit",
+    "messages/subscriptions/sessions",
+    "a/messages/subscriptions/messages",
+    "healthz/readyz",
+]
+#: Session ids that only the escaped form carries, or that a proxy can change.
+FRAGILE = ["", ".", "..", "\x00", "a\n", "\x85", "a//b", "a/../b", "/", "a/", "\\"]
 
 IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=128).filter(lambda t: t not in (".", ".."))
 
@@ -71,6 +99,64 @@ def test_an_encoded_path_is_parsed_exactly_for_any_session_id(entity: str, sessi
         path = session_path(entity, session_id) + rest
         token = GUID if has_token else ""
         assert parse_route(method, path, encoded=True) == Route(operation, entity, session_id, token)
+
+
+@pytest.mark.parametrize("entity", [*ENTITIES, *NESTED])
+@pytest.mark.parametrize("encoded", [True, False], ids=["encoded", "decoded"])
+def test_the_escaped_form_carries_any_session_id_in_any_entity(entity: str, encoded: bool) -> None:
+    for session_id in [*SESSION_IDS, *FRAGILE, *("~YQ", "$sessions/~YQ", "~")]:
+        for method, rest, operation, has_token in SESSION_OPERATIONS:
+            path = session_path(entity, session_id, escaped=True) + rest
+            path = path if encoded else unquote(path)
+            route = parse_route(method, path, encoded=encoded)
+            assert route == Route(operation, entity, session_id, GUID if has_token else "")
+            assert route.resource == (*entity_path(entity)[1:].split("/"), "sessions", session_id)
+
+
+@given(session_id=st.text(st.characters(exclude_categories=["Cs"]), max_size=128))
+def test_the_escaped_form_survives_normalization_and_decoding(session_id: str) -> None:
+    path = session_path("orders", session_id, escaped=True) + "/renewlock"
+    changed = posixpath.normpath(unquote(path))
+    assert parse_route("POST", changed, encoded=False).session_id == session_id
+    assert parse_route("POST", quote(changed), encoded=True).session_id == session_id
+
+
+@pytest.mark.parametrize("session_id", FRAGILE)
+def test_session_ids_that_a_path_does_not_carry_safely_are_known(session_id: str) -> None:
+    assert is_fragile(session_id)
+    assert must_be_escaped(session_id) == (session_id in ("", ".", "..", "\x00", "a\n", "\x85"))
+
+
+@pytest.mark.parametrize("entity", NESTED)
+def test_every_path_of_an_entity_with_slashes_is_parsed(entity: str) -> None:
+    at = entity_path(entity)
+    for method, rest, operation in (
+        ("PUT", "", Operation.CREATE_QUEUE),
+        ("GET", "", Operation.GET_QUEUE),
+        ("DELETE", "", Operation.DELETE_QUEUE),
+        ("POST", "/messages", Operation.SEND),
+        ("POST", "/sessions", Operation.ACCEPT),
+        ("GET", "/sessions", Operation.LIST_SESSIONS),
+        ("GET", "/$deadletterqueue/messages", Operation.PEEK_DEAD_LETTERS),
+    ):
+        assert parse_route(method, at + rest, encoded=True) == Route(operation, entity)
+    for session_id in SESSION_IDS:
+        for method, rest, operation, has_token in SESSION_OPERATIONS:
+            path = session_path(entity, session_id) + rest
+            route = Route(operation, entity, session_id, GUID if has_token else "")
+            assert parse_route(method, path, encoded=True) == route
+            assert parse_route(method, unquote(path), encoded=False) == route
+
+
+def test_the_resource_of_a_queue_is_not_that_of_a_session_or_operation_of_another_queue() -> None:
+    session = parse_route("POST", "/orders/sessions/s1/renewlock", encoded=True).resource
+    queue = parse_route("PUT", entity_path("orders/sessions/s1"), encoded=True).resource
+    assert (session, queue) == (("orders", "sessions", "s1"), ("orders", "~sessions", "s1"))
+
+
+def test_a_queue_with_the_name_of_an_open_path_can_be_read() -> None:
+    assert entity_path("healthz") == "/~healthz"
+    assert parse_route("GET", entity_path("healthz"), encoded=True) == Route(Operation.GET_QUEUE, "healthz")
 
 
 @pytest.mark.parametrize("session_id", SESSION_IDS, ids=[name[:24] for name in SESSION_IDS])
@@ -139,7 +225,16 @@ def test_the_error_for_a_wrong_method_lists_the_allowed_ones(method: str, path: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/orders/nothing", "/orders/sessions/s1", "/orders/sessions/s1/nothing", "/orders/$deadletterqueue"]
+    "path",
+    [
+        "/orders/messages/nothing",
+        "/orders/sessions/s1",
+        "/orders/sessions/s1/nothing",
+        "/orders/$deadletterqueue",
+        "/orders/$sessions",
+        "/orders/$sessions/~YQ",
+        "/orders/$sessions/~YQ/a/renewlock",
+    ],
 )
 def test_an_unknown_path_raises_no_route_error(path: str) -> None:
     with pytest.raises(NoRouteError) as caught:
@@ -160,6 +255,16 @@ def test_an_unknown_path_raises_no_route_error(path: str) -> None:
         "/orders/sessions/%2E%2E/renewlock",
         "/..",
         "/orders/$deadletterqueue/messages/x/resubmit",
+        "/orders/$sessions/YQ/renewlock",
+        "/orders/$sessions/~YR/renewlock",
+        "/orders/$sessions/~YQ=/renewlock",
+        "/orders/$sessions/~Y/renewlock",
+        "/orders/$sessions/~_w/renewlock",
+        "/orders/$sessions/~Y+/renewlock",
+        "/orders/$sessions//renewlock",
+        f"/orders/$sessions/~{'YWFh' * 43}/renewlock",
+        "/a/~orders/messages",
+        "/~messages/messages",
     ],
 )
 def test_a_malformed_path_raises_validation_error(path: str) -> None:

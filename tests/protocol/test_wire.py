@@ -258,7 +258,9 @@ def test_the_fields_of_the_server_in_a_message_to_send_are_ignored() -> None:
     assert message_to_send({**fields, "lock_token": "t"}) == Message(b"x", session_id="s")
 
 
-@pytest.mark.parametrize("properties", [{"TimeToLive": 0}, {"TimeToLive": -1}, {"SessionId": "."}, {"MessageId": "x" * 129}])
+@pytest.mark.parametrize(
+    "properties", [{"TimeToLive": 0}, {"TimeToLive": -1}, {"SessionId": "x" * 129}, {"MessageId": "x" * 129}]
+)
 def test_a_message_to_send_with_a_property_out_of_range_is_refused(properties: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         message_to_send(decode_single([("BrokerProperties", json.dumps({"SessionId": "s", **properties}))], b""))

@@ -132,7 +132,7 @@ def test_an_unauthorized_caller_does_not_learn_which_paths_exist(
 
 def test_an_authorized_caller_learns_why_a_path_is_refused(gateway: Gateway, queue: str) -> None:
     token = gateway.token(f"{queue}/sessions/s", key=LISTEN)
-    for method, path, status in (("GET", "/q/else", 404), ("PATCH", "/q", 405), ("GET", "/..", 400)):
+    for method, path, status in (("GET", "/q/messages/else", 404), ("PATCH", "/q", 405), ("GET", "/..", 400)):
         assert gateway.ask(method, path, token=token).status == status
 
 

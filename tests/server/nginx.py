@@ -53,9 +53,14 @@ class Nginx:
     """nginx in front of gateways, for the duration of a ``with`` block.
 
     The addresses and certificates of the documented file are replaced. The rest of the file is used as it is.
+
+    Args:
+        place: A new folder for its files.
+        gateways: The ``host:port`` of each gateway.
+        normalizing: Decode and normalize each path before it is passed on, against the advice of the documented file.
     """
 
-    def __init__(self, place: Path, gateways: Sequence[str]) -> None:
+    def __init__(self, place: Path, gateways: Sequence[str], *, normalizing: bool = False) -> None:
         nginx = require_nginx()
         self.place = place
         place.mkdir()
@@ -64,7 +69,11 @@ class Nginx:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = sock.getsockname()[1]
-        (place / "azsession.conf").write_text(adapted(CONFIG.read_text(encoding="utf-8"), self.port, gateways))
+        config = adapted(CONFIG.read_text(encoding="utf-8"), self.port, gateways)
+        if normalizing:
+            assert "proxy_pass http://azsession;" in config
+            config = config.replace("proxy_pass http://azsession;", "proxy_pass http://azsession/;")
+        (place / "azsession.conf").write_text(config)
         self._log = (place / "log").open("wb")
         self.process = subprocess.Popen(
             [nginx, "-p", f"{place}/", "-c", "nginx.conf", "-e", "stderr"],

@@ -14,8 +14,6 @@ from .raw import ENVELOPE, Gateway
         ("POST", "/{queue}/sessions?timeout=0", b"[]"),
         ("POST", "/{queue}/sessions?timeout=0", b"\xff"),
         ("POST", "/{queue}/sessions?timeout=0", b'{"SessionId": 5}'),
-        ("POST", "/{queue}/sessions?timeout=0", b'{"SessionId": ""}'),
-        ("POST", "/{queue}/sessions?timeout=0", b'{"SessionId": "a\\u0000"}'),
         ("POST", "/{queue}/sessions?timeout=0", b'{"SessionId": "\\ud800"}'),
         ("POST", "/{queue}/sessions?timeout=0", b'{"a":' * 50_000),
         ("POST", "/{queue}/sessions?timeout=0", b"[" * 200_000),
@@ -57,9 +55,6 @@ def test_a_bad_body_is_refused(gateway: Gateway, queue: str, method: str, path: 
         b'[{"Body": 5}]',
         b'[{"Body": "x", "BrokerProperties": []}]',
         b'[{"Body": "x", "BrokerProperties": {"SessionId": 5}}]',
-        b'[{"Body": "x", "BrokerProperties": {"SessionId": ""}}]',
-        b'[{"Body": "x", "BrokerProperties": {"SessionId": "."}}]',
-        b'[{"Body": "x", "BrokerProperties": {"SessionId": "a\\nb"}}]',
         b'[{"Body": "\\ud800", "BrokerProperties": {"SessionId": "s"}}]',
         b'[{"Body": "%%%", "BodyEncoding": "base64", "BrokerProperties": {"SessionId": "s"}}]',
         b'[{"Body": "x", "ContentType": 5, "BrokerProperties": {"SessionId": "s"}}]',
@@ -147,7 +142,10 @@ def test_a_bad_id_in_a_header_is_refused(gateway: Gateway, queue: str, name: str
         "/" + "q" * 261,
         "/..",
         "/a%20b",
-        "/a%2Fb",
+        "/a%2F%2Fb",
+        "/a//b",
+        "/a/../b",
+        "/{queue}/$sessions/Li4/messages/head?timeout=0",
         "/{queue}/$deadletterqueue/messages/minus-one",
     ],
 )
@@ -157,7 +155,7 @@ def test_a_bad_name_or_id_in_a_path_is_refused(gateway: Gateway, queue: str, pat
 
 
 def test_an_error_shows_no_token_and_no_key(gateway: Gateway, queue: str) -> None:
-    for reply in (gateway.ask("GET", f"/{queue}/sessions?max=0"), gateway.ask("PUT", "/x/y/z"), gateway.ask("PATCH", "/")):
+    for reply in (gateway.ask("GET", f"/{queue}/sessions?max=0"), gateway.ask("PUT", "/x/$y/z"), gateway.ask("PATCH", "/")):
         assert reply.status >= 400
         assert b"sig=" not in reply.body
         assert b"Traceback" not in reply.body

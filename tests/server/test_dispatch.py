@@ -63,7 +63,7 @@ def test_header_names_have_no_case_and_attributes_keep_theirs(open_gateway: Gate
 
 
 def test_handle_answers_errors_instead_of_raising_them(open_gateway: Gateway) -> None:
-    assert error_of(ask(open_gateway, "GET", "/nowhere/else/at/all")) == (404, "InvalidRequest")
+    assert error_of(ask(open_gateway, "GET", "/nowhere/sessions/at/all")) == (404, "InvalidRequest")
     assert error_of(ask(open_gateway, "PATCH", "/q")) == (405, "NotSupported")
     assert error_of(ask(open_gateway, "GET", "/missing")) == (404, "EntityNotFound")
     assert error_of(ask(open_gateway, "POST", "/q/messages", b"x" * 101, ONE_SESSION)) == (413, "MessageTooLarge")
@@ -73,7 +73,7 @@ def test_admit_checks_the_token_before_it_tells_what_is_wrong_with_the_path(brok
     gateway = Gateway(broker, Guard([MANAGE]))
     token = generate_sas_token("https://here", MANAGE.name, MANAGE.key, int(time.time()) + 60)
     signed = Headers([("Host", "here"), ("Authorization", token)])
-    for path, error in (("/q/else", NoRouteError), ("/a%20b", ValidationError)):
+    for path, error in (("/q/messages/else", NoRouteError), ("/a%20b", ValidationError)):
         with pytest.raises(AuthenticationFailedError):
             gateway.admit("GET", path, "", Headers([("Host", "here")]))
         with pytest.raises(error):

@@ -91,9 +91,7 @@ def test_a_missing_deferred_message_is_not_found_and_none_is_received(gateway: G
     assert holder.ask("POST", "/messages/$deferred", {"SequenceNumbers": [1]}).status == 201
 
 
-@pytest.mark.parametrize(
-    "path", ["/{queue}/else", "/{queue}/sessions/s/else", "/{queue}/$deadletterqueue", "/{queue}/messages/x/y"]
-)
+@pytest.mark.parametrize("path", ["/{queue}/sessions/s/else", "/{queue}/$deadletterqueue", "/{queue}/messages/x/y"])
 def test_a_path_of_another_protocol_is_not_found(gateway: Gateway, queue: str, path: str) -> None:
     reply = gateway.ask("GET", path.format(queue=queue))
     assert (reply.status, reply.code) == (404, "InvalidRequest")

@@ -33,11 +33,13 @@ from azsession import (
 )
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import AcceptRequest, ReceiveRequest
+from azsession.broker.embedded import EmbeddedBroker
 from azsession.client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from azsession.config import ServiceBusConfig
 from azsession.protocol.sas import generate_sas_token
 from azsession.server import AccessKey, GatewayService
 
+from ..api.test_names import SESSION_IDS
 from ..conftest import eventually
 from ..standin.require import require_standin
 from ..support.processes import PATIENCE, Served, environment
@@ -178,6 +180,31 @@ def test_requests_without_a_route_header_are_routed_by_their_path(scene: Scene, 
         assert second
         assert not first & second, call
     assert scene.namespace.counts(QUEUE).active == 0
+
+
+@pytest.mark.parametrize("normalizing", [False, True], ids=["documented", "normalizing"])
+def test_any_session_id_passes_a_proxy(tmp_path: Path, normalizing: bool) -> None:
+    broker = EmbeddedBroker(queues=["a/messages"])
+    with GatewayService(broker, [KEY], max_waiting=64) as service:
+        address = service.url.removeprefix("http://")
+        with Nginx(tmp_path / "nginx", [address], normalizing=normalizing) as nginx:
+            eventually(nginx.is_up)
+            text = f"Endpoint={nginx.url}/;SharedAccessKeyName={KEY.name};SharedAccessKey={KEY.key}"
+            with ServiceBusProvider.from_connection_string(text) as provider:
+                _use_all_sessions(provider, "a/messages")
+
+
+def _use_all_sessions(provider: ServiceBusProvider, queue: str) -> None:
+    provider.send_messages(queue, [Message(repr(name), session_id=name) for name in SESSION_IDS])
+    assert sorted(info.session_id for info in provider.list_sessions(queue)) == sorted(SESSION_IDS)
+    for name in SESSION_IDS:
+        assert [message.session_id for message in provider.peek_messages(queue, name)] == [name]
+        with provider.create_session_client(queue, name) as session:
+            message = take(session)
+            assert (message.session_id, message.text()) == (name, repr(name))
+            session.set_session_state(b"state")
+            session.complete_message(message)
+    assert {info.message_count for info in provider.list_sessions(queue)} == {0}
 
 
 def test_sends_are_spread_and_a_repeated_send_reaches_the_same_gateway(scene: Scene, here: Here) -> None:

@@ -187,7 +187,7 @@ class AzureBroker(Broker):
         )
 
     def list_sessions(
-        self, entity: str, after: str, max_count: int, *, context: CallContext = BLOCKING
+        self, entity: str, after: str | None, max_count: int, *, context: CallContext = BLOCKING
     ) -> Future[list[SessionInfo]]:
         return self._run(context, lambda operation: self._lister.list_sessions(entity, after, max_count, operation))
 

@@ -5,6 +5,7 @@ The sessions themselves are in `session`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from ...amqp import Condition, Response
 from ...errors import ProviderError, QueueError, ThrottledError
 from ...messages import ReceivedMessage
-from ...protocol.error_codes import MESSAGE_NOT_FOUND
+from ...protocol.error_codes import MESSAGE_NOT_FOUND, SESSION_UNUSABLE
 from ..calls import AcceptRequest, Delivery, ReceiveRequest
 from .error_mapping import error_of
 from .message_mapping import fitting
@@ -30,6 +31,8 @@ from .transport.task import LocalFuture, WithdrawnError, done_within, pause
 #: The part of a caller's time that Azure may wait until a session that is held elsewhere is free, and the least seconds.
 #: The rest is for Azure's answer, so that the caller learns in time that another holder has the session.
 ATTACH_PART, MIN_ATTACH_SECONDS = 0.8, 0.5
+logger: logging.Logger = logging.getLogger(__name__)
+
 #: Seconds of one attach for the next available session. A longer wait is made of several.
 ACCEPT_SECONDS = 60.0
 #: Seconds before an accept attaches again, after its link was lost or Azure's wait was over. Each pause is twice as long.
@@ -169,6 +172,7 @@ class SessionReceiver:
         deadline, seconds = operation.started + request.timeout, FIRST_PAUSE
         # Azure's wait ends before the caller's.
         margin = min(MIN_ATTACH_SECONDS, (1.0 - ATTACH_PART) * request.timeout)
+        unusable = _UnusableSessions()
         while True:
             left = 0.0 if self._registry.is_stopping else max(0.0, deadline - time.monotonic())
             session, is_new = self._registry.claim_next(request.entity, request.lock_id, request.request_id)
@@ -181,9 +185,9 @@ class SessionReceiver:
                     return _accepted(session, session.session_id, operation)
             except QueueError as error:
                 session.withdraw()
-                # An accept whose link was lost goes on by another link.
-                can_go_on = session.state in (SessionState.INTERRUPTED, SessionState.SUPERSEDED)
-                if not can_go_on or isinstance(error, ThrottledError) or time.monotonic() + seconds >= deadline:
+                if unusable.is_new(error) and time.monotonic() < deadline:
+                    continue
+                if not _can_go_on(session, error) or time.monotonic() + seconds >= deadline:
                     raise
             except WithdrawnError as error:
                 session.withdraw()
@@ -192,10 +196,12 @@ class SessionReceiver:
                 raise
             is_superseded = session.state is SessionState.SUPERSEDED
             left = deadline - time.monotonic()
-            if is_superseded or self._registry.is_stopping or left <= 0.0:
+            if is_superseded or self._registry.is_stopping:
                 return None
-            await pause(left if left <= margin else seconds)
+            if left > 0.0:
+                await pause(left if left <= margin else seconds)
             if left <= margin:
+                unusable.report()
                 return None
             seconds = min(MAX_PAUSE, seconds * 2)
 
@@ -272,6 +278,33 @@ class SessionReceiver:
         if isinstance(answer, Condition):
             raise error_of(answer, entity=session.entity, session_id=session.session_id)
         return answer
+
+
+def _can_go_on(session: HeldSession, error: QueueError) -> bool:
+    """Return whether an accept asks for another session: its link was lost, or it got a session that cannot be used."""
+    if isinstance(error, ThrottledError):
+        return False
+    return error.code == SESSION_UNUSABLE or session.state in (SessionState.INTERRUPTED, SessionState.SUPERSEDED)
+
+
+class _UnusableSessions:
+    """The sessions that one accept got and cannot use. They are released, and do not delay others."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, QueueError] = {}
+
+    def is_new(self, error: QueueError) -> bool:
+        """Return whether an error is about such a session, for the first time."""
+        if error.code != SESSION_UNUSABLE or str(error) in self._errors:
+            return False
+        logger.warning("%s", error)
+        self._errors[str(error)] = error
+        return True
+
+    def report(self) -> None:
+        """Raise the first error, which names its session, if there was any."""
+        for error in self._errors.values():
+            raise error
 
 
 def _accepted(session: HeldSession, session_id: str, operation: Operation) -> Delivery:

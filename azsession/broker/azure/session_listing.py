@@ -35,12 +35,12 @@ class SessionLister:
         #: Sorted ids and when they were fetched, by the entity and the last id of a page.
         self._kept: OrderedDict[tuple[str, str], tuple[list[str], float]] = OrderedDict()
 
-    async def list_sessions(self, entity: str, after: str, max_count: int, operation: Operation) -> list[SessionInfo]:
-        """Return up to `max_count` sessions that have messages or state, sorted by id, with ids after `after`."""
+    async def list_sessions(self, entity: str, after: str | None, max_count: int, operation: Operation) -> list[SessionInfo]:
+        """Return up to `max_count` sessions that have messages or state, sorted by id: the first, or those after `after`."""
         self._forget_old()
-        kept = self._kept.get((entity, after)) if after else None
+        kept = None if after is None else self._kept.get((entity, after))
         names, fetched = (await self._fetch(entity, operation), time.monotonic()) if kept is None else kept
-        start = bisect_right(names, after) if after else 0
+        start = 0 if after is None else bisect_right(names, after)
         page = names[start : start + max_count]
         if page and len(page) == max_count:
             # The caller asks for the next page, also where this one ends the list.

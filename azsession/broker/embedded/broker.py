@@ -167,7 +167,7 @@ class EmbeddedBroker(Broker):
         return self._browsing.peek(entity, session_id, from_sequence_number, max_count, context)
 
     def list_sessions(
-        self, entity: str, after: str, max_count: int, *, context: CallContext = BLOCKING
+        self, entity: str, after: str | None, max_count: int, *, context: CallContext = BLOCKING
     ) -> Future[list[SessionInfo]]:
         return self._browsing.list_sessions(entity, after, max_count, context)
 

@@ -45,7 +45,9 @@ class Browsing:
 
         return self._core.submit(job, context)
 
-    def list_sessions(self, entity: str, after: str, max_count: int, context: CallContext) -> Future[list[SessionInfo]]:
+    def list_sessions(
+        self, entity: str, after: str | None, max_count: int, context: CallContext
+    ) -> Future[list[SessionInfo]]:
         """Return the sessions that have messages or state, by id."""
 
         def job(tx: Transaction) -> list[SessionInfo] | Unfinished:

@@ -12,9 +12,11 @@ import pytest
 from azsession import (
     Message,
     NoSessionAvailableError,
+    ProviderError,
     ServiceBusConfig,
     ServiceBusProvider,
     SessionLockedError,
+    SessionProcessor,
     amqp,
 )
 from azsession.broker.azure import AzureBroker
@@ -23,6 +25,7 @@ from azsession.server import AccessKey, GatewayService
 
 from ...conftest import eventually
 from ...server.raw import Gateway
+from ...standin.require import require_standin
 from .conftest import holder_behind
 from .holders import QUEUE, Holder, broker_on, in_thread, send, texts, waiting_accepts, waits_in
 from .transport.raw_peer import Talk, raw_peer
@@ -56,6 +59,70 @@ def test_an_accept_with_timeout_zero_takes_a_session_that_is_available(namespace
     with broker_on(namespace) as broker:
         send(broker, "x", session_id="there")
         assert Holder(broker).accept_next(timeout=0) == "there"
+
+
+@pytest.fixture
+def long_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the namespace have session ids that are longer than Azure's."""
+    require_standin()
+    monkeypatch.setattr("tests.standin.admission._SESSION_ID_MAX", 200)
+
+
+def put_by_another_sender(namespace: StandIn, *session_ids: str) -> None:
+    """Add a message of another program to each of these sessions."""
+    from tests.standin.sdk import put
+
+    put(namespace, QUEUE, *((f"m{number}", session_id) for number, session_id in enumerate(session_ids)))
+
+
+@pytest.mark.parametrize("behind", ["in process", "gateway"])
+def test_sessions_with_odd_ids_from_another_sender_do_not_delay_a_healthy_one(
+    namespace: StandIn, gateway: Gateway, behind: str
+) -> None:
+    # The stand-in cannot make an id with NUL: its library ends a text there.
+    odd = ["", ".", "..", *(chr(code) for code in range(1, 18))]
+    put_by_another_sender(namespace, *odd, "healthy")
+    seen: dict[str, float] = {}
+    text = namespace.connection_string if behind == "in process" else gateway.service.connection_string()
+    with ServiceBusProvider.from_connection_string(text) as provider:
+        began = time.monotonic()
+        handler = lambda message, session: seen.setdefault(session.session_id, time.monotonic() - began)  # noqa: E731
+        with SessionProcessor(provider, QUEUE, handler, max_concurrent_sessions=2):
+            eventually(lambda: len(seen) == 21)
+    assert seen["healthy"] < 1
+    assert set(seen) == {*odd, "healthy"}
+    assert namespace.locked_sessions(QUEUE) == set()
+
+
+@pytest.mark.usefixtures("long_ids")
+def test_sessions_that_cannot_be_served_do_not_delay_a_healthy_one(
+    namespace: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    unusable = [f"{number}".ljust(129, "x") for number in range(20)]
+    put_by_another_sender(namespace, *unusable, "healthy")
+    seen: list[float] = []
+    with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
+        began = time.monotonic()
+        handler = lambda message, session: seen.append(time.monotonic() - began)  # noqa: E731
+        with SessionProcessor(provider, QUEUE, handler, max_concurrent_sessions=2):
+            eventually(lambda: seen)
+        assert seen[0] < 1
+        eventually(lambda: namespace.locked_sessions(QUEUE) == set())
+    assert all(any(repr(name) in record.getMessage() for record in caplog.records) for name in unusable)
+
+
+@pytest.mark.usefixtures("long_ids")
+@pytest.mark.parametrize("timeout", [0.0, 0.5])
+def test_a_session_that_cannot_be_served_is_released_and_named_in_the_error(
+    namespace: StandIn, gateway: Gateway, timeout: float
+) -> None:
+    put_by_another_sender(namespace, "x" * 129)
+    for text in (namespace.connection_string, gateway.service.connection_string()):
+        with ServiceBusProvider.from_connection_string(text) as provider:
+            with pytest.raises(ProviderError, match=f"session '{'x' * 129}' cannot be used") as caught:
+                provider.create_session_client(QUEUE, accept_timeout=timeout)
+            assert caught.value.code == "SessionUnusable"
+            eventually(lambda: namespace.locked_sessions(QUEUE) == set())
 
 
 def test_the_attach_carries_the_timeout_in_milliseconds(namespace: StandIn) -> None:

@@ -106,8 +106,8 @@ BAD_LINES = {
     b"[]": "object",
     b'{"a": 1}': "session_id",
     b'{"session_id": true}': "boolean",
-    b'{"session_id": ""}': "1 to 128",
-    b'{"session_id": "\\ud800"}': "surrogates",
+    b'{"session_id": "' + b"s" * 129 + b'"}': "at most 128",
+    b'{"session_id": "\\ud800"}': "lone surrogate",
     b'{"session_id": "\xff"}': "UTF-8",
     b"[" * 100_000: "JSON",
 }

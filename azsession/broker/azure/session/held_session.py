@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from ....amqp import Attach, Condition
-from ....errors import ConnectionFailedError, ProviderError, QueueError, SessionNotFoundError
+from ....errors import ConnectionFailedError, QueueError, SessionNotFoundError
 from ....protocol.error_codes import SESSION_LOCK_LOST
 from ...calls import Settlement
 from ..authorized_connection import AuthorizedConnection
@@ -169,13 +169,12 @@ class HeldSession:
         if link is not self._link or self.state.is_over:
             link.detach()
             return
-        granted = attach.session_id if isinstance(attach.session_id, str) else self.session_id
+        granted, error = link.granted(attach)
         if granted is None:
-            # No session was granted. The detach that follows says why.
+            # The session cannot be used, or no session was granted. The detach that follows says why.
             link.detach()
-        elif self.session_id not in (None, granted):
-            link.detach()
-            self.fail(ProviderError(f"{self.entity}: Azure granted session {granted!r}, not {self.session_id!r}"))
+            if error is not None:
+                self.fail(error)
         elif self.session_id is not None or not self._is_contested(link, attach, granted):
             self._on_granted(attach, granted)
 

@@ -7,6 +7,9 @@ from typing import Protocol
 
 from .... import amqp
 from ....amqp import Attach, Condition
+from ....errors import ProviderError, ValidationError
+from ....protocol.error_codes import SESSION_UNUSABLE
+from ....validation import check_session_id
 from ..authorized_connection import address_of
 from ..transport.links import Receiver
 
@@ -46,6 +49,21 @@ class SessionLink(Receiver):
         properties = {"com.microsoft:timeout": amqp.Uint(max(1, min(int(timeout * 1000), _MAX_UINT)))}
         super().__init__(f"azsession-{uuid.uuid4()}", address_of(entity), session_id=session_id, properties=properties)
         self._owner = owner
+        self._entity = entity
+        self._wanted = session_id
+
+    def granted(self, attach: Attach) -> tuple[str | None, ProviderError | None]:
+        """Return the session that Azure granted, or `None`; and why that session cannot be used."""
+        name = attach.session_id if isinstance(attach.session_id, str) else self._wanted
+        if name is None:
+            return None, None
+        if self._wanted not in (None, name):
+            return None, ProviderError(f"{self._entity}: Azure granted session {name!r}, not {self._wanted!r}")
+        try:
+            return check_session_id(name), None
+        except ValidationError as error:
+            text = f"{self._entity}: session {name[:200]!r} cannot be used and was released: {error}"
+            return None, ProviderError(text, code=SESSION_UNUSABLE, status=409)
 
     def pass_to(self, owner: LinkOwner) -> None:
         """Give the link, and all events that follow, to another session."""
