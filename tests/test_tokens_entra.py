@@ -21,12 +21,12 @@ from azsession import (
     ServiceBusConfig,
     ServiceBusProvider,
 )
+from azsession.token_cache import TokenCache
 from azsession.tokens import (
     EntraCredential,
     SasKey,
     SasSignature,
     Token,
-    TokenCache,
 )
 
 from .conftest import eventually

@@ -12,7 +12,8 @@ import requests
 
 from .. import forks
 from ..config import ServiceBusConfig, check_ca_bundle
-from ..tokens import TokenCache, source_of
+from ..token_cache import TokenCache
+from ..tokens import source_of
 from . import backends
 from .http_sockets import PooledAdapter
 from .lock_renewer import Renewer

@@ -27,7 +27,8 @@ from ..protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..protocol.error_codes import RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
 from ..protocol.routes import entity_path
 from ..protocol.wire import MalformedError
-from ..tokens import Token, TokenCache
+from ..token_cache import TokenCache
+from ..tokens import Token
 from . import operations
 from .call import Call, ServerResponse
 from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
@@ -153,12 +154,40 @@ class Transport:
         if self._tokens is None:
             return self._exchange(call, wait, None)
         resource = f"{self._url}{entity_path(call.entity)}"
-        token = self._tokens.token(resource)
+        token = self._token(self._tokens, call, resource)
         response = self._exchange(call, wait, token)
-        if response.status == 401:
-            self._tokens.drop(resource, token.header)
-            response = self._exchange(call, wait, self._tokens.token(resource))
+        if response.status == 401 and self._tokens.drop(resource, token.header):
+            response = self._exchange(call, wait, self._token(self._tokens, call, resource))
         return response
+
+    def _token(self, tokens: TokenCache, call: Call[T], resource: str) -> Token:
+        """Return the token for a resource. Cancelling the call ends the wait for a new one."""
+        timeout = self._config.request_timeout
+        if call.response_timeout is not None:
+            timeout = min(timeout, call.response_timeout)
+
+        def on_cancel(end_wait: Callable[[], object] | None) -> None:
+            if end_wait is None:
+                call.in_flight = None
+            else:
+                self._begin(call, timeout).on_cancel(end_wait)
+
+        try:
+            return tokens.token(resource, timeout, on_cancel)
+        except AuthenticationFailedError:
+            if call.stopped is None or not call.stopped.is_set():
+                raise
+            error = ConnectionFailedError(f"the request to {self._url} was cancelled", maybe_delivered=False)
+            raise FailedAttemptError(error, maybe_delivered=False) from None
+
+    @staticmethod
+    def _begin(call: Call[T], timeout: float) -> RequestInFlight:
+        """Return a new attempt to send a call. Closing the client cancels it."""
+        in_flight = RequestInFlight(time.monotonic() + timeout, call.max_response_size)
+        call.in_flight = in_flight
+        if call.stopped is not None and call.stopped.is_set():
+            in_flight.cancelled = True
+        return in_flight
 
     def _malformed(self, what: str) -> FailedAttemptError:
         return FailedAttemptError(ConnectionFailedError(f"{self._url} {what}", maybe_delivered=True), maybe_delivered=True)
@@ -190,10 +219,7 @@ class Transport:
         timeout = self._config.request_timeout + wait
         if call.response_timeout is not None:
             timeout = max(0.1, min(timeout, call.response_timeout))
-        in_flight = RequestInFlight(time.monotonic() + timeout, call.max_response_size)
-        call.in_flight = in_flight
-        if call.stopped is not None and call.stopped.is_set():
-            in_flight.cancelled = True
+        in_flight = self._begin(call, timeout)
         target = Redacted(call.path if call.query is None else f"{call.path}?{call.query(wait)}")
         sent_at, older = time.monotonic(), interrupts.handled()
         try:

@@ -22,7 +22,8 @@ from ...errors import ProviderError, QueueError, UnsupportedOperationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import NOT_SUPPORTED
 from ...queues import QueueInfo, QueueSettings
-from ...tokens import TokenCache, source_of
+from ...token_cache import TokenCache
+from ...tokens import source_of
 from ..base import Broker
 from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
 from .batches import EncodedMessages

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from ...amqp import Condition, Response
 from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
 from ...protocol.error_codes import SERVER_BUSY
-from ...tokens import REFRESH_PAUSE, Token, TokenCache
+from ...token_cache import REFRESH_PAUSE, TokenCache
+from ...tokens import Token
 from .authorized_connection import AuthorizedConnection, address_of
 from .error_mapping import error_of
 from .operation import Operation
@@ -192,7 +193,7 @@ class Namespace:
             lookup.add_done_callback(lambda _: self._lookups.pop(audience, None))
         limit = operation.left(self.timeout)
         if not await done_within(lookup, limit):
-            raise ConnectionFailedError(f"there was no token for {self._address.host} within {limit:g} s")
+            raise AuthenticationFailedError(f"there was no token for {self._address.host} within {limit:g} s")
         return lookup.result()
 
     # Opening connections
