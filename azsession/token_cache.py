@@ -142,6 +142,11 @@ class TokenCache:
     def __repr__(self) -> str:
         return f"<TokenCache of {len(self._entries)} tokens>"
 
+    @property
+    def source_name(self) -> str:
+        """The source of the tokens, for error messages."""
+        return repr(self._source)
+
     def token(
         self,
         resource: str,

@@ -90,6 +90,9 @@ class SasKey:
         self._key = key
         self._clock = clock
 
+    def __repr__(self) -> str:
+        return f"the SharedAccessKey {self._key_name!r}"
+
     def audience(self, resource: str) -> str:
         return resource
 
@@ -105,6 +108,9 @@ class SasSignature:
 
     def __init__(self, signature: str) -> None:
         self._token = Token(signature, float("inf"))
+
+    def __repr__(self) -> str:
+        return "the SharedAccessSignature of the connection string"
 
     def audience(self, resource: str) -> str:
         return ""

@@ -155,7 +155,8 @@ class Namespace:
         refused = await self._put_token(connection, entity, operation)
         if refused is not None:
             # The token may have been revoked: try a new one, once.
-            self._tokens.drop(self._audience(entity), refused.header)
+            if not self._tokens.drop(self._audience(entity), refused.header):
+                raise AuthenticationFailedError(f"the namespace refused {self._tokens.source_name}")
             if await self._put_token(connection, entity, operation) is not None:
                 raise AuthenticationFailedError(f"the namespace refused the token for {entity or self._address.host!r}")
 

@@ -93,7 +93,7 @@ def test_a_credential_that_hangs_ends_the_check_and_is_asked_by_one_thread(names
     )
     try:
         for check in [broker.check_ready() for _ in range(20)]:
-            with pytest.raises(ConnectionFailedError, match="no token"):
+            with pytest.raises(AuthenticationFailedError, match="no token"):
                 check.result(10)
         assert credential.asked == 1
     finally:
