@@ -155,7 +155,10 @@ class SessionReceiver:
             QueueError: Another error of Azure.
         """
         if request.session_id is None:
-            return await self._accept_next(request, operation)
+            try:
+                return await self._accept_next(request, operation)
+            finally:
+                self._registry.end_accept(request.request_id)
         session, is_new = self._registry.claim(request.entity, request.session_id, request.lock_id)
         if is_new:
             self._open(session, operation, self._patience(request.timeout))

@@ -6,7 +6,6 @@ if a partitioned entity gets messages of several sessions. The broker's operatio
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from itertools import zip_longest
 
@@ -20,10 +19,9 @@ from .batches import MAX_BATCH_SIZE, Chunk, EncodedMessages, divide, needs_sessi
 from .error_mapping import LOST_LINK, TIMEOUT, error_of
 from .namespace import Namespace
 from .operation import Operation
+from .recent_requests import RecentRequests
 from .transport.task import LocalFuture
 
-#: Seconds for which a request is remembered, and how many requests at most.
-REMEMBERED_SECONDS, MAX_REMEMBERED = 600.0, 100_000
 #: Entities that are remembered as partitioned, at most.
 MAX_PARTITIONED = 10_000
 #: Conditions of ended links that do not say whether Azure accepted the messages on their way.
@@ -64,7 +62,7 @@ class MessageSender:
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._requests: OrderedDict[str, tuple[_Request, float]] = OrderedDict()
+        self._requests: RecentRequests[_Request] = RecentRequests()
         #: Entities that refused a batch of several sessions.
         self._partitioned: OrderedDict[str, None] = OrderedDict()
 
@@ -100,10 +98,12 @@ class MessageSender:
     async def _send(
         self, entity: str, sender: EntitySender, encoded: EncodedMessages, request_id: str, operation: Operation
     ) -> None:
-        known = self._requests.get(request_id) if request_id else None
-        request = self._plan(entity, sender, encoded) if known is None else known[0]
+        known = self._requests.unfinished(request_id) if request_id else None
+        request = known or self._plan(entity, sender, encoded)
         if request_id and known is None:
-            self._remember(request_id, request)
+            if self._requests.is_done(request_id):
+                return
+            self._requests.add(request_id, request)
         refusal = await self._send_groups(entity, sender, encoded, request, operation)
         if needs_sessions_apart(refusal) and not request.results and len(set(encoded.session_ids)) > 1:
             self._partitioned[entity] = None
@@ -113,6 +113,8 @@ class MessageSender:
             refusal = await self._send_groups(entity, sender, encoded, request, operation)
         if refusal is not None:
             self._raise(error_of(refusal, entity=entity), request, len(encoded))
+        if request_id:
+            self._requests.finish(request_id)
 
     def _plan(self, entity: str, sender: EntitySender, encoded: EncodedMessages) -> _Request:
         limit = sender.max_batch_size or MAX_BATCH_SIZE
@@ -151,15 +153,6 @@ class MessageSender:
         request.results[chunk] = result
         sender.send(payload, outcome, message_format)
         return result
-
-    def _remember(self, request_id: str, request: _Request) -> None:
-        now = time.monotonic()
-        self._requests[request_id] = (request, now)
-        while self._requests:
-            oldest, (_, when) = next(iter(self._requests.items()))
-            if len(self._requests) <= MAX_REMEMBERED and now - when < REMEMBERED_SECONDS:
-                break
-            del self._requests[oldest]
 
     def _refusal(self, entity: str, state: str | None, error: Condition | None) -> Condition:
         """Return why Azure did not accept a transfer.

@@ -53,7 +53,9 @@ class SessionRegistry:
         self._held: dict[SessionKey, HeldSession] = {}
         #: Accepts of any session to which Azure has granted none.
         self._pending: set[HeldSession] = set()
+        #: The sessions of accepts that can be repeated, by request id, and their request ids.
         self._accepts: OrderedDict[str, HeldSession] = OrderedDict()
+        self._accept_ids: dict[HeldSession, str] = {}
         self._ended: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
         self._reconnector = Reconnector(namespace)
         self._phase = _Phase.RUNNING
@@ -144,10 +146,23 @@ class SessionRegistry:
         session = HeldSession(self, entity, None, lock_id)
         self._pending.add(session)
         if request_id:
-            self._accepts[request_id] = session
+            if known is not None:
+                self._accept_ids.pop(known, None)
+            self._accepts[request_id], self._accept_ids[session] = session, request_id
             while len(self._accepts) > MAX_ACCEPTS:
-                self._accepts.popitem(last=False)
+                self._accept_ids.pop(self._accepts.popitem(last=False)[1], None)
         return session, True
+
+    def end_accept(self, request_id: str) -> None:
+        """Forget the request of an accept that ended without a session. A later attempt of the request may still wait."""
+        session = self._accepts.get(request_id)
+        if session is not None and session.state.is_over:
+            self._forget_accept(session)
+
+    def _forget_accept(self, session: HeldSession) -> None:
+        request_id = self._accept_ids.pop(session, None)
+        if request_id is not None and self._accepts.get(request_id) is session:
+            del self._accepts[request_id]
 
     def _check_open(self) -> None:
         if self._phase is _Phase.CLOSED:
@@ -173,6 +188,7 @@ class SessionRegistry:
         self._reconnector.discard(session)
         if session.session_id is None:
             return
+        self._forget_accept(session)
         key = (session.entity, session.session_id)
         if self._held.get(key) is session:
             del self._held[key]

@@ -74,7 +74,9 @@ class LocalFuture(Generic[T]):
 
     def _finish(self) -> None:
         self._is_done = True
-        for callback in self._callbacks:
+        # A future that is kept must not keep those that waited for it.
+        callbacks, self._callbacks = self._callbacks, ()
+        for callback in callbacks:
             callback(self)
 
 
@@ -212,8 +214,7 @@ class Task(Future[T]):
         """Continue the coroutine if it is still in this wait."""
         if self._wait is wait:
             self._wait = None
-            if self._timer is not None:
-                self._timer.cancel()
+            self._forget(wait)
             self._step(None)
 
     def end(self, error: QueueError) -> None:
@@ -223,6 +224,13 @@ class Task(Future[T]):
         if self._wait is not None:
             self._wait = None
             self.refuse(error)
+
+    def _forget(self, wait: _Wait) -> None:
+        """Let go of a wait that is over. Its future may be kept, and keeps the wait."""
+        wait.task = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _withdraw(self) -> None:
         if self._coroutine is None or self._is_claimed is not None:
@@ -234,9 +242,8 @@ class Task(Future[T]):
             self._coroutine.close()
             self._coroutine = None
             return
-        self._wait = None
-        if self._timer is not None:
-            self._timer.cancel()
+        wait, self._wait = self._wait, None
+        self._forget(wait)
         self._step(WithdrawnError())
 
     def _step(self, error: BaseException | None) -> None:
