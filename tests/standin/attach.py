@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from proton import Described
@@ -82,5 +83,7 @@ def _session_filter(link: Any) -> tuple[bool, str | None]:
     for name, value in (found or {}).items():
         if name in (_FILTER_NAME, _FILTER_CODE):
             value = value.value if isinstance(value, Described) else value
+            if not isinstance(value, (str, NoneType)):
+                raise Refusal("amqp:invalid-field", f"The session id must be a string, but it is {value!r}.")
             return True, value
     return False, None

@@ -35,6 +35,8 @@ class Options:
     session_page: int = 100
     #: An attach for a session that another link holds waits for it, as long as the client allows, before it is refused.
     waits_for_held_sessions: bool = False
+    #: Whether the lock of a session is renewed while its link has credit left (Azure/azure-service-bus#694).
+    credit_keeps_lock: bool = True
 
     @property
     def batch_limit(self) -> int:
@@ -69,12 +71,14 @@ class Message:
     source: str | None = None
     timer: Any = None
 
-    def encode(self, *, locked: bool = True, state: bool = False) -> bytes:
+    def encode(self, *, locked: bool = True, state: bool = False, annotated: bool = False) -> bytes:
+        """Return the encoded message, with the delivery annotation of its lock token if `annotated`."""
         until = self.box.locked_until if self.box.holder is not None else self.locked_until
         return self.content.encode(
             self.deliveries,
             self.number,
             self.enqueued,
+            token=lock_token(self.token) if annotated and self.token is not None else None,
             locked_until=int(until * 1000) if locked else None,
             state=self.state if state else None,
             source=self.source,

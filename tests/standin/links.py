@@ -212,6 +212,10 @@ class Receives(AnyLink):
     def wake(self) -> None:
         self.server.wake(self)
 
+    def has_credit(self) -> bool:
+        """Return whether the client waits for messages."""
+        return bool(lib.pn_link_credit(self.impl) > 0)
+
     def flow(self) -> None:
         self.send()
 
@@ -237,7 +241,7 @@ class Receives(AnyLink):
     def _transfer(self, message: Message, queue: Queue) -> None:
         token = message.token
         assert token is not None
-        data = message.encode(locked=not self.deletes)
+        data = message.encode(locked=not self.deletes, annotated=not self.deletes)
         delivery = lib.pn_delivery(self.impl, (16, ffi.from_buffer(token)))
         lib.pn_link_send(self.impl, ffi.from_buffer(data), len(data))
         lib.pn_link_advance(self.impl)

@@ -100,7 +100,8 @@ class Loop:
         while timers and timers[0][2].call is None:
             heapq.heappop(timers)
         if timers:
-            timeout = max(0.0, timers[0][0] - time.monotonic())
+            # A message may expire in the year 9999, and no selector waits for so long.
+            timeout = min(max(0.0, timers[0][0] - time.monotonic()), 3600.0)
         for key, mask in self.selector.select(timeout):
             key.data(mask)
         while calls:

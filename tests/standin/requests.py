@@ -13,7 +13,7 @@ from tests.standin import management
 from tests.standin.links import AnyLink, Inbound
 from tests.standin.refusal import Refusal
 from tests.standin.state import Queue
-from tests.standin.tokens import InvalidTokenError
+from tests.standin.tokens import InvalidTokenError, path_of
 
 if TYPE_CHECKING:
     from tests.standin.connection import Peer
@@ -92,6 +92,7 @@ class TokenRequests(Requests):
             self.server.refuse_if_told("put-token")
             if operation != "put-token":
                 raise InvalidTokenError(f"The operation {operation} is not supported.")
+            self.server.check_exists(path_of(str(asked.get("name"))))
             expires = asked.get("expiration")
             self.peer.put_token(
                 str(request.body),

@@ -135,6 +135,16 @@ class StandIn:
         queue = self._queues.get(base)
         return queue if queue is None or base == path else queue.dead_letter
 
+    def check_exists(self, path: str) -> None:
+        """Check the path of a token, which may be that of the namespace.
+
+        Raises:
+            Refusal: There is no such entity.
+        """
+        entity = path.removesuffix("/$management")
+        if entity and entity not in self._topics and self._find(entity) is None:
+            raise Refusal("amqp:not-found", f"The messaging entity '{path}' could not be found.", 404)
+
     def receivable(self, path: str) -> Queue:
         """Return the queue or subscription at a path.
 

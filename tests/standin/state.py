@@ -31,6 +31,9 @@ class Holder(Protocol):
     def wake(self) -> None:
         """Handle that there may be messages to send."""
 
+    def has_credit(self) -> bool:
+        """Return whether the client waits for messages."""
+
     def lost(self) -> None:
         """Handle that the lock of the session expired."""
 
@@ -101,10 +104,10 @@ class Queue:
         self.order.remove(message.number)
         message.box.order.remove(message.number)
         self.scheduled -= 1
-        # As on Azure, a scheduled message gets a new sequence number when its time has come.
-        now = self.clock.now()
-        number = self._admission.next_number(message.content)
-        self._add(Message(message.content, number, int(now * 1000), message.box, self._expiry(message.content, now)))
+        # As on Azure, a scheduled message gets a new sequence number when its time has come, and its enqueued time is that.
+        number, content, due = self._admission.next_number(message.content), message.content, message.content.scheduled
+        assert due is not None
+        self._add(Message(content, number, due, message.box, self._expiry(content, due / 1000)))
 
     def _expiry(self, content: Content, now: float) -> float | None:
         ttl = content.ttl / 1000 if content.ttl is not None else None
@@ -196,6 +199,9 @@ class Queue:
         if box.holder is not holder:
             return
         left = box.locked_until - self.clock.now()
+        if left <= 0 and self.options.credit_keeps_lock and holder.has_credit():
+            self.renew(box)
+            left = self.options.lock_duration
         if left > 0:
             box.lock_timer = self.clock.after(left, self._lock_due, box, holder)
             return

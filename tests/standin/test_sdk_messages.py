@@ -144,6 +144,29 @@ def test_receive_and_delete_completes_a_message_at_once(
     assert sid in [session_id for session_id, _, _ in namespace.completed("shared")]
 
 
+def test_a_locked_message_has_its_lock_token_as_a_delivery_annotation(
+    client: ServiceBusClient, shared: ServiceBusSender, sid: str
+) -> None:
+    shared.send_messages([message("1", sid), message("2", sid)])
+    with session(client, "shared", sid, wait_for_close=True) as receiver:
+        for each in receive(receiver, 2):
+            assert each.raw_amqp_message.delivery_annotations == {b"x-opt-lock-token": each.lock_token}
+        assert not receiver.peek_messages(1, sequence_number=1)[0].raw_amqp_message.delivery_annotations
+    with session(client, "shared", sid, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver:
+        assert not receive(receiver, 1)[0].raw_amqp_message.delivery_annotations
+
+
+def test_a_message_may_expire_in_the_year_9999(
+    client: ServiceBusClient, shared: ServiceBusSender, namespace: StandIn, sid: str
+) -> None:
+    given = message("1", sid)
+    given.raw_amqp_message.properties.absolute_expiry_time = 253402300799999
+    shared.send_messages(given)
+    with session(client, "shared", sid) as receiver:
+        assert [str(each) for each in receive(receiver, 1)] == ["1"]
+    assert namespace.loop.errors == []
+
+
 def test_messages_are_peeked_without_a_lock(client: ServiceBusClient, shared: ServiceBusSender, sid: str) -> None:
     shared.send_messages([message("1", sid), message("2", f"{sid}-2"), message("3", sid)])
     with session(client, "shared", sid) as receiver:

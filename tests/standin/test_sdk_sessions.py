@@ -158,11 +158,57 @@ def test_a_token_of_a_credential_is_accepted_or_refused(namespace: StandIn, queu
                 send(client, queue, message("1"))
 
 
-def test_a_missing_queue_is_not_found(client: ServiceBusClient) -> None:
-    with pytest.raises(errors.MessagingEntityNotFoundError), client.get_queue_sender("nowhere"):
+def test_a_token_for_a_missing_entity_is_refused(client: ServiceBusClient, namespace: StandIn) -> None:
+    with pytest.raises(errors.ServiceBusAuthenticationError), client.get_queue_sender("nowhere"):
         pass
-    with pytest.raises(errors.MessagingEntityNotFoundError), session(client, "nowhere"):
+    with pytest.raises(errors.ServiceBusAuthenticationError), session(client, "nowhere"):
         pass
+    namespace.create_topic("somewhere")
+    with pytest.raises(errors.ServiceBusAuthenticationError):
+        client.get_subscription_receiver("somewhere", "nothing").__enter__()
+
+
+def test_the_session_without_a_name_is_a_session(client: ServiceBusClient, queue: str, namespace: StandIn) -> None:
+    send(client, queue, message("1", ""), message("2", ""))
+    assert list(client.list_queue_sessions(queue)) == [""]
+    with session(client, queue, NEXT_AVAILABLE_SESSION, wait_for_close=True) as receiver:
+        assert receiver.session.session_id == ""
+        assert [(str(each), each.session_id) for each in receive(receiver, 2)] == [("1", ""), ("2", "")]
+        assert namespace.locked_sessions(queue) == {""}
+    with session(client, queue, "") as receiver:
+        receiver.session.set_state(b"half done")
+        assert receiver.session.get_state() == b"half done"
+        assert [str(each) for each in receiver.peek_messages(5)] == ["1", "2"]
+        receiver.defer_message(receive(receiver, 1)[0])
+        assert [str(each) for each in receiver.receive_deferred_messages(1)] == ["1"]
+
+
+def test_a_session_id_that_is_not_text_is_refused(client: ServiceBusClient, queue: str) -> None:
+    with pytest.raises(errors.ServiceBusError), session(client, queue, 1):
+        pass
+
+
+def test_a_lock_is_kept_while_its_link_has_credit(client: ServiceBusClient, namespace: StandIn) -> None:
+    namespace.create_queue("kept", lock_duration=0.4)
+    namespace.create_queue("strict", lock_duration=0.4, credit_keeps_lock=False)
+    for name in ("kept", "strict"):
+        put(namespace, name, ("1", "s"))
+    with session(client, "kept", prefetch_count=10) as waiting:
+        receive(waiting, 1)
+        with session(client, "strict", prefetch_count=10) as other:
+            receive(other, 1)
+            eventually(lambda: not namespace.locked_sessions("strict"))
+        # This lock began earlier.
+        assert namespace.locked_sessions("kept") == {"s"}
+    eventually(lambda: not namespace.locked_sessions("kept"))
+
+
+def test_a_lock_expires_after_its_link_has_used_its_credit(client: ServiceBusClient, namespace: StandIn) -> None:
+    namespace.create_queue("spent", lock_duration=0.4)
+    put(namespace, "spent", ("1", "s"))
+    with session(client, "spent") as receiver:
+        receive(receiver, 1)
+        eventually(lambda: not namespace.locked_sessions("spent"))
 
 
 def test_a_disabled_queue_is_refused_until_it_is_enabled(client: ServiceBusClient, namespace: StandIn, queue: str) -> None:

@@ -107,6 +107,9 @@ _LOCKED_UNTIL = symbol("x-opt-locked-until")
 _STATE = symbol("x-opt-message-state")
 _ENQUEUE_NUMBER = symbol("x-opt-enqueue-sequence-number")
 _SOURCE = symbol("x-opt-deadletter-source")
+#: The delivery annotations up to the UUID: a map with one pair.
+_TOKEN_KEY = symbol("x-opt-lock-token")
+_TOKEN_SECTION = b"\x00\x53\x71\xc1" + bytes((1 + len(_TOKEN_KEY) + 17, 2)) + _TOKEN_KEY + b"\x98"
 
 
 @dataclass(slots=True)
@@ -141,6 +144,7 @@ class Content:
         number: int,
         enqueued: int,
         *,
+        token: uuid.UUID | None = None,
         locked_until: int | None = None,
         state: int | None = None,
         enqueue_number: int | None = None,
@@ -168,6 +172,7 @@ class Content:
                 b"\x00\x53\x70\xc0",
                 bytes((len(fields) + 1, 5)),
                 fields,
+                b"" if token is None else _TOKEN_SECTION + token.bytes,
                 b"\x00\x53\x72\xd1",
                 struct.pack(">II", len(annotated) + 4, count),
                 annotated,
