@@ -75,6 +75,11 @@ class Namespace:
     def __repr__(self) -> str:
         return f"<Namespace {self._address.host}>"
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is an open connection."""
+        return any(not one.is_closed for one in self._connections)
+
     async def connect(self, entity: str, operation: Operation) -> AuthorizedConnection:
         """Return a connection with room for more links, authorized for an entity.
 

@@ -8,6 +8,7 @@ Everything here runs in the loop's thread.
 
 from __future__ import annotations
 
+import random
 from typing import Any, Protocol
 
 from ....amqp import Condition
@@ -19,7 +20,7 @@ from .requests import KnownState
 from .unsettled import UnsettledMessage, UnsettledMessages
 from .verification import Verification, VerifiedSession
 
-#: Seconds before the second attempt to take a lock again. Each further pause is twice as long, up to the maximum.
+#: Seconds at most before the second attempt to take a lock again. Each further pause is twice as long, up to the maximum.
 RELOCK_PAUSE, MAX_RELOCK_PAUSE = 0.1, 1.6
 #: Seconds for Azure to answer the attach, and again for the check. Then the link is given up, and another one tried.
 VERIFY_TIMEOUT = 5.0
@@ -78,7 +79,8 @@ class Relock:
         elif error is not None and not reason.is_transient and error.condition not in _MENDED_BY_TOKEN:
             session.fail(reason)
         else:
-            session.request_connection(self._pause)
+            # At random: many sessions lose their links at the same time.
+            session.request_connection(random.uniform(self._pause / 2.0, self._pause))  # noqa: S311 - no secret
             self._pause = min(MAX_RELOCK_PAUSE, self._pause * 2 or RELOCK_PAUSE)
 
     def on_attach_sent(self) -> None:
