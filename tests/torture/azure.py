@@ -7,8 +7,8 @@ import random
 import time
 from pathlib import Path
 
-from .checker import Rules
 from .faults import Fault
+from .rules import Rules
 from .scene import LOCK_DURATION, MAX_DELIVERY_COUNT, Process, Scene
 from .wire import Wire
 from .worker import QUEUE
@@ -19,7 +19,7 @@ class AzureScene(Scene):
 
     strict = has_file = False
     #: A gateway in front of Azure remembers requests and receipts only while it runs, and a lost link can end a lock.
-    rules = Rules(doubled_sends=True, counts_all=False, locks_outlast=False)
+    rules = Rules(doubled_sends=True, locks_outlast=False, kills_count=False)
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__(folder, seed)

@@ -1,86 +1,32 @@
 """Checks whether a history keeps azsession's guarantees. `check` returns the violations.
 
 The guarantees: no accepted message is lost, and none is invented. A session has one holder at a time. The messages of a
-session are completed in the order in which they were accepted. A message is delivered again only if its holder lost it.
+session are completed in the order in which they were accepted. A message is delivered again only if its holder lost it. The
+delivery counts are right.
 
 A history contains these operations and events:
 
 * of senders: ``send``, with the ids of the messages in order;
-* of consumers: ``accept``, ``receive`` and ``receive_deferred`` (with the received messages: id, sequence number, delivery
-  count), ``complete``, ``abandon``, ``defer`` and ``dead_letter`` (with sequence numbers), ``set_state``, ``get_state``,
-  ``renew`` and ``close`` (with the time until which the client had its lock), each under the name of a session client;
-* of the scene: the events ``killed`` (a process; recorded just before), ``gateway-down``, ``link-down`` (between the gateway
-  and Azure), and ``left`` (the messages in the queue at the end).
+* of consumers: ``accept``, ``receive``, ``receive_ahead`` and ``receive_deferred`` (with the received messages: id, sequence
+  number, delivery count; a ``receive`` also with the number of messages that it may fetch), ``complete``, ``abandon``,
+  ``defer`` and ``dead_letter`` (with sequence numbers), ``set_state``, ``get_state``, ``renew`` and ``close`` (with the time
+  until which the client had its lock), each under the name of a session client;
+* of the scene: the events ``killed`` (a process; recorded just before), ``gateway-down`` (recorded before and after; how it
+  went down: killed or ended), ``link-down`` (between the gateway and Azure), and ``left`` (the messages in the queue at the
+  end, dead letters with their reason).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cached_property
 from itertools import pairwise
 
-import attrs
-
+from .counts import EXCEEDED, DeliveryCounts
 from .history import FAILED, OK, UNKNOWN, Event, History, Operation
-
-#: Operations that remove a message from the order of its session.
-FINAL = ("complete", "dead_letter", "defer")
-#: Operations that settle messages. For some time, a repeated settlement is confirmed again.
-SETTLING = (*FINAL, "abandon")
-#: Operations that only the holder of a session gets confirmed.
-HOLDING = ("receive", "receive_deferred", *SETTLING, "set_state", "get_state", "renew")
-#: Operations that return messages. ``receive_ahead`` returns prefetched messages without a request.
-RECEIVING = ("receive", "receive_deferred", "receive_ahead")
-
-
-@attrs.frozen
-class Rules:
-    """The guarantees that depend on the broker.
-
-    Attributes:
-        doubled_sends: A send during a kill of the gateway may be stored twice. True for Azure.
-        locks_outlast: A lock ends only by its holder, by expiry, or with the gateway. False for Azure, where a lost link ends
-            a lock.
-        counts_all: Each delivery increases the delivery count. False for Azure, where a message that was released, for
-            example by the end of its link, is not counted.
-    """
-
-    doubled_sends: bool = False
-    locks_outlast: bool = True
-    counts_all: bool = True
-
-
-@attrs.frozen
-class Violation:
-    """A guarantee that was not kept."""
-
-    kind: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.text}"
-
-
-@attrs.frozen
-class _Delivery:
-    """A message that was delivered to a holder."""
-
-    message: str
-    sequence: int
-    count: int
-    receive: Operation
-
-
-@attrs.frozen
-class _Holding:
-    """The operations of one session client, and when it stopped holding its session."""
-
-    name: str
-    session: str
-    operations: list[Operation]
-    ended: float
+from .holdings import FINAL, HOLDING, NEVER, SETTLING, Delivery, find_deliveries, find_holdings, find_settlings, is_any_in
+from .rules import Rules, Violation
 
 
 def check(history: History, rules: Rules | None = None) -> list[Violation]:
@@ -91,29 +37,25 @@ def check(history: History, rules: Rules | None = None) -> list[Violation]:
 class _Check:
     def __init__(self, history: History, rules: Rules) -> None:
         self._rules = rules
+        self._history = history
         self._operations = history.operations
         self._events = history.events
         self._sends = [one for one in history.operations if one.name == "send"]
-        self._deliveries: dict[int, list[_Delivery]] = defaultdict(list)
-        self._settlings: dict[int, list[Operation]] = defaultdict(list)
+        self._deliveries = find_deliveries(history)
+        self._settlings = find_settlings(history)
+        self._holdings = find_holdings(history)
         self._left: dict[int, Event] = {}
         self._copies: dict[str, set[int]] = defaultdict(set)
         self._session_of: dict[int, str] = {}
         self._downs = [event.at for event in history.events if event.name == "gateway-down"]
         self._link_downs = [event.at for event in history.events if event.name == "link-down"]
-        self._lost = {event.fields["holder"]: event.at for event in reversed(history.events) if event.name == "lost"}
-        self._killed = {event.fields["victim"]: event.at for event in history.events if event.name == "killed"}
-        for one in history.operations:
-            if one.name in RECEIVING and one.outcome == OK:
-                for message, sequence, count in one.result["messages"]:
-                    self._deliveries[sequence].append(_Delivery(message, sequence, count, one))
-                    self._copies[message].add(sequence)
-                    self._session_of[sequence] = one.session
-            for sequence in one.about.get("sequences", ()):
-                self._settlings[sequence].append(one)
+        for sequence, delivered in self._deliveries.items():
+            for delivery in delivered:
+                self._copies[delivery.message].add(sequence)
+                self._session_of[sequence] = delivery.receive.session
         for event in history.events:
             if event.name == "left":
-                for message, sequence, _ in event.fields["messages"]:
+                for message, sequence, *_ in event.fields["messages"]:
                     self._left[sequence] = event
                     self._copies[message].add(sequence)
                     self._session_of[sequence] = event.fields["session"]
@@ -124,6 +66,7 @@ class _Check:
         yield from self._completed_order()
         yield from self._two_holders()
         yield from self._redeliveries()
+        yield from DeliveryCounts(self._history, self._rules, self._deliveries, self._settlings, self._holdings).violations()
         yield from self._states()
         yield from self._taken_locks()
 
@@ -162,8 +105,8 @@ class _Check:
         left = self._left[sequence].fields
         if left["where"] == "active" or any(one.name != "abandon" and one.may_have_acted for one in settlings):
             return
-        count = next(count for _, number, count in left["messages"] if number == sequence)
-        if left["where"] != "dead" or count < left["max_delivery_count"]:
+        reason = next(reason for _, number, _, reason in left["messages"] if number == sequence)
+        if left["where"] != "dead" or reason != EXCEEDED:
             yield Violation("misplaced", f"{message}, number {sequence}, is {left['where']}, but no operation moved it there")
 
     # Order
@@ -209,23 +152,6 @@ class _Check:
 
     # One holder
 
-    @cached_property
-    def _holdings(self) -> dict[str, _Holding]:
-        operations: dict[str, list[Operation]] = defaultdict(list)
-        for one in self._operations:
-            if one.holder:
-                operations[one.holder].append(one)
-        holdings = {}
-        for name, own in operations.items():
-            session = next((one.session for one in own if one.session and one.outcome == OK), "")
-            ends = [one.begin for one in own if one.name == "close"]
-            # A client that closes its session reports no lost lock any more, although its lock may have expired before, for
-            # example while its process was paused. The server never ends a lock before the client's own time for it.
-            ends += [one.about["lock_until"] for one in own if "lock_until" in one.about]
-            ends += [at for at in (self._lost.get(name), self._killed.get(own[0].process)) if at is not None]
-            holdings[name] = _Holding(name, session, own, min(ends, default=float("inf")))
-        return holdings
-
     def _two_holders(self) -> Iterator[Violation]:
         """After an operation of one holder was confirmed, no operation of the previous holder is confirmed.
 
@@ -259,42 +185,34 @@ class _Check:
     # Deliveries
 
     def _redeliveries(self) -> Iterator[Violation]:
-        holdings = self._holdings
         for sequence, deliveries in self._deliveries.items():
-            deliveries.sort(key=lambda one: one.receive.begin)
             settlings = self._settlings.get(sequence, [])
             for before, after in pairwise(deliveries):
-                name = f"number {sequence} of {after.receive.session}"
-                if after.count < before.count + self._rules.counts_all:
-                    yield Violation(
-                        "count", f"{name} was delivered with the delivery count {before.count} and then with {after.count}"
-                    )
-                if not self._is_explained(before, after, settlings, holdings):
+                if not self._is_explained(before, after, settlings):
                     yield Violation(
                         "duplicate",
-                        f"{name} was delivered to {before.receive} and, without a cause, to {after.receive}",
+                        f"number {sequence} of {after.receive.session} was delivered to {before.receive} and, without a "
+                        f"cause, to {after.receive}",
                     )
             done = next((one for one in settlings if one.name == "complete" and one.outcome == OK), None)
             for delivery in deliveries:
-                if done is not None and delivery.receive.begin > done.end and delivery.receive.name != "receive_ahead":
+                if done is not None and delivery.since > done.end:
                     yield Violation(
                         "undone", f"number {sequence} was completed, but then was delivered to {delivery.receive.holder}"
                     )
 
-    def _is_explained(
-        self, before: _Delivery, after: _Delivery, settlings: list[Operation], holdings: dict[str, _Holding]
-    ) -> bool:
-        began, ended = before.receive.begin, after.receive.end
-        if self._down_in(began, ended) or _is_any_in(self._link_downs, began, ended):
+    def _is_explained(self, before: Delivery, after: Delivery, settlings: list[Operation]) -> bool:
+        began, ended = before.since, after.receive.end
+        if self._down_in(began, ended) or is_any_in(self._link_downs, began, ended):
             return True
         if any(one.name in ("abandon", "defer") and one.may_have_acted and began <= one.begin <= ended for one in settlings):
             return True
-        holder = holdings[before.receive.holder]
+        holder = self._holdings[before.receive.holder]
         # A holder whose lock was ended by the server learns of it only with its next request.
-        return before.receive.holder != after.receive.holder and (holder.ended <= ended or holder.name in self._lost)
+        return before.receive.holder != after.receive.holder and (holder.ended <= ended or holder.lost < NEVER)
 
     def _down_in(self, began: float, ended: float) -> bool:
-        return _is_any_in(self._downs, began, ended)
+        return is_any_in(self._downs, began, ended)
 
     # Session states and locks
 
@@ -321,21 +239,15 @@ class _Check:
         """The server does not end a lock before its expiry without a cause."""
         if not self._rules.locks_outlast:
             return
-        holdings = self._holdings
         for event in self._events:
             if event.name != "lost" or event.fields["left"] <= 0:
                 continue
-            holding = holdings[event.fields["holder"]]
+            holding = self._holdings[event.fields["holder"]]
             began = holding.operations[0].begin
             if not self._down_in(began, event.at) and not any(one.name == "close" for one in holding.operations):
                 yield Violation(
                     "lock taken", f"{holding.session}: {holding.name} lost its lock with {event.fields['left']:.2f} s left"
                 )
-
-
-def _is_any_in(instants: list[float], began: float, ended: float) -> bool:
-    at = bisect_left(instants, began)
-    return at < len(instants) and instants[at] <= ended
 
 
 def _is_retry(one: Operation, own: list[Operation]) -> bool:

@@ -14,10 +14,11 @@ import attrs
 
 from .azure import AzureScene, wire_faults
 from .chaos import Chaos
-from .checker import Rules, Violation, check
+from .checker import check
 from .faults import Fault, clock_faults, file_faults, gateway_faults, name_faults, worker_faults
 from .history import OK, History, read
 from .proxy import FAULTS
+from .rules import Rules, Violation
 from .scene import Scene
 
 #: The share of exchanges that the proxy injects a fault into.
@@ -113,9 +114,9 @@ def fault_groups(scene: Scene) -> list[tuple[dict[str, Fault], float]]:
     The pauses are so long that messages flow between the faults, and so short that each fault comes often enough on a slow
     machine (see `Plan.wanted`).
     """
-    groups = [(worker_faults(scene), 3.0), (name_faults(scene), 8.0)]
+    groups = [(worker_faults(scene), 2.0), (name_faults(scene), 8.0)]
     if isinstance(scene, AzureScene):
-        groups += [(gateway_faults(scene), 2.5), (wire_faults(scene), 6.0)]
+        groups += [(gateway_faults(scene), 2.5), (wire_faults(scene), 4.5)]
     else:
         groups += [(gateway_faults(scene), 5.0), (file_faults(scene), 4.0)]
     return [*groups, (clock_faults(scene), 8.0)] if scene.has_clocks else groups

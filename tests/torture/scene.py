@@ -16,11 +16,11 @@ from azsession.errors import QueueError
 
 from ..support.paths import ROOT
 from . import clockshim
-from .checker import Rules
 from .disk import SmallDisk
 from .history import Recorder
 from .process import Process
 from .proxy import Proxy
+from .rules import Rules
 from .worker import HOST, QUEUE
 
 KEY = "dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmUgdG9ydHVyZSE="
@@ -139,16 +139,16 @@ class Scene:
 
     def kill_gateway(self) -> None:
         assert self.gateway is not None
-        self.recorder.record_event("gateway-down")
+        self.recorder.record_event("gateway-down", how="killed")
         self.gateway.kill()
-        self.recorder.record_event("gateway-down")
+        self.recorder.record_event("gateway-down", how="killed")
 
     def end_gateway(self) -> None:
         """End the gateway with SIGTERM."""
         assert self.gateway is not None
-        self.recorder.record_event("gateway-down")
+        self.recorder.record_event("gateway-down", how="ended")
         status = self.gateway.end(by_signal=True)
-        self.recorder.record_event("gateway-down")
+        self.recorder.record_event("gateway-down", how="ended")
         if status != 0:
             raise RuntimeError(f"the gateway ended with {status} at SIGTERM")
 
@@ -266,7 +266,11 @@ class Scene:
 
     def _note_left(self, session: str, messages: list[PeekedMessage]) -> None:
         for where, state in (("active", "Active"), ("deferred", "Deferred"), ("dead", "DeadLettered")):
-            found = [[each.message_id, each.sequence_number, each.delivery_count] for each in messages if each.state == state]
+            found = [
+                [each.message_id, each.sequence_number, each.delivery_count, each.dead_letter_reason]
+                for each in messages
+                if each.state == state
+            ]
             if found:
                 self.recorder.record_event(
                     "left", session=session, where=where, messages=found, max_delivery_count=MAX_DELIVERY_COUNT

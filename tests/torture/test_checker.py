@@ -3,90 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .checker import Rules, check
-from .history import FAILED, OK, UNKNOWN, Event, History, Operation, Recorder, read
-
-
-class Forged:
-    """Builds a history. Each operation takes one second and follows the previous one, unless `at` is given."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.operations: list[Operation] = []
-        self.events: list[Event] = []
-
-    def add(
-        self,
-        name: str,
-        holder: str = "",
-        session: str = "s",
-        outcome: str = OK,
-        *,
-        at: tuple[float, float] | None = None,
-        result: dict[str, Any] | None = None,
-        **about: Any,
-    ) -> Forged:
-        begin, end = at or (self.now + 1, self.now + 2)
-        self.now = max(self.now, end)
-        process = holder.partition(".")[0] or "sender"
-        self.operations.append(Operation(process, name, holder, session, begin, end, outcome, about, result or {}))
-        return self
-
-    def send(self, *ids: str, outcome: str = OK, session: str = "s", at: tuple[float, float] | None = None) -> Forged:
-        return self.add("send", session=session, outcome=outcome, ids=list(ids), at=at)
-
-    def accept(self, holder: str, session: str = "s") -> Forged:
-        return self.add("accept", holder, session)
-
-    def receive(
-        self,
-        holder: str,
-        *messages: tuple[str, int] | tuple[str, int, int],
-        session: str = "s",
-        name: str = "receive",
-        at: tuple[float, float] | None = None,
-    ) -> Forged:
-        given = [[*message, 1][:3] for message in messages]
-        return self.add(name, holder, session, at=at, result={"messages": given})
-
-    def settle(
-        self,
-        name: str,
-        holder: str,
-        *sequences: int,
-        outcome: str = OK,
-        session: str = "s",
-        at: tuple[float, float] | None = None,
-    ) -> Forged:
-        return self.add(name, holder, session, outcome, sequences=list(sequences), at=at)
-
-    def close(self, holder: str, session: str = "s", **about: Any) -> Forged:
-        return self.add("close", holder, session, **about)
-
-    def event(self, name: str, **fields: Any) -> Forged:
-        self.now += 1
-        self.events.append(Event(name, "scene", self.now, fields))
-        return self
-
-    def left(self, where: str, *messages: tuple[str, int, int], session: str = "s") -> Forged:
-        return self.event(
-            "left", where=where, session=session, messages=[list(each) for each in messages], max_delivery_count=10
-        )
-
-    def consume(self, holder: str, *messages: tuple[str, int], session: str = "s") -> Forged:
-        """Accept the session, receive and complete the messages one by one, and close."""
-        self.accept(holder, session)
-        for message in messages:
-            self.receive(holder, message, session=session).settle("complete", holder, message[1], session=session)
-        return self.close(holder, session)
-
-    def kinds(self, rules: Rules | None = None) -> list[str]:
-        self.operations.sort(key=lambda one: one.begin)
-        return sorted({violation.kind for violation in check(History(self.operations, self.events), rules)})
+from .forged import Forged
+from .history import FAILED, OK, UNKNOWN, Event, Operation, Recorder, read
+from .rules import Rules
 
 
 def test_a_correct_history_has_no_violation() -> None:
@@ -155,11 +77,10 @@ def test_a_completed_message_that_is_delivered_again_is_undone() -> None:
     assert "undone" in forged.kinds()
 
 
-def test_a_dead_letter_needs_a_dead_letter_operation_or_enough_deliveries() -> None:
+def test_a_dead_letter_needs_a_dead_letter_operation() -> None:
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).settle("dead_letter", "p.1", 1).close("p.1")
-    assert forged.left("dead", ("a", 1, 1)).kinds() == []
-    assert Forged().send("a").left("dead", ("a", 1, 10)).kinds() == []
-    assert Forged().send("a").left("dead", ("a", 1, 3)).kinds() == ["misplaced"]
+    assert forged.left("dead", ("a", 1, 1), reason="torture").kinds() == []
+    assert Forged().send("a").left("dead", ("a", 1, 3), reason="torture").kinds() == ["misplaced"]
 
 
 def test_a_deferred_message_without_a_defer_operation_is_misplaced() -> None:
@@ -194,7 +115,7 @@ def test_a_message_completed_before_one_that_is_left_over_is_misordered() -> Non
 
 def test_later_messages_may_overtake_a_deferred_one() -> None:
     forged = Forged().send("a", "b").accept("p.1").receive("p.1", ("a", 1)).settle("defer", "p.1", 1)
-    forged.receive("p.1", ("b", 2)).settle("complete", "p.1", 2).receive("p.1", ("a", 1, 2), name="receive_deferred")
+    forged.receive("p.1", ("b", 2)).settle("complete", "p.1", 2).receive("p.1", ("a", 1, 1), name="receive_deferred")
     assert forged.settle("complete", "p.1", 1).close("p.1").kinds() == []
 
 
@@ -248,7 +169,7 @@ def test_a_duplicate_needs_a_cause(cause: str) -> None:
         forged.settle("abandon", "p.1", 1)
     elif cause != "nothing":
         forged.event(cause, victim="p", holder="p.1", left=0.0)
-    forged.accept("q.1").receive("q.1", ("a", 1, 2)).settle("complete", "q.1", 1)
+    forged.accept("q.1").receive("q.1", ("a", 1, 1 if cause == "close" else 2)).settle("complete", "q.1", 1)
     assert forged.kinds() == (["duplicate"] if cause == "nothing" else [])
 
 
@@ -267,13 +188,6 @@ def test_a_redelivery_to_the_same_holder_needs_an_abandon() -> None:
     assert forged.settle("complete", "p.1", 1).kinds() == ["duplicate"]
     forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1)).settle("abandon", "p.1", 1)
     assert forged.receive("p.1", ("a", 1, 2)).settle("complete", "p.1", 1).kinds() == []
-
-
-def test_a_delivery_count_that_does_not_increase_is_a_violation() -> None:
-    forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1, 2)).close("p.1")
-    forged.accept("q.1").receive("q.1", ("a", 1, 2)).settle("complete", "q.1", 1)
-    assert forged.kinds() == ["count"]
-    assert forged.kinds(Rules(counts_all=False)) == []
 
 
 def test_reading_a_state_that_is_not_the_last_one_is_a_violation() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .checker import Rules
 from .history import Event, History
+from .rules import Rules
 from .run import Plan, report_on
 
 

@@ -188,15 +188,24 @@ class Hold:
         self._client.renew_session_lock()
 
     def _receive(self) -> list[ReceivedMessage] | None:
-        count = self._random.choice([1, 1, 3])
+        count, prefetch = self._random.choice([(1, 1), (1, 1), (3, 1), (1, 5)])
         timeout = self._random.choice([0.0, 0.0, 0.2, 1.0])
         messages: list[ReceivedMessage] = []
 
         def receive() -> dict[str, Any]:
-            messages.extend(self._client.receive_messages(count, timeout) if count > 1 else _one(self._client, timeout))
+            messages.extend(self._client.receive_messages(count, timeout) if count > 1 else self._next(timeout, prefetch))
             return {"messages": [[_id(each), each.sequence_number, each.delivery_count] for each in messages]}
 
-        return None if self._do("receive", receive) is None else messages
+        # Messages that were fetched ahead come first, without a request.
+        name, about = ("receive_ahead", {}) if _has_ahead(self._client) else ("receive", {"prefetch": prefetch})
+        return None if self._do(name, receive, **about) is None else messages
+
+    def _next(self, timeout: float, prefetch: int) -> list[ReceivedMessage]:
+        if prefetch == 1:
+            message = self._client.receive_message(timeout)
+        else:
+            message = next(self._client.messages(timeout, prefetch), None)
+        return [] if message is None else [message]
 
     def _settle(self, messages: list[ReceivedMessage]) -> bool:
         client, chance = self._client, self._random.random()
@@ -247,9 +256,9 @@ class Hold:
             return True
 
 
-def _one(client: SessionClient, timeout: float) -> list[ReceivedMessage]:
-    message = client.receive_message(timeout)
-    return [] if message is None else [message]
+def _has_ahead(client: SessionClient) -> bool:
+    """Tell whether the client has messages that it fetched ahead."""
+    return bool(holder_of(client).lock._ahead)
 
 
 def _id(message: ReceivedMessage) -> str:
