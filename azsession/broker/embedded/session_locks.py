@@ -9,7 +9,7 @@ import heapq
 import itertools
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -195,11 +195,10 @@ class SessionLock:
             while len(self.answers) > MAX_ANSWERS:
                 self.answers.popitem(last=False)
 
-    def forget_answers(self, tokens: Sequence[str]) -> None:
+    def forget_answers(self, tokens: Collection[str]) -> None:
         """Forget the receives that returned only these lock tokens, because their callers did not get the messages."""
-        known = set(tokens)
         for request_id, answer in list(self.answers.items()):
-            if answer and known.issuperset(answer):
+            if answer and all(token in tokens for token in answer):
                 del self.answers[request_id]
 
     def has_expired(self, now: float) -> bool:

@@ -184,18 +184,18 @@ class Settling:
             if lock is None or lock.holder != lock_id:
                 return
             lock.save_for_rollback(tx)
-            returned = []
+            returned = {}
             for token in lock_tokens:
                 message = lock.tokens.get(token)
                 if message is not None:
                     message.count_answers(tx, -1)
                     if message.answers == 0:
-                        returned.append(lock.tokens.pop(token))
-            self._core.uncount(returned)
-            for message in returned:
+                        returned[token] = lock.tokens.pop(token)
+            self._core.uncount(returned.values())
+            for message in returned.values():
                 if not message.deferred:
                     lock.give_back(message.key)
-            lock.forget_answers([token for token in lock_tokens if token not in lock.tokens])
+            lock.forget_answers(returned)
             if returned:
                 self._core.due.schedule_expiries(tx)
                 tx.after_commit(lock.wake_waiters)

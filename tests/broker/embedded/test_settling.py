@@ -129,3 +129,16 @@ def test_a_receive_that_is_repeated_after_its_messages_were_given_back_gets_them
     received = receive(broker, "A", 2, request_id="r1")
     broker.give_back("q", "s", "A", [one.receipt.handle for one in received]).result()
     assert bodies(receive(broker, "A", 2, request_id="r1")) == ["a", "b"]
+
+
+def test_a_receive_whose_messages_were_settled_is_not_forgotten_when_an_earlier_attempt_gives_them_back(
+    broker: EmbeddedBroker,
+) -> None:
+    send(broker, "a", "b")
+    (message,) = receive(broker, "A", request_id="r1")
+    receive(broker, "A", request_id="r1")
+    assert broker.settle("q", "s", [Settlement(message.receipt.handle, Disposition.COMPLETE)]).result() == [None]
+    broker.give_back("q", "s", "A", [message.receipt.handle]).result()
+    # A late third attempt, whose caller has gone on, must not take the next message.
+    assert receive(broker, "A", request_id="r1") == []
+    assert bodies(receive(broker, "A", request_id="r2")) == ["b"]
