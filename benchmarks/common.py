@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,9 @@ QUEUE = "bench"
 
 def processor_time(process: psutil.Process) -> float:
     """Return the processor time that a process has used, in seconds."""
+    if sys.platform == "linux":
+        # The clock that clock_getcpuclockid(3) returns. It counts nanoseconds, the times in /proc count 10 milliseconds.
+        return time.clock_gettime((~process.pid << 3) | 2)
     times = process.cpu_times()
     return float(times.user + times.system)
 

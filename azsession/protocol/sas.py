@@ -51,11 +51,13 @@ class VerifiedToken(NamedTuple):
         resource: The URL that the token is for, percent-encoded.
         key_name: The name of the key.
         is_valid: Whether the token is well-formed, signed with a known key, and not expired.
+        expires_on: The expiry in seconds since 1970; 0 if it is malformed.
     """
 
     resource: str
     key_name: str
     is_valid: bool
+    expires_on: int
 
 
 def verify_token(authorization: str, secret_of: Callable[[str], str | None]) -> VerifiedToken:
@@ -76,9 +78,9 @@ def verify_token(authorization: str, secret_of: Callable[[str], str | None]) -> 
     except (binascii.Error, ValueError):
         signature = b""
     is_signed = hmac.compare_digest(expected, signature)
-    in_time = re.fullmatch(r"[0-9]{1,12}", fields["se"]) is not None and int(fields["se"]) > time.time()
-    is_valid = found is not None and secret is not None and is_signed and in_time
-    return VerifiedToken(fields["sr"], key_name, is_valid)
+    expires_on = int(fields["se"]) if re.fullmatch(r"[0-9]{1,12}", fields["se"]) else 0
+    is_valid = found is not None and secret is not None and is_signed and expires_on > time.time()
+    return VerifiedToken(fields["sr"], key_name, is_valid, expires_on)
 
 
 def _sign(key: str, encoded_resource: str, expires_on: str) -> bytes:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import base64
 import re
 import secrets
+import threading
+import time
 from collections.abc import Iterable
 from enum import Enum
+from functools import lru_cache
+from hashlib import sha256
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 import attrs
@@ -21,6 +25,9 @@ from ..protocol.sas import verify_token
 
 #: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
+
+#: Tokens whose check is remembered.
+MAX_KNOWN = 1024
 
 
 class Right(Enum):
@@ -110,6 +117,46 @@ class AccessKey:
         return right in self.rights or Right.MANAGE in self.rights
 
 
+@attrs.frozen
+class _Scope:
+    """The requests that a token covers: those to a host, and to a path or the paths below it. Without a host, none."""
+
+    host: str
+    segments: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, encoded: str) -> _Scope:
+        """Return the scope of a token for an encoded URL. It is empty if URL parsers could read the URL in different ways."""
+        try:
+            url = unquote_plus(encoded, errors="strict")
+            parts = urlsplit(url if "://" in url else f"//{url}")
+            host = (parts.hostname or "").lower()
+            # Clients join a base URL and a path, which can leave an extra slash at the start or the end.
+            path = parts.path.lstrip("/").removesuffix("/")
+            segments = tuple(unquote(segment, errors="strict") for segment in path.split("/")) if path else ()
+        except ValueError:
+            return cls("", ())
+        return cls("" if "@" in parts.netloc or _UNREADABLE.search(url) else host, segments)
+
+
+@attrs.frozen
+class _KnownToken:
+    """A token with a valid signature."""
+
+    key: AccessKey
+    scope: _Scope
+    expires_on: int
+
+
+@lru_cache(256)
+def _host_name(host: str) -> str | None:
+    """Return the name in the header ``Host``, or `None` if the header is malformed."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return None
+
+
 class Guard:
     """Checks the tokens of requests. Safe to use from many threads.
 
@@ -121,6 +168,9 @@ class Guard:
     def __init__(self, keys: Iterable[AccessKey], hosts: Iterable[str] = ()) -> None:
         self._keys = {key.name: key for key in keys}
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._lock = threading.Lock()  # Guards changes of _known.
+        #: Tokens that were accepted, by the digest of their text. A token that is refused takes the same steps each time.
+        self._known: dict[bytes, _KnownToken] = {}
 
     def check(
         self, authorization: str | None, host: str, resource: tuple[str, ...] | None, operation: Operation | None
@@ -138,35 +188,45 @@ class Guard:
             AuthenticationFailedError: The request has no valid token for this resource.
             PermissionDeniedError: The key of the token lacks the right.
         """
-        # Each check runs whatever the result of the others, so that the time of a refusal does not reveal the fault.
-        token = verify_token(authorization or "", self._secret_of)
-        covers = self._covers(token.resource, host, resource)
-        key = self._keys.get(token.key_name)
-        if key is None or not token.is_valid or not covers:
+        text = authorization or ""
+        digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
+        token = self._known.get(digest)
+        if token is None or not self._is_current(token) or not self._covers(token.scope, host, resource):
+            token = self._verify(text, digest, host, resource)
+        if token is None:
             raise AuthenticationFailedError(
                 "the request needs a SharedAccessSignature that is not expired, is for this host and path, and is "
                 "signed with a key of this gateway"
             )
         right = None if operation is None else right_for(operation)
-        if right is not None and not key.allows(right):
-            raise PermissionDeniedError(f"the key {key.name!r} lacks the right {right.value}")
+        if right is not None and not token.key.allows(right):
+            raise PermissionDeniedError(f"the key {token.key.name!r} lacks the right {right.value}")
+
+    def _is_current(self, token: _KnownToken) -> bool:
+        return token.expires_on > time.time() and self._keys.get(token.key.name) is token.key
+
+    def _verify(self, text: str, digest: bytes, host: str, resource: tuple[str, ...] | None) -> _KnownToken | None:
+        # Each check runs whatever the result of the others, so that the time of a refusal does not reveal the fault.
+        verified = verify_token(text, self._secret_of)
+        scope = _Scope.parse(verified.resource)
+        covers = self._covers(scope, host, resource)
+        key = self._keys.get(verified.key_name)
+        if key is None or not verified.is_valid or not covers:
+            return None
+        token = _KnownToken(key, scope, verified.expires_on)
+        with self._lock:
+            self._known.pop(digest, None)
+            while len(self._known) >= MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = token
+        return token
 
     def _secret_of(self, key_name: str) -> str | None:
         key = self._keys.get(key_name)
         return None if key is None else key.key
 
-    def _covers(self, encoded: str, host: str, resource: tuple[str, ...] | None) -> bool:
-        """Return whether a token for the URL `encoded` is valid for this host and path, compared segment by segment."""
-        try:
-            url = unquote_plus(encoded, errors="strict")
-            parts = urlsplit(url if "://" in url else f"//{url}")
-            name = (parts.hostname or "").lower()
-            own = (urlsplit(f"//{host}").hostname or "").lower()
-            # Clients join a base URL and a path, which can leave an extra slash at the start or the end.
-            path = parts.path.lstrip("/").removesuffix("/")
-            segments = tuple(unquote(segment, errors="strict") for segment in path.split("/")) if path else ()
-        except ValueError:
+    def _covers(self, scope: _Scope, host: str, resource: tuple[str, ...] | None) -> bool:
+        """Return whether a token covers this host and path, compared segment by segment."""
+        if not scope.host or (scope.host != _host_name(host) and scope.host not in self._hosts):
             return False
-        if not name or (name != own and name not in self._hosts) or "@" in parts.netloc or _UNREADABLE.search(url):
-            return False
-        return resource is None or resource[: len(segments)] == segments
+        return resource is None or resource[: len(scope.segments)] == scope.segments

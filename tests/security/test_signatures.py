@@ -87,6 +87,19 @@ def test_a_valid_token_is_signed_once_and_compared_once_in_constant_time(steps: 
     assert steps == USUAL
 
 
+def test_a_token_that_is_refused_takes_the_same_steps_although_it_was_accepted_before(steps: Counter[str]) -> None:
+    token = signed(quote("sb://here/q/sessions/s", safe=""), KEY)
+    GUARD.check(token, "here", ("q", "sessions", "s"), Operation.RECEIVE)
+    steps.clear()
+    GUARD.check(token, "here", ("q", "sessions", "s"), Operation.RECEIVE)
+    assert steps == {}
+    for host, resource in (("here", ("q", "sessions", "t")), ("there", ("q", "sessions", "s"))):
+        steps.clear()
+        with pytest.raises(AuthenticationFailedError):
+            GUARD.check(token, host, resource, Operation.RECEIVE)
+        assert steps == USUAL
+
+
 def test_a_wrong_signature_and_an_unknown_key_take_the_same_steps_as_a_valid_token(steps: Counter[str]) -> None:
     keys = (AccessKey("root", "wrong"), AccessKey("nobody", KEY.key), AccessKey("", KEY.key))
     for token in [signed(quote("sb://here/q", safe=""), key) for key in keys]:

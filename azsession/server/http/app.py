@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from ...broker.base import Broker
 from ...broker.calls import CallContext, WaitingSlots
-from ...errors import MessageTooLargeError, ProviderError, QueueError, ValidationError
-from ...messages import Message
 from ...protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
-from ...protocol.error_codes import SERVER_BUSY
 from ...protocol.routes import Operation, Route
 from ..answer import Answer, PendingAnswer, error_answer
 from ..authorization import OPEN, AccessKey, Guard
 from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, Gateway
 from ..request import Headers, Request, iter_messages
-from .asgi import CONNECTION_KEY, ASGIApplication, Connection, Receive, Scope, Send, UnknownConnection
-from .body import Body, ClientGoneError
-from .framing import asks_for_upgrade, framing_error, head_size
-from .limits import MAX_HEAD_SIZE
-from .waiting import Wait, has_left
+from .asgi import CONNECTION_KEY, ASGIApplication, ClientGoneError, Receive, RequestConnection, Scope, Send
+from .body import Body
+from .framing import read_head
+from .waiting import result_of
 
 T = TypeVar("T")
 
@@ -105,14 +100,6 @@ async def _live(receive: Receive, send: Send) -> None:
             return
 
 
-class _RefusalError(Exception):
-    """The head of a request is refused. The connection is closed after the answer."""
-
-    def __init__(self, error: QueueError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 class _Exchange:
     """One request and its answer."""
 
@@ -123,73 +110,52 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._method: str = scope["method"]
-        self._connection: Connection = (scope.get("state") or {}).get(CONNECTION_KEY) or UnknownConnection()
-        self._body: Body | None = None
+        self._connection: RequestConnection = (scope.get("state") or {}).get(CONNECTION_KEY) or RequestConnection()
+        self._body = Body(receive, self._connection.body_arrived, None)
         #: Whether the connection cannot be used after the request.
         self._closes = False
-        #: Returns the messages of the answer to the broker.
+        #: The answer whose messages return to the broker if the client does not get them.
         self._pending: PendingAnswer[Any] | None = None
 
     async def run(self) -> None:
         self._connection.begin()
-        delivered = False
+        is_delivered = False
         try:
-            delivered = await self._respond(*await self._answer())
-        except ClientGoneError:
-            pass
-        except OSError:
-            # ASGI 2.4: the server raises it if the client went away.
+            is_delivered = await self._respond(await self._answer())
+        except (ClientGoneError, OSError):
+            # ASGI 2.4: the server raises OSError if the client went away.
             pass
         finally:
-            if not delivered:
-                self._give_back()
+            if self._pending is not None and not is_delivered:
+                self._pending.future.add_done_callback(self._give_back)
             self._connection.end()
 
-    async def _answer(self) -> tuple[Answer, bool]:
-        """Return the answer, and whether the connection must be closed after it."""
+    async def _answer(self) -> Answer:
         try:
-            headers = self._check_head()
+            headers = self._read_head()
             route, query = self._admit(headers)
             body, messages = b"", None
-            if route.operation not in OPEN or self._body_is_complete:
-                body = await self._read_body()
+            if route.operation not in OPEN or self._body.complete:
+                body = await self._body.read(self._gateway.max_body_size, self._gateway.body_too_large)
                 self._connection.body_read()
             if route.operation is Operation.SEND:
-                messages = await self._decode(headers, body)
+                found = iter_messages(headers, body, self._gateway.max_message_size)
+                messages = [message async for message in _in_turns(found)]
             answer = self._gateway.answer(Request(route, query, headers, body, self._context, messages))
-            if isinstance(answer, PendingAnswer):
-                self._pending = answer
-                answer = answer.make(await self._result(answer, route.operation))
-            return answer, False
-        except _RefusalError as refusal:
-            return error_answer(refusal.error, self._method), True
+            return answer if isinstance(answer, Answer) else await self._wait(answer, route.operation)
         except ClientGoneError:
             raise
         except Exception as error:
-            return error_answer(error, self._method), False
+            return error_answer(error, self._method)
 
-    # The request
-
-    def _check_head(self) -> Headers:
+    def _read_head(self) -> Headers:
         scope = self._scope
-        fields: list[tuple[bytes, bytes]] = list(scope["headers"])
-        version: str = scope["http_version"]
-        self._body = Body(self._receive, self._connection.body_arrived, (), is_http1=True)
-        problem = framing_error(version, fields)
-        if problem is not None:
-            raise _RefusalError(ValidationError(problem))
-        self._closes = asks_for_upgrade(fields)
-        self._body = Body(self._receive, self._connection.body_arrived, fields, is_http1=version.startswith("1"))
-        size = head_size(scope.get("raw_path") or b"", fields) + len(scope.get("query_string", b""))
-        if size > MAX_HEAD_SIZE:
-            raise _RefusalError(
-                MessageTooLargeError(
-                    f"the request line and headers have {size} bytes; the limit is {MAX_HEAD_SIZE}",
-                    size=size,
-                    limit=MAX_HEAD_SIZE,
-                )
-            )
-        return Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
+        target_size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+        self._closes = True  # If the head is refused.
+        head = read_head(scope["http_version"], target_size, scope["headers"])
+        self._closes = head.asks_for_upgrade
+        self._body = Body(self._receive, self._connection.body_arrived, head)
+        return head.headers
 
     def _admit(self, headers: Headers) -> tuple[Route, Mapping[str, str]]:
         scope = self._scope
@@ -201,121 +167,80 @@ class _Exchange:
         path, prefix = _split_root(path, scope.get("root_path", ""), encoded=bool(raw))
         return self._gateway.admit(self._method, path, query, headers, encoded=bool(raw), prefix=prefix)
 
-    @property
-    def _body_is_complete(self) -> bool:
-        return self._body is not None and self._body.complete
+    async def _wait(self, pending: PendingAnswer[T], operation: Operation) -> Answer:
+        self._pending = pending if pending.give_back is not None else None
+        watch = partial(self._connection.watch, self._receive) if operation in _WAITING else None
+        return pending.make(await result_of(pending.future, watch, patience=pending.patience))
 
-    async def _read_body(self) -> bytes:
-        assert self._body is not None
-        return await self._body.read(self._gateway.max_body_size, self._gateway.body_too_large)
-
-    async def _decode(self, headers: Headers, body: bytes) -> list[Message]:
-        messages = []
-        turn_ends = time.monotonic() + TURN
-        for message in iter_messages(headers, body, self._gateway.max_message_size):
-            messages.append(message)
-            if time.monotonic() > turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = time.monotonic() + TURN
-        return messages
-
-    # The broker
-
-    async def _result(self, pending: PendingAnswer[T], operation: Operation) -> T:
-        if pending.future.done():
-            if pending.give_back is not None:
-                # The end of the connection may have arrived behind the request. The event loop reads it now.
-                await asyncio.sleep(0)
-            return pending.future.result()
-        try:
-            await Wait(pending.future, self._receive, self._connection).run(
-                watch=operation in _WAITING, patience=pending.patience
-            )
-        except TimeoutError:
-            raise ProviderError("the broker did not answer in time", code=SERVER_BUSY, is_transient=True) from None
-        return pending.future.result()
-
-    def _give_back(self) -> None:
+    def _give_back(self, future: Future[Any]) -> None:
         """Return the messages of an answer that the client did not get."""
-        if self._pending is not None and self._pending.give_back is not None:
-            _when_done(self._pending)
-
-    # The answer
-
-    async def _respond(self, answer: Answer, closes: bool) -> bool:
-        """Write the answer. Return `False` if the client is known not to have got it."""
-        if await self._has_left():
-            return False
-        body = self._body
-        assert body is not None
-        headers, pieces = answer.pieces()
-        encoded = await self._encode(pieces)
-        size = sum(map(len, encoded))
-        fields = [*_encode_headers(headers), *self._connection.headers]
-        if answer.status != 204:
-            fields.append((b"content-length", b"%d" % size))
-        # Read past a small rest of the body, so that the connection stays in use. The length of a chunked one is unknown.
-        closes = closes or not (body.complete or (body.length or MAX_SKIPPED + 1) <= MAX_SKIPPED) or body.awaits_consent
-        closes = closes or self._closes or self._connection.is_last
-        if closes:
-            fields.append((b"connection", b"close"))
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": fields})
-        drains = not body.complete and not body.awaits_consent
-        if answer.status == 204 or self._method == "HEAD":
-            encoded = []
-        for piece in encoded[: None if drains else -1]:
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        if drains:
-            await self._discard_body(body)
-        if closes:
-            self._connection.close_slowly()
-        last = encoded[-1] if encoded and not drains else b""
-        await self._send({"type": "http.response.body", "body": last, "more_body": False})
-        return self._pending is None or self._pending.give_back is None or await self._connection.flushed()
-
-    async def _has_left(self) -> bool:
-        """Return whether the messages of the answer would be lost, because the client went away."""
-        if self._pending is None or self._pending.give_back is None:
-            return False
-        if isinstance(self._connection, UnknownConnection):
-            return await has_left(self._receive)
-        return self._connection.is_closed
-
-    async def _encode(self, pieces: Iterable[bytes]) -> list[bytes]:
-        """Encode the body of an answer, and return it in pieces of about `PIECE_SIZE`."""
-        encoded: list[bytes] = []
-        small: list[bytes] = []
-        small_size = 0
-        turn_ends = time.monotonic() + TURN
-        for piece in pieces:
-            if len(piece) >= PIECE_SIZE or small_size + len(piece) > PIECE_SIZE:
-                encoded += [b"".join(small)] if small else []
-                small, small_size = [], 0
-            if len(piece) >= PIECE_SIZE:
-                encoded += [piece[start : start + PIECE_SIZE] for start in range(0, len(piece), PIECE_SIZE)]
-            else:
-                small.append(piece)
-                small_size += len(piece)
-            if time.monotonic() > turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = time.monotonic() + TURN
-        return [*encoded, b"".join(small)] if small else encoded
-
-    async def _discard_body(self, body: Body) -> None:
-        """Read past the rest of the body: a connection that is closed before loses the answer, too."""
-        with contextlib.suppress(ClientGoneError):
-            await body.discard(self._gateway.max_body_size)
-
-
-def _when_done(pending: PendingAnswer[Any]) -> None:
-    give_back = pending.give_back
-    assert give_back is not None
-
-    def on_done(future: Future[Any]) -> None:
-        if not future.cancelled() and future.exception() is None:
+        give_back = None if self._pending is None else self._pending.give_back
+        if give_back is not None and not future.cancelled() and future.exception() is None:
             give_back(future.result())
 
-    pending.future.add_done_callback(on_done)
+    async def _respond(self, answer: Answer) -> bool:
+        """Write the answer. Return `False` if the client is known not to have got it."""
+        connection, body = self._connection, self._body
+        if self._pending is not None and await connection.has_left(self._receive):
+            return False
+        headers, pieces = answer.pieces()
+        encoded = await _encode(pieces)
+        fields = [(_header_name(name), value.encode("latin-1")) for name, value in headers.items()]
+        fields += _ALWAYS
+        fields += connection.headers
+        if answer.status != 204:
+            fields.append((b"content-length", b"%d" % sum(map(len, encoded))))
+        # Read past a small rest of the body, so that the connection stays in use. The length of a chunked one is unknown.
+        is_small = body.complete or (body.length or MAX_SKIPPED + 1) <= MAX_SKIPPED
+        closes = self._closes or connection.is_last or not is_small or body.awaits_consent
+        if closes:
+            fields.append((b"connection", b"close"))
+        if answer.status == 204 or self._method == "HEAD":
+            encoded = []
+        last = encoded.pop() if encoded else b""
+        connection.join_writes()
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": fields})
+        for piece in encoded:
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            connection.flush()
+        if not body.complete and not body.awaits_consent:
+            await self._send({"type": "http.response.body", "body": last, "more_body": True})
+            connection.flush()
+            last = b""
+            # A connection that is closed before the end of the body loses the answer, too.
+            await body.discard(self._gateway.max_body_size)
+        if closes:
+            connection.close_slowly()
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        connection.flush()
+        return self._pending is None or await connection.flushed()
+
+
+async def _in_turns(items: Iterable[T]) -> AsyncIterator[T]:
+    """Yield items. Give other requests their turn from time to time."""
+    turn_ends = time.monotonic() + TURN
+    for item in items:
+        yield item
+        if time.monotonic() > turn_ends:
+            await asyncio.sleep(0)
+            turn_ends = time.monotonic() + TURN
+
+
+async def _encode(pieces: Iterable[bytes]) -> list[bytes]:
+    """Return the body of an answer in pieces of about `PIECE_SIZE`."""
+    if isinstance(pieces, list) and (not pieces or len(pieces[0]) <= PIECE_SIZE):
+        return pieces
+    encoded: list[bytes] = []
+    small = bytearray()
+    async for piece in _in_turns(pieces):
+        if small and len(small) + len(piece) > PIECE_SIZE:
+            encoded.append(bytes(small))
+            small.clear()
+        if len(piece) >= PIECE_SIZE:
+            encoded += [piece[start : start + PIECE_SIZE] for start in range(0, len(piece), PIECE_SIZE)]
+        else:
+            small += piece
+    return [*encoded, bytes(small)] if small else encoded
 
 
 def _split_root(path: str, root: str, *, encoded: bool) -> tuple[str, tuple[str, ...]]:
@@ -340,11 +265,6 @@ def _split_root(path: str, root: str, *, encoded: bool) -> tuple[str, tuple[str,
 @lru_cache(256)
 def _header_name(name: str) -> bytes:
     return name.lower().encode("latin-1")
-
-
-def _encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    fields = [(_header_name(name), value.encode("latin-1")) for name, value in headers.items()]
-    return fields + _ALWAYS
 
 
 #: The headers of every answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ Send = Callable[[Any], Awaitable[None]]
 
 #: The key in the ``state`` of a scope under which the gateway's own server hands over the connection.
 CONNECTION_KEY = "azsession.connection"
+#: Seconds of a wait after which the events of another server are watched. Most waits are shorter.
+WATCH_AFTER = 0.02
 
 
 class ASGIApplication(Protocol):
@@ -20,26 +23,26 @@ class ASGIApplication(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-class Connection(Protocol):
-    """The connection of a request. The application tells it what it does, so that it can apply the right time limits."""
+class ClientGoneError(Exception):
+    """The client closed the connection."""
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether the connection is known to be closed."""
 
-    @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]:
-        """Headers that the server leaves to the application."""
+class RequestConnection:
+    """The connection of a request. The application tells it what it does, so that it can apply the right time limits.
 
-    @property
-    def is_last(self) -> bool:
-        """Whether the connection is closed after the request, because the server stops."""
+    The connection of the gateway's own server overrides everything. Other servers have limits of their own.
+
+    Attributes:
+        headers: Headers that the server leaves to the application.
+        is_last: Whether the connection is closed after the request, because the server stops.
+    """
+
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    is_last: bool = False
+    _watcher: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """A request begins: its head is complete."""
-
-    def watch(self, on_lost: Callable[[], None] | None) -> bool:
-        """Call a function if the client goes away; `None` ends that. Return `False` if only ASGI's events tell it."""
 
     def body_arrived(self, size: int) -> None:
         """Bytes of the body were read."""
@@ -47,35 +50,45 @@ class Connection(Protocol):
     def body_read(self) -> None:
         """The body of the request is read."""
 
+    def watch(self, receive: Receive, on_lost: Callable[[], None] | None) -> None:
+        """Call a function if the client goes away; `None` ends that. `receive` returns the next event of the request."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._watcher = None if on_lost is None else asyncio.ensure_future(self._watch(receive, on_lost))
+
+    async def _watch(self, receive: Receive, on_lost: Callable[[], None]) -> None:
+        await asyncio.sleep(WATCH_AFTER)
+        await _disconnect(receive)
+        on_lost()
+
+    async def has_left(self, receive: Receive) -> bool:
+        """Return whether the server has noticed by now that the client went away. For a request whose body is read."""
+        watcher = asyncio.ensure_future(_disconnect(receive))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if not watcher.done():
+            watcher.cancel()
+            return False
+        return watcher.exception() is None
+
+    def join_writes(self) -> None:
+        """Keep the following parts of an answer until `flush`, so that they are sent together."""
+
+    def flush(self) -> None:
+        """Send the parts that are kept."""
+
     def close_slowly(self) -> None:
         """The client may still be sending when the connection is closed. It must get the time to read the answer."""
 
     async def flushed(self) -> bool:
         """Wait until the system has taken all bytes of the answer. Return `False` if the connection was lost before."""
+        return True
 
     def end(self) -> None:
         """The request ends."""
 
 
-class UnknownConnection:
-    """A connection of another server, which has limits of its own."""
-
-    headers: Sequence[tuple[bytes, bytes]] = ()
-    is_closed = False
-    is_last = False
-
-    def begin(self) -> None: ...
-
-    def watch(self, on_lost: Callable[[], None] | None) -> bool:
-        return False
-
-    def body_arrived(self, size: int) -> None: ...
-
-    def body_read(self) -> None: ...
-
-    def close_slowly(self) -> None: ...
-
-    async def flushed(self) -> bool:
-        return True
-
-    def end(self) -> None: ...
+async def _disconnect(receive: Receive) -> None:
+    """Return when the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

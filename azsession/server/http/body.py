@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from ...errors import MessageTooLargeError, ValidationError
-from .asgi import Receive
-from .framing import RawHeaders
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection."""
+from .asgi import ClientGoneError, Receive
+from .framing import Head
 
 
 class Body:
@@ -19,31 +16,20 @@ class Body:
     Args:
         receive: Returns the next event of the request.
         on_bytes: Called with the number of bytes of each piece.
-        headers: The headers of the request, which `framing_error` has accepted.
-        is_http1: Whether only these headers can announce a body.
+        head: The head of the request; `None` if it was refused, so that nothing is known about the body.
 
     Attributes:
         length: The length that the request announces, or `None`.
         complete: Whether there are no more bytes to read.
-        awaits_consent: Whether the client sends the body only after a status 100 (RFC 9110, section 10.1.1). The server sends
-            this status when the body is read.
+        awaits_consent: Whether the client sends the body only after a status 100. It is sent when the body is read.
     """
 
-    def __init__(self, receive: Receive, on_bytes: Callable[[int], None], headers: RawHeaders, *, is_http1: bool) -> None:
+    def __init__(self, receive: Receive, on_bytes: Callable[[int], None], head: Head | None) -> None:
         self._receive = receive
         self._on_bytes = on_bytes
-        self.length: int | None = None
-        self.awaits_consent: bool = False
-        announced = not is_http1
-        for name, value in headers:
-            if name == b"content-length":
-                self.length = int(value)
-                announced = announced or self.length > 0
-            elif name == b"transfer-encoding":
-                announced = True
-            elif name == b"expect":
-                self.awaits_consent = value.lower() == b"100-continue"
-        self.complete: bool = not announced
+        self.length: int | None = None if head is None else head.length
+        self.complete: bool = head is None or not head.has_body
+        self.awaits_consent: bool = head is not None and head.awaits_consent
 
     async def read(self, limit: int, too_large: Callable[[int | None], MessageTooLargeError]) -> bytes:
         """Return the complete body.
@@ -73,13 +59,10 @@ class Body:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def discard(self, limit: int) -> None:
-        """Read the rest of the body without keeping it, or the first `limit` bytes of it.
-
-        Raises:
-            ClientGoneError: The connection was closed.
-        """
-        while not self.complete and limit > 0:
-            limit -= len(await self._next())
+        """Read the rest of the body without keeping it, or the first `limit` bytes of it. Return early if the client left."""
+        with suppress(ClientGoneError):
+            while not self.complete and limit > 0:
+                limit -= len(await self._next())
 
     async def _next(self) -> bytes:
         event = await self._receive()

@@ -2,7 +2,7 @@
 
 A `Connection` stands between the event loop and the protocol object of the HTTP server. It passes bytes on in both
 directions, and never looks for requests in them: the HTTP server's parser alone decides where a request ends. The ASGI
-application reports the progress of its requests (`asgi.Connection`), so that the time limits of each phase apply.
+application reports the progress of its requests (`asgi.RequestConnection`), so that the time limits of each phase apply.
 """
 
 from __future__ import annotations
@@ -13,24 +13,13 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from . import limits, refusals
-from .movement import Movement
+from .asgi import Receive, RequestConnection
 from .refusals import http_date
-from .transport import WatchedTransport
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-
-class Table(Protocol):
-    """The table of all connections."""
-
-    is_stopping: bool
-
-    def remove(self, connection: Connection) -> None: ...
-
-    def update(self, connection: Connection) -> None: ...
 
 
 class Phase(Enum):
@@ -44,17 +33,23 @@ class Phase(Enum):
     CLOSING = "the end of the connection"
 
 
-class Connection(asyncio.Protocol):
-    """One connection. The event loop calls the methods of `asyncio.Protocol`, the application those of `asgi.Connection`.
+class Connection(asyncio.Protocol, asyncio.Transport, RequestConnection):
+    """One connection.
+
+    The event loop calls the methods of `asyncio.Protocol`, the HTTP server those of `asyncio.Transport`, and the application
+    those of `asgi.RequestConnection`.
 
     Args:
-        table: The table of all connections.
+        on_closed: Called when the connection is closed.
         make_inner: Makes the protocol object of the HTTP server.
         is_refused: Whether the connection is beyond the limit of the server, so that its requests get status 503.
     """
 
-    def __init__(self, table: Table, make_inner: Callable[[], asyncio.Protocol], is_refused: bool) -> None:
-        self._table = table
+    def __init__(
+        self, on_closed: Callable[[Connection], None], make_inner: Callable[[], asyncio.Protocol], is_refused: bool
+    ) -> None:
+        super().__init__()
+        self._on_closed = on_closed
         self._make_inner = make_inner
         self._inner: asyncio.Protocol | None = None
         self._is_refused = is_refused
@@ -64,8 +59,8 @@ class Connection(asyncio.Protocol):
         #: When the phase must be over. `None` if it may last.
         self._deadline: float | None = None
         #: The bytes of a body that arrives, and of an answer that the client takes.
-        self._arrival: Movement | None = None
-        self._departure: Movement | None = None
+        self._arrival: limits.Movement | None = None
+        self._departure: limits.Movement | None = None
         self._unsent = 0
         #: Whether the HTTP server could not read what the client sent.
         self._is_malformed = False
@@ -79,18 +74,15 @@ class Connection(asyncio.Protocol):
         self._inner_paused = False
         self._flushed: asyncio.Future[bool] | None = None
         self._on_lost: Callable[[], None] | None = None
+        #: The parts of an answer that are sent together; `None` if each part is sent at once.
+        self._joined: list[bytes] | None = None
 
-    # For the table
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the client may take its time to send a request."""
-        return self._phase is Phase.IDLE
+    # For the table of connections
 
     @property
-    def is_watched(self) -> bool:
-        """Whether a time limit applies."""
-        return self._deadline is not None or self._arrival is not None or self._departure is not None
+    def idle_until(self) -> float | None:
+        """When the connection is closed if the client sends no request until then. `None` if a request runs."""
+        return self._deadline if self._phase is Phase.IDLE else None
 
     def is_late(self, now: float) -> bool:
         """Return whether the connection is over a time limit."""
@@ -109,18 +101,21 @@ class Connection(asyncio.Protocol):
         """Close the connection, because it is over a time limit."""
         if self._phase is Phase.HEAD and not self._is_refused:
             self._refuse(refusals.LATE)
+        elif self._phase is Phase.IDLE:
+            self.finish()
         else:
             self.abort()
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Close the connection when the client has taken the last answer."""
         self._set_phase(Phase.CLOSING, None if self._departure is not None else limits.LINGER)
         self._transport.close()
 
     def stop(self) -> None:
         """Close the connection after the answer to the request that runs, or at once if none runs."""
+        self.is_last = True
         if self._phase in (Phase.IDLE, Phase.HEAD):
-            self.close()
+            self.finish()
         elif self._phase is Phase.OPENING:
             self.abort()
 
@@ -149,54 +144,49 @@ class Connection(asyncio.Protocol):
     # For the application
 
     @property
-    def is_closed(self) -> bool:
-        """Whether the connection is closed, or is being closed."""
-        return self._is_lost or self._phase is Phase.CLOSING or self._transport.is_closing()
-
-    @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]:
-        """Headers that the server leaves to the application."""
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:  # type: ignore[override]
         return [(b"date", http_date(int(time.time())))]
 
-    @property
-    def is_last(self) -> bool:
-        """Whether the connection is closed after the running request, because the server stops."""
-        return self._table.is_stopping
-
     def begin(self) -> None:
-        """A request begins: its head is complete."""
         if self._phase is Phase.CLOSING:
             return
         self._head_size = 0
         self._begun += 1
         self._is_answered = False
-        self._arrival = Movement()
+        self._arrival = limits.Movement()
         self._set_phase(Phase.BODY)
 
-    def watch(self, on_lost: Callable[[], None] | None) -> bool:
-        """Call a function if the client goes away; `None` ends that."""
+    def watch(self, receive: Receive, on_lost: Callable[[], None] | None) -> None:
         self._on_lost = on_lost
-        if on_lost is not None and self.is_closed:
+        if on_lost is not None and self.is_closing():
             asyncio.get_running_loop().call_soon(self._report_loss)
-        return True
+
+    async def has_left(self, receive: Receive) -> bool:
+        # The end of the connection may have arrived behind the request. The event loop reads it now.
+        await asyncio.sleep(0)
+        return self.is_closing()
 
     def body_arrived(self, size: int) -> None:
-        """Bytes of the body were read."""
         if self._arrival is not None:
             self._arrival.add(size)
 
     def body_read(self) -> None:
-        """The body of the request is read."""
         if self._phase is Phase.BODY:
             self._arrival = None
             self._set_phase(Phase.WORK)
 
+    def join_writes(self) -> None:
+        self._joined = []
+
+    def flush(self) -> None:
+        parts, self._joined = self._joined, None
+        if parts:
+            self.write(b"".join(parts))
+
     def close_slowly(self) -> None:
-        """The client may still be sending when the connection is closed. It must get the time to read the answer."""
         self._closes_slowly = True
 
     async def flushed(self) -> bool:
-        """Wait until the system has taken all bytes of the answer. Return `False` if the connection was lost before."""
         if self._is_lost or self._departure is None:
             return not self._is_lost
         if self._flushed is None:
@@ -204,13 +194,13 @@ class Connection(asyncio.Protocol):
         return await self._flushed
 
     def end(self) -> None:
-        """The request ends."""
+        self.flush()
         if self._is_lost or self._phase is Phase.CLOSING:
             return
         self._arrival = None
-        self._set_phase(Phase.IDLE)
-        if self._table.is_stopping:
-            self.close()
+        self._set_phase(Phase.IDLE, limits.IDLE_TIMEOUT)
+        if self.is_last:
+            self.finish()
             return
         # Afterwards: the HTTP server may start the next request at once.
         if self._is_malformed:
@@ -231,10 +221,10 @@ class Connection(asyncio.Protocol):
         if self._is_refused:
             self._set_phase(Phase.HEAD, limits.HEADER_DEADLINE)
             return
-        self._set_phase(Phase.IDLE)
+        self._set_phase(Phase.IDLE, limits.IDLE_TIMEOUT)
         try:
             self._inner = self._make_inner()
-            self._inner.connection_made(WatchedTransport(self, transport))
+            self._inner.connection_made(self)
         except BaseException:
             transport.abort()
             raise
@@ -255,9 +245,8 @@ class Connection(asyncio.Protocol):
         return None if self._inner is None else self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        self._departure = Movement()
+        self._departure = limits.Movement()
         self._unsent = self._transport.get_write_buffer_size()
-        self._table.update(self)
         if self._inner is not None:
             self._inner.pause_writing()
 
@@ -265,53 +254,64 @@ class Connection(asyncio.Protocol):
         self._departure = None
         if self._phase is Phase.CLOSING:
             self._deadline = time.monotonic() + limits.LINGER
-        self._table.update(self)
-        if self._flushed is not None and not self._flushed.done():
-            self._flushed.set_result(True)
-        self._flushed = None
+        self._end_flush(True)
         if self._inner is not None:
             self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
         self._report_loss()
-        self._table.remove(self)
+        self._on_closed(self)
         self._held.clear()
-        if self._flushed is not None and not self._flushed.done():
-            self._flushed.set_result(False)
+        self._end_flush(False)
         inner, self._inner = self._inner, None
         if inner is not None:
             inner.connection_lost(exc)
 
-    # For the transport that the HTTP server sees
+    # For the HTTP server
 
-    def write(self, data: bytes) -> None:
-        """Write what the HTTP server writes."""
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._is_lost or self._phase is Phase.CLOSING or self._transport.is_closing()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._is_feeding:
             # The only answer without a request is to bytes that are no request.
             self._is_malformed = True
             asyncio.get_running_loop().call_soon(self._refuse_malformed, self._begun)
-        elif not self.is_closed:
-            self._is_answered = self._is_answered or not data.startswith(b"HTTP/1.1 100 ")
+        elif self._joined is not None:
+            self._joined.append(bytes(data))
+        elif not self.is_closing():
+            self._is_answered = self._is_answered or bytes(data[:13]) != b"HTTP/1.1 100 "
             self._transport.write(data)
 
-    def close_from_inside(self) -> None:
-        """Close the connection for the HTTP server."""
+    def close(self) -> None:
         if self._is_feeding or self._phase is Phase.CLOSING:
             return
+        self.flush()
         if self._closes_slowly:
             self._linger()
         else:
-            self.close()
+            self.finish()
 
-    def pause_from_inside(self, paused: bool) -> None:
-        """Stop or continue reading for the HTTP server."""
-        self._inner_paused = paused
-        if self._arrival is not None and not paused:
+    def pause_reading(self) -> None:
+        self._inner_paused = True
+        self._control_reading()
+
+    def resume_reading(self) -> None:
+        self._inner_paused = False
+        if self._arrival is not None:
             self._arrival.restart()
         self._control_reading()
 
     # Inside
+
+    def _end_flush(self, is_taken: bool) -> None:
+        flushed, self._flushed = self._flushed, None
+        if flushed is not None and not flushed.done():
+            flushed.set_result(is_taken)
 
     def _report_loss(self) -> None:
         on_lost, self._on_lost = self._on_lost, None
@@ -321,7 +321,6 @@ class Connection(asyncio.Protocol):
     def _set_phase(self, phase: Phase, seconds: float | None = None) -> None:
         self._phase = phase
         self._deadline = None if seconds is None else time.monotonic() + seconds
-        self._table.update(self)
 
     def _feed(self, inner: asyncio.Protocol, data: bytes) -> None:
         if self._phase is Phase.IDLE:

@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any
 
 from . import limits
 from .asgi import CONNECTION_KEY
 from .connection import Connection
 
 
-class InnerFactory(Protocol):
-    """Makes the protocol object of the HTTP server for one connection.
-
-    Its argument becomes the ``state`` of the connection's requests.
-    """
-
-    def __call__(self, state: dict[str, Any]) -> asyncio.Protocol: ...
-
-
 class Connections:
     """The connections of one server. Only the thread of its event loop may use them.
 
     Args:
-        make_inner: Makes the protocol objects of the HTTP server.
+        make_inner: Makes the protocol object of the HTTP server for a connection. Its argument becomes the ``state`` of the
+            connection's requests.
         limit: Connections at most. An eighth more are kept for as long as it takes to refuse them.
     """
 
-    def __init__(self, make_inner: InnerFactory, limit: int) -> None:
+    def __init__(self, make_inner: Callable[[dict[str, Any]], asyncio.Protocol], limit: int) -> None:
         self._make_inner = make_inner
         self._limit = limit
         self._limit_refused = limit + max(8, limit // 8)
         self._open: set[Connection] = set()
-        #: Idle connections, and since when they are. The one that has been idle longest comes first.
-        self._idle: dict[Connection, float] = {}
-        #: Connections with a time limit.
-        self._watched: set[Connection] = set()
+        #: The connections that were idle at the last check, and until when. The one that has been idle longest comes first.
+        self._idle: deque[tuple[float, Connection]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
         #: Whether the server stops: each connection is closed after the answer to its request.
@@ -51,7 +44,7 @@ class Connections:
         if self.is_stopping or len(self._open) >= self._limit_refused:
             return None
         is_refused = len(self._open) >= self._limit and not self.make_room()
-        connection = Connection(self, lambda: self._make_inner({CONNECTION_KEY: connection}), is_refused)
+        connection = Connection(self.remove, lambda: self._make_inner({CONNECTION_KEY: connection}), is_refused)
         self._open.add(connection)
         if self._timer is None:
             self._schedule()
@@ -60,31 +53,19 @@ class Connections:
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
         self._open.discard(connection)
-        self._idle.pop(connection, None)
-        self._watched.discard(connection)
         if not self._open and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
-    def update(self, connection: Connection) -> None:
-        """Notice a change of `Connection.is_idle` or `Connection.is_watched`."""
-        if connection not in self._open:
-            return
-        self._idle.pop(connection, None)
-        if connection.is_watched:
-            self._watched.add(connection)
-            return
-        self._watched.discard(connection)
-        if connection.is_idle:
-            self._idle[connection] = time.monotonic()
-
     def make_room(self) -> bool:
         """Close the connection that has been idle longest, if there is one."""
-        connection, since = next(iter(self._idle.items()), (None, 0.0))
-        if connection is None or since > time.monotonic() - limits.IDLE_GRACE:
-            return False
-        self.remove(connection)
-        connection.abort()
-        return True
+        newest = time.monotonic() + limits.IDLE_TIMEOUT - limits.IDLE_GRACE
+        while self._idle and self._idle[0][0] <= newest:
+            idle_until, connection = self._idle.popleft()
+            if connection in self._open and connection.idle_until == idle_until:
+                self.remove(connection)
+                connection.abort()
+                return True
+        return False
 
     async def drain(self, patience: float) -> None:
         """Answer the running requests, and close all connections.
@@ -112,14 +93,15 @@ class Connections:
         self._timer = asyncio.get_running_loop().call_later(limits.CHECK_PAUSE, self._check)
 
     def _check(self) -> None:
-        """Close the connections that are over a time limit."""
+        """Close the connections that are over a time limit, and find the idle ones."""
         now = time.monotonic()
-        for connection in [found for found in self._watched if found.is_late(now)]:
-            connection.on_late()
-        for connection, since in list(self._idle.items()):
-            if since > now - limits.IDLE_TIMEOUT:
-                break
-            connection.close()
+        idle = []
+        for connection in list(self._open):
+            if connection.is_late(now):
+                connection.on_late()
+            elif connection.idle_until is not None:
+                idle.append((connection.idle_until, connection))
+        self._idle = deque(sorted(idle, key=itemgetter(0)))
         self._timer = None
         if self._open:
             self._schedule()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 #: Seconds in which the head of a request must arrive, and for which a body or an answer may stand still.
 HEADER_DEADLINE = 10.0
 #: Bytes per second at which a body must arrive, and an answer must be taken, on average.
@@ -37,3 +39,25 @@ def default_max_connections() -> int:
             return MAX_CONNECTIONS
     # An eighth more connections are kept while they are refused.
     return max(8, min(MAX_CONNECTIONS, (limit - OTHER_FILES) * 8 // 9))
+
+
+class Movement:
+    """Bytes that must move at a rate. Bytes that move faster give no credit for later."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Give the bytes the whole time again."""
+        self._due = time.monotonic() + HEADER_DEADLINE
+
+    def add(self, size: int) -> None:
+        """Count bytes that have moved."""
+        self._count += size
+
+    def is_late(self, now: float) -> bool:
+        """Return whether the bytes stand still, or move too slowly."""
+        moved, self._count = self._count, 0
+        self._due = min(self._due + moved / BODY_RATE, now + HEADER_DEADLINE)
+        return self._due < now
