@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .._extras import need
@@ -20,18 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["MAX_WAITING", "AccessKey", "GatewayService", "Right", "create_app"]
 
 
-def __getattr__(name: str) -> Any:
-    # Imported on first use: clients in the same process need neither asyncio nor the extra.
-    if name == "create_app":
-        from .http.app import create_app
+#: Imported on first use: clients in the same process need neither asyncio nor the extra.
+_LAZY = {"GatewayService": ".service", "create_app": ".http.app"}
 
-        globals()[name] = create_app
-        return create_app
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "GatewayService":
         need("uvicorn", "server")
         need("httptools", "server")
-        from .service import GatewayService
-
-        globals()[name] = GatewayService
-        return GatewayService
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LAZY[name], __name__), name)
+    return value

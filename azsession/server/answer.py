@@ -101,27 +101,20 @@ def error_answer(error: Exception, method: str) -> Answer:
     if isinstance(error, MalformedError):
         error = ValidationError(str(error))
     if isinstance(error, QueueError):
-        status, body = answer_to(error)
         code = code_of(error)
-        headers = _error_headers(error, status)
-    elif isinstance(error, NoRouteError):
-        status, code = (405, NOT_SUPPORTED) if error.allowed else (404, INVALID_REQUEST)
-        body = {"error": {"code": code, "message": str(error)}}
+        status, body = answer_to(error)
+        if error.retry_after is not None and status in (429, 503):
+            headers["Retry-After"] = str(math.ceil(error.retry_after))
+        if isinstance(error, SessionLockedError) and error.retry_after is not None:
+            headers[LOCK_EXPIRES_HEADER] = f"{error.retry_after:.3f}"
+        if status == 401:
+            headers["WWW-Authenticate"] = "SharedAccessSignature"
+        return Answer.json(status, body, {**headers, ERROR_CODE_HEADER: code})
+    if isinstance(error, NoRouteError):
+        status, code, text = (405, NOT_SUPPORTED, str(error)) if error.allowed else (404, INVALID_REQUEST, str(error))
         if error.allowed:
             headers["Allow"] = ", ".join(sorted(set(error.allowed)))
     else:
         logger.error("the gateway failed to answer a %s request", method, exc_info=error)
-        status, code = 500, INTERNAL_ERROR
-        body = {"error": {"code": code, "message": "the gateway failed; its log has the reason"}}
-    return Answer.json(status, body, {**headers, ERROR_CODE_HEADER: code})
-
-
-def _error_headers(error: QueueError, status: int) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    if error.retry_after is not None and status in (429, 503):
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
-    if isinstance(error, SessionLockedError) and error.retry_after is not None:
-        headers[LOCK_EXPIRES_HEADER] = f"{error.retry_after:.3f}"
-    if status == 401:
-        headers["WWW-Authenticate"] = "SharedAccessSignature"
-    return headers
+        status, code, text = 500, INTERNAL_ERROR, "the gateway failed; its log has the reason"
+    return Answer.json(status, {"error": {"code": code, "message": text}}, {**headers, ERROR_CODE_HEADER: code})

@@ -118,34 +118,27 @@ class AccessKey:
 
 
 @attrs.frozen
-class _Scope:
-    """The requests that a token covers: those to a host, and to a path or the paths below it. Without a host, none."""
+class _Token:
+    """A token with a valid signature. It covers requests to a host, and to a path or the paths below it."""
 
+    key: AccessKey
+    expires_on: int
     host: str
     segments: tuple[str, ...]
 
-    @classmethod
-    def parse(cls, encoded: str) -> _Scope:
-        """Return the scope of a token for an encoded URL. It is empty if URL parsers could read the URL in different ways."""
-        try:
-            url = unquote_plus(encoded, errors="strict")
-            parts = urlsplit(url if "://" in url else f"//{url}")
-            host = (parts.hostname or "").lower()
-            # Clients join a base URL and a path, which can leave an extra slash at the start or the end.
-            path = parts.path.lstrip("/").removesuffix("/")
-            segments = tuple(unquote(segment, errors="strict") for segment in path.split("/")) if path else ()
-        except ValueError:
-            return cls("", ())
-        return cls("" if "@" in parts.netloc or _UNREADABLE.search(url) else host, segments)
 
-
-@attrs.frozen
-class _KnownToken:
-    """A token with a valid signature."""
-
-    key: AccessKey
-    scope: _Scope
-    expires_on: int
+def _scope(encoded: str) -> tuple[str, tuple[str, ...]]:
+    """Return the host and the path of an encoded URL. If URL parsers could read it in different ways, the host is empty."""
+    try:
+        url = unquote_plus(encoded, errors="strict")
+        parts = urlsplit(url if "://" in url else f"//{url}")
+        host = (parts.hostname or "").lower()
+        # Clients join a base URL and a path, which can leave an extra slash at the start or the end.
+        path = parts.path.lstrip("/").removesuffix("/")
+        segments = tuple(unquote(segment, errors="strict") for segment in path.split("/")) if path else ()
+    except ValueError:
+        return "", ()
+    return "" if "@" in parts.netloc or _UNREADABLE.search(url) else host, segments
 
 
 @lru_cache(256)
@@ -170,7 +163,7 @@ class Guard:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._lock = threading.Lock()  # Guards changes of _known.
         #: Tokens that were accepted, by the digest of their text. A token that is refused takes the same steps each time.
-        self._known: dict[bytes, _KnownToken] = {}
+        self._known: dict[bytes, _Token] = {}
 
     def check(
         self, authorization: str | None, host: str, resource: tuple[str, ...] | None, operation: Operation | None
@@ -191,7 +184,7 @@ class Guard:
         text = authorization or ""
         digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
         token = self._known.get(digest)
-        if token is None or not self._is_current(token) or not self._covers(token.scope, host, resource):
+        if token is None or not self._is_current(token) or not self._covers(token.host, token.segments, host, resource):
             token = self._verify(text, digest, host, resource)
         if token is None:
             raise AuthenticationFailedError(
@@ -202,18 +195,18 @@ class Guard:
         if right is not None and not token.key.allows(right):
             raise PermissionDeniedError(f"the key {token.key.name!r} lacks the right {right.value}")
 
-    def _is_current(self, token: _KnownToken) -> bool:
+    def _is_current(self, token: _Token) -> bool:
         return token.expires_on > time.time() and self._keys.get(token.key.name) is token.key
 
-    def _verify(self, text: str, digest: bytes, host: str, resource: tuple[str, ...] | None) -> _KnownToken | None:
+    def _verify(self, text: str, digest: bytes, host: str, resource: tuple[str, ...] | None) -> _Token | None:
         # Each check runs whatever the result of the others, so that the time of a refusal does not reveal the fault.
         verified = verify_token(text, self._secret_of)
-        scope = _Scope.parse(verified.resource)
-        covers = self._covers(scope, host, resource)
+        name, segments = _scope(verified.resource)
+        covers = self._covers(name, segments, host, resource)
         key = self._keys.get(verified.key_name)
         if key is None or not verified.is_valid or not covers:
             return None
-        token = _KnownToken(key, scope, verified.expires_on)
+        token = _Token(key, verified.expires_on, name, segments)
         with self._lock:
             self._known.pop(digest, None)
             while len(self._known) >= MAX_KNOWN:
@@ -225,8 +218,8 @@ class Guard:
         key = self._keys.get(key_name)
         return None if key is None else key.key
 
-    def _covers(self, scope: _Scope, host: str, resource: tuple[str, ...] | None) -> bool:
-        """Return whether a token covers this host and path, compared segment by segment."""
-        if not scope.host or (scope.host != _host_name(host) and scope.host not in self._hosts):
+    def _covers(self, name: str, segments: tuple[str, ...], host: str, resource: tuple[str, ...] | None) -> bool:
+        """Return whether a token for this host name and path covers a request, compared segment by segment."""
+        if not name or (name != _host_name(host) and name not in self._hosts):
             return False
-        return resource is None or resource[: len(scope.segments)] == scope.segments
+        return resource is None or resource[: len(segments)] == segments

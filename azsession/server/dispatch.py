@@ -16,7 +16,7 @@ from .. import interrupts
 from ..broker.base import Broker
 from ..broker.calls import CallContext, wait_for
 from ..errors import MessageTooLargeError, QueueError, ValidationError
-from ..protocol.routes import NoRouteError, Route, parse_route
+from ..protocol.routes import NoRouteError, Operation, Route, parse_route
 from ..protocol.wire import MalformedError
 from .answer import Answer, PendingAnswer, error_answer
 from .authorization import OPEN, Guard
@@ -33,11 +33,16 @@ MAX_WAITING = 1024
 class Gateway:
     """Answers requests from a broker. Safe to use from many threads.
 
+    A transport calls `admit`, reads the body, and calls `answer`. `handle` does all of it for a request in memory.
+
     Args:
         broker: The broker. The caller closes it.
         guard: Checks the tokens of requests; `None` allows everything, for clients in the same process.
         max_body_size: Bytes of a request's body at most.
         max_message_size: Bytes of a message's body, or of a session state, at most.
+
+    Attributes:
+        answer: Carries out a request that was admitted; see `Handlers.answer`. `error_answer` turns its errors into answers.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class Gateway:
     ) -> None:
         self.max_body_size = max_body_size
         self.max_message_size = max_message_size
-        self._handlers = Handlers(broker, max_message_size)
+        self.answer: Callable[[Request], Answer | PendingAnswer[Any]] = Handlers(broker, max_message_size).answer
         self._guard = guard
 
     def handle(
@@ -120,19 +125,11 @@ class Gateway:
             route = parse_route(method, path, encoded=encoded)
         except (NoRouteError, ValidationError):
             # Only a client with a valid token learns the fault of the path.
-            self._authorize(headers, None)
+            self._authorize(headers, None, None)
             raise
         if route.operation not in OPEN:
-            self._authorize(headers, route, prefix)
+            self._authorize(headers, (*prefix, *route.resource), route.operation)
         return route, parse_query(query)
-
-    def answer(self, request: Request) -> Answer | PendingAnswer[Any]:
-        """Return the answer to a request that was admitted, or an answer that waits for the broker.
-
-        Raises:
-            Exception: An error in the request. `error_answer` turns it into an answer.
-        """
-        return self._handlers.answer(request)
 
     def body_too_large(self, size: int | None) -> MessageTooLargeError:
         """Return the error for a body over the limit; `size` is `None` if the size is not known."""
@@ -140,9 +137,8 @@ class Gateway:
         described = "" if size is None else f" of {size} bytes"
         return MessageTooLargeError(f"the body{described} is too large; the limit is {limit} bytes", size=size, limit=limit)
 
-    def _authorize(self, headers: Headers, route: Route | None, prefix: tuple[str, ...] = ()) -> None:
+    def _authorize(self, headers: Headers, resource: tuple[str, ...] | None, operation: Operation | None) -> None:
         if self._guard is not None:
-            resource, operation = (None, None) if route is None else ((*prefix, *route.resource), route.operation)
             self._guard.check(headers.get("Authorization"), headers.get("Host") or "", resource, operation)
 
 
@@ -153,12 +149,11 @@ def parse_query(text: str) -> Mapping[str, str]:
         ValidationError: The query is malformed, or has a parameter twice.
     """
     # Only short queries are cached: clients repeat few of them.
-    return _parse_short_query(text) if len(text) <= _SHORT_QUERY else _parse_any_query(text)
+    return _parse_query(text) if len(text) <= _SHORT_QUERY else _parse_query.__wrapped__(text)
 
 
-def _parse_any_query(text: str) -> Mapping[str, str]:
-    if not text:
-        return {}
+@lru_cache(256)
+def _parse_query(text: str) -> Mapping[str, str]:
     try:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=16)
     except ValueError:
@@ -170,4 +165,3 @@ def _parse_any_query(text: str) -> Mapping[str, str]:
 
 
 _SHORT_QUERY = 64
-_parse_short_query = lru_cache(256)(_parse_any_query)

@@ -143,11 +143,7 @@ class Request:
             MessageTooLargeError: The body is larger than `MAX_JSON_SIZE`.
             MalformedError: The body is not a JSON object.
         """
-        size = len(self.body)
-        if size > MAX_JSON_SIZE:
-            raise MessageTooLargeError(
-                f"the body has {size} bytes; this operation takes at most {MAX_JSON_SIZE}", size=size, limit=MAX_JSON_SIZE
-            )
+        check_size(len(self.body), "the body", MAX_JSON_SIZE)
         return json_object(self.body)
 
 
@@ -179,10 +175,10 @@ def iter_messages(headers: Headers, body: bytes, max_size: int) -> Iterator[Mess
         raise ValidationError("the envelope has no message; it must have at least one")
 
 
-def check_size(size: int, described: str, limit: int) -> None:
-    """Raise `MessageTooLargeError` if a size in bytes is over its limit."""
+def check_size(size: int, described: str, limit: int, *, unit: str = "bytes") -> None:
+    """Raise `MessageTooLargeError` if a size is over its limit."""
     if size > limit:
-        raise MessageTooLargeError(f"{described} has {size} bytes; the limit is {limit}", size=size, limit=limit)
+        raise MessageTooLargeError(f"{described} has {size} {unit}; the limit is {limit}", size=size, limit=limit)
 
 
 def _checked(message: Message, number: int, max_size: int) -> Message:
@@ -190,12 +186,7 @@ def _checked(message: Message, number: int, max_size: int) -> Message:
         raise ValidationError(f"message {number} has no SessionId; all queues need one")
     check_size(len(message.body), f"the body of message {number}", max_size)
     size = sum(len(name) + (len(value) if isinstance(value, str) else 8) for name, value in message.attributes.items())
-    if size > MAX_ATTRIBUTES_SIZE:
-        raise MessageTooLargeError(
-            f"the attributes of message {number} have {size} characters; the limit is {MAX_ATTRIBUTES_SIZE}",
-            size=size,
-            limit=MAX_ATTRIBUTES_SIZE,
-        )
+    check_size(size, f"the set of attributes of message {number}", MAX_ATTRIBUTES_SIZE, unit="characters")
     return message
 
 
@@ -223,7 +214,7 @@ def read_sequence_numbers(data: Mapping[str, Any]) -> list[int]:
     numbers = data.get("SequenceNumbers")
     if not isinstance(numbers, list) or not numbers:
         raise ValidationError(f"SequenceNumbers must be a list of 1 to {MAX_BATCH} whole numbers")
-    _check_batch(len(numbers), "received")
+    check_size(len(numbers), "SequenceNumbers", MAX_BATCH, unit="items")
     for number in numbers:
         check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
     return numbers
@@ -244,7 +235,7 @@ def read_settlements(data: Mapping[str, Any]) -> list[Settlement]:
             raise ValidationError(f"{name[:40]!r} is not one of complete, abandon, defer and deadletter") from None
         if not isinstance(value, list):
             raise ValidationError(f"{name} must be a list")
-        _check_batch(len(items) + len(value), "settled")
+        check_size(len(items) + len(value), "the list of messages to settle", MAX_BATCH, unit="items")
         items += [(item, disposition) for item in value]
     if not items:
         raise ValidationError(f"there is no message to settle; give 1 to {MAX_BATCH}")
@@ -258,8 +249,3 @@ def _read_settlement(item: Any, disposition: Disposition) -> Settlement:
         token = check_text(item.get("LockToken"), "LockToken", MAX_LOCK_TOKEN_LENGTH)
         return Settlement(token, disposition, *read_reason(item))
     return Settlement(check_text(item, "a lock token", MAX_LOCK_TOKEN_LENGTH), disposition)
-
-
-def _check_batch(size: int, done: str) -> None:
-    if size > MAX_BATCH:
-        raise MessageTooLargeError(f"{size} messages cannot be {done} at once; the limit is {MAX_BATCH}")

@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import socket
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +20,9 @@ from ..errors import ConfigurationError
 from .authorization import AccessKey
 from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING
 from .http.app import create_app
-from .http.listener import Listener
+from .http.listener import THREAD_NAME, Listener, listen, tls_context
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class GatewayService:
@@ -45,6 +52,9 @@ class GatewayService:
             been idle longest, or answers a new connection with status 503. By default, the limit follows from the number of
             files that the process may open, and is 16,384 at most.
 
+    Attributes:
+        broker: The broker behind the gateway.
+
     Raises:
         ConfigurationError: The address is not loopback and has neither TLS nor `insecure`, or the certificate or its key
             cannot be used.
@@ -71,7 +81,7 @@ class GatewayService:
                 f"{host} is not a loopback address: give a certificate (--tls-cert, --tls-key), or --insecure if a proxy "
                 "in front of the gateway does TLS"
             )
-        self._broker = broker
+        self.broker: Broker = broker
         self._keys = list(keys)
         self._app = create_app(
             broker,
@@ -81,18 +91,20 @@ class GatewayService:
             max_message_size=max_message_size,
             max_waiting=max_waiting,
         )
-        self._listener = Listener(self._app, host, port, max_connections=max_connections, tls_cert=tls_cert, tls_key=tls_key)
-        self._stopped = False
+        tls = tls_context(tls_cert, tls_key)
+        self._scheme = "http" if tls is None else "https"
+        self._address = (host, port)
+        self._listener = Listener(self._app, tls, max_connections)
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._is_stopped = False
 
     @property
     def url(self) -> str:
         """The URL of the gateway, for example ``http://127.0.0.1:8080``. With port 0, the port is known after `start`."""
-        return self._listener.url
-
-    @property
-    def broker(self) -> Broker:
-        """The broker behind the gateway."""
-        return self._broker
+        host, port = self._address
+        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def connection_string(self, key: AccessKey | None = None) -> str:
         """Return a connection string for clients. It contains the secret of the key.
@@ -112,8 +124,22 @@ class GatewayService:
         Raises:
             ConfigurationError: The service cannot listen on the address.
         """
-        self._listener.start()
+        host, port = self._address
+        sock = listen(host, port)
+        self._address = (host, sock.getsockname()[1])
+        self._loop = self._listener.new_loop()
+        self._thread = threading.Thread(target=self._serve, args=(self._loop, sock), name=THREAD_NAME, daemon=True)
+        self._thread.start()
         return self
+
+    def _serve(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        try:
+            loop.run_until_complete(self._listener.serve(sock, self._stopping))
+        except Exception:
+            logger.exception("the gateway's server failed")
+        finally:
+            sock.close()
+            loop.close()
 
     def stop(self) -> None:
         """Stop to serve, and close the broker. Idempotent.
@@ -121,12 +147,16 @@ class GatewayService:
         Waiting receives and accepts end with status 204. Blocks until running requests are answered, for about five seconds
         at most.
         """
-        if self._stopped:
+        if self._is_stopped:
             return
-        self._stopped = True
-        self._broker.stop_waiting()
-        self._listener.stop()
-        self._broker.close()
+        self._is_stopped = True
+        self.broker.stop_waiting()
+        if self._loop is not None and self._thread is not None:
+            with suppress(RuntimeError):  # The loop is closed already.
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            if self._thread is not threading.current_thread():
+                self._thread.join()
+        self.broker.close()
 
     def __enter__(self) -> GatewayService:
         return self.start()

@@ -192,7 +192,7 @@ def test_a_sender_cannot_make_a_message_that_receivers_cannot_read(gateway: Gate
 
 def test_too_many_settlements_are_refused_before_any_is_parsed() -> None:
     # Parsing them one by one would report the first, which is malformed.
-    with pytest.raises(MessageTooLargeError, match="1001 messages cannot be settled"):
+    with pytest.raises(MessageTooLargeError, match="1001 items"):
         read_settlements({"complete": [None] * 600, "abandon": [None] * 401})
 
 

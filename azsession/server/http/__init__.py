@@ -1,1 +1,1 @@
-"""The gateway over HTTP: the WSGI application, and the server that runs it."""
+"""The gateway over HTTP: the ASGI application, and the server that runs it."""

@@ -1,13 +1,14 @@
-"""Serves an ASGI application on one address, with uvicorn in one thread. `GatewayService` uses it."""
+"""Serves an ASGI application on a listening socket, with uvicorn's HTTP parser. `GatewayService` runs it in a thread."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
 import sys
-import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ import uvicorn
 
 from ...errors import ConfigurationError
 from . import limits
-from .acceptor import Acceptor
 from .asgi import ASGIApplication
 from .connection import Connection
 from .connections import Connections
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Connections that the system keeps until they are accepted.
+#: Connections that the system keeps until they are accepted, and connections that are accepted before others get their turn.
 BACKLOG = 4096
+MAX_ACCEPTS = 64
+#: Seconds without accepting after the system had no room for a connection, and seconds between two warnings about it.
+NO_ROOM_PAUSE = 0.2
+WARN_PAUSE = 60.0
 #: Seconds in which running requests can finish when the server stops.
 STOP_PATIENCE = 5.0
 #: The name of the server's thread.
@@ -33,35 +37,20 @@ THREAD_NAME = "azsession-server"
 #: many of them may stay without an answer.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
+_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
 
 class Listener:
-    """A server for one address.
+    """Accepts connections, and serves an application on them. After its creation, only the thread of `serve` may use it.
 
     Args:
         application: The application.
-        host: The address to listen on.
-        port: The port to listen on; 0 uses a free port.
+        tls: The context of HTTPS connections; `None` for HTTP.
         max_connections: Connections at most; by default as many as the process can open files, less a reserve.
-        tls_cert: A file with the certificate chain, to serve HTTPS.
-        tls_key: A file with the private key of the certificate.
-
-    Raises:
-        ConfigurationError: The certificate or its key cannot be used.
     """
 
-    def __init__(
-        self,
-        application: ASGIApplication,
-        host: str,
-        port: int,
-        *,
-        max_connections: int | None = None,
-        tls_cert: str | Path | None = None,
-        tls_key: str | Path | None = None,
-    ) -> None:
-        self._address = (host, port)
-        self._tls = _tls_context(tls_cert, tls_key)
-        self._scheme = "http" if self._tls is None else "https"
+    def __init__(self, application: ASGIApplication, tls: ssl.SSLContext | None, max_connections: int | None) -> None:
+        self._tls = tls
         options: dict[str, Any] = {
             "log_config": None,
             "lifespan": "off",
@@ -87,59 +76,57 @@ class Listener:
         )
         # On Windows, the loop must be one that can watch a socket.
         self._make_loop = asyncio.SelectorEventLoop if sys.platform == "win32" else config.get_loop_factory()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = asyncio.Event()
-        self._thread: threading.Thread | None = None
+        self._warned_at = float("-inf")
 
-    @property
-    def url(self) -> str:
-        """The URL of the server. With port 0, the port is known after `start`."""
-        host, port = self._address
-        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        """Return an event loop for `serve`."""
+        loop = (self._make_loop or asyncio.new_event_loop)()
+        loop.set_exception_handler(_log_loop_error)
+        return loop
 
-    def start(self) -> None:
-        """Listen, and serve in another thread.
-
-        Raises:
-            ConfigurationError: The server cannot listen on the address.
-        """
-        host, port = self._address
+    async def serve(self, sock: socket.socket, stopping: asyncio.Event) -> None:
+        """Serve until `stopping` is set. Then close the listening socket, and finish the running requests."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(sock, self._accept, loop, sock)
         try:
-            listener = _listen(host, port)
-        except OSError as error:
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
-        self._address = (host, listener.getsockname()[1])
-        self._loop = (self._make_loop or asyncio.new_event_loop)()
-        self._thread = threading.Thread(target=self._run, args=(self._loop, listener), name=THREAD_NAME, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop accepting, finish the running requests, and end the thread. Blocks for about five seconds at most."""
-        if self._loop is None or self._thread is None:
-            return
-        with suppress(RuntimeError):  # The loop is closed already.
-            self._loop.call_soon_threadsafe(self._stopping.set)
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-
-    def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
-        try:
-            loop.set_exception_handler(_log_loop_error)
-            loop.run_until_complete(self._serve(listener))
-        except Exception:
-            logger.exception("the gateway's server failed")
-        finally:
-            listener.close()
-            loop.close()
-
-    async def _serve(self, listener: socket.socket) -> None:
-        acceptor = Acceptor(listener, self.connections, self._open)
-        try:
-            await self._stopping.wait()
-            acceptor.stop()
+            await stopping.wait()
+            loop.remove_reader(sock)
+            sock.close()
             await self.connections.drain(STOP_PATIENCE)
         finally:
-            await _cancel_other_tasks()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        for _ in range(MAX_ACCEPTS):
+            try:
+                sock, _ = listener.accept()
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._on_no_room(loop, listener, error)
+                return
+            sock.setblocking(False)
+            connection = self.connections.new()
+            if connection is None:
+                sock.close()
+            else:
+                connection.open(loop.create_task(self._open(connection, sock)), sock)
+
+    def _on_no_room(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, error: OSError) -> None:
+        """Make room for a connection, or wait: the process or the system can open no more files."""
+        now = time.monotonic()
+        if now > self._warned_at + WARN_PAUSE:
+            self._warned_at = now
+            logger.warning("no more connections can be accepted (%s); new ones must wait", error.strerror)
+        if not self.connections.make_room():
+            loop.remove_reader(listener)
+            loop.call_later(NO_ROOM_PAUSE, self._resume, loop, listener)
+
+    def _resume(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        if not self.connections.is_stopping:
+            loop.add_reader(listener, self._accept, loop, listener)
 
     async def _open(self, connection: Connection, sock: socket.socket) -> None:
         """Make the transport of a connection. Returns after the TLS handshake."""
@@ -149,19 +136,19 @@ class Listener:
         )
 
 
-async def _cancel_other_tasks() -> None:
-    own = asyncio.current_task()
-    others = [task for task in asyncio.all_tasks() if task is not own]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket that does not block.
 
-
-def _listen(host: str, port: int) -> socket.socket:
+    Raises:
+        ConfigurationError: The address cannot be used.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    dual = host == "::" and socket.has_dualstack_ipv6()
-    # This sets SO_REUSEADDR except on Windows, so that a server can be started again on the port that it has just used.
-    listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    try:
+        dual = host == "::" and socket.has_dualstack_ipv6()
+        # This sets SO_REUSEADDR except on Windows, so that a server can be started again on the port that it has just used.
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
     listener.setblocking(False)
     # Accepted connections inherit these options.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -171,7 +158,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _tls_context(cert: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
+def tls_context(cert: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
+    """Return the context for a certificate and its key; `None` without both.
+
+    Raises:
+        ConfigurationError: They cannot be used.
+    """
     if cert is None and key is None:
         return None
     if cert is None or key is None:
@@ -188,12 +180,9 @@ def _tls_context(cert: str | Path | None, key: str | Path | None) -> ssl.SSLCont
 
 def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an error of the event loop, for example that the process cannot open more files."""
-    logger.log(
-        logging.DEBUG if isinstance(context.get("exception"), OSError) else logging.ERROR,
-        "%s",
-        context.get("message"),
-        exc_info=context.get("exception"),
-    )
+    error = context.get("exception")
+    level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
+    logger.log(level, "%s", context.get("message"), exc_info=error)
 
 
 class _OwnRecords(logging.Filter):
