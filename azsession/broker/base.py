@@ -238,6 +238,51 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
+    def schedule(
+        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[list[int]]:
+        """Store messages that become available at their `scheduled_enqueue_time`: all of them, or none and an error.
+
+        Returns:
+            The sequence number of each message, for `cancel_scheduled`. A later attempt of the same request returns the same
+            numbers.
+
+        Raises:
+            MessageTooLargeError: A message is too large.
+            ValidationError: A message has no session id, or the entity does not accept messages.
+            ConnectionFailedError: The remote service did not confirm the messages; it may have stored them.
+        """
+
+    @abc.abstractmethod
+    def cancel_scheduled(
+        self, entity: str, sequence_numbers: Sequence[int], *, context: CallContext = BLOCKING
+    ) -> Future[None]:
+        """Delete messages that were scheduled and are not available yet: all of them, or none and an error.
+
+        Raises:
+            ProviderError: There is no scheduled message with one of these numbers (code ``MessageNotFound``).
+        """
+
+    @abc.abstractmethod
+    def purge(
+        self, entity: str, session_id: str | None, request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[int]:
+        """Delete the active, deferred and scheduled messages that are there, but no dead letters and no session state.
+
+        Args:
+            entity: The queue or subscription.
+            session_id: The session; `None` purges all sessions that nobody holds.
+            request_id: The same for all attempts of one request.
+            context: How the operation is called.
+
+        Returns:
+            How many messages were deleted. A later attempt of a finished request returns the same number.
+
+        Raises:
+            SessionLockedError: A holder has the session that the call names.
+        """
+
+    @abc.abstractmethod
     def dead_letters(
         self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
     ) -> Future[list[PeekedMessage]]:

@@ -20,6 +20,7 @@ from .demo.command import demo
 from .messages import peek, receive
 from .process import exiting_signals
 from .queues import queue, sessions
+from .schedule import cancel, purge, schedule
 from .send import send
 from .serve import serve
 from .streams import discard_output, prepare_streams
@@ -39,7 +40,11 @@ def cli() -> None:
     """
 
 
-for _command in (demo, serve, send, receive, consume, celery_dispatch, peek, sessions, dead_letters, queue):
+_COMMANDS = (
+    *(demo, serve, send, schedule, cancel, receive, consume, celery_dispatch),
+    *(peek, sessions, dead_letters, purge, queue),
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 

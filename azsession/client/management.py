@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..errors import ProviderError, ValidationError
 from ..messages import PeekedMessage, SessionInfo
 from ..queues import QueueInfo, QueueSettings
-from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_count, check_queue_name, check_session_id
+from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count, check_queue_name, check_session_id
 from . import operations
 from .call import Call
 from .provider_core import ProviderCore
@@ -72,6 +72,26 @@ def _on_dead_letter(
     check_queue_name(queue_name)
     check_count(sequence_number, "sequence_number", MAX_SEQUENCE_NUMBER)
     core.send(operation(queue_name, sequence_number), "manage dead letters")
+
+
+def cancel_scheduled_messages(core: ProviderCore, queue_name: str, sequence_numbers: Iterable[int]) -> None:
+    """Cancel scheduled messages, `MAX_BATCH` in one request."""
+    check_queue_name(queue_name)
+    numbers = [
+        check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
+        for number in as_list(sequence_numbers, "sequence_numbers")
+    ]
+    for start in range(0, len(numbers), MAX_BATCH):
+        call = operations.cancel_scheduled(queue_name, numbers[start : start + MAX_BATCH])
+        core.send(call, "cancel scheduled messages")
+
+
+def purge(core: ProviderCore, queue_name: str, session_id: str | None) -> int:
+    """Delete the messages of a session, or of a queue. Return their number."""
+    check_queue_name(queue_name)
+    if session_id is not None:
+        check_session_id(session_id)
+    return core.send(operations.purge(queue_name, session_id), "purge")
 
 
 def create_queue(core: ProviderCore, queue_name: str, settings: QueueSettings | None) -> bool:

@@ -39,6 +39,7 @@ from .responses import (
     read_queue,
     read_queues,
     read_received,
+    read_sequence_numbers,
     read_sessions,
     read_state,
 )
@@ -267,6 +268,31 @@ def send(entity: str, envelope: bytes) -> Call[None]:
         headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: new_id()},
         body=envelope,
     )
+
+
+def schedule(entity: str, envelope: bytes) -> Call[list[int]]:
+    """Return the call that schedules messages. Its result is their sequence numbers."""
+    call = _queue_call("POST", entity, read_sequence_numbers, path="/messages/$schedule")
+    call.headers = {"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: new_id()}
+    call.body = envelope
+    return call
+
+
+def cancel_scheduled(entity: str, sequence_numbers: Sequence[int]) -> Call[None]:
+    """Return the call that cancels scheduled messages."""
+    body = {"SequenceNumbers": list(sequence_numbers)}
+    call = _queue_call("POST", entity, read_nothing, path="/messages/$cancel", body=body)
+    call.missing_is_success = True
+    return call
+
+
+def purge(entity: str, session_id: str | None) -> Call[int]:
+    """Return the call that deletes the messages of a session, or of all sessions. Its result is their number."""
+    at = "" if session_id is None else session_path("", session_id, escaped=is_fragile(session_id))[1:]
+    call = _queue_call("POST", entity, read_count, path=f"{at}/messages/$purge")
+    call.headers = {REQUEST_ID_HEADER: new_id()}
+    call.about = ABOUT_QUEUE
+    return call
 
 
 def list_sessions(entity: str, after: str | None, limit: int) -> Call[list[SessionInfo]]:

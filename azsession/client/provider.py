@@ -13,11 +13,11 @@ import requests
 from ..config import ConfigFields, ConfigOptions, ServiceBusConfig
 from ..errors import ConfigurationError, NoSessionAvailableError
 from ..messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
-from ..queues import QueueInfo, QueueSettings
 from ..validation import check_function, check_queue_name, check_session_id, seconds
 from . import management, sending
 from .holder import LockOptions
 from .provider_core import ProviderCore
+from .queue_methods import QueueMethods
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient
 from .uncopied import refuse_copies
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @refuse_copies("share this one between threads; in another process make one from the same configuration")
-class ServiceBusProvider:
+class ServiceBusProvider(QueueMethods):
     """The connection to one Service Bus namespace or gateway. It sends messages and opens sessions.
 
     Make one for each process, and close it at the end. It keeps one HTTP session, one token cache and one thread that renews
@@ -323,56 +323,6 @@ class ServiceBusProvider:
             QueueNotFoundError: The queue does not exist.
         """
         management.delete_dead_letter(self._core, queue_name, sequence_number)
-
-    # Queues
-
-    def create_queue(self, queue_name: str, settings: QueueSettings | None = None) -> bool:
-        """Create a queue. Needs the right Manage.
-
-        Args:
-            queue_name: The queue.
-            settings: Its settings. By default those of ``QueueSettings()``.
-
-        Returns:
-            Whether the queue is new. `False` if it exists with the same settings.
-
-        Raises:
-            ProviderError: The queue exists with other settings (`code` is ``"Conflict"``), or the server failed.
-            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
-        """
-        return management.create_queue(self._core, queue_name, settings)
-
-    def get_queue(self, queue_name: str) -> QueueInfo:
-        """Return a queue with its settings and message counts. Needs the right Manage.
-
-        Args:
-            queue_name: The queue.
-
-        Raises:
-            QueueNotFoundError: The queue does not exist.
-            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
-        """
-        return management.get_queue(self._core, queue_name)
-
-    def list_queues(self) -> list[QueueInfo]:
-        """Return all queues, sorted by name, without message counts. Needs the right Manage.
-
-        Raises:
-            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
-        """
-        return management.list_queues(self._core)
-
-    def delete_queue(self, queue_name: str) -> None:
-        """Delete a queue and everything in it. Needs the right Manage.
-
-        Args:
-            queue_name: The queue.
-
-        Raises:
-            QueueNotFoundError: The queue does not exist.
-            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
-        """
-        management.delete_queue(self._core, queue_name)
 
     def close(self) -> None:
         """Close all sessions of this provider, stop its threads and close its connections. Idempotent.

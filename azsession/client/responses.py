@@ -229,6 +229,14 @@ def _queue_info(data: Mapping[str, Any]) -> QueueInfo:
         raise MalformedError(str(error)) from None
 
 
+def read_sequence_numbers(response: ServerResponse) -> list[int]:
+    """Return the sequence numbers of scheduled messages."""
+    numbers = read_object(response).get("SequenceNumbers")
+    if not isinstance(numbers, list) or not all(isinstance(each, int) and not isinstance(each, bool) for each in numbers):
+        raise MalformedError("SequenceNumbers must be a list of whole numbers")
+    return numbers
+
+
 # JSON
 
 

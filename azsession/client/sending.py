@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 
 import attrs
 
 from ..errors import MessageTooLargeError, QueueError, ValidationError, revised
 from ..messages import Message
 from ..protocol.wire import encode_item
-from ..validation import MAX_BATCH, as_list
+from ..validation import MAX_BATCH, as_list, check_instant
 from . import operations
 from .ids import new_id
 from .provider_core import ProviderCore
@@ -28,15 +29,40 @@ def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Messag
         QueueError: `accepted` says how many messages the server accepted before the error.
     """
     named = [with_id(message) for message in as_list(messages, "messages")]
-    if not named:
-        return []
-    core.check_open()
-    core.transport.require_v1("send messages")
-    items = [encode_item(message) for message in named]
+    if named:
+        core.check_open()
+        core.transport.require_v1("send messages")
+        _send_all(named, lambda envelope: core.transport.send(operations.send(queue_name, envelope)))
+    return [str(message.message_id) for message in named]
+
+
+def schedule_messages(core: ProviderCore, queue_name: str, messages: Iterable[Message], at: datetime) -> list[int]:
+    """Schedule messages. Return their sequence numbers.
+
+    Raises:
+        QueueError: `accepted` says how many messages the server accepted before the error.
+    """
+    when = check_instant(at, "at")
+    named = [attrs.evolve(with_id(message), scheduled_enqueue_time=when) for message in as_list(messages, "messages")]
+    numbers: list[int] = []
+    if named:
+        core.check_open()
+        core.transport.require_v1("schedule messages")
+
+        def send(envelope: bytes) -> None:
+            scheduled: list[int] = core.transport.send(operations.schedule(queue_name, envelope))
+            numbers.extend(scheduled)
+
+        _send_all(named, send)
+    return numbers
+
+
+def _send_all(messages: Sequence[Message], send: Callable[[bytes], object]) -> None:
+    items = [encode_item(message) for message in messages]
     accepted = start = 0
     try:
         for part in _divide(items):
-            accepted += _send_part(core, queue_name, part)
+            accepted += _send_part(send, part)
             start += len(part)
     except QueueError as error:
         accepted += error.accepted
@@ -44,7 +70,6 @@ def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Messag
         if accepted:
             text = f"{text} ({accepted} of {len(items)} messages were accepted before that)"
         raise revised(error, text, accepted=accepted) from error.__cause__
-    return [str(message.message_id) for message in named]
 
 
 def with_id(message: Message) -> Message:
@@ -60,10 +85,10 @@ def with_id(message: Message) -> Message:
     return message if message.message_id is not None else attrs.evolve(message, message_id=new_id())
 
 
-def _send_part(core: ProviderCore, queue_name: str, items: Sequence[bytes]) -> int:
+def _send_part(send: Callable[[bytes], object], items: Sequence[bytes]) -> int:
     """Send messages in one request, or in halves if the server says that it is too large. Return how many."""
     try:
-        core.transport.send(operations.send(queue_name, b"[" + b",".join(items) + b"]"))
+        send(b"[" + b",".join(items) + b"]")
     except MessageTooLargeError as error:
         # A message that is too large by itself is too large in any part. Nothing was sent.
         if len(items) == 1 or _POSITION.search(str(error)):
@@ -72,8 +97,8 @@ def _send_part(core: ProviderCore, queue_name: str, items: Sequence[bytes]) -> i
         return len(items)
     middle, accepted = len(items) // 2, 0
     try:
-        accepted = _send_part(core, queue_name, items[:middle])
-        return accepted + _send_part(core, queue_name, items[middle:])
+        accepted = _send_part(send, items[:middle])
+        return accepted + _send_part(send, items[middle:])
     except QueueError as error:
         text = _in_list(str(error), accepted and middle, None)
         raise revised(error, text, accepted=accepted + error.accepted) from error.__cause__

@@ -41,6 +41,10 @@ class Operation(Enum):
     PEEK = "peek"
     LIST_SESSIONS = "list-sessions"
     SEND = "send"
+    SCHEDULE = "schedule"
+    CANCEL_SCHEDULED = "cancel-scheduled"
+    PURGE = "purge"
+    PURGE_SESSION = "purge-session"
     PEEK_DEAD_LETTERS = "peek-dead-letters"
     RESUBMIT = "resubmit"
     DELETE_DEAD_LETTER = "delete-dead-letter"
@@ -101,6 +105,7 @@ _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
         (("messages", _TOKEN, "$defer"), Operation.DEFER),
         (("messages", "$settle"), Operation.SETTLE),
         (("messages", "$deferred"), Operation.RECEIVE_DEFERRED),
+        (("messages", "$purge"), Operation.PURGE_SESSION),
         (("$deadletter",), Operation.DEAD_LETTER_SESSION),
         (("renewlock",), Operation.RENEW),
         (("release",), Operation.RELEASE),
@@ -108,6 +113,13 @@ _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
 }
 
 
+#: The operations on the messages of an entity, by the segments after ``messages``.
+_ON_MESSAGES: dict[tuple[str, ...], Operation] = {
+    (): Operation.SEND,
+    ("$schedule",): Operation.SCHEDULE,
+    ("$cancel",): Operation.CANCEL_SCHEDULED,
+    ("$purge",): Operation.PURGE,
+}
 #: How the session id is found: as one segment; else, in a path that the server decoded, as several.
 _EXACT, _EXACT_OR_DECODED = (True,), (True, False)
 #: The operations on one session.
@@ -183,8 +195,8 @@ def _parse(method: str, path: str, encoded: bool) -> Route:
             "DELETE": Operation.DELETE_QUEUE,
         }
         return _only(method, {name: Route(operation, entity) for name, operation in queue_operations.items()})
-    if rest == ["messages"]:
-        return _only(method, {"POST": Route(Operation.SEND, entity)})
+    if rest[0] == "messages" and tuple(rest[1:]) in _ON_MESSAGES:
+        return _only(method, {"POST": Route(_ON_MESSAGES[tuple(rest[1:])], entity)})
     if rest[0] == "$deadletterqueue":
         return _parse_dead_letters(method, entity, rest[1:])
     if rest == ["sessions"]:

@@ -41,6 +41,8 @@ class Right(Enum):
 #: The right that an operation requires, if the right is not Listen.
 _RIGHTS = {
     Operation.SEND: Right.SEND,
+    Operation.SCHEDULE: Right.SEND,
+    Operation.CANCEL_SCHEDULED: Right.SEND,
     Operation.CREATE_QUEUE: Right.MANAGE,
     Operation.GET_QUEUE: Right.MANAGE,
     Operation.DELETE_QUEUE: Right.MANAGE,

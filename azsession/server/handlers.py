@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import Any
 
 from ..broker.base import Broker
 from ..broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
-from ..errors import InvalidReceiptError
-from ..messages import SessionInfo
+from ..errors import InvalidReceiptError, ValidationError
+from ..messages import Message, SessionInfo
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
 from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..protocol.queue_json import decode_queue, encode_queue_info
@@ -57,6 +57,10 @@ class Handlers:
             Operation.PEEK: self._peek,
             Operation.LIST_SESSIONS: self._list_sessions,
             Operation.SEND: self._send,
+            Operation.SCHEDULE: self._schedule,
+            Operation.CANCEL_SCHEDULED: self._cancel_scheduled,
+            Operation.PURGE: self._purge,
+            Operation.PURGE_SESSION: self._purge,
             Operation.PEEK_DEAD_LETTERS: self._dead_letters,
             Operation.RESUBMIT: self._resubmit,
             Operation.DELETE_DEAD_LETTER: self._delete_dead_letter,
@@ -212,10 +216,31 @@ class Handlers:
     # Sending
 
     def _send(self, request: Request) -> PendingAnswer[Any]:
-        messages = request.messages
-        if messages is None:
-            messages = list(iter_messages(request.headers, request.body, self.max_message_size))
+        messages = self._messages(request)
         return _done(self._broker.send(request.route.entity, messages, request.request_id, context=request.context), 201)
+
+    def _messages(self, request: Request) -> Sequence[Message]:
+        if request.messages is not None:
+            return request.messages
+        return list(iter_messages(request.headers, request.body, self.max_message_size))
+
+    def _schedule(self, request: Request) -> PendingAnswer[Any]:
+        messages = self._messages(request)
+        for number, message in enumerate(messages, 1):
+            if message.scheduled_enqueue_time is None:
+                raise ValidationError(f"message {number} has no ScheduledEnqueueTimeUtc, which says when to enqueue it")
+        future = self._broker.schedule(request.route.entity, messages, request.request_id, context=request.context)
+        return PendingAnswer(future, lambda numbers: Answer.json(201, {"SequenceNumbers": numbers}))
+
+    def _cancel_scheduled(self, request: Request) -> PendingAnswer[Any]:
+        numbers = read_sequence_numbers(request.json())
+        return _done(self._broker.cancel_scheduled(request.route.entity, numbers, context=request.context), 204)
+
+    def _purge(self, request: Request) -> PendingAnswer[Any]:
+        route = request.route
+        session_id = route.session_id if route.operation is Operation.PURGE_SESSION else None
+        future = self._broker.purge(route.entity, session_id, request.request_id, context=request.context)
+        return PendingAnswer(future, lambda count: Answer.json(200, {"count": count}))
 
     # Dead letters
 

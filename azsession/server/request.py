@@ -205,7 +205,7 @@ def read_reason(data: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def read_sequence_numbers(data: Mapping[str, Any]) -> list[int]:
-    """Return the sequence numbers of deferred messages to receive.
+    """Return the sequence numbers of deferred or scheduled messages.
 
     Raises:
         ValidationError: The list is missing or empty, or one item is not a sequence number.

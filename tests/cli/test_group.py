@@ -78,7 +78,9 @@ def test_a_group_alone_shows_its_help_as_it_is(group: list[str], words: list[str
         assert word in ended.stderr
 
 
-@pytest.mark.parametrize("arguments", [["receive", "a b"], ["receive", "q", "."], ["peek", "q", "x" * 129], ["sessions", ""]])
+@pytest.mark.parametrize(
+    "arguments", [["receive", "a b"], ["receive", "q", "x" * 129], ["peek", "q", "x" * 129], ["sessions", ""]]
+)
 def test_a_wrong_name_is_wrong_usage(arguments: list[str]) -> None:
     assert_one_line(run_here(*arguments), "Invalid value", status=2)
 

@@ -32,7 +32,9 @@ from .held_operations import HeldSessionOperations
 from .message_mapping import as_new
 from .namespace import Namespace
 from .operation import Operation
+from .purging import Purger
 from .receiving import SessionReceiver
+from .scheduling import MessageScheduler
 from .sending import MessageSender
 from .session.registry import SessionRegistry
 from .session_listing import SessionLister
@@ -85,6 +87,8 @@ class AzureBroker(Broker):
         self._browser = MessageBrowser(self._namespace)
         self._lister = SessionLister(self._namespace)
         self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser)
+        self._scheduler = MessageScheduler(self._namespace)
+        self._purger = Purger(self._registry, self._receiver, self._held, self._browser, self._lister, self._scheduler)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -179,6 +183,25 @@ class AzureBroker(Broker):
         except QueueError as error:
             return _failed(error)
         return self._run(context, lambda operation: self._sender.send(entity, encoded, request_id, operation))
+
+    def schedule(
+        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[list[int]]:
+        try:
+            encoded = EncodedMessages.of(entity, messages)
+        except QueueError as error:
+            return _failed(error)
+        return self._run(context, lambda operation: self._scheduler.schedule(entity, encoded, request_id, operation))
+
+    def cancel_scheduled(
+        self, entity: str, sequence_numbers: Sequence[int], *, context: CallContext = BLOCKING
+    ) -> Future[None]:
+        return self._run(context, lambda operation: self._scheduler.cancel(entity, sequence_numbers, operation))
+
+    def purge(
+        self, entity: str, session_id: str | None, request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[int]:
+        return self._run(context, lambda operation: self._purger.purge(entity, session_id, request_id, operation))
 
     def peek(
         self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING

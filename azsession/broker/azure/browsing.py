@@ -78,12 +78,13 @@ class MessageBrowser:
             start = (last if isinstance(last, int) else start) + 1
         return [amqp.decode_message(payload) for payload in found[: min(max_count, fitting(found))]]
 
-    async def deferred_numbers(self, entity: str, session_id: str, operation: Operation) -> list[int]:
-        """Return the sequence numbers of all deferred messages of a session."""
+    async def numbers(self, state: str, entity: str, session_id: str | None, operation: Operation) -> list[int]:
+        """Return the sequence numbers of all messages with a state, for example ``"Deferred"``: of a session, or of all."""
         numbers: list[int] = []
         start = 0
-        while page := await self.peek(entity, session_id, start, PAGE, operation):
-            numbers += [one.sequence_number for one in page if one.state == "Deferred"]
+        while found := await self._peek(entity, session_id, start, PAGE, operation):
+            page = [peeked(message) for message in found]
+            numbers += [one.sequence_number for one in page if one.state == state]
             start = (page[-1].sequence_number or start) + 1
         return numbers
 

@@ -129,7 +129,7 @@ class HeldSessionOperations:
             if not delivery.messages:
                 break
             count += await dead_letter([message.receipt.handle for message in delivery.messages])
-        numbers = await self._browser.deferred_numbers(entity, session_id, operation)
+        numbers = await self._browser.numbers("Deferred", entity, session_id, operation)
         for start in range(0, len(numbers), DEAD_LETTER_COUNT):
             some = numbers[start : start + DEAD_LETTER_COUNT]
             found = await self._receiver.take_deferred(session, some, operation)

@@ -19,6 +19,7 @@ from ..clock import Clock
 from .browsing import Browsing
 from .core import Core
 from .jobs import Transaction, Unfinished
+from .purging import Purging
 from .queue_state import Queue
 from .receiving import Receiving
 from .sending import Sending
@@ -73,6 +74,7 @@ class EmbeddedBroker(Broker):
         self._settling = Settling(self._core)
         self._sending = Sending(self._core)
         self._browsing = Browsing(self._core)
+        self._purging = Purging(self._core)
         try:
             for name in names:
                 if name not in self._core.queues:
@@ -170,6 +172,21 @@ class EmbeddedBroker(Broker):
         self, entity: str, after: str | None, max_count: int, *, context: CallContext = BLOCKING
     ) -> Future[list[SessionInfo]]:
         return self._browsing.list_sessions(entity, after, max_count, context)
+
+    def schedule(
+        self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[list[int]]:
+        return self._sending.schedule(entity, messages, request_id, context)
+
+    def cancel_scheduled(
+        self, entity: str, sequence_numbers: Sequence[int], *, context: CallContext = BLOCKING
+    ) -> Future[None]:
+        return self._sending.cancel_scheduled(entity, sequence_numbers, context)
+
+    def purge(
+        self, entity: str, session_id: str | None, request_id: str = "", *, context: CallContext = BLOCKING
+    ) -> Future[int]:
+        return self._purging.purge(entity, session_id, request_id, context)
 
     def dead_letters(
         self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING

@@ -28,6 +28,20 @@ class Remembered:
         table = self._current_table("requests", REQUESTS_SECONDS, now)
         self._run(f"INSERT INTO requests_{table} VALUES (?, ?)", (queue, request))
 
+    def result_of(self, queue: int, request: str) -> int | None:
+        """Return the remembered result of a request, or `None`."""
+        for table in (0, 1):
+            query = f"SELECT request FROM requests_{table} WHERE queue = ? AND request > ? AND request < ?"
+            row = self._run(query, (queue, f"{request} ", f"{request}!")).fetchone()
+            if row is not None:
+                return int(row[0].removeprefix(f"{request} "))
+        return None
+
+    def remember_result(self, queue: int, request: str, result: int, now: float) -> None:
+        """Remember a request with its result, a number."""
+        # No request id has a space.
+        self.remember_request(queue, f"{request} {result}", now)
+
     def is_duplicate(self, queue: int, message_id: str, now: float, window: float) -> bool:
         """Return whether this message id was seen within the window. If it was not, remember it."""
         # A few more than one send adds, so that the table does not grow, and no send deletes many.

@@ -1,4 +1,4 @@
-"""Stores messages: send, resubmit and delete dead letters. `EmbeddedBroker` forwards its methods to `Sending`."""
+"""Stores, schedules and cancels messages, and moves dead letters. `EmbeddedBroker` forwards its methods to `Sending`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,57 @@ class Sending:
 
         return self._core.submit(job, context, durable=True)
 
-    def _add(self, tx: Transaction, queue: Queue, prepared: Sequence[tuple[Message, str, str]], now: float) -> None:
+    def schedule(self, entity: str, messages: Sequence[Message], request_id: str, context: CallContext) -> Future[list[int]]:
+        """Store scheduled messages, all or none, and return their sequence numbers; see `Broker.schedule`."""
+        try:
+            prepared = [_prepare(message) for message in messages]
+        except ValidationError as error:
+            failed: Future[list[int]] = Future()
+            failed.set_exception(error)
+            return failed
+
+        def job(tx: Transaction) -> list[int]:
+            queue = self._core.queue(tx, entity)
+            remembered = self._core.remembered
+            first = remembered.result_of(queue.id, request_id) if request_id else None
+            if first is None:
+                first = queue.next_sequence
+                self._add(tx, queue, prepared, self._core.clock.now(), numbers_for_all=True)
+                if request_id:
+                    remembered.remember_result(queue.id, request_id, first, self._core.clock.steady())
+            return list(range(first, first + len(prepared)))
+
+        return self._core.submit(job, context, durable=True)
+
+    def cancel_scheduled(self, entity: str, sequence_numbers: Sequence[int], context: CallContext) -> Future[None]:
+        """Delete scheduled messages, all or none; see `Broker.cancel_scheduled`."""
+
+        def job(tx: Transaction) -> None:
+            store, queue = self._core.store, self._core.queue(tx, entity)
+            keys = {find_key(queue.id, number): number for number in sequence_numbers}
+            sessions = set()
+            for key, number in keys.items():
+                row, home = store.message(key), store.session_of(key)
+                if row is None or home is None or row.status != SCHEDULED:
+                    raise ProviderError(
+                        f"there is no scheduled message with sequence number {number}", code=MESSAGE_NOT_FOUND, status=404
+                    )
+                sessions.add(home[0])
+            store.delete_messages(list(keys))
+            store.update_sessions(sessions)
+
+        return self._core.submit(job, context, durable=True)
+
+    def _add(
+        self,
+        tx: Transaction,
+        queue: Queue,
+        prepared: Sequence[tuple[Message, str, str]],
+        now: float,
+        *,
+        numbers_for_all: bool = False,
+    ) -> None:
+        """Add messages, without duplicates. With `numbers_for_all`, a duplicate uses up a sequence number, too."""
         store, settings = self._core.store, queue.settings
         sessions: dict[str, int] = {}
         rows = []
@@ -54,6 +104,8 @@ class Sending:
             if settings.requires_duplicate_detection and self._core.remembered.is_duplicate(
                 queue.id, message_id, self._core.clock.steady(), settings.duplicate_detection_window
             ):
+                if numbers_for_all:
+                    queue.next_key()
                 continue
             name = message.session_id or ""
             if name not in sessions:

@@ -138,7 +138,7 @@ class _Exchange:
             if route.operation not in OPEN or self._body.complete:
                 body = await self._body.read(self._gateway.max_body_size, self._gateway.body_too_large)
                 self._connection.body_read()
-            if route.operation is Operation.SEND:
+            if route.operation in (Operation.SEND, Operation.SCHEDULE):
                 found = iter_messages(headers, body, self._gateway.max_message_size)
                 messages = [message async for message in _in_turns(found)]
             answer = self._gateway.answer(Request(route, query, headers, body, self._context, messages))

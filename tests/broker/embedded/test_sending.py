@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from azsession import Message, QueueNotFoundError, ValidationError
+from azsession import Message, ProviderError, QueueNotFoundError, QueueSettings, ValidationError
 from azsession.broker.embedded import EmbeddedBroker
 
 from .helpers import COMPLETE, DEAD_LETTER, Background, HandClock, at, messages, numbers, peek, receive, send, settle
@@ -96,3 +96,47 @@ def test_messages_sent_from_many_threads_keep_the_order_of_each_thread(tmp_path:
         for thread in range(8):
             found = [body for body in peek(broker, f"s{thread % 2}") if body.startswith(f"{thread}-")]
             assert found == [f"{thread}-{number}" for number in range(30)]
+
+
+# Scheduling and cancelling
+
+
+def scheduled(*bodies: str, at: datetime) -> list[Message]:
+    return [Message(body, session_id="s", message_id=body, scheduled_enqueue_time=at) for body in bodies]
+
+
+def test_a_repeated_schedule_returns_the_same_numbers_also_after_a_restart(tmp_path: Path, clock: HandClock) -> None:
+    later = at(clock, 3600)
+    with EmbeddedBroker(tmp_path / "data", queues=["q"], clock=clock) as broker:
+        first = broker.schedule("q", scheduled("a", "b", at=later), "r1").result()
+        assert broker.schedule("q", scheduled("a", "b", at=later), "r1").result() == first
+        assert broker.schedule("q", scheduled("c", at=later), "r2").result() == [first[-1] + 1]
+    with EmbeddedBroker(tmp_path / "data", clock=clock) as broker:
+        assert broker.schedule("q", scheduled("a", "b", at=later), "r1").result() == first
+        assert peek(broker) == ["a", "b", "c"]
+
+
+def test_cancelling_is_all_or_none(broker: EmbeddedBroker, clock: HandClock) -> None:
+    first, second = broker.schedule("q", scheduled("a", "b", at=at(clock, 3600))).result()
+    with pytest.raises(ProviderError, match="no scheduled message with sequence number 99"):
+        broker.cancel_scheduled("q", [first, 99]).result()
+    assert peek(broker) == ["a", "b"]
+    broker.cancel_scheduled("q", [second, first]).result()
+    assert peek(broker) == []
+
+
+def test_a_cancelled_message_does_not_become_available(broker: EmbeddedBroker, clock: HandClock) -> None:
+    [number] = broker.schedule("q", scheduled("a", at=at(clock, 60))).result()
+    broker.cancel_scheduled("q", [number]).result()
+    clock.advance(61)
+    assert receive(broker) == []
+
+
+def test_a_duplicate_gets_a_number_that_cannot_be_cancelled(clock: HandClock) -> None:
+    with EmbeddedBroker(clock=clock) as broker:
+        broker.create_queue("q", QueueSettings(requires_duplicate_detection=True)).result()
+        numbers_given = broker.schedule("q", scheduled("a", "a", "b", at=at(clock, 60))).result()
+        assert len(set(numbers_given)) == 3
+        broker.cancel_scheduled("q", [numbers_given[0], numbers_given[2]]).result()
+        with pytest.raises(ProviderError):
+            broker.cancel_scheduled("q", [numbers_given[1]]).result()

@@ -1,0 +1,124 @@
+"""`QueueMethods`: the methods of `ServiceBusProvider` about scheduled messages, purging, and queues as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from ..messages import Message
+from ..queues import QueueInfo, QueueSettings
+from ..validation import check_queue_name
+from . import management, sending
+from .provider_core import ProviderCore
+
+
+class QueueMethods:
+    """A part of `ServiceBusProvider`, which describes the errors that each method can raise."""
+
+    _core: ProviderCore
+
+    # Scheduled messages
+
+    def schedule_messages(self, queue_name: str, messages: Iterable[Message], at: datetime) -> list[int]:
+        """Send messages that become available at a later time. They can be cancelled until then.
+
+        The server accepts all messages of a request or none of them. If a later request fails, the error's `accepted` says
+        how many messages the earlier requests scheduled.
+
+        Args:
+            queue_name: The queue, or the topic.
+            messages: The messages. Each needs a `session_id`. `at` replaces their `scheduled_enqueue_time`.
+            at: The time at which they become available, a timezone-aware datetime. A past time means now.
+
+        Returns:
+            The sequence numbers, for `cancel_scheduled_messages`. A message gets another number when it becomes available.
+
+        Raises:
+            MessageTooLargeError: A message is larger than the server accepts.
+            QueueNotFoundError: The queue does not exist.
+        """
+        check_queue_name(queue_name)
+        return sending.schedule_messages(self._core, queue_name, messages, at)
+
+    def cancel_scheduled_messages(self, queue_name: str, sequence_numbers: Iterable[int]) -> None:
+        """Delete scheduled messages that are not available yet. Needs the right Send.
+
+        Up to 1000 messages are cancelled in one request: all of them, or none and an error.
+
+        Args:
+            queue_name: The queue, or the topic.
+            sequence_numbers: The numbers that `schedule_messages` or `peek_messages` returned.
+
+        Raises:
+            ProviderError: There is no scheduled message with one of the numbers (`code` is ``"MessageNotFound"``): it has
+                become available, or is cancelled already. Or the server failed.
+            QueueNotFoundError: The queue does not exist.
+        """
+        management.cancel_scheduled_messages(self._core, queue_name, sequence_numbers)
+
+    def purge(self, queue_name: str, session_id: str | None = None) -> int:
+        """Delete the active, deferred and scheduled messages that are there. Dead letters and session states stay.
+
+        Args:
+            queue_name: The queue.
+            session_id: The session, 0 to 128 characters. `None` purges all sessions that no client holds; the others are
+                left alone.
+
+        Returns:
+            How many messages were deleted.
+
+        Raises:
+            SessionLockedError: A client holds the session `session_id`.
+            QueueNotFoundError: The queue does not exist.
+        """
+        return management.purge(self._core, queue_name, session_id)
+
+    # Queues
+
+    def create_queue(self, queue_name: str, settings: QueueSettings | None = None) -> bool:
+        """Create a queue. Needs the right Manage.
+
+        Args:
+            queue_name: The queue.
+            settings: Its settings. By default those of ``QueueSettings()``.
+
+        Returns:
+            Whether the queue is new. `False` if it exists with the same settings.
+
+        Raises:
+            ProviderError: The queue exists with other settings (`code` is ``"Conflict"``), or the server failed.
+            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
+        """
+        return management.create_queue(self._core, queue_name, settings)
+
+    def get_queue(self, queue_name: str) -> QueueInfo:
+        """Return a queue with its settings and message counts. Needs the right Manage.
+
+        Args:
+            queue_name: The queue.
+
+        Raises:
+            QueueNotFoundError: The queue does not exist.
+            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
+        """
+        return management.get_queue(self._core, queue_name)
+
+    def list_queues(self) -> list[QueueInfo]:
+        """Return all queues, sorted by name, without message counts. Needs the right Manage.
+
+        Raises:
+            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
+        """
+        return management.list_queues(self._core)
+
+    def delete_queue(self, queue_name: str) -> None:
+        """Delete a queue and everything in it. Needs the right Manage.
+
+        Args:
+            queue_name: The queue.
+
+        Raises:
+            QueueNotFoundError: The queue does not exist.
+            UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
+        """
+        management.delete_queue(self._core, queue_name)
