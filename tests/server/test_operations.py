@@ -91,7 +91,7 @@ def test_a_deferred_message_is_only_received_by_its_sequence_number(holder: Hold
     reply = holder.ask("POST", "/messages/$deferred", {"SequenceNumbers": [aside.properties["SequenceNumber"]]})
     assert reply.status == 201
     assert bodies(reply) == ["aside"]
-    assert reply.json[0]["BrokerProperties"]["DeliveryCount"] == 2
+    assert reply.json[0]["BrokerProperties"]["DeliveryCount"] == 1
     assert holder.complete(tokens(reply)[0]).status == 204
 
 
