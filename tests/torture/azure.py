@@ -19,7 +19,7 @@ class AzureScene(Scene):
 
     strict = has_file = False
     #: A gateway in front of Azure remembers requests and receipts only while it runs, and a lost link can end a lock.
-    rules = Rules(doubled_sends=True, locks_outlast=False, kills_count=False)
+    rules = Rules(doubled_sends=True, locks_outlast=False, kills_count=False, fetches_ahead=True)
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__(folder, seed)

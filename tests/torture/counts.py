@@ -80,9 +80,12 @@ class DeliveryCounts:
         self._other_downs = [at for at in self._downs if at not in kills]
         self._unseen: dict[str, list[Operation]] = defaultdict(list)
         for one in history.operations:
-            # The messages of a lost response are in the holder's hand, and so are messages that were fetched ahead.
-            if one.name in ("receive", "receive_deferred") and (one.outcome != OK or one.about.get("prefetch", 1) > 1):
+            if one.name in ("receive", "receive_deferred") and self._may_hide_messages(one):
                 self._unseen[one.session].append(one)
+
+    def _may_hide_messages(self, receive: Operation) -> bool:
+        """Return whether the holder may have messages in its hand that the receive did not return."""
+        return receive.outcome != OK or receive.about.get("prefetch", 1) > 1 or self._rules.fetches_ahead
 
     def violations(self) -> Iterator[Violation]:
         """Yield the delivery counts, and the dead letters, that no failed deliveries explain."""

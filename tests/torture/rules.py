@@ -15,11 +15,14 @@ class Rules:
             a lock.
         kills_count: A kill of the gateway counts as a failed delivery of the messages in the hands of holders. False for
             Azure, which then releases them, or counts them when their lock expires.
+        fetches_ahead: The gateway may fetch a message before it is received. If the lock expires then, this counts. True for
+            Azure.
     """
 
     doubled_sends: bool = False
     locks_outlast: bool = True
     kills_count: bool = True
+    fetches_ahead: bool = False
 
 
 @attrs.frozen

@@ -25,7 +25,8 @@ from .worker import HOST, QUEUE
 
 KEY = "dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmUgdG9ydHVyZSE="
 LOCK_DURATION = 5.0
-MAX_DELIVERY_COUNT = 20
+#: Few, so that some messages are dead-lettered after failed deliveries.
+MAX_DELIVERY_COUNT = 3
 SENDERS, CONSUMERS = 2, 4
 
 

@@ -9,7 +9,7 @@ from .forged import Forged
 from .history import FAILED, OK, UNKNOWN
 from .rules import Rules
 
-AZURE = Rules(doubled_sends=True, locks_outlast=False, kills_count=False)
+AZURE = Rules(doubled_sends=True, locks_outlast=False, kills_count=False, fetches_ahead=True)
 
 
 def received() -> Forged:
@@ -113,6 +113,14 @@ def test_a_message_fetched_ahead_may_count_if_the_lock_expired() -> None:
     for count, found in ((1, []), (2, []), (3, ["count"])):
         forged = fetched.copy().accept("q.1").receive("q.1", ("a", 2, count)).settle("complete", "q.1", 2)
         assert forged.kinds() == found
+
+
+def test_in_front_of_azure_the_gateway_may_have_fetched_the_next_message_when_the_lock_expired() -> None:
+    fetched = Forged().send("b", "a").accept("p.1").receive("p.1", ("b", 1)).settle("complete", "p.1", 1)
+    closed, lost = fetched.copy().close("p.1", lock_until=100.0), fetched.event("lost", holder="p.1", left=0.0)
+    for forged, rules, found in ((lost, AZURE, []), (closed, AZURE, ["count"]), (lost, Rules(), ["count"])):
+        after = forged.copy().accept("q.1").receive("q.1", ("a", 2, 2)).settle("complete", "q.1", 2)
+        assert after.kinds(rules) == found
 
 
 def test_a_message_handed_out_from_those_fetched_ahead_counts_from_its_request() -> None:
