@@ -50,7 +50,7 @@ class Holding:
         operations: Its operations, by their begin.
         closed: When the client began to close the session.
         lock_until: The time until which the client had its lock, as it knew when it closed the session.
-        lost: When the client reported that its lock is lost.
+        lost: When the client lost its lock. If it reported that after the expiry, this is the time of the expiry.
         killed: When its process was killed.
     """
 
@@ -99,7 +99,11 @@ def find_settlings(history: History) -> dict[int, list[Operation]]:
 
 def find_holdings(history: History) -> dict[str, Holding]:
     """Return the holdings by the names of their session clients."""
-    lost = {event.fields["holder"]: event.at for event in reversed(history.events) if event.name == "lost"}
+    lost = {
+        event.fields["holder"]: event.at + min(0.0, event.fields["left"])
+        for event in reversed(history.events)
+        if event.name == "lost"
+    }
     killed = {event.fields["victim"]: event.at for event in history.events if event.name == "killed"}
     operations: dict[str, list[Operation]] = defaultdict(list)
     for one in history.operations:
