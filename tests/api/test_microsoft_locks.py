@@ -120,6 +120,17 @@ def test_scheduled_messages_have_the_time_they_were_scheduled_for(
         assert message.text() == "content"
 
 
+def test_cancelled_messages_do_not_arrive(provider: ServiceBusProvider, queue: str, sid: str, opened: SessionClient) -> None:
+    """cancel_scheduled_messages: both are scheduled and get numbers, and neither comes at its time."""
+    at = datetime.now(timezone.utc) + SECOND
+    numbers = provider.schedule_messages(queue, [Message(text, session_id=sid) for text in "ab"], at)
+    assert len(numbers) == 2
+    provider.cancel_scheduled_messages(queue, numbers)
+    eventually(lambda: datetime.now(timezone.utc) > at)
+    send(provider, queue, "later", session_id=sid)
+    assert [message.text() for message in opened.messages(timeout=0.2)] == ["later"]
+
+
 # The session's state
 
 

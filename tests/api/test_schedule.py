@@ -9,7 +9,7 @@ import pytest
 from azsession import Message, ProviderError, QueueNotFoundError, ServiceBusProvider, SessionLockedError, ValidationError
 
 from ..conftest import eventually
-from .conftest import left, send, take, take_many
+from .conftest import Arrangement, left, send, take, take_many
 
 LATER = timedelta(hours=1)
 
@@ -69,6 +69,21 @@ def test_many_messages_get_their_numbers_in_order(provider: ServiceBusProvider, 
 def test_scheduling_nothing_makes_no_request(provider: ServiceBusProvider) -> None:
     assert provider.schedule_messages("nowhere", [], now()) == []
     provider.cancel_scheduled_messages("nowhere", [])
+
+
+def test_messages_of_several_sessions_are_scheduled_on_any_queue(
+    arrangement: Arrangement, provider: ServiceBusProvider
+) -> None:
+    """Azure may refuse one request with messages for several partitions of a partitioned entity."""
+    queue = arrangement.queue(**({"partitioned": True} if arrangement.is_azure else {}))
+    given = [Message(str(n), session_id=f"s{n % 3}") for n in range(7)]
+    numbers = provider.schedule_messages(queue, given, now() + LATER)
+    for name in ("s0", "s1", "s2"):
+        peeked = provider.peek_messages(queue, name)
+        assert [message.text() for message in peeked] == [str(n) for n in range(7) if f"s{n % 3}" == name]
+        assert [numbers[int(message.text())] for message in peeked] == [message.sequence_number for message in peeked]
+    provider.cancel_scheduled_messages(queue, numbers)
+    assert provider.list_sessions(queue) == []
 
 
 # Cancelling

@@ -129,4 +129,9 @@ def _chunks(encoded: EncodedMessages, positions: Sequence[int], max_batch_size: 
 
 def needs_sessions_apart(error: Condition | None) -> bool:
     """Return whether Azure refused a batch because the entity is partitioned and the batch has several sessions."""
-    return error is not None and error.condition == "amqp:not-allowed" and bool(_DISTINCT_KEYS.search(error.description))
+    return error is not None and error.condition == "amqp:not-allowed" and names_distinct_keys(error.description)
+
+
+def names_distinct_keys(description: str) -> bool:
+    """Return whether the description of a refusal says that messages for different partitions were sent together."""
+    return bool(_DISTINCT_KEYS.search(description))

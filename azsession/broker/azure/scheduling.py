@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ... import amqp
-from ...errors import ConnectionFailedError, ProviderError, revised
+from ...errors import ConnectionFailedError, ProviderError, ValidationError, revised
 from ...protocol.error_codes import OUTCOME_UNKNOWN
-from .batches import EncodedMessages
+from .batches import EncodedMessages, names_distinct_keys
 from .namespace import Namespace
 from .operation import Operation
 
@@ -29,8 +29,8 @@ class MessageScheduler:
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        #: The sequence numbers that Azure gave, by request id.
-        self._scheduled: OrderedDict[str, list[int]] = OrderedDict()
+        #: The sequence numbers that Azure gave to the messages at these positions, by request id.
+        self._scheduled: OrderedDict[str, dict[int, int]] = OrderedDict()
 
     async def schedule(self, entity: str, encoded: EncodedMessages, request_id: str, operation: Operation) -> list[int]:
         """Schedule messages. Return their sequence numbers.
@@ -39,22 +39,47 @@ class MessageScheduler:
             ConnectionFailedError: Azure's answer was lost: it may have stored the messages.
             QueueError: Azure refused the messages. `accepted` says how many it had accepted before.
         """
-        numbers = self._scheduled.setdefault(request_id, []) if request_id else []
+        numbers = self._scheduled.setdefault(request_id, {}) if request_id else {}
         while len(self._scheduled) > MAX_REMEMBERED:
             self._scheduled.popitem(last=False)
         operation.commit()
-        while len(numbers) < len(encoded):
-            start = len(numbers)
-            try:
-                numbers += await self._schedule(entity, encoded, start, operation)
-            except ConnectionFailedError as error:
-                raise revised(error, code=OUTCOME_UNKNOWN, accepted=start) from error.__cause__
-        return numbers
+        try:
+            await self._schedule_groups(entity, encoded, [range(len(encoded))], numbers, operation)
+        except ValidationError as error:
+            if not names_distinct_keys(str(error)):
+                raise
+            # The entity is partitioned, and a request has messages of one session.
+            sessions: dict[str | None, list[int]] = {}
+            for at, session_id in enumerate(encoded.session_ids):
+                sessions.setdefault(session_id, []).append(at)
+            await self._schedule_groups(entity, encoded, sessions.values(), numbers, operation)
+        return [numbers[at] for at in range(len(encoded))]
 
-    async def _schedule(self, entity: str, encoded: EncodedMessages, start: int, operation: Operation) -> list[int]:
-        """Schedule some messages from the position `start` on. Return their sequence numbers."""
+    async def _schedule_groups(
+        self,
+        entity: str,
+        encoded: EncodedMessages,
+        groups: Iterable[Sequence[int]],
+        numbers: dict[int, int],
+        operation: Operation,
+    ) -> None:
+        """Schedule the messages at some positions that have no number yet. A request has messages of one group."""
+        for group in groups:
+            left = [at for at in group if at not in numbers]
+            for start in range(0, len(left), MESSAGES_AT_ONCE):
+                positions = left[start : start + MESSAGES_AT_ONCE]
+                try:
+                    found = await self._schedule(entity, encoded, positions, operation)
+                except ConnectionFailedError as error:
+                    raise revised(error, code=OUTCOME_UNKNOWN, accepted=len(numbers)) from error.__cause__
+                numbers.update(zip(positions, found, strict=True))
+
+    async def _schedule(
+        self, entity: str, encoded: EncodedMessages, positions: Sequence[int], operation: Operation
+    ) -> list[int]:
+        """Schedule the messages at some positions. Return their sequence numbers."""
         messages: list[dict[str, Any]] = []
-        for at in range(start, min(start + MESSAGES_AT_ONCE, len(encoded))):
+        for at in positions:
             message = {"message-id": encoded.message_ids[at], "message": encoded.messages[at]}
             if encoded.session_ids[at] is not None:
                 message["session-id"] = encoded.session_ids[at] or ""
