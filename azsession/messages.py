@@ -99,7 +99,8 @@ class Message:
         time_to_live: Seconds or a timedelta after which the message expires, more than 0. `None`: the queue's default.
         scheduled_enqueue_time: The time at which the message becomes available, a timezone-aware datetime. `None`: at once.
         attributes: Application properties. A name has 1 to 128 characters. A value is a str, an int of 64 bits, a finite
-            float or a bool. A gateway accepts 65,536 characters in all.
+            float, a bool, bytes, a timezone-aware datetime (Azure keeps its milliseconds), a UUID or `None`. A gateway
+            accepts 65,536 characters in all.
 
     Raises:
         ValidationError: An argument has a wrong type or is out of its range.

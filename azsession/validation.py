@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import TypeVar
+from uuid import UUID
 
 from .errors import ValidationError
 from .forks import import_lock
@@ -38,7 +39,7 @@ MAX_LOCK_TOKEN_LENGTH = 256
 MAX_ATTRIBUTE_NAME_LENGTH = 128
 
 #: The value of an attribute of a message.
-AttributeValue = str | int | float | bool
+AttributeValue = str | int | float | bool | bytes | datetime | UUID | None
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -193,17 +194,15 @@ def check_instant(value: object, name: str) -> datetime:
 def check_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
     """Return a copy of a message's attributes.
 
-    A name has 1 to 128 characters, none of them a control character. A value is a str, a 64-bit int, a finite float or a
-    bool.
+    A name has 1 to 128 characters, none of them a control character. A value is a str, a signed or unsigned 64-bit int, a
+    finite float, a bool, bytes, a timezone-aware datetime, a UUID or `None`. A datetime is converted to UTC.
     """
     if not isinstance(attributes, (dict, Mapping)):
         raise ValidationError(f"attributes must be a dict, not {type(attributes).__name__}")
-    for name, value in attributes.items():
-        _check_attribute(name, value)
-    return dict(attributes)
+    return {name: _checked_attribute(name, value) for name, value in attributes.items()}
 
 
-def _check_attribute(name: object, value: object) -> None:
+def _checked_attribute(name: object, value: AttributeValue) -> AttributeValue:
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_ATTRIBUTE_NAME_LENGTH or re.search(_CONTROL, name):
         shown = repr(name[:80]) if isinstance(name, str) else type(name).__name__
         raise ValidationError(
@@ -216,10 +215,14 @@ def _check_attribute(name: object, value: object) -> None:
         if not math.isfinite(value):
             raise ValidationError(f"the attribute {name!r} is {value}, which is not a finite number")
     elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
+        if not -(2**63) <= value < 2**64:
             raise ValidationError(f"the attribute {name!r} does not fit into 64 bits")
-    else:
-        raise ValidationError(f"the attribute {name!r} is a {type(value).__name__}, not str, int, float or bool")
+    elif isinstance(value, datetime):
+        return check_instant(value, f"the attribute {name!r}")
+    elif value is not None and not isinstance(value, (bytes, UUID)):
+        kinds = "str, int, float, bool, bytes, datetime, UUID or None"
+        raise ValidationError(f"the attribute {name!r} is a {type(value).__name__}, not {kinds}")
+    return value
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ def test_a_body_that_is_not_bytes_or_text_is_refused(body: Any) -> None:
         {"time_to_live": "1"},
         {"scheduled_enqueue_time": datetime(2026, 1, 1)},
         {"scheduled_enqueue_time": 5},
-        {"attributes": {"a": None}},
+        {"attributes": {"a": object()}},
         {"attributes": None},
         {"attributes": 7},
         {"time_to_live": 1e15},

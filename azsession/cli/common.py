@@ -24,6 +24,7 @@ from ..client.provider import ServiceBusProvider
 from ..config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, ServiceBusConfig
 from ..errors import ConfigurationError, QueueError, ValidationError, revised
 from ..messages import PeekedMessage
+from ..protocol.attributes import to_json
 from ..validation import check_queue_name, check_session_id
 
 #: Messages in one request. Bounds the memory that a command needs.
@@ -258,6 +259,7 @@ def message_json(message: PeekedMessage) -> dict[str, object]:
     except UnicodeDecodeError:
         body, encoding = base64.b64encode(message.body).decode(), "base64"
     time_to_live = message.time_to_live
+    attributes, types = to_json(message.attributes)
     return {
         "sequence_number": message.sequence_number or None,
         "session_id": message.session_id,
@@ -272,7 +274,8 @@ def message_json(message: PeekedMessage) -> dict[str, object]:
         "to": message.to,
         "time_to_live": None if time_to_live is None else time_to_live.total_seconds(),
         "scheduled_enqueue_time": message.scheduled_enqueue_time,
-        "attributes": message.attributes or None,
+        "attributes": attributes or None,
+        **({"attribute_types": types} if types else {}),
         "dead_letter_reason": message.dead_letter_reason,
         "dead_letter_description": message.dead_letter_description,
         "body_encoding": encoding,

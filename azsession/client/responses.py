@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import attrs
 
 from ..errors import ValidationError
-from ..messages import PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
+from ..messages import AttributeValue, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, LOCK_EXPIRES_HEADER, WAITED_HEADER
 from ..protocol.error_codes import parse_seconds
 from ..protocol.queue_json import decode_queue_info
@@ -22,6 +23,9 @@ from ..queues import QueueInfo
 from ..validation import check_lock_token, check_session_id, check_text
 from .call import ServerResponse, SessionTarget
 from .redacted import Redacted
+
+#: The types of attributes.
+_ATTRIBUTES = (str, int, float, bytes, datetime, UUID, type(None))
 
 
 class LockGrant:
@@ -136,9 +140,9 @@ def _received(fields: dict[str, Any], session: SessionTarget, now: datetime, exp
     return ReceivedMessage(**fields, receipt=_receipt(token, session, expires_at), delivered_at=now)
 
 
-def _attributes(fields: Mapping[str, Any]) -> dict[str, str | int | float]:
+def _attributes(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
     """Return the attributes of a message without values that an attribute cannot have."""
-    return {name: value for name, value in fields["attributes"].items() if isinstance(value, (str, int, float))}
+    return {name: value for name, value in fields["attributes"].items() if isinstance(value, _ATTRIBUTES)}
 
 
 def _with_own_receipt(

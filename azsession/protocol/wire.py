@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 from ..errors import ValidationError
 from ..messages import AttributeValue, Message, PeekedMessage, ReceivedMessage
 from ..validation import MAX_BATCH
+from .attributes import TYPES_HEADER, TYPES_NAME, from_json, to_headers, to_json
 from .bounded_json import json_items, parse_json
 
 BROKER_PROPERTIES = "BrokerProperties"
@@ -149,9 +150,10 @@ def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
     headers = {BROKER_PROPERTIES: json.dumps(_broker_properties(message), separators=(",", ":"))}
     if message.content_type is not None:
         headers["Content-Type"] = _header_text(message.content_type)
-    for name, value in message.attributes.items():
-        if name:
-            headers[_attribute_name(name)] = json.dumps(value)
+    attributes, types = to_headers(message.attributes)
+    headers.update((_attribute_name(name), json.dumps(value)) for name, value in attributes.items())
+    if types:
+        headers[TYPES_HEADER] = json.dumps(types, separators=(",", ":"))
     return headers, message.body
 
 
@@ -174,17 +176,31 @@ def decode_single(headers: Iterable[tuple[str, str]], body: bytes) -> dict[str, 
     properties: Any = {}
     content_type: str | None = None
     attributes: dict[str, AttributeValue] = {}
+    types: Any = {}
     for name, value in headers:
         lowered = name.lower()
         if lowered == "brokerproperties":
             properties = _load_json(value, BROKER_PROPERTIES)
+        elif lowered == TYPES_HEADER.lower():
+            types = _load_json(value, TYPES_HEADER)
         elif lowered == "content-type":
             content_type = value
         elif lowered not in _RESERVED and not lowered.startswith(_RESERVED_PREFIXES):
             attribute = _parse_attribute(value)
             if attribute is not None:
                 attributes[unquote(name)] = attribute
-    return _fields(properties, attributes, body, content_type)
+    return _fields(properties, _typed(attributes, types, TYPES_HEADER), body, content_type)
+
+
+def _typed(attributes: dict[str, Any], types: Any, name: str) -> dict[str, Any]:
+    if not types:
+        return attributes
+    if not isinstance(types, dict):
+        raise MalformedError(f"{name} must be a JSON object")
+    try:
+        return from_json(attributes, types)
+    except ValueError as error:
+        raise MalformedError(str(error)) from None
 
 
 def _parse_attribute(value: str) -> AttributeValue | None:
@@ -228,7 +244,9 @@ def encode_item(message: Message | PeekedMessage) -> bytes:
         item["ContentType"] = message.content_type
     item["BrokerProperties"] = _broker_properties(message)
     if message.attributes:
-        item["UserProperties"] = message.attributes
+        item["UserProperties"], types = to_json(message.attributes)
+        if types:
+            item[TYPES_NAME] = types
     return json.dumps(item, separators=(",", ":")).encode()
 
 
@@ -282,6 +300,7 @@ def decode_item(item: Any) -> dict[str, Any]:
     attributes = item.get("UserProperties") or {}
     if not isinstance(attributes, dict):
         raise MalformedError('"UserProperties" must be an object')
+    attributes = _typed(attributes, item.get(TYPES_NAME), TYPES_NAME)
     return _fields(item.get("BrokerProperties") or {}, attributes, data, item.get("ContentType"))
 
 

@@ -185,7 +185,9 @@ def _checked(message: Message, number: int, max_size: int) -> Message:
     if message.session_id is None:
         raise ValidationError(f"message {number} has no SessionId; all queues need one")
     check_size(len(message.body), f"the body of message {number}", max_size)
-    size = sum(len(name) + (len(value) if isinstance(value, str) else 8) for name, value in message.attributes.items())
+    size = sum(
+        len(name) + (len(value) if isinstance(value, (str, bytes)) else 8) for name, value in message.attributes.items()
+    )
     check_size(size, f"the set of attributes of message {number}", MAX_ATTRIBUTES_SIZE, unit="characters")
     return message
 

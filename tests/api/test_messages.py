@@ -7,10 +7,12 @@ import pickle
 from collections import defaultdict
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from azsession import Message, MessageTooLargeError, ReceivedMessage, ServiceBusProvider, SessionClient
+from azsession.messages import AttributeValue
 
 from ..conftest import eventually
 from .conftest import Arrangement, left, send, take, take_many
@@ -25,7 +27,7 @@ TEXTS = {
     "to": "somewhere",
 }
 
-ATTRIBUTES: dict[str, str | int | float | bool] = {
+ATTRIBUTES: dict[str, AttributeValue] = {
     "text": 'with "quotes", \\ and 日本語 🙂',
     "empty": "",
     "looks like a number": "5",
@@ -36,12 +38,20 @@ ATTRIBUTES: dict[str, str | int | float | bool] = {
     "negative": -129,
     "more than 32 bits": 2**40,
     "the largest": 2**63 - 1,
+    "unsigned": 2**64 - 1,
     "the smallest": -(2**63),
     "half": 0.5,
     "whole": 3.0,
     "tiny": 5e-324,
     "huge": -1.7976931348623157e308,
     "größe": "a name that is not ASCII",
+    "bytes": b"\x00\xff",
+    "no bytes": b"",
+    "time": datetime(2024, 2, 29, 23, 59, 59, 999000, tzinfo=timezone.utc),
+    "long ago": datetime(1, 1, 1, tzinfo=timezone.utc),
+    "UUID": UUID("6f9619ff-8b86-d011-b42d-00c04fc964ff"),
+    "nothing": None,
+    "looks like a UUID": "6f9619ff-8b86-d011-b42d-00c04fc964ff",
 }
 
 

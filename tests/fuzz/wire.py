@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from requests.structures import CaseInsensitiveDict
@@ -62,11 +64,15 @@ def _now() -> Any:
     return datetime.now(timezone.utc)
 
 
+#: The types that attributes can have.
+ATTRIBUTE_TYPES = (str, int, float, bool, bytes, datetime, uuid.UUID, type(None))
+
+
 def _check_message(message: ReceivedMessage) -> None:
     text = str(message.receipt)
     assert ReceiptHandle.parse(text).handle == message.receipt.handle
     message_path(message.receipt.handle)
-    assert all(type(value) in (str, int, float, bool) for value in message.attributes.values())
+    assert all(type(value) in ATTRIBUTE_TYPES for value in message.attributes.values())
 
 
 def _locked(answer: LockGrant | None) -> None:
@@ -81,7 +87,7 @@ def _peeked(messages: list[Any]) -> None:
     for message in messages:
         repr(message)
         assert message.expires_at is None or message.expires_at.tzinfo is not None
-        assert all(type(value) in (str, int, float, bool) for value in message.attributes.values())
+        assert all(type(value) in ATTRIBUTE_TYPES for value in message.attributes.values())
 
 
 def _sessions(found: list[Any]) -> None:

@@ -31,7 +31,16 @@ SESSION_IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1
 )
 #: HTTP header names are case-insensitive, and some servers change their case. These names differ in more than case.
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
-VALUES = TEXT | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
+VALUES = (
+    TEXT
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+    | st.none()
+    | st.binary(max_size=20)
+    | st.uuids()
+    | st.datetimes(timezones=st.just(timezone.utc))
+)
 ATTRIBUTES = st.dictionaries(NAMES, VALUES, max_size=5).filter(
     lambda names: len({name.lower() for name in names}) == len(names)
 )

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...amqp import AmqpMessage, Described, Long, Timestamp, as_bytes, encode_message
+from ...amqp import AmqpMessage, Described, Long, Timestamp, Ulong, as_bytes, encode_message
 from ...errors import ValidationError
 from ...messages import AttributeValue, Message, PeekedMessage, ReceiptHandle, ReceivedMessage
 
@@ -34,6 +34,9 @@ _MESSAGE_STATE = "x-opt-message-state"
 _DEAD_LETTER_REASON = "DeadLetterReason"
 _DEAD_LETTER_DESCRIPTION = "DeadLetterErrorDescription"
 
+#: The types of application properties that attributes have, too.
+_KEPT_TYPES = frozenset({str, int, bool, bytes, uuid.UUID, type(None)})
+
 _STATES = {1: "Deferred", 2: "Scheduled"}
 
 
@@ -41,7 +44,8 @@ def to_amqp(message: Message, now: datetime | None = None, message_id: str | Non
     """Return the encoded AMQP message that sends `message`.
 
     A time to live goes into the header, whose 32 bits hold up to 49 days in milliseconds, and into the properties as creation
-    time and expiry. Numeric attributes become ``long`` and ``double``. A message without an id gets one, so that duplicate
+    time and expiry. Numeric attributes become ``long``, ``ulong`` where a long is too small, and ``double``; datetimes become
+    ``timestamp``, which has milliseconds. A message without an id gets one, so that duplicate
     detection recognizes the same bytes when they are sent again.
 
     Args:
@@ -81,11 +85,13 @@ def to_amqp(message: Message, now: datetime | None = None, message_id: str | Non
 
 
 def _typed(name: str, value: AttributeValue) -> Any:
+    if isinstance(value, datetime):
+        return Timestamp((value - _EPOCH) // _MILLISECOND)
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    if not -(2**63) <= value < 2**63:
+    if not -(2**63) <= value < 2**64:
         raise ValidationError(f"the attribute {name!r} does not fit into 64 bits: {value}")
-    return Long(value)
+    return Long(value) if value < 2**63 else Ulong(value)
 
 
 def _milliseconds(instant: datetime) -> int:
@@ -251,15 +257,21 @@ def _text(value: Any) -> str | None:
 def _attributes(properties: dict[str, Any]) -> dict[str, AttributeValue]:
     """Return application properties as attributes.
 
-    str, bool, int and finite floats stay as they are. Null values are left out. Other values become text: see `_text`.
+    Texts, integers of all widths, finite floats, booleans, binary, times, UUIDs and null keep their types. Other values, and
+    times after the year 9999, become text: see `_text`.
     """
     attributes: dict[str, AttributeValue] = {}
     for name, value in properties.items():
-        kind = type(value)
-        if kind is str or kind is int or kind is bool or (kind is float and math.isfinite(value)):
-            attribute: AttributeValue | None = value
-        else:
-            attribute = _text(value)
-        if attribute is not None:
-            attributes[name if type(name) is str else _text(name) or ""] = attribute
+        attributes[name if type(name) is str else _text(name) or ""] = _attribute(value)
     return attributes
+
+
+def _attribute(value: Any) -> AttributeValue:
+    kind = type(value)
+    if kind in _KEPT_TYPES:
+        return value  # type: ignore[no-any-return]
+    if kind is float and math.isfinite(value):
+        return float(value)
+    if kind is Timestamp:
+        return _instant(value) or _text(value)
+    return _text(value)

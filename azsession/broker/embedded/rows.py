@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ...messages import Message, PeekedMessage
+from ...protocol.attributes import from_json, to_json
 from .database_file import STATE_NAMES
 from .store import SEQUENCE_MASK, Row
 
@@ -35,13 +36,18 @@ def pack_properties(message: Message, message_id: str) -> str:
     if message.scheduled_enqueue_time is not None:
         packed["scheduled_enqueue_time"] = message.scheduled_enqueue_time.timestamp()
     if message.attributes:
-        packed["attributes"] = message.attributes
+        packed["attributes"], types = to_json(message.attributes)
+        if types:
+            packed["attribute_types"] = types
     return json.dumps(packed, separators=(",", ":"))
 
 
 def message_fields(row: Row, session_id: str) -> dict[str, Any]:
     """Return the constructor arguments of a stored message, except its delivery count."""
     fields: dict[str, Any] = json.loads(row.properties)
+    types = fields.pop("attribute_types", None)
+    if types:
+        fields["attributes"] = from_json(fields["attributes"], types)
     if "time_to_live" in fields:
         fields["time_to_live"] = timedelta(seconds=fields["time_to_live"])
     if "scheduled_enqueue_time" in fields:
