@@ -28,6 +28,8 @@ _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
 
 #: Tokens whose check is remembered.
 MAX_KNOWN = 1024
+#: Characters of a header ``Host`` at most: the longest name of the DNS, and a port.
+MAX_HOST_LENGTH = 260
 
 
 class Right(Enum):
@@ -222,6 +224,7 @@ class Guard:
 
     def _covers(self, name: str, segments: tuple[str, ...], host: str, resource: tuple[str, ...] | None) -> bool:
         """Return whether a token for this host name and path covers a request, compared segment by segment."""
-        if not name or (name != _host_name(host) and name not in self._hosts):
+        own = _host_name(host) if len(host) <= MAX_HOST_LENGTH else None
+        if not name or (name != own and name not in self._hosts):
             return False
         return resource is None or resource[: len(segments)] == segments

@@ -68,6 +68,35 @@ def test_the_longest_idle_connection_is_closed_for_a_new_one(monkeypatch: pytest
                 assert gateway.ask("GET", "/healthz", connection=connection).status == 200
 
 
+def test_a_connection_whose_answer_is_not_read_yet_is_not_closed_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "IDLE_GRACE", 0.0)
+    monkeypatch.setattr(limits, "CHECK_PAUSE", 0.01)
+    with serving(max_connections=2) as gateway, ExitStack() as stack:
+        queue = gateway.queue()
+        body = b"x" * 48_000
+        assert gateway.ask("POST", f"/{queue}/messages", body, {"BrokerProperties": '{"SessionId": "s"}'}).status == 201
+        waiting = gateway.holder(queue, "other", fresh_id()).start_receive(60)
+        stack.enter_context(waiting)
+        eventually(lambda: places_left(gateway) == 15 and connections(gateway) == 1)
+        busy = stack.enter_context(socket.socket())
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        busy.connect((gateway.host, gateway.port))
+        eventually(lambda: connections(gateway) == 2)
+        for connection in list(gateway.service._listener.connections._open):
+            sock = connection._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        busy.sendall(gateway.head("GET", f"/{queue}/sessions/s/messages?max=1"))
+        assert busy.recv(100)
+        for _ in range(20):
+            with gateway.open_socket(HEALTH) as sock:
+                assert read_reply(sock).status == 503
+        busy.settimeout(20)
+        size = 100
+        while size < len(body) and (data := busy.recv(65536)):
+            size += len(data)
+        assert size >= len(body)
+
+
 def test_a_new_connection_is_not_closed_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "IDLE_GRACE", 600.0)
     with serving(max_connections=2) as gateway, gateway.open_socket() as first, gateway.open_socket() as second:

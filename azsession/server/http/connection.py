@@ -81,8 +81,8 @@ class Connection(asyncio.Protocol, asyncio.Transport, RequestConnection):
 
     @property
     def idle_until(self) -> float | None:
-        """When the connection is closed if the client sends no request until then. `None` if a request runs."""
-        return self._deadline if self._phase is Phase.IDLE else None
+        """When the connection is closed if the client sends no request until then. `None` while a request is answered."""
+        return self._deadline if self._phase is Phase.IDLE and self._departure is None else None
 
     def is_late(self, now: float) -> bool:
         """Return whether the connection is over a time limit."""
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol, asyncio.Transport, RequestConnection):
         """Close the connection, because it is over a time limit."""
         if self._phase is Phase.HEAD and not self._is_refused:
             self._refuse(refusals.LATE)
-        elif self._phase is Phase.IDLE:
+        elif self.idle_until is not None:
             self.finish()
         else:
             self.abort()
