@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from azsession.errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
 from azsession.protocol.routes import Operation
 from azsession.protocol.sas import MAX_TOKEN_LENGTH
-from azsession.server import AccessKey, Right
+from azsession.server import AccessKey, Right, authorization
 from azsession.server.authorization import Guard
 
 KEY = AccessKey("key", "c2VjcmV0", frozenset({Right.LISTEN}))
@@ -152,3 +153,50 @@ def test_a_changed_token_is_refused(which: int, data: st.DataObject) -> None:
         GUARD.check(changed, "here", ("q",), Operation.RECEIVE)
         # The last character of the signature in base64 has unused bits. All other characters count.
         assert "sig=" in good[: at + 1], (good, changed)
+
+
+# Tokens that are remembered
+
+
+def accepts(guard: Guard, text: str) -> bool:
+    with suppress(AuthenticationFailedError):
+        guard.check(text, "here", ("q",), Operation.RECEIVE)
+        return True
+    return False
+
+
+def test_a_token_expires_although_it_was_accepted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard, until = Guard([KEY]), int(time.time()) + 60
+    text = generate_sas_token("https://here/q", KEY.name, KEY.key, until)
+    assert accepts(guard, text)
+    monkeypatch.setattr(time, "time", lambda: until - 0.5)
+    assert accepts(guard, text)
+    monkeypatch.setattr(time, "time", lambda: float(until))
+    assert not accepts(guard, text)
+
+
+def test_a_token_ends_with_its_key_although_it_was_accepted_before() -> None:
+    guard, text = Guard([KEY]), token("https://here/q")
+    assert accepts(guard, text)
+    guard._keys[KEY.name] = AccessKey(KEY.name, "b3RoZXI=")
+    assert not accepts(guard, text)
+    del guard._keys[KEY.name]
+    assert not accepts(guard, text)
+
+
+def test_the_number_of_remembered_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authorization, "MAX_KNOWN", 3)
+    guard, until = Guard([KEY]), int(time.time()) + 60
+    texts = [generate_sas_token("https://here/q", KEY.name, KEY.key, until + number) for number in range(5)]
+    for _ in range(2):
+        for text in texts:
+            assert accepts(guard, text)
+            assert len(guard._known) <= 3
+
+
+def test_a_token_that_was_refused_is_not_remembered() -> None:
+    guard = Guard([KEY])
+    for resource in ("https://here/other", "https://elsewhere/q", "https://here/q/sessions/s"):
+        assert not accepts(guard, token(resource))
+    assert not accepts(guard, token("https://here/q", AccessKey(KEY.name, "b3RoZXI=")))
+    assert guard._known == {}
