@@ -23,6 +23,8 @@ class Options:
     max_message_size: int = 256 * 1024
     dead_letter_on_expiration: bool = False
     default_time_to_live: float | None = None
+    #: Whether one expired message expires all of its session, when a link receives from the session and not before.
+    sessions_expire_together: bool = False
     #: Whether the entity has several partitions, and messages of one partition key are in the same one.
     partitioned: bool = False
     #: For how many seconds the ids of messages are remembered to drop duplicates, `None` for no duplicate detection.
@@ -128,6 +130,11 @@ class Box:
     lock_timer: Any = None
     #: The links that receive, for a queue without sessions.
     consumers: dict[Any, None] = field(default_factory=dict)
+
+    def expired(self, now: float) -> list[Message]:
+        """Return all available messages if one of them has expired."""
+        found = [each for each in self.order.messages.values() if each.state == ACTIVE and each.token is None]
+        return found if any(each.expires is not None and each.expires <= now for each in found) else []
 
 
 def lock_token(token: bytes) -> uuid.UUID:

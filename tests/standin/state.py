@@ -7,35 +7,15 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from heapq import heappop, heappush
-from typing import Any, Protocol
+from typing import Any
 
 from tests.standin.admission import Admission
 from tests.standin.boxes import ACTIVE, DEFERRED, SCHEDULED, Box, Counts, Message, Options, Order
+from tests.standin.holder import NOBODY, Clock, Holder
 from tests.standin.refusal import Refusal
 from tests.standin.wire import Content, string
-
-
-class Clock(Protocol):
-    def now(self) -> float: ...
-    def after(self, seconds: float, call: Callable[..., object], *args: Any) -> Any: ...
-
-
-class Holder(Protocol):
-    """A link that receives from one box."""
-
-    def granted(self, box: Box) -> None:
-        """Handle that the waiting link got this session."""
-
-    def wake(self) -> None:
-        """Handle that there may be messages to send."""
-
-    def has_credit(self) -> bool:
-        """Return whether the client waits for messages."""
-
-    def lost(self) -> None:
-        """Handle that the lock of the session expired."""
 
 
 class Queue:
@@ -54,6 +34,7 @@ class Queue:
         self.completed: list[tuple[str | None, int, Any]] = []
         self.accepted: list[tuple[str | None, int, Any]] = []
         self.sessions = options.requires_session and dead_letter_of is None
+        self._together = self.sessions and options.sessions_expire_together
         self._admission = Admission(options, clock.now, sessions=self.sessions)
         self.dead_letter: Queue | None = None
         if dead_letter_of is None:
@@ -219,7 +200,7 @@ class Queue:
             if box.lock_timer is not None:
                 box.lock_timer.cancel()
             # Without this, returned messages would wake the old holder.
-            box.holder = _NOBODY
+            box.holder = NOBODY
         for message in list(box.locked.values()):
             self._back(message, failed=failed)
         box.holder = None
@@ -235,6 +216,10 @@ class Queue:
 
     def take(self, box: Box, holder: Holder) -> Message | None:
         """Lock and return the next message of a box."""
+        if self._together:
+            for message in box.expired(self.clock.now()):
+                box.available -= 1
+                self._end(message, expired=True)
         now = 0.0
         while box.ready:
             message = box.order.messages.get(heappop(box.ready))
@@ -334,7 +319,8 @@ class Queue:
                 return
         self._unlock(message)
         # Deferred messages do not expire.
-        if message.state == ACTIVE and message.expires is not None and message.expires <= self.clock.now():
+        expired = message.expires is not None and message.expires <= self.clock.now()
+        if message.state == ACTIVE and expired and not self._together:
             self._end(message, expired=True)
         elif message.state == ACTIVE:
             self._place(message)
@@ -359,6 +345,10 @@ class Queue:
         self._forget(message.box)
 
     def _expire(self, message: Message) -> None:
+        if self._together:
+            if message.box.holder is not None:
+                message.box.holder.wake()
+            return
         if message.number in message.box.order.messages and message.token is None and message.state == ACTIVE:
             message.box.available -= 1
             if not message.box.available:
@@ -379,11 +369,3 @@ class Queue:
         else:
             names = [name for name, box in self.boxes.items() if box.state is not None or box.order.messages]
         return sorted(name for name in names if name is not None)
-
-
-class _Nobody:
-    def wake(self) -> None:
-        """Do nothing."""
-
-
-_NOBODY = _Nobody()

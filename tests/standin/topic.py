@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from tests.standin.admission import Admission
 from tests.standin.boxes import Options
-from tests.standin.state import Clock, Queue
+from tests.standin.holder import Clock
+from tests.standin.state import Queue
 from tests.standin.wire import Content
 
 

@@ -69,6 +69,16 @@ def test_a_scheduled_message_comes_when_it_is_due(namespace: StandIn) -> None:
         assert datetime.now(timezone.utc) >= due - timedelta(seconds=0.05)
 
 
+def test_a_topic_without_subscriptions_takes_messages_that_nobody_gets(
+    provider: ServiceBusProvider, namespace: StandIn
+) -> None:
+    namespace.create_topic("unheard")
+    provider.send_messages("unheard", [Message(name, session_id=name) for name in "ab"])
+    provider.send_message("unheard", Message("c", session_id="c"))
+    namespace.create_subscription("unheard", "late")
+    assert provider.list_sessions("unheard/subscriptions/late") == []
+
+
 def test_a_batch_is_accepted_or_refused_as_a_whole(provider: ServiceBusProvider, namespace: StandIn) -> None:
     messages = [Message(str(number), session_id="s1") for number in range(5)]
     namespace.refuse("send", "com.microsoft:argument-error")
