@@ -7,7 +7,6 @@ Both are the formats of Azure's REST API
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -295,7 +294,7 @@ def decode_item(item: Any) -> dict[str, Any]:
         raise MalformedError('each message of an envelope must be an object whose "Body" is text')
     try:
         data = base64.b64decode(body, validate=True) if item.get("BodyEncoding") == "base64" else body.encode()
-    except (binascii.Error, UnicodeEncodeError):
+    except ValueError:
         raise MalformedError('"Body" must be valid text, or valid base64 if "BodyEncoding" is "base64"') from None
     attributes = item.get("UserProperties") or {}
     if not isinstance(attributes, dict):

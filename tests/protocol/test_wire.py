@@ -227,6 +227,7 @@ def test_malformed_properties_raise_malformed_error(properties: str) -> None:
         b"[5]",
         b'[{"Body": 5}]',
         b'[{"Body": "*", "BodyEncoding": "base64"}]',
+        b'[{"Body": "\\u00e9", "BodyEncoding": "base64"}]',
         b'[{"UserProperties": [1]}]',
         b"\xff",
         b'[{"BrokerProperties": [1]}]',

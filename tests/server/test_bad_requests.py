@@ -57,6 +57,7 @@ def test_a_bad_body_is_refused(gateway: Gateway, queue: str, method: str, path: 
         b'[{"Body": "x", "BrokerProperties": {"SessionId": 5}}]',
         b'[{"Body": "\\ud800", "BrokerProperties": {"SessionId": "s"}}]',
         b'[{"Body": "%%%", "BodyEncoding": "base64", "BrokerProperties": {"SessionId": "s"}}]',
+        b'[{"Body": "\\u00e9", "BodyEncoding": "base64", "BrokerProperties": {"SessionId": "s"}}]',
         b'[{"Body": "x", "ContentType": 5, "BrokerProperties": {"SessionId": "s"}}]',
         b'[{"Body": "x", "UserProperties": [1], "BrokerProperties": {"SessionId": "s"}}]',
         b'[{"Body": "x", "UserProperties": {"a": [1]}, "BrokerProperties": {"SessionId": "s"}}]',

@@ -35,7 +35,10 @@ from schemathesis.specs.openapi.checks import (
 from azsession.protocol.routes import Operation
 
 from .described import DESCRIPTION
-from .raw import LISTEN, Gateway, Holder, fresh_id, serving
+from .raw import ENVELOPE, LISTEN, Gateway, Holder, fresh_id, serving
+
+# An envelope is JSON. schemathesis knows only the registered media types.
+schemathesis.serializer.alias(ENVELOPE, "application/json")
 
 EXAMPLES = int(os.environ.get("AZSESSION_EXAMPLES", "3"))
 CHECKS = [
