@@ -26,11 +26,11 @@ def download_tests(folder: Path) -> Path:
     options = ["--no-deps", "--no-binary", _PACKAGE, "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", *options, wanted], capture_output=True, text=True, timeout=90
+            [sys.executable, "-m", "pip", "download", *options, wanted], capture_output=True, text=True, timeout=40
         )
         problem = done.stderr.strip() if done.returncode else ""
     except subprocess.TimeoutExpired:
-        problem = "pip did not end within 90 seconds"
+        problem = "pip did not end within 40 seconds"
     archives = [] if problem else list(folder.glob("*.tar.gz"))
     if not archives:
         text = f"needs the source distribution of {wanted}, and pip could not download it: {problem or 'it is no .tar.gz'}"
