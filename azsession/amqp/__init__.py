@@ -55,6 +55,7 @@ from .performatives import (
     Transfer,
     decode_frame,
 )
+from .resending import resent
 from .types import Array, Described, Long, MalformedFrameError, Symbol, Timestamp, Uint, Ulong
 
 __all__ = [
@@ -121,6 +122,7 @@ __all__ = [
     "end_frame",
     "flow_frame",
     "open_frame",
+    "resent",
     "sasl_init_anonymous",
     "transfer_frames",
 ]

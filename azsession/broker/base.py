@@ -284,9 +284,15 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def dead_letters(
-        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
+        self,
+        entity: str,
+        from_sequence_number: int,
+        max_count: int,
+        session_id: str | None = None,
+        *,
+        context: CallContext = BLOCKING,
     ) -> Future[list[PeekedMessage]]:
-        """Return up to `max_count` dead letters of all sessions, by sequence number."""
+        """Return up to `max_count` dead letters of a session, or of all sessions, by sequence number."""
 
     @abc.abstractmethod
     def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:

@@ -14,6 +14,7 @@ from ..protocol.error_codes import MESSAGE_NOT_FOUND
 from .common import (
     PAGE,
     QUEUE,
+    SESSION,
     CommandGroup,
     Connect,
     client_options,
@@ -41,13 +42,14 @@ def dead_letters() -> None:
     "--max", "most", type=click.IntRange(1), default=100, show_default=True, help="Show at most this many messages."
 )
 @click.option("--from", "start", type=click.IntRange(0), default=0, metavar="SEQ", help="Start at this sequence number.")
+@click.option("--session-id", type=SESSION, metavar="ID", help="List the dead letters of this session.")
 @client_options
-def list_dead_letters(queue: str, most: int, start: int, connect: Connect, as_json: bool) -> None:
+def list_dead_letters(queue: str, most: int, start: int, session_id: str | None, connect: Connect, as_json: bool) -> None:
     """List the dead letters of QUEUE with their reasons."""
     found: list[PeekedMessage] = []
     more = None
     with connect() as provider:
-        for count, message in enumerate(_dead_letters(provider, queue, start)):
+        for count, message in enumerate(_dead_letters(provider, queue, start, session_id)):
             if count == most:
                 more = message.sequence_number
                 break
@@ -77,9 +79,11 @@ def list_dead_letters(queue: str, most: int, start: int, connect: Connect, as_js
         note(f"there are more; continue with --from {more}")
 
 
-def _dead_letters(provider: ServiceBusProvider, queue: str, start: int = 0) -> Iterator[PeekedMessage]:
+def _dead_letters(
+    provider: ServiceBusProvider, queue: str, start: int = 0, session_id: str | None = None
+) -> Iterator[PeekedMessage]:
     while True:
-        page = provider.dead_letters(queue, PAGE, start)
+        page = provider.dead_letters(queue, PAGE, start, session_id=session_id)
         yield from page
         if not page:
             return
@@ -95,14 +99,22 @@ def _selecting(command: Callable[..., None]) -> Callable[..., None]:
 
 @dead_letters.command()
 @_selecting
+@click.option("--session-id", type=SESSION, metavar="ID", help="Select all dead letters of this session.")
 @client_options
-def resubmit(queue: str, sequence_numbers: tuple[int, ...], every: bool, connect: Connect, as_json: bool) -> None:
+def resubmit(
+    queue: str, sequence_numbers: tuple[int, ...], every: bool, session_id: str | None, connect: Connect, as_json: bool
+) -> None:
     """Move dead letters of QUEUE to the end of their sessions, as new messages.
 
-    Give their sequence numbers (SEQ) or --all.
+    Give their sequence numbers (SEQ), --session-id or --all.
     """
     with connect() as provider:
-        count = _for_each(provider, queue, sequence_numbers, every, "resubmitting", "resubmitted", provider.resubmit)
+        if session_id is None:
+            count = _for_each(provider, queue, sequence_numbers, every, "resubmitting", "resubmitted", provider.resubmit)
+        elif sequence_numbers or every:
+            raise click.UsageError("give sequence numbers, --session-id or --all, only one of them")
+        else:
+            count = provider.resubmit_session(queue, session_id)
     if as_json:
         show_json({"queue": queue, "resubmitted": count})
     else:

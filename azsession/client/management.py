@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..errors import ProviderError, ValidationError
+from ..errors import ProviderError, QueueError, ValidationError, revised
 from ..messages import PeekedMessage, SessionInfo
+from ..protocol.error_codes import MESSAGE_NOT_FOUND
 from ..queues import QueueInfo, QueueSettings
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count, check_queue_name, check_session_id
 from . import operations
@@ -43,12 +44,15 @@ def peek_messages(
 
 
 def dead_letters(
-    core: ProviderCore, queue_name: str, max_message_count: int, from_sequence_number: int
+    core: ProviderCore, queue_name: str, max_message_count: int, from_sequence_number: int, session_id: str | None = None
 ) -> list[PeekedMessage]:
-    """Return dead letters of a queue."""
+    """Return dead letters of a queue, or of one session."""
     check_queue_name(queue_name)
+    if session_id is not None:
+        check_session_id(session_id)
     _check_range(max_message_count, from_sequence_number)
-    return core.send(operations.dead_letters(queue_name, from_sequence_number, max_message_count), "look at dead letters")
+    call = operations.dead_letters(queue_name, from_sequence_number, max_message_count, session_id)
+    return core.send(call, "look at dead letters")
 
 
 def _check_range(max_message_count: int, from_sequence_number: int) -> None:
@@ -59,6 +63,34 @@ def _check_range(max_message_count: int, from_sequence_number: int) -> None:
 def resubmit(core: ProviderCore, queue_name: str, sequence_number: int) -> None:
     """Send a dead letter again."""
     _on_dead_letter(core, operations.resubmit, queue_name, sequence_number)
+
+
+def resubmit_session(core: ProviderCore, queue_name: str, session_id: str) -> int:
+    """Send the dead letters of a session again, in their order. Return how many."""
+    check_session_id(session_id)
+    numbers: list[int] = []
+    # List them first: a resubmitted message may be dead-lettered again while this runs.
+    while page := dead_letters(core, queue_name, MAX_BATCH, numbers[-1] + 1 if numbers else 0, session_id):
+        numbers += [message.sequence_number for message in page]
+    count = 0
+    try:
+        for number in numbers:
+            count += _resubmit_if_there(core, queue_name, number)
+    except QueueError as error:
+        text = f"{error} ({count} of {len(numbers)} dead letters of session {session_id!r} were resubmitted before)"
+        raise revised(error, text, accepted=count) from error.__cause__
+    return count
+
+
+def _resubmit_if_there(core: ProviderCore, queue_name: str, sequence_number: int) -> bool:
+    """Send a dead letter again, unless another process handled it first. Return whether it was there."""
+    try:
+        resubmit(core, queue_name, sequence_number)
+    except QueueError as error:
+        if error.code != MESSAGE_NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 def delete_dead_letter(core: ProviderCore, queue_name: str, sequence_number: int) -> None:

@@ -313,19 +313,20 @@ def peek(entity: str, session_id: str, start: int, limit: int) -> Call[list[Peek
     return _peek_call(entity, f"{path}/messages", start, limit)
 
 
-def dead_letters(entity: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
-    """Return the call that peeks at up to `limit` dead letters of a queue, from the sequence number `start`."""
-    return _peek_call(entity, f"{entity_path(entity)}/$deadletterqueue/messages", start, limit)
+def dead_letters(entity: str, start: int, limit: int, session_id: str | None = None) -> Call[list[PeekedMessage]]:
+    """Return the call that peeks at up to `limit` dead letters, of one session if given, from the sequence number `start`."""
+    more = "" if session_id is None else f"&session={quote(session_id, safe='')}"
+    return _peek_call(entity, f"{entity_path(entity)}/$deadletterqueue/messages", start, limit, more)
 
 
-def _peek_call(entity: str, path: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
+def _peek_call(entity: str, path: str, start: int, limit: int, more: str = "") -> Call[list[PeekedMessage]]:
     return Call(
         method="GET",
         path=path,
         entity=entity,
         read=read_peeked,
         about=ABOUT_QUEUE,
-        query=lambda _: f"from={start}&max={limit}",
+        query=lambda _: f"from={start}&max={limit}{more}",
         max_response_size=_size_of(limit),
     )
 

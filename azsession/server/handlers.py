@@ -245,7 +245,10 @@ class Handlers:
     # Dead letters
 
     def _dead_letters(self, request: Request) -> PendingAnswer[Any]:
-        future = self._broker.dead_letters(request.route.entity, *_peek_range(request), context=request.context)
+        session_id = request.query.get("session")
+        if session_id is not None:
+            check_session_id(session_id)
+        future = self._broker.dead_letters(request.route.entity, *_peek_range(request), session_id, context=request.context)
         return PendingAnswer(future, lambda messages: Answer(200, messages=messages))
 
     def _resubmit(self, request: Request) -> PendingAnswer[Any]:

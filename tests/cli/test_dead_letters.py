@@ -120,3 +120,21 @@ def test_an_interrupt_says_what_was_done(number: signal.Signals, status: int) ->
         process.send_signal(number)
         out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err.strip()) == (status, "", "interrupted: 2 of 4 dead letters were deleted")
+
+
+def test_the_dead_letters_of_one_session_are_listed_and_resubmitted(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    text = azsession_server.connection_string
+    _dead_letter(azsession_provider, 2)
+    azsession_provider.send_message("q", Message("other", session_id="t"))
+    with azsession_provider.create_session_client("q", "t") as session:
+        session.dead_letter_session("test")
+    listed = run_here("dead-letters", "list", "q", "--session-id", "t", "--json", connection_string=text)
+    assert [json.loads(line)["body"] for line in listed.stdout.splitlines()] == ["other"]
+    ended = run_here("dead-letters", "resubmit", "q", "--session-id", "s", connection_string=text)
+    assert ended.stdout == "resubmitted 2 dead letters of q\n"
+    assert [message.text() for message in azsession_provider.peek_messages("q", "s")] == ["bad 0", "bad 1"]
+    assert [message.text() for message in azsession_provider.dead_letters("q")] == ["other"]
+    wrong = run_here("dead-letters", "resubmit", "q", "--session-id", "s", "--all", connection_string=text)
+    assert_one_line(wrong, "only one of them", status=2)

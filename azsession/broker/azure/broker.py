@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from ... import forks
-from ...amqp import AmqpMessage
 from ...config import ServiceBusConfig, check_ca_bundle
 from ...errors import ProviderError, QueueError, UnsupportedOperationError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
@@ -29,11 +28,11 @@ from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveReque
 from .batches import EncodedMessages
 from .browsing import MessageBrowser
 from .held_operations import HeldSessionOperations
-from .message_mapping import as_new
 from .namespace import Namespace
 from .operation import Operation
 from .purging import Purger
 from .receiving import SessionReceiver
+from .resubmitting import DeadLetterResubmitter
 from .scheduling import MessageScheduler
 from .sending import MessageSender
 from .session.registry import SessionRegistry
@@ -86,6 +85,7 @@ class AzureBroker(Broker):
         self._receiver = SessionReceiver(self._namespace, self._registry)
         self._browser = MessageBrowser(self._namespace)
         self._lister = SessionLister(self._namespace)
+        self._resubmitter = DeadLetterResubmitter(self._namespace, self._browser, self._sender)
         self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser)
         self._scheduler = MessageScheduler(self._namespace)
         self._purger = Purger(self._registry, self._receiver, self._held, self._browser, self._lister, self._scheduler)
@@ -218,20 +218,21 @@ class AzureBroker(Broker):
     # Dead letters
 
     def dead_letters(
-        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
+        self,
+        entity: str,
+        from_sequence_number: int,
+        max_count: int,
+        session_id: str | None = None,
+        *,
+        context: CallContext = BLOCKING,
     ) -> Future[list[PeekedMessage]]:
         return self._run(
-            context, lambda operation: self._browser.dead_letters(entity, from_sequence_number, max_count, operation)
+            context,
+            lambda operation: self._browser.dead_letters(entity, from_sequence_number, max_count, session_id, operation),
         )
 
     def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:
-        async def call(operation: Operation) -> None:
-            async def send(message: AmqpMessage) -> None:
-                await self._sender.send(entity, EncodedMessages.of(entity, [as_new(message)]), "", operation)
-
-            await self._browser.take_dead_letter(entity, sequence_number, send, operation)
-
-        return self._run(context, call)
+        return self._run(context, lambda operation: self._resubmitter.resubmit(entity, sequence_number, operation))
 
     def delete_dead_letter(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:
         return self._run(context, lambda operation: self._browser.take_dead_letter(entity, sequence_number, None, operation))

@@ -53,10 +53,22 @@ class MessageBrowser:
         """Return up to `max_count` messages of a session, from sequence number `start`."""
         return [peeked(message) for message in await self._peek(entity, session_id, start, max_count, operation)]
 
-    async def dead_letters(self, entity: str, start: int, max_count: int, operation: Operation) -> list[PeekedMessage]:
-        """Return up to `max_count` dead letters, from sequence number `start`."""
-        found = await self._peek(entity + DEAD_LETTER_QUEUE, None, start, max_count, operation)
-        return [peeked(message, dead_letter=True) for message in found]
+    async def dead_letters(
+        self, entity: str, start: int, max_count: int, session_id: str | None, operation: Operation
+    ) -> list[PeekedMessage]:
+        """Return up to `max_count` dead letters of a session, or of all sessions, from sequence number `start`.
+
+        A dead-letter queue has no sessions, so that those of a session are picked out of all.
+        """
+        queue, found = entity + DEAD_LETTER_QUEUE, list[PeekedMessage]()
+        size = max_count if session_id is None else PAGE
+        while len(found) < max_count:
+            page = [peeked(one, dead_letter=True) for one in await self._peek(queue, None, start, size, operation)]
+            found += [one for one in page if session_id is None or one.session_id == session_id]
+            if session_id is None or not page:
+                break
+            start = page[-1].sequence_number + 1
+        return found[:max_count]
 
     async def _peek(
         self, entity: str, session_id: str | None, start: int, max_count: int, operation: Operation
@@ -88,12 +100,22 @@ class MessageBrowser:
             start = (page[-1].sequence_number or start) + 1
         return numbers
 
+    async def has_message(self, entity: str, session_id: str, message_id: object, operation: Operation) -> bool:
+        """Return whether a session has a message with this id, of any AMQP type."""
+        start = 0
+        while page := await self._peek(entity, session_id, start, PAGE, operation):
+            if any(message.message_id == message_id for message in page):
+                return True
+            last = page[-1].annotations.get("x-opt-sequence-number")
+            start = (last if isinstance(last, int) else start) + 1
+        return False
+
     # Dead letters
 
     async def take_dead_letter(
-        self, entity: str, number: int, then: Callable[[AmqpMessage], Awaitable[object]] | None, operation: Operation
+        self, entity: str, number: int, then: Callable[[bytes], Awaitable[object]] | None, operation: Operation
     ) -> None:
-        """Lock a dead letter, call `then` with it, and complete it.
+        """Lock a dead letter, call `then` with its payload, and complete it.
 
         Azure locks dead letters only in their order. Those before the wanted one are locked too, and released at the end.
 
@@ -101,7 +123,7 @@ class MessageBrowser:
             ProviderError: There is no such dead letter, or another client has it locked (transient).
             QueueError: Another error of Azure, or of `then`.
         """
-        if not any(one.sequence_number == number for one in await self.dead_letters(entity, number, 1, operation)):
+        if not any(one.sequence_number == number for one in await self.dead_letters(entity, number, 1, None, operation)):
             raise _no_dead_letter(number)
         connection = await self._namespace.connect(entity + DEAD_LETTER_QUEUE, operation)
         operation.commit()
@@ -111,9 +133,9 @@ class MessageBrowser:
             await self._search(search, operation)
             if not search.found.done():
                 raise await self._not_found(entity, number, operation)
-            delivery_id, message = search.found.result()
+            delivery_id, payload = search.found.result()
             if then is not None:
-                await then(message)
+                await then(payload)
             done: Future[tuple[str | None, Condition | None]] = Future()
             search.complete(delivery_id, lambda _, state, error: done.set_result((state, error)))
             state, error = await self._namespace.wait(done, operation)
@@ -133,7 +155,7 @@ class MessageBrowser:
                 return
 
     async def _not_found(self, entity: str, number: int, operation: Operation) -> QueueError:
-        if any(one.sequence_number == number for one in await self.dead_letters(entity, number, 1, operation)):
+        if any(one.sequence_number == number for one in await self.dead_letters(entity, number, 1, None, operation)):
             text = f"another client has dead letter {number}, or one before it, locked: try again"
             return ProviderError(text, code=SERVER_BUSY, status=503, is_transient=True)
         return _no_dead_letter(number)
@@ -143,7 +165,7 @@ class _DeadLetterSearch(Receiver):
     """A receiving link on the dead-letter queue that searches for one message. It belongs to the loop's thread.
 
     Attributes:
-        found: Gets the delivery's number and the message.
+        found: Gets the delivery's number and the message's payload.
         seen: How many messages came.
     """
 
@@ -154,7 +176,7 @@ class _DeadLetterSearch(Receiver):
         self._entity = entity
         self._number = number
         self._locked: list[int] = []
-        self.found: Future[tuple[int, AmqpMessage]] = Future()
+        self.found: Future[tuple[int, bytes]] = Future()
         self.seen = 0
 
     def on_attached(self, attach: Attach) -> None:
@@ -169,7 +191,7 @@ class _DeadLetterSearch(Receiver):
         message = amqp.decode_message(payload)
         if message.annotations.get("x-opt-sequence-number") == self._number and not self.found.done():
             self.give_credit(0)
-            self.found.set_result((delivery_id, message))
+            self.found.set_result((delivery_id, payload))
         elif not self.found.done() and self.credit <= 1:
             self.give_credit(SEARCH_CREDIT)
 

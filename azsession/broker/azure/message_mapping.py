@@ -164,14 +164,6 @@ def peeked(message: AmqpMessage, *, dead_letter: bool = False) -> PeekedMessage:
     return PeekedMessage(**_fields(message), state="DeadLettered" if dead_letter else _state(message))
 
 
-def as_new(message: AmqpMessage) -> Message:
-    """Return a message as one to send again: with its sender's properties, without those that the broker added."""
-    fields = _fields(message)
-    for name in ("sequence_number", "delivery_count", "enqueued_at", "dead_letter_reason", "dead_letter_description"):
-        del fields[name]
-    return Message(**{**fields, "scheduled_enqueue_time": None})
-
-
 def _state(message: AmqpMessage) -> str:
     state = message.annotations.get(_MESSAGE_STATE)
     return _STATES.get(state, "Active") if isinstance(state, int) else "Active"
@@ -181,19 +173,19 @@ def _fields(message: AmqpMessage) -> dict[str, Any]:
     attributes, reason, description = message.application_properties, None, None
     if _DEAD_LETTER_REASON in attributes or _DEAD_LETTER_DESCRIPTION in attributes:
         attributes = dict(attributes)
-        reason = _text(attributes.pop(_DEAD_LETTER_REASON, None))
-        description = _text(attributes.pop(_DEAD_LETTER_DESCRIPTION, None))
+        reason = text_of(attributes.pop(_DEAD_LETTER_REASON, None))
+        description = text_of(attributes.pop(_DEAD_LETTER_DESCRIPTION, None))
     annotations = message.annotations
     return {
         "body": message.body,
-        "session_id": _text(message.group_id),
-        "message_id": _text(message.message_id),
-        "subject": _text(message.subject),
-        "content_type": _text(message.content_type),
-        "correlation_id": _text(message.correlation_id),
-        "reply_to": _text(message.reply_to),
-        "reply_to_session_id": _text(message.reply_to_group_id),
-        "to": _text(message.to),
+        "session_id": text_of(message.group_id),
+        "message_id": text_of(message.message_id),
+        "subject": text_of(message.subject),
+        "content_type": text_of(message.content_type),
+        "correlation_id": text_of(message.correlation_id),
+        "reply_to": text_of(message.reply_to),
+        "reply_to_session_id": text_of(message.reply_to_group_id),
+        "to": text_of(message.to),
         "time_to_live": _time_to_live(message),
         "scheduled_enqueue_time": _instant(annotations.get(_SCHEDULED_TIME)),
         "attributes": _attributes(attributes),
@@ -233,7 +225,7 @@ def _instant(value: Any) -> datetime | None:
         return None
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
     """Return a property as text: binary as UTF-8 or base64, a time in ISO 8601, other types as `str` shows them."""
     if value is None or type(value) is str:
         return value
@@ -248,7 +240,7 @@ def _text(value: Any) -> str | None:
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, Described):
-        return _text(value.value)
+        return text_of(value.value)
     if isinstance(value, (list, dict)):
         return as_bytes(value).decode()
     return str(value)
@@ -258,11 +250,11 @@ def _attributes(properties: dict[str, Any]) -> dict[str, AttributeValue]:
     """Return application properties as attributes.
 
     Texts, integers of all widths, finite floats, booleans, binary, times, UUIDs and null keep their types. Other values, and
-    times after the year 9999, become text: see `_text`.
+    times after the year 9999, become text: see `text_of`.
     """
     attributes: dict[str, AttributeValue] = {}
     for name, value in properties.items():
-        attributes[name if type(name) is str else _text(name) or ""] = _attribute(value)
+        attributes[name if type(name) is str else text_of(name) or ""] = _attribute(value)
     return attributes
 
 
@@ -273,5 +265,5 @@ def _attribute(value: Any) -> AttributeValue:
     if kind is float and math.isfinite(value):
         return float(value)
     if kind is Timestamp:
-        return _instant(value) or _text(value)
-    return _text(value)
+        return _instant(value) or text_of(value)
+    return text_of(value)

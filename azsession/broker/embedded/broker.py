@@ -189,9 +189,15 @@ class EmbeddedBroker(Broker):
         return self._purging.purge(entity, session_id, request_id, context)
 
     def dead_letters(
-        self, entity: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
+        self,
+        entity: str,
+        from_sequence_number: int,
+        max_count: int,
+        session_id: str | None = None,
+        *,
+        context: CallContext = BLOCKING,
     ) -> Future[list[PeekedMessage]]:
-        return self._browsing.dead_letters(entity, from_sequence_number, max_count, context)
+        return self._browsing.dead_letters(entity, from_sequence_number, max_count, session_id, context)
 
     def resubmit(self, entity: str, sequence_number: int, *, context: CallContext = BLOCKING) -> Future[None]:
         return self._sending.resubmit(entity, sequence_number, context)

@@ -63,15 +63,15 @@ class Browsing:
         return self._core.submit(job, context)
 
     def dead_letters(
-        self, entity: str, from_sequence_number: int, max_count: int, context: CallContext
+        self, entity: str, from_sequence_number: int, max_count: int, session_id: str | None, context: CallContext
     ) -> Future[list[PeekedMessage]]:
-        """Return the dead letters of a queue, by sequence number."""
+        """Return the dead letters of a queue, or of one session, by sequence number."""
 
         def job(tx: Transaction) -> list[PeekedMessage] | Unfinished:
             queue = self._core.queue(tx, entity)
             if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
-            with closing(self._core.store.dead(queue.id, from_sequence_number)) as rows:
+            with closing(self._core.store.dead(queue.id, from_sequence_number, session_id)) as rows:
                 found = within_step(islice(rows, max_count), lambda row: len(row[1].body))
             return [peeked(row, name) for name, row in found]
 

@@ -376,12 +376,13 @@ class Store:
 
     # Dead letters
 
-    def dead(self, queue: int, from_sequence: int) -> Generator[tuple[str, Row], None, None]:
+    def dead(self, queue: int, from_sequence: int, session_id: str | None = None) -> Generator[tuple[str, Row], None, None]:
         """Yield dead letters of a queue with their session ids, ordered by sequence number. Each step reads one message."""
         found = self._each(
             f"SELECT name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session "
-            f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? ORDER BY key",
-            (message_key(queue, max(0, min(from_sequence, SEQUENCE_MASK))), message_key(queue + 1, 0)),
+            f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? AND name = ifnull(?, name) "
+            "ORDER BY key",
+            (message_key(queue, max(0, min(from_sequence, SEQUENCE_MASK))), message_key(queue + 1, 0), session_id),
         )
         with closing(found):
             for row in found:

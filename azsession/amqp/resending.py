@@ -1,0 +1,118 @@
+"""A received message as one to send again: `resent` leaves the sender's parts as they are, byte by byte (AMQP 1.0 §3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .decoding import NONSENSE, READERS, exactly, read_descriptor
+from .encoding import NULL, compound, descriptor, encode_value, fields_of, ubyte
+from .types import MalformedFrameError, Timestamp, Uint
+
+_HEADER, _DELIVERY_ANNOTATIONS, _ANNOTATIONS, _PROPERTIES, _APPLICATION_PROPERTIES = 0x70, 0x71, 0x72, 0x73, 0x74
+#: The annotations that Service Bus adds. A sender's own scheduled time is over.
+_ADDED_ANNOTATIONS = frozenset({
+    "x-opt-sequence-number",
+    "x-opt-enqueued-time",
+    "x-opt-enqueue-sequence-number",
+    "x-opt-locked-until",
+    "x-opt-lock-token",
+    "x-opt-deadletter-source",
+    "x-opt-message-state",
+    "x-opt-scheduled-enqueue-time",
+})  # fmt: skip
+#: The application properties that dead-lettering adds.
+_ADDED_PROPERTIES = frozenset({"DeadLetterReason", "DeadLetterErrorDescription"})
+#: The fields of the section "properties" with the expiry and the creation time, in milliseconds since 1970 (§3.2.4).
+_EXPIRY, _CREATED = 8, 9
+
+
+def resent(payload: bytes, now_ms: int) -> bytes:
+    """Return a received message as one to send again.
+
+    The header loses its delivery count. What Service Bus and dead-lettering added is removed. An absolute expiry that is over
+    begins anew, as the header's time to live does. Everything else stays as it is.
+
+    Args:
+        payload: The message.
+        now_ms: The present, in milliseconds since 1970.
+
+    Raises:
+        MalformedFrameError: The payload is not an AMQP 1.0 message.
+    """
+    try:
+        return b"".join(_resent(payload, now_ms))
+    except NONSENSE as error:
+        raise MalformedFrameError(f"a message is malformed: {error}") from error
+
+
+def _resent(buf: bytes, now_ms: int) -> Iterator[bytes]:
+    pos = 0
+    while pos < len(buf):
+        start = pos
+        section, value = read_descriptor(buf, pos)
+        content, pos = READERS[buf[value]](buf, value + 1, 0)
+        if section == _HEADER:
+            yield _header(content or [])
+        elif section == _ANNOTATIONS:
+            yield _map_without(buf, section, value, _ADDED_ANNOTATIONS)
+        elif section == _APPLICATION_PROPERTIES and not _ADDED_PROPERTIES.isdisjoint(content or {}):
+            yield _map_without(buf, section, value, _ADDED_PROPERTIES)
+        elif section == _PROPERTIES and _is_over(content or [], now_ms):
+            yield _renewed(buf, value, content, now_ms)
+        elif section != _DELIVERY_ANNOTATIONS:
+            yield buf[start:pos]
+
+
+def _header(fields: list[Any]) -> bytes:
+    """Return the header with its durability, priority and time to live."""
+    durable, priority, ttl, _, _ = exactly(fields, 5)
+    values = (
+        encode_value(durable),
+        NULL if priority is None else ubyte(priority),
+        NULL if ttl is None else encode_value(Uint(ttl)),
+    )
+    return descriptor(_HEADER) + fields_of(values)
+
+
+def _map_without(buf: bytes, section: int, value: int, removed: frozenset[str]) -> bytes:
+    """Return a section with a map without some keys."""
+    parts = _parts(buf, value)
+    kept = []
+    for key, item in zip(parts[::2], parts[1::2], strict=True):
+        name, _ = READERS[key[0]](key, 1, 0)
+        if name not in removed:
+            kept += [key, item]
+    return descriptor(section) + compound(0xC1, kept) if kept else b""
+
+
+def _is_over(properties: list[Any], now_ms: int) -> bool:
+    expiry = properties[_EXPIRY] if len(properties) > _EXPIRY else None
+    return isinstance(expiry, int) and expiry <= now_ms
+
+
+def _renewed(buf: bytes, value: int, properties: list[Any], now_ms: int) -> bytes:
+    """Return the section "properties" with an expiry that is as long after now as it was after the message's creation."""
+    parts = _parts(buf, value)
+    created = properties[_CREATED] if len(properties) > _CREATED else None
+    if isinstance(created, int):
+        parts[_EXPIRY] = encode_value(Timestamp(now_ms + max(0, properties[_EXPIRY] - created)))
+        parts[_CREATED] = encode_value(Timestamp(now_ms))
+    else:
+        parts[_EXPIRY] = NULL
+    return descriptor(_PROPERTIES) + compound(0xC0, parts)
+
+
+def _parts(buf: bytes, value: int) -> list[bytes]:
+    """Return the encoded items of the list or map at `value`; a map's items are its keys and values in turn."""
+    code = buf[value]
+    if code in (0x40, 0x45):
+        return []
+    wide = code in (0xD0, 0xD1)
+    count = int.from_bytes(buf[value + 5 : value + 9], "big") if wide else buf[value + 2]
+    pos, parts = value + (9 if wide else 3), []
+    for _ in range(count):
+        start = pos
+        _, pos = READERS[buf[pos]](buf, pos + 1, 1)
+        parts.append(buf[start:pos])
+    return parts
