@@ -6,12 +6,12 @@ the result.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import attrs
 
+from ..events import Event
 from ..messages import PeekedMessage
 from ..protocol import LOCK_ID_HEADER, ROUTE_HEADER
 from ..protocol.error_codes import ABOUT_QUEUE
@@ -129,7 +129,7 @@ class Call(Generic[T]):
     max_response_size: int = MAX_RESPONSE_SIZE
     success_statuses: frozenset[int] = frozenset({200, 201, 204})
     in_flight: RequestInFlight | None = None
-    stopped: threading.Event | None = None
+    stopped: Event | None = None
 
     def cancel(self) -> None:
         """End the wait of the call, from another thread."""

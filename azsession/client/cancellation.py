@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from ..events import Event
+
 
 class CancelledError(OSError):
     """The request was cancelled."""
@@ -92,16 +94,17 @@ class RequestInFlight:
             CancelledError: The request is already cancelled.
         """
         with connection_owners:
+            self._connection, connection.in_flight = connection, self
+            # After the change: a signal handler that interrupted this thread in between may have cancelled the request.
             if self.cancelled:
                 raise CancelledError("the request was cancelled")
-            self._connection, connection.in_flight = connection, self
         self.tracked = True
 
 
 class CancellableCall(Protocol):
     """A call as `PendingCalls` sees it."""
 
-    stopped: threading.Event | None
+    stopped: Event | None
 
     def cancel(self) -> None:
         """End the wait of the call, from another thread."""
@@ -115,32 +118,29 @@ class PendingCalls:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # Guards _calls.
+        # `add`, `discard` and `copy` of a set are atomic, so it has no lock: a signal handler could deadlock on one.
         self._calls: set[CancellableCall] = set()
-        self.stopped: threading.Event = threading.Event()
+        self.stopped: Event = Event()
 
     def add(self, call: CancellableCall) -> None:
         """Have `stop` cancel a call."""
         call.stopped = self.stopped
-        with self._lock:
-            self._calls.add(call)
+        self._calls.add(call)
 
     def discard(self, call: CancellableCall) -> None:
         """Forget a call that has ended."""
-        with self._lock:
-            self._calls.discard(call)
+        self._calls.discard(call)
 
     def stop(self) -> None:
-        """Cancel all pending calls, and those that are added later."""
+        """Cancel all pending calls, and those that are added later. After an interrupt, a second call continues."""
         self.stopped.set()
-        with self._lock:
-            calls = list(self._calls)
-        for call in calls:
+        for call in self._calls.copy():
             call.cancel()
 
 
-#: Guards `in_flight` of all connections, and `cancelled` of all requests. A forked child replaces it.
-connection_owners: threading.Lock = threading.Lock()
+#: Guards `in_flight` of all connections, and `cancelled` of all requests. A forked child replaces it. A signal handler may
+#: cancel a request while its thread holds the lock.
+connection_owners: threading.RLock = threading.RLock()
 #: `request` is the request that the thread sends.
 current: threading.local = threading.local()
 

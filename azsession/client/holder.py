@@ -107,6 +107,7 @@ class Holder:
         self._on_lost = on_lost
         self._owns_connection = owns_connection
         self._renew_until: float | None = None
+        self._is_released = self._is_watched = False
         connection.add_client(self)
 
     @property
@@ -132,26 +133,34 @@ class Holder:
         self.lock.adopt(receipt)
 
     def shut(self) -> bool:
-        """Refuse further calls and cancel those that wait. Return whether there is a lock to release."""
-        was_lost = self.lock.error is not None
-        if not self.lock.close():
-            return False
+        """Refuse further calls and cancel those that wait. Return whether there is a lock to release.
+
+        After an interrupt, a second call continues. It returns `True` until `release` has ended.
+        """
+        self.lock.close()
         self.pending.stop()
-        return self.lock.stage in (Stage.REQUESTED, Stage.HELD) and not was_lost and self.transport.speaks_v1
+        may_be_locked = self.lock.stage in (Stage.REQUESTED, Stage.HELD) and self.lock.error is None
+        return may_be_locked and not self._is_released and self.transport.may_speak_v1
 
     def release(self) -> bool:
         """Release the lock. A failure is logged, not raised. Return whether the server answered."""
         call = operations.release(self.target())
         call.response_timeout = call.retry_within = RELEASE_PATIENCE
+        has_answered = True
         try:
             self.transport.send(call)
         except QueueError as error:
-            logger.warning("%s could not be released, its lock lasts until it expires: %s", self.lock.name, str(error))
-            return not isinstance(error, ConnectionFailedError)
-        return True
+            if interrupts.raised_by_handler(error):
+                raise
+            has_answered = not isinstance(error, ConnectionFailedError)
+            # A server that has shown no dialect yet can be one of the plain dialect, which has no release.
+            level = logging.WARNING if self.transport.speaks_v1 or not has_answered else logging.DEBUG
+            logger.log(level, "%s could not be released, its lock lasts until it expires: %s", self.lock.name, str(error))
+        self._is_released = True
+        return has_answered
 
     def close(self) -> None:
-        """Close the session and release its lock. Idempotent."""
+        """Close the session and release its lock. Idempotent. After an interrupt, a second call continues."""
         if self.shut():
             self.release()
         if self._owns_connection:
@@ -189,18 +198,21 @@ class Holder:
             self.send_for_lock(call)
         except SessionNotFoundError:
             return None
-        except QueueError as error:
-            # Log the error's text only. A handler that keeps its records would keep the error's frames, and so this holder.
-            logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self.lock.name, left, str(error))
+        except Exception as error:
+            # Not only errors of the package: a hook of the caller's `requests.Session` can raise any. Log the error's text
+            # only. A handler that keeps its records would keep the error's frames, and so this holder.
+            text = str(error) if isinstance(error, QueueError) else repr(error)
+            logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self.lock.name, left, text)
             return time.monotonic() + self._pause_after(error)
         return self.renewal_due()
 
-    def _pause_after(self, error: QueueError) -> float:
+    def _pause_after(self, error: Exception) -> float:
         """Return the seconds until a failed renewal is tried again."""
         left = self.lock.seconds_left()
         if left <= 0.2:
             return max(0.0, left)
-        pause = max(min(RENEW_AGAIN, left / 4), min(error.retry_after or 0.0, left / 2))
+        retry_after = error.retry_after if isinstance(error, QueueError) else None
+        pause = max(min(RENEW_AGAIN, left / 4), min(retry_after or 0.0, left / 2))
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
 
     # Messages fetched ahead, for the processor
@@ -255,6 +267,7 @@ class Holder:
         Raises:
             SessionNotFoundError: The session was closed, its lock is lost, or it belongs to another process.
         """
+        self.connection.renewer.ensure_thread()
         try:
             self.lock.check(settling=settling)
         except LockExpiredError as expired:
@@ -305,10 +318,13 @@ class Holder:
 
     def _refresh(self, grant: LockGrant) -> None:
         lasts = self.options.session_timeout if grant.duration is None else grant.duration
-        if self.lock.refresh(grant.sent_at, lasts, waited=grant.waited):
-            if self.options.max_renewal is not None:
-                self._renew_until = time.monotonic() + self.options.max_renewal
+        is_due_earlier = self.lock.refresh(grant.sent_at, lasts, waited=grant.waited)
+        # Also if an interrupt came before this in an earlier call.
+        if self._renew_until is None and self.options.max_renewal is not None:
+            self._renew_until = time.monotonic() + self.options.max_renewal
+        if is_due_earlier or not self._is_watched:
             self.connection.renewer.watch(self)
+            self._is_watched = True
 
     def _lose(self, error: SessionNotFoundError) -> None:
         """Note that the lock is lost, and report it once."""

@@ -264,7 +264,7 @@ def without_password(proxy: str) -> str:
 
 def drop_inherited(http: requests.Session) -> None:
     """In a forked child: give `http` new pools, and close the child's copies of the parent's sockets."""
-    cancellation.connection_owners = threading.Lock()
+    cancellation.connection_owners = threading.RLock()
     for connection in list(_connections):
         for sock in (connection.opening, socket_of(connection.sock)):
             # This closes the descriptor of this process only. The connection stays the parent's: no TLS or TCP shutdown.

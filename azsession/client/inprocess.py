@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _thread
 import io
-import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from .. import forks
 from ..broker.base import Broker
 from ..broker.calls import CallContext, wait_for
 from ..errors import ConfigurationError, QueueError
+from ..events import Event
 from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..server.answer import Answer
 from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
@@ -97,7 +97,8 @@ class InProcessAdapter(BaseAdapter):
         self._refusal: str | None = None
         self._running: set[_Ask] = set()
         #: Set after each request while `close` waits for running ones.
-        self._one_ended: threading.Event | None = None
+        self._one_ended: Event | None = None
+        self._is_closing = self._has_ended = False
         forks.register(self)
         self._finalizer = weakref.finalize(self, _close_in_thread, broker)
         # Do not close the broker at the end of the interpreter: this would wake daemon threads while it shuts down.
@@ -114,7 +115,7 @@ class InProcessAdapter(BaseAdapter):
     @property
     def closed(self) -> bool:
         """Whether the adapter is closed."""
-        return not self._finalizer.alive
+        return self._is_closing or self._has_ended
 
     def send(
         self,
@@ -225,19 +226,20 @@ class InProcessAdapter(BaseAdapter):
         return response
 
     def close(self) -> None:
-        """End all waits, let running requests finish, and close the broker. Can be called again."""
-        closing = self._finalizer.detach()
-        if closing is None:
-            return
-        if self._refusal is None:
+        """End all waits, let running requests finish, and close the broker. After an interrupt, a second call continues."""
+        if not self._has_ended and (self._refusal is None or self._is_closing):
+            self._is_closing = True
             self._refusal = f"the backend of {self.url} in this process was closed: create a new client"
-            self._one_ended = threading.Event()
+            ended = self._one_ended = Event()
             with suppress(QueueError):
                 self._broker.stop_waiting()
-            self._finish_running(self._one_ended)
+            self._finish_running(ended)
+        # Also in a second call: a broker that a signal handler closed in the middle of an operation closes after it.
         self._broker.close()
+        self._finalizer.detach()
+        self._has_ended = True
 
-    def _finish_running(self, ended: threading.Event) -> None:
+    def _finish_running(self, ended: Event) -> None:
         own, until = _thread.get_ident(), time.monotonic() + CLOSE_PATIENCE
         # If a signal handler calls `close`, a request of this same thread can be running. It continues only after `close`.
         while any(caller.thread != own for caller in self._running.copy()):

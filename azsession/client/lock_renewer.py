@@ -15,14 +15,18 @@ import time
 import weakref
 from typing import Protocol
 
+from ..events import Event
+
 logger: logging.Logger = logging.getLogger(__name__)
 
 #: The largest number of renewals at the same time.
 MAX_WORKERS = 32
 #: Seconds after which an idle worker ends.
 WORKER_IDLE = 2.0
-#: Seconds after which to try again if the system could not start the first worker.
+#: Seconds after which to try again if the system could not start a thread.
 NO_THREAD_PAUSE = 0.1
+#: Seconds after which to renew a lock again if its holder failed in a way that it does not handle itself.
+FAILURE_PAUSE = 0.5
 
 
 class Renewable(Protocol):
@@ -45,8 +49,13 @@ class Renewer:
         self._reset()
 
     def _reset(self) -> None:
-        self._changed = threading.Condition()  # Guards all fields below. Notified when the first due time changes.
+        # Guards all fields below. A signal handler may use the renewer while its thread holds the lock.
+        self._lock = threading.RLock()
+        #: Set when the first due time changes.
+        self._changed = Event()
         self._due: list[tuple[float, int, weakref.ref[Renewable]]] = []
+        #: When each holder in `_due` is due. Other entries of the holder are void.
+        self._next: dict[weakref.ref[Renewable], float] = {}
         self._clean_at = 64
         self._order = itertools.count()
         self._work: queue.SimpleQueue[weakref.ref[Renewable] | None] = queue.SimpleQueue()
@@ -56,14 +65,14 @@ class Renewer:
         self._stopped = False
 
     def watch(self, holder: Renewable) -> None:
-        """Renew the lock of a holder from now on."""
+        """Renew the lock of a holder from now on. Call this again if the lock is due earlier than before."""
         due = holder.renewal_due()
         if due is not None:
             self._push(due, weakref.ref(holder))
 
     def _push(self, due: float, holder: weakref.ref[Renewable]) -> None:
         alive: list[Renewable | None] = []
-        with self._changed:
+        with self._lock:
             if self._stopped:
                 return
             if len(self._due) >= self._clean_at:
@@ -72,33 +81,61 @@ class Renewer:
                 alive = [entry[2]() for entry in self._due]
                 self._due = [entry for entry, known in zip(self._due, alive, strict=True) if known is not None]
                 heapq.heapify(self._due)
+                self._next = {entry[2]: self._next.get(entry[2], entry[0]) for entry in self._due}
                 self._clean_at = 2 * len(self._due) + 64
+            if self._next.get(holder, due) < due:
+                return  # When it is due, the renewer asks the holder again.
+            self._next[holder] = due
             first = not self._due or due < self._due[0][0]
             heapq.heappush(self._due, (due, next(self._order), holder))
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="azsession-renewer", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as error:  # There are too many threads, or the interpreter is exiting.
-                    logger.warning("session locks are not renewed: %s", error)
-                    return
-                self._thread = thread
-            elif first:
-                self._changed.notify()
+        if first:
+            self._changed.set()
+        self._start()
+
+    def ensure_thread(self) -> None:
+        """Start the thread if the system could not start it before."""
+        if self._thread is None and self._due:
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="azsession-renewer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # There are too many threads, or the interpreter is exiting.
+            logger.warning("session locks are not renewed until the system can start another thread: %s", error)
 
     def _run(self) -> None:
+        with self._lock:
+            if self._thread is not None:  # Two threads, or one that was interrupted, started this one.
+                return
+            self._thread = threading.current_thread()
         while True:
-            with self._changed:
-                while not self._stopped:
-                    left = self._due[0][0] - time.monotonic() if self._due else None
-                    if left is not None and left <= 0:
-                        break
-                    # On Windows a thread can wait for at most 49 days.
-                    self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+            self._changed.clear()
+            with self._lock:
                 if self._stopped:
                     return
-                _, _, holder = heapq.heappop(self._due)
-            self._hand_to_worker(holder)
+                left = self._due[0][0] - time.monotonic() if self._due else None
+                holder = self._pop() if left is not None and left <= 0 else None
+            if left is None or left > 0:
+                # On Windows a thread can wait for at most 49 days.
+                self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+            if holder is None:
+                continue
+            try:
+                self._hand_to_worker(holder)
+            except Exception:
+                logger.exception("a session lock could not be handed to a thread that renews it")
+                self._push(time.monotonic() + FAILURE_PAUSE, holder)
+
+    def _pop(self) -> weakref.ref[Renewable] | None:
+        """Remove the first entry, and return its holder if the entry is not void. The caller holds `_lock`."""
+        due, _, holder = heapq.heappop(self._due)
+        if self._next.get(holder) != due:
+            return None
+        del self._next[holder]
+        return holder
 
     def _hand_to_worker(self, holder: weakref.ref[Renewable]) -> None:
         """Hand a holder to a worker if it is still due. A receive can have extended its lock."""
@@ -110,7 +147,7 @@ class Renewer:
         if due > time.monotonic():
             self._push(due, holder)
             return
-        with self._changed:
+        with self._lock:
             if self._stopped:
                 return
             if self._has_worker():
@@ -120,7 +157,7 @@ class Renewer:
         self._push(time.monotonic() + NO_THREAD_PAUSE, holder)
 
     def _has_worker(self) -> bool:
-        """Start a worker for one more renewal if needed. Return whether there is any. The caller holds `_changed`."""
+        """Start a worker for one more renewal if needed. Return whether there is any. The caller holds `_lock`."""
         if len(self._workers) < min(self._outstanding + 1, MAX_WORKERS):
             worker = threading.Thread(target=self._serve, name="azsession-renewer-worker", daemon=True)
             try:
@@ -135,16 +172,18 @@ class Renewer:
             try:
                 holder = self._work.get(timeout=WORKER_IDLE)
             except queue.Empty:
-                with self._changed:
+                with self._lock:
                     if not self._work.empty():
                         continue
                     self._workers.discard(threading.current_thread())
                     return
             if holder is None:
                 return
-            self._renew(holder)
-            with self._changed:
-                self._outstanding -= 1
+            try:
+                self._renew(holder)
+            finally:
+                with self._lock:
+                    self._outstanding -= 1
 
     def _renew(self, holder: weakref.ref[Renewable]) -> None:
         known = holder()
@@ -152,26 +191,28 @@ class Renewer:
             return
         try:
             due = known.renew_in_background()
-        except (Exception, SystemExit):  # `on_lock_lost` can raise SystemExit, which would end the worker, not the program.
-            logger.exception("a session lock could not be renewed")
-            return
+        except BaseException:
+            # For example, SystemExit of `on_lock_lost`, or an error of a hook. Neither may end the worker or the renewal.
+            logger.exception("a session lock could not be renewed yet")
+            due = time.monotonic() + FAILURE_PAUSE if known.renewal_due() is not None else None
         finally:
             del known
         if due is not None:
             self._push(due, holder)
 
     def stop(self) -> None:
-        """Stop all threads, and wait for them. Closing a client cancels its renewal."""
+        """Stop all threads, and wait for them. Closing a client cancels its renewal. Can be repeated after an interrupt."""
         for thread in self.dismiss():
             if thread is not threading.current_thread():
                 thread.join()
 
     def dismiss(self) -> list[threading.Thread]:
         """Tell all threads to stop. Return them."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._due.clear()
-            self._changed.notify()
+            self._next.clear()
+            self._changed.set()
             for _ in self._workers:
                 self._work.put(None)
             return [*self._workers, *([self._thread] if self._thread is not None else [])]

@@ -15,6 +15,7 @@ from ..errors import ConfigurationError, NoSessionAvailableError
 from ..messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
 from ..validation import check_function, check_queue_name, check_session_id, seconds
 from . import management, sending
+from .accepting import Acceptance
 from .holder import LockOptions
 from .provider_core import ProviderCore
 from .queue_methods import QueueMethods
@@ -201,10 +202,15 @@ class ServiceBusProvider(QueueMethods):
         if session_id is not None:
             check_session_id(session_id)
             return self._core.open_session(queue_name, session_id, options, on_lock_lost)
-        client = self._core.accept_next(queue_name, options, wait, self._core.pending, on_lock_lost)
-        if client is None:
-            raise NoSessionAvailableError(f"no session of {queue_name!r} had messages within {wait:g} s")
-        return client
+        acceptance = Acceptance(self._core, queue_name, options, self._core.pending, on_lock_lost)
+        try:
+            client = acceptance.accept(wait)
+            if client is None:
+                raise NoSessionAvailableError(f"no session of {queue_name!r} had messages within {wait:g} s")
+            return client
+        except BaseException:
+            acceptance.give_back()
+            raise
 
     def session_from_receipt(self, receipt: ReceiptHandle | str) -> SessionClient:
         """Return a client that can settle the message of a receipt that another process received. Sends no request.

@@ -6,18 +6,19 @@ functions of `sending` and `management`, and by `SessionProcessor`.
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections.abc import Callable
 from typing import TypeVar
 
-from .. import forks, interrupts
+from .. import forks
 from ..config import ServiceBusConfig
-from ..errors import ConfigurationError, ConnectionFailedError, QueueError
+from ..errors import ConfigurationError
 from ..messages import ReceiptHandle
-from . import operations
+from .accepting import Acceptance
 from .call import Call
 from .cancellation import PendingCalls
 from .holder import RELEASE_PATIENCE, LockOptions
-from .ids import new_id
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient, holder_of, make_client
 from .transport import Transport
@@ -44,6 +45,9 @@ class ProviderCore:
         self.place: str = place or f"at {_shown_url(connection)}"
         self.pending: PendingCalls = PendingCalls()
         self.closed: bool = False
+        self._has_ended = False
+        #: Threads that give back what an interrupted call was granted. Operations of a set are atomic.
+        self._background: set[threading.Thread] = set()
         # The waits of session processors. `add`, `discard` and `copy` of a set are atomic, so it has no lock: a signal
         # handler that closes the provider could deadlock on one.
         self._waits: set[weakref.ref[PendingCalls]] = set()
@@ -97,39 +101,22 @@ class ProviderCore:
         Returns:
             The client, or `None` if no session came in time, or if `pending` was stopped.
         """
-        self.check_open()
-        self.transport.require_v1("take the next available session")
-        lock_id = new_id()
-        call = operations.accept(queue_name, None, lock_id, wait)
+        acceptance = Acceptance(self, queue_name, options, pending, on_lock_lost)
         try:
-            grant = self.transport.send(call, pending)
-        except ConnectionFailedError as error:
-            if interrupts.raised_by_handler(error):
-                raise
-            self.check_open()
-            if not pending.stopped.is_set():
-                raise
-            # The server may have granted a session just before the wait was ended. A repeated request gets the same one.
-            grant = self._send_again(call) if error.maybe_delivered else None
-        if grant is None:
-            return None
-        client = make_client(self.connection, grant.session_id, queue_name, options, on_lock_lost)
-        holder = holder_of(client)
-        holder.accepted(grant, lock_id)
-        if self.closed or pending.stopped.is_set():
-            if holder.shut():
-                holder.release()
-            self.check_open()
-            return None
-        return client
+            return acceptance.accept(wait)
+        except BaseException:
+            acceptance.give_back()
+            raise
 
-    def _send_again(self, call: Call[T]) -> T | None:
-        call.wait, call.stopped = 0.0, None
-        call.response_timeout = call.retry_within = RELEASE_PATIENCE
+    def run_in_background(self, work: Callable[[], object]) -> None:
+        """Run `work` in a thread that `close` waits for. Without a thread, it runs at once."""
+        thread = threading.Thread(target=work, name="azsession-give-back", daemon=True)
+        self._background.add(thread)
         try:
-            return self.transport.send(call)
-        except QueueError:
-            return None
+            thread.start()
+        except RuntimeError:  # There are too many threads, or the interpreter is exiting.
+            self._background.discard(thread)
+            work()
 
     def adopt(self, receipt: ReceiptHandle) -> SessionClient:
         """Return a client that can settle the message of a receipt."""
@@ -150,25 +137,33 @@ class ProviderCore:
     # Start and end
 
     def close(self) -> None:
-        """Close all open sessions and the connection. Idempotent."""
-        if self.closed:
-            return
+        """Close all open sessions and the connection. Idempotent. After an interrupt, a second call continues."""
         self.closed = True
+        if not self._has_ended:
+            self._end_sessions()
+        self.connection.close()
+
+    def _end_sessions(self) -> None:
         self.pending.stop()
         for known in self._waits.copy():
             waits = known()
             if waits is not None:
                 waits.stop()
+        for thread in self._background.copy():
+            if thread.ident is not None:
+                thread.join(2 * RELEASE_PATIENCE)
+            self._background.discard(thread)
         # End all waits before the first release. If the server does not answer a release, do not wait for the others.
         for holder in [holder for holder in self.connection.clients() if holder.shut()]:
             if not holder.release():
                 break
-        self.connection.close()
+        self._has_ended = True
 
     def after_fork(self) -> None:
         """In a forked child: leave the parent's waits to the parent."""
         self.pending = PendingCalls()
         self._waits = set()
+        self._background = set()
 
 
 def _shown_url(connection: ServerConnection) -> str:

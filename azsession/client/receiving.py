@@ -92,7 +92,7 @@ def _receive_once(holder: Holder, count: int | None, timeout: float) -> list[Rec
             )
             grant = holder.send_for_lock(call)
         except BaseException:
-            if holder.transport.speaks_v1:
+            if holder.transport.may_speak_v1:
                 lock.note_unanswered(request_id)
             raise
         lock.register(grant.messages)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from tenacity import (
     RetryCallState,
@@ -29,6 +29,9 @@ from ..config import ServiceBusConfig
 from ..errors import AuthenticationFailedError, ConnectionFailedError, PermissionDeniedError, ProviderError, QueueError
 from ..protocol.error_codes import ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND
 from .call import Call, ServerResponse
+
+if TYPE_CHECKING:
+    import threading
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -126,8 +129,10 @@ def retry_call(
     if call.wait is not None:
         max_delay = min(max_delay, started + max(call.wait, SHORTEST_RECEIVE) - time.monotonic())
     stop: stop_base = stop_after_attempt(config.retry_attempts + 1) | stop_before_delay(max_delay)
-    if call.stopped is not None:
-        stop = stop | stop_when_event_set(call.stopped)
+    # tenacity uses only methods that both kinds of events have.
+    stopped = cast("threading.Event | None", call.stopped)
+    if stopped is not None:
+        stop = stop | stop_when_event_set(stopped)
 
     def may_retry(error: BaseException) -> bool:
         return isinstance(error, FailedAttemptError) and (not error.maybe_delivered or is_idempotent())
@@ -137,7 +142,7 @@ def retry_call(
         retry=retry_if_exception(may_retry),
         stop=stop,
         wait=_WAIT,
-        sleep=time.sleep if call.stopped is None else sleep_using_event(call.stopped),
+        sleep=time.sleep if stopped is None else sleep_using_event(stopped),
         before_sleep=before_sleep_log(logger, logging.INFO),
         reraise=True,
     )

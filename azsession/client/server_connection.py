@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +31,7 @@ class SharingClient(Protocol):
         """Leave the session to the parent process."""
 
     def shut(self) -> bool:
-        """Refuse further calls, and return whether there is a lock to release."""
+        """Refuse further calls, and return whether there is a lock to release. Can be repeated after an interrupt."""
 
     def release(self) -> bool:
         """Release the lock, and return whether the server answered."""
@@ -77,8 +76,8 @@ class ServerConnection:
             self.http, config.namespace_url, config, tokens, adapter if http is None else None
         )
         self.renewer: Renewer = Renewer()
-        self._lock = threading.Lock()  # Guards _clients.
-        self._clients: weakref.WeakSet[SharingClient] = weakref.WeakSet()
+        # `add`, `discard` and `copy` of a set are atomic, so it has no lock: a signal handler could deadlock on one.
+        self._clients: set[weakref.ref[SharingClient]] = set()
         forks.register(self)
         # The renewer's thread would otherwise outlive a provider that is garbage-collected without a call of `close`.
         weakref.finalize(self, Renewer.dismiss, self.renewer).atexit = False
@@ -100,17 +99,15 @@ class ServerConnection:
 
     def add_client(self, client: SharingClient) -> None:
         """Note a client until it is garbage-collected."""
-        with self._lock:
-            self._clients.add(client)
+        self._clients.add(weakref.ref(client, self._clients.discard))
 
     def clients(self) -> list[SharingClient]:
         """Return the clients that exist."""
-        with self._lock:
-            return list(self._clients)
+        known = (reference() for reference in self._clients.copy())
+        return [client for client in known if client is not None]
 
     def after_fork(self) -> None:
         """In a forked child: make new connections, and leave every session to the parent."""
-        self._lock = threading.Lock()
         self.transport.after_fork()
         self.renewer.after_fork()
         for client in self.clients():

@@ -71,14 +71,16 @@ class SessionLock:
 
     def __init__(self, name: str, session_timeout: float) -> None:
         self.name = name
-        # Guards the fields below. A single read of one of the first six does not need it. Never held during a request.
-        self._guard = threading.Lock()
+        # Guards the fields below. A single read of one of the first six does not need it. Never held during a request. A
+        # signal handler may use the lock while its thread holds the guard.
+        self._guard = threading.RLock()
         self._lock_id = new_id()
         self._route = route_of(self._lock_id)
         self._stage = Stage.NEW
         self._closed = False
         self._error: SessionNotFoundError | None = None
         self._term = Term.until(time.monotonic() + session_timeout, session_timeout)
+        self._refreshed_by = 0.0  # When the request was sent whose answer gave `_term`.
         self._receipts: dict[str, ReceiptHandle] = {}
         self._ahead: deque[ReceivedMessage] = deque()
         self._unanswered: deque[str] = deque()
@@ -160,21 +162,22 @@ class SessionLock:
         self.request()
 
     def refresh(self, sent: float, lasts: float, *, waited: float = 0.0) -> bool:
-        """Note that the server granted or renewed the lock. Return whether this was the first time.
+        """Note that the server granted or renewed the lock. Return whether it must be renewed earlier than before.
 
         Args:
             sent: When the request was sent, on the monotonic clock. The server did not grant the lock earlier.
             lasts: Seconds that the lock lasts.
             waited: Seconds that the server held the request before it granted the lock.
         """
-        deadline = sent + waited + lasts
         with self._guard:
             first = self._stage in (Stage.NEW, Stage.REQUESTED)
-            if first:
-                self._stage = Stage.HELD
-            if first or deadline > self._term.deadline:
-                self._term = Term.until(deadline, lasts)
-            return first
+            renew_at = self._term.renew_at
+            # The server answered the request that was sent later with what it knew last, also if that is less time.
+            if first or sent >= self._refreshed_by:
+                self._refreshed_by = sent
+                self._term = Term.until(sent + waited + lasts, lasts)
+            self._stage = Stage.HELD if first else self._stage
+            return self._term.renew_at < renew_at
 
     def lose(self, error: SessionNotFoundError) -> bool:
         """Note that the lock is lost, and forget its messages. Return `False` if the lock had ended before."""
@@ -186,13 +189,12 @@ class SessionLock:
             self._ahead.clear()
             return True
 
-    def close(self) -> bool:
-        """Note that the session is closed. Return `False` if it was closed before."""
+    def close(self) -> None:
+        """Note that the session is closed."""
         with self._guard:
-            was_closed, self._closed = self._closed, True
+            self._closed = True
             self._receipts.clear()
             self._ahead.clear()
-            return not was_closed
 
     def abandon(self) -> None:
         """Note that the session is closed, from a finalizer.
@@ -203,7 +205,7 @@ class SessionLock:
 
     def after_fork(self) -> None:
         """Leave the lock to the parent process. A lock that was never requested becomes the child's own, under a new id."""
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._ahead.clear()
         self._unanswered.clear()
         if self._stage is Stage.NEW:

@@ -80,6 +80,12 @@ class Transport:
         self._http_settings: tuple[object, dict[str, Any]] | None = None
         self._proxy: str | None = None
         self.speaks_v1: bool = in_process is not None
+        self._has_answered_plainly = False
+
+    @property
+    def may_speak_v1(self) -> bool:
+        """Whether the server speaks version 1, or has not shown yet which dialect it speaks."""
+        return self.speaks_v1 or not self._has_answered_plainly
 
     def __repr__(self) -> str:
         return f"<Transport to {self._url}>"
@@ -138,6 +144,8 @@ class Transport:
         elif self.speaks_v1 and (succeeded or response.status in _PROTOCOL_STATUSES):
             # A proxy in front of the gateway answered. It knows nothing about messages and locks.
             raise self._malformed(f"answered {response.status} without {PROTOCOL_HEADER}: the answer is not the gateway's")
+        elif succeeded:
+            self._has_answered_plainly = True
         if not succeeded:
             # A proxy's error does not say whether the gateway got the request, unless the proxy did not pass it on.
             maybe_delivered = self.speaks_v1 and not from_gateway and response.status not in _NOT_PASSED_ON

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -43,3 +46,25 @@ def alarm(seconds: float, handle: Callable[..., object]) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+class InterruptError(Exception):
+    """Raised in the middle of a call."""
+
+
+@contextmanager
+def interrupted_in(name: str) -> Iterator[list[str]]:
+    """Raise an exception when this thread enters a function of the package of that name, once. Yield whether it did."""
+    entered: list[str] = []
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if event == "call" and frame.f_code.co_name == name and "azsession" in frame.f_code.co_filename and not entered:
+            entered.append(name)
+            raise InterruptError(name)
+        return None
+
+    sys.settrace(trace)
+    try:
+        yield entered
+    finally:
+        sys.settrace(None)

@@ -19,6 +19,7 @@ from azsession import (
     SessionNotFoundError,
 )
 
+from ..support.credentials import Credential
 from ..support.plain_server import NEVER, PlainServer, answer
 from .conftest import alarm
 
@@ -95,16 +96,20 @@ def test_an_exception_ends_the_pause_between_two_attempts_at_once(base: type[Bas
 
 def test_an_exception_during_a_fetch_of_a_token_reaches_the_caller() -> None:
     kind, handler = raising(TimeoutError)
-
-    class Credential:
-        def get_token(self, *scopes: str, **options: Any) -> Any:
-            time.sleep(20)
-
+    credential = Credential()
+    credential.now = time.time()
+    credential.gate.clear()
     with PlainServer() as server:
-        config: dict[str, Any] = {"credential": Credential()}
-        provider = ServiceBusProvider.from_connection_string(f"Endpoint={server.url}/", **config)
-        with provider, provider.create_session_client("q", "s") as session, pytest.raises(kind), alarm(0.2, handler):
+        config: dict[str, Any] = {"credential": credential}
+        with ServiceBusProvider.from_connection_string(f"Endpoint={server.url}/", **config) as provider:
+            session = provider.create_session_client("q", "s")
+            with pytest.raises(kind), alarm(0.2, handler):
+                session.receive_message(timeout=0)
+            # The fetch goes on, and the next call gets its token.
+            credential.gate.set()
             session.receive_message(timeout=0)
+            session.close()
+    assert len(credential.fetched) == 1
 
 
 def test_an_exception_in_a_callback_of_the_callers_thread_reaches_the_caller() -> None:

@@ -41,7 +41,7 @@ def test_a_request_that_is_always_throttled_fails_after_the_last_retry(server: P
         assert caught.value.is_transient
         assert caught.value.status == 429
         assert caught.value.retry_after == 0
-    assert len(server.seen) == 3
+    assert len([seen for seen in server.seen if seen.path.endswith("/renewlock")]) == 3
 
 
 def test_a_retry_after_beyond_the_deadline_fails_at_once(server: PlainServer) -> None:
@@ -51,7 +51,7 @@ def test_a_retry_after_beyond_the_deadline_fails_at_once(server: PlainServer) ->
         with pytest.raises(ThrottledError) as caught:
             session.renew_session_lock()
         assert caught.value.retry_after == 3600
-    assert len(server.seen) == 1
+    assert len([seen for seen in server.seen if seen.path.endswith("/renewlock")]) == 1
 
 
 def test_a_throttled_receive_is_retried_within_its_timeout(server: PlainServer, session: SessionClient) -> None:
@@ -149,7 +149,7 @@ def test_a_request_times_out(server: PlainServer) -> None:
         with pytest.raises(ConnectionFailedError, match="timed out") as caught:
             session.receive_message(timeout=0.1)
         assert caught.value.maybe_delivered
-    assert len(server.seen) == 1
+        assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize("properties", ["", "{", "[]", "{}", '{"LockToken": 5}', '{"LockToken": ""}', '{"LockToken": null}'])

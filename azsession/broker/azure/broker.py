@@ -89,7 +89,7 @@ class AzureBroker(Broker):
         self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser)
         self._scheduler = MessageScheduler(self._namespace)
         self._purger = Purger(self._registry, self._receiver, self._held, self._browser, self._lister, self._scheduler)
-        self._closed = False
+        self._closed = self._has_released = False
 
     def __repr__(self) -> str:
         return f"<AzureBroker of {self._namespace!r}>"
@@ -277,15 +277,18 @@ class AzureBroker(Broker):
             return  # Closed.
 
     def close(self) -> None:
+        """Release all locks, and close the connections. Idempotent. After an interrupt, a second call continues."""
         if self._closed:
             return
-        self._closed = True
         try:
-            if wait(self._loop.run(self._registry.release_all), RELEASE_TIMEOUT).not_done:
-                logger.info("some session locks were not released before the broker closed: Azure did not answer in time")
+            if not self._has_released:
+                if wait(self._loop.run(self._registry.release_all), RELEASE_TIMEOUT).not_done:
+                    logger.info("some session locks were not released before the broker closed: Azure did not answer in time")
+                self._has_released = True
+            self._namespace.close()
         except ProviderError:
-            return  # The loop is closed.
-        self._namespace.close()
+            pass  # The loop is closed.
+        self._closed = True
 
     def after_fork(self) -> None:
         """In a forked child: forget the connection and the sessions, which stay the parent's."""

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ...amqp import Condition, Response
@@ -311,10 +312,8 @@ class Namespace:
                 # Callers must not wait for a connection that is still being opened.
                 self._on_open_failed(self._opening, closed_error())
 
-        try:
+        with suppress(ProviderError):  # It was closed before, maybe by a call that was interrupted.
             self.loop.call(job)
-        except ProviderError:
-            return
         self.loop.close()
 
     def after_fork(self) -> None:

@@ -73,8 +73,9 @@ class Loop:
     """
 
     def __init__(self) -> None:
-        #: Guards the start of the thread and the change of `_closed`.
-        self._starting = threading.Lock()
+        #: Guards the start of the thread and the change of `_closed`. A signal handler may close the loop while its thread
+        #: holds the lock.
+        self._starting = threading.RLock()
         self._begin()
 
     def _begin(self) -> None:
@@ -189,8 +190,8 @@ class Loop:
     def close(self) -> None:
         """End the thread after the jobs so far. Idempotent. Blocks until the end, except in the thread itself."""
         with self._starting:
-            thread, was_closed, self._closed = self._thread, self._closed, True
-        if thread is None or was_closed:
+            thread, self._closed = self._thread, True
+        if thread is None:
             return
         self._rouse()
         if thread is not threading.current_thread():
@@ -205,7 +206,7 @@ class Loop:
             self._selector.close()
         for end in self._wake or ():
             end.close()
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._begin()
 
     # In the loop's thread
