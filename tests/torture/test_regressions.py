@@ -147,7 +147,8 @@ def test_a_restarted_gateway_does_not_grant_a_session_again_to_a_holder_that_los
         with provider.create_session_client("orders", "s") as late:
             taken = late.receive_message(0)
             assert taken is not None
-            assert (taken.text(), taken.delivery_count) == ("one", 2)
+            # The end of the gateway was no failure of the message.
+            assert (taken.text(), taken.delivery_count) == ("one", 1)
             late.complete_message(taken)
         # The session is free, and the restarted gateway does not know the old lock. The old holder must still get an error.
         with pytest.raises(SessionNotFoundError):
