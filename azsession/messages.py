@@ -294,7 +294,8 @@ class SessionInfo:
         session_id: The session's id.
         message_count: The number of active messages, including those that a holder has not settled. `None` on Azure, which
             does not report it.
-        locked_until: When the session's lock expires unless it is renewed (timezone-aware, UTC). `None`: not locked.
+        locked_until: When the session's lock expires unless it is renewed, or when a delay after an abandon ends
+            (timezone-aware, UTC). `None`: the session is free.
     """
 
     session_id: str

@@ -85,6 +85,10 @@ class Broker(abc.ABC):
     ) -> Future[list[str | None]]:
         """Settle messages of one session. `Disposition.TAKE` does not settle, but notes that the caller uses the message.
 
+        An abandon can have a delay. Until it has passed, the session's messages are given to nobody: not to the holder, and,
+        if the holder releases the lock or loses it, to no other holder. Then the session goes on with the abandoned message.
+        Of several delays of one session, the one that ends last counts.
+
         Returns:
             One item for each settlement: `None` if the message is settled, else the error code.
         """

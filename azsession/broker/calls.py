@@ -46,12 +46,14 @@ class Settlement:
         disposition: How to settle the message.
         reason: Why the message is dead-lettered; ignored for other dispositions.
         description: More about the reason; ignored for other dispositions.
+        delay: Seconds for which nobody gets the session after an abandon, from 0; ignored for other dispositions.
     """
 
     lock_token: str = attrs.field(repr=False)
     disposition: Disposition
     reason: str | None = None
     description: str | None = None
+    delay: float = 0.0
 
 
 @attrs.frozen

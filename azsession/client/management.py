@@ -9,7 +9,7 @@ from ..messages import PeekedMessage, SessionInfo
 from ..protocol.error_codes import MESSAGE_NOT_FOUND
 from ..queues import QueueInfo, QueueSettings
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count, check_queue_name, check_session_id
-from . import operations
+from . import operations, schedule_operations
 from .call import Call
 from .provider_core import ProviderCore
 
@@ -114,7 +114,7 @@ def cancel_scheduled_messages(core: ProviderCore, queue_name: str, sequence_numb
         for number in as_list(sequence_numbers, "sequence_numbers")
     ]
     for start in range(0, len(numbers), MAX_BATCH):
-        call = operations.cancel_scheduled(queue_name, numbers[start : start + MAX_BATCH])
+        call = schedule_operations.cancel_scheduled(queue_name, numbers[start : start + MAX_BATCH])
         core.send(call, "cancel scheduled messages")
 
 
@@ -123,7 +123,7 @@ def purge(core: ProviderCore, queue_name: str, session_id: str | None) -> int:
     check_queue_name(queue_name)
     if session_id is not None:
         check_session_id(session_id)
-    return core.send(operations.purge(queue_name, session_id), "purge")
+    return core.send(schedule_operations.purge(queue_name, session_id), "purge")
 
 
 def create_queue(core: ProviderCore, queue_name: str, settings: QueueSettings | None) -> bool:

@@ -39,7 +39,6 @@ from .responses import (
     read_queue,
     read_queues,
     read_received,
-    read_sequence_numbers,
     read_sessions,
     read_state,
 )
@@ -139,9 +138,11 @@ def complete(session: SessionTarget, token: str) -> Call[None]:
     return call
 
 
-def abandon(session: SessionTarget, token: str) -> Call[None]:
-    """Return the call that abandons a message."""
+def abandon(session: SessionTarget, token: str, delay: float = 0.0) -> Call[None]:
+    """Return the call that abandons a message, and holds its session back for `delay` seconds."""
     call = _settlement(session, "PUT", message_path(token))
+    if delay:
+        call.query = lambda _: f"delay={format_timeout(delay)}"
     call.repeatable = True
     return call
 
@@ -270,31 +271,6 @@ def send(entity: str, envelope: bytes) -> Call[None]:
     )
 
 
-def schedule(entity: str, envelope: bytes) -> Call[list[int]]:
-    """Return the call that schedules messages. Its result is their sequence numbers."""
-    call = _queue_call("POST", entity, read_sequence_numbers, path="/messages/$schedule")
-    call.headers = {"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: new_id()}
-    call.body = envelope
-    return call
-
-
-def cancel_scheduled(entity: str, sequence_numbers: Sequence[int]) -> Call[None]:
-    """Return the call that cancels scheduled messages."""
-    body = {"SequenceNumbers": list(sequence_numbers)}
-    call = _queue_call("POST", entity, read_nothing, path="/messages/$cancel", body=body)
-    call.missing_is_success = True
-    return call
-
-
-def purge(entity: str, session_id: str | None) -> Call[int]:
-    """Return the call that deletes the messages of a session, or of all sessions. Its result is their number."""
-    at = "" if session_id is None else session_path("", session_id, escaped=is_fragile(session_id))[1:]
-    call = _queue_call("POST", entity, read_count, path=f"{at}/messages/$purge")
-    call.headers = {REQUEST_ID_HEADER: new_id()}
-    call.about = ABOUT_QUEUE
-    return call
-
-
 def list_sessions(entity: str, after: str | None, limit: int) -> Call[list[SessionInfo]]:
     """Return the call that lists up to `limit` sessions: those whose ids come after `after`, or the first ones."""
     after_parameter = "" if after is None else f"&after={quote(after, safe='')}"
@@ -333,36 +309,36 @@ def _peek_call(entity: str, path: str, start: int, limit: int, more: str = "") -
 
 def resubmit(entity: str, sequence_number: int) -> Call[None]:
     """Return the call that moves a dead letter to the end of its session."""
-    call = _queue_call("POST", entity, read_nothing, path=f"/$deadletterqueue/messages/{sequence_number}/resubmit")
+    call = queue_call("POST", entity, read_nothing, path=f"/$deadletterqueue/messages/{sequence_number}/resubmit")
     call.missing_is_success = True
     return call
 
 
 def delete_dead_letter(entity: str, sequence_number: int) -> Call[None]:
     """Return the call that deletes a dead letter."""
-    call = _queue_call("DELETE", entity, read_nothing, path=f"/$deadletterqueue/messages/{sequence_number}")
+    call = queue_call("DELETE", entity, read_nothing, path=f"/$deadletterqueue/messages/{sequence_number}")
     call.missing_is_success = True
     return call
 
 
 def create_queue(entity: str, settings: QueueSettings) -> Call[bool]:
     """Return the call that creates a queue. Its result says whether the queue is new."""
-    return _queue_call("PUT", entity, read_created, body=encode_queue(settings))
+    return queue_call("PUT", entity, read_created, body=encode_queue(settings))
 
 
 def get_queue(entity: str) -> Call[QueueInfo]:
     """Return the call that describes a queue."""
-    return _queue_call("GET", entity, read_queue)
+    return queue_call("GET", entity, read_queue)
 
 
 def list_queues() -> Call[list[QueueInfo]]:
     """Return the call that lists all queues."""
-    return _queue_call("GET", "", read_queues)
+    return queue_call("GET", "", read_queues)
 
 
 def delete_queue(entity: str) -> Call[None]:
     """Return the call that deletes a queue."""
-    call = _queue_call("DELETE", entity, read_nothing)
+    call = queue_call("DELETE", entity, read_nothing)
     call.missing_is_success = True
     return call
 
@@ -372,7 +348,7 @@ def check_health() -> Call[None]:
     return Call(method="GET", path="/healthz", entity="", read=read_nothing)
 
 
-def _queue_call(
+def queue_call(
     method: str,
     entity: str,
     read: Callable[[ServerResponse], T],
@@ -380,6 +356,7 @@ def _queue_call(
     path: str = "",
     body: Mapping[str, Any] | None = None,
 ) -> Call[T]:
+    """Return a call about a queue. `path` follows the queue's path, and `body` is sent as JSON."""
     return Call(
         method=method,
         path=f"{entity_path(entity)}{path}",

@@ -12,7 +12,7 @@ from ..errors import MessageTooLargeError, QueueError, ValidationError, revised
 from ..messages import Message
 from ..protocol.wire import encode_item
 from ..validation import MAX_BATCH, as_list, check_instant
-from . import operations
+from . import operations, schedule_operations
 from .ids import new_id
 from .provider_core import ProviderCore
 
@@ -50,7 +50,7 @@ def schedule_messages(core: ProviderCore, queue_name: str, messages: Iterable[Me
         core.transport.require_v1("schedule messages")
 
         def send(envelope: bytes) -> None:
-            scheduled: list[int] = core.transport.send(operations.schedule(queue_name, envelope))
+            scheduled: list[int] = core.transport.send(schedule_operations.schedule(queue_name, envelope))
             numbers.extend(scheduled)
 
         _send_all(named, send)

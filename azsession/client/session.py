@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,11 +14,11 @@ from ..config import ServiceBusConfig
 from ..errors import SessionNotFoundError
 from ..messages import ReceivedMessage
 from ..validation import check_count, check_queue_name, check_session_id, check_state, seconds
-from . import operations, receiving, settling
+from . import operations, receiving
 from .holder import Holder, LockOptions, hook_without_reference
 from .server_connection import ServerConnection
 from .session_lock import Stage
-from .settling import Receipt
+from .settling_methods import SettlingMethods
 from .uncopied import refuse_copies
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ OnLockLost = Callable[["SessionClient", SessionNotFoundError], object]
 
 
 @refuse_copies("share this one between threads; in another process use session_from_receipt(str(message.receipt))")
-class SessionClient:
+class SessionClient(SettlingMethods):
     """One session of a queue, held by its lock. No other client receives the session's messages meanwhile.
 
     Usually `ServiceBusProvider.create_session_client` makes it. The first receive takes the lock. A background thread renews
@@ -224,101 +224,6 @@ class SessionClient:
             ValidationError: A sequence number is out of its range, or there are too few or too many.
         """
         return receiving.receive_deferred(self._holder, sequence_numbers)
-
-    # Settling
-
-    def complete_message(self, receipt: Receipt) -> None:
-        """Complete a message. The server deletes it. Blocks.
-
-        Args:
-            receipt: The message, its receipt, or the receipt's text.
-
-        Raises:
-            InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
-            SessionNotFoundError: The lock is lost, or the session was closed.
-            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
-            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-        """
-        settling.settle(self._holder, receipt, operations.complete)
-
-    def abandon_message(self, receipt: Receipt) -> None:
-        """Give a message back. It comes again, before later messages. At the queue's limit it is dead-lettered. Blocks.
-
-        Args:
-            receipt: The message, its receipt, or the receipt's text.
-
-        Raises:
-            InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
-            SessionNotFoundError: The lock is lost, or the session was closed.
-            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
-            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-        """
-        settling.abandon(self._holder, receipt)
-
-    def defer_message(self, receipt: Receipt) -> None:
-        """Defer a message. Only `receive_deferred_messages` returns it again, by its sequence number. Blocks.
-
-        Args:
-            receipt: The message, its receipt, or the receipt's text.
-
-        Raises:
-            InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
-            SessionNotFoundError: The lock is lost, or the session was closed.
-            UnsupportedOperationError: The server speaks the plain dialect.
-            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
-            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-        """
-        settling.defer(self._holder, receipt)
-
-    def dead_letter_message(self, receipt: Receipt, reason: str, description: str | None = None) -> None:
-        """Move a message to the dead-letter queue. Blocks.
-
-        Args:
-            receipt: The message, its receipt, or the receipt's text.
-            reason: Why, up to 4096 characters.
-            description: More about it, up to 4096 characters.
-
-        Raises:
-            InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
-            SessionNotFoundError: The lock is lost, or the session was closed.
-            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
-            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-            ValidationError: `reason` or `description` is too long, or not text.
-        """
-        settling.dead_letter(self._holder, receipt, reason, description)
-
-    def complete_messages(self, receipts: Iterable[Receipt]) -> None:
-        """Complete many messages, 1000 in one request. Blocks.
-
-        Args:
-            receipts: For each message: the message, its receipt, or the receipt's text.
-
-        Raises:
-            InvalidReceiptError: Some messages could not be completed. The others are completed.
-            SessionNotFoundError: The lock is lost, or the session was closed.
-            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
-            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-        """
-        settling.complete_many(self._holder, receipts)
-
-    def dead_letter_session(self, reason: str, description: str | None = None) -> int:
-        """Move all messages of the session to the dead-letter queue: also deferred and unsettled ones. Blocks.
-
-        Args:
-            reason: Why, up to 4096 characters.
-            description: More about it, up to 4096 characters.
-
-        Returns:
-            How many messages were moved.
-
-        Raises:
-            SessionNotFoundError: The lock is lost, or the session was closed.
-            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
-            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
-            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-            ValidationError: `reason` or `description` is too long, or not text.
-        """
-        return settling.dead_letter_session(self._holder, reason, description)
 
     # The lock and the state
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 
 from .. import interrupts
 from ..errors import InvalidReceiptError
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
-from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text
+from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text, seconds
 from . import operations
 from .call import Call, SessionTarget
 from .holder import Holder
@@ -27,10 +28,13 @@ def settle(holder: Holder, receipt: Receipt, settlement: Settlement) -> None:
     _settle_token(holder, holder.lock.resolve(receipt), settlement)
 
 
-def abandon(holder: Holder, receipt: Receipt) -> None:
-    """Abandon one message, and with it the messages that were fetched ahead."""
+def abandon(holder: Holder, receipt: Receipt, delay: float | timedelta | None = None) -> None:
+    """Abandon one message, for later if there is a delay, and with it the messages that were fetched ahead."""
+    later = 0.0 if delay is None else seconds(delay, "delay")
     holder.check(settling=True)
     token = holder.lock.resolve(receipt)
+    if later:
+        holder.transport.require_v1("delay an abandoned message")
     # The messages fetched ahead go back first. Otherwise they would overtake the abandoned message.
     ahead = holder.lock.take_ahead(MAX_BATCH)
     try:
@@ -43,7 +47,7 @@ def abandon(holder: Holder, receipt: Receipt) -> None:
     except BaseException:
         holder.lock.put_ahead(ahead)
         raise
-    _settle_token(holder, token, operations.abandon)
+    _settle_token(holder, token, lambda target, each: operations.abandon(target, each, later))
 
 
 def defer(holder: Holder, receipt: Receipt) -> None:

@@ -27,13 +27,15 @@ class Backoff:
         self._lock = threading.Lock()  # Guards _failed.
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def failed(self, session_id: str) -> None:
-        """Record that a message of the session failed."""
+    def failed(self, session_id: str) -> float:
+        """Record that a message of the session failed. Return the seconds for which the session pauses."""
         with self._lock:
             failures = self._failed.pop(session_id, (0, 0.0))[0] + 1
-            self._failed[session_id] = (failures, time.monotonic() + pause_after(failures, LONGEST_PAUSE))
+            pause = pause_after(failures, LONGEST_PAUSE)
+            self._failed[session_id] = (failures, time.monotonic() + pause)
             while len(self._failed) > MAX_REMEMBERED:
                 self._failed.popitem(last=False)
+        return pause
 
     def succeeded(self, session_id: str) -> None:
         """Forget the failures of the session."""

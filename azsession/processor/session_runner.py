@@ -217,21 +217,24 @@ class SessionRunner:
                 self._counters.add("messages_done")
         except BaseException as error:
             failure = Failure(error, message)
-            self._give_back(session, message)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            leaves = isinstance(error, (KeyboardInterrupt, SystemExit))
+            self._give_back(session, message, delayed=not leaves)
+            if leaves:
                 raise _ExitError(failure) from None
             return failure
         self._backoff.succeeded(session.session_id)
         return None
 
-    def _give_back(self, session: SessionClient, message: ReceivedMessage) -> None:
+    def _give_back(self, session: SessionClient, message: ReceivedMessage, *, delayed: bool) -> None:
         """Abandon a failed message if that is possible. Messages fetched behind it return when the lock is released."""
         self._counters.add("messages_failed")
-        self._backoff.failed(session.session_id)
+        pause = self._backoff.failed(session.session_id)
         holder_of(session).forget_ahead()
         try:
             if not session.is_lock_lost and not session.closed and not holder_of(session).has_settled(message):
-                session.abandon_message(message)
+                # The broker holds the session back for all processes. A plain server cannot: then only this process does.
+                delayed = delayed and holder_of(session).transport.speaks_v1
+                session.abandon_message(message, delay=pause if delayed else None)
         except QueueError as error:
             logger.info("could not abandon a failed message; it returns when its session is released: %s", error)
 

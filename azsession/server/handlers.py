@@ -145,7 +145,8 @@ class Handlers:
         reason, description = (None, None)
         if disposition is Disposition.DEAD_LETTER:
             reason, description = read_reason(request.json())
-        settlement = Settlement(route.lock_token, disposition, reason, description)
+        delay = request.delay if disposition is Disposition.ABANDON else 0.0
+        settlement = Settlement(route.lock_token, disposition, reason, description, delay)
 
         def make(codes: list[str | None]) -> Answer:
             code = codes[0]

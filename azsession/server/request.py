@@ -27,6 +27,7 @@ from ..validation import (
     MAX_BATCH,
     MAX_LOCK_TOKEN_LENGTH,
     MAX_REASON_LENGTH,
+    MAX_SECONDS,
     MAX_SEQUENCE_NUMBER,
     check_count,
     check_text,
@@ -122,6 +123,18 @@ class Request:
             seconds = float(text)
         deadline = self.context.deadline
         return seconds if deadline is None else max(0.0, min(seconds, deadline - time.monotonic()))
+
+    @property
+    def delay(self) -> float:
+        """The seconds of the query for which an abandoned message and its session are held back.
+
+        Raises:
+            ValidationError: The delay is not a number of seconds, or too large.
+        """
+        text = self.query.get("delay", "0")
+        if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", text) or float(text) > MAX_SECONDS:
+            raise ValidationError(f"delay must be a number of seconds from 0 to {MAX_SECONDS:.0f}, not {text[:80]!r}")
+        return float(text)
 
     def number(self, name: str, default: int, highest: int, *, lowest: int = 0) -> int:
         """Return a whole number of the query.

@@ -27,6 +27,7 @@ from ..base import Broker
 from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
 from .batches import EncodedMessages
 from .browsing import MessageBrowser
+from .delays import DelayedSessions
 from .held_operations import HeldSessionOperations
 from .namespace import Namespace
 from .operation import Operation
@@ -86,9 +87,12 @@ class AzureBroker(Broker):
         self._browser = MessageBrowser(self._namespace)
         self._lister = SessionLister(self._namespace)
         self._resubmitter = DeadLetterResubmitter(self._namespace, self._browser, self._sender)
-        self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser)
+        self._delays = DelayedSessions(self._registry, self._loop)
+        self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser, self._delays)
         self._scheduler = MessageScheduler(self._namespace)
-        self._purger = Purger(self._registry, self._receiver, self._held, self._browser, self._lister, self._scheduler)
+        self._purger = Purger(
+            self._registry, self._receiver, self._held, self._browser, self._lister, self._scheduler, self._delays
+        )
         self._closed = self._has_released = False
 
     def __repr__(self) -> str:

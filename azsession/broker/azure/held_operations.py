@@ -7,10 +7,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from ...amqp import Condition, Response
-from ...errors import ProviderError, QueueError, SessionNotFoundError
-from ...protocol.error_codes import MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
+from ...errors import ProviderError, QueueError, SessionNotFoundError, UnsupportedOperationError
+from ...protocol.error_codes import MESSAGE_LOCK_LOST, NOT_SUPPORTED, SESSION_LOCK_LOST
 from ..calls import Disposition, ReceiveRequest, Settlement
 from .browsing import MessageBrowser
+from .delays import DelayedSessions
 from .error_mapping import error_of
 from .namespace import Namespace
 from .operation import Operation
@@ -34,15 +35,22 @@ class HeldSessionOperations:
         registry: The sessions that are held here.
         receiver: Takes locks.
         browser: Finds deferred messages.
+        delays: Holds sessions back.
     """
 
     def __init__(
-        self, namespace: Namespace, registry: SessionRegistry, receiver: SessionReceiver, browser: MessageBrowser
+        self,
+        namespace: Namespace,
+        registry: SessionRegistry,
+        receiver: SessionReceiver,
+        browser: MessageBrowser,
+        delays: DelayedSessions,
     ) -> None:
         self._namespace = namespace
         self._registry = registry
         self._receiver = receiver
         self._browser = browser
+        self._delays = delays
         #: Counts of messages that were dead-lettered with their sessions, by request id.
         self._dead_lettered: OrderedDict[str, int] = OrderedDict()
 
@@ -55,12 +63,30 @@ class HeldSessionOperations:
         operation.commit()
         session = self._registry.held(entity, session_id)
         if session is not None:
-            return await self._namespace.wait(_settle(session, settlements), operation)
+            return await self._settle_here(session, settlements, operation)
+        if _delay_of(settlements):
+            raise UnsupportedOperationError(
+                "only the process that holds the session can delay an abandoned message: it keeps the lock",
+                code=NOT_SUPPORTED,
+            )
         history = self._registry.history
         codes = [history.result_of(settlement, SESSION_LOCK_LOST) for settlement in settlements]
         for index, settlement in enumerate(settlements):
             if codes[index] == SESSION_LOCK_LOST:
                 codes[index] = await self._settle_elsewhere(entity, session_id, settlement, operation)
+        return codes
+
+    async def _settle_here(
+        self, session: HeldSession, settlements: Sequence[Settlement], operation: Operation
+    ) -> list[str | None]:
+        delay = _delay_of(settlements)
+        messages = session.unsettled.with_tokens([settlement.lock_token for settlement in settlements])
+        is_new = any(message.settlement is None for message in messages)
+        if delay and is_new:
+            self._delays.begin(session, delay)
+        codes = await self._namespace.wait(_settle(session, settlements), operation)
+        if delay and is_new and None not in codes:
+            self._delays.cancel(session)
         return codes
 
     async def _settle_elsewhere(
@@ -159,7 +185,8 @@ class HeldSessionOperations:
         operation.commit()
         session = self._registry.held(entity, session_id)
         if session is not None and session.lock_id == lock_id:
-            await self._namespace.wait(session.release(), operation)
+            if not self._delays.keep(session):
+                await self._namespace.wait(session.release(), operation)
         else:
             self._registry.note_ended(entity, session_id, lock_id)
 
@@ -177,6 +204,11 @@ class HeldSessionOperations:
         session = await self._receiver.hold(entity, session_id, lock_id, operation)
         operation.commit()
         await self._receiver.request(session, "set-session-state", {"session-state": state}, operation)
+
+
+def _delay_of(settlements: Sequence[Settlement]) -> float:
+    """Return the longest delay of messages that are abandoned."""
+    return max((one.delay for one in settlements if one.disposition is Disposition.ABANDON), default=0.0)
 
 
 def _settle(session: HeldSession, settlements: Sequence[Settlement]) -> LocalFuture[list[str | None]]:

@@ -11,6 +11,7 @@ from ...errors import ProviderError, SessionLockedError
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ..calls import Disposition, ReceiveRequest, Settlement
 from .browsing import MessageBrowser
+from .delays import DelayedSessions
 from .held_operations import HeldSessionOperations
 from .operation import Operation
 from .receiving import SessionReceiver
@@ -36,6 +37,7 @@ class Purger:
         browser: Finds deferred and scheduled messages.
         lister: Finds sessions.
         scheduler: Cancels scheduled messages.
+        delays: Holds sessions back. A purge ends this.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Purger:
         browser: MessageBrowser,
         lister: SessionLister,
         scheduler: MessageScheduler,
+        delays: DelayedSessions,
     ) -> None:
         self._registry = registry
         self._receiver = receiver
@@ -53,6 +56,7 @@ class Purger:
         self._browser = browser
         self._lister = lister
         self._scheduler = scheduler
+        self._delays = delays
         #: How many messages each request deleted: another attempt continues to count.
         self._counts: OrderedDict[str, int] = OrderedDict()
 
@@ -80,6 +84,7 @@ class Purger:
         return self._counts.get(key, 0)
 
     async def _purge_session(self, entity: str, session_id: str, key: str, operation: Operation) -> None:
+        self._delays.release(self._registry.held(entity, session_id))
         lock_id = str(uuid.uuid4())
         wanted = ReceiveRequest(entity, session_id, lock_id, max_count=AT_ONCE, timeout=0.0)
 

@@ -12,7 +12,7 @@ from ..calls import CallContext
 from .core import Core
 from .database_file import ACTIVE, DEFERRED, SCHEDULED
 from .jobs import Transaction, Unfinished
-from .rows import peeked
+from .rows import peeked, to_datetime
 from .store import SEQUENCE_MASK, message_key, within_step
 
 
@@ -57,7 +57,11 @@ class Browsing:
             listed = []
             for name, count in self._core.store.list_sessions(queue.id, after, max_count):
                 lock = self._core.current_lock(tx, (queue.id, name))
-                listed.append(SessionInfo(name, count, None if lock is None else self._core.lock_expiry(lock)))
+                until = None if lock is None else self._core.lock_expiry(lock)
+                left = self._core.delays.left((queue.id, name))
+                if lock is None and left > 0:
+                    until = to_datetime(self._core.clock.now() + left)
+                listed.append(SessionInfo(name, count, until))
             return listed
 
         return self._core.submit(job, context)

@@ -35,6 +35,7 @@ from ..calls import BLOCKING, CallContext
 from ..clock import Clock
 from .broker_thread import BrokerThread
 from .database_file import open_database
+from .delays import Delays
 from .due_work import DueWork
 from .group_commit import GroupCommit
 from .jobs import Job, Transaction, Unfinished
@@ -76,6 +77,9 @@ class Core:
             for number, name, settings, following in self.store.queues():
                 self.queues[name] = Queue(number, name, QueueSettings(**settings), following)
             self.store.unlock_all()
+            self.delays: Delays = Delays(self.connection, clock)
+            for key in self.delays:
+                self.store.set_locked(*key, True)
             self.due: DueWork = DueWork(self)
         except (sqlite3.Error, TypeError, ValueError) as error:
             self.connection.close()
@@ -245,7 +249,8 @@ class Core:
         return queue
 
     def take_lock(self, tx: Transaction, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
-        """Take the lock of a free session."""
+        """Take the lock of a free session. Raises `SessionLockedError` if the session is delayed."""
+        self.delays.check((queue.id, session_id))
         expires = self.clock.monotonic() + queue.settings.lock_duration
         lock = self.locks.take(tx, (queue.id, session_id), lock_id, expires)
         self.store.set_locked(queue.id, session_id, True)
@@ -271,7 +276,7 @@ class Core:
         """
         self.locks.end(tx, lock)
         self._dead_letter_failed(lock)
-        self.store.set_locked(*lock.key, False)
+        self.store.set_locked(*lock.key, lock.key in self.delays)
         if lock.tokens:
             self.due.schedule_expiries(tx)
         self.notify_waiters(tx, lock.key)
@@ -291,7 +296,7 @@ class Core:
     def undo_take_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """Undo `take_lock` for a lock without unsettled messages. A waiting accept gets the session."""
         self.locks.undo_take(tx, lock)
-        self.store.set_locked(*lock.key, False)
+        self.store.set_locked(*lock.key, lock.key in self.delays)
         self.notify_waiters(tx, lock.key)
 
     def notify_waiters(self, tx: Transaction, key: SessionKey) -> None:
@@ -301,10 +306,20 @@ class Core:
             tx.after_commit(lock.wake_waiters)
             return
         found = self.store.session(*key)
-        if found is not None and found[1] is not None:
+        if found is not None and found[1] is not None and key not in self.delays:
             queue = next((queue for queue in self.queues.values() if queue.id == key[0]), None)
             if queue is not None:
                 tx.after_commit(queue.acceptors.wake_next)
+
+    def end_delay(self, tx: Transaction, key: SessionKey) -> None:
+        """End the delay of a session: its messages are given out again."""
+        if self.delays.remove(tx, key):
+            self.store.set_locked(*key, self.locks.get(key) is not None)
+            self.notify_waiters(tx, key)
+
+    def is_taken(self, key: SessionKey) -> bool:
+        """Return whether a session is locked or delayed, so that no accept may get it."""
+        return self.locks.get(key) is not None or key in self.delays
 
     def current_lock(self, tx: Transaction, key: SessionKey) -> SessionLock | None:
         """Return the lock of a session, or `None` if the session is free. End the lock if it has expired."""

@@ -17,7 +17,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: The application id in the SQLite header of azsession's files ("azse").
 APPLICATION_ID = 0x617A7365
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 ACTIVE, DEFERRED, SCHEDULED, DEAD = range(4)
 STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
@@ -60,6 +60,13 @@ CREATE INDEX messages_expiring ON messages (expires) WHERE expires IS NOT NULL A
 CREATE INDEX messages_expiring_of_session ON messages (session, expires) WHERE expires IS NOT NULL AND status = {ACTIVE};
 """
 
+#: The table of schema version 4: sessions that nobody may have for a while.
+_SINCE_VERSION_4 = """
+CREATE TABLE delays (
+    queue INTEGER NOT NULL, name TEXT NOT NULL, until REAL NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (queue, name)
+) WITHOUT ROWID;
+"""
+
 SCHEMA = f"""
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, next_sequence INTEGER NOT NULL,
@@ -87,7 +94,7 @@ CREATE TABLE settled_1 (key INTEGER, token TEXT, disposition TEXT NOT NULL, PRIM
 CREATE TABLE requests_0 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
 CREATE TABLE requests_1 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
 CREATE TABLE turnover (name TEXT PRIMARY KEY, current INTEGER NOT NULL, until REAL NOT NULL);
-{_SINCE_VERSION_2}{_SINCE_VERSION_3}PRAGMA application_id = {APPLICATION_ID};
+{_SINCE_VERSION_2}{_SINCE_VERSION_3}{_SINCE_VERSION_4}PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
@@ -115,6 +122,13 @@ BEGIN IMMEDIATE;
 DROP INDEX messages_expiring;
 {_SINCE_VERSION_3}
 PRAGMA user_version = 3;
+COMMIT;
+"""
+
+_UPGRADE_TO_VERSION_4 = f"""
+BEGIN IMMEDIATE;
+{_SINCE_VERSION_4}
+PRAGMA user_version = 4;
 COMMIT;
 """
 
@@ -228,7 +242,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     run("PRAGMA journal_size_limit=67108864")
     if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-    for version, upgrade in ((1, _UPGRADE_TO_VERSION_2), (2, _UPGRADE_TO_VERSION_3)):
+    for version, upgrade in ((1, _UPGRADE_TO_VERSION_2), (2, _UPGRADE_TO_VERSION_3), (3, _UPGRADE_TO_VERSION_4)):
         if run("PRAGMA user_version").fetchone()[0] == version:
             connection.executescript(upgrade)
     # A write without effect: a file that cannot be written fails here, and not in the first send.

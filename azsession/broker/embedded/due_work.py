@@ -2,7 +2,7 @@
 
 `Core` has one `DueWork`. Jobs call it, and the broker's thread runs it when something is due:
 
-* session locks that expire, and waits whose timeouts pass,
+* session locks that expire, delays of sessions that end, and waits whose timeouts pass,
 * scheduled messages that become active, and messages that expire,
 * sessions that are dead-lettered, and queues that are deleted: they are large, and are processed in steps,
 * shrinking a mostly unused data file.
@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from ..calls import Disposition
 from ..clock import Clock
 from .broker_thread import BrokerThread
+from .delays import Delays
 from .jobs import Transaction
 from .queue_state import Queue
 from .remembered import Remembered
@@ -46,9 +47,13 @@ class State(Protocol):
     queues: dict[str, Queue]
     thread: BrokerThread
     remembered: Remembered
+    delays: Delays
 
     def end_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """End a lock."""
+
+    def end_delay(self, tx: Transaction, key: SessionKey) -> None:
+        """End the delay of a session."""
 
     def notify_waiters(self, tx: Transaction, key: SessionKey) -> None:
         """Wake the operations that wait for a session."""
@@ -109,7 +114,8 @@ class DueWork:
             return now
         # The wall clock may be set at any time, so a wait for one of its times lasts at most a second.
         walls = [min(now + at - wall, now + WALL_CLOCK_CHECK) for at in (self._next_due, self._next_expiry) if at is not None]
-        others = [at for at in (self._state.locks.next_expiry(), self._next_deadline(), self._release_at) if at is not None]
+        ends = (self._state.locks.next_expiry(), self._state.delays.next_end(), self._next_deadline(), self._release_at)
+        others = [at for at in ends if at is not None]
         return min(walls + others, default=None)
 
     def do_step(self, tx: Transaction) -> None:
@@ -138,9 +144,11 @@ class DueWork:
             self._thread.act_at(self._release_at)
 
     def do_due_work(self, tx: Transaction) -> None:
-        """End expired locks, and do a part of the work on due and expired messages."""
+        """End expired locks and delays, and do a part of the work on due and expired messages."""
         for lock in itertools.islice(self._state.locks.expired(tx, self.expiry_limit(tx)), STEP_LOCKS):
             self._state.end_lock(tx, lock)
+        for key in self._state.delays.over(STEP_LOCKS):
+            self._state.end_delay(tx, key)
         now = self._clock.now()
         # One step for each transaction, however many jobs share it.
         if self._is_past(self._next_due, now) or self._is_past(self._next_expiry, now):
@@ -297,5 +305,6 @@ class DueWork:
         for lock in self._state.locks:
             if lock.key[0] == queue.id:
                 self._state.locks.end(tx, lock)
+        self._state.delays.remove_queue(tx, queue.id)
         tx.after_commit(queue.acceptors.wake_all)
         self._thread.act_at(self._clock.monotonic())

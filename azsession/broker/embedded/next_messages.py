@@ -22,7 +22,7 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
     be more messages behind those that this step has looked at.
     """
     found = core.store.session(*lock.key)
-    if found is None:
+    if found is None or lock.key in core.delays:
         return [], True
     session, now = found[0], core.clock.now()
     taken: list[Row] = []

@@ -65,6 +65,8 @@ class Purging:
         rows = self._rows.of_queue(queue.id, progress.after, progress.last or 0)
         free = [row for row in rows if row.is_purgeable and self._core.current_lock(tx, (queue.id, row.name)) is None]
         self._delete(free, progress)
+        for name in {row.name for row in free}:
+            self._core.end_delay(tx, (queue.id, name))
         if rows:
             progress.after = rows[-1].key
         return not rows
@@ -77,6 +79,7 @@ class Purging:
         found = self._core.store.session(queue.id, session_id)
         rows = [] if found is None else self._rows.of_session(queue.id, found[0], session_id, progress.last or 0)
         self._delete(rows, progress)
+        self._core.end_delay(tx, (queue.id, session_id))
         return not rows
 
     def _delete(self, rows: list[PurgeRow], progress: _Progress) -> None:

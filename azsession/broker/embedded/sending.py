@@ -109,7 +109,7 @@ class Sending:
                 continue
             name = message.session_id or ""
             if name not in sessions:
-                sessions[name] = store.ensure_session(queue.id, name, self._core.locks.get((queue.id, name)) is not None)
+                sessions[name] = store.ensure_session(queue.id, name, self._core.is_taken((queue.id, name)))
             due = None if message.scheduled_enqueue_time is None else message.scheduled_enqueue_time.timestamp()
             if due is not None and due <= now:
                 due = None

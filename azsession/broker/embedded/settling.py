@@ -98,8 +98,11 @@ class Settling:
             elif disposition is Disposition.ABANDON and message.count >= queue.settings.max_delivery_count:
                 why = f"The message was delivered {message.count} times and abandoned."
                 dead.append((MAX_DELIVERY_EXCEEDED, why, message.key))
-            elif disposition is not Disposition.TAKE and not message.deferred:
-                lock.give_back(message.key)
+            else:
+                if disposition is Disposition.ABANDON and settlement.delay > 0:
+                    self._core.thread.act_at(self._core.delays.add(tx, lock.key, settlement.delay))
+                if disposition is not Disposition.TAKE and not message.deferred:
+                    lock.give_back(message.key)
         self._count(tx, lock, done)
         store.delete_messages(gone)
         store.set_status(deferred, DEFERRED)

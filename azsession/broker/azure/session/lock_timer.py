@@ -96,7 +96,7 @@ class LockTimer:
         if not self._session.state.has_lock:
             return
         due = self.expires
-        if self._receives and self._may_renew_at < math.inf and self._session.link is not None:
+        if self._receives.need_the_lock and self._may_renew_at < math.inf and self._session.link is not None:
             due = min(due, max(due - self._duration * RENEW_PART, self._may_renew_at))
         elif self._receives.has_fetched_ahead:
             due -= self._duration * CLEAR_PART
@@ -113,7 +113,7 @@ class LockTimer:
         if self.left() <= 0.0:
             self._session.lose("it was not renewed in time")
             return
-        if self._receives and self.left() <= self._duration * RENEW_PART + _EARLY:
+        if self._receives.need_the_lock and self.left() <= self._duration * RENEW_PART + _EARLY:
             self._renew_for_receives()
         elif self._receives.has_fetched_ahead and self.left() <= self._duration * CLEAR_PART + _EARLY:
             self._receives.clear(lambda: None)

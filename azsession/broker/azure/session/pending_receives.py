@@ -109,11 +109,28 @@ class PendingReceives:
         #: Deliveries that were returned to Azure, which has not confirmed it. Until then later messages would overtake them.
         self._returned: set[int] = set()
         self._return_timer: Timer | None = None
+        #: No message is handed out or requested.
+        self._is_paused = False
         #: Run when no message is ready, and none is on its way.
         self._when_cleared: list[Callable[[], object]] = []
 
     def __len__(self) -> int:
         return len(self._receives)
+
+    @property
+    def need_the_lock(self) -> bool:
+        """Whether the lock must be renewed: a receive waits, or the session is held back."""
+        return bool(self._receives) or self._is_paused
+
+    def pause(self) -> None:
+        """Hand out no message until `resume`. The lock is renewed meanwhile."""
+        self._is_paused = True
+        self._session.on_receives_changed()
+
+    def resume(self) -> None:
+        """Hand out messages again."""
+        self._is_paused = False
+        self.serve()
 
     @property
     def has_fetched_ahead(self) -> bool:
@@ -203,7 +220,10 @@ class PendingReceives:
         stopping = link is None and self._session.is_stopping
         for receive in [one for one in self._receives if stopping or one.patience is Patience.CANCELLED]:
             self._resolve(receive, [])
-        if link is None or link.draining or self._returned:
+        if self._is_paused:
+            for receive in [one for one in self._receives if one.patience is not Patience.WAITS]:
+                self._resolve(receive, [])
+        if link is None or link.draining or self._returned or self._is_paused:
             return
         while self._receives and len(self._ready) >= self._receives[0].max_count:
             self._hand_out(self._receives[0])
@@ -262,7 +282,7 @@ class PendingReceives:
             callbacks, self._when_cleared = self._when_cleared, []
             for callback in callbacks:
                 callback()
-        for receive in list(self._receives):
+        for receive in [] if self._is_paused else list(self._receives):
             if self._ready and receive.patience is not Patience.CANCELLED:
                 self._hand_out(receive)
             elif receive.patience is not Patience.WAITS:
@@ -288,7 +308,8 @@ class PendingReceives:
         """Return the messages that no receive waits for, also those on their way; then call `then`."""
         self._fetch_ahead = 0
         link = self._session.link
-        if link is None or self._receives or not (link.credit or link.draining):
+        receives = self._receives and not self._is_paused
+        if link is None or receives or not (link.credit or link.draining):
             self.return_ready()
             then()
             return
