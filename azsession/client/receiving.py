@@ -17,8 +17,33 @@ from .session_lock import Stage
 logger: logging.Logger = logging.getLogger(__name__)
 
 
-def receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:
-    """Return up to `count` messages. Wait up to `timeout` seconds for the first. Fetch up to `prefetch` in one request."""
+# A signal handler can raise an exception at any place. The functions below return messages from a `try`, so that a message
+# that came in is kept for the next receive until nothing is left to interrupt but the return itself.
+
+
+def receive_one(holder: Holder, timeout: float) -> ReceivedMessage | None:
+    """Return the next message. Wait up to `timeout` seconds for it."""
+    running = holder.lock.begin_receive()
+    try:
+        messages = _receive(holder, 1, timeout)
+        return messages[0] if messages else None
+    except BaseException:
+        holder.lock.undo_receive(running)
+        raise
+
+
+def receive(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]:
+    """Return up to `count` messages. Wait up to `timeout` seconds for the first."""
+    running = holder.lock.begin_receive()
+    try:
+        return _receive(holder, count, timeout)
+    except BaseException:
+        holder.lock.undo_receive(running)
+        raise
+
+
+def _receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:
+    """Return up to `count` messages. Fetch up to `prefetch` in one request."""
     holder.check()
     ahead = holder.lock.take_ahead(count)
     if ahead:
@@ -32,10 +57,17 @@ def receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> li
 def iterate(holder: Holder, timeout: float, prefetch: int) -> Iterator[ReceivedMessage]:
     """Yield messages until `timeout` seconds pass without one."""
     while True:
-        messages = receive(holder, 1, timeout, prefetch)
-        if not messages:
-            return
-        yield messages[0]
+        running = holder.lock.begin_receive()
+        try:
+            messages = _receive(holder, 1, timeout, prefetch)
+            if not messages:
+                return
+            message = messages[0]
+        except BaseException:
+            holder.lock.undo_receive(running)
+            raise
+        del running, messages
+        yield message
 
 
 def _fetch(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]:
@@ -92,10 +124,10 @@ def _receive_once(holder: Holder, count: int | None, timeout: float) -> list[Rec
             )
             grant = holder.send_for_lock(call)
         except BaseException:
-            if holder.transport.may_speak_v1:
-                lock.note_unanswered(request_id)
+            if not holder.transport.may_speak_v1:
+                lock.forget_request(request_id)
             raise
-        lock.register(grant.messages)
+        lock.register(grant.messages, request_id)
         # The lock can have been lost, or the session closed, while the response was on its way.
         holder.check()
         if grant.messages or not is_again:

@@ -164,8 +164,7 @@ class SessionClient(SettlingMethods):
             ThrottledError, ProviderError: The server was busy, or failed.
             ValidationError: `timeout` is out of its range.
         """
-        messages = receiving.receive(self._holder, 1, seconds(timeout, "timeout"))
-        return messages[0] if messages else None
+        return receiving.receive_one(self._holder, seconds(timeout, "timeout"))
 
     def receive_messages(self, max_message_count: int, timeout: float | timedelta = 30) -> list[ReceivedMessage]:
         """Return the messages that are there, in order. Blocks, but only until the first message comes.

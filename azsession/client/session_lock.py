@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -61,6 +62,23 @@ class Term:
         return cls(deadline, deadline - lasts * random.uniform(*RENEW_AT), expires_at)  # noqa: S311 - not a secret
 
 
+class Receive:
+    """A receive that runs in a thread.
+
+    Args:
+        thread: The thread's id.
+
+    Attributes:
+        arrived: The messages that came in, with the id of the request that they answer.
+        has_ended: The receive was interrupted or failed.
+    """
+
+    def __init__(self, thread: int) -> None:
+        self.thread: int = thread
+        self.arrived: list[tuple[str, Sequence[ReceivedMessage]]] = []
+        self.has_ended: bool = False
+
+
 class SessionLock:
     """The state of one session's lock. Safe to use from many threads.
 
@@ -83,7 +101,10 @@ class SessionLock:
         self._refreshed_by = 0.0  # When the request was sent whose answer gave `_term`.
         self._receipts: dict[str, ReceiptHandle] = {}
         self._ahead: deque[ReceivedMessage] = deque()
-        self._unanswered: deque[str] = deque()
+        #: The request ids of receives without an answer, and the receive that uses each.
+        self._unanswered: dict[str, Receive] = {}
+        #: The receive that runs in each thread. The caller's frame keeps it alive.
+        self._receives: dict[int, weakref.ref[Receive]] = {}
 
     @property
     def lock_id(self) -> str:
@@ -208,6 +229,7 @@ class SessionLock:
         self._guard = threading.RLock()
         self._ahead.clear()
         self._unanswered.clear()
+        self._receives.clear()
         if self._stage is Stage.NEW:
             self._lock_id = new_id()
             self._route = route_of(self._lock_id)
@@ -216,29 +238,66 @@ class SessionLock:
 
     # Receives whose answer never came
 
+    def begin_receive(self) -> Receive:
+        """Note that this thread begins a receive. The caller keeps the result until the receive ends."""
+        receive = Receive(threading.get_ident())
+        self._receives[receive.thread] = weakref.ref(receive)
+        return receive
+
+    def undo_receive(self, receive: Receive) -> None:
+        """Note that a receive was interrupted or failed. The messages that it did not return come first in the next one."""
+        receive.has_ended = True
+        with self._guard:
+            for request_id, messages in receive.arrived:
+                if any(message.receipt.handle in self._receipts for message in messages):
+                    self._unanswered.pop(request_id, None)
+                    self.put_ahead(messages)
+
     def request_id(self) -> tuple[str, bool]:
         """Return the request id for a receive, and whether an earlier receive without an answer used the same id.
 
         The server may have given messages to that earlier receive. Under the same id it gives the same messages again, before
-        later ones.
+        later ones. The id is kept until `register`, so that an interrupt at any place cannot lose it.
         """
+        own = self._running() or Receive(threading.get_ident())
         with self._guard:
-            return (self._unanswered.popleft(), True) if self._unanswered else (new_id(), False)
+            for request_id, owner in self._unanswered.items():
+                # A thread runs one receive at a time, so that its earlier one has ended.
+                if owner.has_ended or owner.thread == own.thread:
+                    self._unanswered[request_id] = own
+                    return request_id, True
+            request_id = new_id()
+            self._unanswered[request_id] = own
+            return request_id, False
 
-    def note_unanswered(self, request_id: str) -> None:
-        """Note that the receive with this id got no answer."""
+    def forget_request(self, request_id: str) -> None:
+        """Forget a request id: the server does not use it."""
         with self._guard:
-            self._unanswered.append(request_id)
+            self._unanswered.pop(request_id, None)
+
+    def _running(self) -> Receive | None:
+        """Return the receive that runs in this thread."""
+        known = self._receives.get(threading.get_ident())
+        return None if known is None else known()
 
     # Receipts
 
-    def register(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Note messages that were received, so that they can be settled."""
+    def register(self, messages: Sequence[ReceivedMessage], request_id: str = "") -> None:
+        """Note messages that were received, so that they can be settled.
+
+        Args:
+            messages: The messages.
+            request_id: The request id of the receive that they answer.
+        """
+        own = self._running()
         with self._guard:
             if self._closed or self._error is not None:
                 return
-            for message in messages:
-                self._receipts[message.receipt.handle] = message.receipt
+            if own is not None:
+                own.arrived.append((request_id, messages))
+            # One step: after an interrupt, the receipts of all messages are known or none.
+            self._receipts.update({message.receipt.handle: message.receipt for message in messages})
+            self._unanswered.pop(request_id, None)
 
     def adopt(self, receipt: ReceiptHandle) -> None:
         """Note the receipt of a message that another process received."""
@@ -285,13 +344,21 @@ class SessionLock:
         with self._guard:
             if not self._closed and self._error is None:
                 # A message can be settled while another thread has it here.
-                kept = [message for message in (*self._ahead, *messages) if message.receipt.handle in self._receipts]
-                self._ahead = deque(sorted(kept, key=lambda message: message.sequence_number))
+                each = {message.receipt.handle: message for message in (*self._ahead, *messages)}
+                kept = [message for token, message in each.items() if token in self._receipts]
+                # Only a plain server leaves the numbers out.
+                self._ahead = deque(sorted(kept, key=lambda message: message.sequence_number or 0))
 
     def take_ahead(self, count: int) -> list[ReceivedMessage]:
         """Return up to `count` of the messages that were fetched ahead."""
+        own = self._running()
         with self._guard:
-            return [self._ahead.popleft() for _ in range(min(count, len(self._ahead)))]
+            taken = [self._ahead[number] for number in range(min(count, len(self._ahead)))]
+            if own is not None:
+                own.arrived.append(("", taken))
+            for _ in taken:
+                self._ahead.popleft()
+            return taken
 
 
 class LockExpiredError(Exception):
