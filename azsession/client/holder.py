@@ -10,7 +10,7 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ from ..errors import (
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import is_fragile, must_be_escaped
-from ..validation import MAX_BATCH, check_flag, check_function, seconds
+from ..validation import check_flag, check_function, seconds
 from . import operations
 from .call import Call, SessionTarget
 from .cancellation import PendingCalls
@@ -215,24 +215,11 @@ class Holder:
         pause = max(min(RENEW_AGAIN, left / 4), min(retry_after or 0.0, left / 2))
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
 
-    # Messages fetched ahead, for the processor
+    # For the processor
 
     def stop_waiting(self) -> None:
         """Cancel the receives that wait, and later ones. The session is about to be closed."""
         self.pending.stop()
-
-    def keep_ahead(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Keep messages for `next_ahead`."""
-        self.lock.put_ahead(messages)
-
-    def next_ahead(self) -> ReceivedMessage | None:
-        """Return the next kept message. `None` if the lock is lost, or if an abandoned message sent them all back."""
-        kept = self.lock.take_ahead(1)
-        return kept[0] if kept else None
-
-    def forget_ahead(self) -> None:
-        """Forget the kept messages. They return to the queue when the lock is released."""
-        self.lock.take_ahead(MAX_BATCH)
 
     def has_settled(self, message: ReceivedMessage) -> bool:
         """Return whether a message that was received here is settled while the lock is still held."""

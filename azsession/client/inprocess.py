@@ -26,7 +26,7 @@ from ..broker.base import Broker
 from ..broker.calls import CallContext, wait_for
 from ..errors import ConfigurationError, QueueError
 from ..events import Event
-from ..protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
+from ..protocol import EXTENSIONS_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION, SERVER_EXTENSIONS
 from ..server.answer import Answer
 from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
 from ..server.request import Headers
@@ -214,6 +214,7 @@ class InProcessAdapter(BaseAdapter):
         response.reason = responses.get(answer.status, "")
         response.headers.update(answer.headers)
         response.headers[PROTOCOL_HEADER] = PROTOCOL_VERSION
+        response.headers[EXTENSIONS_HEADER] = SERVER_EXTENSIONS
         if answer.body:
             response.headers["Content-Length"] = str(len(answer.body))
         response._content = body

@@ -60,6 +60,7 @@ def receive(
     request_id: str,
     *,
     has_lock: bool = False,
+    taken: int | None = None,
 ) -> Call[LockGrant]:
     """Return the call that receives messages and takes or extends the lock.
 
@@ -69,10 +70,10 @@ def receive(
         timeout: Seconds that the server waits for a message.
         session_timeout: Seconds that the lock lasts if the server does not say.
         request_id: The value of ``Azsession-Request-Id``.
-        has_lock: The caller already has the lock. If the caller lost it, the server must not grant it again: another client
-            may have held the session in between.
+        has_lock: The caller already has the lock. If it lost the lock, the server must not grant it again.
+        taken: Messages that the caller uses at once. Those behind them are fetched ahead. `None`: all.
     """
-    max_parameter = "" if max_count is None else f"&max={max_count}"
+    parameters = "".join(f"&{name}={value}" for name, value in (("max", max_count), ("taken", taken)) if value is not None)
     headers = {**session.headers(), REQUEST_ID_HEADER: request_id}
     if has_lock:
         headers[LOCK_HELD_HEADER] = "1"
@@ -82,7 +83,7 @@ def receive(
         entity=session.entity,
         read=lambda response: read_received(response, session, session_timeout),
         about=ABOUT_SESSION,
-        query=lambda wait: f"timeout={format_timeout(wait)}{max_parameter}",
+        query=lambda wait: f"timeout={format_timeout(wait)}{parameters}",
         wait=timeout,
         headers=headers,
         max_response_size=_size_of(max_count or 1),

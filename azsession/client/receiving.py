@@ -8,24 +8,29 @@ from collections.abc import Iterator, Sequence
 
 from .. import interrupts
 from ..errors import QueueError, ValidationError
+from ..events import Event
 from ..messages import ReceivedMessage
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count
-from . import operations
+from . import fetched_ahead, operations
 from .holder import Holder
 from .session_lock import Stage
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 
+#: Seconds in which an answer arrives that the server gave before another one that is here.
+TRANSIT_TIME = 1.0
+
+
 # A signal handler can raise an exception at any place. The functions below return messages from a `try`, so that a message
 # that came in is kept for the next receive until nothing is left to interrupt but the return itself.
 
 
-def receive_one(holder: Holder, timeout: float) -> ReceivedMessage | None:
-    """Return the next message. Wait up to `timeout` seconds for it."""
+def receive_one(holder: Holder, timeout: float, prefetch: int = 1) -> ReceivedMessage | None:
+    """Return the next message. Wait up to `timeout` seconds for it. Fetch up to `prefetch` in one request."""
     running = holder.lock.begin_receive()
     try:
-        messages = _receive(holder, 1, timeout)
+        messages = _receive(holder, 1, timeout, prefetch)
         return messages[0] if messages else None
     except BaseException:
         holder.lock.undo_receive(running)
@@ -42,13 +47,51 @@ def receive(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]
         raise
 
 
+def next_ahead(holder: Holder) -> ReceivedMessage | None:
+    """Return the next message that was fetched ahead. `None` if there is none."""
+    running = holder.lock.begin_receive()
+    try:
+        messages = fetched_ahead.take(holder, 1)
+        return messages[0] if messages else None
+    except BaseException:
+        holder.lock.undo_receive(running)
+        raise
+
+
 def _receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:
-    """Return up to `count` messages. Fetch up to `prefetch` in one request."""
-    holder.check()
-    ahead = holder.lock.take_ahead(count)
-    if ahead:
-        return ahead
-    messages = _fetch(holder, max(count, prefetch), timeout)
+    """Return up to `count` messages. Fetch up to `prefetch` in one request.
+
+    One request at a time fetches ahead. Other threads wait for it, because the messages that it brings come before theirs.
+    """
+    lock, deadline = holder.lock, time.monotonic() + timeout
+    own = Event()
+    try:
+        while True:
+            holder.check()
+            ahead = fetched_ahead.take(holder, count)
+            if ahead:
+                return ahead
+            size = fetched_ahead.batch_size(holder, prefetch)
+            under_way = lock.fetches.begin(own if size > count else None)
+            left = max(0.0, deadline - time.monotonic())
+            if under_way is None and size > count:
+                return _merged(holder, _receive_once(holder, size, left, taken=count), count)
+            if under_way is None:
+                return _merged(holder, _fetch(holder, count, left), count)
+            if not under_way.wait(left):
+                messages = _fetch(holder, count, 0.0)
+                if messages:
+                    under_way.wait(TRANSIT_TIME)
+                return _merged(holder, messages, count)
+    finally:
+        lock.fetches.end(own)
+
+
+def _merged(holder: Holder, messages: list[ReceivedMessage], count: int) -> list[ReceivedMessage]:
+    """Return the first `count` of received messages and those that were fetched ahead. The others are kept."""
+    if holder.lock.ahead_count and messages:
+        holder.lock.put_ahead(messages)
+        return fetched_ahead.take(holder, count)
     if len(messages) > count:
         holder.lock.put_ahead(messages[count:])
     return messages[:count]
@@ -108,7 +151,7 @@ def receive_plain(holder: Holder, timeout: float) -> list[ReceivedMessage]:
     return _receive_once(holder, None, timeout)
 
 
-def _receive_once(holder: Holder, count: int | None, timeout: float) -> list[ReceivedMessage]:
+def _receive_once(holder: Holder, count: int | None, timeout: float, *, taken: int | None = None) -> list[ReceivedMessage]:
     lock = holder.lock
     deadline = time.monotonic() + timeout
     while True:
@@ -121,6 +164,7 @@ def _receive_once(holder: Holder, count: int | None, timeout: float) -> list[Rec
                 holder.options.session_timeout,
                 request_id,
                 has_lock=lock.stage is Stage.HELD,
+                taken=taken,
             )
             grant = holder.send_for_lock(call)
         except BaseException:

@@ -187,13 +187,15 @@ class SessionClient(SettlingMethods):
         count = check_count(max_message_count, "max_message_count")
         return receiving.receive(self._holder, count, seconds(timeout, "timeout"))
 
-    def messages(self, timeout: float | timedelta = 30, prefetch: int = 1) -> Iterator[ReceivedMessage]:
+    def messages(self, timeout: float | timedelta = 30, prefetch: int = 10) -> Iterator[ReceivedMessage]:
         """Iterate over the messages of the session, in order. Each step blocks.
 
         Args:
             timeout: Seconds (or a timedelta), 0 or more, to wait for each message. The iteration ends when none came.
-            prefetch: How many messages to fetch in one request, 1 to 1000. Later receives of this client return the messages
-                that were not handed out yet. `abandon_message` gives them back, so that none overtakes the abandoned message.
+            prefetch: How many messages to fetch in one request, 1 to 1000. This does not change which messages come, their
+                order, or their delivery counts. Later receives of this client return the messages that were not handed out
+                yet. `abandon_message` and `close_session` give them back. Settle each message before the next step: otherwise
+                each step needs a request of its own.
 
         Raises:
             SessionNotFoundError: The lock is lost, or the session was closed.

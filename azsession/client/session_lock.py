@@ -20,6 +20,7 @@ from ..errors import InvalidReceiptError, SessionNotFoundError
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import route_of
+from .fetch_turns import FetchTurns
 from .ids import new_id
 from .redacted import Redacted
 
@@ -105,6 +106,7 @@ class SessionLock:
         self._unanswered: dict[str, Receive] = {}
         #: The receive that runs in each thread. The caller's frame keeps it alive.
         self._receives: dict[int, weakref.ref[Receive]] = {}
+        self.fetches: FetchTurns = FetchTurns()
 
     @property
     def lock_id(self) -> str:
@@ -230,6 +232,7 @@ class SessionLock:
         self._ahead.clear()
         self._unanswered.clear()
         self._receives.clear()
+        self.fetches = FetchTurns()
         if self._stage is Stage.NEW:
             self._lock_id = new_id()
             self._route = route_of(self._lock_id)
@@ -349,8 +352,11 @@ class SessionLock:
                 # Only a plain server leaves the numbers out.
                 self._ahead = deque(sorted(kept, key=lambda message: message.sequence_number or 0))
 
-    def take_ahead(self, count: int) -> list[ReceivedMessage]:
-        """Return up to `count` of the messages that were fetched ahead."""
+    def take_ahead(self, count: int) -> tuple[list[ReceivedMessage], bool]:
+        """Return up to `count` of the messages that were fetched ahead, and whether other messages are in use.
+
+        A message is in use if it was handed out and is not settled.
+        """
         own = self._running()
         with self._guard:
             taken = [self._ahead[number] for number in range(min(count, len(self._ahead)))]
@@ -358,7 +364,24 @@ class SessionLock:
                 own.arrived.append(("", taken))
             for _ in taken:
                 self._ahead.popleft()
-            return taken
+            return taken, len(self._receipts) - len(self._ahead) > len(taken)
+
+    def take_all_ahead(self, into: list[ReceivedMessage]) -> None:
+        """Move all messages that were fetched ahead to a list. After an interrupt, they can be in both places."""
+        with self._guard:
+            into.extend(self._ahead)
+            self._ahead.clear()
+
+    @property
+    def ahead_count(self) -> int:
+        """How many messages were fetched ahead and not handed out."""
+        return len(self._ahead)
+
+    @property
+    def first_ahead(self) -> ReceivedMessage | None:
+        """The first message that was fetched ahead."""
+        with self._guard:
+            return self._ahead[0] if self._ahead else None
 
 
 class LockExpiredError(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from .. import interrupts
@@ -12,6 +12,7 @@ from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
 from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text, seconds
 from . import operations
 from .call import Call, SessionTarget
+from .fetched_ahead import give_back, settle_many
 from .holder import Holder
 from .receiving import receive_plain
 from .redacted import Redacted
@@ -29,25 +30,40 @@ def settle(holder: Holder, receipt: Receipt, settlement: Settlement) -> None:
 
 
 def abandon(holder: Holder, receipt: Receipt, delay: float | timedelta | None = None) -> None:
-    """Abandon one message, for later if there is a delay, and with it the messages that were fetched ahead."""
+    """Abandon one message, for later if there is a delay, and give back the messages that were fetched ahead.
+
+    Otherwise they would overtake the abandoned message.
+    """
     later = 0.0 if delay is None else seconds(delay, "delay")
     holder.check(settling=True)
     token = holder.lock.resolve(receipt)
     if later:
         holder.transport.require_v1("delay an abandoned message")
-    # The messages fetched ahead go back first. Otherwise they would overtake the abandoned message.
-    ahead = holder.lock.take_ahead(MAX_BATCH)
+    if not holder.transport.fetches_ahead:
+        _abandon_ahead(holder)
+    elif later:
+        give_back(holder)
+    elif holder.lock.ahead_count:
+        code = give_back(holder, abandoned=token)
+        if code == SESSION_LOCK_LOST:
+            holder.found_lost(code)
+        if code is not None:
+            raise InvalidReceiptError("the message is settled already, or its lock was lost", code=code)
+        return
+    _settle_token(holder, token, lambda target, each: operations.abandon(target, each, later))
+
+
+def _abandon_ahead(holder: Holder) -> None:
+    """Abandon the messages that were fetched ahead, the last one first, on a server that can only abandon."""
+    ahead: list[ReceivedMessage] = []
     try:
-        if ahead and holder.transport.speaks_v1:
-            _settle_many(holder, {"abandon": [Redacted(message.receipt.handle) for message in ahead]})
-        else:
-            while ahead:
-                _settle_token(holder, Redacted(ahead[-1].receipt.handle), operations.abandon)
-                ahead.pop()
+        holder.lock.take_all_ahead(ahead)
+        while ahead:
+            _settle_token(holder, Redacted(ahead[-1].receipt.handle), operations.abandon)
+            ahead.pop()
     except BaseException:
         holder.lock.put_ahead(ahead)
         raise
-    _settle_token(holder, token, lambda target, each: operations.abandon(target, each, later))
 
 
 def defer(holder: Holder, receipt: Receipt) -> None:
@@ -76,7 +92,7 @@ def complete_many(holder: Holder, receipts: Iterable[Receipt]) -> None:
         return
     failed: dict[str, str] = {}
     for start in range(0, len(tokens), MAX_BATCH):
-        failed.update(_settle_many(holder, {"complete": tokens[start : start + MAX_BATCH]}))
+        failed.update(settle_many(holder, {"complete": tokens[start : start + MAX_BATCH]}))
     if failed:
         if SESSION_LOCK_LOST in failed.values():
             holder.found_lost(SESSION_LOCK_LOST)
@@ -90,8 +106,9 @@ def dead_letter_session(holder: Holder, reason: str, description: str | None) ->
     """Dead-letter all messages of the session. Return how many there were."""
     _check_reason(reason, description)
     holder.check()
-    ahead = holder.lock.take_ahead(MAX_BATCH)
+    ahead: list[ReceivedMessage] = []
     try:
+        holder.lock.take_all_ahead(ahead)
         if not holder.transport.speaks_v1:
             return _dead_letter_session_plain(holder, reason, description)
         holder.require_lock("dead-letter a session")
@@ -124,20 +141,6 @@ def _check_reason(reason: str, description: str | None) -> None:
     check_text(reason, "a dead-letter reason", MAX_REASON_LENGTH)
     if description is not None:
         check_text(description, "a dead-letter description", MAX_REASON_LENGTH)
-
-
-def _settle_many(holder: Holder, dispositions: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Settle messages in one request. Return the error codes of those that failed, by lock token."""
-    try:
-        failed = holder.transport.send(operations.settle(holder.target(), dispositions))
-    except InvalidReceiptError as error:
-        if error.code == SESSION_LOCK_LOST and not interrupts.raised_by_handler(error):
-            holder.found_lost(error.code)
-        raise
-    for tokens in dispositions.values():
-        for token in tokens:
-            holder.lock.forget(token)
-    return failed
 
 
 def _settle_token(holder: Holder, token: str, settlement: Settlement) -> None:

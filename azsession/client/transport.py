@@ -23,7 +23,7 @@ from ..errors import (
     UnsupportedOperationError,
     revised,
 )
-from ..protocol import LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
+from ..protocol import EXTENSIONS_HEADER, FETCH_AHEAD, LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
 from ..protocol.error_codes import RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
 from ..protocol.routes import entity_path
 from ..protocol.wire import MalformedError
@@ -62,6 +62,7 @@ class Transport:
 
     Attributes:
         speaks_v1: The server is known to speak version 1 of the protocol.
+        fetches_ahead: The server is known to let clients fetch messages ahead without counting a delivery.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Transport:
         self._http_settings: tuple[object, dict[str, Any]] | None = None
         self._proxy: str | None = None
         self.speaks_v1: bool = in_process is not None
+        self.fetches_ahead: bool = in_process is not None
         self._has_answered_plainly = False
 
     @property
@@ -141,6 +143,8 @@ class Transport:
         from_gateway = self._in_process is not None or response.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION
         if from_gateway:
             self.speaks_v1 = True
+            # Gateways behind a load balancer may have different versions.
+            self.fetches_ahead = self._in_process is not None or FETCH_AHEAD in response.headers.get(EXTENSIONS_HEADER, "")
         elif self.speaks_v1 and (succeeded or response.status in _PROTOCOL_STATUSES):
             # A proxy in front of the gateway answered. It knows nothing about messages and locks.
             raise self._malformed(f"answered {response.status} without {PROTOCOL_HEADER}: the answer is not the gateway's")

@@ -10,6 +10,7 @@ import threading
 
 import attrs
 
+from ..client import fetched_ahead, receiving
 from ..client.session import SessionClient, holder_of
 from ..errors import (
     ConfigurationError,
@@ -68,6 +69,9 @@ class _Progress:
     """How far the handling of one session has come."""
 
     handled: bool = False
+    #: Messages that were passed to the handler.
+    used: int = 0
+    #: Messages that were fetched and not used yet.
     fetched: int = 0
     #: The latest receive returned fewer messages than it asked for, so the session is empty.
     ran_empty: bool = False
@@ -134,7 +138,6 @@ class SessionRunner:
                 if not self._was_stopped(session):
                     failure = Failure(error)
             finally:
-                holder_of(session).forget_ahead()
                 session.close_session()
             if failure is not None and failure.message is not None:
                 self.report(failure.error, session, failure.message)
@@ -155,7 +158,7 @@ class SessionRunner:
     def _handle_messages(self, session: SessionClient, wait: float, progress: _Progress) -> Failure | None:
         options = self._options
         while not self.stopping.is_set():
-            message = holder_of(session).next_ahead()
+            message = self._next(session, progress)
             if message is None:
                 if session.is_lock_lost or (progress.ran_empty and options.session_idle_timeout == 0):
                     return None
@@ -163,6 +166,8 @@ class SessionRunner:
                 wait = options.session_idle_timeout
                 if message is None or self.stopping.is_set():
                     return None
+            progress.used += 1
+            progress.fetched -= 1
             if not progress.handled:
                 progress.handled = True
                 self._counters.add("sessions_open")
@@ -174,12 +179,23 @@ class SessionRunner:
                 return failure
         return None
 
+    def _next(self, session: SessionClient, progress: _Progress) -> ReceivedMessage | None:
+        """Return the next message that was fetched ahead. `None` if there is none, or if the lock is lost."""
+        if progress.fetched and not session.is_lock_lost:
+            ahead = receiving.next_ahead(holder_of(session))
+            if ahead is not None:
+                return ahead
+            # They were given back, because the handler abandoned a message, or one of them has expired.
+            progress.fetched, progress.ran_empty = 0, False
+        return None
+
     def _fetch(self, session: SessionClient, wait: float, progress: _Progress) -> ReceivedMessage | None:
-        """Receive messages. Return the first one and keep the others for later."""
-        # After a failure fetch one message only. If it fails again, the messages behind it would be delivered in vain.
+        """Receive messages. Return the first one. The others are fetched ahead."""
+        # After a failure fetch one message only. If it fails again, the messages behind it would be fetched in vain.
         count = 1 if self._backoff.due(session.session_id) is not None else self._options.prefetch
+        count = fetched_ahead.batch_size(holder_of(session), count)
         if self._options.max_messages_per_session is not None:
-            count = min(count, self._options.max_messages_per_session - progress.fetched)
+            count = min(count, self._options.max_messages_per_session - progress.used)
             if count <= 0:
                 progress.had_turn = True
                 return None
@@ -188,16 +204,13 @@ class SessionRunner:
                 return None
             self._receiving.add(session)
         try:
-            messages = session.receive_messages(count, wait)
+            message = receiving.receive_one(holder_of(session), wait, count)
         finally:
             with self._lock:
                 self._receiving.discard(session)
-        progress.fetched += len(messages)
-        progress.ran_empty = len(messages) < count
-        if not messages:
-            return None
-        holder_of(session).keep_ahead(messages[1:])
-        return messages[0]
+        progress.fetched = 0 if message is None else 1 + holder_of(session).lock.ahead_count
+        progress.ran_empty = progress.fetched < count
+        return message
 
     def _handle_message(self, session: SessionClient, message: ReceivedMessage, progress: _Progress) -> Failure | None:
         """Call the handler and settle the message. Return the failure, if there is one."""
@@ -226,10 +239,9 @@ class SessionRunner:
         return None
 
     def _give_back(self, session: SessionClient, message: ReceivedMessage, *, delayed: bool) -> None:
-        """Abandon a failed message if that is possible. Messages fetched behind it return when the lock is released."""
+        """Abandon a failed message if that is possible. Messages fetched ahead are given back with it."""
         self._counters.add("messages_failed")
         pause = self._backoff.failed(session.session_id)
-        holder_of(session).forget_ahead()
         try:
             if not session.is_lock_lost and not session.closed and not holder_of(session).has_settled(message):
                 # The broker holds the session back for all processes. A plain server cannot: then only this process does.

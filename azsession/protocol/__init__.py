@@ -11,6 +11,12 @@ from __future__ import annotations
 #: The protocol's version, on every response of a server that speaks it.
 PROTOCOL_HEADER = "Azsession-Protocol"
 PROTOCOL_VERSION = "1"
+#: The extensions of version 1 that a server has, separated by commas, on every response. A client uses an extension only with
+#: a server that has it.
+EXTENSIONS_HEADER = "Azsession-Extensions"
+#: Fetching messages ahead counts no delivery: ``taken`` on a receive, ``take`` and ``release`` in ``$settle``.
+FETCH_AHEAD = "fetch-ahead"
+SERVER_EXTENSIONS = FETCH_AHEAD
 #: The holder of a session's lock: a UUID that the client creates each time it takes the lock.
 LOCK_ID_HEADER = "Azsession-Lock-Id"
 #: ``1`` on a receive of a client that already held the lock under this lock id. The server must not grant a new lock to it. A

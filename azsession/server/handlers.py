@@ -94,6 +94,7 @@ class Handlers:
             timeout=request.timeout,
             request_id=request.request_id,
             holds_lock=request.headers.get(LOCK_HELD_HEADER) == "1",
+            taken=request.number("taken", 1, MAX_BATCH, lowest=1) if "taken" in request.query else None,
         )
         broker, single = self._broker, "max" not in request.query
 

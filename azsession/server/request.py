@@ -247,7 +247,8 @@ def read_settlements(data: Mapping[str, Any]) -> list[Settlement]:
         try:
             disposition = Disposition(name)
         except ValueError:
-            raise ValidationError(f"{name[:40]!r} is not one of complete, abandon, defer and deadletter") from None
+            names = ", ".join(one.value for one in Disposition)
+            raise ValidationError(f"{name[:40]!r} is not one of {names}") from None
         if not isinstance(value, list):
             raise ValidationError(f"{name} must be a list")
         check_size(len(items) + len(value), "the list of messages to settle", MAX_BATCH, unit="items")

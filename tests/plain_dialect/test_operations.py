@@ -94,7 +94,9 @@ def test_an_abandoned_message_comes_before_messages_that_were_fetched_ahead(
     server.put("orders", "s1", b"0", b"1", b"2")
     first = next(session.messages(timeout=1, prefetch=3))
     session.abandon_message(first)
-    assert [message.body for message in session.receive_messages(3, timeout=1)] == [b"0", b"1", b"2"]
+    again = session.receive_messages(3, timeout=1)
+    # A plain server counts the delivery of a message that is given back, so none was fetched ahead.
+    assert [(message.body, message.delivery_count) for message in again] == [(b"0", 2), (b"1", 1), (b"2", 1)]
 
 
 def test_a_dead_letter_has_its_reason_and_description(server: PlainServer, session: SessionClient) -> None:

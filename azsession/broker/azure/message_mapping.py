@@ -164,6 +164,17 @@ def peeked(message: AmqpMessage, *, dead_letter: bool = False) -> PeekedMessage:
     return PeekedMessage(**_fields(message), state="DeadLettered" if dead_letter else _state(message))
 
 
+def has_expired(message: AmqpMessage) -> bool:
+    """Return whether a message's time to live has ended, by the clock of this machine."""
+    lasts, enqueued = _time_to_live(message), _instant(message.annotations.get(_ENQUEUED_TIME))
+    if lasts is None or enqueued is None:
+        return False
+    try:
+        return enqueued + lasts <= datetime.now(timezone.utc)
+    except OverflowError:
+        return False
+
+
 def _state(message: AmqpMessage) -> str:
     state = message.annotations.get(_MESSAGE_STATE)
     return _STATES.get(state, "Active") if isinstance(state, int) else "Active"

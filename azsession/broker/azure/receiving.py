@@ -69,7 +69,8 @@ class SessionReceiver:
             ProviderError: A later attempt of the same request replaced this one.
             QueueError: Another error of Azure.
         """
-        receive = PendingReceive(request.max_count, request.request_id, waits=request.timeout > 0)
+        waits = request.timeout > 0
+        receive = PendingReceive(request.max_count, request.request_id, waits=waits, taken=request.taken)
         session, is_new = self._registry.claim(
             request.entity, request.session_id, request.lock_id, holds_lock=request.holds_lock and bool(request.lock_id)
         )

@@ -198,12 +198,15 @@ class _Receive:
 
     def _repeat(self, tx: Transaction, lock: SessionLock, tokens: Sequence[str]) -> list[ReceivedMessage]:
         """Return the messages of a former receive that are not settled, with the same lock tokens."""
-        messages = []
+        messages: list[ReceivedMessage] = []
         for token in tokens:
             message = lock.tokens.get(token)
             row = None if message is None else self._core.store.message(message.key)
             if message is not None and row is not None:
                 message.count_answers(tx, 1)
+                if message.ahead and (self._request.taken is None or len(messages) < self._request.taken):
+                    message.take(tx)
+                    self._core.store.set_delivery_counts([(message.key, message.count)])
                 messages.append(self._core.received(lock, row, token, message, self._core.lock_expiry(lock)))
         return messages
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from ...broker.base import Broker
 from ...broker.calls import CallContext, WaitingSlots
-from ...protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
+from ...protocol import EXTENSIONS_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION, SERVER_EXTENSIONS
 from ...protocol.routes import Operation, Route
 from ..answer import Answer, PendingAnswer, error_answer
 from ..authorization import OPEN, AccessKey, Guard
@@ -268,4 +268,8 @@ def _header_name(name: str) -> bytes:
 
 
 #: The headers of every answer.
-_ALWAYS = [(PROTOCOL_HEADER.lower().encode(), PROTOCOL_VERSION.encode()), (b"cache-control", b"no-store")]
+_ALWAYS = [
+    (PROTOCOL_HEADER.lower().encode(), PROTOCOL_VERSION.encode()),
+    (EXTENSIONS_HEADER.lower().encode(), SERVER_EXTENSIONS.encode()),
+    (b"cache-control", b"no-store"),
+]

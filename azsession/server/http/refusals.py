@@ -8,7 +8,14 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from ...protocol import ERROR_CODE_HEADER, JSON_TYPE, PROTOCOL_HEADER, PROTOCOL_VERSION
+from ...protocol import (
+    ERROR_CODE_HEADER,
+    EXTENSIONS_HEADER,
+    JSON_TYPE,
+    PROTOCOL_HEADER,
+    PROTOCOL_VERSION,
+    SERVER_EXTENSIONS,
+)
 from ...protocol.error_codes import INVALID_REQUEST, MESSAGE_TOO_LARGE, SERVER_BUSY
 from .limits import MAX_HEAD_SIZE
 
@@ -16,7 +23,7 @@ from .limits import MAX_HEAD_SIZE
 def _refusal(status: HTTPStatus, code: str, message: str, **headers: str) -> bytes:
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     fields = {"Content-Type": JSON_TYPE, "Content-Length": str(len(body)), "Connection": "close", "Cache-Control": "no-store"}
-    fields |= {PROTOCOL_HEADER: PROTOCOL_VERSION, ERROR_CODE_HEADER: code}
+    fields |= {PROTOCOL_HEADER: PROTOCOL_VERSION, EXTENSIONS_HEADER: SERVER_EXTENSIONS, ERROR_CODE_HEADER: code}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode("latin-1") + body

@@ -97,6 +97,7 @@ class HolderMachine(BrokerMachine):
         still = [by_token[token] for token in tokens if token in by_token]
         assert len(delivery.messages) == len(still)
         for one, message in zip(still, delivery.messages, strict=True):
+            self.model.count(one)
             self.model.check_delivery(one, message)
             one.answers += 1
 

@@ -52,7 +52,12 @@ def code(answer: Answered) -> tuple[int, str]:
 def test_an_answer_has_a_length_the_protocol_version_and_is_not_stored(app: Application) -> None:
     answer = app.ask("POST", "/q/messages", b"x", PROPERTIES)
     assert (answer.status, answer.body) == (201, b"")
-    assert answer.headers == {"content-length": "0", "azsession-protocol": "1", "cache-control": "no-store"}
+    assert answer.headers == {
+        "content-length": "0",
+        "azsession-protocol": "1",
+        "azsession-extensions": "fetch-ahead",
+        "cache-control": "no-store",
+    }
 
 
 def test_a_204_has_no_content_length(app: Application) -> None:

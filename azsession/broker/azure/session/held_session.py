@@ -15,7 +15,6 @@ Everything here runs in the loop's thread.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -28,21 +27,20 @@ from ..authorized_connection import AuthorizedConnection
 from ..error_mapping import LOST_LINK, TIMEOUT, error_of
 from ..lock_clock import ServiceClock
 from ..message_mapping import token_of
-from ..transport.loop import Loop, Timer
+from ..transport.loop import Loop
 from .contenders import Contenders
+from .expiring_link import ExpiringLink
 from .lock_timer import LockTimer
+from .opening import Opening
 from .pending_receives import Patience, PendingReceive, PendingReceives
 from .relock import Relock
 from .requests import KnownState, OnAnswer, SessionRequests
 from .session_link import SessionLink
 from .settlement import SettlementHistory, SettlementResults
 from .state import SessionEvent, SessionState, next_state
-from .unsettled import UnsettledMessage, UnsettledMessages, any_abandons
+from .unsettled import UnsettledMessage, UnsettledMessages, any_returns
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-#: Seconds that the answer to an attach may take beyond the time that Azure may wait for a session.
-ANSWER_TIME = 10.0
 
 
 class SessionOwner(Protocol):
@@ -107,8 +105,7 @@ class HeldSession:
         self._loop = owner.loop
         self._connection: AuthorizedConnection | None = None
         self._link: SessionLink | None = None
-        self._open_until = 0.0
-        self._open_timer: Timer | None = None
+        self._opening = Opening(owner.loop, self._on_open_timeout)
         self._may_return = False
 
     def _advance(self, event: SessionEvent) -> bool:
@@ -151,18 +148,11 @@ class HeldSession:
         self._connection = connection
         self._link = SessionLink(self, self.entity, self.session_id, timeout)
         if self.state is SessionState.OPENING:
-            self._open_until = time.monotonic() + timeout
-            # Azure's own wait ends a little before.
-            self._open_timer = self._loop.later(timeout + ANSWER_TIME, self._on_open_timeout)
+            self._opening.begin(timeout)
         connection.attach(self._link)
 
     def _on_open_timeout(self) -> None:
         self.fail(ConnectionFailedError(f"{self.entity}: Azure did not answer the session attach", maybe_delivered=True))
-
-    def _cancel_open_timer(self) -> None:
-        if self._open_timer is not None:
-            self._open_timer.cancel()
-            self._open_timer = None
 
     def on_attached(self, link: SessionLink, attach: Attach) -> None:
         """Handle Azure's attach: it names the session that was granted."""
@@ -199,8 +189,8 @@ class HeldSession:
 
     def _ask_for_another(self) -> None:
         """Ask for another session in the time that is left: the one that was granted has a holder."""
-        left = self._open_until - time.monotonic()
-        self._cancel_open_timer()
+        left = self._opening.left()
+        self._opening.end()
         if left > 0 and self._connection is not None:
             self._attach(self._connection, left)
         else:
@@ -213,7 +203,7 @@ class HeldSession:
         if self.state is SessionState.VERIFYING:
             self._relock.on_attached()
             return
-        self._cancel_open_timer()
+        self._opening.end()
         self._owner.on_opened(self)
         self.opened.set_result(True)
         self.receives.serve()
@@ -297,7 +287,7 @@ class HeldSession:
         self._advance(SessionEvent.VERIFY)
         self._relock.on_verified()
         unconfirmed = self.unsettled.unconfirmed()
-        if any_abandons(unconfirmed):
+        if any_returns(unconfirmed):
             self.receives.return_ready()
         self.unsettled.send(unconfirmed)
         self.requests.resume()
@@ -328,8 +318,9 @@ class HeldSession:
         Each result is `None` or an error code. The future gets a `QueueError` where Azure failed for the time being.
         """
         messages = self.unsettled.begin(settlements, results)
-        if any_abandons(messages):
-            # An abandoned message comes before those that were fetched ahead.
+        if any_returns(messages):
+            # They come before messages that were fetched ahead, and in their order: Azure may send each of them at once.
+            messages.sort(key=lambda message: message.sequence_number)
             self.receives.clear(lambda: self.unsettled.send(messages))
             return
         self.unsettled.send(messages)
@@ -350,6 +341,14 @@ class HeldSession:
         """End the session: its lock is lost."""
         logger.info("%s: the lock of session %r is lost: %s", self.entity, self.session_id, why)
         self._end(SessionEvent.LOSE, self._not_held(f"the lock of session {self.session_id!r} is lost: {why}"))
+
+    def expire(self) -> None:
+        """End the session, whose lock is about to expire. Azure's expiry detaches the link, and counts the deliveries."""
+        link = self.attached_link
+        if link is not None:
+            self._link = None
+            ExpiringLink(link, [*self.receives.take_ready(), *self.unsettled.unused(link)], self._loop)
+        self.lose("it was not renewed in time")
 
     def fail(self, error: QueueError) -> None:
         """End the session with an error: its lock is lost, or cannot be taken."""
@@ -381,7 +380,7 @@ class HeldSession:
             return
         self.error = error
         self.lock.stop()
-        self._cancel_open_timer()
+        self._opening.end()
         self._relock.stop()
         self.unsettled.end()
         self._owner.on_ended(self, had_lock=before.has_lock and not self._may_return)

@@ -23,6 +23,9 @@ RENEW_PART = 0.5
 CLEAR_PART = 0.1
 #: The part that passes before a renewal that failed is tried again, and the least seconds.
 RETRY_PART, MIN_RETRY_SECONDS = 0.1, 0.1
+#: How much earlier than on Azure a lock ends here, as a part of its duration, and in seconds at most. In this time, messages
+#: that the holder does not use are returned to Azure. Otherwise the expiry would count as a delivery of them.
+EXPIRY_MARGIN_PART, MAX_EXPIRY_MARGIN = 0.05, 1.0
 #: Seconds by which a timer may be early.
 _EARLY = 0.01
 #: Seconds from 0001-01-01, where .NET's ticks of 100 ns begin, to 1970.
@@ -38,8 +41,8 @@ class TimedSession(Protocol):
     def link(self) -> Receiver | None:
         """The link, while the lock is known to be held by it."""
 
-    def lose(self, why: str) -> None:
-        """End the session: its lock is lost."""
+    def expire(self) -> None:
+        """End the session: its lock is about to expire."""
 
 
 class LockTimer:
@@ -87,7 +90,7 @@ class LockTimer:
     def set_expiry(self, instant: float | None) -> None:
         """Note when the lock ends by Azure's clock, in seconds since 1970; `None` where Azure did not say it."""
         left = MIN_LOCK_DURATION if instant is None else self._clock.left(instant)
-        self.expires = time.monotonic() + left
+        self.expires = time.monotonic() + left - min(MAX_EXPIRY_MARGIN, left * EXPIRY_MARGIN_PART)
         self._duration = max(self._duration, self.left())
         self.plan()
 
@@ -111,7 +114,7 @@ class LockTimer:
     def _on_timer(self) -> None:
         self._timer = None
         if self.left() <= 0.0:
-            self._session.lose("it was not renewed in time")
+            self._session.expire()
             return
         if self._receives.need_the_lock and self.left() <= self._duration * RENEW_PART + _EARLY:
             self._renew_for_receives()

@@ -21,7 +21,7 @@ from typing import Protocol
 from .... import amqp
 from ....errors import QueueError
 from ...calls import superseded_error
-from ..message_mapping import fitting
+from ..message_mapping import fitting, has_expired
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
 from ..transport.task import LocalFuture
@@ -70,13 +70,15 @@ class PendingReceive:
         max_count: The most messages that it takes.
         request_id: The id that the caller's retries share; ``""`` for none.
         patience: How long it waits.
+        taken: How many messages the caller uses at once. Those behind them are fetched ahead. `None`: all.
         future: Gets the messages.
     """
 
-    __slots__ = ("future", "max_count", "patience", "request_id")
+    __slots__ = ("future", "max_count", "patience", "request_id", "taken")
 
-    def __init__(self, max_count: int, request_id: str, *, waits: bool = True) -> None:
+    def __init__(self, max_count: int, request_id: str, *, waits: bool = True, taken: int | None = None) -> None:
         self.max_count: int = max_count
+        self.taken: int | None = taken
         self.request_id: str = request_id
         self.patience: Patience = Patience.WAITS if waits else Patience.TIME_IS_UP
         self.future: LocalFuture[list[UnsettledMessage]] = LocalFuture()
@@ -145,14 +147,18 @@ class PendingReceives:
             tokens = self._results.get(receive.request_id)
             if tokens is not None:
                 messages = self._unsettled.with_tokens(tokens)
-                for message in messages:
+                for index, message in enumerate(messages):
                     message.answers += 1
+                    message.ahead = message.ahead and receive.taken is not None and index >= receive.taken
                 receive.future.set_result(messages)
                 return False
             for earlier in [one for one in self._receives if one.request_id == receive.request_id]:
                 # Nobody reads the result of the first attempt: it must not take messages.
                 self._receives.remove(earlier)
                 earlier.future.set_exception(superseded_error())
+        if not self._receives and any(has_expired(message.message) for message in self._ready):
+            # Azure must decide: it would not have delivered the message now.
+            self.return_ready()
         self._receives.append(receive)
         return True
 
@@ -244,8 +250,9 @@ class PendingReceives:
     def _hand_out(self, receive: PendingReceive) -> None:
         count = fitting(message.payload for message in islice(self._ready, receive.max_count))
         messages = [self._ready.popleft() for _ in range(count)]
-        for message in messages:
+        for index, message in enumerate(messages):
             message.answers += 1
+            message.ahead = receive.taken is not None and index >= receive.taken
             self._unsettled.add(message)
         if receive.request_id and messages:
             self._results[receive.request_id] = tuple(message.token for message in messages)
@@ -316,6 +323,12 @@ class PendingReceives:
         self._when_cleared.append(then)
         if not link.draining:
             self._drain(link)
+
+    def take_ready(self) -> list[UnsettledMessage]:
+        """Return the ready messages, and forget them."""
+        taken = list(self._ready)
+        self._ready.clear()
+        return taken
 
     def return_ready(self) -> None:
         """Return the ready messages to Azure, uncounted."""

@@ -24,6 +24,8 @@ _STATUSES = {
     Disposition.ABANDON: "abandoned",
     Disposition.DEFER: "defered",  # Azure's spelling.
     Disposition.DEAD_LETTER: "suspended",
+    # There is no status for it. Deferring a message that was deferred before changes nothing, and counts no delivery.
+    Disposition.RELEASE: "defered",
 }
 
 
@@ -35,6 +37,8 @@ def outcome_of(settlement: Settlement) -> bytes:
         return amqp.ABANDONED
     if settlement.disposition is Disposition.DEFER:
         return amqp.DEFERRED
+    if settlement.disposition is Disposition.RELEASE:
+        return amqp.RELEASED
     return amqp.dead_lettered(settlement.reason, settlement.description)
 
 
@@ -97,6 +101,11 @@ class PendingSettlement:
     @property
     def abandons(self) -> bool:
         return self.settlement.disposition is Disposition.ABANDON
+
+    @property
+    def returns(self) -> bool:
+        """Whether the message comes again by the link."""
+        return self.settlement.disposition in (Disposition.ABANDON, Disposition.RELEASE)
 
     def finish(self, code: str | None, error: QueueError | None = None) -> None:
         """Give the result to every caller that waits for it."""

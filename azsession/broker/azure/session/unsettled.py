@@ -13,7 +13,7 @@ import attrs
 from .... import amqp
 from ....amqp import AmqpMessage, Condition, Response
 from ....protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
-from ...calls import Settlement
+from ...calls import Disposition, Settlement
 from ..error_mapping import MESSAGE_LOCK_LOST_CONDITION, SESSION_LOCK_LOST_CONDITION, error_of
 from ..transport.links import Receiver
 from .requests import OnAnswer
@@ -50,6 +50,7 @@ class UnsettledMessage:
         link: The link that brought the message.
         settlement: The settlement that Azure has not confirmed.
         answers: How many results of receives contain it. A repeated receive has it in its result again.
+        ahead: Whether it was fetched ahead and its holder does not use it yet, so that its delivery must not count.
         azure_token: The lock token that Azure knows.
     """
 
@@ -59,6 +60,7 @@ class UnsettledMessage:
     link: Receiver | None
     settlement: PendingSettlement | None = None
     answers: int = 0
+    ahead: bool = False
     azure_token: str = attrs.Factory(lambda self: self.token, takes_self=True)
     _message: AmqpMessage | None = attrs.field(default=None, repr=False)
 
@@ -134,6 +136,10 @@ class UnsettledMessages:
         """Return the messages with these lock tokens that are still unsettled."""
         return [self._messages[token] for token in tokens if token in self._messages]
 
+    def unused(self, link: Receiver) -> list[UnsettledMessage]:
+        """Return the messages of a link that were fetched ahead, whose holder does not use them yet."""
+        return [one for one in self if one.ahead and one.settlement is None and one.link is link]
+
     def received_by_number(self) -> list[UnsettledMessage]:
         """Return the messages that were received by their sequence numbers, having been deferred."""
         return [message for message in self if message.delivery_id is None]
@@ -152,6 +158,9 @@ class UnsettledMessages:
             message = self._messages.get(settlement.lock_token)
             if message is None:
                 results.set(index, self._history.result_of(settlement, MESSAGE_LOCK_LOST))
+            elif settlement.disposition is Disposition.TAKE:
+                message.ahead = False
+                results.set(index, None if message.settlement is None else CONFLICT)
             elif message.settlement is None:
                 message.settlement = PendingSettlement(settlement, [(results, index)])
                 to_send.append(message)
@@ -159,7 +168,14 @@ class UnsettledMessages:
                 message.settlement.callers.append((results, index))
             else:
                 results.set(index, CONFLICT)
+        self._use_next()
         return to_send
+
+    def _use_next(self) -> None:
+        """Note that the holder uses the first message that was fetched ahead, if the messages before it are settled."""
+        left = [message for message in self if message.settlement is None]
+        if left and all(message.ahead for message in left):
+            min(left, key=lambda message: message.sequence_number).ahead = False
 
     def unconfirmed(self) -> list[UnsettledMessage]:
         """Return the messages whose settlements Azure has not confirmed."""
@@ -264,9 +280,9 @@ def _continues(last: UnsettledMessage, message: UnsettledMessage) -> bool:
     return (one.disposition, one.reason, one.description) == (two.disposition, two.reason, two.description)
 
 
-def any_abandons(messages: Iterable[UnsettledMessage]) -> bool:
-    """Return whether one of the messages is being abandoned."""
-    return any(message.settlement is not None and message.settlement.abandons for message in messages)
+def any_returns(messages: Iterable[UnsettledMessage]) -> bool:
+    """Return whether one of the messages is being abandoned or released, so that it comes again."""
+    return any(message.settlement is not None and message.settlement.returns for message in messages)
 
 
 def messages_by_number(answer: Response) -> list[UnsettledMessage]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def hasty(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureBroker]:
     """A broker with short timeouts."""
     monkeypatch.setattr("azsession.broker.azure.session.relock.VERIFY_TIMEOUT", 0.3)
-    monkeypatch.setattr("azsession.broker.azure.session.held_session.ANSWER_TIME", 0.2)
+    monkeypatch.setattr("azsession.broker.azure.session.opening.ANSWER_TIME", 0.2)
     monkeypatch.setattr("azsession.broker.azure.session.pending_receives.DRAIN_TIMEOUT", 0.3)
     with broker_on(namespace, request_timeout=1.0) as broker:
         yield broker
