@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import azsession.broker.clock
+from azsession import ServiceBusProvider
 from azsession.broker.azure import lock_clock
 from azsession.broker.azure.lock_clock import MIN_LOCK_DURATION, ServiceClock
+from azsession.broker.azure.session.lock_probe import LockProbe
+from azsession.broker.calls import ReceiveRequest, wait_for
 
+from ...conftest import eventually
 from ...standin.require import require_standin
 from .holders import QUEUE, Holder, broker_on, send
 
@@ -97,6 +103,61 @@ def test_the_wall_clock_is_used_after_the_machine_slept(clocks: Clocks, asleep: 
     assert service.left(clocks.azure + 60) == pytest.approx(60)
 
 
+BEHIND = [6.0, 20.0, 45.0, 300.0]
+
+
+@pytest.mark.parametrize("clocks", [*(-seconds for seconds in BEHIND), 0.0, 20.0, 7200.0], indirect=True)
+@pytest.mark.parametrize("lasts", [5.0, 30.0, 300.0])
+def test_the_sure_time_is_the_shortest_lock_until_a_renewal_showed_that_locks_last_longer(
+    clocks: Clocks, lasts: float
+) -> None:
+    service = ServiceClock()
+    first = clocks.azure + lasts
+    service.granted(first, clocks.monotonic())
+    assert service.sure_left(first) == pytest.approx(5.0)
+    held = lasts * 0.9
+    clocks.go_on(held)
+    service.alive(first, clocks.monotonic())
+    service.granted(clocks.azure + lasts, clocks.monotonic())
+    assert service.sure_left(clocks.azure + lasts) == pytest.approx(max(5.0, held), abs=0.1)
+    # What is known of Azure's clock holds for other queues, too.
+    assert service.sure_left(clocks.azure + 300) <= 300.0
+
+
+@given(
+    st.floats(5, 300),
+    st.floats(-86400, 86400),
+    st.lists(st.tuples(st.sampled_from(["renew", "sleep", "set", "other"]), st.floats(0, 1), st.floats(0, 3)), max_size=30),
+)
+def test_the_sure_time_is_never_too_long(lasts: float, wrong_by: float, events: list[tuple[str, float, float]]) -> None:
+    clocks = Clocks(wrong_by)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use(clocks, monkeypatch)
+        service = ServiceClock()
+        until = clocks.azure + lasts
+        service.granted(until, clocks.monotonic())
+        for event, part, delay in events:
+            if event == "sleep":
+                clocks.sleep(part * lasts)
+            elif event == "set":
+                # A correction by less than this cannot be told from a short sleep.
+                clocks.wall += part * 7200
+            elif event == "other":
+                service.granted(clocks.azure + 5 + part * 295, clocks.monotonic())
+            else:
+                clocks.go_on(part * lasts)
+                sent = clocks.monotonic()
+                clocks.go_on(delay)
+                if clocks.azure < until:
+                    service.alive(until, sent)
+                    until = clocks.azure + lasts
+                    service.granted(until, sent)
+                else:
+                    until = clocks.azure + lasts
+                    service.granted(until, clocks.monotonic())
+            assert service.sure_left(until) <= max(0.0, until - clocks.azure) + 0.01
+
+
 @pytest.fixture
 def namespace() -> Iterator[StandIn]:
     with require_standin()() as namespace:
@@ -117,3 +178,69 @@ def test_a_renewal_returns_the_time_that_the_lock_has_after_the_clock_was_set(
         holder.complete(*holder.take())
         other.receive(timeout=0)
         assert LOCK_DURATION / 2 < other.renew() <= LOCK_DURATION
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_a_lock_is_kept_and_its_end_never_late_while_the_clock_is_behind(
+    namespace: StandIn, behind: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(SimpleNamespace(time=lambda: time.time() - behind, monotonic=time.monotonic), monkeypatch)
+    namespace.create_queue("short", lock_duration=5.5)
+    box: Any = None
+    with (
+        ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
+        provider.create_session_client("short", "s1") as session,
+    ):
+        session.receive_message(timeout=0)
+        started = time.monotonic()
+        while time.monotonic() - started < 8.0:
+            until = session.session_expires_at.timestamp()
+            box = namespace.loop.call(lambda: namespace._queue("short").boxes.get("s1"))
+            assert box is not None
+            assert until <= box.locked_until + 0.05
+            time.sleep(0.05)
+            if time.monotonic() - started > 2.75:
+                assert namespace.requests["renew-session-lock"] > 0
+        assert not session.is_lock_lost
+        session.renew_session_lock()
+
+
+def test_a_probe_shows_how_long_locks_last_and_leaves_nothing(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace.create_queue("short", lock_duration=6.5)
+    use(SimpleNamespace(time=lambda: time.time() - 6.0, monotonic=time.monotonic), monkeypatch)
+    with broker_on(namespace) as broker:
+        clock = broker._registry.clock
+        probe = LockProbe(broker._namespace, clock)
+        # By the wall clock, the lock lasts 12.5 seconds. It is lost after 6.5.
+        broker._loop.start(probe._probe("short", 11.0)).result(30)
+        # Half of 11 seconds is short enough.
+        assert 5.3 < clock.sure_left(time.time() + 6.5) <= 6.5
+        eventually(lambda: not namespace.locked_sessions("short"))
+        assert broker.list_sessions("short", None, 10).result() == []
+
+
+def test_a_probe_begins_after_some_renewals_of_locks_that_may_last_longer(broker_renewing: list[str]) -> None:
+    assert broker_renewing == ["a"]
+
+
+@pytest.fixture
+def broker_renewing(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The queues for which a probe began during renewals of locks of 60 and of 8 seconds."""
+    namespace.create_queue("a", lock_duration=60.0)
+    with broker_on(namespace) as broker:
+        began: list[str] = []
+        spawn = broker._loop.spawn
+
+        def spawned(coroutine: Any) -> None:
+            if coroutine.__name__ == "_probe":
+                began.append(coroutine.cr_frame.f_locals["entity"])
+                coroutine.close()
+            else:
+                spawn(coroutine)
+
+        monkeypatch.setattr(broker._loop, "spawn", spawned)
+        for entity in ("a", QUEUE):
+            wait_for(broker.receive(ReceiveRequest(entity, "s1", "h", max_count=1, timeout=0.0)))
+            for _ in range(9):
+                broker.renew(entity, "s1", "h").result(10)
+        return began

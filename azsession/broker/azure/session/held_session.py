@@ -25,7 +25,7 @@ from ....protocol.error_codes import SESSION_LOCK_LOST
 from ...calls import Settlement
 from ..authorized_connection import AuthorizedConnection
 from ..error_mapping import LOST_LINK, TIMEOUT, error_of
-from ..lock_clock import ServiceClock
+from ..lock_clock import ServiceClock, locked_until
 from ..message_mapping import token_of
 from ..transport.loop import Loop
 from .contenders import Contenders
@@ -199,7 +199,7 @@ class HeldSession:
     def _on_granted(self, attach: Attach, session_id: str) -> None:
         self._advance(SessionEvent.GRANT)
         self.session_id = session_id
-        self.lock.set_locked_until(attach.properties.get("com.microsoft:locked-until-utc"))
+        self.lock.on_granted(locked_until(attach.properties))
         if self.state is SessionState.VERIFYING:
             self._relock.on_attached()
             return

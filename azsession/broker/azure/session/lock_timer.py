@@ -28,13 +28,14 @@ RETRY_PART, MIN_RETRY_SECONDS = 0.1, 0.1
 EXPIRY_MARGIN_PART, MAX_EXPIRY_MARGIN = 0.05, 1.0
 #: Seconds by which a timer may be early.
 _EARLY = 0.01
-#: Seconds from 0001-01-01, where .NET's ticks of 100 ns begin, to 1970.
-_TICKS_EPOCH = 62135596800
+#: Seconds that the answer to an attach may have been on its way.
+ANSWER_MARGIN = 0.5
 
 
 class TimedSession(Protocol):
     """The session, as the timer sees it."""
 
+    entity: str
     state: SessionState
 
     @property
@@ -56,7 +57,7 @@ class LockTimer:
         loop: The loop that owns the session.
 
     Attributes:
-        expires: When the lock ends, on the monotonic clock.
+        expires: When the lock ends if the wall clock is right, on the monotonic clock. Until then it is kept here.
     """
 
     def __init__(
@@ -68,6 +69,9 @@ class LockTimer:
         loop: Loop,
     ) -> None:
         self.expires: float = 0.0
+        #: Until when the lock surely lasts, on the monotonic clock; and its end by Azure's clock.
+        self._sure_until = 0.0
+        self._instant: float | None = None
         self._session = session
         self._receives = receives
         self._requests = requests
@@ -80,18 +84,24 @@ class LockTimer:
         self._may_renew_at = 0.0
 
     def left(self) -> float:
-        """Return the seconds that the lock has left."""
-        return max(0.0, self.expires - time.monotonic())
+        """Return the seconds that the lock has left at least."""
+        return max(0.0, self._sure_until - time.monotonic())
 
-    def set_locked_until(self, ticks: object) -> None:
-        """Note the property ``com.microsoft:locked-until-utc`` of an attach, in .NET's ticks."""
-        self.set_expiry(ticks / 1e7 - _TICKS_EPOCH if isinstance(ticks, int) else None)
+    def on_granted(self, instant: float | None) -> None:
+        """Note when a lock ends that was just granted, by Azure's clock; `None` where Azure did not say it."""
+        self._set_expiry(instant, time.monotonic() - ANSWER_MARGIN)
 
-    def set_expiry(self, instant: float | None) -> None:
-        """Note when the lock ends by Azure's clock, in seconds since 1970; `None` where Azure did not say it."""
-        left = MIN_LOCK_DURATION if instant is None else self._clock.left(instant)
-        self.expires = time.monotonic() + left - min(MAX_EXPIRY_MARGIN, left * EXPIRY_MARGIN_PART)
-        self._duration = max(self._duration, self.left())
+    def _set_expiry(self, instant: float | None, sent: float) -> None:
+        """Note the end of a lock that was granted or renewed for a request sent at `sent`, on the monotonic clock."""
+        left = sure = MIN_LOCK_DURATION
+        if instant is not None:
+            self._clock.granted(instant, sent)
+            left, sure = self._clock.left(instant), self._clock.sure_left(instant)
+        left -= min(MAX_EXPIRY_MARGIN, left * EXPIRY_MARGIN_PART)
+        sure = min(left, sure)
+        now, self._instant = time.monotonic(), instant
+        self.expires, self._sure_until = now + left, now + sure
+        self._duration = max(self._duration, sure)
         self.plan()
 
     def plan(self) -> None:
@@ -100,9 +110,9 @@ class LockTimer:
             return
         due = self.expires
         if self._receives.need_the_lock and self._may_renew_at < math.inf and self._session.link is not None:
-            due = min(due, max(due - self._duration * RENEW_PART, self._may_renew_at))
+            due = min(due, max(self._sure_until - self._duration * RENEW_PART, self._may_renew_at))
         elif self._receives.has_fetched_ahead:
-            due -= self._duration * CLEAR_PART
+            due = min(due, self._sure_until - self._duration * CLEAR_PART)
         if self._timer is not None:
             if self._timer_due <= due:
                 # This runs for every receive: a timer that fires too early costs less than a new timer each time.
@@ -113,7 +123,7 @@ class LockTimer:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self.left() <= 0.0:
+        if self.expires <= time.monotonic():
             self._session.expire()
             return
         if self._receives.need_the_lock and self.left() <= self._duration * RENEW_PART + _EARLY:
@@ -141,15 +151,22 @@ class LockTimer:
 
     def renew(self, done: OnAnswer) -> None:
         """Renew the lock, and call `done` with the answer."""
+        sent = time.monotonic()
 
         def answered(answer: Response | Condition) -> None:
             if isinstance(answer, Response):
                 until = answer.body.get("expiration") if isinstance(answer.body, dict) else None
                 if isinstance(until, int) and not self._session.state.is_over:
-                    self.set_expiry(until / 1000)
+                    self._on_renewed(until / 1000, sent)
             done(answer)
 
         self._requests.send("renew-session-lock", {}, answered)
+
+    def _on_renewed(self, instant: float, sent: float) -> None:
+        if self._instant is not None:
+            self._clock.alive(self._instant, sent)
+        self._set_expiry(instant, sent)
+        self._clock.on_renewed(self._session.entity, instant)
 
     def stop(self) -> None:
         """Cancel the timer: the session is over."""

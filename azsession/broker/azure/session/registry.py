@@ -15,6 +15,7 @@ from ..lock_clock import ServiceClock
 from ..namespace import Namespace
 from ..transport.loop import Loop, closed_error
 from .held_session import HeldSession
+from .lock_probe import LockProbe
 from .reconnector import Reconnector
 from .settlement import SettlementHistory
 
@@ -58,6 +59,7 @@ class SessionRegistry:
         self._accept_ids: dict[HeldSession, str] = {}
         self._ended: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
         self._reconnector = Reconnector(namespace)
+        self.clock.on_renewed = LockProbe(namespace, self.clock).on_renewed
         self._phase = _Phase.RUNNING
 
     @property
