@@ -71,8 +71,8 @@ def test_a_resubmitted_message_keeps_the_types_of_its_attributes(provider: Servi
 
 
 def test_resubmitting_from_a_subscription_reaches_it_again(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
-    subscription = arrangement.queue("events/subscriptions/audit")
-    target = "events" if arrangement.is_azure else subscription
+    subscription = arrangement.queue("resent/subscriptions/audit")
+    target = "resent" if arrangement.is_azure else subscription
     provider.send_message(target, Message("x", session_id="s1"))
     with provider.create_session_client(subscription, "s1") as session:
         session.dead_letter_message(take(session), "broken")
