@@ -329,11 +329,10 @@ class Store:
 
     def expired(self, now: float, except_queues: Sequence[int] = ()) -> Generator[tuple[int, int, int], None, None]:
         """Yield key, session row id and body size of expired active messages, in order of their expiry."""
-        excepted = ", ".join(str(int(queue)) for queue in except_queues)
         return self._each(
             f"SELECT key, session, length(body) FROM messages WHERE expires <= ? AND status = {ACTIVE} "
-            f"AND key >> {SEQUENCE_BITS} NOT IN ({excepted}) ORDER BY expires",
-            (now,),
+            f"AND key >> {SEQUENCE_BITS} NOT IN (SELECT value FROM json_each(?)) ORDER BY expires",
+            (now, json.dumps(except_queues)),
         )
 
     def expired_in(self, session: int, now: float) -> Generator[tuple[int], None, None]:
