@@ -27,7 +27,7 @@ MAX_WAITING = 64
 class AzsessionServer:
     """A gateway on a free port of the loopback interface, with a broker in memory.
 
-    It creates a queue at its first use.
+    The first message that is sent to a queue creates it. `create_queue` creates one for a consumer that starts earlier.
 
     Attributes:
         connection_string: The connection string for `ServiceBusProvider`, with all rights.

@@ -101,6 +101,12 @@ def check_text(value: object, name: str, limit: int | None = None) -> str:
     return value
 
 
+def fitted(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters that UTF-8 can encode: cut, and with lone surrogates replaced."""
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text.encode(errors="replace").decode()
+
+
 def check_count(value: object, name: str, highest: int = MAX_BATCH, *, lowest: int = 1) -> int:
     """Return an int from `lowest` to `highest`. Errors call the value `name`."""
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:

@@ -123,7 +123,7 @@ class Storage:
     "0.0.0.0. Repeat it for more names; the connection string contains the first.",
 )
 @click.option("--queue", "queues", type=QUEUE, multiple=True, metavar="NAME", help="Create this queue. Repeat it for more.")
-@click.option("--auto-create", is_flag=True, help="Create each queue when it is first used.")
+@click.option("--auto-create", is_flag=True, help="Create each queue when the first message is sent to it.")
 @click.option(
     "--key",
     "keys",
@@ -255,7 +255,11 @@ def _print_notes(options: ServeOptions, storage: Storage, broker: Broker, url: s
         note(f"key     {storage.key_file}")
     if storage.azure is None:
         names = ", ".join(found.name for found in broker.list_queues().result())
-        hint = "created when first used" if options.auto_create else "none yet; create one with azsession queue create NAME"
+        hint = (
+            "created when a message is sent to them"
+            if options.auto_create
+            else "none yet; create one with azsession queue create NAME"
+        )
         note(f"queues  {names or hint}")
 
 

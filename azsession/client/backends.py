@@ -74,7 +74,7 @@ def embedded_backend(path: str | Path | None, *, queues: Iterable[str], auto_cre
     Args:
         path: The data file. `None` keeps everything in memory.
         queues: Names of queues to create if they do not exist.
-        auto_create: Create a queue when it is first used.
+        auto_create: Create a queue when the first message is sent to it. Reading creates none.
 
     Raises:
         ConfigurationError: The file cannot be opened.

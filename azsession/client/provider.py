@@ -137,7 +137,7 @@ class ServiceBusProvider(QueueMethods):
             path: The data file. It is created if it does not exist. One process can have it open at a time. `None` keeps
                 everything in memory.
             queues: The names of queues to create if they do not exist.
-            auto_create: Create a queue when it is first used.
+            auto_create: Create a queue when the first message is sent to it. Reading creates none.
 
         Raises:
             ConfigurationError: The file cannot be opened: another process or broker has it open, or it is damaged.

@@ -89,7 +89,7 @@ class ServerConnection:
         Args:
             path: The data file. `None` keeps everything in memory.
             queues: Names of queues to create if they do not exist.
-            auto_create: Create a queue when it is first used.
+            auto_create: Create a queue when the first message is sent to it. Reading creates none.
 
         Raises:
             ConfigurationError: An extra is not installed, or the file cannot be opened.

@@ -46,6 +46,8 @@ def processor_options(command: T) -> T:
 def _settings(option: Option) -> dict[str, Any]:
     if option.kind is Kind.FUNCTION:
         return {"type": _Function()}
+    if option.kind is Kind.FLAG:
+        return {"is_flag": True}
     if option.kind is Kind.SESSION_IDS:
         return {"multiple": True, "metavar": "ID"}
     number = click.IntRange(1, option.highest) if option.kind is Kind.COUNT else click.FloatRange(0)

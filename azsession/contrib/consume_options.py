@@ -20,6 +20,7 @@ class Kind(Enum):
     SECONDS = "seconds"
     SESSION_IDS = "session ids"
     FUNCTION = "function"
+    FLAG = "flag"
 
 
 @attrs.frozen
@@ -37,7 +38,7 @@ class Option:
     name: str
     kind: Kind
     help: str
-    default: int | float | None = None
+    default: float | bool | None = None
     highest: int | None = None
 
     @property
@@ -62,6 +63,12 @@ OPTIONS = (
     Option("session_idle_timeout", Kind.SECONDS, "Seconds to wait in an empty session before its release.", default=0.0),
     Option("prefetch", Kind.COUNT, "Messages to receive in one request.", default=10, highest=1000),
     Option("max_renewal", Kind.SECONDS, "Seconds after which the renewal of a session lock stops."),
+    Option(
+        "until_empty",
+        Kind.FLAG,
+        "End when no session has a message. Sessions that others hold are not waited for.",
+        default=False,
+    ),
     Option("grace_period", Kind.SECONDS, "Seconds to wait for running functions at the end.", default=30.0),
     Option("on_error", Kind.FUNCTION, "Called with each error, its session and its message (or None)."),
     Option("on_session_opened", Kind.FUNCTION, "Called with each session before its first message."),
@@ -81,7 +88,12 @@ def add_arguments(parser: ArgumentParser, *, function: str) -> None:
         Kind.SECONDS: {"type": float, "metavar": "SECONDS"},
         Kind.SESSION_IDS: {"action": "append", "metavar": "ID"},
         Kind.FUNCTION: {"metavar": function},
+        Kind.FLAG: {"action": "store_true"},
     }
     for option in OPTIONS:
-        shown = option.help if option.default is None else f"{option.help} Default: {option.default:g}."
+        shown = (
+            option.help
+            if option.default is None or option.kind is Kind.FLAG
+            else f"{option.help} Default: {option.default:g}."
+        )
         parser.add_argument(*option.flags, dest=option.name, default=option.default, help=shown, **types[option.kind])

@@ -37,15 +37,16 @@ _ANY_PLACE = {"namespace": "any"}
 
 
 class ProblemCode(Enum):
-    """The kinds of problems. Django's system checks use the values in their ids."""
+    """The kinds of problems. Django's system checks use the values in their ids: errors begin with E, warnings with W."""
 
     NOT_A_DICT = "E001"
     UNKNOWN_KEY = "E002"
     WRONG_VALUE = "E003"
-    NO_PLACE = "E004"
-    WRONG_CREDENTIAL = "E005"
-    EMBEDDED_NOT_ALONE = "E006"
-    MISSING_EXTRA = "E007"
+    WRONG_CREDENTIAL = "E004"
+    EMBEDDED_NOT_ALONE = "E005"
+    MISSING_EXTRA = "E006"
+    #: Not a mistake where no messages are sent, for example while an image is built or the database is migrated.
+    NO_PLACE = "W001"
 
 
 @attrs.frozen
@@ -119,12 +120,12 @@ class ProviderSetting:
     embedded: str | Path | None = None
 
     def check(self) -> None:
-        """Raise the problems that need no environment.
+        """Raise the problems that need no environment. A missing place is none until a provider is made.
 
         Raises:
             ConfigurationError: A setting is wrong.
         """
-        _raise(self.problems)
+        _raise(tuple(problem for problem in self.problems if problem.code is not ProblemCode.NO_PLACE))
 
     def all_problems(self) -> tuple[Problem, ...]:
         """Return all problems, those of the environment and of missing extras too. Makes no connection and no credential."""
@@ -252,6 +253,10 @@ def _check_value(name: str, value: object, style: Style) -> list[Problem]:
         return _check_field(name, value, style)
     if not is_right:
         return [Problem(ProblemCode.WRONG_VALUE, f"{style.item(name)} must be {right}, not {type(value).__name__}")]
+    if value == "" and name in PLACES:
+        # Often the value of an environment variable that is not set here.
+        hint = "Set it where messages are sent or consumed, or remove it."
+        return [Problem(ProblemCode.NO_PLACE, f"{style.item(name)} is empty", hint)]
     if value == "":
         return [Problem(ProblemCode.WRONG_VALUE, f"{style.item(name)} is empty", "Remove it, or use None for the default.")]
     return []

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from ..client.session import SessionClient
 from .sources import TakenSession
 
 #: Number of sessions that are held while another one is asked for.
@@ -44,12 +45,18 @@ class Fairness:
                     if len(self._had_turn) > MAX_REMEMBERED:
                         self._had_turn.popitem(last=False)
 
-    def choose(self, taken: TakenSession, take_now: Callable[[], TakenSession | None]) -> TakenSession:
+    def choose(
+        self,
+        taken: TakenSession,
+        take_now: Callable[[], TakenSession | None],
+        release: Callable[[SessionClient], object],
+    ) -> TakenSession:
         """Return the session to handle next, and release the others.
 
         Args:
             taken: The session that the server offered.
             take_now: Takes another session without waiting; returns `None` if there is none.
+            release: Releases a session.
         """
         held: list[TakenSession] = []
         chosen: TakenSession | None = taken
@@ -62,5 +69,5 @@ class Fairness:
             chosen = min(held, key=lambda each: turns.get(each.session.session_id, -1))
         for each in held:
             if each is not chosen:
-                each.session.close_session()
+                release(each.session)
         return chosen

@@ -11,7 +11,7 @@ import attrs
 from ..client.session import SessionClient
 from ..errors import ValidationError
 from ..messages import ReceivedMessage
-from ..validation import as_list, check_count, check_queue_name, check_session_id, seconds
+from ..validation import as_list, check_count, check_flag, check_queue_name, check_session_id, seconds
 
 #: Called for each message. Its return value is ignored.
 Handler = Callable[[ReceivedMessage, SessionClient], object]
@@ -79,6 +79,10 @@ def _max_renewal(value: float | timedelta | None) -> float | None:
     return None if value is None else seconds(value, "max_renewal")
 
 
+def _until_empty(value: bool) -> bool:
+    return check_flag(value, "until_empty")
+
+
 def _grace_period(value: float | timedelta) -> float:
     return seconds(value, "grace_period")
 
@@ -96,6 +100,7 @@ class ProcessorArguments(TypedDict, total=False):
     on_session_opened: OnSession | None
     on_session_closed: OnSession | None
     grace_period: float | timedelta
+    until_empty: bool
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -118,3 +123,4 @@ class ProcessorOptions:
     on_session_opened: OnSession | None = attrs.field(default=None, converter=_on_session_opened)
     on_session_closed: OnSession | None = attrs.field(default=None, converter=_on_session_closed)
     grace_period: float = attrs.field(default=30.0, converter=_grace_period)
+    until_empty: bool = attrs.field(default=False, converter=_until_empty)

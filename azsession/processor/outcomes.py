@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import attrs
 
-from ..validation import MAX_REASON_LENGTH, check_text
+from ..errors import ValidationError
 
 
 class _DeadLetterRequest(Exception):  # noqa: N818 - not a failure, but the handler's decision
     def __init__(self, reason: str, description: str | None = None) -> None:
         super().__init__(reason, description)
-        self.reason: str = check_text(reason, "a dead-letter reason", MAX_REASON_LENGTH)
+        for name, text in (("reason", reason), ("description", "" if description is None else description)):
+            if not isinstance(text, str):
+                raise ValidationError(f"a dead-letter {name} must be a str, not {type(text).__name__}")
+        self.reason: str = reason
         self.description = description
-        if description is not None:
-            check_text(description, "a dead-letter description", MAX_REASON_LENGTH)
 
     def __str__(self) -> str:
         return self.reason
@@ -29,11 +30,11 @@ class DeadLetter(_DeadLetterRequest):
         ...         raise DeadLetter("EmptyBody", "an order needs a body")
 
     Args:
-        reason: The reason kept with the dead letter, up to 4096 characters.
-        description: More details, up to 4096 characters.
+        reason: The reason kept with the dead letter. A text of more than 4096 characters is cut, which is logged.
+        description: More details, likewise.
 
     Raises:
-        ValidationError: An argument is not a str, is too long, or contains a lone surrogate.
+        ValidationError: An argument is not a str.
     """
 
 
@@ -47,11 +48,11 @@ class DeadLetterSession(_DeadLetterRequest):
         ...         raise DeadLetterSession("CustomerDeleted")
 
     Args:
-        reason: The reason kept with each dead letter, up to 4096 characters.
-        description: More details, up to 4096 characters.
+        reason: The reason kept with each dead letter. A text of more than 4096 characters is cut, which is logged.
+        description: More details, likewise.
 
     Raises:
-        ValidationError: An argument is not a str, is too long, or contains a lone surrogate.
+        ValidationError: An argument is not a str.
     """
 
 

@@ -109,6 +109,8 @@ class SessionProcessor:
         on_session_opened: Called with a session before its first message is handled.
         on_session_closed: Called with a session after its release.
         grace_period: Seconds that running handlers get to finish when the processor stops.
+        until_empty: Stop when no session has a message for this processor. Failed messages are tried again before that, until
+            they succeed or are dead-lettered. Sessions that other clients hold are not waited for.
 
     Raises:
         ConfigurationError: `provider` is not a `ServiceBusProvider`.
@@ -131,6 +133,7 @@ class SessionProcessor:
         on_session_opened: Callable[[SessionClient], object] | None = None,
         on_session_closed: Callable[[SessionClient], object] | None = None,
         grace_period: float | timedelta = 30,
+        until_empty: bool = False,
     ) -> None:
         if not isinstance(provider, ServiceBusProvider):
             raise ConfigurationError(f"provider must be a ServiceBusProvider, not {type(provider).__name__}")
@@ -148,6 +151,7 @@ class SessionProcessor:
             on_session_opened=on_session_opened,
             on_session_closed=on_session_closed,
             grace_period=grace_period,
+            until_empty=until_empty,
         )
         self._lifecycle = _Lifecycle()
 
@@ -174,7 +178,7 @@ class SessionProcessor:
         return self._lifecycle.stats()
 
     def run(self) -> None:
-        """Process messages until the processor is stopped. Blocks.
+        """Process messages until the processor is stopped, or with `until_empty` until there are none. Blocks.
 
         In the main thread, SIGTERM, SIGINT and SIGHUP stop it: running handlers get `grace_period` to finish, messages that
         were not handled return to the queue, all sessions are released, and this method returns. A second signal ends the
@@ -183,6 +187,7 @@ class SessionProcessor:
 
         Raises:
             ConfigurationError: The processor is already running, or the provider is closed.
+            AuthenticationFailedError: The server refused the credentials for five minutes.
             PermissionDeniedError: The key or identity has no right to receive from the queue.
             QueueNotFoundError: The queue does not exist.
             UnsupportedOperationError: The server cannot offer sessions; use `session_ids`.
@@ -193,7 +198,7 @@ class SessionProcessor:
         try:
             # Set the signal handlers before a message handler can run, because a message handler may send a signal.
             with _noted_signals(slots.wakeups) as arrived:
-                slots.start()
+                slots.start(in_background=False)
                 grace = self._options.grace_period
                 self._wait_for_end(slots, arrived)
             grace = 0.0
@@ -219,13 +224,16 @@ class SessionProcessor:
     def start(self) -> None:
         """Process messages in the background until `stop` is called. Does not block.
 
+        If the processor ends before that because of an error (`run` lists them), it logs the error, passes it to `on_error`
+        with no session and no message, and `stop` raises it.
+
         Raises:
             ConfigurationError: The processor is already running, or the provider is closed.
             RuntimeError: The system cannot start a thread.
         """
         slots = self._create_slots()
         try:
-            slots.start()
+            slots.start(in_background=True)
         except BaseException:
             self._finish(slots, 0.0)
             raise

@@ -12,15 +12,9 @@ import attrs
 
 from ..client import fetched_ahead, receiving
 from ..client.session import SessionClient, holder_of
-from ..errors import (
-    ConfigurationError,
-    PermissionDeniedError,
-    QueueError,
-    QueueNotFoundError,
-    UnsupportedOperationError,
-    ValidationError,
-)
+from ..errors import QueueError
 from ..messages import ReceivedMessage
+from ..validation import MAX_REASON_LENGTH, fitted
 from .backoff import Backoff
 from .options import OnSession, ProcessorOptions
 from .outcomes import DeadLetter, DeadLetterSession
@@ -28,15 +22,6 @@ from .sources import TakenSession
 from .stats import StatsCounters
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-#: Errors that another attempt cannot resolve.
-PERMANENT_ERRORS = (
-    ConfigurationError,
-    PermissionDeniedError,
-    QueueNotFoundError,
-    UnsupportedOperationError,
-    ValidationError,
-)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -218,11 +203,11 @@ class SessionRunner:
             try:
                 self._options.handler(message, session)
             except DeadLetter as request:
-                session.dead_letter_message(message, request.reason, request.description)
+                session.dead_letter_message(message, *_texts(request, session, message))
                 self._counters.add("messages_dead_lettered")
             except DeadLetterSession as request:
                 progress.is_done = True
-                count = session.dead_letter_session(request.reason, request.description)
+                count = session.dead_letter_session(*_texts(request, session, message))
                 self._counters.add("messages_dead_lettered", count)
             else:
                 if not holder_of(session).has_settled(message):
@@ -250,6 +235,18 @@ class SessionRunner:
         except QueueError as error:
             logger.info("could not abandon a failed message; it returns when its session is released: %s", error)
 
+    def report_end(self, error: BaseException, *, is_raised: bool) -> None:
+        """Pass the error that ends the processor to the `on_error` hook.
+
+        Args:
+            error: The error.
+            is_raised: `SessionProcessor.run` raises it now. Otherwise it is logged, too.
+        """
+        if not is_raised:
+            logger.error("the session processor of %r ends: %s", self._options.queue_name, error)
+        if self._options.on_error is not None:
+            self.report(error, None, None)
+
     def report(self, error: BaseException, session: SessionClient | None, message: ReceivedMessage | None) -> None:
         """Pass an error to the `on_error` hook, or log it if there is no hook."""
         if self._options.on_error is not None:
@@ -264,6 +261,23 @@ class SessionRunner:
             logger.warning("session %r of %r: %s", session.session_id, self._options.queue_name, error)
         else:
             logger.warning("session processor of %r: %s", self._options.queue_name, error)
+
+
+def _texts(
+    request: DeadLetter | DeadLetterSession, session: SessionClient, message: ReceivedMessage
+) -> tuple[str, str | None]:
+    """Return the reason and the description of a dead letter. A text that cannot be stored is changed, which is logged."""
+    reason = fitted(request.reason, MAX_REASON_LENGTH)
+    description = None if request.description is None else fitted(request.description, MAX_REASON_LENGTH)
+    if (reason, description) != (request.reason, request.description):
+        logger.warning(
+            "the dead-letter reason or description of message %s of session %r is cut to %d characters, or has characters "
+            "replaced that UTF-8 cannot encode",
+            message.sequence_number,
+            session.session_id,
+            MAX_REASON_LENGTH,
+        )
+    return reason, description
 
 
 def _call_session_hook(hook: OnSession | None, session: SessionClient) -> None:

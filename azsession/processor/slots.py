@@ -23,7 +23,8 @@ from .fairness import Fairness
 from .options import ProcessorOptions
 from .outcomes import ProcessorStats
 from .parking import ParkedSessions, close_all
-from .session_runner import PERMANENT_ERRORS, Outcome, SessionRunner
+from .permanence import Permanence
+from .session_runner import Outcome, SessionRunner
 from .sources import ListedSessions, NextAvailableSessions, Source, TakenSession
 from .stats import StatsCounters
 
@@ -44,16 +45,25 @@ class Slots:
         self._counters = StatsCounters()
         self._backoff = Backoff()
         self._fairness = Fairness()
+        self._permanence = Permanence()
         self._runner = SessionRunner(options, self._backoff, self._counters)
         self._waits = core_of(provider).new_waits()
         self._source: Source
         if options.session_ids is None:
             self._slot_count = options.max_concurrent_sessions
-            self._source = NextAvailableSessions(provider, options.queue_name, options.max_renewal, self._waits)
+            self._source = NextAvailableSessions(
+                provider, options.queue_name, options.max_renewal, self._waits, until_empty=options.until_empty
+            )
         else:
             self._slot_count = min(options.max_concurrent_sessions, len(options.session_ids))
             self._source = ListedSessions(
-                provider, options.queue_name, options.max_renewal, options.session_ids, self._slot_count, self._backoff
+                provider,
+                options.queue_name,
+                options.max_renewal,
+                options.session_ids,
+                self._slot_count,
+                self._backoff,
+                until_empty=options.until_empty,
             )
         self._changed = threading.Condition()  # Guards all fields below, except `wakeups` and `done`.
         #: Number of sessions that are being handled.
@@ -65,6 +75,7 @@ class Slots:
         self._alive = 1
         self._started = 0
         self._outage = False
+        self._in_background = False
         self.error: BaseException | None = None
         self.wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.done: threading.Event = threading.Event()
@@ -80,8 +91,13 @@ class Slots:
 
     # Start and stop
 
-    def start(self) -> None:
-        """Start the slots."""
+    def start(self, *, in_background: bool) -> None:
+        """Start the slots.
+
+        Args:
+            in_background: Nobody waits for `done`, so an error that ends the slots must be logged.
+        """
+        self._in_background = in_background
         try:
             for _ in range(self._slot_count):
                 self._start_thread(self._run_slot)
@@ -92,20 +108,28 @@ class Slots:
         finally:
             self._thread_ended()
 
-    def begin_stop(self, error: BaseException | None = None) -> None:
-        """Pass no further message to the handler, and end all waits. Do not wait for the threads.
-
-        Args:
-            error: The reason, if the slots stop by themselves.
-        """
-        with self._changed:
-            if self.error is None:
-                self.error = error
+    def begin_stop(self) -> None:
+        """Pass no further message to the handler, and end all waits. Do not wait for the threads."""
         self._runner.stop()
         self._waits.stop()
         with self._changed:
             self._changed.notify_all()
         self.wakeups.put(None)
+
+    def _end(self, error: BaseException, *, is_reported: bool = False) -> None:
+        """Stop by themselves because of an error, and report it now. `run` and `stop` raise it later.
+
+        Args:
+            error: The error.
+            is_reported: It was reported as the failure of a message.
+        """
+        with self._changed:
+            is_first = self.error is None and not self.stopping
+            if self.error is None:
+                self.error = error
+        self.begin_stop()
+        if is_first and not is_reported:
+            self._runner.report_end(error, is_raised=not self._in_background)
 
     def release_all(self) -> None:
         """Release all sessions, including those whose handlers still run. Their messages return to the queue."""
@@ -134,6 +158,8 @@ class Slots:
         self._counters.after_fork()
         self._backoff.after_fork()
         self._fairness.after_fork()
+        self._permanence.after_fork()
+        self._source.after_fork()
         self._runner.after_fork()
 
     def owns_current_thread(self) -> bool:
@@ -162,7 +188,7 @@ class Slots:
         try:
             work()
         except BaseException as error:
-            self.begin_stop(error)
+            self._end(error)
         finally:
             self._thread_ended()
 
@@ -179,6 +205,9 @@ class Slots:
     def _run_slot(self) -> None:
         failures = 0
         while self._wait_for_room():
+            if self._options.until_empty and self._source.is_drained:
+                self.begin_stop()
+                return
             try:
                 taken = self._take()
             except QueueError as error:
@@ -190,13 +219,16 @@ class Slots:
                 continue
             if not self._is_due(taken):
                 continue
-            taken = self._fairness.choose(taken, self._take_another)
-            session_id = taken.session.session_id
+            taken = self._fairness.choose(taken, self._take_another, self._put_back)
             if not self._enter():
-                taken.session.close_session()
-                self._source.give_back(session_id, handled=False, locked_for=None)
+                self._put_back(taken.session)
             else:
                 failures = 0 if self._handle(taken, failures) else failures + 1
+
+    def _put_back(self, session: SessionClient) -> None:
+        """Release a session that was taken and not handled."""
+        session.close_session()
+        self._source.give_back(session.session_id, handled=True, locked_for=None)
 
     def _take(self) -> TakenSession | None:
         self._counters.begin_wait()
@@ -228,6 +260,7 @@ class Slots:
         return False
 
     def _end_outage(self) -> None:
+        self._permanence.succeeded()
         if self._outage:
             with self._changed:
                 self._outage = False
@@ -237,8 +270,8 @@ class Slots:
         """Report the first error of an outage and pause. Stop if another attempt cannot resolve the error."""
         if self.stopping:
             return
-        if isinstance(error, PERMANENT_ERRORS):
-            self.begin_stop(error)
+        if self._permanence.is_permanent(error):
+            self._end(error)
             return
         with self._changed:
             is_first, self._outage = not self._outage, True
@@ -258,7 +291,9 @@ class Slots:
         locked_for = (error.retry_after or 1.0) if isinstance(error, SessionLockedError) else None
         if self._options.session_ids is None:
             self._fairness.record(session.session_id, had_turn=outcome.had_turn)
-        self._source.give_back(session.session_id, handled=outcome.handled, locked_for=locked_for)
+        # After an error, nobody knows whether the session is empty.
+        handled = outcome.handled or (error is not None and locked_for is None)
+        self._source.give_back(session.session_id, handled=handled, locked_for=locked_for)
         return self._after_outcome(outcome, session, failures)
 
     def _after_outcome(self, outcome: Outcome, session: SessionClient, failures: int) -> bool:
@@ -267,7 +302,7 @@ class Slots:
             return True
         error = outcome.failure.error
         if outcome.fatal is not None:
-            self.begin_stop(error)
+            self._end(error, is_reported=True)
         elif outcome.failure.message is None and not isinstance(error, SessionLockedError):
             if isinstance(error, SessionNotFoundError):
                 self._runner.report(error, session, None)
@@ -293,7 +328,7 @@ class Slots:
         if self._wait_for_room() and self._enter():
             self._handle(TakenSession(session))
         else:
-            session.close_session()
+            self._put_back(session)
 
     def _run_parked(self) -> None:
         """Start a thread for each parked session that is due, once there is room for it."""

@@ -19,6 +19,8 @@ from .backoff import Backoff
 
 #: Seconds of one wait for a session, or for a message of a listed session.
 LONG_POLL = 30.0
+#: Seconds of one wait for a session if the processor stops when there is none.
+SHORT_POLL = 1.0
 #: Seconds until a listed session that was empty is tried again: after the first time, and at most.
 EMPTY_PAUSES = (0.25, 4.0)
 #: Seconds until a listed session that another holder has is tried again, at most.
@@ -41,6 +43,10 @@ class TakenSession:
 class Source(Protocol):
     """Gives sessions to the slots. Thread-safe."""
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether no session had a message since the last one was given back. Known only if the source stops when empty."""
+
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         """Return a session, or `None` if there is none yet. Blocks.
 
@@ -56,32 +62,86 @@ class Source(Protocol):
 
         Args:
             session_id: The session.
-            handled: At least one message was passed to the handler.
+            handled: At least one message was passed to the handler, or it is not known whether the session is empty.
             locked_for: Seconds until the lock of another holder expires, if the session was locked.
         """
+
+    def after_fork(self) -> None:
+        """Replace the lock in a forked child, because another thread of the parent may have held it."""
 
 
 class NextAvailableSessions:
     """Takes the next session that has messages."""
 
-    def __init__(self, provider: ServiceBusProvider, queue_name: str, max_renewal: float | None, waits: PendingCalls) -> None:
+    def __init__(
+        self,
+        provider: ServiceBusProvider,
+        queue_name: str,
+        max_renewal: float | None,
+        waits: PendingCalls,
+        *,
+        until_empty: bool = False,
+    ) -> None:
         self._core = core_of(provider)
         self._queue_name = queue_name
         self._options = LockOptions(self._core.config.session_timeout, max_renewal=max_renewal)
         self._waits = waits
+        self._wait = SHORT_POLL if until_empty else LONG_POLL
+        self._lock = threading.Lock()  # Guards all fields below.
+        self._numbers = itertools.count()
+        #: The requests that wait for an answer, by number.
+        self._asking: set[int] = set()
+        #: Number of sessions that were taken and not given back.
+        self._taken = 0
+        #: Counts the sessions that were taken or given back.
+        self._changes = 0
+        #: After a request found nothing: the requests that may have got a session before it. `None` after a change.
+        self._in_doubt: set[int] | None = None
+
+    @property
+    def is_drained(self) -> bool:
+        return self._in_doubt is not None and not self._in_doubt
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
-        return self._accept(LONG_POLL)
+        return self._accept(self._wait)
 
     def take_now(self) -> TakenSession | None:
         return self._accept(0.0)
 
     def _accept(self, wait: float) -> TakenSession | None:
-        session = self._core.accept_next(self._queue_name, self._options, wait, self._waits)
+        with self._lock:
+            number, before = next(self._numbers), self._changes
+            self._asking.add(number)
+        session, is_answered = None, False
+        try:
+            session = self._core.accept_next(self._queue_name, self._options, wait, self._waits)
+            is_answered = True
+        finally:
+            with self._lock:
+                self._asking.discard(number)
+                if session is not None:
+                    self._taken += 1
+                    self._changed()
+                elif not is_answered:
+                    self._in_doubt = None
+                elif self._in_doubt is not None:
+                    self._in_doubt.discard(number)
+                elif self._taken == 0 and self._changes == before:
+                    # No slot had a session meanwhile, whose handler could have sent messages.
+                    self._in_doubt = set(self._asking)
         return None if session is None else TakenSession(session)
 
     def give_back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
-        pass
+        with self._lock:
+            self._taken -= 1
+            self._changed()
+
+    def _changed(self) -> None:
+        self._changes += 1
+        self._in_doubt = None
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
 
 
 class ListedSessions:
@@ -99,6 +159,8 @@ class ListedSessions:
         session_ids: Iterable[str],
         slots: int,
         backoff: Backoff,
+        *,
+        until_empty: bool = False,
     ) -> None:
         self._provider = provider
         self._queue_name = queue_name
@@ -106,10 +168,17 @@ class ListedSessions:
         self._backoff = backoff
         #: Orders sessions that are due at the same time.
         self._numbers = itertools.count()
-        self._lock = threading.Lock()  # Guards _due and _times_empty.
+        self._lock = threading.Lock()  # Guards _due, _times_empty and _empty.
         self._due = [(0.0, next(self._numbers), session_id) for session_id in session_ids]
         self._times_empty: dict[str, int] = {}
-        self._wait = LONG_POLL if len(self._due) <= slots else 0.0
+        self._wait = LONG_POLL if len(self._due) <= slots and not until_empty else 0.0
+        self._count = len(self._due)
+        #: The sessions that were found empty, or held by another client, since the last one that had a message.
+        self._empty: set[str] = set()
+
+    @property
+    def is_drained(self) -> bool:
+        return len(self._empty) == self._count
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         while True:
@@ -138,6 +207,10 @@ class ListedSessions:
     def give_back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         due = time.monotonic()
         with self._lock:
+            if handled:
+                self._empty.clear()
+            else:
+                self._empty.add(session_id)
             if locked_for is not None:
                 due += min(max(locked_for, EMPTY_PAUSES[0]), LOCKED_PAUSE)
             elif handled:
@@ -146,3 +219,6 @@ class ListedSessions:
                 times = self._times_empty[session_id] = self._times_empty.get(session_id, 0) + 1
                 due += min(EMPTY_PAUSES[1], EMPTY_PAUSES[0] * 2.0 ** min(times - 1, 10))
             heapq.heappush(self._due, (due, next(self._numbers), session_id))
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()

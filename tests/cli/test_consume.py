@@ -98,6 +98,16 @@ def test_a_signal_lets_the_running_handler_finish_and_returns_the_other_messages
     assert (left(azsession_provider), locked(azsession_provider)) == (2, [])
 
 
+def test_until_empty_ends_the_command_after_the_last_message(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    for name in ("a", "b"):
+        send(azsession_provider, name, ["1", "2"])
+    ended = run("consume", QUEUE, "builtins:print", "--until-empty", connection_string=azsession_server.connection_string)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "orders: 4 messages of 2 sessions done")
+    assert (left(azsession_provider), locked(azsession_provider)) == (0, [])
+
+
 def test_a_second_signal_releases_the_session_of_a_running_handler(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path
 ) -> None:

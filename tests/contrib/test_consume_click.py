@@ -32,7 +32,7 @@ def test_click_and_argparse_have_the_same_options(parser: ArgumentParser) -> Non
 
 
 def test_click_and_argparse_give_the_same_values(parser: ArgumentParser) -> None:
-    line = ["--prefetch", "3", "--grace-period", "1.5", "--session-id", "a", "--session-ids", "b"]
+    line = ["--prefetch", "3", "--grace-period", "1.5", "--session-id", "a", "--session-ids", "b", "--until-empty"]
     parsed = vars(parser.parse_args(line))
     context = command.make_context("command", ["q", "json:loads", *line])
     by_click = {name: list(each) if isinstance(each, tuple) else each for name, each in context.params.items()}

@@ -43,7 +43,7 @@ def test_a_value_of_none_counts_as_left_out() -> None:
 
 def test_all_problems_are_reported_together() -> None:
     setting = read({"connection_string": 5, "retry_attempts": "4", "retries": 1, "credential": 7}, STYLE)
-    assert [problem.code.value for problem in setting.problems] == ["E002", "E003", "E003", "E005"]
+    assert [problem.code.value for problem in setting.problems] == ["E002", "E003", "E003", "E004"]
     with pytest.raises(ConfigurationError) as caught:
         setting.make_provider()
     for key in ("connection_string", "retry_attempts", "retries", "credential"):

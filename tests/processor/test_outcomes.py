@@ -14,6 +14,6 @@ from azsession import (
 @pytest.mark.parametrize("exception", [DeadLetter, DeadLetterSession])
 def test_a_dead_letter_exception_checks_its_arguments(exception: type[DeadLetter]) -> None:
     assert (str(exception("why")), exception("why", "more").description) == ("why", "more")
-    for arguments in ((7,), ("x" * 4097,), ("why", 7)):
+    for arguments in ((7,), (None,), ("why", 7)):
         with pytest.raises(ValidationError):
             exception(*arguments)  # type: ignore[arg-type]

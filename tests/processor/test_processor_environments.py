@@ -88,3 +88,16 @@ def test_sessions_on_azure_are_handled_in_order() -> None:
             assert seen.most_of_one == 1
         assert len(standin.completed("orders")) == 42
         assert standin.locked_sessions("orders") == set()
+
+
+def test_a_queue_on_azure_is_drained() -> None:
+    with require_standin()() as standin:
+        standin.create_queue("orders")
+        with ServiceBusProvider.from_connection_string(standin.connection_string) as provider:
+            for number in range(6):
+                send(provider, f"s{number}", map(str, range(7)))
+            processor = SessionProcessor(provider, "orders", Seen(), max_concurrent_sessions=3, until_empty=True)
+            processor.run()
+            assert (processor.stats.messages_done, processor.stats.sessions_done) == (42, 6)
+        assert len(standin.completed("orders")) == 42
+        assert standin.locked_sessions("orders") == set()

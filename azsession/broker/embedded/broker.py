@@ -50,7 +50,7 @@ class EmbeddedBroker(Broker):
     Args:
         path: The data file. It is created if it does not exist. `None` keeps everything in memory.
         queues: Names of queues to create if they do not exist.
-        auto_create: Create a queue when it is first used.
+        auto_create: Create a queue when the first message is sent to it. Reading creates none.
         clock: The source of time.
 
     Raises:

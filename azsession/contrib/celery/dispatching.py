@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 
 from ...errors import ConfigurationError, QueueError
 from ...processor.backoff import LONGEST_OUTAGE_PAUSE, pause_after
-from ...processor.session_runner import PERMANENT_ERRORS
+from ...processor.permanence import Permanence
 from ...validation import seconds
 from .provider import current_provider
 from .tasks import first_active
@@ -146,19 +146,21 @@ class Dispatcher:
         Raises:
             ConfigurationError: The setting of the app is wrong.
             QueueNotFoundError: A queue does not exist.
+            AuthenticationFailedError: The server refused the credentials for five minutes.
             PermissionDeniedError: The credentials have no right to a queue.
             UnsupportedOperationError: The server has only the plain dialect.
             ValidationError: The name of a queue is wrong.
         """
-        count, failures = 0, 0
+        count, failures, permanence = 0, 0, Permanence()
         while True:
             try:
                 count += self.dispatch()
                 if failures:
                     logger.warning("the dispatcher works again")
                 failures, pause = 0, interval
+                permanence.succeeded()
             except (QueueError, OperationalError, OSError) as error:
-                if isinstance(error, PERMANENT_ERRORS):
+                if permanence.is_permanent(error):
                     raise
                 if not failures:
                     logger.warning("the dispatcher cannot list sessions or send tasks, and tries again: %s", error)

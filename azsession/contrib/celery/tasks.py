@@ -16,7 +16,8 @@ from ...errors import SessionLockedError, ValidationError
 from ...messages import ReceivedMessage
 from ...processor.backoff import LONGEST_PAUSE, Backoff, pause_after
 from ...processor.options import ProcessorOptions
-from ...processor.session_runner import PERMANENT_ERRORS, Outcome, SessionRunner
+from ...processor.permanence import PERMANENT_ERRORS
+from ...processor.session_runner import Outcome, SessionRunner
 from ...processor.sources import TakenSession
 from ...processor.stats import StatsCounters
 from .provider import WorkerEnds, current_provider, worker_ends

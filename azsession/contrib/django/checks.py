@@ -6,12 +6,18 @@ from typing import Any
 
 from django.core import checks
 
+from ..provider_setting import ProblemCode
 from .setting import NAME, read_setting
 
 
 def check_setting(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Return the mistakes in ``AZSESSION`` as errors. Their ids are ``azsession.E001`` and following."""
+    """Return the mistakes in ``AZSESSION`` as errors, with the ids ``azsession.E001`` and following.
+
+    A setting that does not say where the messages are is only a warning, ``azsession.W001``: ``migrate`` needs no messages.
+    """
     return [
-        checks.Error(problem.text, hint=problem.hint, obj=f"settings.{NAME}", id=f"azsession.{problem.code.value}")
+        (checks.Warning if problem.code is ProblemCode.NO_PLACE else checks.Error)(
+            problem.text, hint=problem.hint, obj=f"settings.{NAME}", id=f"azsession.{problem.code.value}"
+        )
         for problem in read_setting().all_problems()
     ]

@@ -50,3 +50,49 @@ def gunicorn(environ: dict[str, str], place: Path, *more: str) -> Running:
     many = ("--preload", "--workers", "3", "--threads", "8")
     bound = ("--config", str(config), "--bind", "127.0.0.1:0", "--graceful-timeout", "10")
     return start(["-m", "gunicorn", *many, *bound, *more, "shop.wsgi"], environ, place)
+
+
+_SETTINGS = """
+import os
+from pathlib import Path
+
+BASE_DIR = Path(__file__).resolve().parent
+SECRET_KEY = "of a test"
+INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "azsession.contrib.django", "stock"]
+AZSESSION = os.environ.get("STOCK_BROKER", "")
+DATABASES = {
+    name: {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": BASE_DIR / f"{name}.sqlite3",
+        "TEST": {"NAME": BASE_DIR / f"test_{name}.sqlite3"},
+    }
+    for name in ("default", "other")
+}
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+"""
+
+_MODELS = """
+from django.db import models
+
+
+class Item(models.Model):
+    name = models.CharField(max_length=50)
+"""
+
+
+def make_project(folder: Path, tests: str = "") -> Path:
+    """Make a project with one app, one model, two databases in files, and no broker.
+
+    Args:
+        folder: The project's folder.
+        tests: The module of the app's tests.
+    """
+    app = folder / "stock"
+    app.mkdir(parents=True)
+    (app / "__init__.py").touch()
+    (app / "models.py").write_text(_MODELS)
+    (app / "tests.py").write_text(tests)
+    (folder / "settings.py").write_text(_SETTINGS)
+    (folder / "manage.py").write_text((EXAMPLE / "manage.py").read_text().replace("shop.settings", "settings"))
+    return folder

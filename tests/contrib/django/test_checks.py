@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,18 +54,16 @@ def test_a_right_setting_passes(value: object) -> None:
         ({"embedded": "memory"}, ["E002"], "Did you mean 'EMBEDDED'?"),
         ({"CONNECTION_STRING": GATEWAY, "zzz": 1}, ["E002"], "The keys are CONNECTION_STRING, NAMESPACE"),
         ({"CONNECTION_STRING": GATEWAY.encode()}, ["E003"], "must be a str, not bytes"),
-        ({"CONNECTION_STRING": ""}, ["E003"], "is empty"),
+        ({"TRANSPORT": "", "EMBEDDED": "memory"}, ["E003", "E005"], "is empty"),
         ("Endpoint", ["E003"], "has no '='"),
         ({"CONNECTION_STRING": GATEWAY, "RETRY_ATTEMPTS": "4", "REQUEST_TIMEOUT": "1"}, ["E003", "E003"], "retry_attempts"),
         ({"CONNECTION_STRING": GATEWAY, "TRANSPORT": "smtp"}, ["E003"], "transport "),
         ({"CONNECTION_STRING": GATEWAY, "ALLOW_INSECURE_HTTP": "no"}, ["E003"], "True or False, not str"),
         ({"CONNECTION_STRING": GATEWAY, "NAMESPACE": "myns"}, ["E003"], "AZSESSION: connection_string and namespace"),
         ("Endpoint=sb://gateway.example/", ["E003"], "give a credential"),
-        (None, ["E004"], "set SERVICEBUS_CONNECTION_STRING"),
-        ({"SESSION_TIMEOUT": 30}, ["E004"], "does not say where"),
-        ({"NAMESPACE": "myns", "CREDENTIAL": "no.such.thing"}, ["E005"], "cannot be imported"),
-        ({"NAMESPACE": "myns", "CREDENTIAL": 7}, ["E005"], "no get_token"),
-        ({"EMBEDDED": "memory", "NAMESPACE": "myns"}, ["E006"], "NAMESPACE would have no effect"),
+        ({"NAMESPACE": "myns", "CREDENTIAL": "no.such.thing"}, ["E004"], "cannot be imported"),
+        ({"NAMESPACE": "myns", "CREDENTIAL": 7}, ["E004"], "no get_token"),
+        ({"EMBEDDED": "memory", "NAMESPACE": "myns"}, ["E005"], "NAMESPACE would have no effect"),
     ],
 )
 def test_a_wrong_setting_is_an_error_of_the_checks_and_of_get_provider(value: object, codes: list[str], words: str) -> None:
@@ -76,3 +75,23 @@ def test_a_wrong_setting_is_an_error_of_the_checks_and_of_get_provider(value: ob
     with override_settings(AZSESSION=value), pytest.raises(ConfigurationError) as refused:
         get_provider()
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "set SERVICEBUS_CONNECTION_STRING"),
+        ({"SESSION_TIMEOUT": 30}, "does not say where"),
+        ("", "AZSESSION['CONNECTION_STRING'] is empty"),
+        ({"CONNECTION_STRING": ""}, "AZSESSION['CONNECTION_STRING'] is empty"),
+        ({"NAMESPACE": "", "TRANSPORT": "amqp"}, "AZSESSION['NAMESPACE'] is empty"),
+    ],
+)
+def test_a_missing_place_is_a_warning_of_the_checks_and_an_error_of_get_provider(value: object, words: str) -> None:
+    assert found(value) == ["azsession.W001"]
+    with override_settings(AZSESSION=value):
+        call_command("check")
+        with pytest.raises(SystemCheckError):
+            call_command("check", fail_level="WARNING")
+        with pytest.raises(ConfigurationError, match=re.escape(words)):
+            get_provider()

@@ -55,6 +55,17 @@ def lines(report: Path) -> list[str]:
     return whole_lines(report)
 
 
+def test_until_empty_ends_the_command_after_the_last_message(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path
+) -> None:
+    azsession_provider.send_messages(QUEUE, [Message(text, session_id="a") for text in "123"])
+    (tmp_path / "report.go").touch()
+    with consume(azsession_server.connection_string, tmp_path / "report", "until_told", "--until-empty") as process:
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (0, "orders: 3 messages of 1 session done\n")
+    assert [(info.message_count, info.locked_until) for info in azsession_provider.list_sessions(QUEUE)] == []
+
+
 def test_sigterm_lets_the_handler_finish_and_returns_the_other_messages(
     azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, tmp_path: Path
 ) -> None:

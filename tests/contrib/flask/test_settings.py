@@ -42,7 +42,6 @@ def config_of(**config: object) -> ServiceBusConfig:
         ({"AZSESSION_TRANSPORT": "smtp"}, "app.config: transport .*'smtp'"),
         ({"AZSESSION_TRANSPORT": 7}, "AZSESSION_TRANSPORT'. must be a str, not int"),
         ({"AZSESSION_ALLOW_INSECURE_HTTP": "false"}, "AZSESSION_ALLOW_INSECURE_HTTP'. must be True or False, not str"),
-        ({"AZSESSION_CONNECTION_STRING": ""}, "AZSESSION_CONNECTION_STRING'. is empty"),
         (
             {"AZSESSION_CONNECTION_STRING": AZURE, "AZSESSION_NAMESPACE": "shop"},
             "app.config: .*connection_string .*namespace",
@@ -62,6 +61,14 @@ def test_a_wrong_name_or_value_is_refused_when_the_app_is_set_up(config: dict[st
         AzSession().init_app(app)
     assert SECRET not in str(caught.value)
     assert "azsession" not in app.extensions
+
+
+@pytest.mark.parametrize("name", ["AZSESSION_CONNECTION_STRING", "AZSESSION_NAMESPACE", "AZSESSION_GATEWAY_URL"])
+def test_an_empty_place_is_an_error_of_the_provider_and_not_of_the_app(name: str) -> None:
+    app = app_with(**{name: ""})
+    azsession = AzSession(app)
+    with app.app_context(), pytest.raises(ConfigurationError, match=f"{name}'. is empty"):
+        azsession.provider.close()
 
 
 def test_every_field_of_the_configuration_is_a_setting() -> None:

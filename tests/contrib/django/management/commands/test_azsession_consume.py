@@ -56,6 +56,14 @@ def scene(azsession_server: AzsessionServer, azsession_provider: ServiceBusProvi
     return Scene(azsession_server, azsession_provider, tmp_path)
 
 
+def test_until_empty_ends_the_command_after_the_last_message(scene: Scene) -> None:
+    for session_id in ("a", "b"):
+        scene.send(session_id, "1", "2")
+    ended = manage("azsession_consume", "q", f"{HANDLERS}.judge", "--until-empty", environ=scene.environ)
+    assert ended.stdout == "q: 4 messages of 2 sessions done\n"
+    assert scene.provider.list_sessions("q") == []
+
+
 def test_sigterm_lets_handlers_finish_and_returns_the_other_messages(scene: Scene) -> None:
     for session_id in ("a", "b", "c"):
         scene.send(session_id, "1", "2", "3")
