@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from azsession import (
     ServiceBusProvider,
     SessionProcessor,
 )
+from azsession.broker.embedded import EmbeddedBroker
 from azsession.processor import permanence
+from azsession.server import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
@@ -28,22 +31,28 @@ from .helpers import QUEUE, Seen, send
 Reports = queue.SimpleQueue[tuple[BaseException, Any, Any]]
 
 
+@pytest.fixture
+def owner() -> Iterator[ServiceBusProvider]:
+    """A provider of a gateway that creates no further queues."""
+    with (
+        GatewayService(EmbeddedBroker(queues=[QUEUE]), [AccessKey.generate()]) as service,
+        ServiceBusProvider.from_connection_string(service.connection_string()) as provider,
+    ):
+        yield provider
+
+
 @pytest.mark.parametrize("session_ids", [None, ["a"]])
 def test_a_deleted_queue_is_reported_when_a_background_processor_ends(
-    azsession_server: AzsessionServer,
-    azsession_provider: ServiceBusProvider,
+    owner: ServiceBusProvider,
     caplog: pytest.LogCaptureFixture,
     session_ids: list[str] | None,
 ) -> None:
-    azsession_server.create_queue(QUEUE)
     reports: Reports = queue.SimpleQueue()
-    processor = SessionProcessor(
-        azsession_provider, QUEUE, Seen(), on_error=lambda *report: reports.put(report), session_ids=session_ids
-    )
+    processor = SessionProcessor(owner, QUEUE, Seen(), on_error=lambda *report: reports.put(report), session_ids=session_ids)
     processor.start()
-    send(azsession_provider, "a", ["1"])
+    send(owner, "a", ["1"])
     eventually(lambda: processor.stats.messages_done == 1)
-    azsession_provider.delete_queue(QUEUE)
+    owner.delete_queue(QUEUE)
     error, session, message = reports.get(timeout=60)
     assert (type(error), session, message) == (QueueNotFoundError, None, None)
     assert reports.empty()
@@ -54,12 +63,11 @@ def test_a_deleted_queue_is_reported_when_a_background_processor_ends(
 
 
 def test_without_a_hook_the_end_of_a_background_processor_is_logged_once(
-    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, caplog: pytest.LogCaptureFixture
+    owner: ServiceBusProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    azsession_server.create_queue(QUEUE)
-    processor = SessionProcessor(azsession_provider, QUEUE, Seen())
+    processor = SessionProcessor(owner, QUEUE, Seen())
     processor.start()
-    azsession_provider.delete_queue(QUEUE)
+    owner.delete_queue(QUEUE)
     eventually(lambda: "ends: " in caplog.text, seconds=60)
     with pytest.raises(QueueNotFoundError):
         processor.stop()
@@ -67,17 +75,13 @@ def test_without_a_hook_the_end_of_a_background_processor_is_logged_once(
 
 
 def test_run_passes_the_error_to_the_hook_and_raises_it_without_a_log_line(
-    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, caplog: pytest.LogCaptureFixture
+    owner: ServiceBusProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    azsession_server.create_queue(QUEUE)
-    azsession_provider.delete_queue(QUEUE)
-    key = azsession_server.connection_string
+    owner.delete_queue(QUEUE)
     reports: list[BaseException] = []
-    with ServiceBusProvider.from_connection_string(key) as provider:
-        provider.close()
-        processor = SessionProcessor(provider, QUEUE, Seen(), on_error=lambda error, *_: reports.append(error))
-        with pytest.raises(Exception, match="closed") as raised:
-            processor.run()
+    processor = SessionProcessor(owner, QUEUE, Seen(), on_error=lambda error, *_: reports.append(error))
+    with pytest.raises(QueueNotFoundError) as raised:
+        processor.run()
     assert reports == [raised.value]
     assert "ends: " not in caplog.text
 
@@ -102,19 +106,16 @@ def test_a_wrong_key_ends_the_processor_after_some_time(
     assert reports.empty()
 
 
-def test_a_hook_can_stop_the_processor_that_ends(
-    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
-) -> None:
-    azsession_server.create_queue(QUEUE)
+def test_a_hook_can_stop_the_processor_that_ends(owner: ServiceBusProvider) -> None:
     ended = threading.Event()
 
     def on_error(*_: object) -> None:
         assert processor.stop() is False
         ended.set()
 
-    processor = SessionProcessor(azsession_provider, QUEUE, Seen(), on_error=on_error)
+    processor = SessionProcessor(owner, QUEUE, Seen(), on_error=on_error)
     processor.start()
-    azsession_provider.delete_queue(QUEUE)
+    owner.delete_queue(QUEUE)
     assert ended.wait(60)
     with pytest.raises(QueueNotFoundError):
         processor.stop()

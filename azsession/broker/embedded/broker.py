@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
-from ...errors import ConfigurationError, ProviderError, QueueNotFoundError
+from ...errors import ConfigurationError, ProviderError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import CONFLICT
 from ...queues import QueueInfo, QueueSettings
@@ -20,7 +20,6 @@ from .browsing import Browsing
 from .core import Core
 from .jobs import Transaction, Unfinished
 from .purging import Purging
-from .queue_state import Queue
 from .receiving import Receiving
 from .sending import Sending
 from .settling import Settling
@@ -210,21 +209,22 @@ class EmbeddedBroker(Broker):
     def create_queue(self, entity: str, settings: QueueSettings, *, context: CallContext = BLOCKING) -> Future[bool]:
         def job(tx: Transaction) -> bool:
             queue = self._core.queues.get(entity)
-            if queue is None:
-                self._core.add_queue(tx, entity, settings)
-            elif queue.settings != settings:
+            if queue is None or not queue.is_stored:
+                self._core.creation.add(tx, entity, settings)
+                return True
+            if queue.settings != settings:
                 raise ProviderError(
                     f"the queue {entity!r} exists with other settings; delete it first to create it again",
                     code=CONFLICT,
                     status=409,
                 )
-            return queue is None
+            return False
 
         return self._core.submit(job, context, durable=True)
 
     def get_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueInfo]:
         def job(tx: Transaction) -> QueueInfo | Unfinished:
-            queue = self._existing(entity)
+            queue = self._core.creation.existing(entity)
             if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             active, dead = self._core.store.counts(queue.id)
@@ -234,18 +234,16 @@ class EmbeddedBroker(Broker):
 
     def list_queues(self, *, context: CallContext = BLOCKING) -> Future[list[QueueInfo]]:
         def job(tx: Transaction) -> list[QueueInfo]:
-            return [QueueInfo(name, queue.settings) for name, queue in sorted(self._core.queues.items())]
+            queues = sorted(self._core.queues.items())
+            return [QueueInfo(name, queue.settings) for name, queue in queues if queue.is_stored]
 
         return self._core.submit(job, context)
 
     def delete_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        return self._core.submit(lambda tx: self._core.due.delete_queue(tx, self._existing(entity)), context, durable=True)
+        def job(tx: Transaction) -> None:
+            self._core.due.delete_queue(tx, self._core.creation.existing(entity))
 
-    def _existing(self, entity: str) -> Queue:
-        queue = self._core.queues.get(entity)
-        if queue is None:
-            raise QueueNotFoundError(f"there is no queue {entity!r}")
-        return queue
+        return self._core.submit(job, context, durable=True)
 
     # Lifecycle
 

@@ -28,7 +28,7 @@ class Browsing:
         """Return the active, deferred and scheduled messages of a session, by sequence number."""
 
         def job(tx: Transaction) -> list[PeekedMessage] | Unfinished:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
             found = self._core.store.session(queue.id, session_id)
@@ -51,7 +51,7 @@ class Browsing:
         """Return the sessions that have messages or state, by id."""
 
         def job(tx: Transaction) -> list[SessionInfo] | Unfinished:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             listed = []
@@ -72,7 +72,7 @@ class Browsing:
         """Return the dead letters of a queue, or of one session, by sequence number."""
 
         def job(tx: Transaction) -> list[PeekedMessage] | Unfinished:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             with closing(self._core.store.dead(queue.id, from_sequence_number, session_id)) as rows:

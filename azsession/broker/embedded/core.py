@@ -17,14 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import attrs
-
 from ... import forks
 from ...errors import (
     ConfigurationError,
     ProviderError,
     QueueError,
-    QueueNotFoundError,
     SessionLockedError,
     SessionNotFoundError,
 )
@@ -40,6 +37,7 @@ from .due_work import DueWork
 from .group_commit import GroupCommit
 from .jobs import Job, Transaction, Unfinished
 from .lock_tokens import new_token
+from .queue_creation import QueueCreation
 from .queue_state import Queue
 from .remembered import Remembered
 from .rows import message_fields, to_datetime
@@ -64,7 +62,6 @@ class Core:
 
     def __init__(self, path: Path | None, *, auto_create: bool, clock: Clock) -> None:
         self.clock = clock
-        self.auto_create = auto_create
         self.stopping = False
         self.connection: sqlite3.Connection = open_database(path)
         self.store: Store = Store(self.connection)
@@ -76,6 +73,7 @@ class Core:
         try:
             for number, name, settings, following in self.store.queues():
                 self.queues[name] = Queue(number, name, QueueSettings(**settings), following)
+            self.creation: QueueCreation = QueueCreation(self.store, self.queues, self.locks, auto_create=auto_create)
             self.store.unlock_all()
             self.delays: Delays = Delays(self.connection, clock)
             for key in self.delays:
@@ -233,20 +231,9 @@ class Core:
 
     # Queues, sessions, locks
 
-    def queue(self, tx: Transaction, entity: str) -> Queue:
-        """Return a queue. Create a missing queue if the broker has `auto_create`."""
-        queue = self.queues.get(entity)
-        if queue is None:
-            if not self.auto_create:
-                raise QueueNotFoundError(f"there is no queue {entity!r}")
-            queue = self.add_queue(tx, entity, QueueSettings())
-        return queue
-
-    def add_queue(self, tx: Transaction, entity: str, settings: QueueSettings) -> Queue:
-        queue = Queue(self.store.add_queue(entity, attrs.asdict(settings)), entity, settings, 1)
-        tx.on_rollback(lambda: self.queues.pop(entity, None))
-        self.queues[entity] = queue
-        return queue
+    def queue(self, entity: str) -> Queue:
+        """Return a queue to read from; see `QueueCreation.find`."""
+        return self.creation.find(entity)
 
     def take_lock(self, tx: Transaction, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
         """Take the lock of a free session. Raises `SessionLockedError` if the session is delayed."""

@@ -31,7 +31,7 @@ class Purging:
 
         def job(tx: Transaction) -> int | Unfinished:
             core = self._core
-            queue = core.queue(tx, entity)
+            queue = core.queue(entity)
             if core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
             if progress.is_finished:

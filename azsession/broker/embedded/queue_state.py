@@ -19,6 +19,8 @@ class Queue:
     name: str
     settings: QueueSettings
     next_sequence: int
+    #: `False`: only readers have named this queue; see `QueueCreation`.
+    is_stored: bool = True
     acceptors: Acceptors = attrs.field(factory=Acceptors)
     accepts: OrderedDict[str, tuple[SessionKey, str]] = attrs.field(factory=OrderedDict)
     clear_out_at: int = 64

@@ -48,7 +48,7 @@ class Receiving:
         """Deliver deferred messages, all or none. A message that the holder already has keeps its lock token."""
 
         def job(tx: Transaction) -> list[ReceivedMessage] | Unfinished:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
             lock = self._core.held_lock(tx, queue, session_id, lock_id)
@@ -114,7 +114,7 @@ class _Receive:
         if job is None or job.future.withdrawn:
             self._leave(tx)
             return Unfinished.WAITING
-        queue = core.queue(tx, request.entity)
+        queue = core.queue(request.entity)
         if waiter.superseded:
             raise superseded_error()
         if core.due.continue_dead_lettering(tx, queue, request.session_id):
@@ -233,7 +233,7 @@ class _Accept:
     def _attempt(self, tx: Transaction) -> Delivery | Unfinished | None:
         core, waiter, request = self._core, self._waiter, self._request
         job = waiter.job
-        queue = core.queue(tx, request.entity)
+        queue = core.queue(request.entity)
         was_woken = waiter.woken
         if was_woken:
             tx.on_rollback(queue.acceptors.wake_next)

@@ -36,7 +36,7 @@ class Sending:
             return failed
 
         def job(tx: Transaction) -> None:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.creation.find_to_write(tx, entity)
             if request_id:
                 if self._core.remembered.saw_request(queue.id, request_id):
                     return
@@ -55,7 +55,7 @@ class Sending:
             return failed
 
         def job(tx: Transaction) -> list[int]:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.creation.find_to_write(tx, entity)
             remembered = self._core.remembered
             first = remembered.result_of(queue.id, request_id) if request_id else None
             if first is None:
@@ -71,7 +71,7 @@ class Sending:
         """Delete scheduled messages, all or none; see `Broker.cancel_scheduled`."""
 
         def job(tx: Transaction) -> None:
-            store, queue = self._core.store, self._core.queue(tx, entity)
+            store, queue = self._core.store, self._core.queue(entity)
             keys = {find_key(queue.id, number): number for number in sequence_numbers}
             sessions = set()
             for key, number in keys.items():
@@ -132,7 +132,7 @@ class Sending:
         """Move a dead letter to the end of its session, as a new message."""
 
         def job(tx: Transaction) -> Unfinished | None:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             row, session, name = self._dead_letter(queue, sequence_number)
@@ -152,7 +152,7 @@ class Sending:
         """Delete a dead letter."""
 
         def job(tx: Transaction) -> Unfinished | None:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             row, session, _ = self._dead_letter(queue, sequence_number)

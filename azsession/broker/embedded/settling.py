@@ -40,7 +40,7 @@ class Settling:
         def job(tx: Transaction) -> list[str | None] | Unfinished:
             before = len(codes)
             tx.on_rollback(lambda: codes.__delitem__(slice(before, None)))
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
             lock = self._core.current_lock(tx, (queue.id, session_id))
@@ -140,7 +140,7 @@ class Settling:
         """Renew the lock: it expires after the queue's lock duration."""
 
         def job(tx: Transaction) -> float:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             lock = self._core.held_lock(tx, queue, session_id, lock_id)
             if lock is None:
                 raise lost_error()
@@ -154,7 +154,7 @@ class Settling:
         """Release the lock if this holder has it. A receive of this holder that is still under way must not take it again."""
 
         def job(tx: Transaction) -> Unfinished | None:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             key = (queue.id, session_id)
             lock = self._core.current_lock(tx, key)
             if lock is None or lock.holder != lock_id:
@@ -182,7 +182,7 @@ class Settling:
         """Return messages to their places, as if they had not been delivered."""
 
         def job(tx: Transaction) -> None:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             lock = self._core.current_lock(tx, (queue.id, session_id))
             if lock is None or lock.holder != lock_id:
                 return
@@ -209,7 +209,7 @@ class Settling:
         """Give back the lock that an accept took, unless the accept was repeated."""
 
         def job(tx: Transaction) -> None:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             lock = self._core.current_lock(tx, (queue.id, session_id))
             if lock is not None and lock.holder == lock_id and lock.accepts > 0:
                 lock.count_accepts(tx, -1)
@@ -222,7 +222,7 @@ class Settling:
         """Return the session state; see `Broker.get_state`."""
 
         def job(tx: Transaction) -> bytes | None:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             self._core.held_lock(tx, queue, session_id, lock_id)
             return self._core.store.state(queue.id, session_id)
 
@@ -234,7 +234,7 @@ class Settling:
         """Store the session state; see `Broker.set_state`."""
 
         def job(tx: Transaction) -> None:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.creation.find_to_write(tx, entity)
             lock = self._core.held_lock(tx, queue, session_id, lock_id)
             self._core.store.set_state(queue.id, session_id, state, lock is not None)
 
@@ -257,7 +257,7 @@ class Settling:
         counts: list[int] = []
 
         def job(tx: Transaction) -> int | Unfinished:
-            queue = self._core.queue(tx, entity)
+            queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue, session_id):
                 return Unfinished.CONTINUE
             if counts:

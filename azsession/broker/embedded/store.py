@@ -94,12 +94,14 @@ class Store:
         rows = self._run("SELECT id, name, settings, next_sequence FROM queues").fetchall()
         return [(number, name, json.loads(settings), following) for number, name, settings, following in rows]
 
-    def add_queue(self, name: str, settings: dict[str, Any]) -> int:
-        cursor = self._run(
-            "INSERT INTO queues (name, settings, next_sequence) VALUES (?, ?, 1)", (name, json.dumps(settings))
-        )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+    def add_queue(self, queue: int, name: str, settings: dict[str, Any]) -> None:
+        row = (queue, name, json.dumps(settings))
+        self._run("INSERT INTO queues (id, name, settings, next_sequence) VALUES (?, ?, ?, 1)", row)
+
+    def last_queue(self) -> int:
+        """Return the highest id that a queue ever had. Deleted queues may still have rows."""
+        row = self._run("SELECT seq FROM sqlite_sequence WHERE name = 'queues'").fetchone()
+        return 0 if row is None else int(row[0])
 
     def hide_queue(self, queue: int) -> None:
         """Remove a queue. `delete_part` then deletes what was in it."""
