@@ -76,16 +76,17 @@ class QueueCreation:
 
     def add(self, tx: Transaction, entity: str, settings: QueueSettings) -> Queue:
         """Store a new queue. Readers that await it keep their place."""
-        queue = self._queues.get(entity)
-        if queue is None:
-            queue = self._queues[entity] = self._new(entity, settings)
-            tx.on_rollback(lambda: self._queues.pop(entity, None))
-        awaited, before = queue, queue.settings
+        awaited = self._queues.get(entity)
+        queue = awaited or self._new(entity, settings)
+        before = queue.settings
 
         def undo() -> None:
-            awaited.is_stored, awaited.settings = False, before
+            queue.is_stored, queue.settings = False, before
+            if awaited is None:
+                self._queues.pop(entity, None)
 
         tx.on_rollback(undo)
+        self._queues[entity] = queue
         self._store.add_queue(queue.id, entity, attrs.asdict(settings))
         queue.is_stored, queue.settings = True, settings
         return queue
