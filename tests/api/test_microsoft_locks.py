@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -98,6 +98,27 @@ def test_a_closed_session_settles_nothing(provider: ServiceBusProvider, queue: s
     with pytest.raises(Exception, match="closed"):
         session.complete_message(message)
     assert left(provider, queue, sid) == ["test"]
+
+
+def test_a_message_whose_lock_expired_comes_again_with_a_higher_count(
+    arrangement: Arrangement, provider: ServiceBusProvider, sid: str
+) -> None:
+    """message_expiry: settling and renewing raise, and the next holder completes the message."""
+    queue = arrangement.queue(lock_duration=1)
+    send(provider, queue, "Testing expired messages", session_id=sid)
+    session = provider.create_session_client(queue, sid, auto_renew=False)
+    message = take(session)
+    eventually(lambda: session.is_lock_lost)
+    calls: list[Callable[[], object]] = [lambda: session.complete_message(message), session.renew_session_lock]
+    for call in calls:
+        with pytest.raises(SessionNotFoundError):
+            call()
+    with arrangement.provider().create_session_client(queue, accept_timeout=20) as other:
+        again = take(other)
+        assert (again.text(), again.delivery_count) == ("Testing expired messages", 2)
+        other.complete_message(again)
+    session.close_session()
+    assert left(provider, queue, sid) == []
 
 
 # Scheduling
