@@ -75,11 +75,18 @@ class _ExitError(Exception):
 class SessionRunner:
     """Handles sessions. Thread-safe; each session is handled by one thread.
 
+    Args:
+        options: The options.
+        backoff: The sessions whose latest message failed.
+        counters: The counters of the run.
+        delays: The broker holds a session back after a failure. False: the caller decides when it handles the session again.
+
     Attributes:
         stopping: Once it is set, no further message is passed to the handler.
     """
 
-    def __init__(self, options: ProcessorOptions, backoff: Backoff, counters: StatsCounters) -> None:
+    def __init__(self, options: ProcessorOptions, backoff: Backoff, counters: StatsCounters, *, delays: bool = True) -> None:
+        self._delays = delays
         self._options = options
         self._backoff = backoff
         self._counters = counters
@@ -230,7 +237,7 @@ class SessionRunner:
         try:
             if not session.is_lock_lost and not session.closed and not holder_of(session).has_settled(message):
                 # The broker holds the session back for all processes. A plain server cannot: then only this process does.
-                delayed = delayed and holder_of(session).transport.speaks_v1
+                delayed = delayed and self._delays and holder_of(session).transport.speaks_v1
                 session.abandon_message(message, delay=pause if delayed else None)
         except QueueError as error:
             logger.info("could not abandon a failed message; it returns when its session is released: %s", error)

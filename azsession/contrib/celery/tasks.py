@@ -153,7 +153,8 @@ class _Turn:
         backoff = Backoff()
         if failed_before:
             backoff.failed(self._session.session_id)  # Receive one message at a time: the first one may fail again.
-        runner = SessionRunner(self._options, backoff, self._counters)
+        # Celery decides when the task runs again.
+        runner = SessionRunner(self._options, backoff, self._counters, delays=False)
         runner.stopping = WorkerEnds()
         return runner.handle(TakenSession(self._session))
 
