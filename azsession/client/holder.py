@@ -132,6 +132,21 @@ class Holder:
         """Note the receipt of a message that another process received, so that it can be settled here."""
         self.lock.adopt(receipt)
 
+    def resume(self, lock_id: str, lasts: float) -> None:
+        """Hold the lock that another process handed over. It is renewed at once, in the background."""
+        self.lock.resume(lock_id, (self.queue_name, self.session_id), lasts)
+        if self.options.max_renewal is not None:
+            self._renew_until = time.monotonic() + self.options.max_renewal
+        self._is_watched = True
+        self.connection.renewer.watch(self)
+
+    def detach(self) -> None:
+        """Refuse further calls, and leave the lock to another process. Idempotent."""
+        self._is_released = True
+        self.shut()
+        if self._owns_connection:
+            self.connection.close()
+
     def shut(self) -> bool:
         """Refuse further calls and cancel those that wait. Return whether there is a lock to release.
 

@@ -17,8 +17,10 @@ from ..validation import check_function, check_queue_name, check_session_id, sec
 from . import management, sending
 from .accepting import Acceptance
 from .holder import LockOptions
+from .lock_handle import LockHandle
 from .provider_core import ProviderCore
 from .queue_methods import QueueMethods
+from .redacted import Redacted
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient
 from .uncopied import refuse_copies
@@ -215,6 +217,8 @@ class ServiceBusProvider(QueueMethods):
     def session_from_receipt(self, receipt: ReceiptHandle | str) -> SessionClient:
         """Return a client that can settle the message of a receipt that another process received. Sends no request.
 
+        It can only settle: its other methods raise `UnsupportedOperationError`. See `session_from_handle` for the whole lock.
+
         Args:
             receipt: The receipt, or its text.
 
@@ -224,6 +228,34 @@ class ServiceBusProvider(QueueMethods):
         """
         self._core.check_open()
         return self._core.adopt(receipt if isinstance(receipt, ReceiptHandle) else ReceiptHandle.parse(receipt))
+
+    def session_from_handle(
+        self,
+        handle: str,
+        *,
+        auto_renew: bool = True,
+        max_renewal: float | timedelta | None = None,
+        on_lock_lost: OnLockLost | None = None,
+    ) -> SessionClient:
+        """Return a client that holds the session whose lock another process handed over. Sends no request.
+
+        The client receives, settles, renews, uses the session state, and releases the lock when it is closed. The lock is
+        renewed at once, in the background. If it was lost meanwhile, the first call raises `SessionNotFoundError`.
+
+        Args:
+            handle: The text that `SessionClient.lock_handle` returned, from a client of the same gateway.
+            auto_renew: Renew the lock in the background.
+            max_renewal: Seconds (or a timedelta) after which the renewal stops. `None`: never.
+            on_lock_lost: Called once, with the client and the error, when the lock is found to be lost, in any thread.
+
+        Raises:
+            UnsupportedOperationError: The provider is connected to Azure without a gateway.
+            ConfigurationError: The provider is closed.
+        """
+        options = LockOptions(self.config.session_timeout, auto_renew, max_renewal)
+        check_function(on_lock_lost, "on_lock_lost")
+        handle = Redacted(handle) if isinstance(handle, str) else handle
+        return self._core.resume(LockHandle.parse(handle), options, on_lock_lost)
 
     def list_sessions(self, queue_name: str) -> list[SessionInfo]:
         """Return the sessions of a queue that have messages or a state, sorted by id.

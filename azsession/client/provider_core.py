@@ -15,10 +15,12 @@ from .. import forks
 from ..config import ServiceBusConfig
 from ..errors import ConfigurationError
 from ..messages import ReceiptHandle
+from . import handover
 from .accepting import Acceptance
 from .call import Call
 from .cancellation import PendingCalls
 from .holder import RELEASE_PATIENCE, LockOptions
+from .lock_handle import LockHandle
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient, holder_of, make_client
 from .transport import Transport
@@ -124,6 +126,18 @@ class ProviderCore:
         options = LockOptions(self.config.session_timeout, auto_renew=False)
         client = make_client(self.connection, receipt.session_id, receipt.queue_name, options)
         holder_of(client).adopt(receipt)
+        return client
+
+    def resume(self, handle: LockHandle, options: LockOptions, on_lock_lost: OnLockLost | None) -> SessionClient:
+        """Return a client that holds the session of a handle.
+
+        Raises:
+            UnsupportedOperationError: The provider is straight on Azure.
+        """
+        self.check_open()
+        handover.check_portable(uses_amqp=self.config.uses_amqp)
+        client = self.open_session(handle.queue_name, handle.session_id, options, on_lock_lost)
+        handover.resume(holder_of(client), handle)
         return client
 
     def new_waits(self) -> PendingCalls:

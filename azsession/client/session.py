@@ -14,7 +14,7 @@ from ..config import ServiceBusConfig
 from ..errors import SessionNotFoundError
 from ..messages import ReceivedMessage
 from ..validation import check_count, check_queue_name, check_session_id, check_state, seconds
-from . import operations, receiving
+from . import handover, operations, receiving
 from .holder import Holder, LockOptions, hook_without_reference
 from .server_connection import ServerConnection
 from .session_lock import Stage
@@ -271,6 +271,30 @@ class SessionClient(SettlingMethods):
         check_state(state)
         self._holder.require_lock("keep a session's state")
         self._holder.send(operations.set_state(self._holder.target(), state))
+
+    def lock_handle(self) -> str:
+        """Return the session's lock as text. Whoever has the text holds the session. Takes the lock if not held yet. Blocks.
+
+        Another process makes a client of it with `ServiceBusProvider.session_from_handle`. This client continues to hold the
+        session, and renews the lock, until `detach` or `close_session`. Treat the text as a secret.
+
+        Raises:
+            UnsupportedOperationError: The session is on Azure without a gateway: there the lock belongs to an AMQP link. Or
+                the server speaks the plain dialect.
+            SessionNotFoundError: The lock is lost, or the session was closed.
+            SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
+            AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
+            ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
+        """
+        return handover.lock_handle(self._holder).text()
+
+    def detach(self) -> None:
+        """Close this client and leave the lock to the process that has its handle. Idempotent. Blocks, for seconds at most.
+
+        The lock is neither released nor renewed any more. Unsettled messages stay with the lock, except those that were
+        fetched ahead. Without another process that renews it, the lock ends when it expires.
+        """
+        handover.detach(self._holder)
 
     def close_session(self) -> None:
         """Close the session: return its unsettled messages and release its lock. Idempotent. Blocks, for seconds at most.

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
 from enum import Enum
 
 import attrs
@@ -22,11 +20,9 @@ from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import route_of
 from .fetch_turns import FetchTurns
 from .ids import new_id
+from .lock_origin import LockOrigin
+from .lock_term import Term
 from .redacted import Redacted
-
-#: The part of a lock's time that is left when the lock is renewed. It is drawn at random between these two, so that the
-#: renewals of many locks do not fall together.
-RENEW_AT = (0.5, 0.6)
 
 
 class Stage(Enum):
@@ -40,27 +36,6 @@ class Stage(Enum):
     HELD = "held"
     #: The lock belongs to the process that this process was forked from.
     INHERITED = "inherited"
-
-
-@attrs.frozen
-class Term:
-    """How long the lock lasts.
-
-    Attributes:
-        deadline: When the lock ends, on the monotonic clock.
-        renew_at: When to renew it, on the monotonic clock.
-        expires_at: When it ends, as an aware UTC datetime.
-    """
-
-    deadline: float
-    renew_at: float
-    expires_at: datetime
-
-    @classmethod
-    def until(cls, deadline: float, lasts: float) -> Term:
-        """Return the term of a lock that lasts `lasts` seconds and ends at `deadline`."""
-        expires_at = datetime.now(timezone.utc) + timedelta(seconds=deadline - time.monotonic())
-        return cls(deadline, deadline - lasts * random.uniform(*RENEW_AT), expires_at)  # noqa: S311 - not a secret
 
 
 class Receive:
@@ -107,6 +82,7 @@ class SessionLock:
         #: The receive that runs in each thread. The caller's frame keeps it alive.
         self._receives: dict[int, weakref.ref[Receive]] = {}
         self.fetches: FetchTurns = FetchTurns()
+        self._origin = LockOrigin()
 
     @property
     def lock_id(self) -> str:
@@ -158,6 +134,7 @@ class SessionLock:
             raise SessionNotFoundError(f"{self.name} is closed", code=SESSION_LOCK_LOST)
         if self._error is not None:
             raise SessionNotFoundError(str(self._error), code=self._error.code) from self._error
+        self._origin.check(self.name, settling=settling)
         if self._stage is Stage.INHERITED:
             if settling:
                 return
@@ -183,6 +160,13 @@ class SessionLock:
         """Note the lock id under which the provider accepted the session."""
         self._lock_id, self._route = lock_id, route_of(lock_id)
         self.request()
+
+    def resume(self, lock_id: str, session: tuple[str, str], lasts: float) -> None:
+        """Note that another process handed over the lock of a queue's session. It is to be renewed at once."""
+        with self._guard:
+            self._lock_id, self._route, self._stage = lock_id, route_of(lock_id), Stage.HELD
+            self._origin.handed_over = session
+            self._term = attrs.evolve(Term.until(time.monotonic() + lasts, lasts), renew_at=time.monotonic())
 
     def refresh(self, sent: float, lasts: float, *, waited: float = 0.0) -> bool:
         """Note that the server granted or renewed the lock. Return whether it must be renewed earlier than before.
@@ -307,6 +291,7 @@ class SessionLock:
         with self._guard:
             self._receipts[receipt.handle] = receipt
             self._route = receipt.route or self._route
+            self._origin.settles_only = True
 
     def resolve(self, receipt: ReceivedMessage | ReceiptHandle | str) -> str:
         """Return the lock token of a receipt.
@@ -322,7 +307,7 @@ class SessionLock:
             raise InvalidReceiptError(
                 f"a receipt must be a ReceivedMessage, a ReceiptHandle, or the text of one, not {type(receipt).__name__}"
             )
-        known = self._receipts.get(receipt.handle)
+        known = self._receipts.get(receipt.handle) or (receipt if self._origin.may_settle(receipt) else None)
         if known is None or (receipt.session_id, receipt.queue_name) not in (
             ("", ""),
             (known.session_id, known.queue_name),

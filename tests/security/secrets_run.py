@@ -130,6 +130,13 @@ def use_session(provider: ServiceBusProvider, secrets: Secrets) -> None:
         failing(lambda: session.set_session_state(secrets.add("state", "state-secret-1-kQ7" * 200_000).encode()))
         taker = provider.session_from_receipt(messages[4].receipt)
         print(taker)
+        handle = session.lock_handle()
+        secrets.add("lock handle", handle)
+        mover = provider.session_from_handle(str.__str__(handle))
+        print(mover, [handle], vars(mover), vars(holder_of(mover)))
+        failing(lambda: provider.session_from_handle(handle[:-8]))
+        failing(lambda: mover.receive_deferred_messages([998]))
+        mover.detach()
         provider.create_session_client(QUEUE, "s1", auto_renew=False)
         failing(lambda: provider.create_session_client(QUEUE, "s1").receive_message(timeout=0))
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -156,7 +163,7 @@ def lose_the_way(connection_string: str | None, port: int, message: Any) -> None
         requests.Session() as http,
         SessionClient("s1", QUEUE, 60, http, f"http://127.0.0.1:{port}", config, auto_renew=False) as broken,
     ):
-        holder_of(broken).adopt(message.receipt)
+        holder_of(broken).lock.register([message])
         failing(lambda: broken.complete_message(message))
         failing(lambda: broken.receive_message(timeout=0))
 

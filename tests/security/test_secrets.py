@@ -134,7 +134,9 @@ def forms(secret: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("what", ["key", "signature", "bearer token", "body", "state", "lock token", "lock id", "receipt"])
+@pytest.mark.parametrize(
+    "what", ["key", "signature", "bearer token", "body", "state", "lock token", "lock id", "lock handle", "receipt"]
+)
 def test_no_output_shows_the_secret(what: str, run: Run) -> None:
     found: list[str] = []
     assert run.secrets[what]
