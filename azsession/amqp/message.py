@@ -16,6 +16,8 @@ from .types import Described, MalformedFrameError, Timestamp, Uint, Ulong
 #: Descriptors of a message's sections (§3.2).
 _HEADER, _ANNOTATIONS, _PROPERTIES, _APPLICATION_PROPERTIES = 0x70, 0x72, 0x73, 0x74
 _DATA, _SEQUENCE, _VALUE = 0x75, 0x76, 0x77
+#: The section for the next hop only (§3.2.2). Nothing in it is used here.
+_DELIVERY_ANNOTATIONS = 0x71
 _SECTION_TYPES: dict[int, Any] = {
     _HEADER: list,
     _ANNOTATIONS: dict,
@@ -178,6 +180,10 @@ def _message(buf: bytes) -> AmqpMessage:
             section, pos = buf[pos + 2], pos + 3  # A shortcut for descriptors below 256.
         else:
             section, pos = read_descriptor(buf, pos)
+        if section == _DELIVERY_ANNOTATIONS and buf[pos] == 0xC1:
+            # Azure puts the lock token there, which the delivery tag has, too. Decoding it would take a tenth of the time.
+            pos += 2 + buf[pos + 1]
+            continue
         content, pos = READERS[buf[pos]](buf, pos + 1, 0)
         kind = _SECTION_TYPES.get(section)
         if kind is not None and not isinstance(content, kind):
@@ -190,6 +196,8 @@ def _message(buf: bytes) -> AmqpMessage:
             sequences.append(content)
         else:
             sections[section] = content
+    if pos > end:
+        raise MalformedFrameError("a section ends behind the message")
     value = [item for sequence in sequences for item in sequence] if sequences else sections.get(_VALUE)
     durable, priority, ttl, _, count = exactly(sections.get(_HEADER, ()), 5)
     (

@@ -108,3 +108,18 @@ def test_a_message_without_a_body_has_no_bytes() -> None:
 
 def test_a_sections_descriptor_may_be_a_symbol() -> None:
     assert decode_message(b"\x00\xa3\x10amqp:data:binary\xa0\x02ab").body == b"ab"
+
+
+@pytest.mark.parametrize("entries", [1, 40])
+def test_delivery_annotations_are_skipped(entries: int) -> None:
+    annotations = amqp.encode_message(
+        AmqpMessage(annotations={f"x-{number}": uuid.UUID(int=number) for number in range(entries)})
+    ).replace(b"\x00\x53\x72", b"\x00\x53\x71", 1)
+    message = encode_message(AmqpMessage(message_id="m", data=b"x"))
+    found = decode_message(annotations + message)
+    assert (found.annotations, found.message_id, found.data) == ({}, "m", b"x")
+
+
+def test_delivery_annotations_that_end_behind_the_message_are_malformed() -> None:
+    with pytest.raises(MalformedFrameError):
+        decode_message(b"\x00\x53\x71\xc1\xff\x00")
