@@ -24,7 +24,7 @@ _HEADERS_SIZE = 8 * 1024 * 1024
 class _HeaderFile:
     """The file of a response while `http.client` reads the headers. The end of the file is an error."""
 
-    __slots__ = ("close", "readline")
+    __slots__ = ("close", "flush", "readline")
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         read = file.readline
@@ -38,6 +38,7 @@ class _HeaderFile:
 
         self.readline: Callable[[int], bytes] = readline
         self.close: Callable[[], None] = file.close
+        self.flush: Callable[[], None] = file.flush
 
 
 class _BoundedFile(io.RawIOBase):

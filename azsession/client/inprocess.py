@@ -52,14 +52,17 @@ class _Ask:
 
     def wait(self, future: Future[T], request: RequestInFlight) -> T:
         """Return the broker's result. Cancelling `request` withdraws the operation."""
-        self.waited = not future.done()
-        if self.waited:
-            request.on_cancel(future.cancel)
         try:
-            return wait_for(future)
-        finally:
+            self.waited = not future.done()
             if self.waited:
-                request.on_cancel(None)
+                request.on_cancel(future.cancel)
+            return wait_for(future)
+        except BaseException:
+            # `wait_for` does the same, unless an interrupt came before it began.
+            future.cancel()
+            raise
+        finally:
+            request.on_cancel(None)
 
 
 class InProcessAdapter(BaseAdapter):

@@ -105,12 +105,12 @@ def iterate(holder: Holder, timeout: float, prefetch: int) -> Iterator[ReceivedM
             messages = _receive(holder, 1, timeout, prefetch)
             if not messages:
                 return
-            message = messages[0]
+            yield messages[0]
+        except GeneratorExit:
+            raise  # The caller has got the message.
         except BaseException:
             holder.lock.undo_receive(running)
             raise
-        del running, messages
-        yield message
 
 
 def _fetch(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]:

@@ -100,7 +100,7 @@ class AzureBroker(Broker):
 
     def _run(self, context: CallContext, call: Callable[[Operation], Coroutine[Any, Any, T]]) -> Future[T]:
         operation = Operation(context)
-        return self._loop.start(call(operation), operation)
+        return self._loop.start_call(lambda: call(operation), operation)
 
     # Sessions
 

@@ -158,8 +158,15 @@ class Loop:
             coroutine: The coroutine. It waits with `done_within` and `pause` only.
             task: The future; a new one if it is `None`.
         """
+        return self.start_call(lambda: coroutine, task)
+
+    def start_call(self, call: Callable[[], Coroutine[Any, Any, T]], task: Task[T] | None = None) -> Task[T]:
+        """Run the coroutine that `call` makes, like `start`. The loop's thread makes the coroutine.
+
+        If the caller is interrupted, there is therefore no coroutine that never ran.
+        """
         started: Task[T] = Task() if task is None else task
-        started.prepare(self, coroutine)
+        started.prepare(self, call)
         try:
             self.call(started.begin)
         except ProviderError as error:
@@ -179,7 +186,7 @@ class Loop:
                 self._thread = thread
 
     def _rouse(self) -> None:
-        self._asleep = False
+        # The thread itself unsets `_asleep`: an interrupt in between must not make later callers believe that it is awake.
         wake = self._wake
         if wake is not None:
             try:

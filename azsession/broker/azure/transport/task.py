@@ -160,6 +160,7 @@ class Task(Future[T]):
     def __init__(self) -> None:
         super().__init__()
         self.loop: TaskLoop | None = None
+        self._call: Callable[[], Coroutine[Any, Any, T]] | None = None
         self._coroutine: Coroutine[Any, Any, T] | None = None
         self._wait: _Wait | None = None
         self._timer: CancellableTimer | None = None
@@ -169,9 +170,9 @@ class Task(Future[T]):
 
     # Any thread
 
-    def prepare(self, loop: TaskLoop, coroutine: Coroutine[Any, Any, T]) -> None:
-        """Set the loop and the coroutine. The loop calls this before it calls `begin` in its thread."""
-        self.loop, self._coroutine = loop, coroutine
+    def prepare(self, loop: TaskLoop, call: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        """Set the loop, and what makes the coroutine. The loop calls this before it calls `begin` in its thread."""
+        self.loop, self._call = loop, call
 
     def cancel(self) -> bool:
         """Withdraw the task, unless it is claimed or done. Return whether it is cancelled."""
@@ -188,6 +189,7 @@ class Task(Future[T]):
         """End a task that was not begun."""
         if self._coroutine is not None:
             self._coroutine.close()
+        self._drop_call()
         if self.claim():
             self.set_exception(error)
 
@@ -207,7 +209,8 @@ class Task(Future[T]):
         """Run the coroutine until it waits."""
         if self._is_cancelled:
             self._withdraw()
-        else:
+        elif self._call is not None:
+            self._coroutine, self._call = self._call(), None
             self._step(None)
 
     def resume(self, wait: _Wait) -> None:
@@ -233,18 +236,22 @@ class Task(Future[T]):
             self._timer = None
 
     def _withdraw(self) -> None:
-        if self._coroutine is None or self._is_claimed is not None:
+        if (self._coroutine is None and self._call is None) or self._is_claimed is not None:
             return
         # Those who wait with `concurrent.futures.wait` learn of the cancellation by this call.
         self.claim()
         if self._wait is None:
-            # The coroutine was not begun.
-            self._coroutine.close()
-            self._coroutine = None
+            self._drop_call()  # The coroutine was not begun.
             return
         wait, self._wait = self._wait, None
         self._forget(wait)
         self._step(WithdrawnError())
+
+    def _drop_call(self) -> None:
+        """Forget the coroutine that was not begun. One that exists already must be closed."""
+        call, self._call = self._call, None
+        if call is not None:
+            call().close()
 
     def _step(self, error: BaseException | None) -> None:
         """Continue the coroutine until it waits again or ends."""

@@ -1,0 +1,151 @@
+"""Raises an exception before one line of the package during a call, as a signal handler would. `test_sweep` uses it."""
+
+from __future__ import annotations
+
+import dis
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, TypeVar
+
+import azsession
+from azsession import InvalidReceiptError, Message, ReceivedMessage, ServiceBusProvider, SessionClient
+
+from .conftest import InterruptError
+
+T = TypeVar("T")
+
+#: The variable that makes a sweep interrupt every line. Without it, a sweep interrupts `SAMPLE` lines of each call.
+FULL = "AZSESSION_FULL_SWEEP"
+SAMPLE = 16
+PACKAGE = str(Path(azsession.__file__).parent)
+
+_names = itertools.count(1)
+
+
+@cache
+def _exits(code: CodeType) -> frozenset[int]:
+    """Return where a function leaves a `with` block.
+
+    CPython handles no signal between the end of the block and the call of ``__exit__``: it does so only at the start of a
+    function, at a jump backwards, and after a call. So an exception here, which would leave a lock taken, cannot happen.
+    """
+    found = list(dis.get_instructions(code))
+    exits = set()
+    for index, instruction in enumerate(found[:-3]):
+        three = found[index : index + 3]
+        if all(each.opname in ("LOAD_CONST", "DUP_TOP") and each.argval is None for each in three):
+            exits.add(instruction.offset)
+        elif instruction.opname == "LOAD_CONST" and [each.opname for each in three[1:]] == ["DUP_TOP", "DUP_TOP"]:
+            exits.add(instruction.offset)  # Python 3.10.
+    return frozenset(exits)
+
+
+class Interrupter:
+    """Counts the lines of the package that a call runs in this thread, and raises an exception before one of them.
+
+    Args:
+        at: The number of the line. 0: raise nothing.
+
+    Attributes:
+        lines: How many lines ran.
+        where: The line that was interrupted.
+    """
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self.lines = 0
+        self.where: str | None = None
+
+    def run(self, call: Callable[[], T]) -> T | None:
+        """Return the result of a call, or `None` if it was interrupted."""
+        sys.settrace(self._trace)
+        try:
+            return call()
+        except InterruptError:
+            assert self.where is not None
+            return None
+        finally:
+            sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line" and frame.f_lasti not in _exits(frame.f_code):
+            self.lines += 1
+            if self.lines == self._at:
+                self.where = f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno} {frame.f_code.co_name}"
+                raise InterruptError(self.where)
+        return self._trace
+
+
+class Context:
+    """A session of a queue, and one call that is interrupted.
+
+    Args:
+        provider: The provider.
+        queue: A queue that only this sweep uses.
+        at: The line of the call that is interrupted; 0 for none.
+    """
+
+    def __init__(self, provider: ServiceBusProvider, queue: str, at: int) -> None:
+        self.provider = provider
+        self.queue = queue
+        self.session_id = f"s{next(_names)}"
+        self.interrupter = Interrupter(at)
+
+    def send(self, *bodies: str) -> None:
+        self.provider.send_messages(self.queue, [Message(body, session_id=self.session_id) for body in bodies])
+
+    def open(self) -> SessionClient:
+        return self.provider.create_session_client(self.queue, self.session_id)
+
+    def interrupt(self, call: Callable[[], T]) -> T | None:
+        """Run the call that is interrupted. Return its result, or `None`."""
+        return self.interrupter.run(call)
+
+    def rest(self, session: SessionClient) -> list[str]:
+        """Receive and complete all messages."""
+        found = []
+        while (message := session.receive_message(timeout=0)) is not None:
+            found.append(message.text())
+            session.complete_message(message)
+        return found
+
+    def check_rest(self, session: SessionClient, *bodies: str) -> None:
+        """Check that these messages are left, close the session, and check that it is free at once."""
+        assert self.rest(session) == list(bodies), self.interrupter.where
+        session.close()
+        with self.open() as other:
+            assert other.receive_message(timeout=0) is None, self.interrupter.where
+
+
+def receive(context: Context) -> SessionClient:
+    """Return a new session with three messages."""
+    context.send("0", "1", "2")
+    return context.open()
+
+
+def first(session: SessionClient) -> ReceivedMessage:
+    message = session.receive_message(timeout=20)
+    assert message is not None
+    return message
+
+
+def again(settle: Callable[[], object]) -> None:
+    """Settle once more. The first time can have succeeded before its interrupt."""
+    try:
+        settle()
+    except InvalidReceiptError:
+        return
+
+
+def steps(lines: int) -> Iterator[int]:
+    """Return the lines to interrupt: all, or some that are spread evenly."""
+    if os.environ.get(FULL) or lines <= SAMPLE:
+        return iter(range(1, lines + 1))
+    return (1 + number * (lines - 1) // (SAMPLE - 1) for number in range(SAMPLE))
