@@ -128,7 +128,8 @@ class StandIn:
         path = f"{topic}/Subscriptions/{name}"
         queue = self._queues[path.lower()] = Queue(path, options, self.loop)
         found = self._topics.get(topic.lower()) or self._create_topic(topic, options)
-        found.subscriptions.append(queue)
+        # A subscription that is created again replaces the earlier one.
+        found.subscriptions = [*(each for each in found.subscriptions if each.name != path), queue]
 
     def _find(self, path: str) -> Queue | None:
         base = path.removesuffix("/$deadletterqueue")

@@ -120,6 +120,19 @@ def test_a_topic_drops_duplicates_for_all_subscriptions(client: ServiceBusClient
     assert [namespace.counts(f"news/subscriptions/{name}").active for name in "ab"] == [1, 1]
 
 
+def test_a_subscription_that_is_created_again_is_empty(client: ServiceBusClient, namespace: StandIn) -> None:
+    namespace.create_topic("reborn", max_message_size=1000)
+    for _ in range(2):
+        namespace.create_subscription("reborn", "s", max_message_size=1000)
+        with client.get_topic_sender("reborn") as sender:
+            sender.send_messages(message("x"))
+    assert namespace.counts("reborn/subscriptions/s").active == 1
+    # The earlier one takes nothing any more, and so refuses nothing.
+    namespace.create_subscription("reborn", "s", requires_session=False, max_message_size=1000)
+    with client.get_topic_sender("reborn") as sender:
+        sender.send_messages(message("x", None))
+
+
 def test_a_topic_without_subscriptions_drops_messages(client: ServiceBusClient, namespace: StandIn) -> None:
     namespace.create_topic("unheard")
     with client.get_topic_sender("unheard") as sender:
