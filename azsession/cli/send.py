@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -12,6 +13,9 @@ from ..errors import ConnectionFailedError, QueueError, revised
 from ..messages import Message
 from .common import PAGE, QUEUE, SESSION, Connect, checked_options, client_options, note, plural, progress, show_json
 from .json_lines import Line, LineFields, name_of, read_lines
+
+#: The position of a message in the error of a request with several messages.
+_POSITION = re.compile(r"\bmessage ([0-9]+) of [0-9]+")
 
 
 @click.command(short_help="Send one message, or the messages in a file.")
@@ -104,19 +108,25 @@ class _FileSender:
                 try:
                     ids += self._provider.send_messages(self._queue, page)
                 except QueueError as error:
-                    # The error counts the messages of its page. The numbers of lines say more.
-                    count = f" ({error.accepted} of {len(page)} messages were accepted before that)"
-                    self._sent += error.accepted
-                    line, text = self._lines[self._sent].number, str(error).removesuffix(count)
-                    maybe = isinstance(error, ConnectionFailedError) and error.maybe_delivered
-                    text = f"{self._name}, line {line}: {text}; {self._progress(PAGE - error.accepted if maybe else 0)}"
-                    raise revised(error, text, accepted=self._sent) from error.__cause__
+                    raise self._named(error, len(page)) from error.__cause__
                 except (KeyboardInterrupt, SystemExit):
                     note(f"interrupted: {self._progress(PAGE)}")
                     raise
                 self._sent += len(page)
                 advance(len(page))
         return ids
+
+    def _named(self, error: QueueError, count: int) -> QueueError:
+        """Return the error of a page of `count` messages with the line that it is about, and with the progress."""
+        # The error counts the messages of its page. The numbers of lines say more.
+        text = str(error).removesuffix(f" ({error.accepted} of {count} messages were accepted before that)")
+        wrong = _POSITION.search(text)
+        index = self._sent + (error.accepted if wrong is None else int(wrong[1]) - 1)
+        text = _POSITION.sub("the message", text)
+        self._sent += error.accepted
+        maybe = isinstance(error, ConnectionFailedError) and error.maybe_delivered
+        progress = self._progress(count - error.accepted if maybe else 0)
+        return revised(error, f"{self._name}, line {self._lines[index].number}: {text}; {progress}", accepted=self._sent)
 
     def _progress(self, in_doubt: int) -> str:
         """Say how many messages were sent, and how to continue.

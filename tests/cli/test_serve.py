@@ -127,7 +127,7 @@ def test_keys_have_their_rights_and_the_connection_string_contains_the_first(tmp
 @pytest.mark.parametrize("key", [f"app:{SECRET}", f"app:{SECRET}:Everything", f"app:{SECRET};x:Send"])
 def test_a_malformed_key_is_refused_and_not_shown(key: str) -> None:
     ended = run_here("serve", "--memory", "--port", "0", "--key", key)
-    assert_one_line(ended, "NAME:KEY:RIGHTS")
+    assert_one_line(ended, "NAME:KEY:RIGHTS", status=2)
     assert SECRET not in ended.stderr
 
 

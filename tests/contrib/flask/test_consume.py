@@ -135,7 +135,7 @@ def test_a_name_that_is_not_a_function_is_a_usage_error(handler: str, words: str
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["no/such/name"], "'no/such/name' is not a queue name"),
+        (["no name"], "'no name' is not a queue name"),
         ([QUEUE, "--max-concurrent-sessions", "1001"], "max_concurrent_sessions "),
     ],
 )
