@@ -80,6 +80,24 @@ def test_a_task_for_an_empty_session_handles_no_message(app: Celery) -> None:
     assert make(app, Seen())("a") == 0
 
 
+def test_a_failure_costs_the_messages_that_were_fetched_with_it_no_delivery(
+    app: Celery, run_tasks: RunTasks, azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    def fail_once(message: ReceivedMessage, session: SessionClient) -> None:
+        if message.delivery_count == 1:
+            raise OSError("not now")
+
+    azsession_server.create_queue(QUEUE, max_delivery_count=2)
+    seen = Seen(fail_once)
+    task = make(app, seen)
+    send(azsession_provider, "a", "1234")
+    task.delay("a")
+    run_tasks()
+    eventually(lambda: left(azsession_provider) == 0, seconds=30)
+    assert seen.all == [f"a{number}" for number in "11223344"]
+    assert azsession_provider.dead_letters(QUEUE) == []
+
+
 def test_dead_letter_moves_one_message_and_the_session_goes_on(app: Celery, azsession_provider: ServiceBusProvider) -> None:
     def judge(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "2":
