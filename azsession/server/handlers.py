@@ -11,7 +11,7 @@ from typing import Any
 from ..broker.base import Broker
 from ..broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
 from ..errors import InvalidReceiptError, ValidationError
-from ..messages import Message, SessionInfo
+from ..messages import Message, ReceivedMessage, SessionInfo
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
 from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..protocol.queue_json import decode_queue, encode_queue_info
@@ -135,8 +135,13 @@ class Handlers:
 
     def _receive_deferred(self, request: Request) -> PendingAnswer[Any]:
         numbers = read_sequence_numbers(request.json())
-        future = self._broker.receive_deferred(*_holder(request), numbers, context=request.context)
-        return PendingAnswer(future, lambda messages: Answer(201, messages=messages))
+        holder, broker = _holder(request), self._broker
+
+        def give_back(messages: list[ReceivedMessage]) -> Future[None]:
+            return broker.give_back(*holder, [message.receipt.handle for message in messages], context=request.context)
+
+        future = broker.receive_deferred(*holder, numbers, context=request.context)
+        return PendingAnswer(future, lambda messages: Answer(201, messages=messages), give_back)
 
     # Settling
 

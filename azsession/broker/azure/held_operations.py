@@ -119,6 +119,9 @@ class HeldSessionOperations:
         session = self._registry.held(entity, session_id)
         if session is not None and session.lock_id == lock_id:
             session.receives.give_back(lock_tokens)
+            unread = session.unsettled.take_back_by_number(lock_tokens)
+            # Deferring them again counts no delivery.
+            _settle(session, [Settlement(message.token, Disposition.RELEASE) for message in unread])
 
     async def undo_accept(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> None:
         """Give back the lock of a session whose accept was not answered, unless another call has used the session."""

@@ -118,14 +118,19 @@ class SessionReceiver:
         operation.commit()
         messages = await self.take_deferred(session, sequence_numbers, operation)
         # Those that do not fit stay unsettled: the next request for them gets them.
-        return list(ReceivedMessages(session, messages[: fitting(message.payload for message in messages)]))
+        returned = messages[: fitting(message.payload for message in messages)]
+        for message in returned:
+            message.answers += 1
+        return list(ReceivedMessages(session, returned))
 
     async def take_deferred(
         self, session: HeldSession, sequence_numbers: Sequence[int], operation: Operation
     ) -> list[UnsettledMessage]:
         """Return deferred messages of a session that is held, as unsettled ones. Raises what `receive_deferred` does."""
         wanted = list(dict.fromkeys(sequence_numbers))
-        known = {message.sequence_number: message for message in session.unsettled.received_by_number()}
+        # A message that is being settled comes again with a new lock token, if it is still deferred then.
+        unsettled = [message for message in session.unsettled.received_by_number() if message.settlement is None]
+        known = {message.sequence_number: message for message in unsettled}
         missing = [number for number in wanted if number not in known]
         if missing:
             answer = await self.request(session, "receive-by-sequence-number", receive_by_number_body(missing), operation)

@@ -96,3 +96,19 @@ def test_settled_messages_and_those_of_another_holder_are_not_given_back(namespa
     assert holder.complete(messages[1]) == [None]
     assert holder.complete(messages[0]) == [None]
     assert texts(holder.receive(timeout=0)) == []
+
+
+def test_deferred_messages_that_are_given_back_stay_deferred_and_uncounted(
+    namespace: StandIn, broker: AzureBroker, other: AzureBroker
+) -> None:
+    holder = Holder(broker)
+    send(broker, "a", "b")
+    messages = holder.take(2)
+    assert holder.settle(*messages, how=Disposition.DEFER) == [None, None]
+    numbers = [message.sequence_number or 0 for message in messages]
+    lost = broker.receive_deferred(*holder.whose, numbers).result(10)
+    arrived = broker.receive_deferred(*holder.whose, numbers[1:]).result(10)
+    give_back(holder, lost)
+    eventually(lambda: namespace.counts(QUEUE).locked == 1)
+    assert holder.complete(*arrived) == [None]
+    assert counted(broker.receive_deferred(*holder.whose, numbers[:1]).result(10)) == [("a", 1)]

@@ -189,7 +189,7 @@ class PendingReceives:
     def give_back(self, lock_tokens: Iterable[str]) -> None:
         """Make messages ready again whose caller did not get them. If no receive waits, return them to Azure.
 
-        Messages that were received by their sequence numbers stay unsettled: the same request returns them again.
+        Messages that were received by their sequence numbers did not come by the link, and do not go back by it.
         """
         self._make_ready_again(one for one in self._unsettled.with_tokens(lock_tokens) if one.delivery_id is not None)
         if not self._receives:

@@ -132,6 +132,16 @@ class UnsettledMessages:
                     taken.append(message)
         return taken
 
+    def take_back_by_number(self, tokens: Iterable[str]) -> list[UnsettledMessage]:
+        """Note that a result with messages received by number did not arrive. Return those that are in no other result."""
+        unread = []
+        for message in self.with_tokens(tokens):
+            if message.delivery_id is None and message.settlement is None:
+                message.answers -= 1
+                if message.answers <= 0:
+                    unread.append(message)
+        return unread
+
     def with_tokens(self, tokens: Iterable[str]) -> list[UnsettledMessage]:
         """Return the messages with these lock tokens that are still unsettled."""
         return [self._messages[token] for token in tokens if token in self._messages]
