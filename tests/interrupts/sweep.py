@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import inspect
 import itertools
 import os
 import sys
@@ -35,13 +36,13 @@ def _exits(code: CodeType) -> frozenset[int]:
     function, at a jump backwards, and after a call. So an exception here, which would leave a lock taken, cannot happen.
     """
     found = list(dis.get_instructions(code))
-    exits = set()
-    for index, instruction in enumerate(found[:-3]):
-        three = found[index : index + 3]
-        if all(each.opname in ("LOAD_CONST", "DUP_TOP") and each.argval is None for each in three):
-            exits.add(instruction.offset)
-        elif instruction.opname == "LOAD_CONST" and [each.opname for each in three[1:]] == ["DUP_TOP", "DUP_TOP"]:
-            exits.add(instruction.offset)  # Python 3.10.
+    exits: set[int] = set()
+    for index in range(len(found) - 3):
+        arguments = found[index : index + 3]
+        if all(each.opname in ("LOAD_CONST", "DUP_TOP") and each.argval is None for each in arguments):
+            exits.add(found[index].offset)
+            if found[index - 1].opname in ("SWAP", "NOP", "ROT_TWO", "POP_BLOCK"):  # The block ends with `return`.
+                exits.add(found[index - 1].offset)
     return frozenset(exits)
 
 
@@ -73,7 +74,10 @@ class Interrupter:
             sys.settrace(None)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        code = frame.f_code
+        is_generator_of_broker = code.co_flags & inspect.CO_GENERATOR and f"{PACKAGE}/broker" in code.co_filename
+        # Python closes an interrupted generator, and ignores an exception there.
+        if not code.co_filename.startswith(PACKAGE) or is_generator_of_broker:
             return None
         if event == "line" and frame.f_lasti not in _exits(frame.f_code):
             self.lines += 1
