@@ -11,9 +11,10 @@ import pytest
 from azsession.broker.calls import BLOCKING, CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import AuthenticationFailedError, ValidationError
+from azsession.messages import ReceivedMessage
 from azsession.protocol.routes import NoRouteError, Operation, Route
 from azsession.protocol.sas import generate_sas_token
-from azsession.server.answer import Answer
+from azsession.server.answer import Answer, PendingAnswer
 from azsession.server.authorization import Guard
 from azsession.server.dispatch import Gateway, parse_query
 from azsession.server.request import DEFAULT_TIMEOUT, Headers, Request
@@ -105,3 +106,27 @@ def test_the_timeout_is_shortened_to_the_callers_deadline() -> None:
     assert timeout({"timeout": "7"}, BLOCKING) == 7
     assert 1 < timeout({"timeout": "7"}, CallContext(deadline=time.monotonic() + 2)) <= 2
     assert timeout({"timeout": "7"}, CallContext(deadline=time.monotonic() - 1)) == 0
+
+
+def test_deferred_messages_whose_answer_cannot_be_written_are_given_back(
+    open_gateway: Gateway, broker: EmbeddedBroker
+) -> None:
+    holder = Headers([("Azsession-Lock-Id", "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c")])
+    assert ask(open_gateway, "POST", "/q/messages", b"x", ONE_SESSION).status == 201
+    received = ask(open_gateway, "DELETE", "/q/sessions/s/messages/head?timeout=0", headers=holder)
+    assert received.messages is not None
+    (message,) = received.messages
+    assert isinstance(message, ReceivedMessage)
+    token, number = message.receipt.handle, message.sequence_number
+    assert ask(open_gateway, "POST", f"/q/sessions/s/messages/{token}/$defer", headers=holder).status == 204
+    route, query = open_gateway.admit("POST", "/q/sessions/s/messages/$deferred", "", holder)
+    body = json.dumps({"SequenceNumbers": [number]}).encode()
+    pending = open_gateway.answer(Request(route, query, holder, body, BLOCKING))
+    assert isinstance(pending, PendingAnswer)
+    assert pending.give_back is not None
+    given_back = pending.give_back(pending.future.result())
+    assert given_back is not None
+    given_back.result()
+    (waiting,) = broker.peek("q", "s", 0, 10).result()
+    # The message is not in use: its delivery is not counted.
+    assert (waiting.state, waiting.delivery_count) == ("Deferred", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
 import threading
@@ -124,29 +123,6 @@ def test_messages_of_an_answer_that_cannot_be_written_are_given_back() -> None:
 
         eventually(has_received)
         assert (first[-1].body, first[-1].properties["DeliveryCount"]) == (b"one", 1)
-
-
-def test_a_deferred_message_that_an_absent_client_received_counts_no_delivery() -> None:
-    with serving() as gateway:
-        queue = gateway.queue(lock_duration=300)
-        gateway.send(queue, "s", "x")
-        lock_id = fresh_id()
-        holder = gateway.holder(queue, "s", lock_id)
-        received = holder.receive()
-        assert holder.defer(received.token).status == 204
-        body = json.dumps({"SequenceNumbers": [received.properties["SequenceNumber"]]}).encode()
-        fields = {"Azsession-Lock-Id": lock_id, "Content-Type": "application/json", "Content-Length": str(len(body))}
-        head = gateway.head("POST", f"/{queue}/sessions/s/messages/$deferred", fields)
-        for _ in range(20):
-            # The request and the end of the connection arrive at almost the same time.
-            with gateway.open_socket(head + body):
-                pass
-            assert holder.ask("GET", "/state").status == 204
-        gateway.clock.forward(301)
-        again = gateway.holder(queue, "s", fresh_id())
-        assert again.receive().status == 204
-        reply = again.ask("POST", "/messages/$deferred", {"SequenceNumbers": [received.properties["SequenceNumber"]]})
-        assert reply.json[0]["BrokerProperties"]["DeliveryCount"] == 1
 
 
 def test_a_session_that_an_absent_client_accepted_is_released() -> None:
