@@ -9,8 +9,8 @@ A history contains these operations and events:
 * of senders: ``send``, with the ids of the messages in order;
 * of consumers: ``accept``, ``receive``, ``receive_ahead`` and ``receive_deferred`` (with the received messages: id, sequence
   number, delivery count; a ``receive`` also with the number of messages that it may fetch), ``complete``, ``abandon``,
-  ``defer`` and ``dead_letter`` (with sequence numbers), ``set_state``, ``get_state``, ``renew`` and ``close`` (with the time
-  until which the client had its lock), each under the name of a session client;
+  ``defer`` and ``dead_letter`` (with sequence numbers; an ``abandon`` also with its delay), ``set_state``, ``get_state``,
+  ``renew`` and ``close`` (with the time until which the client had its lock), each under the name of a session client;
 * of the scene: the events ``killed`` (a process; recorded just before), ``gateway-down`` (recorded before and after; how it
   went down: killed or ended), ``link-down`` (between the gateway and Azure), and ``left`` (the messages in the queue at the
   end, dead letters with their reason).
@@ -67,6 +67,7 @@ class _Check:
         yield from self._two_holders()
         yield from self._redeliveries()
         yield from DeliveryCounts(self._history, self._rules, self._deliveries, self._settlings, self._holdings).violations()
+        yield from self._delays()
         yield from self._states()
         yield from self._taken_locks()
 
@@ -212,6 +213,24 @@ class _Check:
             return False
         # In front of Azure, a lock can end early. Its holder learns of it only with its next request.
         return holder.ended <= ended or (not self._rules.locks_outlast and holder.lost < NEVER)
+
+    def _delays(self) -> Iterator[Violation]:
+        """Until the delay of an abandon has passed, the session's messages come to nobody."""
+        if not self._rules.locks_outlast:
+            return
+        by_session: dict[str, list[Operation]] = defaultdict(list)
+        for one in self._operations:
+            if one.name == "receive" and one.outcome == OK and one.result["messages"]:
+                by_session[one.session].append(one)
+        for abandon in self._operations:
+            over = abandon.begin + abandon.about.get("delay", 0.0)
+            if abandon.name != "abandon" or abandon.outcome != OK or over <= abandon.end:
+                continue
+            for one in by_session[abandon.session]:
+                is_early = abandon.end < one.begin and one.end < over
+                # A restarted gateway ends a delay by its wall clock.
+                if is_early and not self._down_in(abandon.begin, one.end):
+                    yield Violation("early", f"{one.session}: {one} got messages during the delay of {abandon}")
 
     def _down_in(self, began: float, ended: float) -> bool:
         return is_any_in(self._downs, began, ended)

@@ -66,8 +66,9 @@ class Forged:
         outcome: str = OK,
         session: str = "s",
         at: tuple[float, float] | None = None,
+        **about: Any,
     ) -> Forged:
-        return self.add(name, holder, session, outcome, sequences=list(sequences), at=at)
+        return self.add(name, holder, session, outcome, sequences=list(sequences), at=at, **about)
 
     def close(self, holder: str, session: str = "s", **about: Any) -> Forged:
         return self.add("close", holder, session, **about)

@@ -200,6 +200,16 @@ def test_a_redelivery_to_the_same_holder_needs_an_abandon() -> None:
     assert forged.receive("p.1", ("a", 1, 2)).settle("complete", "p.1", 1).kinds() == []
 
 
+def test_messages_that_come_during_the_delay_of_an_abandon_are_early() -> None:
+    for delay, found in ((0.0, []), (4.0, []), (6.0, ["early"])):
+        forged = Forged().send("a").accept("p.1").receive("p.1", ("a", 1), at=(3, 4))
+        forged.settle("abandon", "p.1", 1, at=(5, 6), delay=delay)
+        assert forged.copy().receive("p.1", ("a", 1, 2), at=(8, 10)).settle("complete", "p.1", 1).kinds() == found
+        assert forged.copy().receive("p.1", at=(8, 9)).settle("complete", "p.1", 1).kinds() == []
+        after = forged.event("gateway-down", how="ended").receive("p.1", ("a", 1, 2), at=(8, 10))
+        assert after.settle("complete", "p.1", 1).kinds() == []
+
+
 def test_reading_a_state_that_is_not_the_last_one_is_a_violation() -> None:
     forged = Forged().accept("p.1").add("set_state", "p.1", value="1").add("set_state", "p.1", value="2")
     assert forged.add("get_state", "p.1", result={"value": "1"}).kinds() == ["state"]

@@ -211,7 +211,11 @@ class Hold:
         client, chance = self._client, self._random.random()
         if chance < 0.05:
             # Abandon the last message first, so that no message overtakes another.
-            return all(self._settle_one("abandon", client.abandon_message, message) for message in reversed(messages))
+            later = all(self._settle_one("abandon", client.abandon_message, message) for message in reversed(messages[1:]))
+            delay = self._random.choice([0.0, 0.7])
+            return later and self._settle_one(
+                "abandon", lambda message: client.abandon_message(message, delay), messages[0], delay=delay
+            )
         if chance < 0.07:
             return self._settle_one(
                 "dead_letter", lambda message: client.dead_letter_message(message, "torture"), messages[0]
@@ -238,12 +242,15 @@ class Hold:
             return all(self._settle_one("complete", self._client.complete_message, message) for message in messages)
         return self._settle_many("complete", lambda: self._client.complete_messages(messages), messages)
 
-    def _settle_one(self, name: str, settle: Callable[[ReceivedMessage], None], message: ReceivedMessage) -> bool:
-        return self._settle_many(name, lambda: settle(message), [message])
+    def _settle_one(
+        self, name: str, settle: Callable[[ReceivedMessage], None], message: ReceivedMessage, **about: Any
+    ) -> bool:
+        return self._settle_many(name, lambda: settle(message), [message], **about)
 
-    def _settle_many(self, name: str, settle: Callable[[], None], messages: Iterable[ReceivedMessage]) -> bool:
+    def _settle_many(self, name: str, settle: Callable[[], None], messages: Iterable[ReceivedMessage], **about: Any) -> bool:
         sequences = [message.sequence_number for message in messages]
-        with self._recorder.operation(name, self._holder, session=self._client.session_id, sequences=sequences) as result:
+        about.update(session=self._client.session_id, sequences=sequences)
+        with self._recorder.operation(name, self._holder, **about) as result:
             try:
                 settle()
             except QueueError as error:
