@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from .wire import Relay
@@ -83,7 +84,8 @@ class Proxy(Relay):
         self._faults = faults
         self._on_fault = on_fault
         self._random = random.Random(seed)
-        self._choosing = threading.Lock()  # Guards _random.
+        self._choosing = threading.Lock()  # Guards _random and _owed.
+        self._owed: deque[str] = deque()
         super().__init__(target)
 
     def _serve(self, client: socket.socket, server: socket.socket) -> None:
@@ -98,6 +100,14 @@ class Proxy(Relay):
         if fault is not None and fault not in DISTORTIONS:
             self._on_fault(fault)
         return fault, chance
+
+    def _distortion(self, fault: str | None, answer: bytes) -> str | None:
+        """Return how to distort a response. If it cannot be distorted, a later one is distorted instead."""
+        with self._choosing:
+            if fault is not None:
+                self._owed.append(fault)
+            is_due = bool(self._owed) and (fault is not None or self.rate > 0)
+            return self._owed.popleft() if is_due and _is_distortable(answer) else None
 
     def _exchange(self, pair: _Pair) -> bool:
         """Forward one request and its response. Return whether the connection stays open."""
@@ -134,7 +144,7 @@ class Proxy(Relay):
             return pair.reset() if fault.startswith("reset") else False
         if fault == "delayed answer":
             pair.wait_for_client(chance.uniform(0, LONGEST_DELAY))
-        if fault in DISTORTIONS and _is_distortable(answer):
+        if (fault is None or fault in DISTORTIONS) and (fault := self._distortion(fault, answer)) is not None:
             answer = _distorted(answer, None if fault == "cut JSON" else chance.choice(self.bodies), chance)
             self._on_fault(fault)
         if fault == "huge headers":

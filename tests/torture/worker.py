@@ -188,7 +188,7 @@ class Hold:
         self._client.renew_session_lock()
 
     def _receive(self) -> list[ReceivedMessage] | None:
-        count, prefetch = self._random.choice([(1, 1), (1, 1), (3, 1)])
+        count, prefetch = self._random.choice([(1, 1), (1, 1), (3, 1), (1, 5)])
         timeout = self._random.choice([0.0, 0.0, 0.2, 1.0])
         messages: list[ReceivedMessage] = []
 
