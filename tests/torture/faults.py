@@ -38,8 +38,8 @@ def clock_faults(scene: Scene) -> dict[str, Fault]:
     return {"gateway's clock stepped": lambda chance: _step(scene, 0, chance)}
 
 
-def file_faults(scene: Scene) -> dict[str, Fault]:
-    """Return the faults of the data file and its disk."""
+def copy_faults(scene: Scene) -> dict[str, Fault]:
+    """Return the faults of a copy of the data file."""
 
     def damage(chance: random.Random) -> None:
         with scene.gateway_fault:
@@ -48,9 +48,14 @@ def file_faults(scene: Scene) -> dict[str, Fault]:
             scene.start_gateway()
         scene.open_damaged(files, chance)
 
+    return {"file damaged": damage}
+
+
+def disk_faults(scene: Scene) -> dict[str, Fault]:
+    """Return the faults of the disk of the data file. There are none without `Scene.disk`."""
     disk = scene.disk
     if disk is None:
-        return {"file damaged": damage}
+        return {}
 
     # Meanwhile, the gateway is also killed, ended and paused. It starts again when it can write.
 
@@ -66,7 +71,7 @@ def file_faults(scene: Scene) -> dict[str, Fault]:
             _rest(chance, 3.0)
             disk.protect(False)
 
-    return {"file damaged": damage, "disk full": fill, "file read-only": protect}
+    return {"disk full": fill, "file read-only": protect}
 
 
 def worker_faults(scene: Scene) -> dict[str, Fault]:

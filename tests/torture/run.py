@@ -15,7 +15,7 @@ import attrs
 from .azure import AzureScene, wire_faults
 from .chaos import Chaos
 from .checker import check
-from .faults import Fault, clock_faults, file_faults, gateway_faults, name_faults, worker_faults
+from .faults import Fault, clock_faults, copy_faults, disk_faults, gateway_faults, name_faults, worker_faults
 from .history import OK, History, read
 from .proxy import FAULTS
 from .rules import Rules, Violation
@@ -118,8 +118,10 @@ def fault_groups(scene: Scene) -> list[tuple[dict[str, Fault], float]]:
     if isinstance(scene, AzureScene):
         groups += [(gateway_faults(scene), 2.5), (wire_faults(scene), 4.5)]
     else:
-        groups += [(gateway_faults(scene), 5.0), (file_faults(scene), 4.0)]
-    return [*groups, (clock_faults(scene), 8.0)] if scene.has_clocks else groups
+        groups += [(gateway_faults(scene), 4.5), (copy_faults(scene), 8.0), (disk_faults(scene), 6.0)]
+    if scene.has_clocks:
+        groups.append((clock_faults(scene), 8.0))
+    return [(faults, longest_pause) for faults, longest_pause in groups if faults]
 
 
 def report_on(history: History, plan: Plan, rules: Rules, *, drained: bool) -> Report:
