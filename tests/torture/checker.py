@@ -215,7 +215,10 @@ class _Check:
         return holder.ended <= ended or (not self._rules.locks_outlast and holder.lost < NEVER)
 
     def _delays(self) -> Iterator[Violation]:
-        """Until the delay of an abandon has passed, the session's messages come to nobody."""
+        """Until the delay of an abandon has passed, the session's messages come to nobody.
+
+        At its limit, the abandoned message is dead-lettered, and the session goes on without a delay.
+        """
         if not self._rules.locks_outlast:
             return
         by_session: dict[str, list[Operation]] = defaultdict(list)
@@ -226,11 +229,16 @@ class _Check:
             over = abandon.begin + abandon.about.get("delay", 0.0)
             if abandon.name != "abandon" or abandon.outcome != OK or over <= abandon.end:
                 continue
+            if any(self._is_dead(sequence) for sequence in abandon.about["sequences"]):
+                continue
             for one in by_session[abandon.session]:
                 is_early = abandon.end < one.begin and one.end < over
                 # A restarted gateway ends a delay by its wall clock.
                 if is_early and not self._down_in(abandon.begin, one.end):
                     yield Violation("early", f"{one.session}: {one} got messages during the delay of {abandon}")
+
+    def _is_dead(self, sequence: int) -> bool:
+        return sequence in self._left and self._left[sequence].fields["where"] == "dead"
 
     def _down_in(self, began: float, ended: float) -> bool:
         return is_any_in(self._downs, began, ended)

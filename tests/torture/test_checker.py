@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from .counts import EXCEEDED
 from .forged import Forged
 from .history import FAILED, OK, UNKNOWN, Event, Operation, Recorder, read
 from .rules import Rules
@@ -206,6 +207,8 @@ def test_messages_that_come_during_the_delay_of_an_abandon_are_early() -> None:
         forged.settle("abandon", "p.1", 1, at=(5, 6), delay=delay)
         assert forged.copy().receive("p.1", ("a", 1, 2), at=(8, 10)).settle("complete", "p.1", 1).kinds() == found
         assert forged.copy().receive("p.1", at=(8, 9)).settle("complete", "p.1", 1).kinds() == []
+        dead = forged.copy().send("b").receive("p.1", ("b", 2), at=(8, 10)).settle("complete", "p.1", 2)
+        assert "early" not in dead.left("dead", ("a", 1, 3), reason=EXCEEDED).kinds()
         after = forged.event("gateway-down", how="ended").receive("p.1", ("a", 1, 2), at=(8, 10))
         assert after.settle("complete", "p.1", 1).kinds() == []
 
