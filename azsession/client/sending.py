@@ -67,6 +67,8 @@ def _send_all(messages: Sequence[Message], send: Callable[[bytes], object]) -> N
     except QueueError as error:
         accepted += error.accepted
         text = _in_list(str(error), start, len(items))
+        if not accepted and text == str(error):
+            raise
         if accepted:
             text = f"{text} ({accepted} of {len(items)} messages were accepted before that)"
         raise revised(error, text, accepted=accepted) from error.__cause__
