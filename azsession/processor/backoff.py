@@ -9,6 +9,8 @@ from collections import OrderedDict
 
 #: Seconds that a session pauses after its first failure, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+#: Seconds by which a pause that the broker keeps may end later than here.
+BROKER_MARGIN = 0.25
 #: Seconds between two attempts to reach the broker, at most.
 LONGEST_OUTAGE_PAUSE = 15.0
 #: Number of sessions whose failures are remembered. Beyond it, the oldest are forgotten.
@@ -42,6 +44,12 @@ class Backoff:
         if self._failed:
             with self._lock:
                 self._failed.pop(session_id, None)
+
+    def is_pending(self) -> bool:
+        """Return whether the pause of a session has not ended yet, by the broker's time: it may come again."""
+        now = time.monotonic()
+        with self._lock:
+            return any(due + BROKER_MARGIN > now for _, due in self._failed.values())
 
     def due(self, session_id: str) -> float | None:
         """Return when the pause of the session ends, on the monotonic clock; `None` if its latest message did not fail."""

@@ -206,8 +206,11 @@ class Slots:
         failures = 0
         while self._wait_for_room():
             if self._options.until_empty and self._source.is_drained:
-                self.begin_stop()
-                return
+                if not self._backoff.is_pending():
+                    self.begin_stop()
+                    return
+                # The broker holds a session back whose message failed. It comes again.
+                self._source.doubt()
             try:
                 taken = self._take()
             except QueueError as error:

@@ -66,6 +66,9 @@ class Source(Protocol):
             locked_for: Seconds until the lock of another holder expires, if the session was locked.
         """
 
+    def doubt(self) -> None:
+        """Forget that no session was found: one that is held back comes again."""
+
     def after_fork(self) -> None:
         """Replace the lock in a forked child, because another thread of the parent may have held it."""
 
@@ -139,6 +142,10 @@ class NextAvailableSessions:
     def _changed(self) -> None:
         self._changes += 1
         self._in_doubt = None
+
+    def doubt(self) -> None:
+        with self._lock:
+            self._changed()
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -219,6 +226,10 @@ class ListedSessions:
                 times = self._times_empty[session_id] = self._times_empty.get(session_id, 0) + 1
                 due += min(EMPTY_PAUSES[1], EMPTY_PAUSES[0] * 2.0 ** min(times - 1, 10))
             heapq.heappush(self._due, (due, next(self._numbers), session_id))
+
+    def doubt(self) -> None:
+        with self._lock:
+            self._empty.clear()
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()

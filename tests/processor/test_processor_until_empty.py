@@ -7,6 +7,8 @@ import time
 import pytest
 
 from azsession import QueueSettings, ReceivedMessage, ServiceBusProvider, SessionClient, SessionProcessor, ValidationError
+from azsession.processor import backoff
+from azsession.processor.sources import SHORT_POLL
 
 from ..conftest import eventually
 from .helpers import QUEUE, Gate, Seen, left, locked, send
@@ -64,6 +66,23 @@ def test_a_failed_message_is_tried_again_before_the_end(provider: ServiceBusProv
     SessionProcessor(provider, QUEUE, seen, session_ids=session_ids, on_error=lambda *_: None, until_empty=True).run()
     assert seen.by_session["a"] == ["bad", "bad", "good"]
     assert left(provider) == 0
+
+
+@pytest.mark.parametrize("session_ids", [None, ["a"]])
+def test_a_session_that_the_broker_holds_back_for_long_is_waited_for(
+    provider: ServiceBusProvider, monkeypatch: pytest.MonkeyPatch, session_ids: list[str] | None
+) -> None:
+    # Longer than a request waits for a session.
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 2.0 * SHORT_POLL)
+
+    def fail_once(message: ReceivedMessage, session: SessionClient) -> None:
+        if message.delivery_count == 1:
+            raise ZeroDivisionError
+
+    send(provider, "a", ["bad"])
+    seen = Seen(fail_once)
+    SessionProcessor(provider, QUEUE, seen, session_ids=session_ids, on_error=lambda *_: None, until_empty=True).run()
+    assert seen.by_session["a"] == ["bad", "bad"]
 
 
 @pytest.mark.usefixtures("quick")
