@@ -35,6 +35,7 @@ def lock_handle(holder: Holder) -> LockHandle:
     holder.check()
     check_portable(uses_amqp=holder.connection.config.uses_amqp)
     holder.require_lock("hand over a session's lock")
+    holder.lock.is_shared = True
     return LockHandle(holder.queue_name, holder.session_id, holder.lock.lock_id, holder.lock.term.expires_at)
 
 

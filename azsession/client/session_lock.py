@@ -81,6 +81,8 @@ class SessionLock:
         self._unanswered: dict[str, Receive] = {}
         #: The receive that runs in each thread. The caller's frame keeps it alive.
         self._receives: dict[int, weakref.ref[Receive]] = {}
+        #: Whether another process may hold the same lock, because it was handed over.
+        self.is_shared: bool = False
         self.fetches: FetchTurns = FetchTurns()
         self._origin = LockOrigin()
 
@@ -166,6 +168,7 @@ class SessionLock:
         with self._guard:
             self._lock_id, self._route, self._stage = lock_id, route_of(lock_id), Stage.HELD
             self._origin.handed_over = session
+            self.is_shared = True
             self._term = attrs.evolve(Term.until(time.monotonic() + lasts, lasts), renew_at=time.monotonic())
 
     def refresh(self, sent: float, lasts: float, *, waited: float = 0.0) -> bool:
@@ -340,7 +343,7 @@ class SessionLock:
     def take_ahead(self, count: int) -> tuple[list[ReceivedMessage], bool]:
         """Return up to `count` of the messages that were fetched ahead, and whether other messages are in use.
 
-        A message is in use if it was handed out and is not settled.
+        A message is in use if it was handed out and is not settled. Another process that holds the same lock may use some.
         """
         own = self._running()
         with self._guard:
@@ -349,7 +352,7 @@ class SessionLock:
                 own.arrived.append(("", taken))
             for _ in taken:
                 self._ahead.popleft()
-            return taken, len(self._receipts) - len(self._ahead) > len(taken)
+            return taken, self.is_shared or len(self._receipts) - len(self._ahead) > len(taken)
 
     def take_all_ahead(self, into: list[ReceivedMessage]) -> None:
         """Move all messages that were fetched ahead to a list. After an interrupt, they can be in both places."""

@@ -117,3 +117,25 @@ def test_no_message_is_fetched_ahead_from_a_server_that_cannot_take_it_back(sess
     assert traffic.receives == [{"timeout": ["0"], "max": ["1"]}] * 3
     assert traffic.others == ["PUT"] * 3
     assert traffic.settled == []
+
+
+def test_a_message_that_another_process_uses_does_not_hide_the_use_of_the_next_one(
+    azsession_provider: ServiceBusProvider,
+) -> None:
+    azsession_provider.send_messages("orders", [Message(str(number), session_id="s1") for number in range(5)])
+
+    def counted() -> list[int]:
+        return [message.delivery_count for message in azsession_provider.peek_messages("orders", "s1")]
+
+    with azsession_provider.create_session_client("orders", "s1") as one:
+        assert one.receive_message(timeout=5) is not None
+        with azsession_provider.session_from_handle(one.lock_handle()) as other:
+            messages = other.messages(timeout=0)
+            other.complete_message(next(messages))
+            next(messages)
+            assert counted() == [1, 1, 0, 0]
+            other.detach()
+        messages = one.messages(timeout=0)
+        one.complete_message(next(messages))
+        next(messages)
+        assert counted()[-1] == 1

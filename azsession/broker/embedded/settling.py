@@ -60,7 +60,9 @@ class Settling:
                 self._core.locks.extend(lock, max(lock.expires, self._core.clock.monotonic() + BETWEEN_STEPS))
             return Unfinished.CONTINUE
 
-        return self._core.submit(job, context, durable=True)
+        # The counts of messages that are taken must survive the death of this process only, as after a receive.
+        durable = any(one.disposition is not Disposition.TAKE for one in settlements)
+        return self._core.submit(job, context, durable=durable)
 
     def _claim(
         self, queue: Queue, lock: SessionLock | None, settlement: Settlement, done: list[tuple[Settlement, LockedMessage]]
