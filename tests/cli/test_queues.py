@@ -75,3 +75,21 @@ def test_sessions_shows_odd_ids_in_one_line(
     azsession_provider.send_messages("site1/orders", [Message("x", session_id=name) for name in names])
     shown = run_here("sessions", "site1/orders", connection_string=azsession_server.connection_string).stdout
     assert [line.split()[0] for line in shown.splitlines()[1:]] == ["''", "..", "a\\x0ab", "a\\x1bb"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sessions", "typo"),
+        ("peek", "typo", "s"),
+        ("receive", "typo", "--timeout", "0"),
+        ("receive", "typo", "s", "--timeout", "0"),
+        ("dead-letters", "list", "typo"),
+    ],
+)
+def test_reading_creates_no_queue(azsession_server: AzsessionServer, command: tuple[str, ...]) -> None:
+    text = azsession_server.connection_string
+    assert run_here(*command, connection_string=text).returncode == 0
+    assert run_here("queue", "list", "--json", connection_string=text).stdout == ""
+    run_here("send", "right", "--body", "x", "--session-id", "s", connection_string=text)
+    assert json.loads(run_here("queue", "list", "--json", connection_string=text).stdout)["name"] == "right"
