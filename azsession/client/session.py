@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OnLockLost = Callable[["SessionClient", SessionNotFoundError], object]
 
 
-@refuse_copies("share this one between threads; in another process use session_from_receipt(str(message.receipt))")
+@refuse_copies("share this one between threads; another process can use session_from_handle or session_from_receipt")
 class SessionClient(SettlingMethods):
     """One session of a queue, held by its lock. No other client receives the session's messages meanwhile.
 
