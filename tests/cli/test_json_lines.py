@@ -74,7 +74,7 @@ def test_a_field_whose_name_has_dots_comes_before_a_path() -> None:
         (b'{"s": "a", "kind": false}', "kind cannot be a subject: it must be text or a number, not a boolean"),
         (b'{"s": "a", "meta": "x"}', "meta cannot be the attributes: it must be an object, not text"),
         (b'{"s": "a", "meta": {"k": [1]}}', "'k' is an array, not text, a number or a boolean"),
-        (b'{"s": "a", "meta": {"k": 9999999999999999999}}', "'k' does not fit into 64 bits"),
+        (b'{"s": "a", "meta": {"k": 99999999999999999999}}', "'k' does not fit into 64 bits"),
         (b'{"s": "\\ud800"}', "lone surrogate"),
         (b'{"other": 1}', "no s, and no --session-id was given"),
     ],
