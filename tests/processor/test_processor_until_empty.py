@@ -73,7 +73,7 @@ def test_a_session_that_the_broker_holds_back_for_long_is_waited_for(
     provider: ServiceBusProvider, monkeypatch: pytest.MonkeyPatch, session_ids: list[str] | None
 ) -> None:
     # Longer than a request waits for a session.
-    monkeypatch.setattr(backoff, "FIRST_PAUSE", 2.0 * SHORT_POLL)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 6.0 * SHORT_POLL)
 
     def fail_once(message: ReceivedMessage, session: SessionClient) -> None:
         if message.delivery_count == 1:
