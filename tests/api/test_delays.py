@@ -15,6 +15,7 @@ from azsession import (
     SessionProcessor,
     ValidationError,
 )
+from azsession.processor import backoff
 
 from ..conftest import eventually
 from .conftest import left, send, take, take_many
@@ -125,20 +126,22 @@ def test_a_huge_delay_holds_the_session_until_it_is_purged_or_the_end(provider: 
         assert take(session).text() == "b"
 
 
-def test_a_processor_lets_the_broker_hold_a_failed_session_back(provider: ServiceBusProvider, queue: str) -> None:
+def test_a_processor_lets_the_broker_hold_a_failed_session_back(
+    provider: ServiceBusProvider, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 6.0)
     send(provider, queue, "a", "b")
-    seen: list[tuple[str, int, float]] = []
+    failed_at: list[float] = []
 
     def handler(message: Any, session: Any) -> None:
-        seen.append((message.text(), message.delivery_count, time.monotonic()))
-        if len(seen) == 1:
-            raise RuntimeError("the first attempt fails")
+        failed_at.append(time.monotonic())
+        raise RuntimeError("the first attempt fails")
 
     with SessionProcessor(provider, queue, handler, on_error=lambda *_: None):
-        eventually(lambda: seen)
-        # Another consumer does not get the session either.
-        with pytest.raises(NoSessionAvailableError):
-            provider.create_session_client(queue, accept_timeout=0)
-        eventually(lambda: len(seen) == 3)
-    assert [(text, count) for text, count, _ in seen] == [("a", 1), ("a", 2), ("b", 1)]
-    assert seen[1][2] - seen[0][2] >= 0.25
+        eventually(lambda: failed_at)
+    # The processor has ended, and still nobody gets the session before the pause is over.
+    with pytest.raises(NoSessionAvailableError):
+        provider.create_session_client(queue, accept_timeout=0)
+    with provider.create_session_client(queue, accept_timeout=20) as session:
+        assert time.monotonic() - failed_at[0] >= 3
+        assert [(each.text(), each.delivery_count) for each in take_many(session, 2)] == [("a", 2), ("b", 1)]
