@@ -63,7 +63,7 @@ def _receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> l
 
     One request at a time fetches ahead. Other threads wait for it, because the messages that it brings come before theirs.
     """
-    lock, deadline = holder.lock, time.monotonic() + timeout
+    lock, deadline, left = holder.lock, time.monotonic() + timeout, timeout
     own = Event()
     try:
         while True:
@@ -73,7 +73,6 @@ def _receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> l
                 return ahead
             size = fetched_ahead.batch_size(holder, prefetch)
             under_way = lock.fetches.begin(own if size > count else None)
-            left = max(0.0, deadline - time.monotonic())
             if under_way is None and size > count:
                 return _merged(holder, _receive_once(holder, size, left, taken=count), count)
             if under_way is None:
@@ -83,6 +82,7 @@ def _receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> l
                 if messages:
                     under_way.wait(TRANSIT_TIME)
                 return _merged(holder, messages, count)
+            left = max(0.0, deadline - time.monotonic())
     finally:
         lock.fetches.end(own)
 
