@@ -19,6 +19,7 @@ def test_the_defaults_are_those_of_azure() -> None:
         "dead_letter_on_expiration": False,
         "requires_duplicate_detection": False,
         "duplicate_detection_window": 600.0,
+        "sessions_expire_together": False,
     }
 
 

@@ -11,6 +11,7 @@ from ..client.provider import ServiceBusProvider
 from ..errors import ProviderError
 from ..messages import PeekedMessage
 from ..protocol.error_codes import MESSAGE_NOT_FOUND
+from ..validation import MAX_SEQUENCE_NUMBER
 from .common import (
     PAGE,
     QUEUE,
@@ -41,7 +42,14 @@ def dead_letters() -> None:
 @click.option(
     "--max", "most", type=click.IntRange(1), default=100, show_default=True, help="Show at most this many messages."
 )
-@click.option("--from", "start", type=click.IntRange(0), default=0, metavar="SEQ", help="Start at this sequence number.")
+@click.option(
+    "--from",
+    "start",
+    type=click.IntRange(0, MAX_SEQUENCE_NUMBER),
+    default=0,
+    metavar="SEQ",
+    help="Start at this sequence number.",
+)
 @click.option("--session-id", type=SESSION, metavar="ID", help="List the dead letters of this session.")
 @client_options
 def list_dead_letters(queue: str, most: int, start: int, session_id: str | None, connect: Connect, as_json: bool) -> None:
@@ -93,7 +101,9 @@ def _dead_letters(
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
     """Add the arguments that select dead letters to a command."""
     command = click.option("--all", "every", is_flag=True, help="Select all dead letters of the queue.")(command)
-    command = click.argument("sequence_numbers", metavar="[SEQ]...", nargs=-1, type=click.IntRange(1))(command)
+    command = click.argument("sequence_numbers", metavar="[SEQ]...", nargs=-1, type=click.IntRange(1, MAX_SEQUENCE_NUMBER))(
+        command
+    )
     return click.argument("queue", type=QUEUE)(command)
 
 

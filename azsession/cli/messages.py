@@ -7,6 +7,7 @@ import click
 from ..client.session import SessionClient
 from ..errors import NoSessionAvailableError
 from ..messages import PeekedMessage, ReceivedMessage
+from ..validation import MAX_SEQUENCE_NUMBER
 from .common import (
     PAGE,
     QUEUE,
@@ -104,7 +105,14 @@ def _show(message: ReceivedMessage) -> None:
 @click.argument("queue", type=QUEUE)
 @click.argument("session", type=SESSION)
 @click.option("--max", "most", type=click.IntRange(1), default=10, show_default=True, help="Show at most this many messages.")
-@click.option("--from", "start", type=click.IntRange(0), default=0, metavar="SEQ", help="Start at this sequence number.")
+@click.option(
+    "--from",
+    "start",
+    type=click.IntRange(0, MAX_SEQUENCE_NUMBER),
+    default=0,
+    metavar="SEQ",
+    help="Start at this sequence number.",
+)
 @client_options
 def peek(queue: str, session: str, most: int, start: int, connect: Connect, as_json: bool) -> None:
     """Show messages of a SESSION of QUEUE without receiving them, including deferred and scheduled ones."""

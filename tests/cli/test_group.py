@@ -79,7 +79,15 @@ def test_a_group_alone_shows_its_help_as_it_is(group: list[str], words: list[str
 
 
 @pytest.mark.parametrize(
-    "arguments", [["receive", "a b"], ["receive", "q", "x" * 129], ["peek", "q", "x" * 129], ["sessions", ""]]
+    "arguments",
+    [
+        ["receive", "a b"],
+        ["receive", "q", "x" * 129],
+        ["peek", "q", "x" * 129],
+        ["peek", "q", "s", "--from", str(2**63)],
+        ["dead-letters", "delete", "q", str(2**63)],
+        ["sessions", ""],
+    ],
 )
 def test_a_wrong_name_is_wrong_usage(arguments: list[str]) -> None:
     assert_one_line(run_here(*arguments), "Invalid value", status=2)
