@@ -181,20 +181,28 @@ class ReceiptHandle:
         """
         if not isinstance(text, str) or not text.startswith(_RECEIPT_PREFIX) or len(text) > _MAX_RECEIPT_LENGTH:
             raise InvalidReceiptError("this is not the text of a receipt: use str(message.receipt)")
-        packed = text[len(_RECEIPT_PREFIX) :]
-        try:
-            fields = json.loads(base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True))
-            # The text of a receipt without a route has four fields.
-            queue_name, session_id, handle, expires, route = fields if len(fields) == 5 else [*fields, ""]
-            check_queue_name(queue_name)
-            check_session_id(session_id)
-            check_lock_token(handle)
-            if not re.match(_ROUTE, route):
-                raise ValidationError("the route must consist of characters that a header can carry")
-            expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)
-        except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):
-            raise InvalidReceiptError("the text of the receipt is damaged") from None
-        return cls(handle, expires_at, queue_name=queue_name, session_id=session_id, route=route)
+        receipt = _unpack(text[len(_RECEIPT_PREFIX) :])
+        if receipt is None:
+            # Not raised while the cause is handled: the error of the JSON would show the lock token.
+            raise InvalidReceiptError("the text of the receipt is damaged")
+        return receipt
+
+
+def _unpack(packed: str) -> ReceiptHandle | None:
+    """Return the receipt in base64url without padding, or `None` if it is damaged."""
+    try:
+        fields = json.loads(base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True))
+        # The text of a receipt without a route has four fields.
+        queue_name, session_id, handle, expires, route = fields if len(fields) == 5 else [*fields, ""]
+        check_queue_name(queue_name)
+        check_session_id(session_id)
+        check_lock_token(handle)
+        if not re.match(_ROUTE, route):
+            return None
+        expires_at = None if expires is None else datetime.fromtimestamp(expires, timezone.utc)
+    except (ValueError, TypeError, OverflowError, OSError, RecursionError, binascii.Error):
+        return None
+    return ReceiptHandle(handle, expires_at, queue_name=queue_name, session_id=session_id, route=route)
 
 
 @attrs.frozen(kw_only=True)

@@ -174,6 +174,14 @@ def test_text_that_is_not_a_receipt_raises_invalid_receipt_error(text: Any) -> N
         ReceiptHandle.parse(text)
 
 
+def test_the_error_of_a_damaged_receipt_has_no_cause_that_shows_the_token() -> None:
+    damaged = str(ReceiptHandle("secret-token", queue_name="q", session_id="s"))[:-6]
+    with pytest.raises(InvalidReceiptError) as caught:
+        ReceiptHandle.parse(damaged)
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
+
+
 @given(st.text(max_size=60))
 def test_parsing_any_text_raises_nothing_but_invalid_receipt_error(text: str) -> None:
     for form in (text, "azs1." + text):
