@@ -110,7 +110,7 @@ class Model:
                 else:
                     self.kept.remove(one)
 
-    def end(self, session: str, *, counted: bool = True) -> None:
+    def end(self, session: str, *, counted: bool = True, dies: bool = False) -> None:
         """End a lock. The deliveries of its messages count, unless the lock was released."""
         lock = self.locks.pop(session)
         if lock.holder:
@@ -120,7 +120,7 @@ class Model:
                 self.stale.append((session, one.token))
                 if not counted:
                     self.uncount(one)
-                elif one.count >= self.settings.max_delivery_count and not one.ahead:
+                elif one.count >= self.settings.max_delivery_count and not one.ahead and not dies:
                     one.state, one.reason = "DeadLettered", "MaxDeliveryCountExceeded"
                 one.token, one.ahead = None, False
 
@@ -234,7 +234,8 @@ class Model:
         """End all locks, as a restart of the broker does. The death of its process counts the deliveries."""
         self.clock = clock
         for session in list(self.locks):
-            self.end(session, counted=kill)
+            # After a kill, a message at its limit is dead-lettered when it would be delivered.
+            self.end(session, counted=kill, dies=kill)
         self.lost.clear()
         self.accepts.clear()
 
