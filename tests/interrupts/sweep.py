@@ -76,8 +76,8 @@ class Interrupter:
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
         is_generator_of_broker = code.co_flags & inspect.CO_GENERATOR and f"{PACKAGE}/broker" in code.co_filename
-        # Python closes an interrupted generator, and ignores an exception there.
-        if not code.co_filename.startswith(PACKAGE) or is_generator_of_broker:
+        # Python closes an interrupted generator, and ignores an exception there and in `__del__`.
+        if not code.co_filename.startswith(PACKAGE) or is_generator_of_broker or code.co_name == "__del__":
             return None
         if event == "line" and frame.f_lasti not in _exits(frame.f_code):
             self.lines += 1

@@ -305,7 +305,9 @@ class GroupCommit:
             tx.finish()
         except BaseException as error:
             # Without an error of SQLite, an interrupt came during or after the commit, which is complete.
-            if is_committing and not isinstance(error, sqlite3.Error) and not self._connection.in_transaction:
+            # `finish` can have closed the connection, which has no state then.
+            is_unclear = is_committing and not tx.is_committed and not isinstance(error, sqlite3.Error)
+            if is_unclear and not self._connection.in_transaction:
                 tx.is_committed = True
             _despite_interrupts(tx.finish if tx.is_committed else lambda: self._roll_back(tx))
             if tx.is_committed or not isinstance(error, Exception):
