@@ -22,6 +22,8 @@ from .rules import Rules, Violation
 
 #: The reason of a message that was dead-lettered because too many deliveries failed.
 EXCEEDED = "MaxDeliveryCountExceeded"
+#: Seconds for which a lock in Azure lasts at most after its holder has gone: its last request may be delayed on its way.
+LINGER = 10.0
 
 
 @attrs.frozen
@@ -137,17 +139,27 @@ class DeliveryCounts:
     def _failed_before(self, message: str, session: str, first: Operation | None) -> Failures:
         """Return how many deliveries of a message failed before the first receive that returned it."""
         sent, until = self._sent.get(message, 0.0), NEVER if first is None else first.end
-        unseen = [one for one in self._unseen[session] if one.end >= sent and one.begin <= until]
+        unseen = [one for one in self._unseen[session] if self._fetches_until(one) >= sent and one.begin <= until]
         return self._failed_unseen(unseen, until, first)
 
     def _failed_since(self, before: Delivery, after: Delivery | None) -> Failures:
         """Return how many deliveries of a message failed from one delivery to the next one, or to the end of the run."""
         until = NEVER if after is None else after.receive.end
-        unseen = [one for one in self._unseen[before.receive.session] if before.since < one.begin <= until]
+        # A gateway that fetches ahead may get a returned message again without another receive.
+        again = before.receive.holder if self._rules.fetches_ahead else None
+        unseen = [
+            one
+            for one in self._unseen[before.receive.session]
+            if one.begin <= until and (one.begin > before.since or one.holder == again)
+        ]
         if not any(one.name in ("abandon", "defer") and one.may_have_acted for one in self._settled_by(before, until)):
             # The holder had the message in its hand all the time.
             unseen = [one for one in unseen if one.holder != before.receive.holder]
         return self._fate(before, until) + self._failed_unseen(unseen, until, None if after is None else after.receive)
+
+    def _fetches_until(self, receive: Operation) -> float:
+        """Return until when a receive may have got messages."""
+        return max(receive.end, self._holdings[receive.holder].ended + LINGER) if self._rules.fetches_ahead else receive.end
 
     def _settled_by(self, delivery: Delivery, until: float) -> list[Operation]:
         """Return the settlements of a message by its holder that may have taken effect."""

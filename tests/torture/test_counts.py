@@ -34,7 +34,7 @@ def test_the_first_delivery_has_the_count_one() -> None:
 
 def test_an_abandon_counts() -> None:
     assert counts(received().settle("abandon", "p.1", 1).close("p.1")) == [2]
-    assert counts(received().settle("abandon", "p.1", 1), AZURE) == [2]
+    assert counts(received().settle("abandon", "p.1", 1).close("p.1", lock_until=100.0), AZURE) == [2]
 
 
 def test_an_abandon_with_unknown_outcome_may_count() -> None:
@@ -121,6 +121,25 @@ def test_in_front_of_azure_the_gateway_may_have_fetched_the_next_message_when_th
     for forged, rules, found in ((lost, AZURE, []), (closed, AZURE, ["count"]), (lost, Rules(), ["count"])):
         after = forged.copy().accept("q.1").receive("q.1", ("a", 2, 2)).settle("complete", "q.1", 2)
         assert after.kinds(rules) == found
+
+
+def test_in_front_of_azure_the_gateway_may_fetch_a_message_that_was_sent_after_the_receive() -> None:
+    forged = Forged().send("b").accept("p.1").receive("p.1", ("b", 1)).settle("complete", "p.1", 1).send("a")
+    for after, rules, found in (
+        (forged.copy().event("killed", victim="p"), AZURE, []),
+        (forged.copy().event("killed", victim="p"), Rules(), ["count"]),
+        (forged.copy().close("p.1", lock_until=100.0), AZURE, ["count"]),
+    ):
+        assert after.accept("q.1").receive("q.1", ("a", 2, 2)).settle("complete", "q.1", 2).kinds(rules) == found
+    # The message "c" was sent long after the end of the holder.
+    late = forged.event("killed", victim="p").send("c", at=(30, 31)).accept("q.1").receive("q.1", ("a", 2, 1), ("c", 3, 2))
+    assert late.settle("complete", "q.1", 2, 3).kinds(AZURE) == ["count"]
+
+
+def test_in_front_of_azure_the_gateway_may_fetch_an_abandoned_message_again() -> None:
+    forged = received().settle("abandon", "p.1", 1).event("lost", holder="p.1", left=0.0)
+    assert counts(forged) == [2]
+    assert counts(forged, AZURE) == [2, 3]
 
 
 def test_a_message_handed_out_from_those_fetched_ahead_counts_from_its_request() -> None:
