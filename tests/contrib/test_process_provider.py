@@ -11,6 +11,8 @@ from azsession import ConfigurationError, ServiceBusProvider
 from azsession.contrib.process_provider import ProcessProvider
 from azsession.contrib.provider_setting import ProviderSetting, Style, read
 
+from ..interrupts.conftest import InterruptError, interrupted_in
+from ..interrupts.sweep import Interrupter
 from .places import GATEWAY
 
 STYLE = Style("conf")
@@ -71,4 +73,49 @@ def test_after_an_error_the_next_use_reads_the_settings_again() -> None:
         process.get()
     setting.value = GATEWAY
     assert process.get() is process.get()
+    process.close()
+
+
+def test_an_interrupt_while_the_provider_is_made_leaves_nothing_behind() -> None:
+    """Each line is interrupted in turn, and a second thread must get a provider afterwards."""
+    setting = SlowSetting()
+    setting.go.set()
+    lines = Interrupter(0)
+    process = ProcessProvider(setting.read)
+    lines.run(process.get)
+    process.close()
+    for at in range(1, lines.lines + 1, max(1, lines.lines // 40)):
+        process = ProcessProvider(setting.read)
+        Interrupter(at).run(process.get)
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(process.get).result(10) is process.get()
+        process.close()
+
+
+def test_a_close_that_was_interrupted_can_be_repeated() -> None:
+    setting = SlowSetting()
+    setting.go.set()
+    process = ProcessProvider(setting.read)
+    provider = process.get()
+    with interrupted_in("_end_sessions"), pytest.raises(InterruptError):
+        process.close()
+    process.close()
+    assert repr(provider).endswith("closed>")
+    assert process.get() is not provider
+    process.close()
+
+
+@pytest.mark.parametrize("name", ["_make", "make_provider"])
+def test_after_an_interrupt_another_thread_makes_the_provider(name: str) -> None:
+    setting = SlowSetting()
+    setting.go.set()
+    process = ProcessProvider(setting.read)
+    with interrupted_in(name) as entered, pytest.raises(InterruptError):
+        process.get()
+    assert entered
+    found: list[ServiceBusProvider] = []
+    thread = threading.Thread(target=lambda: found.append(process.get()), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == [process.get()]
     process.close()
