@@ -39,15 +39,17 @@ class Mix:
 
     def _attempt(self, call: Callable[[], Any]) -> Any:
         """Return the result of a call that an alarm may interrupt, or `None`."""
+        results: list[Any] = []
         try:
             try:
                 signal.setitimer(signal.ITIMER_REAL, self._chance.uniform(0.001, 0.03))
-                return call()
+                # An alarm that comes after the return of the call must not lose its result.
+                results.append(call())
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except AlarmError:
             self.interrupts += 1
-            return None
+        return results[0] if results else None
 
     def _open(self) -> SessionClient:
         if self._session is None:
