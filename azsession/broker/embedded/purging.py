@@ -22,7 +22,7 @@ class Purging:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._rows = PurgeRows(core.connection)
-        self._lock = threading.Lock()  # Guards _progress.
+        self._lock = threading.RLock()  # Guards _progress. A signal handler may purge while its thread holds the lock.
         self._progress: OrderedDict[str, _Progress] = OrderedDict()
 
     def purge(self, entity: str, session_id: str | None, request_id: str, context: CallContext) -> Future[int]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
 import pytest
 
 from azsession import SessionLockedError
@@ -43,3 +48,29 @@ def test_an_expired_lock_does_not_prevent_a_purge(broker: EmbeddedBroker, clock:
     assert broker.purge("q", None).result() == 0
     clock.advance(31)
     assert broker.purge("q", "s").result() == 1
+
+
+def test_a_signal_handler_can_purge_while_its_thread_begins_a_purge(broker: EmbeddedBroker) -> None:
+    send(broker, "a")
+    nested: list[int] = []
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_name == "_progress_of" and event == "line" and len(nested) < 20:
+            # Like a signal handler: it runs between two lines of the purge, in the same thread.
+            sys.settrace(None)
+            nested.append(broker.purge("q", "s").result())
+            sys.settrace(trace)
+        return trace
+
+    def purge() -> None:
+        sys.settrace(trace)
+        try:
+            broker.purge("q", "s", "r1").result()
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=purge, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert sum(nested) == 1
