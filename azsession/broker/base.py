@@ -263,6 +263,8 @@ class Broker(abc.ABC):
     ) -> Future[None]:
         """Delete messages that were scheduled and are not available yet: all of them, or none and an error.
 
+        On Azure, Azure decides whether the others are deleted if there is no message with one of the numbers.
+
         Raises:
             ProviderError: There is no scheduled message with one of these numbers (code ``MessageNotFound``).
         """

@@ -109,10 +109,9 @@ def _on_dead_letter(
 def cancel_scheduled_messages(core: ProviderCore, queue_name: str, sequence_numbers: Iterable[int]) -> None:
     """Cancel scheduled messages, `MAX_BATCH` in one request."""
     check_queue_name(queue_name)
-    numbers = [
-        check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
-        for number in as_list(sequence_numbers, "sequence_numbers")
-    ]
+    given = as_list(sequence_numbers, "sequence_numbers")
+    # A number that is given twice would be missing the second time.
+    numbers = list(dict.fromkeys(check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER) for number in given))
     for start in range(0, len(numbers), MAX_BATCH):
         call = schedule_operations.cancel_scheduled(queue_name, numbers[start : start + MAX_BATCH])
         core.send(call, "cancel scheduled messages")

@@ -43,7 +43,8 @@ class QueueMethods:
     def cancel_scheduled_messages(self, queue_name: str, sequence_numbers: Iterable[int]) -> None:
         """Delete scheduled messages that are not available yet. Needs the right Send.
 
-        Up to 1000 messages are cancelled in one request: all of them, or none and an error.
+        Up to 1000 messages are cancelled in one request: all of them, or none and an error. On Azure, the others may be
+        cancelled if a number is not there.
 
         Args:
             queue_name: The queue, or the topic.

@@ -66,6 +66,12 @@ def test_many_messages_get_their_numbers_in_order(provider: ServiceBusProvider, 
     assert states(provider, queue) == []
 
 
+def test_a_number_that_is_given_twice_is_cancelled_once(provider: ServiceBusProvider, queue: str) -> None:
+    first, second = provider.schedule_messages(queue, messages("a", "b"), now() + LATER)
+    provider.cancel_scheduled_messages(queue, [first, first])
+    assert [message.sequence_number for message in provider.peek_messages(queue, "s1")] == [second]
+
+
 def test_scheduling_nothing_makes_no_request(provider: ServiceBusProvider) -> None:
     assert provider.schedule_messages("nowhere", [], now()) == []
     provider.cancel_scheduled_messages("nowhere", [])

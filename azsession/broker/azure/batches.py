@@ -53,8 +53,8 @@ class EncodedMessages:
         Raises:
             ValidationError: The entity is a subscription, or AMQP cannot carry an attribute.
         """
-        if "/subscriptions/" in entity.lower():
-            topic = entity[: entity.lower().index("/subscriptions/")]
+        topic = topic_of(entity)
+        if topic is not None:
             raise ValidationError(f"messages cannot be sent to a subscription: send to its topic {topic!r}")
         encoded, message_ids = [], []
         for number, message in enumerate(messages, 1):
@@ -93,6 +93,12 @@ class EncodedMessages:
             if size > limit:
                 text = f"message {number} has {size} bytes; the limit is {limit}"
                 raise MessageTooLargeError(text, code=MESSAGE_TOO_LARGE, size=size, limit=limit)
+
+
+def topic_of(entity: str) -> str | None:
+    """Return the topic of a subscription, or `None` for the name of a queue or topic. Azure's names have no case."""
+    at = entity.lower().find("/subscriptions/")
+    return entity[:at] if at > 0 else None
 
 
 def divide(encoded: EncodedMessages, max_batch_size: int, *, per_session: bool) -> list[list[Chunk]]:

@@ -100,15 +100,17 @@ class MessageBrowser:
             start = (page[-1].sequence_number or start) + 1
         return numbers
 
-    async def has_message(self, entity: str, session_id: str, message_id: object, operation: Operation) -> bool:
-        """Return whether a session has a message with this id, of any AMQP type."""
+    async def numbers_with_id(self, entity: str, session_id: str, message_id: object, operation: Operation) -> set[int]:
+        """Return the sequence numbers of a session's messages with this id, of any AMQP type."""
+        numbers: set[int] = set()
         start = 0
         while page := await self._peek(entity, session_id, start, PAGE, operation):
-            if any(message.message_id == message_id for message in page):
-                return True
-            last = page[-1].annotations.get("x-opt-sequence-number")
-            start = (last if isinstance(last, int) else start) + 1
-        return False
+            for message in page:
+                number = message.annotations.get("x-opt-sequence-number")
+                start = (number if isinstance(number, int) else start) + 1
+                if message.message_id == message_id:
+                    numbers.add(start - 1)
+        return numbers
 
     # Dead letters
 

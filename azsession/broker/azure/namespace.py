@@ -17,7 +17,7 @@ from ...errors import AuthenticationFailedError, ConnectionFailedError, Provider
 from ...protocol.error_codes import SERVER_BUSY
 from ...token_cache import REFRESH_PAUSE, TokenCache
 from ...tokens import Token
-from .authorized_connection import AuthorizedConnection, address_of
+from .authorized_connection import AuthorizedConnection, EntitySender, address_of
 from .error_mapping import error_of
 from .operation import Operation
 from .transport.connection import Connection
@@ -124,6 +124,19 @@ class Namespace:
         if not await done_within(future, limit):
             raise ConnectionFailedError(f"no answer from {self._address.host} within {limit:g} s", maybe_delivered=True)
         return future.result()
+
+    async def sender(self, entity: str, operation: Operation) -> EntitySender:
+        """Return the link that sends to an entity. It knows the limits of the entity, or has ended.
+
+        Raises:
+            ConnectionFailedError: The namespace cannot be reached, or did not answer in time.
+            QueueError: The namespace refused the token.
+        """
+        sender = (await self.connect(entity, operation)).sender(entity)
+        if not sender.attached:
+            # The answer to the attach has the limits.
+            await self.wait(sender.ready, operation)
+        return sender
 
     async def manage(
         self,

@@ -15,7 +15,7 @@ from ... import amqp
 from ...amqp import AmqpMessage
 from ...errors import ProviderError, QueueError
 from ...protocol.error_codes import CONFLICT
-from .batches import EncodedMessages
+from .batches import EncodedMessages, topic_of
 from .browsing import MessageBrowser
 from .message_mapping import text_of
 from .namespace import Namespace
@@ -51,8 +51,7 @@ class DeadLetterResubmitter:
             ProviderError: There is no such dead letter; or Azure dropped the copy as a duplicate, and the dead letter stays.
             QueueError: Another error of Azure.
         """
-        topic, separator, _ = entity.partition("/subscriptions/")
-        target = topic if separator else entity
+        target = topic_of(entity) or entity
         detects_duplicates = await self._detects_duplicates(target, operation)
 
         async def send(payload: bytes) -> None:
@@ -60,10 +59,13 @@ class DeadLetterResubmitter:
             message = amqp.decode_message(copy)
             session_id, message_id = text_of(message.group_id), message.message_id
             encoded = EncodedMessages([copy], [session_id], [text_of(message_id) or ""])
-            await self._sender.send(target, encoded, "", operation)
             if not detects_duplicates or message_id is None or session_id is None:
+                await self._sender.send(target, encoded, "", operation)
                 return
-            if not await self._browser.has_message(entity, session_id, message_id, operation):
+            # A later message of the sender can have the same id. It is not the copy.
+            others = await self._browser.numbers_with_id(entity, session_id, message_id, operation)
+            await self._sender.send(target, encoded, "", operation)
+            if await self._browser.numbers_with_id(entity, session_id, message_id, operation) <= others:
                 raise ProviderError(
                     f"{entity}: dead letter {number} stays: the copy is not in session {session_id!r}. The queue detects "
                     f"duplicates, and dropped the copy if it had a message with the id {text_of(message_id)!r} before, or "

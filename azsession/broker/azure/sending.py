@@ -83,11 +83,7 @@ class MessageSender:
             QueueError: Azure did not accept the messages. `accepted` says how many it did accept, where a request needs
                 several transfers.
         """
-        connection = await self._namespace.connect(entity, operation)
-        sender = connection.sender(entity)
-        if not sender.attached:
-            # The answer to the attach has the limits.
-            await self._namespace.wait(sender.ready, operation)
+        sender = await self._namespace.sender(entity, operation)
         encoded.check_sizes(sender.max_message_size)
         operation.commit()
         try:

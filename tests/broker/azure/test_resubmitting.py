@@ -14,6 +14,7 @@ from azsession.amqp.encoding import compound, described, encode_value, string
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition, ReceiveRequest, Settlement, wait_for
 
+from ...conftest import eventually
 from .holders import QUEUE, Holder, broker_on, texts
 
 if TYPE_CHECKING:
@@ -80,14 +81,16 @@ def test_the_copy_is_the_senders_message_unchanged(broker: AzureBroker, namespac
     assert broker.dead_letters(QUEUE, 0, 10).result() == []
 
 
-def test_a_dead_letter_of_a_subscription_goes_to_its_topic(namespace: StandIn) -> None:
+@pytest.mark.parametrize("entity", ["events/subscriptions/audit", "Events/Subscriptions/Audit"])
+def test_a_dead_letter_of_a_subscription_goes_to_its_topic(namespace: StandIn, entity: str) -> None:
     namespace.create_subscription("events", "audit")
-    entity = "events/subscriptions/audit"
+    namespace.create_subscription("events", "other")
     with broker_on(namespace) as broker:
         broker.send("events", [Message("a", session_id="s1", message_id="m1")]).result()
         number = dead_letter(broker, entity)
         broker.resubmit(entity, number).result()
         assert bodies(broker, entity) == ["a"]
+        assert bodies(broker, "events/subscriptions/other") == ["a", "a"]
         assert broker.dead_letters(entity, 0, 10).result() == []
 
 
@@ -101,6 +104,23 @@ def test_a_dead_letter_whose_copy_azure_drops_as_a_duplicate_stays(namespace: St
         assert caught.value.code == "Conflict"
         assert not caught.value.is_transient
         assert texts_of_dead(broker, "strict") == ["a"]
+
+
+def test_a_later_message_with_the_same_id_is_not_taken_for_the_copy(namespace: StandIn) -> None:
+    namespace.create_queue("strict", duplicate_detection=0.5)
+    with broker_on(namespace) as broker:
+        broker.send("strict", [Message("old", session_id="s1", message_id="m1")]).result()
+        number = dead_letter(broker, "strict")
+
+        def sent_again() -> bool:
+            broker.send("strict", [Message("new", session_id="s1", message_id="m1")]).result()
+            return bodies(broker, "strict") == ["new"]
+
+        # The queue forgets the id.
+        eventually(sent_again)
+        with pytest.raises(ProviderError, match=r"dead letter [0-9]+ stays"):
+            broker.resubmit("strict", number).result()
+        assert texts_of_dead(broker, "strict") == ["old"]
 
 
 def test_a_dead_letter_is_resubmitted_once_duplicate_detection_has_forgotten_its_id(namespace: StandIn) -> None:

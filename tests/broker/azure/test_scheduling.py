@@ -1,4 +1,4 @@
-"""Scheduling messages on Azure: requests per session on partitioned entities, and repeated requests."""
+"""Scheduling messages on Azure: requests per session on partitioned entities, sizes, and repeated requests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azsession import Message, ValidationError
+from azsession import ConnectionFailedError, Message, MessageTooLargeError, ValidationError
 from azsession.broker.azure import AzureBroker
+
+from ...conftest import eventually
+from .holders import broker_on
 
 if TYPE_CHECKING:
     from tests.standin import StandIn
@@ -47,3 +50,41 @@ def test_another_refusal_is_not_tried_per_session(broker: AzureBroker, namespace
     with pytest.raises(ValidationError, match="not the time"):
         broker.schedule("split", messages("a", "b")).result()
     assert scheduled(namespace, "split") == []
+
+
+def test_a_message_that_is_too_large_is_named_before_any_is_scheduled(broker: AzureBroker, namespace: StandIn) -> None:
+    namespace.create_queue("small", max_message_size=1000)
+    given = [*messages("a", "b"), Message(b"x" * 2000, session_id="a", scheduled_enqueue_time=AT)]
+    with pytest.raises(MessageTooLargeError, match=r"message 3 has [0-9]+ bytes; the limit is 1000"):
+        broker.schedule("small", given).result()
+    assert scheduled(namespace, "small") == []
+
+
+def test_a_request_is_at_most_as_large_as_a_message(broker: AzureBroker, namespace: StandIn) -> None:
+    namespace.create_queue("small", max_message_size=3000)
+    given = [Message(b"x" * 1200, session_id="a", scheduled_enqueue_time=AT) for _ in range(6)]
+    assert len(set(broker.schedule("small", given).result())) == 6
+    assert namespace.log["schedule-message"] == 3
+
+
+def test_an_attempt_waits_for_the_one_before(broker: AzureBroker, namespace: StandIn) -> None:
+    namespace.create_queue("split")
+    broker.schedule("split", messages("a")).result()
+    namespace.delay(60.0)
+    futures = [broker.schedule("split", messages("a", "b"), "request") for _ in range(2)]
+    eventually(lambda: namespace.log["schedule-message"] == 2)
+    namespace.delay(0)
+    first, second = (future.result() for future in futures)
+    assert first == second
+    assert len(scheduled(namespace, "split")) == 3
+
+
+def test_an_attempt_after_a_lost_answer_does_not_schedule_again(namespace: StandIn) -> None:
+    namespace.create_queue("split")
+    with broker_on(namespace, request_timeout=1.0) as broker:
+        namespace.swallow("schedule-message")
+        for _ in range(2):
+            with pytest.raises(ConnectionFailedError) as caught:
+                broker.schedule("split", messages("a"), "request").result()
+            assert caught.value.maybe_delivered
+    assert len(scheduled(namespace, "split")) == 1
