@@ -83,7 +83,8 @@ class TokenSource(Protocol):
 class SasKey:
     """Signs tokens with a shared access key."""
 
-    is_slow, renews = False, True
+    is_slow: bool = False
+    renews: bool = True
 
     def __init__(self, key_name: str, key: str, clock: Callable[[], float] = time.time) -> None:
         self._key_name = key_name
@@ -104,7 +105,8 @@ class SasKey:
 class SasSignature:
     """Returns the signature of a connection string, which cannot be renewed."""
 
-    is_slow, renews = False, False
+    is_slow: bool = False
+    renews: bool = False
 
     def __init__(self, signature: str) -> None:
         self._token = Token(signature, float("inf"))
@@ -126,7 +128,8 @@ class EntraCredential:
         ConfigurationError: The credential has no `get_token`, or an asynchronous one.
     """
 
-    is_slow, renews = True, True
+    is_slow: bool = True
+    renews: bool = True
 
     def __init__(self, credential: TokenCredential) -> None:
         get_token = getattr(credential, "get_token", None)

@@ -35,28 +35,21 @@ PREVIEW = 200
 Connect = Callable[[], ServiceBusProvider]
 
 
-class CheckedText(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A text that one of azsession's checks accepts. Another text is wrong usage.
+def _checked(check: Callable[[object], str]) -> Callable[[str], str]:
+    """Return a type for click that refuses as wrong usage a text that a check refuses."""
 
-    Args:
-        name: The name of the type.
-        check: Returns the text, or raises `ValidationError`.
-    """
-
-    def __init__(self, name: str, check: Callable[[object], str]) -> None:
-        self.name = name
-        self._check = check
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text, or fail with a usage error."""
+    def convert(text: str) -> str:
         try:
-            return self._check(value)
+            return check(text)
         except ValidationError as error:
-            self.fail(str(error), param, ctx)
+            raise click.BadParameter(str(error)) from None
+
+    return convert
 
 
-QUEUE = CheckedText("queue", check_queue_name)
-SESSION = CheckedText("session", check_session_id)
+#: The types of arguments and options that name a queue or a session.
+QUEUE: Callable[[str], str] = _checked(check_queue_name)
+SESSION: Callable[[str], str] = _checked(check_session_id)
 
 
 class MissingCommandError(click.UsageError):

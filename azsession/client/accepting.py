@@ -88,8 +88,9 @@ class Acceptance:
         except QueueError as error:
             if interrupts.raised_by_handler(error):
                 raise
-            if not isinstance(error, ConnectionFailedError):
+            if not isinstance(error, ConnectionFailedError) or not error.maybe_delivered:
                 self._sent = None  # The server granted nothing.
+            if not isinstance(error, ConnectionFailedError):
                 raise
             core.check_open()
             if not pending.stopped.is_set():

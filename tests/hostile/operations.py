@@ -82,7 +82,7 @@ def _accept(context: Context) -> Callable[[], object]:
     context.provider.send_message(queue, Message("only", session_id="next"))
 
     def accept() -> object:
-        session = context.provider.create_session_client(queue, accept_timeout=0, auto_renew=False)
+        session = context.provider.create_session_client(queue, accept_timeout=5, auto_renew=False)
         context.opened.append(session)
         assert session.session_id == "next"
         return session

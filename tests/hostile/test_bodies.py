@@ -34,7 +34,7 @@ BROKEN_JSON = [
     b"<html></html>",
     b'{"SessionId": 5, "count": "5", "failed": 5, "sessions": {}, "queues": 5, "QueueName": 5}',
     b'{"SessionId": null, "count": true, "failed": [5], "sessions": [5], "queues": [5], "QueueName": null}',
-    b'{"SessionId": "", "count": -1, "failed": null, "sessions": [{}], "queues": [{}], "QueueName": ["x"]}',
+    b'{"SessionId": [], "count": -1, "failed": null, "sessions": [{}], "queues": [{}], "QueueName": ["x"]}',
     b'{"SessionId": "\\ud800", "count": 1.5, "failed": "x", "sessions": [{"SessionId": "s", "MessageCount": "5"}],'
     b' "queues": [{"QueueName": "q", "LockDuration": "for ever"}], "QueueName": "q", "LockDuration": 5}',
     b'[{"Body": 5}]',
@@ -108,7 +108,7 @@ def test_attributes_of_unknown_types_are_left_out(proxy: FaultyProxy, prepare: P
     proxy.script(http_answer(201, body, {**GATEWAYS, "Content-Type": ENVELOPE}))
     found = context.session.receive_message(timeout=0)
     assert found is not None
-    assert found.attributes == {"text": "x", "number": 1, "truth": True}
+    assert found.attributes == {"null": None, "text": "x", "number": 1, "truth": True}
 
 
 def test_an_accept_that_is_answered_with_another_session_is_refused(

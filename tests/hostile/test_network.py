@@ -110,10 +110,13 @@ def test_closing_during_a_slow_name_lookup_ends_the_call_after_the_lookup(resolv
     receiving = in_thread(lambda: named.receive_message(timeout=20))
     while not resolver.requests:
         time.sleep(0.005)
-    named.close()
+    closing = in_thread(named.close)
+    while not named.closed:
+        time.sleep(0.005)
     resolver.gate.set()
     with pytest.raises(SessionNotFoundError):
         receiving()
+    closing()
 
 
 def test_a_refused_connection_is_certainly_not_delivered() -> None:
