@@ -184,14 +184,16 @@ def test_purging_a_queue_deletes_the_messages_of_all_sessions(provider: ServiceB
 def test_a_session_that_is_held_is_not_purged(provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, "a", "b", session_id="held")
     send(provider, queue, "c", session_id="free")
+    for name in ("held", "free"):
+        provider.schedule_messages(queue, messages("later", session_id=name), now() + LATER)
     with provider.create_session_client(queue, "held") as session:
         message = take(session)
         with pytest.raises(SessionLockedError):
             provider.purge(queue, "held")
-        assert provider.purge(queue) == 1
+        assert provider.purge(queue) == 2
         session.complete_message(message)
-        assert left(provider, queue, "held") == ["b"]
-    eventually(lambda: provider.purge(queue, "held") == 1)
+        assert left(provider, queue, "held") == ["b", "later"]
+    eventually(lambda: provider.purge(queue, "held") == 2)
 
 
 def test_a_large_session_is_purged(provider: ServiceBusProvider, queue: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Future
 from typing import Any
 
@@ -90,13 +90,23 @@ class MessageBrowser:
             start = (last if isinstance(last, int) else start) + 1
         return [amqp.decode_message(payload) for payload in found[: min(max_count, fitting(found))]]
 
-    async def numbers(self, state: str, entity: str, session_id: str | None, operation: Operation) -> list[int]:
-        """Return the sequence numbers of all messages with a state, for example ``"Deferred"``: of a session, or of all."""
+    async def numbers(
+        self, state: str, entity: str, session_id: str | None, operation: Operation, *, without: Collection[str] = ()
+    ) -> list[int]:
+        """Return the sequence numbers of all messages with a state, for example ``"Deferred"``.
+
+        Args:
+            state: The state.
+            entity: The queue or subscription.
+            session_id: The session; `None` for all sessions.
+            operation: The call.
+            without: Sessions that are left out.
+        """
         numbers: list[int] = []
         start = 0
         while found := await self._peek(entity, session_id, start, PAGE, operation):
             page = [peeked(message) for message in found]
-            numbers += [one.sequence_number for one in page if one.state == state]
+            numbers += [one.sequence_number for one in page if one.state == state and one.session_id not in without]
             start = (page[-1].sequence_number or start) + 1
         return numbers
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 
 from ...errors import ProviderError, SessionLockedError
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
@@ -77,11 +76,20 @@ class Purger:
             await self._purge_session(entity, session_id, key, operation)
             await self._cancel(entity, session_id, key, operation)
             return self._counts.get(key, 0)
+        held: set[str] = set()
         for info in await self._lister.list_sessions(entity, None, ALL, operation):
-            with suppress(SessionLockedError):
-                await self._purge_session(entity, info.session_id, key, operation)
-        await self._cancel(entity, None, key, operation)
+            if not await self._purge_if_free(entity, info.session_id, key, operation):
+                held.add(info.session_id)
+        await self._cancel(entity, None, key, operation, without=held)
         return self._counts.get(key, 0)
+
+    async def _purge_if_free(self, entity: str, session_id: str, key: str, operation: Operation) -> bool:
+        """Complete the messages of a session; return `False` if a holder has it."""
+        try:
+            await self._purge_session(entity, session_id, key, operation)
+        except SessionLockedError:
+            return False
+        return True
 
     async def _purge_session(self, entity: str, session_id: str, key: str, operation: Operation) -> None:
         self._delays.release(self._registry.held(entity, session_id))
@@ -111,9 +119,11 @@ class Purger:
             if session is not None and session.lock_id == lock_id:
                 session.release()
 
-    async def _cancel(self, entity: str, session_id: str | None, key: str, operation: Operation) -> None:
-        """Cancel the scheduled messages of a session, or of all sessions."""
-        for number in await self._browser.numbers("Scheduled", entity, session_id, operation):
+    async def _cancel(
+        self, entity: str, session_id: str | None, key: str, operation: Operation, *, without: Collection[str] = ()
+    ) -> None:
+        """Cancel the scheduled messages of a session, or of all sessions but some."""
+        for number in await self._browser.numbers("Scheduled", entity, session_id, operation, without=without):
             try:
                 await self._scheduler.cancel(entity, [number], operation)
             except ProviderError as error:
