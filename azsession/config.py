@@ -46,19 +46,21 @@ MAX_RETRIES, MAX_POOL = 1_000_000, 65_536
 _TRANSPORTS = ("auto", "http", AMQP, WEBSOCKETS)
 
 
-def _check_seconds(_: object, field: attrs.Attribute[Any], value: object) -> None:
+def _checked(check: Callable[..., object], *arguments: object, **options: Any) -> None:
+    """Call a check of `validation`. Its error is one of the configuration here."""
     try:
-        seconds(value, field.name, positive=field.name == "session_timeout")
+        check(*arguments, **options)
     except ValidationError as error:
         raise ConfigurationError(str(error)) from None
 
 
+def _check_seconds(_: object, field: attrs.Attribute[Any], value: object) -> None:
+    _checked(seconds, value, field.name, positive=field.name == "session_timeout")
+
+
 def _count(lowest: int, highest: int) -> Callable[[object, attrs.Attribute[Any], int], None]:
     def check(_: object, field: attrs.Attribute[Any], value: int) -> None:
-        try:
-            check_count(value, field.name, highest, lowest=lowest)
-        except ValidationError as error:
-            raise ConfigurationError(str(error)) from None
+        _checked(check_count, value, field.name, highest, lowest=lowest)
 
     return check
 
@@ -72,10 +74,7 @@ def _check_text(_: object, field: attrs.Attribute[Any], value: str | None) -> No
 
 
 def _check_flag(_: object, field: attrs.Attribute[Any], value: bool) -> None:
-    try:
-        check_flag(value, field.name)
-    except ValidationError as error:
-        raise ConfigurationError(str(error)) from None
+    _checked(check_flag, value, field.name)
 
 
 def check_ca_bundle(path: str | None) -> None:

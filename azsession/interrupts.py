@@ -25,7 +25,7 @@ def let_pass(error: BaseException, older: BaseException | None = None) -> None:
 
     Args:
         error: The exception that was caught.
-        older: What `handled` returned before the work began: the exceptions from there on are not part of the work.
+        older: The result of `handled` before the work began. This exception and those behind it are not part of the work.
 
     Raises:
         BaseException: The exception of the signal handler.

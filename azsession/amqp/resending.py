@@ -1,4 +1,4 @@
-"""A received message as one to send again: `resent` leaves the sender's parts as they are, byte by byte (AMQP 1.0 §3.2)."""
+"""Makes a received message ready to be sent again. The sender's parts stay the same, byte by byte (AMQP 1.0 §3.2)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _EXPIRY, _CREATED = 8, 9
 
 
 def resent(payload: bytes, now_ms: int) -> bytes:
-    """Return a received message as one to send again.
+    """Return the payload that sends a received message again.
 
-    The header loses its delivery count. What Service Bus and dead-lettering added is removed. An absolute expiry that is over
-    begins anew, as the header's time to live does. Everything else stays as it is.
+    The delivery count is left out, and so are the parts that Service Bus and dead-lettering added. An absolute expiry in the
+    past is moved, so that the message lives as long again. Everything else stays the same.
 
     Args:
         payload: The message.

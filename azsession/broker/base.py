@@ -91,6 +91,9 @@ class Broker(abc.ABC):
 
         Returns:
             One item for each settlement: `None` if the message is settled, else the error code.
+
+        Raises:
+            UnsupportedOperationError: An abandon has a delay, and another process holds the session of a remote service.
         """
 
     @abc.abstractmethod
@@ -305,7 +308,8 @@ class Broker(abc.ABC):
         """Move a dead letter to the end of its session, as a new message.
 
         Raises:
-            ProviderError: There is no such dead letter (code ``MessageNotFound``).
+            ProviderError: There is no such dead letter (code ``MessageNotFound``), or the remote service dropped the new
+                message as a duplicate (code ``Conflict``).
         """
 
     @abc.abstractmethod

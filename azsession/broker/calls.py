@@ -103,7 +103,7 @@ class CallContext:
             thread before it returns the future. Otherwise the broker returns the future without waiting for a disk, a network
             or another thread.
         deadline: The time on the monotonic clock at which the caller gives up; `None` if the caller waits for any result. A
-            broker on a remote service stops to wait for it then.
+            broker on a remote service stops waiting then.
         slots: Bounds how many receives and accepts wait; `None` for no bound.
     """
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 import click
 
 from ..messages import Message
+from ..validation import MAX_SEQUENCE_NUMBER
 from .common import QUEUE, SESSION, Connect, checked_options, client_options, plural, show_instant, show_json
 
 
@@ -43,7 +44,7 @@ def schedule(
 
 @click.command(short_help="Cancel scheduled messages.")
 @click.argument("queue", type=QUEUE)
-@click.argument("numbers", metavar="SEQ...", type=click.IntRange(1, 2**63 - 1), nargs=-1, required=True)
+@click.argument("numbers", metavar="SEQ...", type=click.IntRange(1, MAX_SEQUENCE_NUMBER), nargs=-1, required=True)
 @client_options
 def cancel(queue: str, numbers: tuple[int, ...], connect: Connect, as_json: bool) -> None:
     """Cancel scheduled messages of QUEUE by their sequence numbers: all of them, or none and an error.

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import click
 
 from ..client.provider import ServiceBusProvider
+from ..client.sending import accepted_note
 from ..errors import ConnectionFailedError, QueueError, revised
 from ..messages import Message
 from .common import PAGE, QUEUE, SESSION, Connect, checked_options, client_options, note, plural, progress, show_json
@@ -119,7 +120,7 @@ class _FileSender:
     def _named(self, error: QueueError, count: int) -> QueueError:
         """Return the error of a page of `count` messages with the line that it is about, and with the progress."""
         # The error counts the messages of its page. The numbers of lines say more.
-        text = str(error).removesuffix(f" ({error.accepted} of {count} messages were accepted before that)")
+        text = str(error).removesuffix(accepted_note(error.accepted, count))
         wrong = _POSITION.search(text)
         index = self._sent + (error.accepted if wrong is None else int(wrong[1]) - 1)
         text = _POSITION.sub("the message", text)

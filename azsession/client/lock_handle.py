@@ -41,7 +41,7 @@ class LockHandle:
     expires_at: datetime
 
     def text(self) -> str:
-        """Return the handle as text. Its `repr` is hidden, because whoever has the text holds the session."""
+        """Return the handle as text. Its `repr` is hidden: the text is enough to hold the session."""
         fields = [self.queue_name, self.session_id, self.lock_id, round(self.expires_at.timestamp(), 3)]
         packed = json.dumps(fields, separators=(",", ":")).encode()
         return Redacted(_PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("="))
@@ -58,7 +58,7 @@ class LockHandle:
         handle = _decode(Redacted(text[len(_PREFIX) :]))
         if handle is None:
             # Raised here: the error of the decoding would show what it decoded.
-            raise ValidationError("the text of the lock handle is damaged")
+            raise ValidationError("the text of the lock handle is damaged: pass the text of session.lock_handle() unchanged")
         return handle
 
 

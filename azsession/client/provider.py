@@ -249,6 +249,7 @@ class ServiceBusProvider(QueueMethods):
             on_lock_lost: Called once, with the client and the error, when the lock is found to be lost, in any thread.
 
         Raises:
+            ValidationError: The text is not a lock handle, or is damaged.
             UnsupportedOperationError: The provider is connected to Azure without a gateway.
             ConfigurationError: The provider is closed.
         """

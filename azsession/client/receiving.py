@@ -17,8 +17,7 @@ from .session_lock import Stage
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-
-#: Seconds in which an answer arrives that the server gave before another one that is here.
+#: Seconds to wait for an answer that the server gave before another answer that has arrived.
 TRANSIT_TIME = 1.0
 
 

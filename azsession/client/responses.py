@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
-from uuid import UUID
+from typing import Any, get_args
 
 import attrs
 
@@ -25,7 +24,7 @@ from .call import ServerResponse, SessionTarget
 from .redacted import Redacted
 
 #: The types of attributes.
-_ATTRIBUTES = (str, int, float, bytes, datetime, UUID, type(None))
+_ATTRIBUTES = get_args(AttributeValue)
 
 
 class LockGrant:

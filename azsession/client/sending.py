@@ -70,8 +70,13 @@ def _send_all(messages: Sequence[Message], send: Callable[[bytes], object]) -> N
         if not accepted and text == str(error):
             raise
         if accepted:
-            text = f"{text} ({accepted} of {len(items)} messages were accepted before that)"
+            text += accepted_note(accepted, len(items))
         raise revised(error, text, accepted=accepted) from error.__cause__
+
+
+def accepted_note(accepted: int, total: int) -> str:
+    """Return the end of an error's text that says how many messages were accepted."""
+    return f" ({accepted} of {total} messages were accepted before that)"
 
 
 def with_id(message: Message) -> Message:

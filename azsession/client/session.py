@@ -273,10 +273,11 @@ class SessionClient(SettlingMethods):
         self._holder.send(operations.set_state(self._holder.target(), state))
 
     def lock_handle(self) -> str:
-        """Return the session's lock as text. Whoever has the text holds the session. Takes the lock if not held yet. Blocks.
+        """Return the session's lock as text. Takes the lock if it is not held yet. Blocks.
 
         Another process makes a client of it with `ServiceBusProvider.session_from_handle`. This client continues to hold the
-        session, and renews the lock, until `detach` or `close_session`. Treat the text as a secret.
+        session, and renews the lock, until `detach` or `close_session`. Treat the text as a secret: it is enough to hold the
+        session.
 
         Raises:
             UnsupportedOperationError: The session is on Azure without a gateway: there the lock belongs to an AMQP link. Or
@@ -289,10 +290,11 @@ class SessionClient(SettlingMethods):
         return handover.lock_handle(self._holder).text()
 
     def detach(self) -> None:
-        """Close this client and leave the lock to the process that has its handle. Idempotent. Blocks, for seconds at most.
+        """Close this client and leave the lock to the process that has its handle. Idempotent.
 
         The lock is neither released nor renewed any more. Unsettled messages stay with the lock, except those that were
-        fetched ahead. Without another process that renews it, the lock ends when it expires.
+        fetched ahead: blocks until they are given back. A failure of this is logged, not raised. Without another process
+        that renews it, the lock ends when it expires.
         """
         handover.detach(self._holder)
 

@@ -182,7 +182,7 @@ class SessionLock:
         with self._guard:
             first = self._stage in (Stage.NEW, Stage.REQUESTED)
             renew_at = self._term.renew_at
-            # The server answered the request that was sent later with what it knew last, also if that is less time.
+            # Of two answers, the one to the request that was sent later counts, also if the lock ends earlier by it.
             if first or sent >= self._refreshed_by:
                 self._refreshed_by = sent
                 self._term = Term.until(sent + waited + lasts, lasts)

@@ -11,7 +11,7 @@ from .settling import Receipt
 
 
 class SettlingMethods:
-    """A part of `SessionClient`."""
+    """A part of `SessionClient`. Use that class."""
 
     _holder: Holder
 
@@ -42,8 +42,11 @@ class SettlingMethods:
         Raises:
             InvalidReceiptError: The message was not received here, is already settled, or its lock is lost.
             SessionNotFoundError: The lock is lost, or the session was closed.
+            UnsupportedOperationError: There is a delay, and the server speaks the plain dialect, or on Azure another process
+                or gateway holds the session.
             AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
+            ValidationError: `delay` is out of its range.
         """
         settling.abandon(self._holder, receipt, delay)
 

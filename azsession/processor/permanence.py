@@ -27,7 +27,7 @@ REFUSED_PATIENCE = 300.0
 
 
 class Permanence:
-    """Tells which errors are permanent. Refused credentials are after `REFUSED_PATIENCE`. Thread-safe."""
+    """Tells which errors are permanent. Refused credentials become permanent after `REFUSED_PATIENCE`. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # Guards _refused_since.

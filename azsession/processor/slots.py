@@ -117,7 +117,7 @@ class Slots:
         self.wakeups.put(None)
 
     def _end(self, error: BaseException, *, is_reported: bool = False) -> None:
-        """Stop by themselves because of an error, and report it now. `run` and `stop` raise it later.
+        """Stop because of an error, and report it now. `run` and `stop` raise it later.
 
         Args:
             error: The error.

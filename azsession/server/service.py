@@ -142,7 +142,7 @@ class GatewayService:
             loop.close()
 
     def stop(self) -> None:
-        """Stop to serve, and close the broker. Idempotent.
+        """Stop serving, and close the broker. Idempotent.
 
         Waiting receives and accepts end with status 204. Blocks until running requests are answered, for about five seconds
         at most.

@@ -1,8 +1,7 @@
 """`AzureBroker`: the broker interface on an Azure Service Bus namespace.
 
 The gateway calls it, and so does a provider with an Azure connection string. Each operation is a coroutine in the loop's
-thread. `SessionReceiver`, `HeldSessionOperations`, `MessageSender`, `SessionLister` and
-`MessageBrowser` carry it out.
+thread. One of the objects that `_begin` makes carries it out.
 """
 
 from __future__ import annotations

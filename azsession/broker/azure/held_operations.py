@@ -66,7 +66,7 @@ class HeldSessionOperations:
             return await self._settle_here(session, settlements, operation)
         if _delay_of(settlements):
             raise UnsupportedOperationError(
-                "only the process that holds the session can delay an abandoned message: it keeps the lock",
+                "only the process that holds the session can delay an abandoned message: abandon it there, or omit the delay",
                 code=NOT_SUPPORTED,
             )
         history = self._registry.history

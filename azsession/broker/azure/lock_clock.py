@@ -40,7 +40,7 @@ def locked_until(properties: Mapping[str, Any]) -> float | None:
 
 
 class ServiceClock:
-    """What is known of Azure's clock.
+    """The bounds of Azure's clock that are known.
 
     Attributes:
         on_renewed: Called with the entity and the new end of each lock that was renewed.

@@ -45,8 +45,8 @@ def to_amqp(message: Message, now: datetime | None = None, message_id: str | Non
 
     A time to live goes into the header, whose 32 bits hold up to 49 days in milliseconds, and into the properties as creation
     time and expiry. Numeric attributes become ``long``, ``ulong`` where a long is too small, and ``double``; datetimes become
-    ``timestamp``, which has milliseconds. A message without an id gets one, so that duplicate
-    detection recognizes the same bytes when they are sent again.
+    ``timestamp``, which has milliseconds. A message without an id gets one, so that duplicate detection recognizes the same
+    bytes when they are sent again.
 
     Args:
         message: The message.
@@ -106,15 +106,6 @@ def token_of(delivery_tag: bytes) -> str:
         ValueError: The tag is not a GUID.
     """
     return str(uuid.UUID(bytes_le=delivery_tag))
-
-
-def tag_of(lock_token: str) -> bytes:
-    """Return the delivery tag of a lock token.
-
-    Raises:
-        ValueError: The token is not a GUID.
-    """
-    return uuid.UUID(lock_token).bytes_le
 
 
 def fitting(payloads: Iterable[bytes]) -> int:

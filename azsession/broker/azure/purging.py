@@ -20,7 +20,7 @@ from .session_listing import SessionLister
 
 #: Messages that are deleted at once.
 AT_ONCE = 500
-#: Requests whose counts can be continued.
+#: Requests that another attempt can continue.
 MAX_REMEMBERED = 1_000
 #: More sessions than a queue has.
 ALL = 2**31
@@ -67,7 +67,7 @@ class Purger:
             QueueError: Another error of Azure.
         """
         operation.commit()
-        # An empty request id is not repeated.
+        # A request without an id is never repeated.
         key = request_id or str(uuid.uuid4())
         self._counts.setdefault(key, 0)
         while len(self._counts) > MAX_REMEMBERED:

@@ -28,11 +28,11 @@ from .session.unsettled import UnsettledMessage, messages_by_number
 from .session.verification import receive_by_number_body
 from .transport.task import LocalFuture, WithdrawnError, done_within, pause
 
-#: The part of a caller's time that Azure may wait until a session that is held elsewhere is free, and the least seconds.
-#: The rest is for Azure's answer, so that the caller learns in time that another holder has the session.
-ATTACH_PART, MIN_ATTACH_SECONDS = 0.8, 0.5
 logger: logging.Logger = logging.getLogger(__name__)
 
+#: The part of a caller's time for which Azure may wait for a session that another client holds, and the least seconds. The
+#: rest is for Azure's answer, so that the caller learns in time that the session is held.
+ATTACH_PART, MIN_ATTACH_SECONDS = 0.8, 0.5
 #: Seconds of one attach for the next available session. A longer wait is made of several.
 ACCEPT_SECONDS = 60.0
 #: Seconds before an accept attaches again, after its link was lost or Azure's wait was over. Each pause is twice as long.
@@ -312,8 +312,8 @@ class _UnusableSessions:
 
     def report(self) -> None:
         """Raise the first error, which names its session, if there was any."""
-        for error in self._errors.values():
-            raise error
+        if self._errors:
+            raise next(iter(self._errors.values()))
 
 
 def _accepted(session: HeldSession, session_id: str, operation: Operation) -> Delivery:

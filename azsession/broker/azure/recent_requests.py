@@ -1,4 +1,4 @@
-"""`RecentRequests`: the requests that were carried out lately: their repetitions do nothing. `MessageSender` has one."""
+"""`RecentRequests`: the requests that were carried out lately. Repeating them does nothing. `MessageSender` has one."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .transport.task import LocalFuture
 
 #: Requests whose results can be repeated.
 MAX_REMEMBERED = 10_000
-#: Messages in one request to Azure, whose requests are at most as large as a message.
+#: Messages in one request to Azure. A request may be as large as one message.
 MESSAGES_AT_ONCE = 100
 #: The bytes by which a request is larger than its messages and their ids: for each message.
 _MESSAGE_OVERHEAD = 100

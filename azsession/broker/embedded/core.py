@@ -235,6 +235,10 @@ class Core:
         """Return a queue to read from; see `QueueCreation.find`."""
         return self.creation.find(entity)
 
+    def _queue_with(self, number: int) -> Queue | None:
+        """Return the queue with an id."""
+        return next((queue for queue in self.queues.values() if queue.id == number), None)
+
     def take_lock(self, tx: Transaction, queue: Queue, session_id: str, lock_id: str) -> SessionLock:
         """Take the lock of a free session. Raises `SessionLockedError` if the session is delayed."""
         self.delays.check((queue.id, session_id))
@@ -262,23 +266,27 @@ class Core:
         many, when it would be delivered again.
         """
         self.locks.end(tx, lock)
-        self._dead_letter_failed(lock)
+        self._dead_letter_failed_of(lock)
         self.store.set_locked(*lock.key, lock.key in self.delays)
         if lock.tokens:
             self.due.schedule_expiries(tx)
         self.notify_waiters(tx, lock.key)
 
-    def _dead_letter_failed(self, lock: SessionLock) -> None:
-        queue = next((queue for queue in self.queues.values() if queue.id == lock.key[0]), None)
+    def _dead_letter_failed_of(self, lock: SessionLock) -> None:
+        queue = self._queue_with(lock.key[0])
         if queue is None or not lock.tokens:
             return
         limit = queue.settings.max_delivery_count
         failed = (message.key for message in lock.tokens.values() if message.count >= limit and not message.ahead)
         found, keys = self.store.session(*lock.key), list(islice(failed, STEP_ROWS))
         if keys and found is not None:
-            why = f"The message was delivered {limit} times."
-            self.store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in keys])
+            self.dead_letter_failed(keys, limit)
             self.store.update_session(found[0])
+
+    def dead_letter_failed(self, keys: Iterable[int], limit: int) -> None:
+        """Dead-letter messages that were delivered `limit` times. The caller updates their session."""
+        why = f"The message was delivered {limit} times."
+        self.store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in keys])
 
     def undo_take_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """Undo `take_lock` for a lock without unsettled messages. A waiting accept gets the session."""
@@ -294,7 +302,7 @@ class Core:
             return
         found = self.store.session(*key)
         if found is not None and found[1] is not None and key not in self.delays:
-            queue = next((queue for queue in self.queues.values() if queue.id == key[0]), None)
+            queue = self._queue_with(key[0])
             if queue is not None:
                 tx.after_commit(queue.acceptors.wake_next)
 

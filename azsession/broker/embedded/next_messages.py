@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
-from .core import MAX_DELIVERY_EXCEEDED, Core
+from .core import Core
 from .database_file import ACTIVE
 from .queue_state import Queue
 from .session_locks import SessionLock
@@ -51,8 +51,7 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
                 break
     if expired or poisonous:
         core.due.remove_expired(expired)
-        why = f"The message was delivered {queue.settings.max_delivery_count} times."
-        core.store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in poisonous])
+        core.dead_letter_failed(poisonous, queue.settings.max_delivery_count)
         core.store.update_session(session)
     return taken, is_complete
 

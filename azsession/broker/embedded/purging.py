@@ -12,7 +12,7 @@ from .jobs import Transaction, Unfinished
 from .purge_rows import PurgeRow, PurgeRows
 from .queue_state import Queue
 
-#: Requests whose other attempts continue them.
+#: Requests that another attempt can continue.
 MAX_REMEMBERED = 1_000
 
 

@@ -171,7 +171,7 @@ class _Receive:
             self._core.locks.extend(lock, lock.expires)
 
     def _leave(self, tx: Transaction) -> None:
-        """Stop to wait, without a result."""
+        """Stop waiting, without a result."""
         if self._waits_in is not None:
             self._remove(tx, self._waits_in)
             self._undo_take(tx, self._waits_in)
@@ -267,7 +267,7 @@ class _Accept:
         return Delivery(lock.key[1], [], lock.expires - now, now - self._started)
 
     def _leave(self, tx: Transaction) -> None:
-        """Stop to wait, without a result."""
+        """Stop waiting, without a result."""
         queue = self._core.queues.get(self._request.entity)
         if queue is not None:
             queue.acceptors.leave(self._waiter)

@@ -39,7 +39,7 @@ class Remembered:
 
     def remember_result(self, queue: int, request: str, result: int, now: float) -> None:
         """Remember a request with its result, a number."""
-        # No request id has a space.
+        # One entry: the id, a space, and the result. No request id has a space.
         self.remember_request(queue, f"{request} {result}", now)
 
     def is_duplicate(self, queue: int, message_id: str, now: float, window: float) -> bool:

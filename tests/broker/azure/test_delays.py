@@ -80,5 +80,5 @@ def test_a_lost_connection_does_not_end_a_delay(namespace: StandIn, broker: Azur
 def test_only_the_process_that_holds_the_session_can_delay_it(broker: AzureBroker, other: AzureBroker) -> None:
     send(broker, "a")
     (message,) = Holder(broker).receive()
-    with pytest.raises(UnsupportedOperationError, match="keeps the lock"):
+    with pytest.raises(UnsupportedOperationError, match="only the process that holds the session"):
         other.settle(QUEUE, "s1", [Settlement(message.receipt.handle, Disposition.ABANDON, delay=5)]).result()

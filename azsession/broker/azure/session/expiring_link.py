@@ -55,5 +55,5 @@ class ExpiringLink:
         """Do nothing: the link has no credit left."""
 
     def on_link_ended(self, link: SessionLink, error: Condition | None) -> None:
-        """Stop to wait for Azure's detach."""
+        """Stop waiting for Azure's detach."""
         self._timer.cancel()

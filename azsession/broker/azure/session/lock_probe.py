@@ -1,9 +1,9 @@
-"""`LockProbe`: finds out how long the locks of a namespace last, where the wall clock cannot be trusted.
+"""`LockProbe`: finds out how long the locks of a namespace last, although the wall clock may be wrong.
 
-`ServiceClock` allows 5 seconds for each lock until a renewal of a lock that is older shows that Azure's clock is not as late
-as that. No holder must wait so long with a renewal. So the probe takes the lock of an empty session with a new id, which
-nobody uses. It renews this lock only once, shortly before its end by the wall clock. If the lock was lost, the wall clock is
-behind Azure's, and the probe tries again with half of the time.
+`ServiceClock` counts on 5 seconds for each lock until a late renewal shows that locks last longer. A holder must not
+renew late. So the probe takes the lock of an empty session with a new id, which nobody uses. It renews this lock only once,
+shortly before its end by the wall clock. If the lock was lost, the wall clock is behind Azure's, and the probe tries again
+with half of the time.
 
 `SessionRegistry` has one `LockProbe`. Everything here runs in the loop's thread.
 """
@@ -25,7 +25,7 @@ from .session_link import SessionLink
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Renewals of locks that may last longer, after which the probe begins: short holders do without it.
+#: How many renewals of locks that may last longer come before a probe. Processes that hold sessions briefly need none.
 RENEWALS = 4
 #: Seconds until the next probe may begin.
 PAUSE = 3600.0
