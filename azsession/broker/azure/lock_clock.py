@@ -26,8 +26,9 @@ MIN_LOCK_DURATION, MAX_LOCK_DURATION = 5.0, 300.0
 TOLERANCE = 30.0
 #: How much faster than the clock here Azure's clock may run.
 DRIFT = 1e-4
-#: Seconds by which the wall clock advances more than the monotonic one if the machine slept in between.
-SLEPT = 0.5
+#: Seconds by which the wall clock must get ahead of the monotonic one to count as sleep of the machine. Two readings of the
+#: clocks differ by less, unless the thread is interrupted between them.
+SLEPT = 0.01
 #: The link property with the end of a granted lock, in .NET's ticks of 100 ns, and the seconds from their beginning to 1970.
 LOCKED_UNTIL = "com.microsoft:locked-until-utc"
 _TICKS_EPOCH = 62135596800
@@ -98,4 +99,7 @@ class ServiceClock:
         ahead = time.time() - now
         slept = ahead - self._wall_ahead
         self._latest += (now - self._latest_at) * DRIFT + (slept if slept > SLEPT else 0.0)
-        self._latest_at, self._wall_ahead = now, ahead
+        self._latest_at = now
+        if not 0.0 <= slept <= SLEPT:
+            # Otherwise the former value stays, so that many short sleeps add up.
+            self._wall_ahead = ahead

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import azsession.broker.clock
@@ -129,6 +129,8 @@ def test_the_sure_time_is_the_shortest_lock_until_a_renewal_showed_that_locks_la
     st.floats(-86400, 86400),
     st.lists(st.tuples(st.sampled_from(["renew", "sleep", "set", "other"]), st.floats(0, 1), st.floats(0, 3)), max_size=30),
 )
+@example(5.0, 0.0, [("sleep", 0.0625, 0.0)])
+@example(5.0, 0.0, [("sleep", 0.0016, 0.0)] * 30)
 def test_the_sure_time_is_never_too_long(lasts: float, wrong_by: float, events: list[tuple[str, float, float]]) -> None:
     clocks = Clocks(wrong_by)
     with pytest.MonkeyPatch.context() as monkeypatch:
