@@ -58,6 +58,8 @@ class Work:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._waited_in: dict[str, SessionClient] = {}
+        #: The numbers of the messages whose session was closed once. Closing does not count as a delivery.
+        self._closed_once: set[int] = set()
 
     def start(self) -> None:
         """Create the queues, and start."""
@@ -179,13 +181,15 @@ class Work:
 
     def _handle(self, session: SessionClient, message: ReceivedMessage) -> bool:
         """Handle the message as it says, and return whether to keep its session."""
-        kind = json.loads(message.body)["kind"]
+        told = json.loads(message.body)
+        kind = told["kind"]
         self._ledger.count(f"handled: {kind}")
         first = message.delivery_count == 1
         if kind == "abandon" and first:
             session.abandon_message(message)
             return True
-        if kind == "close" and first:
+        if kind == "close" and told["number"] not in self._closed_once:
+            self._closed_once.add(told["number"])
             return False
         if kind in ("dead-letter", "resubmit") and first and not _resubmitted(message):
             session.dead_letter_message(message, kind)
