@@ -1,4 +1,4 @@
-"""What happens to objects and imports at a fork."""
+"""Objects and imports at a fork."""
 
 from __future__ import annotations
 

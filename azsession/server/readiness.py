@@ -45,7 +45,7 @@ def _report(done: Future[None], check: Future[None]) -> None:
     if error is None:
         check.set_result(None)
     elif isinstance(error, QueueError):
-        # Whatever the reason is, the answer has status 503.
+        # The answer has status 503 for any reason.
         check.set_exception(ProviderError(str(error), code=SERVER_BUSY, is_transient=True))
     else:
         check.set_exception(error)

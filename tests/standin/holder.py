@@ -1,4 +1,4 @@
-"""What a queue needs to know of the links that receive from it, and of time. `state` and `links` use it."""
+"""The links that receive from a queue, as the queue sees them, and the time. `state` and `links` use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the embedded broker remembers for some minutes: request ids, settlements, and message ids for duplicate detection."""
+"""The embedded broker's memory of some minutes: request ids, settlements, and message ids for duplicate detection."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_the_sure_time_is_the_shortest_lock_until_a_renewal_showed_that_locks_la
     service.alive(first, clocks.monotonic())
     service.granted(clocks.azure + lasts, clocks.monotonic())
     assert service.sure_left(clocks.azure + lasts) == pytest.approx(max(5.0, held), abs=0.1)
-    # What is known of Azure's clock holds for other queues, too.
+    # The bound of Azure's clock holds for other queues, too.
     assert service.sure_left(clocks.azure + 300) <= 300.0
 
 
