@@ -25,7 +25,7 @@ from ..config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, Serv
 from ..errors import ConfigurationError, QueueError, ValidationError, revised
 from ..messages import PeekedMessage
 from ..protocol.attributes import to_json
-from ..validation import check_queue_name, check_session_id
+from ..validation import MAX_SEQUENCE_NUMBER, check_queue_name, check_session_id
 
 #: Messages in one request. Bounds the memory that a command needs.
 PAGE = 100
@@ -125,6 +125,17 @@ def client_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, connect=connect, **options)
 
     return with_options
+
+
+#: The option ``--from`` of commands that list messages.
+from_option = click.option(
+    "--from",
+    "start",
+    type=click.IntRange(0, MAX_SEQUENCE_NUMBER),
+    default=0,
+    metavar="SEQ",
+    help="Start at this sequence number.",
+)
 
 
 # For people

@@ -19,6 +19,7 @@ from .common import (
     CommandGroup,
     Connect,
     client_options,
+    from_option,
     message_json,
     note,
     plural,
@@ -42,14 +43,7 @@ def dead_letters() -> None:
 @click.option(
     "--max", "most", type=click.IntRange(1), default=100, show_default=True, help="Show at most this many messages."
 )
-@click.option(
-    "--from",
-    "start",
-    type=click.IntRange(0, MAX_SEQUENCE_NUMBER),
-    default=0,
-    metavar="SEQ",
-    help="Start at this sequence number.",
-)
+@from_option
 @click.option("--session-id", type=SESSION, metavar="ID", help="List the dead letters of this session.")
 @client_options
 def list_dead_letters(queue: str, most: int, start: int, session_id: str | None, connect: Connect, as_json: bool) -> None:
@@ -82,7 +76,7 @@ def list_dead_letters(queue: str, most: int, start: int, session_id: str | None,
             numbers=("seq", "deliveries"),
         )
     elif not as_json:
-        note(f"{queue} has no dead letters")
+        note(f"{'' if session_id is None else f'session {show_id(session_id)} of '}{queue} has no dead letters")
     if more is not None:
         note(f"there are more; continue with --from {more}")
 

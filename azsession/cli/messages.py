@@ -7,13 +7,13 @@ import click
 from ..client.session import SessionClient
 from ..errors import NoSessionAvailableError
 from ..messages import PeekedMessage, ReceivedMessage
-from ..validation import MAX_SEQUENCE_NUMBER
 from .common import (
     PAGE,
     QUEUE,
     SESSION,
     Connect,
     client_options,
+    from_option,
     message_json,
     note,
     plural,
@@ -47,8 +47,8 @@ def receive(
 ) -> None:
     """Receive messages of one SESSION of QUEUE. Without SESSION, take the next session that has messages.
 
-    Without --complete the messages are shown and returned to the queue. Each time counts as a delivery, and a message that
-    exceeds the queue's maximum delivery count is dead-lettered. To look without receiving, use "azsession peek".
+    Without --complete the messages are shown and returned to the queue, which counts no delivery. To look without receiving,
+    use "azsession peek".
     """
     with connect() as provider:
         try:
@@ -62,9 +62,10 @@ def receive(
     if not taken:
         note(f"no message arrived within {timeout:g} s")
     elif complete:
-        note(f"completed {plural(taken, 'message')} of session {client.session_id}")
+        note(f"completed {plural(taken, 'message')} of session {show_id(client.session_id)}")
     else:
-        note(f"returned {plural(taken, 'message')} of session {client.session_id} to the queue (--complete deletes them)")
+        name = show_id(client.session_id)
+        note(f"returned {plural(taken, 'message')} of session {name} to the queue (--complete deletes them)")
 
 
 def _take(client: SessionClient, most: int, timeout: float, *, complete: bool, as_json: bool) -> int:
@@ -105,14 +106,7 @@ def _show(message: ReceivedMessage) -> None:
 @click.argument("queue", type=QUEUE)
 @click.argument("session", type=SESSION)
 @click.option("--max", "most", type=click.IntRange(1), default=10, show_default=True, help="Show at most this many messages.")
-@click.option(
-    "--from",
-    "start",
-    type=click.IntRange(0, MAX_SEQUENCE_NUMBER),
-    default=0,
-    metavar="SEQ",
-    help="Start at this sequence number.",
-)
+@from_option
 @client_options
 def peek(queue: str, session: str, most: int, start: int, connect: Connect, as_json: bool) -> None:
     """Show messages of a SESSION of QUEUE without receiving them, including deferred and scheduled ones."""
@@ -137,4 +131,4 @@ def peek(queue: str, session: str, most: int, start: int, connect: Connect, as_j
             numbers=("seq", "deliveries"),
         )
     elif not shown:
-        note(f"session {session} of {queue} has no messages")
+        note(f"session {show_id(session)} of {queue} has no messages")

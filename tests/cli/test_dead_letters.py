@@ -138,3 +138,16 @@ def test_the_dead_letters_of_one_session_are_listed_and_resubmitted(
     assert [message.text() for message in azsession_provider.dead_letters("q")] == ["other"]
     wrong = run_here("dead-letters", "resubmit", "q", "--session-id", "s", "--all", connection_string=text)
     assert_one_line(wrong, "only one of them", status=2)
+
+
+def test_a_session_without_dead_letters_is_named(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    _dead_letter(azsession_provider, 1)
+    text = azsession_server.connection_string
+    assert run_here("dead-letters", "list", "q", "--session-id", "other", connection_string=text).stderr == (
+        "session other of q has no dead letters\n"
+    )
+    assert run_here("dead-letters", "list", "q", "--session-id", "", connection_string=text).stderr == (
+        "session '' of q has no dead letters\n"
+    )

@@ -70,3 +70,23 @@ def test_peek_starts_at_a_sequence_number_and_receives_nothing(
         (3, "2", 0),
         (4, "3", 0),
     ]
+
+
+def test_the_empty_session_id_is_shown_in_quotes(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    text = azsession_server.connection_string
+    azsession_server.create_queue("q")
+    assert run_here("peek", "q", "", connection_string=text).stderr == "session '' of q has no messages\n"
+    azsession_provider.send_message("q", Message("x", session_id=""))
+    assert "1 message of session '' to the queue" in run_here("receive", "q", "", connection_string=text).stderr
+    assert "1 message of session ''\n" in run_here("receive", "q", "", "--complete", connection_string=text).stderr
+
+
+def test_receiving_without_complete_counts_no_delivery(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    azsession_provider.send_message("q", Message("x", session_id="s"))
+    for _ in range(3):
+        shown = run_here("receive", "q", "s", "--json", connection_string=azsession_server.connection_string)
+        assert [line["delivery_count"] for line in _lines(shown.stdout)] == [1]
