@@ -26,6 +26,9 @@ settings.load_profile("azsession")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: Seconds that `eventually` waits. `python -m tests.mutation` waits less, because a mutant fails often.
+PATIENCE = float(os.environ.get("AZSESSION_TEST_PATIENCE", "10"))
+
 #: 329 GitHub webhooks in 70 sessions, interleaved.
 WEBHOOKS = Path(__file__).parent / "data" / "github-webhooks.jsonl"
 
@@ -52,7 +55,7 @@ def _no_thread_left() -> Iterator[None]:
     eventually(lambda: not left(), lambda: f"threads left behind: {left()}")
 
 
-def eventually(condition: Callable[[], object], why: Callable[[], str] | str = "", seconds: float = 10.0) -> None:
+def eventually(condition: Callable[[], object], why: Callable[[], str] | str = "", seconds: float = PATIENCE) -> None:
     """Wait until `condition` holds. Fail the test if it does not hold within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

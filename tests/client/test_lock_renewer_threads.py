@@ -1,0 +1,171 @@
+"""`Renewer` alone: its threads, with a system that cannot start one, at the end and after a fork."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from azsession.client import lock_renewer
+from azsession.client.lock_renewer import MAX_WORKERS, Renewer
+
+from ..conftest import eventually
+from .renewals import Lock, refuse, threads, workers
+
+
+@pytest.fixture
+def renewer() -> Iterator[Renewer]:
+    renewer = Renewer()
+    yield renewer
+    renewer.stop()
+
+
+def test_renewal_starts_when_the_system_can_start_its_thread(
+    renewer: Renewer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    allow = refuse(monkeypatch, "azsession-renewer")
+    lock = Lock()
+    renewer.watch(lock)
+    assert [record.message for record in caplog.records] == [
+        "session locks are not renewed until the system can start another thread: can't start new thread"
+    ]
+    allow()
+    renewer.ensure_thread()
+    eventually(lambda: lock.renewed)
+    (thread,) = threads("azsession-renewer")
+    assert thread.daemon
+    renewer.ensure_thread()
+    renewer.watch(Lock(60))
+    assert threads("azsession-renewer") == [thread]
+
+
+def test_a_lock_for_which_no_worker_can_be_started_is_tried_again_soon(
+    renewer: Renewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow = refuse(monkeypatch, "azsession-renewer-worker")
+    lock = Lock()
+    began = time.monotonic()
+    renewer.watch(lock)
+    eventually(lambda: lock in [ref() for _, _, ref in renewer._due] and renewer._due[0][0] > began + 0.09)
+    assert renewer._due[0][0] < time.monotonic() + 0.11
+    assert lock.renewed == []
+    allow()
+    eventually(lambda: lock.renewed)
+
+
+def test_one_worker_renews_all_locks_if_no_more_can_be_started(renewer: Renewer, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, other = Lock(), Lock()
+    slow.gate.clear()
+    renewer.watch(slow)
+    eventually(lambda: slow.renewed)
+    refuse(monkeypatch, "azsession-renewer-worker")
+    renewer.watch(other)
+    eventually(lambda: renewer._outstanding == 2)
+    slow.gate.set()
+    eventually(lambda: other.renewed)
+    assert len(renewer._workers) == 1
+
+
+# Workers
+
+
+def test_a_slow_renewal_does_not_delay_others_up_to_the_largest_number_of_workers(renewer: Renewer) -> None:
+    locks = [Lock() for _ in range(MAX_WORKERS + 1)]
+    for lock in locks:
+        lock.gate.clear()
+    for lock in locks:
+        renewer.watch(lock)
+    eventually(lambda: sum(len(lock.renewed) for lock in locks) == MAX_WORKERS)
+    eventually(lambda: renewer._outstanding == MAX_WORKERS + 1)
+    assert len(workers()) == MAX_WORKERS
+    assert all(thread.daemon for thread in workers())
+    for lock in locks:
+        lock.gate.set()
+    eventually(lambda: all(lock.renewed for lock in locks))
+    eventually(lambda: renewer._outstanding == 0)
+
+
+def test_a_worker_that_is_free_is_used_again(renewer: Renewer) -> None:
+    lock = Lock(again=0.01)
+    renewer.watch(lock)
+    eventually(lambda: len(lock.renewed) >= 10)
+    assert len(workers()) == 1
+
+
+def test_an_idle_worker_ends_and_the_next_renewal_starts_another(renewer: Renewer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_renewer, "WORKER_IDLE", 0.05)
+    first = Lock()
+    renewer.watch(first)
+    eventually(lambda: first.renewed and not workers())
+    assert not renewer._workers
+    second = Lock()
+    renewer.watch(second)
+    eventually(lambda: second.renewed)
+
+
+# The end
+
+
+def test_stopping_waits_for_the_renewal_that_runs_and_ends_all_threads(renewer: Renewer) -> None:
+    lock = Lock(again=0.01)
+    lock.gate.clear()
+    renewer.watch(lock)
+    renewer.watch(Lock(60))
+    eventually(lambda: lock.renewed)
+    stopping = threading.Thread(target=renewer.stop)
+    stopping.start()
+    eventually(lambda: not threads("azsession-renewer"))
+    assert stopping.is_alive()
+    lock.gate.set()
+    stopping.join(20)
+    assert not workers()
+    assert len(lock.renewed) == 1
+    renewer.stop()
+
+
+def test_after_the_stop_no_lock_is_watched_and_no_thread_starts(renewer: Renewer) -> None:
+    lock = Lock()
+    renewer.watch(first := Lock(60))
+    assert first.renewed == []
+    (thread,) = renewer.dismiss()
+    thread.join(20)
+    renewer.watch(lock)
+    renewer.ensure_thread()
+    assert renewer._due == []
+    assert renewer.dismiss() == [thread]
+    assert not threads("azsession-renewer")
+    assert lock.renewed == []
+
+
+def test_a_worker_can_stop_the_renewer(renewer: Renewer) -> None:
+    class Closing(Lock):
+        def renew_in_background(self) -> float | None:
+            renewer.stop()
+            return super().renew_in_background()
+
+    lock = Closing(again=0.01)
+    renewer.watch(lock)
+    eventually(lambda: lock.renewed and not workers())
+    assert len(lock.renewed) == 1
+
+
+def test_a_forked_child_starts_without_the_parents_threads_and_locks(renewer: Renewer) -> None:
+    lock = Lock(60)
+    renewer.watch(lock)
+    eventually(lambda: renewer._thread is not None)
+    thread = renewer._thread
+    parent = vars(renewer).copy()
+    with renewer._lock:  # As a thread that does not exist in the child would hold it.
+        renewer.after_fork()
+    assert renewer._lock is not parent["_lock"]
+    own = Lock()
+    renewer.watch(own)
+    eventually(lambda: own.renewed)
+    assert renewer._thread is not thread
+    renewer.stop()
+    # The parent's renewer ends, too.
+    vars(renewer).update(parent)
+    assert isinstance(renewer._work, queue.SimpleQueue)
