@@ -1,8 +1,9 @@
-"""Limits the size of files and functions, and checks that a reader finds the tests of each module by its name."""
+"""Limits the size of files and functions, and checks that a reader finds the tests of each module and documented names."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,28 @@ def test_the_check_counts_the_lines_of_a_file(tmp_path: Path, size: int, is_long
     path = tmp_path / "module.py"
     path.write_text("x = 1\n" * size)
     assert long_files(tmp_path, [path]) == ([f"module.py: {size} lines"] if is_long else [])
+
+
+def attributes_of(files: list[Path]) -> set[str]:
+    """Return the attributes and methods of all classes, as ``Class.name``."""
+    found = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                for each in ast.walk(node):
+                    if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id == "self":
+                        found.add(f"{node.name}.{each.attr}")
+                    elif isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+                        found.add(f"{node.name}.{each.name}")
+    return found
+
+
+def test_the_locks_and_methods_that_the_architecture_page_names_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([A-Z]\w+\._?[a-z]\w*)`", page))
+    assert len(named) > 20
+    known = attributes_of([path for path in FILES if path.is_relative_to(ROOT / "azsession")])
+    assert named - known == set()
 
 
 def test_every_module_has_tests_of_its_name() -> None:
