@@ -184,7 +184,7 @@ class ReceiptHandle:
         receipt = _unpack(text[len(_RECEIPT_PREFIX) :])
         if receipt is None:
             # Not raised while the cause is handled: the error of the JSON would show the lock token.
-            raise InvalidReceiptError("the text of the receipt is damaged")
+            raise InvalidReceiptError("the text of the receipt is damaged: pass str(message.receipt) unchanged")
         return receipt
 
 
