@@ -90,7 +90,14 @@ class AzureBroker(Broker):
         self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser, self._delays)
         self._scheduler = MessageScheduler(self._namespace)
         self._purger = Purger(
-            self._registry, self._receiver, self._held, self._browser, self._lister, self._scheduler, self._delays
+            self._namespace,
+            self._registry,
+            self._receiver,
+            self._held,
+            self._browser,
+            self._lister,
+            self._scheduler,
+            self._delays,
         )
         self._closed = self._has_released = False
 

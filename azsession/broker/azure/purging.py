@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+
+import attrs
 
 from ...errors import ProviderError, SessionLockedError
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
@@ -12,24 +14,44 @@ from ..calls import Disposition, ReceiveRequest, Settlement
 from .browsing import MessageBrowser
 from .delays import DelayedSessions
 from .held_operations import HeldSessionOperations
+from .namespace import Namespace
 from .operation import Operation
 from .receiving import SessionReceiver
 from .scheduling import MessageScheduler
 from .session.registry import SessionRegistry
 from .session_listing import SessionLister
+from .transport.task import LocalFuture, done_within
 
-#: Messages that are deleted at once.
+#: Messages of a session that are deleted at once.
 AT_ONCE = 500
-#: Requests that another attempt can continue.
+#: Sessions that are purged at once. Azure takes half a second to say that a session is held.
+SESSIONS_AT_ONCE = 64
+#: Requests that are remembered.
 MAX_REMEMBERED = 1_000
 #: More sessions than a queue has.
 ALL = 2**31
+
+
+@attrs.define(eq=False)
+class _Request:
+    """A request of a caller.
+
+    Attributes:
+        count: How many messages its attempts have deleted.
+        is_done: Whether an attempt has finished.
+        ended: Is done when the attempt that is under way ends; `None` without one.
+    """
+
+    count: int = 0
+    is_done: bool = False
+    ended: LocalFuture[None] | None = None
 
 
 class Purger:
     """Takes the lock of a session, and completes what is in it. Azure has no other way to delete a session's messages.
 
     Args:
+        namespace: The namespace.
         registry: The sessions that are held here.
         receiver: Takes locks and receives.
         held: Completes messages, and releases locks.
@@ -41,6 +63,7 @@ class Purger:
 
     def __init__(
         self,
+        namespace: Namespace,
         registry: SessionRegistry,
         receiver: SessionReceiver,
         held: HeldSessionOperations,
@@ -49,6 +72,7 @@ class Purger:
         scheduler: MessageScheduler,
         delays: DelayedSessions,
     ) -> None:
+        self._namespace = namespace
         self._registry = registry
         self._receiver = receiver
         self._held = held
@@ -56,8 +80,7 @@ class Purger:
         self._lister = lister
         self._scheduler = scheduler
         self._delays = delays
-        #: How many messages each request deleted: another attempt continues to count.
-        self._counts: OrderedDict[str, int] = OrderedDict()
+        self._requests: OrderedDict[str, _Request] = OrderedDict()
 
     async def purge(self, entity: str, session_id: str | None, request_id: str, operation: Operation) -> int:
         """Delete the messages of a session, or of all sessions that nobody holds. Return their number.
@@ -67,31 +90,53 @@ class Purger:
             QueueError: Another error of Azure.
         """
         operation.commit()
-        # A request without an id is never repeated.
-        key = request_id or str(uuid.uuid4())
-        self._counts.setdefault(key, 0)
-        while len(self._counts) > MAX_REMEMBERED:
-            self._counts.popitem(last=False)
-        if session_id is not None:
-            await self._purge_session(entity, session_id, key, operation)
-            await self._cancel(entity, session_id, key, operation)
-            return self._counts.get(key, 0)
-        held: set[str] = set()
-        for info in await self._lister.list_sessions(entity, None, ALL, operation):
-            if not await self._purge_if_free(entity, info.session_id, key, operation):
-                held.add(info.session_id)
-        await self._cancel(entity, None, key, operation, without=held)
-        return self._counts.get(key, 0)
+        request = self._requests.setdefault(request_id, _Request()) if request_id else _Request()
+        while len(self._requests) > MAX_REMEMBERED:
+            self._requests.popitem(last=False)
+        while request.ended is not None:
+            await self._namespace.wait(request.ended, operation)
+        if request.is_done:
+            return request.count
+        ended = request.ended = LocalFuture()
+        try:
+            if session_id is None:
+                await self._purge_sessions(entity, request, operation)
+            else:
+                await self._purge_session(entity, session_id, request, operation)
+                await self._cancel(entity, session_id, request, operation)
+            request.is_done = True
+        finally:
+            request.ended = None
+            ended.set_result(None)
+        return request.count
 
-    async def _purge_if_free(self, entity: str, session_id: str, key: str, operation: Operation) -> bool:
+    async def _purge_sessions(self, entity: str, request: _Request, operation: Operation) -> None:
+        """Purge all sessions that nobody holds, several at once."""
+        sessions = await self._lister.list_sessions(entity, None, ALL, operation)
+        left, held = iter([info.session_id for info in sessions]), set[str]()
+
+        async def purge(names: Iterator[str]) -> None:
+            for name in names:
+                if not await self._purge_if_free(entity, name, request, operation):
+                    held.add(name)
+
+        loop = self._namespace.loop
+        tasks = [loop.start_call(lambda: purge(left)) for _ in range(min(SESSIONS_AT_ONCE, len(sessions)))]
+        for task in tasks:
+            await done_within(task, None)
+        for task in tasks:
+            task.result()
+        await self._cancel(entity, None, request, operation, without=held)
+
+    async def _purge_if_free(self, entity: str, session_id: str, request: _Request, operation: Operation) -> bool:
         """Complete the messages of a session; return `False` if a holder has it."""
         try:
-            await self._purge_session(entity, session_id, key, operation)
+            await self._purge_session(entity, session_id, request, operation)
         except SessionLockedError:
             return False
         return True
 
-    async def _purge_session(self, entity: str, session_id: str, key: str, operation: Operation) -> None:
+    async def _purge_session(self, entity: str, session_id: str, request: _Request, operation: Operation) -> None:
         self._delays.release(self._registry.held(entity, session_id))
         lock_id = str(uuid.uuid4())
         wanted = ReceiveRequest(entity, session_id, lock_id, max_count=AT_ONCE, timeout=0.0)
@@ -99,7 +144,7 @@ class Purger:
         async def complete(tokens: Sequence[str]) -> None:
             settlements = [Settlement(token, Disposition.COMPLETE) for token in tokens]
             codes = await self._held.settle(entity, session_id, settlements, operation)
-            self._counts[key] = self._counts.get(key, 0) + codes.count(None)
+            request.count += codes.count(None)
 
         try:
             while True:
@@ -120,7 +165,7 @@ class Purger:
                 session.release()
 
     async def _cancel(
-        self, entity: str, session_id: str | None, key: str, operation: Operation, *, without: Collection[str] = ()
+        self, entity: str, session_id: str | None, request: _Request, operation: Operation, *, without: Collection[str] = ()
     ) -> None:
         """Cancel the scheduled messages of a session, or of all sessions but some."""
         for number in await self._browser.numbers("Scheduled", entity, session_id, operation, without=without):
@@ -131,4 +176,4 @@ class Purger:
                 if error.code != MESSAGE_NOT_FOUND:
                     raise
                 continue
-            self._counts[key] = self._counts.get(key, 0) + 1
+            request.count += 1
