@@ -128,7 +128,7 @@ def client_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 #: The option ``--from`` of commands that list messages.
-from_option = click.option(
+from_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--from",
     "start",
     type=click.IntRange(0, MAX_SEQUENCE_NUMBER),

@@ -16,6 +16,7 @@ from ..messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
 from ..validation import check_function, check_queue_name, check_session_id, seconds
 from . import management, sending
 from .accepting import Acceptance
+from .dead_letter_methods import DeadLetterMethods
 from .holder import LockOptions
 from .lock_handle import LockHandle
 from .provider_core import ProviderCore
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @refuse_copies("share this one between threads; in another process make one from the same configuration")
-class ServiceBusProvider(QueueMethods):
+class ServiceBusProvider(DeadLetterMethods, QueueMethods):
     """The connection to one Service Bus namespace or gateway. It sends messages and opens sessions.
 
     Make one for each process, and close it at the end. It keeps one HTTP session, one token cache and one thread that renews
@@ -319,72 +320,6 @@ class ServiceBusProvider(QueueMethods):
         """
         check_queue_name(queue_name)
         return sending.send_messages(self._core, queue_name, messages)
-
-    # Dead letters
-
-    def dead_letters(
-        self,
-        queue_name: str,
-        max_message_count: int = 100,
-        from_sequence_number: int = 0,
-        *,
-        session_id: str | None = None,
-    ) -> list[PeekedMessage]:
-        """Return the dead letters of a queue, by sequence number.
-
-        Args:
-            queue_name: The queue or subscription.
-            max_message_count: The largest number of messages, 1 to 1000.
-            from_sequence_number: The first sequence number, 0 or more.
-            session_id: Return only dead letters of this session. `None`: of all sessions.
-
-        Raises:
-            QueueNotFoundError: The queue does not exist.
-        """
-        return management.dead_letters(self._core, queue_name, max_message_count, from_sequence_number, session_id)
-
-    def resubmit(self, queue_name: str, sequence_number: int) -> None:
-        """Move a dead letter to the end of its session, as a new message. The sender's message stays unchanged.
-
-        Args:
-            queue_name: The queue or subscription. On Azure, a subscription's dead letter is sent to its topic.
-            sequence_number: The sequence number of the dead letter, as `dead_letters` returns it.
-
-        Raises:
-            ProviderError: There is no such dead letter (`code` is ``"MessageNotFound"``). Or Azure's duplicate detection
-                dropped the copy, and the dead letter stays (``"Conflict"``). Or the server failed.
-            QueueNotFoundError: The queue does not exist.
-        """
-        management.resubmit(self._core, queue_name, sequence_number)
-
-    def resubmit_session(self, queue_name: str, session_id: str) -> int:
-        """Move all dead letters of a session to its end, in their order, as new messages.
-
-        Args:
-            queue_name: The queue or subscription.
-            session_id: The session.
-
-        Returns:
-            How many dead letters were moved.
-
-        Raises:
-            ProviderError: The server failed. `accepted` says how many dead letters were moved before the error.
-            QueueNotFoundError: The queue does not exist.
-        """
-        return management.resubmit_session(self._core, queue_name, session_id)
-
-    def delete_dead_letter(self, queue_name: str, sequence_number: int) -> None:
-        """Delete a dead letter.
-
-        Args:
-            queue_name: The queue.
-            sequence_number: The sequence number of the dead letter, as `dead_letters` returns it.
-
-        Raises:
-            ProviderError: There is no such dead letter (`code` is ``"MessageNotFound"``), or the server failed.
-            QueueNotFoundError: The queue does not exist.
-        """
-        management.delete_dead_letter(self._core, queue_name, sequence_number)
 
     def close(self) -> None:
         """Close all sessions of this provider, stop its threads and close its connections. Idempotent.
