@@ -47,7 +47,7 @@ def copy(module: str, tests: list[str]) -> Path:
         "source_paths": ["azsession"],
         "only_mutate": [module],
         "also_copy": ["docs", "examples", "README.md", "SECURITY.md"],
-        "pytest_add_cli_args": ["-p", "no:randomly"],
+        "pytest_add_cli_args": ["-p", "no:randomly", "--timeout", "20"],
         "pytest_add_cli_args_test_selection": tests,
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]

@@ -8,6 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
+from azsession.client.lock_renewer import Renewer
+
+from ..conftest import PATIENCE
+
 
 class Lock:
     """A holder whose lock is due at a given time. After each renewal it is due `again` seconds later.
@@ -38,6 +42,14 @@ class Lock:
             raise failure
         self.due = None if self.again is None else time.monotonic() + self.again
         return self.due
+
+
+def stop(renewer: Renewer) -> None:
+    """Stop a renewer. A stop that hangs is a failure."""
+    stopping = threading.Thread(target=renewer.stop, daemon=True)
+    stopping.start()
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive()
 
 
 def threads(name: str) -> list[threading.Thread]:

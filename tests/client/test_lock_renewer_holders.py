@@ -14,14 +14,14 @@ import pytest
 from azsession.client.lock_renewer import Renewer
 
 from ..conftest import eventually
-from .renewals import Lock, threads
+from .renewals import Lock, stop, threads
 
 
 @pytest.fixture
 def renewer() -> Iterator[Renewer]:
     renewer = Renewer()
     yield renewer
-    renewer.stop()
+    stop(renewer)
 
 
 # When

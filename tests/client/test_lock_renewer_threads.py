@@ -13,14 +13,14 @@ from azsession.client import lock_renewer
 from azsession.client.lock_renewer import MAX_WORKERS, Renewer
 
 from ..conftest import eventually
-from .renewals import Lock, refuse, threads, workers
+from .renewals import Lock, refuse, stop, threads, workers
 
 
 @pytest.fixture
 def renewer() -> Iterator[Renewer]:
     renewer = Renewer()
     yield renewer
-    renewer.stop()
+    stop(renewer)
 
 
 def test_renewal_starts_when_the_system_can_start_its_thread(
@@ -123,7 +123,7 @@ def test_stopping_waits_for_the_renewal_that_runs_and_ends_all_threads(renewer: 
     stopping.join(20)
     assert not workers()
     assert len(lock.renewed) == 1
-    renewer.stop()
+    stop(renewer)
 
 
 def test_after_the_stop_no_lock_is_watched_and_no_thread_starts(renewer: Renewer) -> None:
@@ -165,7 +165,7 @@ def test_a_forked_child_starts_without_the_parents_threads_and_locks(renewer: Re
     renewer.watch(own)
     eventually(lambda: own.renewed)
     assert renewer._thread is not thread
-    renewer.stop()
+    stop(renewer)
     # The parent's renewer ends, too.
     vars(renewer).update(parent)
     assert isinstance(renewer._work, queue.SimpleQueue)

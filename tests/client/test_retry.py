@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tenacity import RetryCallState, Retrying, wait_fixed
 
 from azsession import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError, QueueNotFoundError
 from azsession.client import retry
-from azsession.client.call import Call
-from azsession.client.retry import FailedAttemptError, retry_call
+from azsession.client.call import Call, ServerResponse
+from azsession.client.retry import FailedAttemptError, retry_call, wait_at_least_retry_after
 from azsession.config import ServiceBusConfig
 
 
@@ -53,13 +54,14 @@ def run(
     *,
     made: Call[str] | None = None,
     idempotent: bool = True,
+    ago: float = 0.0,
     **config: Any,
 ) -> str:
     return retry_call(
         call() if made is None else made,
         failure() if first is None else first,
         attempts,
-        started=time.monotonic(),
+        started=time.monotonic() - ago,
         config=ServiceBusConfig(gateway_url="https://h", **config),
         is_idempotent=lambda: idempotent,
     )
@@ -145,7 +147,13 @@ def test_a_call_that_may_have_taken_effect_is_repeated_only_if_that_is_safe(paus
 
 
 @pytest.mark.parametrize(
-    "last", [failure(), AuthenticationFailedError("no"), ProviderError("no", status=501, code="NotSupported")]
+    "last",
+    [
+        failure(),
+        AuthenticationFailedError("no"),
+        ProviderError("no", status=500),
+        ProviderError("no", status=501, code="NotSupported"),
+    ],
 )
 def test_an_error_that_does_not_tell_the_outcome_says_that_an_attempt_may_have_taken_effect(
     pauses: list[float], last: Exception
@@ -184,3 +192,60 @@ def test_each_repetition_is_logged_without_a_secret(pauses: list[float], caplog:
     run(Attempts())
     assert "busy" in caplog.text
     assert len(caplog.records) == 1
+
+
+def test_a_repetition_waits_for_the_rest_of_the_calls_wait(pauses: list[float]) -> None:
+    attempts = Attempts()
+    run(attempts, made=call(wait=5.0), ago=3.0)
+    assert 0 < attempts.waits[0] <= 2
+    attempts = Attempts()
+    run(attempts, made=call(wait=None), ago=3.0)
+    run(attempts, made=call(wait=0.25), ago=0.5)
+    assert attempts.waits == [0, 0]
+
+
+def test_the_last_error_is_raised_as_it_is_with_its_cause(pauses: list[float]) -> None:
+    cause = OSError("refused")
+    error = ProviderError("busy", code="ServerBusy", status=503)
+    with pytest.raises(ProviderError) as caught:
+        run(Attempts(FailedAttemptError(error, maybe_delivered=False, cause=cause)), retry_attempts=1)
+    assert caught.value is error
+    assert caught.value.__cause__ is cause
+
+
+def test_an_error_with_an_unknown_outcome_keeps_what_the_server_said(pauses: list[float]) -> None:
+    last = ProviderError("no", code="NotSupported", status=501, is_transient=True, retry_after=3.0)
+    last.__cause__ = OSError("refused")
+    with pytest.raises(ConnectionFailedError) as caught:
+        run(Attempts(last), failure(maybe_delivered=True))
+    error = caught.value
+    assert str(error) == "no (an attempt may have taken effect)"
+    assert (error.code, error.status, error.is_transient, error.retry_after) == ("NotSupported", 501, True, 3.0)
+    assert error.__cause__ is last.__cause__
+
+
+def test_a_lost_connection_with_an_unknown_outcome_is_raised_as_it_is(pauses: list[float]) -> None:
+    lost = ConnectionFailedError("cut", maybe_delivered=True)
+    with pytest.raises(ConnectionFailedError) as caught:
+        run(Attempts(FailedAttemptError(lost, maybe_delivered=True)), retry_attempts=1)
+    assert caught.value is lost
+
+
+def test_a_repeated_deletion_reads_an_empty_success(pauses: list[float]) -> None:
+    seen: list[ServerResponse] = []
+    deletion: Call[Any] = Call(method="DELETE", path="/q", entity="q", read=seen.append, missing_is_success=True)
+    for code in ("EntityNotFound", "MessageNotFound"):
+        run(Attempts(QueueNotFoundError("gone", code=code)), failure(maybe_delivered=True), made=deletion, ago=7.0)
+        (response,) = seen
+        assert (response.status, response.headers, response.body) == (204, {}, b"")
+        assert 7 <= time.monotonic() - response.sent_at < 20
+        seen.clear()
+
+
+def test_the_pause_depends_on_the_failure_and_on_the_policy_below() -> None:
+    pause = wait_at_least_retry_after(wait_fixed(3))
+    state = RetryCallState(Retrying(), None, (), {})
+    assert pause(state) == 3
+    for error, expected in ((failure(retry_after=9.0), 9), (failure(retry_after=1.0), 3), (failure(), 3), (OSError(), 3)):
+        state.set_exception((type(error), error, None))
+        assert pause(state) == expected
