@@ -60,12 +60,14 @@ def workers() -> list[threading.Thread]:
     return threads("azsession-renewer-worker")
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, name: str) -> Callable[[], None]:
-    """Let the system refuse threads of this name, until the result is called."""
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str, attempts: list[float] | None = None) -> Callable[[], None]:
+    """Let the system refuse threads of this name, until the result is called. Add the times to `attempts`."""
     start, refused = threading.Thread.start, [name]
 
     def maybe(thread: threading.Thread) -> None:
         if thread.name in refused:
+            if attempts is not None:
+                attempts.append(time.monotonic())
             raise RuntimeError("can't start new thread")
         start(thread)
 

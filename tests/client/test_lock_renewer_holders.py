@@ -77,12 +77,15 @@ def test_a_lock_that_is_watched_again_for_a_later_time_keeps_one_entry(renewer: 
     assert len(renewer._due) == 1
 
 
-def test_a_lock_that_was_extended_in_between_is_not_renewed_at_the_former_time(renewer: Renewer) -> None:
+def test_a_lock_that_was_extended_in_between_is_not_renewed_at_the_former_time(
+    renewer: Renewer, caplog: pytest.LogCaptureFixture
+) -> None:
     lock = Lock(0.1)
     renewer.watch(lock)
     lock.due = extended = time.monotonic() + 0.4
     eventually(lambda: lock.renewed)
     assert lock.renewed[0] >= extended
+    assert caplog.records == []
 
 
 def test_a_lock_that_ended_in_between_is_not_renewed(renewer: Renewer) -> None:
@@ -203,3 +206,16 @@ def test_many_living_holders_are_kept(renewer: Renewer) -> None:
         renewer.watch(lock)
     assert len(renewer._due) == len(renewer._next) == 300
     assert sorted(renewer._due)[0] == renewer._due[0]
+
+
+def test_a_lock_with_a_void_entry_is_renewed_again_after_entries_were_removed(renewer: Renewer) -> None:
+    lock = Lock(60)
+    renewer.watch(lock)
+    lock.due = time.monotonic()
+    renewer.watch(lock)
+    eventually(lambda: lock.renewed and renewer._outstanding == 0)
+    for _ in range(200):
+        renewer.watch(Lock(60))
+    lock.due = time.monotonic()
+    renewer.watch(lock)
+    eventually(lambda: len(lock.renewed) == 2)

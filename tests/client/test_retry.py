@@ -199,7 +199,7 @@ def test_a_repetition_waits_for_the_rest_of_the_calls_wait(pauses: list[float]) 
     run(attempts, made=call(wait=5.0), ago=3.0)
     assert 0 < attempts.waits[0] <= 2
     attempts = Attempts()
-    run(attempts, made=call(wait=None), ago=3.0)
+    run(attempts, made=call(wait=None))
     run(attempts, made=call(wait=0.25), ago=0.5)
     assert attempts.waits == [0, 0]
 
@@ -213,14 +213,15 @@ def test_the_last_error_is_raised_as_it_is_with_its_cause(pauses: list[float]) -
     assert caught.value.__cause__ is cause
 
 
-def test_an_error_with_an_unknown_outcome_keeps_what_the_server_said(pauses: list[float]) -> None:
-    last = ProviderError("no", code="NotSupported", status=501, is_transient=True, retry_after=3.0)
+@pytest.mark.parametrize("transient", [False, True])
+def test_an_error_with_an_unknown_outcome_keeps_what_the_server_said(pauses: list[float], transient: bool) -> None:
+    last = ProviderError("no", code="NotSupported", status=501, is_transient=transient, retry_after=3.0)
     last.__cause__ = OSError("refused")
     with pytest.raises(ConnectionFailedError) as caught:
         run(Attempts(last), failure(maybe_delivered=True))
     error = caught.value
     assert str(error) == "no (an attempt may have taken effect)"
-    assert (error.code, error.status, error.is_transient, error.retry_after) == ("NotSupported", 501, True, 3.0)
+    assert (error.code, error.status, error.is_transient, error.retry_after) == ("NotSupported", 501, transient, 3.0)
     assert error.__cause__ is last.__cause__
 
 
