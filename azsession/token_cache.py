@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import attrs
 
+from . import threads
 from .errors import AuthenticationFailedError
 from .events import Event
 from .tokens import Token, TokenSource
@@ -79,7 +80,7 @@ class _Fetch:
         if self._claim.locked():
             return
         try:
-            threading.Thread(target=self._run, name="azsession-token", daemon=True).start()
+            threads.start(threading.Thread(target=self._run, name="azsession-token", daemon=True))
         except RuntimeError:  # There are too many threads, or the interpreter is exiting.
             self._run()
 

@@ -7,11 +7,13 @@ pools and connections here report to the `RequestInFlight` of the thread that us
 from __future__ import annotations
 
 import logging
+import queue
 import re
 import socket
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -22,6 +24,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
 from ..errors import ConfigurationError
+from ..futures import Condition
 from . import cancellation
 from .bounded_response import BoundedResponse
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request, socket_of
@@ -32,6 +35,10 @@ _CHUNK = 65536
 
 _connections: weakref.WeakSet[_TrackedConnection] = weakref.WeakSet()
 _pools: weakref.WeakSet[_TrackedPool] = weakref.WeakSet()
+
+
+#: The `id` of the connection that this thread has put into a pool last, until it takes one again.
+_returned = threading.local()
 
 
 class _TrackedConnection:
@@ -48,7 +55,17 @@ class _TrackedConnection:
     response_class: Any = BoundedResponse
     in_flight: RequestInFlight | None = None
     opening: socket.socket | None = None
-    sock: Any
+    sock: Any = None
+
+    def __del__(self) -> None:
+        # An interrupt can come after urllib3 took the connection out of its pool. Nobody else closes it then.
+        if self.sock is not None:
+            self.sock.close()
+
+    def close(self) -> None:
+        # An interrupted thread can have put the connection into the pool already. It is another thread's then.
+        if getattr(_returned, "connection", None) != id(self):
+            super().close()  # type: ignore[misc]
 
     def connect(self) -> None:
         request = current_request()
@@ -85,6 +102,18 @@ class _TrackedTLSConnection(_TrackedConnection):
         return sock
 
 
+class _ConnectionQueue(queue.LifoQueue[Any]):
+    """A queue of connections whose lock an interrupt does not leave taken, and that has no connection twice."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self.not_empty, self.not_full, self.all_tasks_done = (Condition(self.mutex) for _ in range(3))
+
+    def _get(self) -> Any:
+        _returned.connection = None
+        return super()._get()
+
+
 class _TrackedPool:
     pool: Any
 
@@ -92,11 +121,19 @@ class _TrackedPool:
         super().__init__(*args, **kwargs)
         _pools.add(self)
 
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        _returned.connection = None
+        return super()._get_conn(timeout)  # type: ignore[misc]
+
     def _put_conn(self, conn: Any) -> None:
+        returned = getattr(_returned, "connection", None)
+        if returned is not None and (conn is None or id(conn) == returned):
+            return  # An interrupt came after this thread had put it back.
         # A late `cancel` of this request must not shut down the next request on the connection.
         if conn is not None:
             with cancellation.connection_owners:
                 conn.in_flight = None
+            _returned.connection = id(conn)
         super()._put_conn(conn)  # type: ignore[misc]
 
 
@@ -108,7 +145,10 @@ def _tracked(pool_class: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
     connection_class: type[Any] = pool_class.ConnectionCls
     tracked = _TrackedTLSConnection if issubclass(connection_class, HTTPSConnection) else _TrackedConnection
     connections = type(f"_Tracked{connection_class.__name__}", (tracked, connection_class), {})
-    return type(f"_Tracked{pool_class.__name__}", (_TrackedPool, pool_class), {"ConnectionCls": connections})
+    classes: dict[str, Any] = {"ConnectionCls": connections}
+    if pool_class.QueueCls is queue.LifoQueue:
+        classes["QueueCls"] = _ConnectionQueue
+    return type(f"_Tracked{pool_class.__name__}", (_TrackedPool, pool_class), classes)
 
 
 class PooledAdapter(HTTPAdapter):
@@ -139,6 +179,19 @@ class PooledAdapter(HTTPAdapter):
         return super().request_url(request, proxies) if proxies else _split_url(request.url or "")[1]
 
 
+@contextmanager
+def free_cookies(http: requests.Session) -> Iterator[None]:
+    """Release the lock of the cookies after the block, if an interrupt of `http.cookiejar` left it taken."""
+    lock: Any = http.cookies._cookies_lock
+    # A signal handler that makes a request may have interrupted another request of this thread.
+    was_taken = lock._is_owned()
+    try:
+        yield
+    finally:
+        while not was_taken and lock._is_owned():
+            lock.release()
+
+
 def _split_url(url: str) -> tuple[str, str]:
     """Return scheme and host of a URL, and the rest."""
     at = url.find("/", len("https://"))
@@ -165,7 +218,8 @@ def send_prepared(
     settings["stream"] = True
     cancellation.current.request = in_flight
     try:
-        response = http.send(request, allow_redirects=False, **settings)
+        with free_cookies(http):
+            response = http.send(request, allow_redirects=False, **settings)
         try:
             response._content = _read_body(response, in_flight)
             return response

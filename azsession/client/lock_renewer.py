@@ -15,6 +15,7 @@ import time
 import weakref
 from typing import Protocol
 
+from .. import threads
 from ..events import Event
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Renewer:
             return
         thread = threading.Thread(target=self._run, name="azsession-renewer", daemon=True)
         try:
-            thread.start()
+            threads.start(thread)
         except RuntimeError as error:  # There are too many threads, or the interpreter is exiting.
             logger.warning("session locks are not renewed until the system can start another thread: %s", error)
 

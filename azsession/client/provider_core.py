@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
-from .. import forks
+from .. import forks, threads
 from ..config import ServiceBusConfig
 from ..errors import ConfigurationError
 from ..messages import ReceiptHandle
@@ -115,7 +115,7 @@ class ProviderCore:
         thread = threading.Thread(target=work, name="azsession-give-back", daemon=True)
         self._background.add(thread)
         try:
-            thread.start()
+            threads.start(thread)
         except RuntimeError:  # There are too many threads, or the interpreter is exiting.
             self._background.discard(thread)
             work()

@@ -32,7 +32,7 @@ from ..tokens import Token
 from . import operations
 from .call import Call, ServerResponse
 from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
-from .http_sockets import drop_inherited, ignore_redirect, proxy_of, send_prepared, track_connections
+from .http_sockets import drop_inherited, free_cookies, ignore_redirect, proxy_of, send_prepared, track_connections
 from .network_errors import NETWORK_ERRORS, clock_hint, failure_of
 from .redacted import Redacted
 from .retry import FailedAttemptError, retry_call
@@ -280,7 +280,8 @@ class Transport:
         request.hooks = _with_own_hook(self._http.hooks)
         request._cookies = self._http.cookies
         if self._http.cookies:
-            request.prepare_cookies(self._http.cookies)
+            with free_cookies(self._http):
+                request.prepare_cookies(self._http.cookies)
         return request
 
     def _current_http_settings(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import attrs
 from ..client import fetched_ahead, receiving
 from ..client.session import SessionClient, holder_of
 from ..errors import QueueError
+from ..events import Event
 from ..messages import ReceivedMessage
 from ..validation import MAX_REASON_LENGTH, fitted
 from .backoff import Backoff
@@ -93,7 +94,7 @@ class SessionRunner:
         self._lock = threading.Lock()  # Guards _open and _receiving.
         self._open: set[SessionClient] = set()
         self._receiving: set[SessionClient] = set()
-        self.stopping: threading.Event = threading.Event()
+        self.stopping: Event = Event()
 
     def open_sessions(self) -> list[SessionClient]:
         """Return the sessions that are being handled."""
@@ -111,7 +112,7 @@ class SessionRunner:
     def after_fork(self) -> None:
         """Stop in a forked child: the parent continues to handle the sessions."""
         self._lock = threading.Lock()
-        self.stopping = threading.Event()
+        self.stopping = Event()
         self.stopping.set()
 
     def handle(self, taken: TakenSession) -> Outcome:

@@ -18,6 +18,8 @@ from ..client.cancellation import PendingCalls
 from ..client.provider import ServiceBusProvider, core_of
 from ..client.session import SessionClient
 from ..errors import QueueError, SessionLockedError, SessionNotFoundError
+from ..events import Event
+from ..futures import Condition
 from .backoff import LONGEST_OUTAGE_PAUSE, Backoff, pause_after
 from .fairness import Fairness
 from .options import ProcessorOptions
@@ -65,7 +67,7 @@ class Slots:
                 self._backoff,
                 until_empty=options.until_empty,
             )
-        self._changed = threading.Condition()  # Guards all fields below, except `wakeups` and `done`.
+        self._changed = Condition()  # Guards all fields below, except `wakeups` and `done`.
         #: Number of sessions that are being handled.
         self._busy = 0
         self._parked = ParkedSessions()
@@ -78,7 +80,7 @@ class Slots:
         self._in_background = False
         self.error: BaseException | None = None
         self.wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.done: threading.Event = threading.Event()
+        self.done: Event = Event()
 
     @property
     def stopping(self) -> bool:
@@ -153,7 +155,7 @@ class Slots:
 
     def after_fork(self) -> None:
         """Stop in a forked child. At most one of the threads exists there: the one that forked, which then ends."""
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._waits = PendingCalls()
         self._counters.after_fork()
         self._backoff.after_fork()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures._base
 import dis
+import http.cookiejar
 import inspect
 import itertools
 import os
+import queue
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -23,6 +27,8 @@ T = TypeVar("T")
 #: The variable that makes a sweep interrupt every line. Without it, a sweep interrupts `SAMPLE` lines of each call.
 FULL = "AZSESSION_FULL_SWEEP"
 SAMPLE = 16
+#: The modules of the standard library that take locks.
+LIBRARY = tuple(str(module.__file__) for module in (threading, concurrent.futures._base, queue, http.cookiejar))
 PACKAGE = str(Path(azsession.__file__).parent)
 
 _names = itertools.count(1)
@@ -44,6 +50,16 @@ def _exits(code: CodeType) -> frozenset[int]:
             if found[index - 1].opname in ("SWAP", "NOP", "ROT_TWO", "POP_BLOCK"):  # The block ends with `return`.
                 exits.add(found[index - 1].offset)
     return frozenset(exits)
+
+
+@cache
+def _signal_points(code: CodeType) -> frozenset[int]:
+    """Return the instructions of a function before which CPython handles signals: those after a call, a start and a loop."""
+    found = list(dis.get_instructions(code))
+    after = ("CALL", "RESUME", "JUMP_BACKWARD")
+    return frozenset(
+        following.offset for one, following in itertools.pairwise(found) if one.opname.startswith(after)
+    ) - _exits(code)
 
 
 class Interrupter:
@@ -87,6 +103,32 @@ class Interrupter:
         return self._trace
 
 
+class BytecodeInterrupter(Interrupter):
+    """Raises the exception where CPython handles signals, also in the standard library. `lines` counts these places.
+
+    A call of a Python function is no such place when it returns.
+    """
+
+    def run(self, call: Callable[[], T]) -> T | None:
+        self._has_returned = False
+        return super().run(call)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        if code.co_name == "__del__" or (not code.co_filename.startswith(PACKAGE) and code.co_filename not in LIBRARY):
+            return None
+        if code.co_flags & inspect.CO_GENERATOR and f"{PACKAGE}/broker" in code.co_filename:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and not self._has_returned and frame.f_lasti in _signal_points(code):
+            self.lines += 1
+            if self.lines == self._at:
+                self.where = f"{code.co_filename}:{frame.f_lineno} {code.co_name}, byte {frame.f_lasti}"
+                raise InterruptError(self.where)
+        self._has_returned = event == "return"
+        return self._trace
+
+
 class Context:
     """A session of a queue, and one call that is interrupted.
 
@@ -94,13 +136,14 @@ class Context:
         provider: The provider.
         queue: A queue that only this sweep uses.
         at: The line of the call that is interrupted; 0 for none.
+        kind: How the call is interrupted.
     """
 
-    def __init__(self, provider: ServiceBusProvider, queue: str, at: int) -> None:
+    def __init__(self, provider: ServiceBusProvider, queue: str, at: int, kind: type[Interrupter] = Interrupter) -> None:
         self.provider = provider
         self.queue = queue
         self.session_id = f"s{next(_names)}"
-        self.interrupter = Interrupter(at)
+        self.interrupter = kind(at)
 
     def send(self, *bodies: str) -> None:
         self.provider.send_messages(self.queue, [Message(body, session_id=self.session_id) for body in bodies])

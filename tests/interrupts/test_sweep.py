@@ -5,6 +5,7 @@ Each call is interrupted at some of its lines. With the variable ``AZSESSION_FUL
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from azsession import Message, NoSessionAvailableError, ProviderError, ServiceBu
 
 from ..api.conftest import Arrangement
 from ..conftest import eventually
-from .sweep import Context, Interrupter, again, first, receive, steps
+from .sweep import BytecodeInterrupter, Context, Interrupter, again, first, receive, steps
 
 Scenario = Callable[[Context], None]
 
@@ -203,14 +204,27 @@ SCENARIOS: list[Scenario] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Interrupter,
+        pytest.param(
+            BytecodeInterrupter,
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 handles signals before most instructions"),
+        ),
+    ],
+    ids=["line", "bytecode"],
+)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_a_call_can_be_interrupted_at_any_line(provider: ServiceBusProvider, queue: str, scenario: Scenario) -> None:
+def test_a_call_can_be_interrupted_anywhere(
+    provider: ServiceBusProvider, queue: str, scenario: Scenario, kind: type[Interrupter]
+) -> None:
     scenario(Context(provider, queue, 0))  # The first call opens connections and starts threads.
-    whole = Context(provider, queue, 0)
+    whole = Context(provider, queue, 0, kind)
     scenario(whole)
     assert whole.interrupter.lines > 10
     for at in steps(whole.interrupter.lines):
-        context = Context(provider, queue, at)
+        context = Context(provider, queue, at, kind)
         try:
             scenario(context)
         except BaseException as error:

@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--plain-queue", action="append", default=[], help="a queue without sessions to create; repeatable")
     parser.add_argument("--lock-duration", type=float, default=60.0, help="in seconds")
     parser.add_argument("--max-delivery-count", type=int, default=10)
+    parser.add_argument("--duplicate-detection", type=float, help="the window in seconds; without it there is none")
     parser.add_argument("--handle-max", type=int, default=255)
     asked = parser.parse_args()
     ended = threading.Event()
@@ -30,6 +31,7 @@ def main() -> None:
                     requires_session=sessions,
                     lock_duration=asked.lock_duration,
                     max_delivery_count=asked.max_delivery_count,
+                    duplicate_detection=asked.duplicate_detection,
                 )
         print(json.dumps({"connection_string": namespace.connection_string, "port": namespace.port}), flush=True)
         ended.wait()

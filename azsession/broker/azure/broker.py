@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -17,6 +16,7 @@ import attrs
 from ... import forks
 from ...config import ServiceBusConfig, check_ca_bundle
 from ...errors import ProviderError, QueueError, UnsupportedOperationError
+from ...futures import Future, wait_all
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import NOT_SUPPORTED
 from ...queues import QueueInfo, QueueSettings
@@ -292,7 +292,7 @@ class AzureBroker(Broker):
             return
         try:
             if not self._has_released:
-                if wait(self._loop.run(self._registry.release_all), RELEASE_TIMEOUT).not_done:
+                if not wait_all(self._loop.run(self._registry.release_all), RELEASE_TIMEOUT):
                     logger.info("some session locks were not released before the broker closed: Azure did not answer in time")
                 self._has_released = True
             self._namespace.close()

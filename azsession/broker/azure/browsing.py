@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection
-from concurrent.futures import Future
 from typing import Any
 
 from ... import amqp
 from ...amqp import AmqpMessage, Attach, Condition, Response
 from ...errors import ProviderError, QueueError
+from ...futures import Future
 from ...messages import PeekedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
 from .authorized_connection import AuthorizedConnection, address_of

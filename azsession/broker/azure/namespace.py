@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from ...amqp import Condition, Response
 from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
+from ...futures import Future
 from ...protocol.error_codes import SERVER_BUSY
 from ...token_cache import REFRESH_PAUSE, TokenCache
 from ...tokens import Token

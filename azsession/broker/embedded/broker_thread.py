@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
+from ... import threads
 from ...errors import ProviderError
 from ...protocol.error_codes import SERVER_BUSY
 from ..clock import Clock
@@ -40,6 +41,7 @@ class BrokerThread:
         self._at: float | None = None
         self._leads = False
         self._stopped = False
+        self._is_running = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -52,12 +54,11 @@ class BrokerThread:
             return
         with self._lock:
             if self._thread is None and not self._stopped:
-                # Set before the start, so that an interrupt cannot lead to a second thread.
-                self._thread = threading.Thread(target=self._run, name="azsession-broker", daemon=True)
+                thread = threading.Thread(target=self._run, name="azsession-broker", daemon=True)
                 try:
-                    self._thread.start()
+                    threads.start(thread)
+                    self._thread = thread
                 except RuntimeError as error:
-                    self._thread = None
                     raise ProviderError(f"the broker {error}", code=SERVER_BUSY, is_transient=True) from error
 
     def wake(self) -> None:
@@ -85,6 +86,10 @@ class BrokerThread:
             thread.join()
 
     def _run(self) -> None:
+        with self._lock:
+            if self._is_running:  # An interrupted start was repeated.
+                return
+            self._is_running, self._thread = True, threading.current_thread()
         while True:
             with self._lock:
                 due, leads, stopped = self._is_due(), self._leads, self._stopped

@@ -245,7 +245,11 @@ class GroupCommit:
 
     @staticmethod
     def _resolve(job: Job[Any]) -> None:
-        if job.future.done() or not job.future.claim():
+        if job.future.done():
+            if not job.future.cancelled():
+                job.future.finish()  # An interrupt came between the result and the callbacks.
+            return
+        if not job.future.claim():
             return
         if job.error is not None:
             job.future.set_exception(job.error)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from enum import Enum
 from typing import Generic, TypeVar
+
+from ...futures import Future
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 from .core import Core
@@ -31,24 +31,26 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
     total, is_complete = 0, True
     if queue.settings.sessions_expire_together:
         _expire_together(core, lock, session, now)
-    for row in _candidates(core, lock, session):
-        if row is None:
-            is_complete = False
-            break
-        total += len(row.body)
-        looked_at = len(taken) + len(expired) + len(poisonous)
-        if looked_at and (total > STEP_BYTES or len(expired) + len(poisonous) >= STEP_ROWS):
-            is_complete = False
-            break
-        _move_past(lock, row)
-        if _has_expired(queue, lock, row, now):
-            expired.append(row.key)
-        elif row.count >= queue.settings.max_delivery_count:
-            poisonous.append(row.key)
-        else:
-            taken.append(row)
-            if len(taken) == max_count:
+    # Closed here, not by a finalizer, in which Python ignores the exception of a signal handler.
+    with closing(_candidates(core, lock, session)) as rows:
+        for row in rows:
+            if row is None:
+                is_complete = False
                 break
+            total += len(row.body)
+            looked_at = len(taken) + len(expired) + len(poisonous)
+            if looked_at and (total > STEP_BYTES or len(expired) + len(poisonous) >= STEP_ROWS):
+                is_complete = False
+                break
+            _move_past(lock, row)
+            if _has_expired(queue, lock, row, now):
+                expired.append(row.key)
+            elif row.count >= queue.settings.max_delivery_count:
+                poisonous.append(row.key)
+            else:
+                taken.append(row)
+                if len(taken) == max_count:
+                    break
     if expired or poisonous:
         core.due.remove_expired(expired)
         core.dead_letter_failed(poisonous, queue.settings.max_delivery_count)
@@ -56,7 +58,7 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
     return taken, is_complete
 
 
-def _candidates(core: Core, lock: SessionLock, session: int) -> Iterator[Row | None]:
+def _candidates(core: Core, lock: SessionLock, session: int) -> Generator[Row | None, None, None]:
     """Yield the messages that a receive may deliver, in order: abandoned ones, then those behind the last delivered one.
 
     Yield `None` if many abandoned messages are gone, for example because they have expired: the step ends.

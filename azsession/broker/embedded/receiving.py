@@ -126,7 +126,8 @@ class _Receive:
             self._taken = lock
         self._remove(tx, lock)
         # A repeated request returns its former messages only. It must not wait for later ones if all are settled.
-        is_last = waiter.request_id in lock.answers or not core.may_wait(waiter)
+        is_known = waiter.request_id in lock.answers or waiter.request_id in lock.empty
+        is_last = is_known or not core.may_wait(waiter)
         messages = self._take(tx, queue, lock)
         if isinstance(messages, Unfinished):
             self._add(tx, lock)
@@ -137,6 +138,8 @@ class _Receive:
         if not job.claim(tx):
             # The caller went away while this attempt ran. The rollback gives the messages back.
             raise WithdrawnError
+        if not is_known and not messages:
+            lock.remember_empty(waiter.request_id)
         core.extend_lock(queue, lock)
         now = core.clock.monotonic()
         return Delivery(request.session_id, messages, lock.expires - now, now - self._started)
@@ -183,6 +186,8 @@ class _Receive:
         if request_id:
             if request_id in lock.answers:
                 return self._repeat(tx, lock, lock.answers[request_id])
+            if request_id in lock.empty:
+                return []
             for other in lock.waiters:
                 if other.request_id == request_id:
                     # The caller has repeated the request. Nobody reads the answer of its former attempt.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from bisect import insort
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -24,6 +24,8 @@ MAX_LOST = 50_000
 MAX_REFUSED = 10_000
 #: How many receives of one lock can be repeated. It bounds the concurrent receives of one holder.
 MAX_ANSWERS = 32
+#: How many receives without messages of one lock are remembered.
+MAX_EMPTY = 64
 
 SessionKey = tuple[int, str]
 
@@ -135,6 +137,7 @@ class SessionLock:
         tokens: The unsettled messages, by lock token.
         accepts: How many answers to the accept that took the lock contain it. A repeated accept returns it again.
         answers: The lock tokens that the latest receives returned, by request id.
+        empty: The request ids of the latest receives that returned nothing. They do not displace `answers`.
         dead_lettered: How many messages the latest dead-lettering of the session moved, by request id.
         waiters: The waiting receives.
         confirmed: Whether the holder knows, from the result of an operation, that it has the lock.
@@ -150,6 +153,7 @@ class SessionLock:
     returned: list[int] = attrs.field(factory=list)
     tokens: dict[str, LockedMessage] = attrs.field(factory=dict)
     answers: OrderedDict[str, tuple[str, ...]] = attrs.field(factory=OrderedDict)
+    empty: deque[str] = attrs.field(factory=lambda: deque(maxlen=MAX_EMPTY))
     dead_lettered: dict[str, int] = attrs.field(factory=dict)
     waiters: list[Waiter] = attrs.field(factory=list)
     confirmed: bool = False
@@ -194,6 +198,11 @@ class SessionLock:
             self.answers[request_id] = tokens
             while len(self.answers) > MAX_ANSWERS:
                 self.answers.popitem(last=False)
+
+    def remember_empty(self, request_id: str) -> None:
+        """Remember that a receive returned nothing. An earlier attempt of it that comes late must take no message."""
+        if request_id and request_id not in self.empty:
+            self.empty.append(request_id)
 
     def forget_answers(self, tokens: Collection[str]) -> None:
         """Forget the receives that returned only these lock tokens, because their callers did not get the messages."""

@@ -6,7 +6,6 @@ Session tasks, the dispatcher and `settle_on_success` use it. Applications call 
 from __future__ import annotations
 
 import mmap
-import threading
 import weakref
 from collections.abc import Mapping
 
@@ -14,6 +13,7 @@ from celery import Celery, signals
 from celery._state import get_current_app, get_current_task
 
 from ...client.provider import ServiceBusProvider
+from ...events import Event
 from ..process_provider import ProcessProvider
 from ..provider_setting import ProviderSetting, Style, read
 
@@ -94,7 +94,7 @@ def worker_ends() -> bool:
     return _shutdown[0] != 0
 
 
-class WorkerEnds(threading.Event):
+class WorkerEnds(Event):
     """An event that is also set while the worker shuts down."""
 
     def is_set(self) -> bool:

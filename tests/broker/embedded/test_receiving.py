@@ -121,10 +121,29 @@ def test_a_receive_repeated_after_its_lock_ended_gets_a_new_delivery(broker: Emb
     assert again.receipt.handle != first.receipt.handle
 
 
-def test_a_receive_without_messages_can_get_some_when_it_is_repeated(broker: EmbeddedBroker) -> None:
-    assert receive(broker, request_id="r1") == []
+def test_a_late_attempt_of_a_receive_without_messages_takes_none(broker: EmbeddedBroker) -> None:
+    assert receive(broker, "A", request_id="r1") == []
+    send(broker, "a", "b")
+    assert receive(broker, "A", timeout=600, request_id="r1") == []
+    assert bodies(receive(broker, "A", 2, request_id="r2")) == ["a", "b"]
+
+
+def test_receives_without_messages_do_not_displace_the_answers_with_messages(broker: EmbeddedBroker) -> None:
     send(broker, "a")
-    assert bodies(receive(broker, request_id="r1")) == ["a"]
+    (first,) = receive(broker, "A", request_id="r1")
+    for number in range(200):
+        assert receive(broker, "A", request_id=f"empty {number}") == []
+    (again,) = receive(broker, "A", request_id="r1")
+    assert again.receipt.handle == first.receipt.handle
+
+
+def test_a_receive_under_a_new_lock_does_not_repeat_the_empty_answer_of_the_old_one(
+    broker: EmbeddedBroker, clock: HandClock
+) -> None:
+    assert receive(broker, "", request_id="r1") == []
+    clock.advance(30)
+    send(broker, "a")
+    assert bodies(receive(broker, "", request_id="r1")) == ["a"]
 
 
 def test_a_repeated_receive_whose_messages_are_settled_does_not_wait_for_later_ones(broker: EmbeddedBroker) -> None:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any, Protocol
 
 from ....amqp import Attach, Condition
 from ....errors import ConnectionFailedError, QueueError, SessionNotFoundError
+from ....futures import Future
 from ....protocol.error_codes import SESSION_LOCK_LOST
 from ...calls import Settlement
 from ..authorized_connection import AuthorizedConnection

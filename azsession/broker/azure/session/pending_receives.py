@@ -29,6 +29,8 @@ from .unsettled import UnsettledMessage, UnsettledMessages
 
 #: Receives of one session that can be repeated with the same result: as many as one holder's threads may have under way.
 MAX_RESULTS = 32
+#: Receives of one session without messages that are remembered.
+MAX_EMPTY = 64
 #: Seconds to wait for Azure's answer to a drain, and to the return of messages. Then receives go on without it.
 DRAIN_TIMEOUT = 2.0
 
@@ -100,6 +102,8 @@ class PendingReceives:
         self._receives: list[PendingReceive] = []
         #: The results of the last receives, by request id: the lock tokens of their messages.
         self._results: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        #: The request ids of the last receives that ended without messages. They do not displace `_results`.
+        self._empty: deque[str] = deque(maxlen=MAX_EMPTY)
         #: Messages that came and were not handed out.
         self._ready: deque[UnsettledMessage] = deque()
         self._drain_timer: Timer | None = None
@@ -142,7 +146,7 @@ class PendingReceives:
     # Receives come and go
 
     def add(self, receive: PendingReceive) -> bool:
-        """Add a receive; return whether it waits. A repeated request gets the result of the first attempt."""
+        """Add a receive; return whether it waits. A repeated request gets the result of the former attempt."""
         if receive.request_id:
             tokens = self._results.get(receive.request_id)
             if tokens is not None:
@@ -151,6 +155,9 @@ class PendingReceives:
                     message.answers += 1
                     message.ahead = message.ahead and receive.taken is not None and index >= receive.taken
                 receive.future.set_result(messages)
+                return False
+            if receive.request_id in self._empty:
+                receive.future.set_result([])
                 return False
             for earlier in [one for one in self._receives if one.request_id == receive.request_id]:
                 # Nobody reads the result of the first attempt: it must not take messages.
@@ -262,6 +269,9 @@ class PendingReceives:
 
     def _resolve(self, receive: PendingReceive, messages: list[UnsettledMessage]) -> None:
         self._receives.remove(receive)
+        if not messages and receive.request_id and receive.patience is not Patience.CANCELLED:
+            # An earlier attempt of the request that comes late must take no message.
+            self._empty.append(receive.request_id)
         self._takes_one_by_one, self._fetch_ahead = bool(messages) and receive.max_count == 1, 0
         receive.future.set_result(messages)
         self._session.on_receives_changed()

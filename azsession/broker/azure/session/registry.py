@@ -6,10 +6,10 @@ Everything here runs in the loop's thread.
 from __future__ import annotations
 
 from collections import OrderedDict
-from concurrent.futures import Future
 from enum import Enum, auto
 
 from ....errors import SessionLockedError, SessionNotFoundError
+from ....futures import Future
 from ....protocol.error_codes import SESSION_LOCK_LOST, SESSION_LOCKED
 from ..lock_clock import ServiceClock
 from ..namespace import Namespace

@@ -15,11 +15,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from .... import threads
 from ....errors import ProviderError, QueueError
+from ....futures import Future
 from ....protocol.error_codes import SERVER_BUSY
 from .task import Task
 
@@ -81,7 +82,7 @@ class Loop:
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
         #: Whether `close` was called, and whether the thread runs no more jobs.
-        self._closed = self._ended = False
+        self._closed = self._ended = self._is_running = False
         #: Whether the thread is, or is about to be, blocked in the selector.
         self._asleep = False
         self._jobs: deque[Callable[[], object]] = deque()
@@ -176,13 +177,14 @@ class Loop:
     def _start(self) -> None:
         with self._starting:
             if self._thread is None and not self._closed:
-                self._selector = selectors.DefaultSelector()
-                self._wake = socket.socketpair()
-                for end in self._wake:
-                    end.setblocking(False)
-                self._selector.register(self._wake[0], selectors.EVENT_READ)
+                if self._selector is None:
+                    wake, selector = socket.socketpair(), selectors.DefaultSelector()
+                    for end in wake:
+                        end.setblocking(False)
+                    selector.register(wake[0], selectors.EVENT_READ)
+                    self._wake, self._selector = wake, selector
                 thread = threading.Thread(target=self._run, name="azsession-amqp", daemon=True)
-                thread.start()
+                threads.start(thread)
                 self._thread = thread
 
     def _rouse(self) -> None:
@@ -255,8 +257,10 @@ class Loop:
 
     def _run(self) -> None:
         selector, wake = self._selector, self._wake
-        if selector is None or wake is None:
-            return
+        with self._starting:
+            if selector is None or wake is None or self._is_running:  # An interrupted start was repeated.
+                return
+            self._is_running, self._thread = True, threading.current_thread()
         try:
             while not self._closed or self._jobs:
                 self._round(selector, wake[0])

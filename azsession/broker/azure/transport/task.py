@@ -7,11 +7,11 @@ or the time is over. All futures that coroutines wait for are resolved in the lo
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from ....errors import QueueError
+from ....futures import Future
 
 T = TypeVar("T")
 

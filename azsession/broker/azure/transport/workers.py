@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import attrs
 
 from ....errors import ProviderError, QueueError
+from ....futures import Future
 from ....protocol.error_codes import SERVER_BUSY
 from .loop import Loop
 

@@ -42,6 +42,25 @@ def test_a_repeated_receive_returns_the_same_messages_after_the_link_was_lost(
     assert texts(holder.receive(request_id="r2")) == ["b"]
 
 
+def test_a_late_attempt_of_a_receive_without_messages_takes_none(namespace: StandIn, broker: AzureBroker) -> None:
+    holder = Holder(broker)
+    assert holder.receive(timeout=0, request_id="r1") == []
+    send(broker, "a", "b")
+    assert holder.receive(timeout=30, request_id="r1") == []
+    assert texts(holder.receive(request_id="r2")) == ["a"]
+    assert texts(holder.receive(request_id="r3")) == ["b"]
+
+
+def test_receives_without_messages_do_not_displace_the_results_with_messages(namespace: StandIn, broker: AzureBroker) -> None:
+    holder = Holder(broker)
+    send(broker, "a")
+    (first,) = holder.receive(request_id="r1")
+    for number in range(70):
+        assert holder.receive(timeout=0, request_id=f"empty {number}") == []
+    (again,) = holder.receive(request_id="r1")
+    assert again.receipt.handle == first.receipt.handle
+
+
 def test_a_repeated_receive_replaces_the_first_attempt(namespace: StandIn, broker: AzureBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.receive(request_id="r1"))
