@@ -107,7 +107,9 @@ class _ConnectionQueue(queue.LifoQueue[Any]):
 
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
-        self.not_empty, self.not_full, self.all_tasks_done = (Condition(self.mutex) for _ in range(3))
+        mutex = getattr(self, "mutex", None)
+        if mutex is not None:  # The queues of gevent have none.
+            self.not_empty, self.not_full, self.all_tasks_done = (Condition(mutex) for _ in range(3))
 
     def _get(self) -> Any:
         _returned.connection = None
