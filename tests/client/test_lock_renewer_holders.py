@@ -134,6 +134,8 @@ def test_a_renewal_that_raises_after_the_lock_ended_is_not_repeated(
     eventually(lambda: lock.renewed)
     lock.due = None
     lock.gate.set()
+    eventually(lambda: renewer._outstanding == 0)
+    assert lock not in [ref() for ref in renewer._next]
     eventually(lambda: later.renewed)
     assert len(lock.renewed) == 1
     assert "could not be renewed" in caplog.text

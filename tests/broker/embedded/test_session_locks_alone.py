@@ -125,6 +125,15 @@ def test_a_failed_transaction_restores_the_state_before_its_first_change(tx: Tra
     assert state() == before
 
 
+def test_a_failed_transaction_restores_all_locks_that_it_changed(tx: Transaction, locks: SessionLocks) -> None:
+    both = [locks.take(Transaction(), (1, name), "A", 30.0) for name in "ab"]
+    for lock in both:
+        lock.save_for_rollback(tx)
+        lock.cursor = 9
+    tx.roll_back()
+    assert [lock.cursor for lock in both] == [-1, -1]
+
+
 def test_returned_messages_are_in_order(lock: SessionLock) -> None:
     for key in (5, 1, 3):
         lock.give_back(key)
