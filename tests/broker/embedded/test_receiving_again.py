@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from azsession import ProviderError
+from azsession.broker.calls import AcceptRequest, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker, receiving
 
 from .helpers import ABANDON, COMPLETE, DEFER, HandClock, accept, at, bodies, numbers, receive, receive_deferred, send, settle
@@ -105,6 +106,19 @@ def test_a_repeated_receive_counts_the_messages_that_its_caller_uses_now(
     # A message that is used already is not counted twice.
     receive(broker, count=3, request_id="r", taken=taken)
     assert counts(broker) == expected
+
+
+def test_a_delivery_tells_how_long_the_lock_lasts_and_how_long_the_caller_waited(
+    broker: EmbeddedBroker, clock: HandClock
+) -> None:
+    send(broker, "a")
+    clock.advance(7)
+    accepted = broker.accept(AcceptRequest("q", "s", "A", timeout=0)).result()
+    assert accepted is not None
+    assert (accepted.session_id, accepted.messages, accepted.lock_expires_in, accepted.waited) == ("s", [], 30, 0)
+    received = broker.receive(ReceiveRequest("q", "s", "A", max_count=1, timeout=0)).result()
+    assert (received.session_id, received.lock_expires_in, received.waited) == ("s", 30, 0)
+    assert received.messages[0].receipt.expires_at == at(clock, 30)
 
 
 # Repeated accepts
