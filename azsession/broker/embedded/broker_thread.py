@@ -37,11 +37,12 @@ class BrokerThread:
         self._clock = clock
         #: An item wakes the thread. It is put before a change, so that an interrupt between both loses no change.
         self._signals: SimpleQueue[None] = SimpleQueue()
-        self._lock = threading.RLock()  # Guards the following fields.
+        self._lock = threading.RLock()  # Guards the following two fields.
         self._at: float | None = None
         self._leads = False
+        #: Becomes `True` once.
         self._stopped = False
-        self._is_running = False
+        #: The thread that runs. The first one that starts sets it.
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -50,16 +51,13 @@ class BrokerThread:
         Raises:
             ProviderError: The process cannot start another thread.
         """
-        if self._thread is not None:
+        if self._thread is not None or self._stopped:
             return
-        with self._lock:
-            if self._thread is None and not self._stopped:
-                thread = threading.Thread(target=self._run, name="azsession-broker", daemon=True)
-                try:
-                    threads.start(thread)
-                    self._thread = thread
-                except RuntimeError as error:
-                    raise ProviderError(f"the broker {error}", code=SERVER_BUSY, is_transient=True) from error
+        try:
+            # Without the lock, like `stop`. Of two threads that start here, or after an interrupt, the first one runs.
+            threads.start(threading.Thread(target=self._run, name="azsession-broker", daemon=True))
+        except RuntimeError as error:
+            raise ProviderError(f"the broker {error}", code=SERVER_BUSY, is_transient=True) from error
 
     def wake(self) -> None:
         """Pass the lead to the thread."""
@@ -78,18 +76,18 @@ class BrokerThread:
 
     def stop(self) -> None:
         """End the thread, and wait for it."""
-        with self._lock:
-            self._signals.put(None)
-            self._stopped = True
-            thread = self._thread
+        # Without the lock: a signal handler may interrupt this, and stop the thread itself.
+        self._stopped = True
+        self._signals.put(None)
+        thread = self._thread
         if thread is not None and thread.ident is not None and thread is not threading.current_thread():
             thread.join()
 
     def _run(self) -> None:
         with self._lock:
-            if self._is_running:  # An interrupted start was repeated.
+            if self._thread is not None:
                 return
-            self._is_running, self._thread = True, threading.current_thread()
+            self._thread = threading.current_thread()
         while True:
             with self._lock:
                 due, leads, stopped = self._is_due(), self._leads, self._stopped

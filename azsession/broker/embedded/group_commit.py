@@ -11,6 +11,7 @@ not wait for ever then. The methods that end a turn can therefore be called agai
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 import threading
 import time
@@ -90,7 +91,7 @@ class GroupCommit:
             with self._lock:
                 leads = self._leader is None and self._closed is None
                 if leads or blocking:
-                    job.thread, job.owner = threading.get_ident(), owner
+                    job.owner = owner
                 if leads:
                     self._leader, job.has_lead = job, True
                 self._enqueue(job)
@@ -120,13 +121,19 @@ class GroupCommit:
             self._lead(None)
 
     def is_inside(self) -> bool:
-        """Return whether this thread is in `submit` already: a signal handler interrupted it there."""
-        thread = threading.get_ident()
-        with self._lock:
-            leader = self._leader
-            return (isinstance(leader, Job) and leader.thread == thread) or any(
-                job.thread == thread and not job.has_run for job in self._queue
-            )
+        """Return whether a caller of this function's caller is in `submit` already: a signal handler interrupted it there.
+
+        The interrupted thread can hold a lock that the leading thread needs, so that the handler must not wait for a job.
+        The stack tells this at every instant. Marks that a thread sets could be set too late, or stay after an interrupt.
+        """
+        frame = inspect.currentframe()
+        caller = frame and frame.f_back
+        frame = caller and caller.f_back
+        while frame is not None:
+            if frame.f_code in _WITH_LOCK and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def close(self) -> None:
         """Close the connection after all queued jobs. Later jobs fail. Idempotent."""
@@ -340,6 +347,10 @@ class GroupCommit:
         if full != self._full_sync and not self._in_memory:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             self._full_sync = full
+
+
+#: The functions that other objects call, and that take the lock.
+_WITH_LOCK = frozenset(function.__code__ for function in (GroupCommit.submit, GroupCommit.requeue, GroupCommit.fail_queued))
 
 
 def _despite_interrupts(work: Callable[[], object]) -> None:

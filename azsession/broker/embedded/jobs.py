@@ -136,7 +136,6 @@ class Job(Generic[T]):
         future: The result.
         owner: A lock that the thread of a blocking caller waits for. It is released when that thread gets the lead, and when
             the job has run. `None` if no thread waits.
-        thread: The id of that thread.
         has_lead: Whether its thread was told that it leads.
         has_run: Whether the job has run once, or its thread has left. Then its thread cannot get the lead.
         is_finished: Whether the job has its final result.
@@ -155,7 +154,6 @@ class Job(Generic[T]):
         "may_wait",
         "owner",
         "result",
-        "thread",
         "tx",
         "work",
     )
@@ -172,7 +170,6 @@ class Job(Generic[T]):
         self.error: BaseException | None = None
         self.tx: Transaction | None = None
         self.owner: threading.Lock | None = None
-        self.thread: int = 0
         self.has_lead: bool = False
         self.has_run: bool = False
         self.is_queued: bool = False

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from azsession import QueueError, ReceivedMessage
+from azsession import ProviderError, QueueError, ReceivedMessage
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded import broker as broker_module
@@ -215,3 +215,30 @@ def check_consistency(broker: EmbeddedBroker) -> None:
                 assert first in unsettled + returned, "a message is behind the cursor of its lock"
 
     core.perform(job)
+
+
+def test_a_signal_handler_does_not_wait_for_the_broker_while_its_thread_passes_the_lead_on(
+    connection: sqlite3.Connection,
+) -> None:
+    """The handler interrupts the thread after its own job has run, when the broker's thread has the lead already."""
+    answers: list[str] = []
+
+    def handle_signal() -> None:
+        if not answers:
+            answers.append("")
+            assert group.is_inside()
+            with pytest.raises(ProviderError, match="a signal handler cannot wait"):
+                group.run(lambda tx: None, durable=False)
+            answers[0] = "refused"
+
+    group = GroupCommit(connection, Clock(), handle_signal)
+    job: Job[None] = Job(lambda tx: None, False, 0.0)
+
+    def queue_another(tx: Transaction) -> None:
+        group.requeue(job)
+
+    Background(lambda: group.run(queue_another, durable=False)).result()
+    assert answers == ["refused"]
+    assert not group.is_inside()
+    group.lead()
+    assert job.future.result(0) is None
