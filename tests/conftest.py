@@ -22,9 +22,11 @@ settings.register_profile(
 )
 settings.load_profile("azsession")
 
-# A background job of a shell ignores SIGINT, and so would the processes that tests interrupt.
+# A background job of a shell ignores SIGINT, and under nohup SIGHUP. So would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: Seconds that `eventually` waits. `python -m tests.mutation` waits less, because a mutant fails often.
 PATIENCE = float(os.environ.get("AZSESSION_TEST_PATIENCE", "10"))

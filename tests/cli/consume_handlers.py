@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from pathlib import Path
 from urllib.parse import quote
 
 from azsession import DeadLetter, ReceivedMessage, SessionClient
+from tests.support.told import wait_until_told
 
 
 def _report(*words: object) -> None:
@@ -28,8 +28,7 @@ def webhook(message: ReceivedMessage, session: SessionClient) -> None:
 def until_told(message: ReceivedMessage, session: SessionClient) -> None:
     """Report the start, wait for the file ``$REPORT.go``, and report the end."""
     _report("began", message.text())
-    while not Path(os.environ["REPORT"] + ".go").exists():
-        time.sleep(0.01)
+    wait_until_told()
     _report("ended", message.text())
 
 

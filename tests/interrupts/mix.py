@@ -254,13 +254,13 @@ def _must_fail(call: Callable[[], object]) -> None:
     raise AssertionError("a child used what belongs to its parent")
 
 
-def run(provider: ServiceBusProvider, queue: str, seconds: float, seed: int, **child: bool) -> Mix:
-    """Run the mix for so many seconds, and return it."""
+def run(provider: ServiceBusProvider, queue: str, seconds: float, seed: int, *, interrupts: int = 0, **child: bool) -> Mix:
+    """Run the mix for so many seconds, longer until there were so many interrupts, and return it."""
     before = signal.signal(signal.SIGALRM, _alarm)
     companion = Companion(provider, queue)
     try:
         mix, until = Mix(provider, queue, seed, **child), time.monotonic() + seconds
-        while time.monotonic() < until:
+        while time.monotonic() < until or mix.interrupts < interrupts:
             mix.step()
             if companion.error is not None:
                 break

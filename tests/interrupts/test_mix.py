@@ -16,6 +16,6 @@ def test_no_message_is_lost_doubled_or_overtaken_in_a_mix_of_interrupts_forks_an
     queue = arrangement.queue(**detection)
     is_embedded = arrangement.name == "embedded-in-process"
     child = {"child_uses_provider": not is_embedded, "child_settles": arrangement.name == "embedded-over-HTTP"}
-    mix = run(arrangement.provider(), queue, 3.0, seed=7, **child)
+    mix = run(arrangement.provider(), queue, 3.0, seed=7, interrupts=4, **child)
     assert mix.interrupts > 3
     assert mix.sent > 10

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 from flask import Flask, current_app, g
 
 from azsession import DeadLetter, ReceivedMessage, SessionClient
 from azsession.contrib.flask import AzSession
+from tests.support.told import wait_until_told
 
 azsession = AzSession()
 
@@ -37,8 +37,7 @@ def until_told(message: ReceivedMessage, session: SessionClient) -> None:
     assert "message" not in g
     g.message = message.text()
     _report("began", current_app.name, message.text())
-    while not Path(os.environ["REPORT"] + ".go").exists():
-        time.sleep(0.01)
+    wait_until_told()
     _report("ended", message.text())
 
 
