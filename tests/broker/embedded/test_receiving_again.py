@@ -74,7 +74,35 @@ def test_a_number_that_is_named_twice_gives_one_message(broker: EmbeddedBroker) 
     assert bodies(receive_deferred(broker, a, a)) == ["a"]
 
 
+def test_a_deferred_message_goes_back_when_all_answers_with_it_are_lost(broker: EmbeddedBroker) -> None:
+    send(broker, "a")
+    (a,) = receive(broker, "A")
+    settle(broker, DEFER, a)
+    for _ in range(3):
+        (again,) = receive_deferred(broker, a)
+    for _ in range(2):
+        broker.give_back("q", "s", "A", [again.receipt.handle]).result()
+    (kept,) = receive_deferred(broker, a)
+    assert kept.receipt.handle == again.receipt.handle
+    for _ in range(2):
+        broker.give_back("q", "s", "A", [again.receipt.handle]).result()
+    (fresh,) = receive_deferred(broker, a)
+    assert fresh.receipt.handle != again.receipt.handle
+
+
 # Repeated receives
+
+
+def test_a_message_goes_back_when_all_answers_with_it_are_lost(broker: EmbeddedBroker) -> None:
+    send(broker, "a", "b")
+    for _ in range(3):
+        (a,) = receive(broker, count=1, request_id="r")
+    for _ in range(2):
+        broker.give_back("q", "s", "A", [a.receipt.handle]).result()
+    assert bodies(receive(broker, count=1, request_id="r")) == ["a"]
+    for _ in range(2):
+        broker.give_back("q", "s", "A", [a.receipt.handle]).result()
+    assert bodies(receive(broker, count=2, request_id="n")) == ["a", "b"]
 
 
 def test_a_repeated_receive_returns_its_unsettled_messages_with_the_same_tokens(
