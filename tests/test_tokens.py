@@ -168,7 +168,7 @@ class _AsynchronousCall:
 
 
 class _AsynchronousPartial:
-    get_token = functools.partial(_get_token, None)
+    get_token = staticmethod(functools.partial(_get_token, None))
 
 
 @pytest.mark.parametrize("kind", [_Asynchronous, _AsynchronousCall, _AsynchronousPartial])
