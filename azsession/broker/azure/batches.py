@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -68,6 +68,13 @@ class EncodedMessages:
     def __len__(self) -> int:
         return len(self.messages)
 
+    def by_session(self) -> list[list[int]]:
+        """Return the positions of the messages of each session."""
+        groups: dict[str | None, list[int]] = {}
+        for at, session_id in enumerate(self.session_ids):
+            groups.setdefault(session_id, []).append(at)
+        return list(groups.values())
+
     def payload(self, chunk: Chunk) -> tuple[bytes, int]:
         """Return the payload of a transfer, and its message format.
 
@@ -112,25 +119,34 @@ def divide(encoded: EncodedMessages, max_batch_size: int, *, per_session: bool) 
     Returns:
         Groups of transfers. Those of one group are sent one after another, so that no message overtakes an earlier one.
     """
-    groups: dict[str | None, list[int]] = {}
-    for at, session_id in enumerate(encoded.session_ids):
-        groups.setdefault(session_id if per_session else None, []).append(at)
-    return [_chunks(encoded, group, max_batch_size) for group in groups.values()]
+    groups = encoded.by_session() if per_session else [list(range(len(encoded)))]
+    limit = max_batch_size - _BATCH_OVERHEAD
+    sizes = [len(message) + _MESSAGE_OVERHEAD for message in encoded.messages]
+    return [list(chunks_of(group, [sizes[at] for at in group], limit)) for group in groups]
 
 
-def _chunks(encoded: EncodedMessages, positions: Sequence[int], max_batch_size: int) -> list[Chunk]:
-    chunks: list[Chunk] = []
+def chunks_of(positions: Sequence[int], sizes: Sequence[int], limit: int, *, most: int | None = None) -> Iterator[Chunk]:
+    """Divide positions, in order, into chunks whose messages fit together.
+
+    Args:
+        positions: The positions.
+        sizes: Their messages' sizes in bytes.
+        limit: Bytes of one chunk at most. A single message may be larger.
+        most: Messages of one chunk at most. `None`: any number.
+
+    Yields:
+        The chunks. None is empty.
+    """
     chunk: list[int] = []
-    size = _BATCH_OVERHEAD
-    for at in positions:
-        added = len(encoded.messages[at]) + _MESSAGE_OVERHEAD
-        if chunk and size + added > max_batch_size:
-            chunks.append(tuple(chunk))
-            chunk, size = [], _BATCH_OVERHEAD
+    total = 0
+    for at, size in zip(positions, sizes, strict=True):
+        if chunk and (total + size > limit or len(chunk) == most):
+            yield tuple(chunk)
+            chunk, total = [], 0
         chunk.append(at)
-        size += added
-    chunks.append(tuple(chunk))
-    return chunks
+        total += size
+    if chunk:
+        yield tuple(chunk)
 
 
 def needs_sessions_apart(error: Condition | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 
 import attrs
@@ -17,10 +16,11 @@ from .held_operations import HeldSessionOperations
 from .namespace import Namespace
 from .operation import Operation
 from .receiving import SessionReceiver
+from .request_turns import RequestTurns
 from .scheduling import MessageScheduler
 from .session.registry import SessionRegistry
 from .session_listing import SessionLister
-from .transport.task import LocalFuture, done_within
+from .transport.task import done_within
 
 #: Messages of a session that are deleted at once.
 AT_ONCE = 500
@@ -39,12 +39,10 @@ class _Request:
     Attributes:
         count: How many messages its attempts have deleted.
         is_done: Whether an attempt has finished.
-        ended: Is done when the attempt that is under way ends; `None` without one.
     """
 
     count: int = 0
     is_done: bool = False
-    ended: LocalFuture[None] | None = None
 
 
 class Purger:
@@ -80,7 +78,7 @@ class Purger:
         self._lister = lister
         self._scheduler = scheduler
         self._delays = delays
-        self._requests: OrderedDict[str, _Request] = OrderedDict()
+        self._requests: RequestTurns[_Request] = RequestTurns(namespace, _Request, MAX_REMEMBERED)
 
     async def purge(self, entity: str, session_id: str | None, request_id: str, operation: Operation) -> int:
         """Delete the messages of a session, or of all sessions that nobody holds. Return their number.
@@ -90,25 +88,18 @@ class Purger:
             QueueError: Another error of Azure.
         """
         operation.commit()
-        request = self._requests.setdefault(request_id, _Request()) if request_id else _Request()
-        while len(self._requests) > MAX_REMEMBERED:
-            self._requests.popitem(last=False)
-        while request.ended is not None:
-            await self._namespace.wait(request.ended, operation)
-        if request.is_done:
+
+        async def attempt(request: _Request) -> int:
+            if not request.is_done:
+                if session_id is None:
+                    await self._purge_sessions(entity, request, operation)
+                else:
+                    await self._purge_session(entity, session_id, request, operation)
+                    await self._cancel(entity, session_id, request, operation)
+                request.is_done = True
             return request.count
-        ended = request.ended = LocalFuture()
-        try:
-            if session_id is None:
-                await self._purge_sessions(entity, request, operation)
-            else:
-                await self._purge_session(entity, session_id, request, operation)
-                await self._cancel(entity, session_id, request, operation)
-            request.is_done = True
-        finally:
-            request.ended = None
-            ended.set_result(None)
-        return request.count
+
+        return await self._requests.run(request_id, attempt, operation)
 
     async def _purge_sessions(self, entity: str, request: _Request, operation: Operation) -> None:
         """Purge all sessions that nobody holds, several at once."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -11,10 +10,10 @@ import attrs
 from ... import amqp
 from ...errors import ConnectionFailedError, ProviderError, QueueError, ValidationError, revised
 from ...protocol.error_codes import OUTCOME_UNKNOWN
-from .batches import MAX_BATCH_SIZE, EncodedMessages, names_distinct_keys
+from .batches import MAX_BATCH_SIZE, EncodedMessages, chunks_of, names_distinct_keys
 from .namespace import Namespace
 from .operation import Operation
-from .transport.task import LocalFuture
+from .request_turns import RequestTurns
 
 #: Requests whose results can be repeated.
 MAX_REMEMBERED = 10_000
@@ -30,12 +29,10 @@ class _Request:
 
     Attributes:
         numbers: The sequence numbers that Azure gave to the messages at these positions.
-        ended: Is done when the attempt that is under way ends; `None` without one.
         lost: The error of an attempt whose answer was lost. Another attempt could schedule the messages twice.
     """
 
     numbers: dict[int, int] = attrs.field(factory=dict)
-    ended: LocalFuture[None] | None = None
     lost: ConnectionFailedError | None = None
 
 
@@ -49,7 +46,7 @@ class MessageScheduler:
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._requests: OrderedDict[str, _Request] = OrderedDict()
+        self._requests: RequestTurns[_Request] = RequestTurns(namespace, _Request, MAX_REMEMBERED)
 
     async def schedule(self, entity: str, encoded: EncodedMessages, request_id: str, operation: Operation) -> list[int]:
         """Schedule messages. Return their sequence numbers.
@@ -61,28 +58,24 @@ class MessageScheduler:
         """
         sender = await self._namespace.sender(entity, operation)
         encoded.check_sizes(sender.max_message_size)
-        request = self._requests.setdefault(request_id, _Request()) if request_id else _Request()
-        while len(self._requests) > MAX_REMEMBERED:
-            self._requests.popitem(last=False)
-        while request.ended is not None:
-            await self._namespace.wait(request.ended, operation)
-        if request.lost is not None:
-            raise revised(request.lost)
-        operation.commit()
-        ended = request.ended = LocalFuture()
-        try:
-            await self._attempt(entity, encoded, request, sender.max_message_size or MAX_BATCH_SIZE, operation)
-        except QueueError as error:
-            failure = revised(error, accepted=len(request.numbers))
-            if isinstance(failure, ConnectionFailedError) and failure.maybe_delivered:
-                failure = request.lost = revised(failure, code=OUTCOME_UNKNOWN)
-            raise failure from error.__cause__
-        finally:
-            request.ended = None
-            ended.set_result(None)
-        return [request.numbers[at] for at in range(len(encoded))]
+        limit = sender.max_message_size or MAX_BATCH_SIZE
 
-    async def _attempt(
+        async def attempt(request: _Request) -> list[int]:
+            if request.lost is not None:
+                raise revised(request.lost)
+            operation.commit()
+            try:
+                await self._schedule_all(entity, encoded, request, limit, operation)
+            except QueueError as error:
+                failure = revised(error, accepted=len(request.numbers))
+                if isinstance(failure, ConnectionFailedError) and failure.maybe_delivered:
+                    failure = request.lost = revised(failure, code=OUTCOME_UNKNOWN)
+                raise failure from error.__cause__
+            return [request.numbers[at] for at in range(len(encoded))]
+
+        return await self._requests.run(request_id, attempt, operation)
+
+    async def _schedule_all(
         self, entity: str, encoded: EncodedMessages, request: _Request, limit: int, operation: Operation
     ) -> None:
         try:
@@ -91,10 +84,7 @@ class MessageScheduler:
             if not names_distinct_keys(str(error)):
                 raise
             # The entity is partitioned, and a request has messages of one session.
-            sessions: dict[str | None, list[int]] = {}
-            for at, session_id in enumerate(encoded.session_ids):
-                sessions.setdefault(session_id, []).append(at)
-            await self._schedule_groups(entity, encoded, sessions.values(), request.numbers, limit, operation)
+            await self._schedule_groups(entity, encoded, encoded.by_session(), request.numbers, limit, operation)
 
     async def _schedule_groups(
         self,
@@ -107,7 +97,9 @@ class MessageScheduler:
     ) -> None:
         """Schedule the messages at some positions that have no number yet. A request has messages of one group."""
         for group in groups:
-            for positions in _divide(encoded, [at for at in group if at not in numbers], limit):
+            left = [at for at in group if at not in numbers]
+            sizes = [_size_in_request(encoded, at) for at in left]
+            for positions in chunks_of(left, sizes, limit, most=MESSAGES_AT_ONCE):
                 found = await self._schedule(entity, encoded, positions, operation)
                 numbers.update(zip(positions, found, strict=True))
 
@@ -139,17 +131,7 @@ class MessageScheduler:
         await self._namespace.manage(entity, "cancel-scheduled-message", body, operation)
 
 
-def _divide(encoded: EncodedMessages, positions: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Yield the positions of the messages of each request, which has at most `limit` bytes, or one message."""
-    part: list[int] = []
-    size = 0
-    for at in positions:
-        ids = len((encoded.session_ids[at] or "").encode()) + len(encoded.message_ids[at].encode())
-        added = len(encoded.messages[at]) + ids + _MESSAGE_OVERHEAD
-        if part and (size + added > limit or len(part) == MESSAGES_AT_ONCE):
-            yield part
-            part, size = [], 0
-        part.append(at)
-        size += added
-    if part:
-        yield part
+def _size_in_request(encoded: EncodedMessages, at: int) -> int:
+    """Return the bytes by which a message and its ids make a request larger."""
+    ids = len((encoded.session_ids[at] or "").encode()) + len(encoded.message_ids[at].encode())
+    return len(encoded.messages[at]) + ids + _MESSAGE_OVERHEAD
