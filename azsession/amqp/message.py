@@ -14,15 +14,15 @@ from .encoding import NULL, descriptor, encode_value, fields_of, sized, string, 
 from .types import Described, MalformedFrameError, Timestamp, Uint, Ulong
 
 #: Descriptors of a message's sections (§3.2).
-_HEADER, _ANNOTATIONS, _PROPERTIES, _APPLICATION_PROPERTIES = 0x70, 0x72, 0x73, 0x74
+HEADER, ANNOTATIONS, PROPERTIES, APPLICATION_PROPERTIES = 0x70, 0x72, 0x73, 0x74
 _DATA, _SEQUENCE, _VALUE = 0x75, 0x76, 0x77
 #: The section for the next hop only (§3.2.2). Nothing in it is used here.
-_DELIVERY_ANNOTATIONS = 0x71
+DELIVERY_ANNOTATIONS = 0x71
 _SECTION_TYPES: dict[int, Any] = {
-    _HEADER: list,
-    _ANNOTATIONS: dict,
-    _PROPERTIES: list,
-    _APPLICATION_PROPERTIES: dict,
+    HEADER: list,
+    ANNOTATIONS: dict,
+    PROPERTIES: list,
+    APPLICATION_PROPERTIES: dict,
     _DATA: bytes,
     _SEQUENCE: list,
 }
@@ -98,19 +98,24 @@ def encode_message(message: AmqpMessage) -> bytes:
     """
     parts: list[bytes] = []
     if message.durable is not None or message.priority is not None or message.ttl_ms is not None:
-        priority = NULL if message.priority is None else ubyte(message.priority)
-        ttl = NULL if message.ttl_ms is None else encode_value(Uint(message.ttl_ms))
-        parts += (_PREFIXES[_HEADER], fields_of((encode_value(message.durable), priority, ttl)))
+        parts.append(encode_header(message.durable, message.priority, message.ttl_ms))
     if message.annotations:
-        parts += (_PREFIXES[_ANNOTATIONS], symbol_map(message.annotations))
-    parts += (_PREFIXES[_PROPERTIES], _properties(message))
+        parts += (_PREFIXES[ANNOTATIONS], symbol_map(message.annotations))
+    parts += (_PREFIXES[PROPERTIES], _properties(message))
     if message.application_properties:
-        parts += (_PREFIXES[_APPLICATION_PROPERTIES], string_map(message.application_properties))
+        parts += (_PREFIXES[APPLICATION_PROPERTIES], string_map(message.application_properties))
     if message.data is not None:
         parts += (_PREFIXES[_DATA], sized(0xA0, message.data))
     elif message.value is not None:
         parts += (_PREFIXES[_VALUE], encode_value(message.value))
     return b"".join(parts)
+
+
+def encode_header(durable: bool | None, priority: int | None, ttl_ms: int | None) -> bytes:
+    """Return the section "header" (§3.2.1) without a delivery count."""
+    level = NULL if priority is None else ubyte(priority)
+    ttl = NULL if ttl_ms is None else encode_value(Uint(ttl_ms))
+    return _PREFIXES[HEADER] + fields_of((encode_value(durable), level, ttl))
 
 
 def _properties(message: AmqpMessage) -> bytes:
@@ -146,9 +151,9 @@ def encode_batch(encoded: Sequence[bytes], envelope: AmqpMessage = AmqpMessage()
     """
     parts = []
     if envelope.annotations:
-        parts += [_PREFIXES[_ANNOTATIONS], symbol_map(envelope.annotations)]
+        parts += [_PREFIXES[ANNOTATIONS], symbol_map(envelope.annotations)]
     if envelope.message_id is not None or envelope.group_id is not None:
-        parts += [_PREFIXES[_PROPERTIES], _properties(envelope)]
+        parts += [_PREFIXES[PROPERTIES], _properties(envelope)]
     for message in encoded:
         parts += [_PREFIXES[_DATA], sized(0xA0, message)]
     return b"".join(parts)
@@ -180,7 +185,7 @@ def _message(buf: bytes) -> AmqpMessage:
             section, pos = buf[pos + 2], pos + 3  # A shortcut for descriptors below 256.
         else:
             section, pos = read_descriptor(buf, pos)
-        if section == _DELIVERY_ANNOTATIONS and buf[pos] == 0xC1:
+        if section == DELIVERY_ANNOTATIONS and buf[pos] == 0xC1:
             # Azure puts the lock token there, which the delivery tag has, too. Decoding it would take a tenth of the time.
             pos += 2 + buf[pos + 1]
             continue
@@ -199,16 +204,16 @@ def _message(buf: bytes) -> AmqpMessage:
     if pos > end:
         raise MalformedFrameError("a section ends behind the message")
     value = [item for sequence in sequences for item in sequence] if sequences else sections.get(_VALUE)
-    durable, priority, ttl, _, count = exactly(sections.get(_HEADER, ()), 5)
+    durable, priority, ttl, _, count = exactly(sections.get(HEADER, ()), 5)
     (
         message_id, _, to, subject, reply_to, correlation_id, content_type, _, expiry, created, group, _, reply_group
-    ) = exactly(sections.get(_PROPERTIES, ()), 13)  # fmt: skip
+    ) = exactly(sections.get(PROPERTIES, ()), 13)  # fmt: skip
     return AmqpMessage(
         durable,
         priority,
         ttl,
         count or 0,
-        sections.get(_ANNOTATIONS, {}),
+        sections.get(ANNOTATIONS, {}),
         message_id,
         to,
         subject,
@@ -219,7 +224,7 @@ def _message(buf: bytes) -> AmqpMessage:
         created,
         group,
         reply_group,
-        sections.get(_APPLICATION_PROPERTIES, {}),
+        sections.get(APPLICATION_PROPERTIES, {}),
         data[0] if len(data) == 1 else b"".join(data) if data else None,
         value,
     )

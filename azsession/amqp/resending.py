@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from .decoding import NONSENSE, READERS, exactly, read_descriptor
-from .encoding import NULL, compound, descriptor, encode_value, fields_of, ubyte
-from .types import MalformedFrameError, Timestamp, Uint
+from .encoding import NULL, compound, descriptor, encode_value
+from .message import ANNOTATIONS, APPLICATION_PROPERTIES, DELIVERY_ANNOTATIONS, HEADER, PROPERTIES, encode_header
+from .types import MalformedFrameError, Timestamp
 
-_HEADER, _DELIVERY_ANNOTATIONS, _ANNOTATIONS, _PROPERTIES, _APPLICATION_PROPERTIES = 0x70, 0x71, 0x72, 0x73, 0x74
 #: The annotations that Service Bus adds. A sender's own scheduled time is over.
 _ADDED_ANNOTATIONS = frozenset({
     "x-opt-sequence-number",
@@ -52,27 +52,22 @@ def _resent(buf: bytes, now_ms: int) -> Iterator[bytes]:
         start = pos
         section, value = read_descriptor(buf, pos)
         content, pos = READERS[buf[value]](buf, value + 1, 0)
-        if section == _HEADER:
+        if section == HEADER:
             yield _header(content or [])
-        elif section == _ANNOTATIONS:
+        elif section == ANNOTATIONS:
             yield _map_without(buf, section, value, _ADDED_ANNOTATIONS)
-        elif section == _APPLICATION_PROPERTIES and not _ADDED_PROPERTIES.isdisjoint(content or {}):
+        elif section == APPLICATION_PROPERTIES and not _ADDED_PROPERTIES.isdisjoint(content or {}):
             yield _map_without(buf, section, value, _ADDED_PROPERTIES)
-        elif section == _PROPERTIES and _is_over(content or [], now_ms):
+        elif section == PROPERTIES and _is_over(content or [], now_ms):
             yield _renewed(buf, value, content, now_ms)
-        elif section != _DELIVERY_ANNOTATIONS:
+        elif section != DELIVERY_ANNOTATIONS:
             yield buf[start:pos]
 
 
 def _header(fields: list[Any]) -> bytes:
     """Return the header with its durability, priority and time to live."""
     durable, priority, ttl, _, _ = exactly(fields, 5)
-    values = (
-        encode_value(durable),
-        NULL if priority is None else ubyte(priority),
-        NULL if ttl is None else encode_value(Uint(ttl)),
-    )
-    return descriptor(_HEADER) + fields_of(values)
+    return encode_header(durable, priority, ttl)
 
 
 def _map_without(buf: bytes, section: int, value: int, removed: frozenset[str]) -> bytes:
@@ -100,7 +95,7 @@ def _renewed(buf: bytes, value: int, properties: list[Any], now_ms: int) -> byte
         parts[_CREATED] = encode_value(Timestamp(now_ms))
     else:
         parts[_EXPIRY] = NULL
-    return descriptor(_PROPERTIES) + compound(0xC0, parts)
+    return descriptor(PROPERTIES) + compound(0xC0, parts)
 
 
 def _parts(buf: bytes, value: int) -> list[bytes]:

@@ -131,8 +131,8 @@ _OPEN = {"healthz": Operation.HEALTH, "readyz": Operation.READY, "openapi.json":
 _AFTER_ENTITY = frozenset({"sessions", "$sessions", "messages", "$deadletterqueue"})
 #: Marks an escaped session id, and a segment of an entity that would mean something else. No entity has this character.
 _ESCAPE = "~"
-#: Characters that path normalization or a proxy would change, or refuse. Some proxies read a backslash as a slash.
-_NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+#: Control characters, which a path cannot carry.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class NoRouteError(Exception):
@@ -330,13 +330,14 @@ def _encode_session_id(session_id: str) -> str:
 @lru_cache(1024)
 def must_be_escaped(session_id: str) -> bool:
     """Return whether a path cannot carry a session id, so that only the escaped form of version 1 can."""
-    return session_id in ("", ".", "..") or re.search(r"[\x00-\x1f\x7f-\x9f]", session_id) is not None
+    return session_id in ("", ".", "..") or _CONTROL.search(session_id) is not None
 
 
 @lru_cache(1024)
 def is_fragile(session_id: str) -> bool:
     """Return whether a proxy that normalizes paths would change a session id, so that the escaped form is safer."""
-    return _NOT_IN_PATHS.search(session_id) is not None or not {"", ".", ".."}.isdisjoint(session_id.split("/"))
+    # Some proxies read a backslash as a slash.
+    return "\\" in session_id or must_be_escaped(session_id) or not {"", ".", ".."}.isdisjoint(session_id.split("/"))
 
 
 @lru_cache(1024)
