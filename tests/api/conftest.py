@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import itertools
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -192,6 +194,37 @@ def session(provider: ServiceBusProvider, queue: str) -> Iterator[SessionClient]
     """The session ``s1`` of `queue`."""
     with provider.create_session_client(queue, "s1") as session:
         yield session
+
+
+@pytest.fixture
+def sid() -> str:
+    """A new session id."""
+    return str(uuid.uuid4())
+
+
+@pytest.fixture
+def opened(provider: ServiceBusProvider, queue: str, sid: str) -> Iterator[SessionClient]:
+    """The session `sid` of `queue`, locked."""
+    with provider.create_session_client(queue, sid) as session:
+        assert session.receive_message(timeout=0) is None
+        yield session
+
+
+def iterate_in_threads(session: SessionClient, threads: int, timeout: float) -> list[list[int]]:
+    """Complete the messages of one session in several threads. Return the numbers in the messages that each thread got."""
+    seen: list[list[int]] = [[] for _ in range(threads)]
+
+    def work(mine: list[int]) -> None:
+        for message in session.messages(timeout=timeout):
+            mine.append(int(message.text()))
+            session.complete_message(message)
+
+    running = [threading.Thread(target=work, args=(mine,)) for mine in seen]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return seen
 
 
 def send(provider: ServiceBusProvider, queue: str, *bodies: str, session_id: str = "s1") -> list[str]:

@@ -5,7 +5,6 @@ The rules are those of Microsoft's "Message sessions", section "Impact of delive
 
 from __future__ import annotations
 
-import threading
 from itertools import islice
 
 import pytest
@@ -23,7 +22,7 @@ from azsession import (
 )
 
 from ..conftest import eventually
-from .conftest import Arrangement, left, number_of, send, take, take_many
+from .conftest import Arrangement, iterate_in_threads, left, number_of, send, take, take_many
 
 
 def counts(messages: list[ReceivedMessage]) -> list[tuple[str, int]]:
@@ -236,17 +235,6 @@ def test_threads_that_iterate_over_one_session_each_see_its_order(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:
     send(provider, queue, *map(str, range(90)))
-    seen: list[list[int]] = [[], [], []]
-
-    def work(mine: list[int]) -> None:
-        for message in session.messages(timeout=0):
-            mine.append(int(message.text()))
-            session.complete_message(message)
-
-    threads = [threading.Thread(target=work, args=(mine,)) for mine in seen]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    seen = iterate_in_threads(session, 3, 0)
     assert sorted(number for mine in seen for number in mine) == list(range(90))
     assert all(mine == sorted(mine) for mine in seen)

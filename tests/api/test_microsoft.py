@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,19 +29,6 @@ from .conftest import Arrangement, left, number_of, send, take, take_many
 
 TEN = [str(number) for number in range(10)]
 DEAD = ("Testing reason", "Testing description")
-
-
-@pytest.fixture
-def sid() -> str:
-    return str(uuid.uuid4())
-
-
-@pytest.fixture
-def opened(provider: ServiceBusProvider, queue: str, sid: str) -> Iterator[SessionClient]:
-    """The session `sid` of `queue`, locked."""
-    with provider.create_session_client(queue, sid) as session:
-        assert session.receive_message(timeout=0) is None
-        yield session
 
 
 def deferred_ten(provider: ServiceBusProvider, queue: str, sid: str) -> list[int]:

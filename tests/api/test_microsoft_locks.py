@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -16,19 +16,6 @@ from ..conftest import eventually
 from .conftest import Arrangement, left, send, take, take_many
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-def sid() -> str:
-    return str(uuid.uuid4())
-
-
-@pytest.fixture
-def opened(provider: ServiceBusProvider, queue: str, sid: str) -> Iterator[SessionClient]:
-    """The session `sid` of `queue`, locked."""
-    with provider.create_session_client(queue, sid) as session:
-        assert session.receive_message(timeout=0) is None
-        yield session
 
 
 # The lock

@@ -20,7 +20,7 @@ from azsession import (
 )
 
 from ..conftest import eventually
-from .conftest import REACHABLE, Arrangement, left, send, take, take_many
+from .conftest import REACHABLE, Arrangement, iterate_in_threads, left, send, take, take_many
 
 SECOND = timedelta(seconds=1)
 
@@ -122,18 +122,7 @@ def test_prefetched_messages_that_were_not_handed_out_go_back(provider: ServiceB
 
 def test_two_threads_share_a_session(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
     send(provider, queue, *map(str, range(60)))
-    seen: list[list[int]] = [[], []]
-
-    def work(mine: list[int]) -> None:
-        for message in session.messages(timeout=0.1):
-            mine.append(int(message.text()))
-            session.complete_message(message)
-
-    threads = [threading.Thread(target=work, args=(mine,)) for mine in seen]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    seen = iterate_in_threads(session, 2, 0.1)
     assert sorted(seen[0] + seen[1]) == list(range(60))
     assert all(mine == sorted(mine) for mine in seen)
     assert left(provider, queue) == []

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from azsession import ServiceBusProvider
-
 from ..api.conftest import Arrangement, AzureInProcess, EmbeddedInProcess, EmbeddedOverHTTP
+from ..api.conftest import provider as provider
+from ..api.conftest import queue as queue
 
 
 @pytest.fixture(params=[EmbeddedInProcess, EmbeddedOverHTTP, AzureInProcess], ids=lambda kind: kind.name)
@@ -22,18 +22,6 @@ def arrangement(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Arra
     """An empty broker for this test."""
     with request.param(tmp_path, request) as arrangement:
         yield arrangement
-
-
-@pytest.fixture
-def provider(arrangement: Arrangement) -> ServiceBusProvider:
-    """A provider for `arrangement`."""
-    return arrangement.provider()
-
-
-@pytest.fixture
-def queue(arrangement: Arrangement) -> str:
-    """A queue with default settings."""
-    return arrangement.queue()
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from azsession import ServiceBusConfig
+from azsession import ServiceBusConfig, ServiceBusProvider
 from azsession.broker.azure import AzureBroker
-from azsession.server import GatewayService
+from azsession.server import AccessKey, GatewayService
 
 from ...server.raw import KEYS, Gateway, SteppedClock
 from ...standin.require import require_standin
@@ -25,6 +26,17 @@ def namespace() -> Iterator[StandIn]:
     with require_standin()() as namespace:
         namespace.create_queue(QUEUE)
         yield namespace
+
+
+@pytest.fixture(params=["in-process", "over-HTTP"])
+def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[ServiceBusProvider]:
+    """A provider of the namespace, directly and through a gateway."""
+    with ExitStack() as stack:
+        where = namespace.connection_string
+        if request.param == "over-HTTP":
+            broker = AzureBroker(ServiceBusConfig(connection_string=where))
+            where = stack.enter_context(GatewayService(broker, [AccessKey.generate()])).connection_string()
+        yield stack.enter_context(ServiceBusProvider.from_connection_string(where, retry_attempts=2))
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +10,6 @@ import pytest
 from azsession import Message, MessageTooLargeError, ProviderError, ServiceBusProvider, ValidationError, amqp
 from azsession.broker.azure import AzureBroker
 from azsession.broker.azure.batches import EncodedMessages, divide
-from azsession.config import ServiceBusConfig
-from azsession.server import AccessKey, GatewayService
 
 from ...conftest import eventually
 from .holders import QUEUE, broker_on, in_thread
@@ -22,16 +18,6 @@ if TYPE_CHECKING:
     from tests.standin import StandIn
 
 MB = 1024 * 1024
-
-
-@pytest.fixture(params=["in-process", "over-HTTP"])
-def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[ServiceBusProvider]:
-    with ExitStack() as stack:
-        where = namespace.connection_string
-        if request.param == "over-HTTP":
-            broker = AzureBroker(ServiceBusConfig(connection_string=where))
-            where = stack.enter_context(GatewayService(broker, [AccessKey.generate()])).connection_string()
-        yield stack.enter_context(ServiceBusProvider.from_connection_string(where, retry_attempts=2))
 
 
 def messages(count: int, sessions: int = 1, size: int = 10) -> list[Message]:

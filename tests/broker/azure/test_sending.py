@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -21,25 +19,13 @@ from azsession import (
     ValidationError,
 )
 from azsession.broker.azure import AzureBroker, error_mapping
-from azsession.config import ServiceBusConfig
 from azsession.protocol.error_codes import OUTCOME_UNKNOWN
-from azsession.server import AccessKey, GatewayService
 
 from ...conftest import eventually
 from .holders import QUEUE, Holder, broker_on, in_thread, send
 
 if TYPE_CHECKING:
     from tests.standin import StandIn
-
-
-@pytest.fixture(params=["in-process", "over-HTTP"])
-def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[ServiceBusProvider]:
-    with ExitStack() as stack:
-        where = namespace.connection_string
-        if request.param == "over-HTTP":
-            broker = AzureBroker(ServiceBusConfig(connection_string=where))
-            where = stack.enter_context(GatewayService(broker, [AccessKey.generate()])).connection_string()
-        yield stack.enter_context(ServiceBusProvider.from_connection_string(where, retry_attempts=2))
 
 
 def test_every_property_arrives(namespace: StandIn) -> None:
