@@ -42,7 +42,7 @@ class Event:
             timeout: Seconds to wait at most. `None`: any time.
 
         Returns:
-            Whether the event is set.
+            `True` if the event is set, `False` if the time is over.
         """
         if self._is_set:
             return True

@@ -278,7 +278,7 @@ class TokenCache:
             header: The refused token.
 
         Returns:
-            Whether there can be another token.
+            `True` if the source can give another token.
         """
         if not self._source.renews:
             return False

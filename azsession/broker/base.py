@@ -327,7 +327,7 @@ class Broker(abc.ABC):
         """Create a queue.
 
         Returns:
-            Whether the queue is new; `False` if it exists with the same settings.
+            `True` if the queue is new, `False` if it existed with the same settings.
 
         Raises:
             ProviderError: The queue exists with other settings (code ``Conflict``).

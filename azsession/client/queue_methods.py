@@ -84,7 +84,7 @@ class QueueMethods:
             settings: Its settings. By default those of ``QueueSettings()``.
 
         Returns:
-            Whether the queue is new. `False` if it exists with the same settings.
+            `True` if the queue is new, `False` if it existed with the same settings.
 
         Raises:
             ProviderError: The queue exists with other settings (`code` is ``"Conflict"``), or the server failed.

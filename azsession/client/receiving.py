@@ -47,7 +47,7 @@ def receive(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]
 
 
 def next_ahead(holder: Holder) -> ReceivedMessage | None:
-    """Return the next message that was fetched ahead. `None` if there is none."""
+    """Return the next message that was fetched ahead, or `None` if no such message is left."""
     running = holder.lock.begin_receive()
     try:
         messages = fetched_ahead.take(holder, 1)

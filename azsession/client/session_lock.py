@@ -81,7 +81,7 @@ class SessionLock:
         self._unanswered: dict[str, Receive] = {}
         #: The receive that runs in each thread. The caller's frame keeps it alive.
         self._receives: dict[int, weakref.ref[Receive]] = {}
-        #: Whether another process may hold the same lock, because it was handed over.
+        #: `True` after the lock was handed over: another process may hold it, too.
         self.is_shared: bool = False
         self.fetches: FetchTurns = FetchTurns()
         self._origin = LockOrigin()

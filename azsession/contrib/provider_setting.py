@@ -120,7 +120,7 @@ class ProviderSetting:
     embedded: str | Path | None = None
 
     def check(self) -> None:
-        """Raise the problems that need no environment. A missing place is none until a provider is made.
+        """Raise the problems that show without the environment. A missing place becomes a problem when a provider is made.
 
         Raises:
             ConfigurationError: A setting is wrong.

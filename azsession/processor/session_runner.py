@@ -173,7 +173,7 @@ class SessionRunner:
         return None
 
     def _next(self, session: SessionClient, progress: _Progress) -> ReceivedMessage | None:
-        """Return the next message that was fetched ahead. `None` if there is none, or if the lock is lost."""
+        """Return the next message that was fetched ahead, or `None` if no such message is left or the lock is lost."""
         if progress.fetched and not session.is_lock_lost:
             ahead = receiving.next_ahead(holder_of(session))
             if ahead is not None:

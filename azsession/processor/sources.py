@@ -19,7 +19,7 @@ from .backoff import Backoff
 
 #: Seconds of one wait for a session, or for a message of a listed session.
 LONG_POLL = 30.0
-#: Seconds of one wait for a session if the processor stops when there is none.
+#: Seconds of one wait for a session, for a processor that stops when no session has a message.
 SHORT_POLL = 1.0
 #: Seconds until a listed session that was empty is tried again: after the first time, and at most.
 EMPTY_PAUSES = (0.25, 4.0)

@@ -41,7 +41,7 @@ class DeadLetterResubmitter:
         self._namespace = namespace
         self._browser = browser
         self._sender = sender
-        #: Whether entities detect duplicates.
+        #: Maps each entity to `True` if it detects duplicates.
         self._detects: OrderedDict[str, bool] = OrderedDict()
 
     async def resubmit(self, entity: str, number: int, operation: Operation) -> None:

@@ -345,7 +345,7 @@ class Store:
         )
 
     def last_active(self, session: int) -> int:
-        """Return the key of a session's last active message; -1 if there is none."""
+        """Return the key of a session's last active message, or -1 if the session has no active message."""
         row = self._run(f"SELECT max(key) FROM messages WHERE session = ? AND status = {ACTIVE}", (session,)).fetchone()
         return -1 if row[0] is None else int(row[0])
 

@@ -112,7 +112,7 @@ class _Exchange:
         self._method: str = scope["method"]
         self._connection: RequestConnection = (scope.get("state") or {}).get(CONNECTION_KEY) or RequestConnection()
         self._body = Body(receive, self._connection.body_arrived, None)
-        #: Whether the connection cannot be used after the request.
+        #: `True` if the connection must be closed after the request.
         self._closes = False
         #: The answer whose messages return to the broker if the client does not get them.
         self._pending: PendingAnswer[Any] | None = None

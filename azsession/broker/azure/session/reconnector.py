@@ -1,8 +1,8 @@
 """Connections for sessions that lost their links. `SessionRegistry` has one `Reconnector`.
 
-A session gets an open connection at once. If there is none, one coroutine for each entity waits for a connection, for all
-sessions of the entity. After failures it pauses, each time longer. While the namespace cannot be reached, the whole process
-shares the pauses: no session and no entity makes attempts of its own.
+A session gets an open connection at once. Without an open connection, one coroutine for each entity waits for one, for all
+sessions of the entity. After each failure, the coroutine pauses longer. While the namespace cannot be reached, the whole
+process shares the pauses: no session and no entity makes attempts of its own.
 
 Everything here runs in the loop's thread.
 """
