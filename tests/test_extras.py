@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import shlex
 from collections.abc import Iterable
 from importlib import metadata
 
@@ -10,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from azsession import ConfigurationError
-from azsession._extras import need
+from azsession._extras import install_command, need
 
 from .support.paths import ROOT
 from .support.processes import environment, run_python
@@ -83,7 +84,49 @@ def test_an_extra_installs_all_packages_that_its_command_imports(extra: str | No
     run_python("-c", SCRIPT, ",".join(missing), *modules, environ=environment(PYTHONPATH=str(ROOT)))
 
 
-def test_a_missing_module_is_an_error_that_names_the_extra() -> None:
+def test_a_missing_module_is_an_error_with_a_command_that_names_the_packages_of_the_extra() -> None:
     need("json", "cli")
-    with pytest.raises(ConfigurationError, match=r'^no_such_module is not installed.*pip install "azsession\[cli\]"'):
+    with pytest.raises(
+        ConfigurationError, match=r"^no_such_module is not installed\. Install the extra 'cli' with: pip install"
+    ):
         need("no_such_module", "cli")
+    assert install_command("flask") == 'pip install "flask>=3"'
+
+
+def test_the_command_includes_the_extras_of_an_extra_and_keeps_other_markers(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "attrs>=25.4",
+        'click>=8.1; extra == "cli"',
+        'azsession[cli]; extra == "server"',
+        'uvicorn[standard] (>=0.36) ; extra == "server"',
+        'uvloop>=0.19; sys_platform != "win32" and extra == "server"',
+        "flask>=3; extra == 'server-more'",
+    ]
+    monkeypatch.setattr("azsession._extras.metadata.requires", lambda name: lines)
+    packages = ["click>=8.1", "uvicorn[standard](>=0.36)", "uvloop>=0.19; sys_platform != 'win32'"]
+    assert shlex.split(install_command("server")) == ["pip", "install", *packages]
+
+
+@pytest.mark.parametrize("lines", [None, ["attrs>=25.4"]])
+def test_without_metadata_of_the_extra_the_command_is_that_of_a_clone(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str] | None
+) -> None:
+    def requires(name: str) -> list[str]:
+        if lines is None:
+            raise metadata.PackageNotFoundError(name)
+        return lines
+
+    monkeypatch.setattr("azsession._extras.metadata.requires", requires)
+    assert install_command("cli") == 'pip install ".[cli]", in a clone of azsession'
+
+
+def test_the_command_of_each_extra_names_its_requirements() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    for extra in config["options.extras_require"]:
+        if extra in ("dev", "standin", "fuzz", "mutation"):
+            continue
+        named = {Requirement(each).name for each in shlex.split(install_command(extra))[2:]}
+        direct = {each.name for each in requirements(extra)} - {each.name for each in requirements(None)}
+        assert named >= direct - {"azsession"}
+        assert named

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from azsession._extras import install_command
+
 from ..contrib.celery.workers import QUEUE
 from ..support.processes import assert_one_line, run_here
 
@@ -15,4 +17,4 @@ def test_a_name_that_is_not_a_celery_app_is_one_line_of_error() -> None:
 
 def test_without_celery_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("azsession._extras.find_spec", lambda module: None)
-    assert_one_line(run_here("celery-dispatch", "-A", "shop", QUEUE), 'pip install "azsession[celery]"')
+    assert_one_line(run_here("celery-dispatch", "-A", "shop", QUEUE), install_command("celery"))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from azsession._extras import install_command
 from azsession.testing import AzsessionServer
 
 from ..support.processes import PATIENCE, assert_one_line, environment
@@ -26,7 +27,7 @@ def test_importing_azsession_loads_neither_click_nor_rich() -> None:
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_the_command_names_the_extra_to_install_in_one_line(missing: str) -> None:
     ended = _python(f"import sys; sys.modules[{missing!r}] = None; from azsession.cli import main; main()")
-    assert_one_line(ended, missing, 'pip install "azsession[cli]"')
+    assert_one_line(ended, missing, install_command("cli"))
 
 
 def test_serve_names_the_extra_to_install_in_one_line() -> None:
@@ -34,7 +35,7 @@ def test_serve_names_the_extra_to_install_in_one_line() -> None:
         "import sys; sys.modules['uvicorn'] = None; sys.argv = ['azsession', 'serve', '--memory'];"
         "from azsession.cli import main; main()"
     )
-    assert_one_line(ended, "uvicorn", 'pip install "azsession[server]"')
+    assert_one_line(ended, "uvicorn", install_command("server"))
 
 
 def test_send_needs_no_server_libraries(azsession_server: AzsessionServer) -> None:

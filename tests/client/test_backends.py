@@ -61,8 +61,8 @@ except ConfigurationError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    command = 'pip install "azsession[websockets]", or pip install ".[websockets]" in a clone'
-    assert (done.stdout, done.stderr) == (f"websocket is not installed. Install it with: {command}\n", "")
+    command = 'pip install "websocket-client>=1.6"'
+    assert (done.stdout, done.stderr) == (f"websocket is not installed. Install the extra 'websockets' with: {command}\n", "")
 
 
 def test_an_invalid_argument_is_an_error_before_an_adapter_is_mounted() -> None:

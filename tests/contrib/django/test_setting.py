@@ -10,6 +10,7 @@ import pytest
 from django.test import override_settings
 
 from azsession import ServiceBusConfig
+from azsession._extras import install_command
 from azsession.contrib.django import get_provider
 from azsession.contrib.django.setting import STYLE, read_setting
 from azsession.contrib.provider_setting import ProblemCode, read
@@ -28,7 +29,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, value: object
     with override_settings(AZSESSION=value):
         [problem] = read_setting().all_problems()
     assert problem.code is ProblemCode.MISSING_EXTRA
-    assert f'pip install "azsession[{extra}]"' in problem.text
+    assert install_command(extra) in problem.text
 
 
 def test_without_a_place_in_the_setting_the_environment_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
