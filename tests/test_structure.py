@@ -75,6 +75,13 @@ def test_the_check_counts_the_lines_of_a_file(tmp_path: Path, size: int, is_long
     assert long_files(tmp_path, [path]) == ([f"module.py: {size} lines"] if is_long else [])
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / ".mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert len(pages) > 10
+    assert pages - set(navigation) == set(), "add these pages to nav in .mkdocs.yml"
+
+
 def attributes_of(files: list[Path]) -> set[str]:
     """Return the attributes and methods of all classes, as ``Class.name``."""
     found = set()

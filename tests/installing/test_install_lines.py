@@ -19,7 +19,7 @@ from .conftest import Environment
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _LINE = re.compile(r"\bpip (?:install|wheel)\b[^`\n&]*")
 #: The extras for developers of azsession. `.ci/run` installs them.
-DEVELOPERS = {"dev", "standin", "fuzz", "mutation"}
+DEVELOPERS = {"dev", "docs", "standin", "fuzz", "mutation"}
 
 
 def documented_lines() -> dict[str, str]:
