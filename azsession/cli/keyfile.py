@@ -33,8 +33,8 @@ def stored_keys(path: Path) -> list[AccessKey]:
         keys = []
     if not keys or len({key.name for key in keys}) != len(keys):
         raise ConfigurationError(
-            f"the key file {path} is damaged: each line must be NAME:KEY:RIGHTS, with a different name on each; delete the "
-            "file to get a new key"
+            f"the key file {path} is damaged: each line must be NAME:KEY:RIGHTS or NAME:KEY:RIGHTS@QUEUES, with a different "
+            "name on each; delete the file to get a new key"
         )
     return keys
 
@@ -55,13 +55,12 @@ def _check_private(path: Path, found: os.stat_result) -> None:
 
 def _create(path: Path) -> list[AccessKey]:
     key = AccessKey.generate()
-    rights = ",".join(sorted(right.value for right in key.rights))
     try:
         # mkstemp creates the file with mode 0600. The file gets its final name only after it is complete.
         descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(f"{key.name}:{key.key}:{rights}\n")
+                file.write(f"{key.to_text()}\n")
                 file.flush()
                 os.fsync(file.fileno())
             _publish(temporary, path)

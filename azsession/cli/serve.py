@@ -128,9 +128,10 @@ class Storage:
     "--key",
     "keys",
     multiple=True,
-    metavar="NAME:KEY:RIGHTS",
-    help="Accept this key. RIGHTS is a comma-separated list of Send, Listen and Manage. Repeat it for more keys; the "
-    "connection string contains the first. By default a key with all rights is created and kept in a file beside the data.",
+    metavar="NAME:KEY:RIGHTS[@QUEUES]",
+    help="Accept this key. RIGHTS is a comma-separated list of Send, Listen, Manage and Metrics. @QUEUES, a comma-separated "
+    "list, limits the rights to these queues. Repeat the option for more keys; the connection string contains the first. By "
+    "default a key with all rights is created and kept in a file beside the data.",
 )
 @click.option(
     "--key-file",

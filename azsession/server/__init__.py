@@ -2,7 +2,7 @@
 
 * `GatewayService` serves a broker over HTTP, in a thread of this process. It needs the extra ``server``.
 * `create_app` returns an ASGI application, for a server of your own.
-* `AccessKey` and `Right` define the clients' keys and rights.
+* `AccessKey` and `Right` define the clients' keys and rights. A `Guard` holds keys that are replaced while a gateway runs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .._extras import need
-from .authorization import AccessKey, Right
+from .access_keys import AccessKey, Right
+from .authorization import Guard
 from .dispatch import MAX_WAITING
 
 if TYPE_CHECKING:
     from .http.app import create_app
     from .service import GatewayService
 
-__all__ = ["MAX_WAITING", "AccessKey", "GatewayService", "Right", "create_app"]
+__all__ = ["MAX_WAITING", "AccessKey", "GatewayService", "Guard", "Right", "create_app"]
 
 
 #: Imported on first use: clients in the same process need neither asyncio nor the extra.

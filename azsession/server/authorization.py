@@ -1,4 +1,4 @@
-"""Authorization of requests: access keys, their rights, and the check of shared access signatures.
+"""Authorization of requests: the check of shared access signatures and of the rights of their keys.
 
 `dispatch` asks a `Guard` before it reads the rest of a request. A refusal reveals neither the fault of the token
 nor the existence of the queue.
@@ -6,15 +6,14 @@ nor the existence of the queue.
 
 from __future__ import annotations
 
-import base64
 import re
-import secrets
 import threading
 import time
-from collections.abc import Iterable
-from enum import Enum
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from functools import lru_cache
 from hashlib import sha256
+from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 import attrs
@@ -22,6 +21,7 @@ import attrs
 from ..errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
 from ..protocol.routes import Operation
 from ..protocol.sas import verify_token
+from .access_keys import AccessKey, right_for
 
 #: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
@@ -32,93 +32,8 @@ MAX_KNOWN = 1024
 MAX_HOST_LENGTH = 260
 
 
-class Right(Enum):
-    """A right of an access key, as in Azure Service Bus. `MANAGE` includes the others."""
-
-    SEND = "Send"
-    LISTEN = "Listen"
-    MANAGE = "Manage"
-
-
-#: The right that an operation requires, if the right is not Listen.
-_RIGHTS = {
-    Operation.SEND: Right.SEND,
-    Operation.SCHEDULE: Right.SEND,
-    Operation.CANCEL_SCHEDULED: Right.SEND,
-    Operation.CREATE_QUEUE: Right.MANAGE,
-    Operation.GET_QUEUE: Right.MANAGE,
-    Operation.DELETE_QUEUE: Right.MANAGE,
-    Operation.LIST_QUEUES: Right.MANAGE,
-}
 #: Operations that require no token: their answers say nothing about any queue.
 OPEN = frozenset({Operation.HEALTH, Operation.READY, Operation.OPENAPI})
-
-
-def right_for(operation: Operation) -> Right:
-    """Return the right that an operation requires."""
-    return _RIGHTS.get(operation, Right.LISTEN)
-
-
-@attrs.frozen
-class AccessKey:
-    """A shared access key of the gateway. Clients sign their tokens with it.
-
-    Example::
-
-        AccessKey("app", "SECRET", frozenset({Right.SEND, Right.LISTEN}))
-
-    Args:
-        name: The name of the key. Clients send it in their tokens.
-        key: The secret. It is not part of the ``repr``.
-        rights: The rights of clients with this key. By default all rights.
-    """
-
-    name: str
-    key: str = attrs.field(repr=False)
-    rights: frozenset[Right] = frozenset({Right.MANAGE})
-
-    @classmethod
-    def parse(cls, text: str) -> AccessKey:
-        """Return the key that a text describes.
-
-        Example::
-
-            AccessKey.parse("app:SECRET:Send,Listen")
-
-        Args:
-            text: Name, secret and rights in the form ``NAME:KEY:RIGHTS``. The name has 1 to 64 letters, digits, ``.``, ``_``
-                or ``-``. The secret has no white space and no ``;``. The rights are Send, Listen and Manage, separated by
-                commas.
-
-        Raises:
-            ConfigurationError: The text has another form. The message does not contain the secret.
-        """
-        name, _, rest = text.partition(":")
-        key, _, names = rest.rpartition(":")
-        try:
-            rights = frozenset(Right(right.strip().capitalize()) for right in names.split(","))
-        except ValueError:
-            rights = frozenset()
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or not key or not rights or re.search(r"[;\s\ud800-\udfff]", key):
-            # A connection string cannot contain a key with such characters, and UTF-8 cannot encode a lone surrogate.
-            raise ConfigurationError(
-                "an access key must have the form NAME:KEY:RIGHTS with the rights Send, Listen or Manage, for example "
-                "app:SECRET:Send,Listen"
-            )
-        return cls(name, key, rights)
-
-    @classmethod
-    def generate(cls, name: str = "RootManageSharedAccessKey") -> AccessKey:
-        """Return a new key with a random secret of 256 bits, and with all rights.
-
-        Args:
-            name: The name of the key. The default is the name that Azure gives the first key of a namespace.
-        """
-        return cls(name, base64.b64encode(secrets.token_bytes(32)).decode())
-
-    def allows(self, right: Right) -> bool:
-        """Return whether the key has a right, itself or through `Right.MANAGE`."""
-        return right in self.rights or Right.MANAGE in self.rights
 
 
 @attrs.frozen
@@ -154,25 +69,68 @@ def _host_name(host: str) -> str | None:
         return None
 
 
+#: Stands for a key with an unknown name.
+_NOBODY = AccessKey("", "")
+
+
 class Guard:
     """Checks the tokens of requests. Safe to use from many threads.
 
     Args:
         keys: The keys whose tokens are accepted.
         hosts: Host names that tokens may be for, besides the host name in the request.
+
+    Raises:
+        ConfigurationError: Two keys have the same name.
     """
 
     def __init__(self, keys: Iterable[AccessKey], hosts: Iterable[str] = ()) -> None:
-        self._keys = {key.name: key for key in keys}
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._lock = threading.Lock()  # Guards changes of _known.
+        self._lock = threading.Lock()  # Guards changes of the attributes below.
+        #: The keys by name. `replace_keys` puts another dictionary here, and never changes one.
+        self._keys: Mapping[str, AccessKey] = _by_name(keys)
         #: Tokens that were accepted, by the digest of their text. A token that is refused takes the same steps each time.
         self._known: dict[bytes, _Token] = {}
+        #: The operations that wait, with their key, operation and entity.
+        self._waiting: dict[Future[Any], tuple[AccessKey, Operation, str]] = {}
+
+    @property
+    def keys(self) -> list[AccessKey]:
+        """The keys whose tokens are accepted now."""
+        return list(self._keys.values())
+
+    def replace_keys(self, keys: Iterable[AccessKey]) -> None:
+        """Accept the tokens of other keys from now on.
+
+        Tokens of a key that is missing, or that has another secret, are refused at once, and operations that wait with such
+        a key end. The same is true if the key has lost the right to an operation. A session that a client holds stays locked
+        until the lock expires, because the client cannot renew it.
+
+        Args:
+            keys: All keys, also those that stay.
+
+        Raises:
+            ConfigurationError: Two keys have the same name. The former keys stay.
+        """
+        new = _by_name(keys)
+        with self._lock:
+            old = self._keys
+            # A key that stays is the same object as before, so its tokens stay known.
+            self._keys = {name: old[name] if name in old and old[name].is_same(key) else key for name, key in new.items()}
+            self._known = {digest: token for digest, token in self._known.items() if self._is_current(token)}
+            ended = [future for future, use in self._waiting.items() if not self._still_allows(*use)]
+        for future in ended:
+            future.cancel()
 
     def check(
-        self, authorization: str | None, host: str, resource: tuple[str, ...] | None, operation: Operation | None
-    ) -> None:
-        """Return if the token allows this operation on this resource.
+        self,
+        authorization: str | None,
+        host: str,
+        resource: tuple[str, ...] | None,
+        operation: Operation | None,
+        entity: str = "",
+    ) -> AccessKey:
+        """Return the key of the request if its token allows this operation on this resource.
 
         Args:
             authorization: The header ``Authorization`` of the request.
@@ -180,6 +138,7 @@ class Guard:
             resource: The decoded segments of the path. `None` if the path is not in the protocol: a token for any resource
                 of this host is accepted then.
             operation: The operation; `None` requires no right.
+            entity: The queue or subscription of the operation, or ``""``.
 
         Raises:
             AuthenticationFailedError: The request has no valid token for this resource.
@@ -195,9 +154,56 @@ class Guard:
                 "the request needs a SharedAccessSignature that is not expired, is for this host and path, and is "
                 "signed with a key of this gateway"
             )
-        right = None if operation is None else right_for(operation)
-        if right is not None and not token.key.allows(right):
-            raise PermissionDeniedError(f"the key {token.key.name!r} lacks the right {right.value}")
+        if operation is not None:
+            require(token.key, operation, entity)
+        return token.key
+
+    def sign_in(self, name: str, secret: str) -> AccessKey:
+        """Return the key with a name and a secret. For clients that send the key itself and no token.
+
+        Raises:
+            AuthenticationFailedError: There is no such key.
+        """
+        key = self._keys.get(name)
+        # The secret is compared also for an unknown name, so that the time of a refusal does not reveal the names.
+        is_right = (key or _NOBODY).has_secret(secret)
+        if key is None or not is_right:
+            raise AuthenticationFailedError("the gateway has no key with this name and this secret")
+        return key
+
+    def is_current(self, key: AccessKey) -> bool:
+        """Return whether a key is still accepted, unchanged. For connections that outlive one request."""
+        current = self._keys.get(key.name)
+        return current is not None and current.is_same(key)
+
+    def end_when_revoked(self, future: Future[Any], key: AccessKey, operation: Operation, entity: str) -> None:
+        """Cancel a future when its key is revoked or loses the right to the operation, or now if that has happened.
+
+        Args:
+            future: The operation that waits. It can be done already.
+            key: The key that `check` returned for the operation.
+            operation: The operation.
+            entity: The queue or subscription of the operation, or ``""``.
+        """
+        with self._lock:
+            is_allowed = self._still_allows(key, operation, entity)
+            if is_allowed:
+                self._waiting[future] = (key, operation, entity)
+        if is_allowed:
+            # Without the lock: a future that is done calls this at once.
+            future.add_done_callback(self._forget)
+        else:
+            future.cancel()
+
+    def _forget(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._waiting.pop(future, None)
+
+    def _still_allows(self, key: AccessKey, operation: Operation, entity: str) -> bool:
+        current = self._keys.get(key.name)
+        if current is None or current is key:
+            return current is key
+        return current.has_secret(key.key) and _allows(current, operation, entity)
 
     def _is_current(self, token: _Token) -> bool:
         return token.expires_on > time.time() and self._keys.get(token.key.name) is token.key
@@ -228,3 +234,34 @@ class Guard:
         if not name or (name != own and name not in self._hosts):
             return False
         return resource is None or resource[: len(segments)] == segments
+
+
+def require(key: AccessKey, operation: Operation, entity: str) -> None:
+    """Check that a key has the right to an operation.
+
+    Args:
+        key: The key.
+        operation: The operation.
+        entity: The queue or subscription of the operation, or ``""``.
+
+    Raises:
+        PermissionDeniedError: The key lacks the right, or is limited to other queues.
+    """
+    if _allows(key, operation, entity):
+        return
+    right = right_for(operation)
+    if not key.allows(right):
+        raise PermissionDeniedError(f"the key {key.name!r} lacks the right {right.value}")
+    raise PermissionDeniedError(f"the key {key.name!r} is limited to other queues than {entity!r}")
+
+
+def _allows(key: AccessKey, operation: Operation, entity: str) -> bool:
+    return key.allows(right_for(operation)) and (not entity or key.covers(entity))
+
+
+def _by_name(keys: Iterable[AccessKey]) -> dict[str, AccessKey]:
+    by_name: dict[str, AccessKey] = {}
+    for key in keys:
+        if by_name.setdefault(key.name, key) is not key:
+            raise ConfigurationError(f"two access keys have the name {key.name!r}; give each key a name of its own")
+    return by_name

@@ -12,12 +12,15 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
+import attrs
+
 from .. import interrupts
 from ..broker.base import Broker
 from ..broker.calls import CallContext, wait_for
 from ..errors import MessageTooLargeError, QueueError, ValidationError
-from ..protocol.routes import NoRouteError, Operation, Route, parse_route
+from ..protocol.routes import NoRouteError, Route, parse_route
 from ..protocol.wire import MalformedError
+from .access_keys import AccessKey
 from .answer import Answer, PendingAnswer, error_answer
 from .authorization import OPEN, Guard
 from .handlers import Handlers
@@ -28,6 +31,21 @@ MAX_BODY_SIZE = 16 * 1024 * 1024
 MAX_MESSAGE_SIZE = 1024 * 1024
 #: Receives and accepts that may wait at once, by default.
 MAX_WAITING = 1024
+
+
+@attrs.frozen
+class Admission:
+    """The head of a request that was read and authorized.
+
+    Attributes:
+        route: The operation, and the queue, session or message that it is about.
+        query: The parameters of the query.
+        key: The key of the request's token; `None` if the request needs no token.
+    """
+
+    route: Route
+    query: Mapping[str, str]
+    key: AccessKey | None
 
 
 class Gateway:
@@ -85,8 +103,8 @@ class Gateway:
         try:
             if len(body) > self.max_body_size:
                 raise self.body_too_large(len(body))
-            route, parameters = self.admit(method, path, query, headers)
-            answer = self.answer(Request(route, parameters, headers, body, context))
+            admitted = self.admit(method, path, query, headers)
+            answer = self.answer(Request(admitted.route, admitted.query, headers, body, context, key=admitted.key))
             return answer if isinstance(answer, Answer) else answer.make(wait(answer.future))
         except (QueueError, MalformedError, NoRouteError) as error:
             interrupts.let_pass(error, older)
@@ -101,7 +119,7 @@ class Gateway:
         *,
         encoded: bool = True,
         prefix: tuple[str, ...] = (),
-    ) -> tuple[Route, Mapping[str, str]]:
+    ) -> Admission:
         """Read and authorize the head of a request. A transport calls this before it reads the body.
 
         Args:
@@ -111,9 +129,6 @@ class Gateway:
             headers: The headers; ``Host`` is the name that the token must be for.
             encoded: Whether the path is percent-encoded.
             prefix: The decoded segments in front of the path in the client's URL. They are part of the resource of a token.
-
-        Returns:
-            The route and the parameters of the query.
 
         Raises:
             AuthenticationFailedError: The request has no valid token.
@@ -125,11 +140,15 @@ class Gateway:
             route = parse_route(method, path, encoded=encoded)
         except (NoRouteError, ValidationError):
             # Only a client with a valid token learns the fault of the path.
-            self._authorize(headers, None, None)
+            self._authorize(headers, None)
             raise
-        if route.operation not in OPEN:
-            self._authorize(headers, (*prefix, *route.resource), route.operation)
-        return route, parse_query(query)
+        key = None if route.operation in OPEN else self._authorize(headers, (*prefix, *route.resource), route)
+        return Admission(route, parse_query(query), key)
+
+    def end_when_revoked(self, future: Future[Any], admitted: Admission) -> None:
+        """Cancel the future of an operation that waits when the key of its request is revoked."""
+        if self._guard is not None and admitted.key is not None:
+            self._guard.end_when_revoked(future, admitted.key, admitted.route.operation, admitted.route.entity)
 
     def body_too_large(self, size: int | None) -> MessageTooLargeError:
         """Return the error for a body over the limit; `size` is `None` if the size is not known."""
@@ -137,9 +156,11 @@ class Gateway:
         described = "" if size is None else f" of {size} bytes"
         return MessageTooLargeError(f"the body{described} is too large; the limit is {limit} bytes", size=size, limit=limit)
 
-    def _authorize(self, headers: Headers, resource: tuple[str, ...] | None, operation: Operation | None) -> None:
-        if self._guard is not None:
-            self._guard.check(headers.get("Authorization"), headers.get("Host") or "", resource, operation)
+    def _authorize(self, headers: Headers, resource: tuple[str, ...] | None, route: Route | None = None) -> AccessKey | None:
+        if self._guard is None:
+            return None
+        operation, entity = (None, "") if route is None else (route.operation, route.entity)
+        return self._guard.check(headers.get("Authorization"), headers.get("Host") or "", resource, operation, entity)
 
 
 def parse_query(text: str) -> Mapping[str, str]:

@@ -287,10 +287,13 @@ class Handlers:
         return _done(self._broker.delete_queue(request.route.entity, context=request.context), 204)
 
     def _list_queues(self, request: Request) -> PendingAnswer[Any]:
-        return PendingAnswer(
-            self._broker.list_queues(context=request.context),
-            lambda queues: Answer.json(200, {"queues": [encode_queue_info(queue) for queue in queues]}),
-        )
+        key = request.key
+
+        def make(queues: list[QueueInfo]) -> Answer:
+            visible = [queue for queue in queues if key is None or key.covers(queue.name)]
+            return Answer.json(200, {"queues": [encode_queue_info(queue) for queue in visible]})
+
+        return PendingAnswer(self._broker.list_queues(context=request.context), make)
 
 
 _DISPOSITIONS = {

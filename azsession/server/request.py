@@ -32,6 +32,7 @@ from ..validation import (
     check_count,
     check_text,
 )
+from .access_keys import AccessKey
 
 #: The longest time, in seconds, that a receive or an accept may ask to wait.
 MAX_TIMEOUT = 86400.0
@@ -79,6 +80,7 @@ class Request:
         body: The body.
         context: How the broker is called.
         messages: The messages to send, if the body is read already: see `iter_messages`.
+        key: The key of the request's token; `None` if the request needed no token.
     """
 
     route: Route
@@ -87,6 +89,7 @@ class Request:
     body: bytes
     context: CallContext
     messages: Sequence[Message] | None = None
+    key: AccessKey | None = None
 
     def identifier(self, name: str) -> str:
         """Return a header that holds a UUID, or ``""`` if the request does not have it.

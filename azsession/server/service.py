@@ -17,7 +17,8 @@ from types import TracebackType
 from ..broker.base import Broker
 from ..config import is_loopback
 from ..errors import ConfigurationError
-from .authorization import AccessKey
+from .access_keys import AccessKey
+from .authorization import Guard
 from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING
 from .http.app import create_app
 from .http.listener import THREAD_NAME, Listener, listen, tls_context
@@ -56,8 +57,8 @@ class GatewayService:
         broker: The broker behind the gateway.
 
     Raises:
-        ConfigurationError: The address is not loopback and has neither TLS nor `insecure`, or the certificate or its key
-            cannot be used.
+        ConfigurationError: The address is not loopback and has neither TLS nor `insecure`, the certificate or its key
+            cannot be used, or two keys have the same name.
     """
 
     def __init__(
@@ -82,11 +83,10 @@ class GatewayService:
                 "in front of the gateway does TLS"
             )
         self.broker: Broker = broker
-        self._keys = list(keys)
+        self._guard = Guard(keys, hosts)
         self._app = create_app(
             broker,
-            keys=self._keys,
-            hosts=hosts,
+            keys=self._guard,
             max_body_size=max_body_size,
             max_message_size=max_message_size,
             max_waiting=max_waiting,
@@ -115,8 +115,19 @@ class GatewayService:
         Raises:
             IndexError: The service has no keys, and none is given.
         """
-        chosen = key or self._keys[0]
+        chosen = key or self._guard.keys[0]
         return f"Endpoint={self.url}/;SharedAccessKeyName={chosen.name};SharedAccessKey={chosen.key}"
+
+    def replace_keys(self, keys: Iterable[AccessKey]) -> None:
+        """Accept the tokens of other keys from now on; see `Guard.replace_keys`. Can be called from any thread.
+
+        Args:
+            keys: All keys, also those that stay.
+
+        Raises:
+            ConfigurationError: Two keys have the same name. The former keys stay.
+        """
+        self._guard.replace_keys(keys)
 
     def start(self) -> GatewayService:
         """Start to serve, in another thread. Returns when the service listens.

@@ -88,8 +88,8 @@ def test_admit_checks_the_token_before_the_query(broker: EmbeddedBroker) -> None
 
 
 def test_admit_needs_no_token_for_health(broker: EmbeddedBroker) -> None:
-    route, query = Gateway(broker, Guard([MANAGE])).admit("GET", "/healthz", "", Headers())
-    assert (route.operation, query) == (Operation.HEALTH, {})
+    admitted = Gateway(broker, Guard([MANAGE])).admit("GET", "/healthz", "", Headers())
+    assert (admitted.route.operation, admitted.query, admitted.key) == (Operation.HEALTH, {}, None)
 
 
 @pytest.mark.parametrize("query", ["a=1&a=2", "a=%FF", "&".join(f"a{number}=1" for number in range(17)), "a=1&" * 40 + "a=1"])
@@ -119,9 +119,9 @@ def test_deferred_messages_whose_answer_cannot_be_written_are_given_back(
     assert isinstance(message, ReceivedMessage)
     token, number = message.receipt.handle, message.sequence_number
     assert ask(open_gateway, "POST", f"/q/sessions/s/messages/{token}/$defer", headers=holder).status == 204
-    route, query = open_gateway.admit("POST", "/q/sessions/s/messages/$deferred", "", holder)
+    admitted = open_gateway.admit("POST", "/q/sessions/s/messages/$deferred", "", holder)
     body = json.dumps({"SequenceNumbers": [number]}).encode()
-    pending = open_gateway.answer(Request(route, query, holder, body, BLOCKING))
+    pending = open_gateway.answer(Request(admitted.route, admitted.query, holder, body, BLOCKING))
     assert isinstance(pending, PendingAnswer)
     assert pending.give_back is not None
     given_back = pending.give_back(pending.future.result())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -12,11 +13,13 @@ from urllib.parse import unquote
 
 from ...broker.base import Broker
 from ...broker.calls import CallContext, WaitingSlots
+from ...errors import AuthenticationFailedError
 from ...protocol import EXTENSIONS_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION, SERVER_EXTENSIONS
-from ...protocol.routes import Operation, Route
+from ...protocol.routes import Operation
+from ..access_keys import AccessKey
 from ..answer import Answer, PendingAnswer, error_answer
-from ..authorization import OPEN, AccessKey, Guard
-from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, Gateway
+from ..authorization import OPEN, Guard
+from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, Admission, Gateway
 from ..request import Headers, Request, iter_messages
 from .asgi import CONNECTION_KEY, ASGIApplication, ClientGoneError, Receive, RequestConnection, Scope, Send
 from .body import Body
@@ -38,7 +41,7 @@ TURN = 0.01
 def create_app(
     broker: Broker,
     *,
-    keys: Iterable[AccessKey] | None,
+    keys: Iterable[AccessKey] | Guard | None,
     hosts: Iterable[str] = (),
     max_body_size: int = MAX_BODY_SIZE,
     max_message_size: int = MAX_MESSAGE_SIZE,
@@ -56,18 +59,22 @@ def create_app(
 
     Args:
         broker: The broker. The caller closes it.
-        keys: The keys whose tokens the application accepts. `None` accepts every request without a token.
-        hosts: Host names that tokens may be for, besides the host name in the request.
+        keys: The keys whose tokens the application accepts, or a `Guard`, whose keys can be replaced while the application
+            serves. `None` accepts every request without a token.
+        hosts: Host names that tokens may be for, besides the host name in the request. A `Guard` has its own.
         max_body_size: Bytes of a request's body at most; a larger one gets status 413.
         max_message_size: Bytes of a message's body, or of a session state, at most; a larger one gets status 413.
         max_waiting: Receives and accepts that may wait at once, from 1. Others get status 429.
 
     Returns:
         The application. It never raises for a request.
+
+    Raises:
+        ConfigurationError: Two keys have the same name.
     """
     gateway = Gateway(
         broker,
-        None if keys is None else Guard(keys, hosts),
+        keys if keys is None or isinstance(keys, Guard) else Guard(keys, hosts),
         max_body_size=max_body_size,
         max_message_size=max_message_size,
     )
@@ -133,16 +140,18 @@ class _Exchange:
     async def _answer(self) -> Answer:
         try:
             headers = self._read_head()
-            route, query = self._admit(headers)
+            admitted = self._admit(headers)
+            operation = admitted.route.operation
             body, messages = b"", None
-            if route.operation not in OPEN or self._body.complete:
+            if operation not in OPEN or self._body.complete:
                 body = await self._body.read(self._gateway.max_body_size, self._gateway.body_too_large)
                 self._connection.body_read()
-            if route.operation in (Operation.SEND, Operation.SCHEDULE):
+            if operation in (Operation.SEND, Operation.SCHEDULE):
                 found = iter_messages(headers, body, self._gateway.max_message_size)
                 messages = [message async for message in _in_turns(found)]
-            answer = self._gateway.answer(Request(route, query, headers, body, self._context, messages))
-            return answer if isinstance(answer, Answer) else await self._wait(answer, route.operation)
+            request = Request(admitted.route, admitted.query, headers, body, self._context, messages, admitted.key)
+            answer = self._gateway.answer(request)
+            return answer if isinstance(answer, Answer) else await self._wait(answer, admitted)
         except ClientGoneError:
             raise
         except Exception as error:
@@ -157,7 +166,7 @@ class _Exchange:
         self._body = Body(self._receive, self._connection.body_arrived, head)
         return head.headers
 
-    def _admit(self, headers: Headers) -> tuple[Route, Mapping[str, str]]:
+    def _admit(self, headers: Headers) -> Admission:
         scope = self._scope
         query = scope.get("query_string", b"").decode("latin-1")
         raw: bytes | None = scope.get("raw_path")
@@ -167,10 +176,16 @@ class _Exchange:
         path, prefix = _split_root(path, scope.get("root_path", ""), encoded=bool(raw))
         return self._gateway.admit(self._method, path, query, headers, encoded=bool(raw), prefix=prefix)
 
-    async def _wait(self, pending: PendingAnswer[T], operation: Operation) -> Answer:
+    async def _wait(self, pending: PendingAnswer[T], admitted: Admission) -> Answer:
         self._pending = pending if pending.give_back is not None else None
-        watch = partial(self._connection.watch, self._receive) if operation in _WAITING else None
-        return pending.make(await result_of(pending.future, watch, patience=pending.patience))
+        watch = None
+        if admitted.route.operation in _WAITING and not pending.future.done():
+            watch = partial(self._connection.watch, self._receive)
+            self._gateway.end_when_revoked(pending.future, admitted)
+        try:
+            return pending.make(await result_of(pending.future, watch, patience=pending.patience))
+        except FutureCancelledError:
+            raise AuthenticationFailedError("the key of the request was revoked while the request waited") from None
 
     def _give_back(self, future: Future[Any]) -> None:
         """Return the messages of an answer that the client did not get."""
