@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from azsession import amqp
+from azsession.amqp.message_mapping import peeked, received, token_of
 from azsession.broker.azure.browsing import messages_of
 from azsession.broker.azure.error_mapping import error_of, refusal_of
-from azsession.broker.azure.message_mapping import peeked, received, token_of
 from azsession.broker.azure.transport.stream import _WebSocket
 from azsession.errors import QueueError
 from azsession.protocol.wire import decode_envelope, decode_single, encode_envelope, encode_single

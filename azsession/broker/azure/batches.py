@@ -13,10 +13,10 @@ import attrs
 
 from ... import amqp
 from ...amqp import AmqpMessage, Condition
+from ...amqp.message_mapping import to_amqp
 from ...errors import MessageTooLargeError, ValidationError, revised
 from ...messages import Message
 from ...protocol.error_codes import MESSAGE_TOO_LARGE
-from .message_mapping import to_amqp
 
 #: The largest batch in bytes where the link does not say it. See Microsoft's "Service Bus quotas": batches have up to 1 MB,
 #: also where the tier allows larger messages.

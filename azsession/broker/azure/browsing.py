@@ -12,13 +12,14 @@ from typing import Any
 
 from ... import amqp
 from ...amqp import AmqpMessage, Attach, Condition, Response
+from ...amqp.message_mapping import peeked
 from ...errors import ProviderError, QueueError
 from ...futures import Future
 from ...messages import PeekedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SERVER_BUSY
+from .answer_size import fitting
 from .authorized_connection import AuthorizedConnection, address_of
 from .error_mapping import error_of
-from .message_mapping import fitting, peeked
 from .namespace import Namespace
 from .operation import Operation
 from .session.pending_receives import DRAIN_TIMEOUT

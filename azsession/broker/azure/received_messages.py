@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import overload
 
+from ...amqp.message_mapping import received
 from ...messages import ReceivedMessage
-from .message_mapping import received
 from .session.held_session import HeldSession
 from .session.unsettled import UnsettledMessage
 

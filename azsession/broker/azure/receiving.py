@@ -15,8 +15,8 @@ from ...errors import ProviderError, QueueError, ThrottledError
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SESSION_UNUSABLE
 from ..calls import AcceptRequest, Delivery, ReceiveRequest
+from .answer_size import fitting
 from .error_mapping import error_of
-from .message_mapping import fitting
 from .namespace import CONNECT_TIMEOUT, Namespace
 from .operation import Operation
 from .received_messages import ReceivedMessages

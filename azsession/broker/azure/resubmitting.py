@@ -13,11 +13,11 @@ from typing import Any
 
 from ... import amqp
 from ...amqp import AmqpMessage
+from ...amqp.message_mapping import text_of
 from ...errors import ProviderError, QueueError
 from ...protocol.error_codes import CONFLICT
 from .batches import EncodedMessages, topic_of
 from .browsing import MessageBrowser
-from .message_mapping import text_of
 from .namespace import Namespace
 from .operation import Operation
 from .sending import MessageSender

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from azsession import Message
-from azsession.broker.azure import AzureBroker, message_mapping
+from azsession.broker.azure import AzureBroker, answer_size
 from azsession.broker.calls import Disposition
 
 from .holders import QUEUE, Holder
@@ -16,7 +16,7 @@ SIZE = 30_000
 
 @pytest.fixture(autouse=True)
 def _small_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(message_mapping, "MAX_ANSWER_SIZE", 70_000)
+    monkeypatch.setattr(answer_size, "MAX_ANSWER_SIZE", 70_000)
 
 
 def send(broker: AzureBroker, *bodies: str) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ....amqp import Attach, Condition
+from ....amqp.message_mapping import token_of
 from ....errors import ConnectionFailedError, QueueError, SessionNotFoundError
 from ....futures import Future
 from ....protocol.error_codes import SESSION_LOCK_LOST
@@ -26,7 +27,6 @@ from ...calls import Settlement
 from ..authorized_connection import AuthorizedConnection
 from ..error_mapping import LOST_LINK, TIMEOUT, error_of
 from ..lock_clock import ServiceClock, locked_until
-from ..message_mapping import token_of
 from ..transport.loop import Loop
 from .contenders import Contenders
 from .expiring_link import ExpiringLink

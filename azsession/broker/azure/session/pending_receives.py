@@ -19,9 +19,10 @@ from itertools import islice
 from typing import Protocol
 
 from .... import amqp
+from ....amqp.message_mapping import has_expired
 from ....errors import QueueError
 from ...calls import superseded_error
-from ..message_mapping import fitting, has_expired
+from ..answer_size import fitting
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
 from ..transport.task import LocalFuture

@@ -24,7 +24,7 @@ from azsession.amqp import (
     decode_message,
     encode_message,
 )
-from azsession.broker.azure.message_mapping import peeked, received, to_amqp, token_of
+from azsession.amqp.message_mapping import peeked, received, to_amqp, token_of
 from azsession.errors import ValidationError
 from azsession.messages import PeekedMessage, ReceivedMessage
 from azsession.protocol.wire import decode_envelope, encode_envelope

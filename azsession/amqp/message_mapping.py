@@ -1,7 +1,7 @@
-"""azsession's messages as AMQP messages, and AMQP messages from Azure as azsession's.
+"""azsession's messages as AMQP messages, and AMQP messages as azsession's.
 
-`MessageSender`, `SessionReceiver` and `MessageBrowser` call it. No message from Azure raises an error here, whatever its
-sender wrote. The annotations are those of Microsoft's "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide".
+`broker.azure` and `server.amqp` call it. No received message raises an error here, whatever its sender wrote. The annotations
+are those of Microsoft's "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide".
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import base64
 import json
 import math
 import uuid
-from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...amqp import AmqpMessage, Described, Long, Timestamp, Ulong, as_bytes, encode_message
-from ...errors import ValidationError
-from ...messages import AttributeValue, Message, PeekedMessage, ReceiptHandle, ReceivedMessage
-
-#: The most bytes of encoded messages in one answer, unless its first message is larger.
-MAX_ANSWER_SIZE = 16 * 1024 * 1024
+from ..errors import ValidationError
+from ..messages import AttributeValue, Message, PeekedMessage, ReceiptHandle, ReceivedMessage
+from .message import AmqpMessage, as_bytes, encode_message
+from .types import Described, Long, Timestamp, Ulong
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -106,17 +103,6 @@ def token_of(delivery_tag: bytes) -> str:
         ValueError: The tag is not a GUID.
     """
     return str(uuid.UUID(bytes_le=delivery_tag))
-
-
-def fitting(payloads: Iterable[bytes]) -> int:
-    """Return how many of these encoded messages one answer holds: up to `MAX_ANSWER_SIZE` bytes, but at least one message."""
-    count = size = 0
-    for payload in payloads:
-        size += len(payload)
-        if count and size > MAX_ANSWER_SIZE:
-            break
-        count += 1
-    return count
 
 
 def received(
