@@ -4,6 +4,7 @@ Nothing here knows a socket, a connection's state or a broker. `broker.azure` us
 numbers (§) in this package are those of the OASIS standard "AMQP Version 1.0".
 """
 
+from .frame_splitter import FrameSplitter, RawFrame
 from .frames import (
     AMQP_HEADER,
     BATCH_FORMAT,
@@ -21,9 +22,9 @@ from .frames import (
     sasl_init_anonymous,
     transfer_frames,
 )
-from .management import Response, decode_response, encode_request
+from .management import Request, Response, decode_request, decode_response, encode_request, encode_response
 from .message import AmqpMessage, as_bytes, decode_message, encode_batch, encode_message
-from .outcomes import ABANDONED, ACCEPTED, DEFERRED, RELEASED, dead_lettered
+from .outcomes import ABANDONED, ACCEPTED, DEFERRED, RELEASED, dead_lettered, modified, rejected
 from .performatives import (
     ABSENT,
     ATTACH,
@@ -49,6 +50,7 @@ from .performatives import (
     Disposition,
     End,
     Flow,
+    Modified,
     Open,
     SaslMechanisms,
     SaslOutcome,
@@ -56,6 +58,8 @@ from .performatives import (
     decode_frame,
 )
 from .resending import resent
+from .sections import delivered, stored
+from .server_frames import attach_answer, sasl_mechanisms, sasl_outcome
 from .types import Array, Described, Long, MalformedFrameError, Symbol, Timestamp, Uint, Ulong
 
 __all__ = [
@@ -75,11 +79,16 @@ __all__ = [
     "FLOW",
     "HEARTBEAT",
     "OPEN",
+    "RECEIVER_FIRST",
+    "RECEIVER_SECOND",
     "RELEASED",
     "SASL_HEADER",
     "SASL_INIT",
     "SASL_MECHANISMS",
     "SASL_OUTCOME",
+    "SENDER_MIXED",
+    "SENDER_SETTLED",
+    "SENDER_UNSETTLED",
     "SESSION_FILTER",
     "TRANSFER",
     "Absent",
@@ -94,18 +103,25 @@ __all__ = [
     "Disposition",
     "End",
     "Flow",
+    "FrameSplitter",
     "Long",
     "MalformedFrameError",
+    "Modified",
     "Open",
+    "RawFrame",
+    "Request",
     "Response",
+    "SaslInit",
     "SaslMechanisms",
     "SaslOutcome",
     "Symbol",
+    "Terminus",
     "Timestamp",
     "Transfer",
     "Uint",
     "Ulong",
     "as_bytes",
+    "attach_answer",
     "attach_receiver",
     "attach_sender",
     "begin_frame",
@@ -113,16 +129,24 @@ __all__ = [
     "dead_lettered",
     "decode_frame",
     "decode_message",
+    "decode_request",
     "decode_response",
+    "delivered",
     "detach_frame",
     "disposition_frame",
     "encode_batch",
     "encode_message",
     "encode_request",
+    "encode_response",
     "end_frame",
     "flow_frame",
+    "modified",
     "open_frame",
+    "rejected",
     "resent",
     "sasl_init_anonymous",
+    "sasl_mechanisms",
+    "sasl_outcome",
+    "stored",
     "transfer_frames",
 ]

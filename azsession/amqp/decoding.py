@@ -287,6 +287,8 @@ _SYMBOLS = {
     "amqp:close:list": 0x18,
     "amqp:sasl-mechanisms:list": 0x40,
     "amqp:sasl-outcome:list": 0x44,
+    "amqp:coordinator:list": 0x30,
+    "amqp:sasl-init:list": 0x41,
     "amqp:received:list": 0x23,
     "amqp:accepted:list": 0x24,
     "amqp:rejected:list": 0x25,

@@ -1,4 +1,4 @@
-"""AMQP 1.0 frames as bytes, ready to send (AMQP 1.0 §2.3, §2.7, §5.3.3). `broker.azure.transport` sends them.
+"""AMQP 1.0 frames as bytes, ready to send (AMQP 1.0 §2.3, §2.7, §5.3.3). Clients and servers send them.
 
 The frames that go with every message (flow, transfer, disposition) are packed by one `struct` call each: this is ten times
 as fast as joining encoded fields.
@@ -11,7 +11,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from .encoding import FALSE, NULL, TRUE, described, encode_value, fields_of, symbol_map, ubyte, ushort
-from .performatives import ABSENT, ATTACH, BEGIN, CLOSE, DETACH, END, OPEN, SASL_INIT, SESSION_FILTER, Absent
+from .outcomes import encode_error
+from .performatives import (
+    ABSENT,
+    ATTACH,
+    BEGIN,
+    CLOSE,
+    DETACH,
+    END,
+    OPEN,
+    RECEIVER_FIRST,
+    RECEIVER_SECOND,
+    SASL_INIT,
+    SENDER_UNSETTLED,
+    SESSION_FILTER,
+    Absent,
+    Condition,
+)
 from .types import Symbol, Uint, Ulong
 
 #: The protocol headers (§2.2, §5.3), which come before the frames.
@@ -23,17 +39,15 @@ EMPTY_FRAME = b"\x00\x00\x00\x08\x02\x00\x00\x00"
 BATCH_FORMAT = 0x80013700
 
 #: Frame types (§2.3.1).
-_AMQP_FRAME, _SASL_FRAME = 0, 1
+AMQP_FRAME, SASL_FRAME = 0, 1
 _FRAME_HEADER = struct.Struct(">IBBH")
 
 #: Descriptors of a link's two ends (§3.5.3, §3.5.4).
-_SOURCE, _TARGET = 0x28, 0x29
-#: Settlement modes (§2.8.2, §2.8.3): the sender settles nothing by itself; the receiver settles first, or second.
-_SENDER_UNSETTLED = 0
-_RECEIVER_FIRST, _RECEIVER_SECOND = 0, 1
+SOURCE, TARGET = 0x28, 0x29
 
 
-def _frame(channel: int, code: int, *fields: bytes, kind: int = _AMQP_FRAME) -> bytes:
+def frame(channel: int, code: int, *fields: bytes, kind: int = AMQP_FRAME) -> bytes:
+    """Return a frame with the encoded fields of a performative (§2.3)."""
     body = described(code, fields_of(fields))
     return _FRAME_HEADER.pack(len(body) + 8, 2, kind, channel) + body
 
@@ -41,7 +55,7 @@ def _frame(channel: int, code: int, *fields: bytes, kind: int = _AMQP_FRAME) -> 
 def sasl_init_anonymous(hostname: str) -> bytes:
     """Return the SASL frame that chooses the mechanism ANONYMOUS. Tokens authenticate the client later, over ``$cbs``."""
     fields = (encode_value(Symbol("ANONYMOUS")), encode_value(b""), encode_value(hostname))
-    return _frame(0, SASL_INIT, *fields, kind=_SASL_FRAME)
+    return frame(0, SASL_INIT, *fields, kind=SASL_FRAME)
 
 
 def open_frame(
@@ -53,7 +67,7 @@ def open_frame(
     idle_timeout_ms: int | None,
 ) -> bytes:
     """Return the frame that opens a connection (§2.7.1)."""
-    return _frame(
+    return frame(
         0,
         OPEN,
         encode_value(container_id),
@@ -64,10 +78,19 @@ def open_frame(
     )
 
 
-def begin_frame(channel: int, *, next_outgoing_id: int, incoming_window: int, outgoing_window: int, handle_max: int) -> bytes:
-    """Return the frame that begins an AMQP session on a channel (§2.7.2)."""
+def begin_frame(
+    channel: int,
+    *,
+    next_outgoing_id: int,
+    incoming_window: int,
+    outgoing_window: int,
+    handle_max: int,
+    remote_channel: int | None = None,
+) -> bytes:
+    """Return the frame that begins an AMQP session on a channel or, with `remote_channel`, answers a begin (§2.7.2)."""
     numbers = (next_outgoing_id, incoming_window, outgoing_window, handle_max)
-    return _frame(channel, BEGIN, NULL, *(encode_value(Uint(number)) for number in numbers))
+    answered = NULL if remote_channel is None else ushort(remote_channel)
+    return frame(channel, BEGIN, answered, *(encode_value(Uint(number)) for number in numbers))
 
 
 def attach_receiver(
@@ -94,16 +117,16 @@ def attach_receiver(
         max_message_size: The largest message that the receiver accepts, in bytes; `None` for no limit.
     """
     filters = NULL if isinstance(session_id, Absent) else symbol_map({SESSION_FILTER: session_id})
-    return _frame(
+    return frame(
         channel,
         ATTACH,
         encode_value(name),
         encode_value(Uint(handle)),
         TRUE,
-        ubyte(_SENDER_UNSETTLED),
-        ubyte(_RECEIVER_SECOND if settle_second else _RECEIVER_FIRST),
-        _terminus(_SOURCE, address, filters),
-        _terminus(_TARGET, f"receiver-link-{name}"),
+        ubyte(SENDER_UNSETTLED),
+        ubyte(RECEIVER_SECOND if settle_second else RECEIVER_FIRST),
+        terminus(SOURCE, address, filters),
+        terminus(TARGET, f"receiver-link-{name}"),
         NULL,
         NULL,
         NULL,
@@ -118,16 +141,16 @@ def attach_sender(
     channel: int, *, name: str, handle: int, address: str, properties: Mapping[str, Any] | None = None
 ) -> bytes:
     """Return the frame that attaches a sending link whose messages the peer acknowledges; see `attach_receiver`."""
-    return _frame(
+    return frame(
         channel,
         ATTACH,
         encode_value(name),
         encode_value(Uint(handle)),
         FALSE,
-        ubyte(_SENDER_UNSETTLED),
-        ubyte(_RECEIVER_FIRST),
-        _terminus(_SOURCE, f"sender-link-{name}"),
-        _terminus(_TARGET, address),
+        ubyte(SENDER_UNSETTLED),
+        ubyte(RECEIVER_FIRST),
+        terminus(SOURCE, f"sender-link-{name}"),
+        terminus(TARGET, address),
         NULL,
         NULL,
         encode_value(Uint(0)),
@@ -138,7 +161,7 @@ def attach_sender(
     )
 
 
-def _terminus(code: int, address: str, filters: bytes = NULL) -> bytes:
+def terminus(code: int, address: str | None, filters: bytes = NULL) -> bytes:
     """Return a source or target. Its other fields, from durability to the distribution mode, are left at their defaults."""
     return described(code, fields_of((encode_value(address), *(NULL,) * 6, filters)))
 
@@ -216,8 +239,12 @@ def transfer_frames(
     payload: bytes,
     max_frame_size: int,
     message_format: int = 0,
+    settled: bool = False,
 ) -> list[bytes]:
-    """Return the frames that send one delivery, each within the peer's frame size (§2.7.5)."""
+    """Return the frames that send one delivery, each within the peer's frame size (§2.7.5).
+
+    With `settled`, the receiver does not settle the delivery.
+    """
     tag = len(delivery_tag)
     overhead = _FIRST_TRANSFER.size + tag + _FORMAT.size
     first = payload[: max_frame_size - overhead]
@@ -240,7 +267,7 @@ def transfer_frames(
             tag,
         )
         + delivery_tag
-        + _FORMAT.pack(_UINT, message_format, _FALSE, _TRUE if rest else _FALSE)
+        + _FORMAT.pack(_UINT, message_format, _TRUE if settled else _FALSE, _TRUE if rest else _FALSE)
         + first
     ]
     room = max_frame_size - _NEXT_TRANSFER.size
@@ -295,16 +322,16 @@ def disposition_frame(
     )
 
 
-def detach_frame(channel: int, *, handle: int, closed: bool = True) -> bytes:
+def detach_frame(channel: int, *, handle: int, closed: bool = True, error: Condition | None = None) -> bytes:
     """Return the frame that detaches a link (§2.7.7)."""
-    return _frame(channel, DETACH, encode_value(Uint(handle)), TRUE if closed else FALSE)
+    return frame(channel, DETACH, encode_value(Uint(handle)), TRUE if closed else FALSE, encode_error(error))
 
 
-def end_frame(channel: int) -> bytes:
+def end_frame(channel: int, error: Condition | None = None) -> bytes:
     """Return the frame that ends an AMQP session (§2.7.8)."""
-    return _frame(channel, END)
+    return frame(channel, END, encode_error(error))
 
 
-def close_frame() -> bytes:
+def close_frame(error: Condition | None = None) -> bytes:
     """Return the frame that closes a connection (§2.7.9)."""
-    return _frame(0, CLOSE)
+    return frame(0, CLOSE, encode_error(error))

@@ -15,7 +15,7 @@ from .types import Described, MalformedFrameError, Timestamp, Uint, Ulong
 
 #: Descriptors of a message's sections (§3.2).
 HEADER, ANNOTATIONS, PROPERTIES, APPLICATION_PROPERTIES = 0x70, 0x72, 0x73, 0x74
-_DATA, _SEQUENCE, _VALUE = 0x75, 0x76, 0x77
+DATA, _SEQUENCE, _VALUE = 0x75, 0x76, 0x77
 #: The section for the next hop only (§3.2.2). Nothing in it is used here.
 DELIVERY_ANNOTATIONS = 0x71
 _SECTION_TYPES: dict[int, Any] = {
@@ -23,10 +23,12 @@ _SECTION_TYPES: dict[int, Any] = {
     ANNOTATIONS: dict,
     PROPERTIES: list,
     APPLICATION_PROPERTIES: dict,
-    _DATA: bytes,
+    DATA: bytes,
     _SEQUENCE: list,
 }
 _PREFIXES = {code: descriptor(code) for code in (*_SECTION_TYPES, _VALUE)}
+#: The section of a body that is null.
+NULL_BODY = _PREFIXES[_VALUE] + NULL
 
 
 class AmqpMessage(NamedTuple):
@@ -105,7 +107,7 @@ def encode_message(message: AmqpMessage) -> bytes:
     if message.application_properties:
         parts += (_PREFIXES[APPLICATION_PROPERTIES], string_map(message.application_properties))
     if message.data is not None:
-        parts += (_PREFIXES[_DATA], sized(0xA0, message.data))
+        parts += (_PREFIXES[DATA], sized(0xA0, message.data))
     elif message.value is not None:
         parts += (_PREFIXES[_VALUE], encode_value(message.value))
     return b"".join(parts)
@@ -155,7 +157,7 @@ def encode_batch(encoded: Sequence[bytes], envelope: AmqpMessage = AmqpMessage()
     if envelope.message_id is not None or envelope.group_id is not None:
         parts += [_PREFIXES[PROPERTIES], _properties(envelope)]
     for message in encoded:
-        parts += [_PREFIXES[_DATA], sized(0xA0, message)]
+        parts += [_PREFIXES[DATA], sized(0xA0, message)]
     return b"".join(parts)
 
 
@@ -195,7 +197,7 @@ def _message(buf: bytes) -> AmqpMessage:
             if content is None:
                 continue
             raise MalformedFrameError(f"section 0x{section:02x} is a {type(content).__name__}, not a {kind.__name__}")
-        if section == _DATA:
+        if section == DATA:
             data.append(content)
         elif section == _SEQUENCE:
             sequences.append(content)

@@ -5,8 +5,11 @@ Azure's meaning of each outcome is in Microsoft's "AMQP 1.0 in Azure Service Bus
 
 from __future__ import annotations
 
-from .encoding import FALSE, TRUE, described, encode_value, fields_of, symbol_map
+from .encoding import FALSE, NULL, TRUE, described, encode_value, fields_of, symbol_map
+from .performatives import Condition
 from .types import Symbol
+
+_ERROR, _REJECTED = 0x1D, 0x25
 
 #: Completes a message.
 ACCEPTED = described(0x24, b"\x45")
@@ -18,8 +21,26 @@ ABANDONED = described(0x27, fields_of((TRUE, FALSE)))
 DEFERRED = described(0x27, fields_of((TRUE, TRUE)))
 
 
+def encode_error(error: Condition | None) -> bytes:
+    """Return an encoded error (§2.8.14), or null. All three fields are there: clients of Azure read all three."""
+    if error is None:
+        return NULL
+    text = encode_value(error.description)
+    return described(_ERROR, fields_of((encode_value(Symbol(error.condition)), text, symbol_map(error.info))))
+
+
+def rejected(error: Condition | None) -> bytes:
+    """Return the outcome "rejected" (§3.4.3)."""
+    return described(_REJECTED, fields_of((encode_error(error),)))
+
+
+def modified(delivery_failed: bool, undeliverable_here: bool) -> bytes:
+    """Return the outcome "modified" (§3.4.5) without changes of annotations."""
+    return described(0x27, fields_of((TRUE if delivery_failed else FALSE, TRUE if undeliverable_here else FALSE)))
+
+
 def dead_lettered(reason: str | None, description: str | None) -> bytes:
     """Return the outcome that moves a message to the dead-letter queue."""
     info = {"DeadLetterReason": reason, "DeadLetterErrorDescription": description}
     error = fields_of((encode_value(Symbol("com.microsoft:dead-letter")), encode_value(description), symbol_map(info)))
-    return described(0x25, fields_of((described(0x1D, error),)))
+    return described(_REJECTED, fields_of((described(_ERROR, error),)))

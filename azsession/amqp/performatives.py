@@ -21,6 +21,10 @@ HEARTBEAT = 0
 #: The name of Service Bus's filter on a source, which names the message session to lock.
 SESSION_FILTER = "com.microsoft:session-filter"
 
+#: Settlement modes (§2.8.2, §2.8.3): the sender settles nothing, everything or either; the receiver settles first or second.
+SENDER_UNSETTLED, SENDER_SETTLED, SENDER_MIXED = 0, 1, 2
+RECEIVER_FIRST, RECEIVER_SECOND = 0, 1
+
 _UINT_MAX = 0xFFFFFFFF
 
 
@@ -43,11 +47,12 @@ class Condition(NamedTuple):
 
 
 class Open(NamedTuple):
-    """Opens a connection (§2.7.1)."""
+    """Opens a connection (§2.7.1). `hostname` is the name that a client used for the server."""
 
     max_frame_size: int
     channel_max: int
     idle_timeout_ms: int | None
+    hostname: str | None = None
 
 
 class Begin(NamedTuple):
@@ -58,6 +63,15 @@ class Begin(NamedTuple):
     incoming_window: int
     outgoing_window: int
     handle_max: int
+
+
+class Terminus(NamedTuple):
+    """The source or target of a link: a node of a container (§3.5.3, §3.5.4), or a coordinator of transactions (§4.5.1)."""
+
+    address: str | None
+    is_dynamic: bool
+    is_coordinator: bool
+    filters: dict[Any, Any]
 
 
 class Attach(NamedTuple):
@@ -72,6 +86,10 @@ class Attach(NamedTuple):
     initial_delivery_count: int
     max_message_size: int | None
     properties: dict[str, Any]
+    source: Terminus | None = None
+    target: Terminus | None = None
+    sender_settle_mode: int = SENDER_MIXED
+    receiver_settle_mode: int = RECEIVER_FIRST
 
 
 class Flow(NamedTuple):
@@ -101,8 +119,19 @@ class Transfer(NamedTuple):
     payload: bytes
 
 
+class Modified(NamedTuple):
+    """The outcome "modified" (§3.4.5). `annotations` has the changes that the receiver wants."""
+
+    delivery_failed: bool
+    undeliverable_here: bool
+    annotations: dict[Any, Any]
+
+
 class Disposition(NamedTuple):
-    """Reports the state of deliveries `first` to `last`: ``"accepted"``, ``"rejected"`` and so on, or `None` (§2.7.6)."""
+    """Reports the state of deliveries `first` to `last`: ``"accepted"``, ``"rejected"`` and so on, or `None` (§2.7.6).
+
+    `error` comes with ``"rejected"``, `modified` with ``"modified"``.
+    """
 
     is_receiver: bool
     first: int
@@ -110,6 +139,7 @@ class Disposition(NamedTuple):
     settled: bool
     state: str | None
     error: Condition | None
+    modified: Modified | None = None
 
 
 class Detach(NamedTuple):
@@ -138,6 +168,13 @@ class SaslMechanisms(NamedTuple):
     mechanisms: list[str]
 
 
+class SaslInit(NamedTuple):
+    """The mechanism that the client chose, and its first message (§5.3.3.2)."""
+
+    mechanism: str
+    initial_response: bytes
+
+
 class SaslOutcome(NamedTuple):
     """The result of authentication; code 0 is success (§5.3.3.5)."""
 
@@ -146,7 +183,8 @@ class SaslOutcome(NamedTuple):
 
 #: Delivery states by descriptor (§3.4).
 _STATES = {0x23: "received", 0x24: "accepted", 0x25: "rejected", 0x26: "released", 0x27: "modified"}
-_REJECTED = 0x25
+_REJECTED, _MODIFIED = 0x25, 0x27
+_COORDINATOR = 0x30
 
 
 def decode_frame(body: bytes | memoryview) -> tuple[int, Any]:
@@ -202,8 +240,10 @@ def _condition(value: Any) -> Condition | None:
 
 
 def _open(fields: list[Any]) -> Open:
-    _, _, size, channels, idle = exactly(fields, 5)
-    return Open(_number(size, _UINT_MAX), _number(channels, 65535), _optional(idle, int))
+    _, hostname, size, channels, idle = exactly(fields, 5)
+    return Open(
+        _number(size, _UINT_MAX), _number(channels, 65535), _optional(idle, int), None if hostname is None else str(hostname)
+    )
 
 
 def _begin(fields: list[Any]) -> Begin:
@@ -212,7 +252,9 @@ def _begin(fields: list[Any]) -> Begin:
 
 
 def _attach(fields: list[Any]) -> Attach:
-    name, handle, role, _, _, source, target, _, _, count, size, _, _, properties = exactly(fields, 14)
+    (
+        name, handle, role, sender_mode, receiver_mode, source, target, _, _, count, size, _, _, properties
+    ) = exactly(fields, 14)  # fmt: skip
     return Attach(
         str(name),
         _number(handle),
@@ -223,6 +265,21 @@ def _attach(fields: list[Any]) -> Attach:
         _number(count, 0),
         _optional(size, int),
         _names(properties),
+        _terminus(source),
+        _terminus(target),
+        _number(sender_mode, SENDER_MIXED),
+        _number(receiver_mode, RECEIVER_FIRST),
+    )
+
+
+def _terminus(value: Any) -> Terminus | None:
+    if not isinstance(value, Described) or not isinstance(value.value, list):
+        return None
+    if code_of(value.descriptor) == _COORDINATOR:
+        return Terminus(None, False, True, {})
+    address, _, _, _, is_dynamic, _, _, filters = exactly(value.value, 8)
+    return Terminus(
+        None if address is None else str(address), bool(is_dynamic), False, filters if isinstance(filters, dict) else {}
     )
 
 
@@ -270,13 +327,16 @@ def _transfer(fields: list[Any], payload: bytes) -> Transfer:
 def _disposition(fields: list[Any]) -> Disposition:
     role, first, last, settled, state = exactly(fields, 5)
     first = _number(first)
-    name, error = None, None
+    name, error, modified = None, None, None
     if isinstance(state, Described):
         code = code_of(state.descriptor)
         name = _STATES.get(code)
         if code == _REJECTED and isinstance(state.value, list) and state.value:
             error = _condition(state.value[0])
-    return Disposition(bool(role), first, _number(last, first), bool(settled), name, error)
+        elif code == _MODIFIED and isinstance(state.value, list):
+            failed, undeliverable, changes = exactly(state.value, 3)
+            modified = Modified(bool(failed), bool(undeliverable), changes if isinstance(changes, dict) else {})
+    return Disposition(bool(role), first, _number(last, first), bool(settled), name, error, modified)
 
 
 def _detach(fields: list[Any]) -> Detach:
@@ -290,6 +350,11 @@ def _mechanisms(fields: list[Any]) -> SaslMechanisms:
     return SaslMechanisms([str(name) for name in names] if isinstance(names, list) else [str(names or "")])
 
 
+def _sasl_init(fields: list[Any]) -> SaslInit:
+    mechanism, response, _ = exactly(fields, 3)
+    return SaslInit(str(mechanism or ""), _optional(response, bytes) or b"")
+
+
 _MAKERS: dict[int, Callable[[list[Any]], Any]] = {
     OPEN: _open,
     BEGIN: _begin,
@@ -300,5 +365,6 @@ _MAKERS: dict[int, Callable[[list[Any]], Any]] = {
     END: lambda fields: End(_condition(exactly(fields, 1)[0])),
     CLOSE: lambda fields: Close(_condition(exactly(fields, 1)[0])),
     SASL_MECHANISMS: _mechanisms,
+    SASL_INIT: _sasl_init,
     SASL_OUTCOME: lambda fields: SaslOutcome(_number(exactly(fields, 1)[0])),
 }

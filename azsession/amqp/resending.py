@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .decoding import NONSENSE, READERS, exactly, read_descriptor
+from .decoding import NONSENSE, exactly
 from .encoding import NULL, compound, descriptor, encode_value
 from .message import ANNOTATIONS, APPLICATION_PROPERTIES, DELIVERY_ANNOTATIONS, HEADER, PROPERTIES, encode_header
+from .sections import BROKERS_ANNOTATIONS, each_section, pairs_without, parts_of
 from .types import MalformedFrameError, Timestamp
 
 #: The annotations that Service Bus adds. A sender's own scheduled time is over.
-_ADDED_ANNOTATIONS = frozenset({
-    "x-opt-sequence-number",
-    "x-opt-enqueued-time",
-    "x-opt-enqueue-sequence-number",
-    "x-opt-locked-until",
-    "x-opt-lock-token",
-    "x-opt-deadletter-source",
-    "x-opt-message-state",
-    "x-opt-scheduled-enqueue-time",
-})  # fmt: skip
+_ADDED_ANNOTATIONS = BROKERS_ANNOTATIONS | {"x-opt-scheduled-enqueue-time"}
 #: The application properties that dead-lettering adds.
 _ADDED_PROPERTIES = frozenset({"DeadLetterReason", "DeadLetterErrorDescription"})
 #: The fields of the section "properties" with the expiry and the creation time, in milliseconds since 1970 (§3.2.4).
@@ -47,11 +39,7 @@ def resent(payload: bytes, now_ms: int) -> bytes:
 
 
 def _resent(buf: bytes, now_ms: int) -> Iterator[bytes]:
-    pos = 0
-    while pos < len(buf):
-        start = pos
-        section, value = read_descriptor(buf, pos)
-        content, pos = READERS[buf[value]](buf, value + 1, 0)
+    for section, start, value, end, content in each_section(buf):
         if section == HEADER:
             yield _header(content or [])
         elif section == ANNOTATIONS:
@@ -61,24 +49,19 @@ def _resent(buf: bytes, now_ms: int) -> Iterator[bytes]:
         elif section == PROPERTIES and _is_over(content or [], now_ms):
             yield _renewed(buf, value, content, now_ms)
         elif section != DELIVERY_ANNOTATIONS:
-            yield buf[start:pos]
+            yield buf[start:end]
+
+
+def _map_without(buf: bytes, section: int, value: int, removed: frozenset[str]) -> bytes:
+    """Return a section with a map without some keys."""
+    kept = pairs_without(buf, value, removed)
+    return descriptor(section) + compound(0xC1, kept) if kept else b""
 
 
 def _header(fields: list[Any]) -> bytes:
     """Return the header with its durability, priority and time to live."""
     durable, priority, ttl, _, _ = exactly(fields, 5)
     return encode_header(durable, priority, ttl)
-
-
-def _map_without(buf: bytes, section: int, value: int, removed: frozenset[str]) -> bytes:
-    """Return a section with a map without some keys."""
-    parts = _parts(buf, value)
-    kept = []
-    for key, item in zip(parts[::2], parts[1::2], strict=True):
-        name, _ = READERS[key[0]](key, 1, 0)
-        if name not in removed:
-            kept += [key, item]
-    return descriptor(section) + compound(0xC1, kept) if kept else b""
 
 
 def _is_over(properties: list[Any], now_ms: int) -> bool:
@@ -88,7 +71,7 @@ def _is_over(properties: list[Any], now_ms: int) -> bool:
 
 def _renewed(buf: bytes, value: int, properties: list[Any], now_ms: int) -> bytes:
     """Return the section "properties" with an expiry that is as long after now as it was after the message's creation."""
-    parts = _parts(buf, value)
+    parts = parts_of(buf, value)
     created = properties[_CREATED] if len(properties) > _CREATED else None
     if isinstance(created, int):
         parts[_EXPIRY] = encode_value(Timestamp(now_ms + max(0, properties[_EXPIRY] - created)))
@@ -96,18 +79,3 @@ def _renewed(buf: bytes, value: int, properties: list[Any], now_ms: int) -> byte
     else:
         parts[_EXPIRY] = NULL
     return descriptor(PROPERTIES) + compound(0xC0, parts)
-
-
-def _parts(buf: bytes, value: int) -> list[bytes]:
-    """Return the encoded items of the list or map at `value`; a map's items are its keys and values in turn."""
-    code = buf[value]
-    if code in (0x40, 0x45):
-        return []
-    wide = code in (0xD0, 0xD1)
-    count = int.from_bytes(buf[value + 5 : value + 9], "big") if wide else buf[value + 2]
-    pos, parts = value + (9 if wide else 3), []
-    for _ in range(count):
-        start = pos
-        _, pos = READERS[buf[pos]](buf, pos + 1, 1)
-        parts.append(buf[start:pos])
-    return parts

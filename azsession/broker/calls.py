@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import attrs
 
 from ..errors import ProviderError, ThrottledError
-from ..messages import ReceivedMessage
+from ..messages import Message, PeekedMessage, ReceivedMessage
 from ..protocol.error_codes import SERVER_BUSY, THROTTLED
 
 T = TypeVar("T")
@@ -73,6 +73,44 @@ class Delivery:
     waited: float
 
 
+@attrs.frozen(kw_only=True)
+class EncodedMessage(Message):
+    """A message to send that came over AMQP.
+
+    Attributes:
+        encoded: The parts of the AMQP message, as `azsession.amqp.stored` returns them. A broker keeps them as they are.
+    """
+
+    encoded: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class EncodedPeekedMessage(PeekedMessage):
+    """A peeked message for a caller with `CallContext.encoded`.
+
+    Attributes:
+        encoded: The parts of the message that came over AMQP; `None` if the message came in another way.
+    """
+
+    encoded: bytes | None = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class EncodedReceivedMessage(ReceivedMessage):
+    """A received message for a caller with `CallContext.encoded`.
+
+    Attributes:
+        encoded: The parts of the message that came over AMQP; `None` if the message came in another way.
+    """
+
+    encoded: bytes | None = attrs.field(repr=False)
+
+
+def encoded_of(message: Message | PeekedMessage) -> bytes | None:
+    """Return the parts of a message that came over AMQP, or `None`."""
+    return getattr(message, "encoded", None)
+
+
 class WaitingSlots:
     """Bounds how many receives and accepts wait at once.
 
@@ -105,11 +143,13 @@ class CallContext:
         deadline: The time on the monotonic clock at which the caller gives up; `None` if the caller waits for any result. A
             broker on a remote service stops waiting then.
         slots: Bounds how many receives and accepts wait; `None` for no bound.
+        encoded: Whether messages are returned as `EncodedReceivedMessage` and `EncodedPeekedMessage`.
     """
 
     blocking: bool = True
     deadline: float | None = None
     slots: WaitingSlots | None = None
+    encoded: bool = False
 
 
 #: The context of a caller that waits in its own thread, for any time.

@@ -12,8 +12,9 @@ from ..calls import CallContext
 from .core import Core
 from .database_file import ACTIVE, DEFERRED, SCHEDULED
 from .jobs import Transaction, Unfinished
+from .message_keys import SEQUENCE_MASK, message_key
 from .rows import peeked, to_datetime
-from .store import SEQUENCE_MASK, message_key, within_step
+from .store import within_step
 
 
 class Browsing:
@@ -41,7 +42,7 @@ class Browsing:
                     for status in (ACTIVE, DEFERRED, SCHEDULED)
                 ]
                 rows = islice(heapq.merge(*parts, key=lambda row: row.key), max_count)
-                return [peeked(row, session_id) for row in within_step(rows, lambda row: len(row.body))]
+                return [peeked(row, session_id, context) for row in within_step(rows, lambda row: row.size)]
 
         return self._core.submit(job, context)
 
@@ -76,7 +77,7 @@ class Browsing:
             if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
             with closing(self._core.store.dead(queue.id, from_sequence_number, session_id)) as rows:
-                found = within_step(islice(rows, max_count), lambda row: len(row[1].body))
-            return [peeked(row, name) for name, row in found]
+                found = within_step(islice(rows, max_count), lambda row: row[1].size)
+            return [peeked(row, name, context) for name, row in found]
 
         return self._core.submit(job, context)

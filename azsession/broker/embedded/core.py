@@ -28,7 +28,7 @@ from ...errors import (
 from ...messages import ReceiptHandle, ReceivedMessage
 from ...protocol.error_codes import SERVER_BUSY, SESSION_LOCK_LOST
 from ...queues import QueueSettings
-from ..calls import BLOCKING, CallContext
+from ..calls import BLOCKING, CallContext, EncodedReceivedMessage
 from ..clock import Clock
 from .broker_thread import BrokerThread
 from .database_file import open_database
@@ -355,6 +355,7 @@ class Core:
         rows: Sequence[Row],
         expires_at: datetime,
         *,
+        context: CallContext,
         deferred: bool = False,
         taken: int | None = None,
     ) -> list[ReceivedMessage]:
@@ -363,22 +364,27 @@ class Core:
         for index, row in enumerate(rows):
             token = new_token(row.key)
             ahead = taken is not None and index >= taken
-            in_hand = lock.tokens[token] = LockedMessage(row.key, row.count + 1, deferred, len(row.body), ahead)
-            messages.append(self.received(lock, row, token, in_hand, expires_at))
+            in_hand = lock.tokens[token] = LockedMessage(row.key, row.count + 1, deferred, row.size, ahead)
+            messages.append(self.received(lock, row, token, in_hand, expires_at, context))
         # The count is stored before the delivery. A message whose handler kills this process must not come for ever.
         self.store.set_delivery_counts([(row.key, row.count + 1) for row in rows[:taken]])
         return messages
 
     def received(
-        self, lock: SessionLock, row: Row, token: str, in_hand: LockedMessage, expires_at: datetime
+        self,
+        lock: SessionLock,
+        row: Row,
+        token: str,
+        in_hand: LockedMessage,
+        expires_at: datetime,
+        context: CallContext,
     ) -> ReceivedMessage:
         """Return a delivered message."""
-        return ReceivedMessage(
-            **message_fields(row, lock.key[1]),
-            delivery_count=in_hand.count,
-            receipt=ReceiptHandle(token, expires_at),
-            delivered_at=to_datetime(self.clock.now()),
-        )
+        fields = message_fields(row, lock.key[1])
+        fields["delivery_count"] = in_hand.count
+        fields["receipt"] = ReceiptHandle(token, expires_at)
+        fields["delivered_at"] = to_datetime(self.clock.now())
+        return EncodedReceivedMessage(**fields, encoded=row.encoded) if context.encoded else ReceivedMessage(**fields)
 
     def lock_expiry(self, lock: SessionLock) -> datetime:
         """Return when a lock expires."""

@@ -17,7 +17,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: The application id in the SQLite header of azsession's files ("azse").
 APPLICATION_ID = 0x617A7365
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 ACTIVE, DEFERRED, SCHEDULED, DEAD = range(4)
 STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
@@ -74,12 +74,12 @@ CREATE TABLE queues (
 );
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, name TEXT NOT NULL, head INTEGER, state BLOB,
-    locked INTEGER NOT NULL DEFAULT 0, active INTEGER NOT NULL DEFAULT 0, deferred INTEGER NOT NULL DEFAULT 0,
+    locked INTEGER NOT NULL DEFAULT 0, active INTEGER NOT NULL DEFAULT 0, deferred INTEGER NOT NULL DEFAULT 0, state_set REAL,
     UNIQUE (queue, name)
 );
 CREATE TABLE messages (
     key INTEGER PRIMARY KEY, session INTEGER NOT NULL, status INTEGER NOT NULL, enqueued REAL NOT NULL, due REAL,
-    expires REAL, reason TEXT, description TEXT, properties TEXT NOT NULL, body BLOB NOT NULL
+    expires REAL, reason TEXT, description TEXT, properties TEXT NOT NULL, body BLOB NOT NULL, encoded BLOB
 );
 CREATE INDEX messages_of_session ON messages (session, status, key);
 CREATE INDEX messages_scheduled ON messages (due) WHERE status = {SCHEDULED};
@@ -131,6 +131,18 @@ BEGIN IMMEDIATE;
 PRAGMA user_version = 4;
 COMMIT;
 """
+
+#: Version 5 added the parts of AMQP messages, and the times at which session states were set.
+_UPGRADE_TO_VERSION_5 = """
+BEGIN IMMEDIATE;
+ALTER TABLE messages ADD COLUMN encoded BLOB;
+ALTER TABLE sessions ADD COLUMN state_set REAL;
+PRAGMA user_version = 5;
+COMMIT;
+"""
+
+#: The scripts that upgrade a file of version 1, 2 and so on to the next version.
+_UPGRADES = (_UPGRADE_TO_VERSION_2, _UPGRADE_TO_VERSION_3, _UPGRADE_TO_VERSION_4, _UPGRADE_TO_VERSION_5)
 
 
 def open_database(path: Path | None) -> sqlite3.Connection:
@@ -242,7 +254,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     run("PRAGMA journal_size_limit=67108864")
     if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-    for version, upgrade in ((1, _UPGRADE_TO_VERSION_2), (2, _UPGRADE_TO_VERSION_3), (3, _UPGRADE_TO_VERSION_4)):
+    for version, upgrade in enumerate(_UPGRADES, 1):
         if run("PRAGMA user_version").fetchone()[0] == version:
             connection.executescript(upgrade)
     # A write without effect: a file that cannot be written fails here, and not in the first send.

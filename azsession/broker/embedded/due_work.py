@@ -20,10 +20,11 @@ from ..clock import Clock
 from .broker_thread import BrokerThread
 from .delays import Delays
 from .jobs import Transaction
+from .message_keys import SEQUENCE_BITS
 from .queue_state import Queue
 from .remembered import Remembered
 from .session_locks import SessionKey, SessionLock, SessionLocks, Waiter
-from .store import SEQUENCE_BITS, STEP_ROWS, Store, within_step
+from .store import STEP_ROWS, Store, within_step
 
 T = TypeVar("T")
 

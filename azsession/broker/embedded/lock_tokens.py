@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from .store import SEQUENCE_MASK, message_key
+from .message_keys import SEQUENCE_MASK, message_key
 
 
 def new_token(key: int) -> str:

@@ -37,7 +37,7 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
             if row is None:
                 is_complete = False
                 break
-            total += len(row.body)
+            total += row.size
             looked_at = len(taken) + len(expired) + len(poisonous)
             if looked_at and (total > STEP_BYTES or len(expired) + len(poisonous) >= STEP_ROWS):
                 is_complete = False

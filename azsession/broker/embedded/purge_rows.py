@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 
 from .database_file import ACTIVE, DEAD, DEFERRED, SCHEDULED
-from .store import STEP_ROWS, message_key, within_step
+from .message_keys import message_key
+from .store import STEP_ROWS, within_step
 
 
 @attrs.frozen

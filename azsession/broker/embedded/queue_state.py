@@ -7,8 +7,8 @@ from collections import OrderedDict
 import attrs
 
 from ...queues import QueueSettings
+from .message_keys import message_key
 from .session_locks import Acceptors, SessionKey
-from .store import message_key
 
 
 @attrs.define(eq=False)

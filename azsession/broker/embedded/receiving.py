@@ -17,11 +17,12 @@ from ..calls import AcceptRequest, CallContext, Delivery, ReceiveRequest, supers
 from .core import MAX_ACCEPTS, Core, lost_error
 from .database_file import DEFERRED
 from .jobs import Job, Transaction, Unfinished, WithdrawnError
+from .message_keys import find_key
 from .next_messages import take_rows
 from .queue_state import Queue
 from .rows import to_datetime
 from .session_locks import SessionLock, Waiter
-from .store import STEP_BYTES, Row, find_key
+from .store import STEP_BYTES, Row
 
 T = TypeVar("T")
 
@@ -62,10 +63,10 @@ class Receiving:
             for row in rows:
                 token = in_hand.get(row.key)
                 if token is None:
-                    messages += self._core.hand_out(lock, [row], expires_at, deferred=True)
+                    messages += self._core.hand_out(lock, [row], expires_at, context=context, deferred=True)
                 else:
                     lock.tokens[token].count_answers(tx, 1)
-                    messages.append(self._core.received(lock, row, token, lock.tokens[token], expires_at))
+                    messages.append(self._core.received(lock, row, token, lock.tokens[token], expires_at, context))
             return messages
 
         return self._core.submit(job, context)
@@ -80,7 +81,7 @@ class Receiving:
             if home is None or home[1] != session_id or (row is not None and row.status != DEFERRED):
                 raise ProviderError(f"the session has no deferred message {number}", code=MESSAGE_NOT_FOUND, status=404)
             if row is not None:
-                total += len(row.body)
+                total += row.size
                 if not rows or total <= STEP_BYTES:
                     rows.append(row)
         return rows
@@ -197,7 +198,7 @@ class _Receive:
         if not rows:
             return [] if is_complete else Unfinished.CONTINUE
         expires_at = to_datetime(core.clock.now() + queue.settings.lock_duration)
-        messages = core.hand_out(lock, rows, expires_at, taken=self._request.taken)
+        messages = core.hand_out(lock, rows, expires_at, context=self._context, taken=self._request.taken)
         lock.remember(request_id, tuple(one.receipt.handle for one in messages))
         return messages
 
@@ -212,7 +213,8 @@ class _Receive:
                 if message.ahead and (self._request.taken is None or len(messages) < self._request.taken):
                     message.take(tx)
                     self._core.store.set_delivery_counts([(message.key, message.count)])
-                messages.append(self._core.received(lock, row, token, message, self._core.lock_expiry(lock)))
+                expires_at = self._core.lock_expiry(lock)
+                messages.append(self._core.received(lock, row, token, message, expires_at, self._context))
         return messages
 
 

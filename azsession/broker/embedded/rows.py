@@ -8,8 +8,10 @@ from typing import Any
 
 from ...messages import Message, PeekedMessage
 from ...protocol.attributes import from_json, to_json
+from ..calls import CallContext, EncodedPeekedMessage
 from .database_file import STATE_NAMES
-from .store import SEQUENCE_MASK, Row
+from .message_keys import SEQUENCE_MASK
+from .store import Row
 
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 _PROPERTIES = ("message_id", "subject", "content_type", "correlation_id", "reply_to", "reply_to_session_id", "to")
@@ -64,6 +66,9 @@ def message_fields(row: Row, session_id: str) -> dict[str, Any]:
     return fields
 
 
-def peeked(row: Row, session_id: str) -> PeekedMessage:
+def peeked(row: Row, session_id: str, context: CallContext) -> PeekedMessage:
     """Return a stored message as the result of a peek."""
-    return PeekedMessage(**message_fields(row, session_id), delivery_count=row.count)
+    fields = message_fields(row, session_id)
+    if context.encoded:
+        return EncodedPeekedMessage(**fields, delivery_count=row.count, encoded=row.encoded)
+    return PeekedMessage(**fields, delivery_count=row.count)

@@ -11,13 +11,14 @@ from ...errors import ProviderError, ValidationError
 from ...messages import Message
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ...queues import QueueSettings
-from ..calls import CallContext
+from ..calls import CallContext, encoded_of
 from .core import Core
 from .database_file import ACTIVE, DEAD, SCHEDULED
 from .jobs import Transaction, Unfinished
+from .message_keys import find_key
 from .queue_state import Queue
 from .rows import message_fields, pack_properties
-from .store import Row, find_key
+from .store import Row
 
 
 class Sending:
@@ -115,7 +116,9 @@ class Sending:
                 due = None
             expires = _expiry(settings, message.time_to_live, due or now)
             status = ACTIVE if due is None else SCHEDULED
-            rows.append((queue.next_key(), sessions[name], status, now, due, expires, properties, message.body))
+            times = (now, due, expires)
+            content = (properties, message.body, encoded_of(message))
+            rows.append((queue.next_key(), sessions[name], status, *times, *content))
             if due is None:
                 visible.add(name)
             if due is not None or expires is not None:

@@ -238,7 +238,7 @@ class Settling:
         def job(tx: Transaction) -> None:
             queue = self._core.creation.find_to_write(tx, entity)
             lock = self._core.held_lock(tx, queue, session_id, lock_id)
-            self._core.store.set_state(queue.id, session_id, state, lock is not None)
+            self._core.store.set_state(queue.id, session_id, state, lock is not None, self._core.clock.now())
 
         return self._core.submit(job, context, durable=True)
 

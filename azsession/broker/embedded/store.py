@@ -2,8 +2,8 @@
 
 This module knows nothing about locks, waiting or threads.
 
-The key of a message is ``queue_id << 40 | sequence_number``, so one B-tree keeps the messages of every queue in order. The
-delivery counts are in a table of their own, so a delivery does not rewrite the message's body.
+The keys of messages (see `message_keys`) keep those of every queue in order in one B-tree. The delivery counts are in a table
+of their own, so a delivery does not rewrite the message's body.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from typing import Any, TypeVar
 import attrs
 
 from .database_file import ACTIVE, DEAD, DEFERRED, INCREMENTAL, SCHEDULED, is_mostly_free
+from .message_keys import SEQUENCE_BITS, SEQUENCE_MASK, message_key
 
 R = TypeVar("R")
-
-SEQUENCE_BITS = 40
-SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
 
 #: Pages returned to the file system in one step.
 RELEASED_PAGES = 256
@@ -30,13 +28,13 @@ RELEASED_PAGES = 256
 STEP_ROWS = 200
 STEP_BYTES = 16 * 1024 * 1024
 
-_COLUMNS = "key, status, enqueued, expires, reason, description, properties, body, coalesce(count, 0)"
+_COLUMNS = "key, status, enqueued, expires, reason, description, properties, body, encoded, coalesce(count, 0)"
 _FROM = f"SELECT {_COLUMNS} FROM messages LEFT JOIN deliveries USING (key)"
 
 
 @attrs.frozen
 class Row:
-    """A stored message with its delivery count."""
+    """A stored message with its delivery count. `encoded` has the parts of an AMQP message, as `EncodedMessage` has them."""
 
     key: int
     status: int
@@ -46,6 +44,7 @@ class Row:
     description: str | None
     properties: str
     body: bytes
+    encoded: bytes | None
     count: int
 
     @property
@@ -53,18 +52,10 @@ class Row:
         """The message's sequence number."""
         return self.key & SEQUENCE_MASK
 
-
-def message_key(queue_id: int, sequence_number: int) -> int:
-    """Return the key of a message."""
-    return queue_id << SEQUENCE_BITS | sequence_number
-
-
-def find_key(queue_id: int, sequence_number: int) -> int:
-    """Return the key for a sequence number from a caller.
-
-    A number out of range would be the key of a message in another queue. It becomes 0, the key of no message.
-    """
-    return message_key(queue_id, sequence_number) if 0 <= sequence_number <= SEQUENCE_MASK else 0
+    @property
+    def size(self) -> int:
+        """The bytes of its body, and of the parts of its AMQP message."""
+        return len(self.body) + len(self.encoded or b"")
 
 
 def within_step(rows: Iterable[R], size: Callable[[R], int]) -> list[R]:
@@ -141,10 +132,10 @@ class Store:
         self._run("UPDATE queues SET next_sequence = ? WHERE id = ?", (following, queue))
 
     def add_messages(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add messages. A row has key, session, status, enqueued, due, expires, properties and body."""
+        """Add messages. A row has key, session, status, enqueued, due, expires, properties, body and encoded."""
         self._many(
-            "INSERT INTO messages (key, session, status, enqueued, due, expires, properties, body) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO messages (key, session, status, enqueued, due, expires, properties, body, encoded) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
 
@@ -213,9 +204,9 @@ class Store:
         row = self._run("SELECT state FROM sessions WHERE queue = ? AND name = ?", (queue, name)).fetchone()
         return None if row is None else row[0]
 
-    def set_state(self, queue: int, name: str, state: bytes | None, locked: bool) -> None:
+    def set_state(self, queue: int, name: str, state: bytes | None, locked: bool, now: float) -> None:
         session = self.ensure_session(queue, name, locked)
-        self._run("UPDATE sessions SET state = ? WHERE id = ?", (state, session))
+        self._run("UPDATE sessions SET state = ?, state_set = ? WHERE id = ?", (state, now, session))
         if state is None:
             self.update_session(session)
 

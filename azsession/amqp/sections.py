@@ -1,0 +1,156 @@
+"""The sections of encoded messages (AMQP 1.0 §3.2): the form in which a server keeps a message, and the form for receivers.
+
+The sender's parts stay the same, byte by byte. `server.amqp` uses this module, and `resending` its first half.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .decoding import NONSENSE, READERS, exactly, read_descriptor
+from .encoding import NULL, compound, descriptor, encode_value, fields_of, sized, string
+from .message import ANNOTATIONS, APPLICATION_PROPERTIES, DATA, DELIVERY_ANNOTATIONS, HEADER, PROPERTIES
+from .types import MalformedFrameError, Symbol, Uint
+
+#: The annotations that only a broker sets; a sender's values are dropped.
+BROKERS_ANNOTATIONS = frozenset({
+    "x-opt-sequence-number",
+    "x-opt-enqueued-time",
+    "x-opt-enqueue-sequence-number",
+    "x-opt-locked-until",
+    "x-opt-lock-token",
+    "x-opt-deadletter-source",
+    "x-opt-message-state",
+})  # fmt: skip
+
+
+class Section(NamedTuple):
+    """A section's code, its first byte, the first byte of its value, the byte behind it, and its content."""
+
+    code: int
+    start: int
+    value: int
+    end: int
+    content: Any
+
+
+def each_section(buf: bytes) -> Iterator[Section]:
+    """Yield the sections of a message. Malformed bytes raise one of `decoding.NONSENSE`, or `MalformedFrameError`."""
+    pos = 0
+    while pos < len(buf):
+        code, value = read_descriptor(buf, pos)
+        content, end = READERS[buf[value]](buf, value + 1, 0)
+        yield Section(code, pos, value, end, content)
+        pos = end
+
+
+def parts_of(buf: bytes, value: int) -> list[bytes]:
+    """Return the encoded items of the list or map at `value`; a map's items are its keys and values in turn."""
+    code = buf[value]
+    if code in (0x40, 0x45):
+        return []
+    wide = code in (0xD0, 0xD1)
+    count = int.from_bytes(buf[value + 5 : value + 9], "big") if wide else buf[value + 2]
+    pos, parts = value + (9 if wide else 3), []
+    for _ in range(count):
+        start = pos
+        _, pos = READERS[buf[pos]](buf, pos + 1, 1)
+        parts.append(buf[start:pos])
+    return parts
+
+
+def pairs_without(buf: bytes, value: int, removed: Container[str]) -> list[bytes]:
+    """Return the encoded keys and values of the map at `value`, without some keys."""
+    return _without(parts_of(buf, value), removed)
+
+
+def _without(parts: Sequence[bytes], removed: Container[str]) -> list[bytes]:
+    kept: list[bytes] = []
+    for key, item in zip(parts[::2], parts[1::2], strict=True):
+        name, _ = READERS[key[0]](key, 1, 0)
+        if name not in removed:
+            kept += [key, item]
+    return kept
+
+
+def stored(payload: bytes) -> bytes:
+    """Return the form in which a broker keeps a message, beside its body.
+
+    Annotations of brokers, delivery annotations and the delivery count are left out. So is the body, if it is one data
+    section and the last one: then it is the message's body in bytes.
+
+    Raises:
+        MalformedFrameError: The payload is not an AMQP 1.0 message.
+    """
+    try:
+        sections = list(each_section(payload))
+        is_plain = [each.code for each in sections[-1:]] == [DATA] and sum(each.code == DATA for each in sections) == 1
+        return b"".join(_stored(payload, sections[:-1] if is_plain else sections))
+    except NONSENSE as error:
+        raise MalformedFrameError(f"a message is malformed: {error}") from error
+
+
+def _stored(buf: bytes, sections: Iterable[Section]) -> Iterator[bytes]:
+    for section in sections:
+        if section.code == HEADER:
+            yield descriptor(HEADER) + fields_of(parts_of(buf, section.value)[:3])
+        elif section.code == ANNOTATIONS:
+            kept = pairs_without(buf, section.value, BROKERS_ANNOTATIONS)
+            if kept:
+                yield descriptor(ANNOTATIONS) + compound(0xC1, kept)
+        elif section.code != DELIVERY_ANNOTATIONS:
+            yield buf[section.start : section.end]
+
+
+def delivered(
+    kept: bytes,
+    body: bytes,
+    *,
+    failed_deliveries: int,
+    annotations: Mapping[str, Any],
+    properties: Mapping[str, str],
+    lock_token: uuid.UUID | None = None,
+) -> bytes:
+    """Return the payload that delivers a message.
+
+    Args:
+        kept: The message as `stored` returned it, or a whole message.
+        body: The message's body; used if `kept` has none.
+        failed_deliveries: The number for the header's delivery count (§3.2.1).
+        annotations: The annotations that the broker adds.
+        properties: The application properties that the broker sets.
+        lock_token: The token of the message's lock, if it is locked.
+
+    Raises:
+        MalformedFrameError: `kept` is not an AMQP 1.0 message.
+    """
+    try:
+        sections = list(each_section(kept))
+        fields, noted, applied = (_items(kept, sections, code) for code in (HEADER, ANNOTATIONS, APPLICATION_PROPERTIES))
+        if properties:
+            applied = _without(applied, properties)
+    except NONSENSE as error:
+        raise MalformedFrameError(f"a message is malformed: {error}") from error
+    noted += [part for name, value in annotations.items() for part in (encode_value(Symbol(name)), encode_value(value))]
+    applied += [part for name, value in properties.items() for part in (string(name), string(value))]
+    durable, priority, ttl = exactly(fields, 3)
+    count = encode_value(Uint(failed_deliveries))
+    out = [descriptor(HEADER), compound(0xC0, [durable or NULL, priority or NULL, ttl or NULL, NULL, count])]
+    if lock_token is not None:
+        token = [encode_value(Symbol("x-opt-lock-token")), encode_value(lock_token)]
+        out += [descriptor(DELIVERY_ANNOTATIONS), compound(0xC1, token)]
+    out += [descriptor(ANNOTATIONS), compound(0xC1, noted)]
+    out += [kept[each.start : each.end] for each in sections if each.code == PROPERTIES]
+    if properties:
+        out += [descriptor(APPLICATION_PROPERTIES), compound(0xC1, applied)]
+    else:
+        out += [kept[each.start : each.end] for each in sections if each.code == APPLICATION_PROPERTIES]
+    bodies = [kept[each.start : each.end] for each in sections if each.code >= DATA]
+    return b"".join([*out, *(bodies or [descriptor(DATA), sized(0xA0, body)])])
+
+
+def _items(buf: bytes, sections: Iterable[Section], code: int) -> list[bytes]:
+    """Return the encoded items of the first section with a code."""
+    return next((parts_of(buf, each.value) for each in sections if each.code == code), [])

@@ -1,0 +1,81 @@
+"""A message that is stored and delivered keeps the sender's parts byte by byte."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from azsession.amqp import AmqpMessage, MalformedFrameError, Timestamp, decode_message, delivered, encode_message, stored
+from azsession.amqp.encoding import descriptor, encode_value
+from azsession.amqp.sections import each_section
+
+PLAIN = encode_message(
+    AmqpMessage(
+        durable=True,
+        priority=7,
+        ttl_ms=1000,
+        annotations={"x-opt-partition-key": "k", "x-opt-sequence-number": 5},
+        message_id=uuid.uuid4(),
+        group_id="s",
+        application_properties={"one": 1, "DeadLetterReason": "older"},
+        data=b"body",
+    )
+)
+VALUE = descriptor(0x77) + encode_value({"a": [1, None, Timestamp(5)]})
+SEQUENCES = descriptor(0x76) + encode_value([1, "b"]) + descriptor(0x76) + encode_value([2])
+TWO_DATA = descriptor(0x75) + encode_value(b"a") + descriptor(0x75) + encode_value(b"b")
+FOOTER = descriptor(0x78) + encode_value({})
+
+
+def sent_again(kept: bytes, body: bytes, **changes: Any) -> bytes:
+    given: dict[str, Any] = {"failed_deliveries": 3, "annotations": {"x-opt-enqueued-time": Timestamp(9)}, "properties": {}}
+    return delivered(kept, body, **{**given, **changes})
+
+
+def bare(payload: bytes) -> list[bytes]:
+    """Return the sections of the bare message (§3.2): those that nobody may change."""
+    return [payload[each.start : each.end] for each in each_section(payload) if 0x73 <= each.code <= 0x77]
+
+
+@pytest.mark.parametrize(
+    "body", [VALUE, SEQUENCES, TWO_DATA, TWO_DATA + FOOTER, descriptor(0x75) + encode_value(b"a") + FOOTER]
+)
+def test_bodies_of_all_kinds_are_kept(body: bytes) -> None:
+    payload = encode_message(AmqpMessage(message_id=5, group_id="s")) + body
+    again = sent_again(stored(payload), b"the mapped body")
+    assert bare(again) == bare(payload)
+    assert again.endswith(body)
+
+
+def test_a_body_of_one_data_section_is_kept_once() -> None:
+    kept = stored(PLAIN)
+    assert b"body" not in kept
+    assert bare(sent_again(kept, b"body")) == bare(PLAIN)
+
+
+def test_the_header_and_the_annotations_are_those_of_sender_and_broker() -> None:
+    token = uuid.uuid4()
+    message = decode_message(sent_again(stored(PLAIN), b"body", lock_token=token))
+    assert message[:4] == (True, 7, 1000, 3)
+    assert message.annotations == {"x-opt-partition-key": "k", "x-opt-enqueued-time": 9}
+    assert token.bytes in sent_again(stored(PLAIN), b"body", lock_token=token)
+
+
+def test_application_properties_of_the_broker_replace_those_of_the_sender() -> None:
+    message = decode_message(sent_again(stored(PLAIN), b"body", properties={"DeadLetterReason": "newer"}))
+    assert message.application_properties == {"one": 1, "DeadLetterReason": "newer"}
+    assert message.data == b"body"
+
+
+def test_a_message_with_nothing_but_a_body_is_delivered() -> None:
+    payload = descriptor(0x75) + encode_value(b"x")
+    message = decode_message(sent_again(stored(payload), b"x", properties={"DeadLetterReason": "r"}))
+    assert (message.data, message.delivery_count, message.application_properties) == (b"x", 3, {"DeadLetterReason": "r"})
+
+
+@pytest.mark.parametrize("payload", [b"x", PLAIN[:-1], descriptor(0x72) + b"\xc1\x05", descriptor(0x70) + encode_value(5)])
+def test_malformed_messages_are_refused(payload: bytes) -> None:
+    with pytest.raises(MalformedFrameError):
+        delivered(stored(payload), b"", failed_deliveries=0, annotations={}, properties={})
