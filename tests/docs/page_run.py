@@ -1,0 +1,224 @@
+"""Runs the code blocks of one page, from its top to its end, as a reader would."""
+
+from __future__ import annotations
+
+import configparser
+import doctest
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from azsession import ServiceBusProvider
+from azsession.cli import group
+
+from ..conftest import eventually
+from ..support.paths import ROOT
+from ..support.processes import environment
+from .pages import Block, blocks
+
+#: A connection string with a placeholder. It stands for that of the page's gateway.
+_PLACEHOLDER = re.compile(r"Endpoint=[^\"'\s]*\.\.[^\"'\s]*")
+#: Seconds that a block may take.
+_PATIENCE = 45
+#: Installations are the subject of tests/installing.
+_INSTALLED = "#!/bin/sh\nexit 0\n"
+
+
+class PageRun:
+    """A folder, a gateway's connection string and the processes of one page.
+
+    Args:
+        page: The page.
+        folder: An empty folder.
+        connection_string: The gateway's.
+    """
+
+    def __init__(self, page: Path, folder: Path, connection_string: str) -> None:
+        self._page = page
+        self._folder = folder
+        self._connection_string = connection_string
+        self._output = ""
+        self._background: list[subprocess.Popen[str]] = []
+        tools = folder.parent / f"{folder.name}-bin"
+        tools.mkdir()
+        (tools / "pip").write_text(_INSTALLED)
+        (tools / "pip").chmod(0o755)
+        path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+        self._environ = environment(
+            connection_string,
+            PATH=path,
+            PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
+            PYTHONUNBUFFERED="1",
+            COLUMNS="100",
+            HOME=str(tools),
+            REPOSITORY=str(ROOT),
+        )
+        self._python = subprocess.Popen(
+            [sys.executable, "-W", "error", Path(__file__).with_name("interpreter.py")],
+            cwd=folder,
+            env=self._environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self) -> None:
+        """Run all blocks."""
+        for block in blocks(self._page.read_text(encoding="utf-8")):
+            self._run(block)
+        self._stop()
+
+    def _run(self, block: Block) -> None:
+        try:
+            self._step(block)
+        except AssertionError as error:
+            raise AssertionError(f"{self._page.name}, line {block.line}: {error}") from error
+
+    def _step(self, block: Block) -> None:
+        if block.mark == "not run":
+            self._check_unrun(block)
+        elif block.language == "stop":
+            self._stop()
+        elif block.file_name is not None:
+            path = self._folder / block.file_name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.code, encoding="utf-8")
+        else:
+            step = {
+                "python": self._run_python,
+                "sh": self._run_shell,
+                "text": self._check_output,
+                "json": self._check_json,
+                "yaml": self._check_yaml,
+                "ini": self._check_ini,
+                "": lambda block: None,  # A drawing
+            }.get(block.language)
+            assert step is not None, (
+                f"a block of the language {block.language!r} cannot be run; mark it: <!-- not run: why -->"
+            )
+            step(block)
+
+    def _run_python(self, block: Block) -> None:
+        assert self._python.stdin is not None
+        assert self._python.stdout is not None
+        asked = {"code": self._filled(block.code), "line": block.line, "page": str(self._page)}
+        self._python.stdin.write(json.dumps(asked) + "\n")
+        self._python.stdin.flush()
+        limit = threading.Timer(_PATIENCE, self._python.kill)
+        limit.start()
+        answer = json.loads(self._python.stdout.readline() or '{"is_done": false, "output": "no end within 45 s"}')
+        limit.cancel()
+        assert answer["is_done"], answer["output"]
+        self._keep_output(block, answer["output"])
+
+    def _run_shell(self, block: Block) -> None:
+        code = self._filled(block.code)
+        if block.mark == "in the background":
+            self._start(code)
+            return
+        ended = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code],
+            cwd=self._folder,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+        assert ended.returncode == 0, f"status {ended.returncode}: {ended.stdout}"
+        self._keep_output(block, ended.stdout)
+
+    def _start(self, code: str) -> None:
+        """Start a command that ends at a signal. The connection string of a gateway is then that of the page."""
+        serves = "azsession serve" in code
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", "exec " + code.replace("azsession serve", "azsession serve --port 0")],
+            cwd=self._folder,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._background.append(process)
+        if serves:
+            assert process.stdout is not None
+            self._connection_string = process.stdout.readline().strip()
+            assert self._connection_string.startswith("Endpoint="), self._connection_string + process.stdout.read()
+            self._environ["SERVICEBUS_CONNECTION_STRING"] = self._connection_string
+            self._output = self._connection_string + "\n"
+
+    def _stop(self) -> None:
+        """Wait until the queues have no message, then end what runs in the background, as an operator would."""
+        if not self._background:
+            return
+        with ServiceBusProvider.from_connection_string(self._connection_string) as provider:
+
+            def is_empty() -> bool:
+                return all(provider.get_queue(queue.name).active_count == 0 for queue in provider.list_queues())
+
+            eventually(is_empty, "messages are left in the queues", seconds=30)
+        self._output = ""
+        while self._background:
+            process = self._background.pop()
+            process.send_signal(signal.SIGTERM)
+            said, _ = process.communicate(timeout=_PATIENCE)
+            assert process.returncode == 0, f"status {process.returncode}: {said}"
+            self._output = said + self._output
+
+    def _keep_output(self, block: Block, output: str) -> None:
+        if not block.is_hidden or output:
+            self._output = output
+
+    def _filled(self, code: str) -> str:
+        return _PLACEHOLDER.sub(lambda found: self._connection_string, code)
+
+    def _check_output(self, block: Block) -> None:
+        matches = doctest.OutputChecker().check_output(
+            block.code, self._output, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        )
+        assert matches, f"the output is not that of the page:\n{self._output}"
+
+    def _check_json(self, block: Block) -> None:
+        try:
+            json.loads(block.code)
+        except ValueError:
+            for line in block.code.splitlines():
+                json.loads(line)
+
+    def _check_yaml(self, block: Block) -> None:
+        assert list(yaml.safe_load_all(block.code))
+
+    def _check_ini(self, block: Block) -> None:
+        configparser.ConfigParser(strict=False, interpolation=None).read_string(block.code)
+
+    def _check_unrun(self, block: Block) -> None:
+        """Check the syntax of a shell block that is not run, and the options of its commands of azsession."""
+        if block.language != "sh":
+            return
+        subprocess.run(["bash", "-n", "-c", block.code], check=True, timeout=_PATIENCE)
+        for line in block.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["azsession"]:
+                # Options are read before --help is obeyed, so that an unknown one fails.
+                assert group.run([*words[1:], "--help"]) == 0, line
+
+    def __enter__(self) -> PageRun:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for process in self._background:
+            process.kill()
+            process.communicate()
+        self._python.communicate(timeout=_PATIENCE)
