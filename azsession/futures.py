@@ -7,7 +7,6 @@ lock taken, which other threads would wait for.
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,10 +15,11 @@ from typing import Any, TypeVar
 
 from . import interrupts
 from .events import Event
+from .logs import SessionLogger, get_logger
 
 T = TypeVar("T")
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 
 class Condition(threading.Condition):

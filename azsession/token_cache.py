@@ -5,7 +5,6 @@ The client's transport and the Azure broker ask it for a token for each request 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +14,10 @@ import attrs
 from . import threads
 from .errors import AuthenticationFailedError
 from .events import Event
+from .logs import SessionLogger, get_logger
 from .tokens import Token, TokenSource
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: Is given the function that ends a wait, and `None` after the wait.
 OnCancel = Callable[[Callable[[], object] | None], object]

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from .. import interrupts
 from ..errors import ConnectionFailedError, QueueError
+from ..logs import SessionLogger, get_logger
 from . import operations
 from .call import Call
 from .cancellation import PendingCalls
@@ -19,6 +20,8 @@ from .ids import new_id
 from .responses import LockGrant
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient, holder_of, make_client
+
+logger: SessionLogger = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -119,6 +122,7 @@ class Acceptance:
         sent = self._sent
         if self._is_held and self._holder is not None:
             if self._holder.shut():
+                logger.info("giving back %s late: its accept was interrupted", self._holder.lock.name, **self._holder.about)
                 self._holder.release()
         elif sent is not None:
             grant = self._send_again(sent)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime, timezone
 
 from .. import interrupts
 from ..errors import QueueError, UnsupportedOperationError
+from ..logs import SessionLogger, get_logger
 from . import fetched_ahead
 from .holder import Holder
 from .lock_handle import LockHandle
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: Seconds for which a lock that was handed over is believed to last at least, until its first renewal: Azure's shortest.
 MIN_RESUMED = 5.0
@@ -54,5 +54,7 @@ def detach(holder: Holder) -> None:
         except QueueError as error:
             if interrupts.raised_by_handler(error):
                 raise
-            logger.warning("messages fetched ahead were not given back; they return when the lock ends: %s", str(error))
+            logger.warning(
+                "messages fetched ahead were not given back; they return when the lock ends: %s", error, **holder.about
+            )
     holder.detach()

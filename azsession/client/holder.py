@@ -25,6 +25,7 @@ from ..errors import (
     SessionLockedError,
     SessionNotFoundError,
 )
+from ..logs import About, SessionLogger, get_logger
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import is_fragile, must_be_escaped
@@ -37,7 +38,7 @@ from .server_connection import ServerConnection
 from .session_lock import LockExpiredError, SessionLock, Stage
 from .transport import Transport
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 T = TypeVar("T")
 ClientT = TypeVar("ClientT")
@@ -121,6 +122,11 @@ class Holder:
             pass
         return self.lock.error is not None
 
+    @property
+    def about(self) -> About:
+        """The fields of a log record about the session."""
+        return {"queue": self.queue_name, "session_id": self.session_id}
+
     # Start and end
 
     def accepted(self, grant: LockGrant, lock_id: str) -> None:
@@ -139,11 +145,15 @@ class Holder:
             self._renew_until = time.monotonic() + self.options.max_renewal
         self._is_watched = True
         self.connection.renewer.watch(self)
+        logger.info("took over %s from another process", self.lock.name, **self.about)
 
     def detach(self) -> None:
         """Refuse further calls, and leave the lock to another process. Idempotent."""
         self._is_released = True
+        is_new = not self.lock.closed
         self.shut()
+        if is_new:
+            logger.info("left %s to another process", self.lock.name, **self.about)
         if self._owns_connection:
             self.connection.close()
 
@@ -170,7 +180,10 @@ class Holder:
             has_answered = not isinstance(error, ConnectionFailedError)
             # A server that has shown no dialect yet can be one of the plain dialect, which has no release.
             level = logging.WARNING if self.transport.speaks_v1 or not has_answered else logging.DEBUG
-            logger.log(level, "%s could not be released, its lock lasts until it expires: %s", self.lock.name, str(error))
+            text = "%s could not be released, its lock lasts until it expires: %s"
+            logger.log(level, text, self.lock.name, error, **self.about)
+        else:
+            logger.info("released %s", self.lock.name, **self.about)
         self._is_released = True
         return has_answered
 
@@ -217,8 +230,10 @@ class Holder:
             # Not only errors of the package: a hook of the caller's `requests.Session` can raise any. Log the error's text
             # only. A handler that keeps its records would keep the error's frames, and so this holder.
             text = str(error) if isinstance(error, QueueError) else repr(error)
-            logger.warning("the lock of %s could not be renewed yet, %.1f s are left: %s", self.lock.name, left, text)
+            failed = "the lock of %s could not be renewed yet, %.1f s are left: %s"
+            logger.warning(failed, self.lock.name, left, text, **self.about)
             return time.monotonic() + self._pause_after(error)
+        logger.debug("renewed the lock of %s, %.1f s are left", self.lock.name, self.lock.seconds_left(), **self.about)
         return self.renewal_due()
 
     def _pause_after(self, error: Exception) -> float:
@@ -325,17 +340,23 @@ class Holder:
         if self._renew_until is None and self.options.max_renewal is not None:
             self._renew_until = time.monotonic() + self.options.max_renewal
         if is_due_earlier or not self._is_watched:
+            is_new = not self._is_watched
             self.connection.renewer.watch(self)
             self._is_watched = True
+            if is_new:
+                logger.info("took %s for %.1f s", self.lock.name, lasts, **self.about)
 
     def _lose(self, error: SessionNotFoundError) -> None:
         """Note that the lock is lost, and report it once."""
-        if self.lock.lose(error) and self._on_lost is not None:
+        if not self.lock.lose(error):
+            return
+        if self._on_lost is not None:
             try:
                 self._on_lost(error)
             except Exception as failure:
                 interrupts.let_pass(failure, error)
-                logger.exception("on_lock_lost of %s failed", self.lock.name)
+                logger.exception("on_lock_lost of %s failed", self.lock.name, **self.about)
+        logger.info("the lock of %s is lost: %s", self.lock.name, error, **self.about)
 
 
 def hook_without_reference(

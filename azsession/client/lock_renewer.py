@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import queue
 import threading
 import time
@@ -17,8 +16,9 @@ from typing import Protocol
 
 from .. import threads
 from ..events import Event
+from ..logs import SessionLogger, get_logger
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: The largest number of renewals at the same time.
 MAX_WORKERS = 32

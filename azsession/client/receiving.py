@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 
 from .. import interrupts
 from ..errors import QueueError, ValidationError
 from ..events import Event
+from ..logs import SessionLogger, get_logger
 from ..messages import ReceivedMessage
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count
 from . import fetched_ahead, operations
 from .holder import Holder
 from .session_lock import Stage
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: Seconds to wait for an answer that the server gave before another answer that has arrived.
 TRANSIT_TIME = 1.0
@@ -132,7 +132,7 @@ def _fetch(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]:
             raise
         # Return the messages that came before the error, unless the lock is lost.
         holder.check()
-        logger.warning("%s gave %d messages before an error: %s", holder.lock.name, len(messages), str(error))
+        logger.warning("%s gave %d messages before an error: %s", holder.lock.name, len(messages), error, **holder.about)
     return messages
 
 

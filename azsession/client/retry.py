@@ -6,7 +6,6 @@ the others. tenacity's building blocks are the policy.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from tenacity import (
     RetryCallState,
     Retrying,
-    before_sleep_log,
     retry_if_exception,
     sleep_using_event,
     stop_after_attempt,
@@ -28,12 +26,11 @@ from tenacity.wait import wait_base
 from ..config import ServiceBusConfig
 from ..errors import AuthenticationFailedError, ConnectionFailedError, PermissionDeniedError, ProviderError, QueueError
 from ..protocol.error_codes import ENTITY_NOT_FOUND, MESSAGE_NOT_FOUND
+from . import request_log
 from .call import Call, ServerResponse
 
 if TYPE_CHECKING:
     import threading
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -137,17 +134,24 @@ def retry_call(
     def may_retry(error: BaseException) -> bool:
         return isinstance(error, FailedAttemptError) and (not error.maybe_delivered or is_idempotent())
 
+    def note_repetition(state: RetryCallState) -> None:
+        failed = None if state.outcome is None else state.outcome.exception()
+        if isinstance(failed, FailedAttemptError):
+            request_log.repetition(call, failed.error, state.attempt_number + 1, state.upcoming_sleep)
+
     attempts = _Attempts(first_failure, lambda: attempt(max(0.0, (call.wait or 0.0) - (time.monotonic() - started))))
     retrying = Retrying(
         retry=retry_if_exception(may_retry),
         stop=stop,
         wait=_WAIT,
         sleep=time.sleep if stopped is None else sleep_using_event(stopped),
-        before_sleep=before_sleep_log(logger, logging.INFO),
+        before_sleep=note_repetition,
         reraise=True,
     )
     try:
-        return retrying(attempts)
+        result = retrying(attempts)
+        request_log.success(call, retrying.statistics["attempt_number"])
+        return result
     except FailedAttemptError as failure:
         error = _with_unknown_outcome(failure.error) if attempts.maybe_delivered else failure.error
         raise error from failure.cause

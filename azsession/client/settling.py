@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from .. import interrupts
 from ..errors import InvalidReceiptError
+from ..logs import SessionLogger, get_logger
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
 from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text, seconds
@@ -16,6 +17,8 @@ from .fetched_ahead import give_back, settle_many
 from .holder import Holder
 from .receiving import receive_plain
 from .redacted import Redacted
+
+logger: SessionLogger = get_logger(__name__)
 
 #: Identifies a message to settle: the message, its receipt, or the text of its receipt.
 Receipt = ReceivedMessage | ReceiptHandle | str
@@ -78,6 +81,8 @@ def dead_letter(holder: Holder, receipt: Receipt, reason: str, description: str 
     """Dead-letter one message."""
     _check_reason(reason, description)
     settle(holder, receipt, _dead_letter_settlement(reason, description))
+    number = receipt.sequence_number if isinstance(receipt, ReceivedMessage) else None
+    logger.info("dead-lettered a message of %s: %s", holder.lock.name, reason, sequence_number=number, **holder.about)
 
 
 def complete_many(holder: Holder, receipts: Iterable[Receipt]) -> None:
@@ -120,6 +125,7 @@ def dead_letter_session(holder: Holder, reason: str, description: str | None) ->
         raise
     for token in tokens:
         holder.lock.forget(token)
+    logger.info("dead-lettered %d messages of %s: %s", count, holder.lock.name, reason, **holder.about)
     return count
 
 

@@ -29,7 +29,7 @@ from ..protocol.routes import entity_path
 from ..protocol.wire import MalformedError
 from ..token_cache import TokenCache
 from ..tokens import Token
-from . import operations
+from . import operations, request_log
 from .call import Call, ServerResponse
 from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
 from .http_sockets import drop_inherited, free_cookies, ignore_redirect, proxy_of, send_prepared, track_connections
@@ -139,6 +139,8 @@ class Transport:
     def _attempt(self, call: Call[T], wait: float) -> T:
         """Send a call once, and return its result. `wait`: seconds that the server may wait."""
         response = self._respond(call, wait)
+        if request_log.is_on():
+            request_log.response(call, response)
         succeeded = 200 <= response.status < 300
         from_gateway = self._in_process is not None or response.headers.get(PROTOCOL_HEADER) == PROTOCOL_VERSION
         if from_gateway:

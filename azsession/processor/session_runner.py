@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 import attrs
@@ -14,6 +13,7 @@ from ..client import fetched_ahead, receiving
 from ..client.session import SessionClient, holder_of
 from ..errors import QueueError
 from ..events import Event
+from ..logs import About, SessionLogger, get_logger
 from ..messages import ReceivedMessage
 from ..validation import MAX_REASON_LENGTH, fitted
 from .backoff import Backoff
@@ -22,7 +22,7 @@ from .outcomes import DeadLetter, DeadLetterSession
 from .sources import TakenSession
 from .stats import StatsCounters
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -241,7 +241,11 @@ class SessionRunner:
                 delayed = delayed and self._delays and holder_of(session).transport.speaks_v1
                 session.abandon_message(message, delay=pause if delayed else None)
         except QueueError as error:
-            logger.info("could not abandon a failed message; it returns when its session is released: %s", error)
+            logger.info(
+                "could not abandon a failed message; it returns when its session is released: %s",
+                error,
+                **_about(session, message),
+            )
 
     def report_end(self, error: BaseException, *, is_raised: bool) -> None:
         """Pass the error that ends the processor to the `on_error` hook.
@@ -251,12 +255,14 @@ class SessionRunner:
             is_raised: `SessionProcessor.run` raises it now. Otherwise it is logged, too.
         """
         if not is_raised:
-            logger.error("the session processor of %r ends: %s", self._options.queue_name, error)
+            name = self._options.queue_name
+            logger.error("the session processor of %r ends: %s", name, error, queue=name)
         if self._options.on_error is not None:
             self.report(error, None, None)
 
     def report(self, error: BaseException, session: SessionClient | None, message: ReceivedMessage | None) -> None:
         """Pass an error to the `on_error` hook, or log it if there is no hook."""
+        name = self._options.queue_name
         if self._options.on_error is not None:
             try:
                 self._options.on_error(error, session, message)
@@ -264,11 +270,11 @@ class SessionRunner:
                 _log_failed_hook()
         elif message is not None and session is not None:
             number, session_id = message.sequence_number, session.session_id
-            logger.error("message %s of session %r failed", number, session_id, exc_info=error)
+            logger.error("message %s of session %r failed", number, session_id, exc_info=error, **_about(session, message))
         elif session is not None:
-            logger.warning("session %r of %r: %s", session.session_id, self._options.queue_name, error)
+            logger.warning("session %r of %r: %s", session.session_id, name, error, **_about(session))
         else:
-            logger.warning("session processor of %r: %s", self._options.queue_name, error)
+            logger.warning("session processor of %r: %s", name, error, queue=name)
 
 
 def _texts(
@@ -284,8 +290,15 @@ def _texts(
             message.sequence_number,
             session.session_id,
             MAX_REASON_LENGTH,
+            **_about(session, message),
         )
     return reason, description
+
+
+def _about(session: SessionClient, message: ReceivedMessage | None = None) -> About:
+    """Return the fields of a log record about a session, or one message of it."""
+    number = None if message is None else message.sequence_number
+    return {"queue": session.queue_name, "session_id": session.session_id, "sequence_number": number}
 
 
 def _call_session_hook(hook: OnSession | None, session: SessionClient) -> None:

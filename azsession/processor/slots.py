@@ -8,7 +8,6 @@ early after a failure are parked; one more thread starts a short-lived thread fo
 from __future__ import annotations
 
 import functools
-import logging
 import queue
 import threading
 import time
@@ -20,6 +19,7 @@ from ..client.session import SessionClient
 from ..errors import QueueError, SessionLockedError, SessionNotFoundError
 from ..events import Event
 from ..futures import Condition
+from ..logs import SessionLogger, get_logger
 from .backoff import LONGEST_OUTAGE_PAUSE, Backoff, pause_after
 from .fairness import Fairness
 from .options import ProcessorOptions
@@ -30,7 +30,7 @@ from .session_runner import Outcome, SessionRunner
 from .sources import ListedSessions, NextAvailableSessions, Source, TakenSession
 from .stats import StatsCounters
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 
 class Slots:
@@ -100,13 +100,21 @@ class Slots:
             in_background: Nobody waits for `done`, so an error that ends the slots must be logged.
         """
         self._in_background = in_background
+        name = self._options.queue_name
+        logger.info("the session processor of %r starts with %d slots", name, self._slot_count, queue=name)
         try:
             for _ in range(self._slot_count):
                 self._start_thread(self._run_slot)
         except RuntimeError as error:  # The system has no more threads, or the interpreter is shutting down.
             if self._started == 1:
                 raise
-            logger.warning("the session processor runs with %d of %d slots: %s", self._started - 1, self._slot_count, error)
+            logger.warning(
+                "the session processor runs with %d of %d slots: %s",
+                self._started - 1,
+                self._slot_count,
+                error,
+                queue=self._options.queue_name,
+            )
         finally:
             self._thread_ended()
 
@@ -142,6 +150,7 @@ class Slots:
                 "the session processor of %r releases %d sessions whose handlers still run",
                 self._options.queue_name,
                 len(sessions),
+                queue=self._options.queue_name,
             )
         close_all(sessions)
 
@@ -152,6 +161,8 @@ class Slots:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join()
+        name = self._options.queue_name
+        logger.info("the session processor of %r has stopped", name, queue=name)
 
     def after_fork(self) -> None:
         """Stop in a forked child. At most one of the threads exists there: the one that forked, which then ends."""
@@ -253,7 +264,7 @@ class Slots:
                 if taken is None or self._is_due(taken):
                     return taken
         except QueueError as error:
-            logger.info("could not ask for another session: %s", error)
+            logger.info("could not ask for another session: %s", error, queue=self._options.queue_name)
         return None
 
     def _is_due(self, taken: TakenSession) -> bool:
@@ -269,7 +280,8 @@ class Slots:
         if self._outage:
             with self._changed:
                 self._outage = False
-            logger.info("the session processor of %r reaches the broker again", self._options.queue_name)
+            name = self._options.queue_name
+            logger.info("the session processor of %r reaches the broker again", name, queue=name)
 
     def _pause_after_error(self, error: QueueError, failures: int) -> None:
         """Report the first error of an outage and pause. Stop if another attempt cannot resolve the error."""

@@ -76,13 +76,18 @@ class Route:
     sequence_number: int = 0
 
     @property
+    def is_on_session(self) -> bool:
+        """Whether the operation is about the session `session_id`, whose id can be empty."""
+        return self.operation in _ON_SESSIONS
+
+    @property
     def resource(self) -> tuple[str, ...]:
         """The decoded segments of the path, with the session id as one segment. A token's ``sr`` is compared with them.
 
         The entity is written as `entity_path` writes it: a token for a session must not be one for another queue.
         """
         segments = tuple(_marked_segments(self.entity)) if self.entity else ()
-        return (*segments, "sessions", self.session_id) if self.operation in _ON_SESSIONS else segments
+        return (*segments, "sessions", self.session_id) if self.is_on_session else segments
 
 
 _TOKEN = "{token}"

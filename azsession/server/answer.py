@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,13 +11,14 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from ..errors import QueueError, SessionLockedError, ValidationError
+from ..logs import SessionLogger, get_logger
 from ..messages import PeekedMessage
 from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, ERROR_CODE_HEADER, JSON_TYPE, LOCK_EXPIRES_HEADER
 from ..protocol.error_codes import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
 from ..protocol.routes import NoRouteError
 from ..protocol.wire import MalformedError, encode_single, envelope_pieces, fits_headers
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..broker.base import Broker
 from ..broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
 from ..errors import InvalidReceiptError, ValidationError
+from ..logs import SessionLogger, get_logger
 from ..messages import Message, ReceivedMessage, SessionInfo
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
 from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
@@ -22,6 +23,8 @@ from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_session_id
 from .answer import Answer, PendingAnswer
 from .readiness import READY_TIMEOUT, Readiness
 from .request import Request, check_size, iter_messages, read_reason, read_sequence_numbers, read_settlements
+
+logger: SessionLogger = get_logger(__name__)
 
 #: Messages and sessions that a listing returns if the query has no ``max``.
 DEFAULT_PEEK_COUNT, DEFAULT_LIST_COUNT = 10, 100
@@ -99,6 +102,8 @@ class Handlers:
         broker, single = self._broker, "max" not in request.query
 
         def make(delivery: Delivery) -> Answer:
+            if not wanted.holds_lock:
+                _log_lock(request, "took", delivery.session_id)
             headers = _lock_headers(delivery)
             if not delivery.messages:
                 return Answer(204, headers)
@@ -124,6 +129,7 @@ class Handlers:
         def make(delivery: Delivery | None) -> Answer:
             if delivery is None:
                 return Answer(204)
+            _log_lock(request, "took", delivery.session_id)
             return Answer.json(201, {"SessionId": delivery.session_id}, _lock_headers(delivery))
 
         def give_back(delivery: Delivery | None) -> Future[None] | None:
@@ -190,7 +196,11 @@ class Handlers:
         return PendingAnswer(future, lambda seconds: Answer(204, {LOCK_EXPIRES_HEADER: _decimal(seconds)}))
 
     def _release(self, request: Request) -> PendingAnswer[Any]:
-        return _done(self._broker.release(*_holder(request), context=request.context), 204)
+        def make(_: None) -> Answer:
+            _log_lock(request, "released", request.route.session_id)
+            return Answer(204)
+
+        return PendingAnswer(self._broker.release(*_holder(request), context=request.context), make)
 
     def _get_state(self, request: Request) -> PendingAnswer[Any]:
         def make(state: bytes | None) -> Answer:
@@ -308,6 +318,13 @@ _NOT_SETTLED = {
     SESSION_LOCK_LOST: "the session lock was lost, and with it the lock of the message",
     CONFLICT: "the message is settled already, in another way",
 }
+
+
+def _log_lock(request: Request, what: str, session_id: str) -> None:
+    # A client in the same process, whose thread waits for the broker, logs this itself.
+    if not request.context.blocking:
+        name = request.route.entity
+        logger.info("a client %s the session %r of %r", what, session_id, name, queue=name, session_id=session_id)
 
 
 @cache

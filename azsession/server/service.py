@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 from collections.abc import Iterable, Sequence
@@ -17,13 +16,14 @@ from types import TracebackType
 from ..broker.base import Broker
 from ..config import is_loopback
 from ..errors import ConfigurationError
+from ..logs import SessionLogger, get_logger
 from .access_keys import AccessKey
 from .authorization import Guard
 from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING
 from .http.app import create_app
 from .http.listener import THREAD_NAME, Listener, listen, tls_context
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 
 class GatewayService:

@@ -180,7 +180,7 @@ def test_a_refused_connection_is_retried(name: str, caplog: pytest.LogCaptureFix
     with PlainServer(listening=False) as server:
         server.put("orders", "s1", b"there")
         listen = _OnLog(server.listen)
-        logging.getLogger("azsession.client.retry").addHandler(listen)
+        logging.getLogger("azsession.client.request_log").addHandler(listen)
         try:
             with ServiceBusProvider.from_connection_string(server.connection_string) as provider:
                 session = provider.create_session_client("orders", "s1", auto_renew=False)
@@ -192,7 +192,7 @@ def test_a_refused_connection_is_retried(name: str, caplog: pytest.LogCaptureFix
                     ON_LOCK[name](session)
                 session.close()
         finally:
-            logging.getLogger("azsession.client.retry").removeHandler(listen)
+            logging.getLogger("azsession.client.request_log").removeHandler(listen)
         assert len(server.seen) == 1
 
 

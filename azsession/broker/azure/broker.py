@@ -6,7 +6,6 @@ thread. One of the objects that `_begin` makes carries it out.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +16,7 @@ from ... import forks
 from ...config import ServiceBusConfig, check_ca_bundle
 from ...errors import ProviderError, QueueError, UnsupportedOperationError
 from ...futures import Future, wait_all
+from ...logs import SessionLogger, get_logger
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import NOT_SUPPORTED
 from ...queues import QueueInfo, QueueSettings
@@ -42,7 +42,7 @@ from .transport.stream import Address
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -5,7 +5,6 @@ The parts of the broker call it. Everything here runs in the loop's thread, exce
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from ...amqp import Condition, Response
 from ...errors import AuthenticationFailedError, ConnectionFailedError, ProviderError, QueueError
 from ...futures import Future
+from ...logs import SessionLogger, get_logger
 from ...protocol.error_codes import SERVER_BUSY
 from ...token_cache import REFRESH_PAUSE, TokenCache
 from ...tokens import Token
@@ -26,7 +26,7 @@ from .transport.stream import Address, Stream, open_stream
 from .transport.task import LocalFuture, done_within
 from .transport.workers import Workers
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -309,7 +309,7 @@ class Namespace:
         try:
             await self._authorize(connection, entity, Operation())
         except QueueError as error:
-            logger.warning("the token for %s could not be refreshed: %s", entity, error)
+            logger.warning("the token for %s could not be refreshed: %s", entity, error, queue=entity)
 
     # The end
 

@@ -5,13 +5,13 @@ The sessions themselves are in `session`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from ...amqp import Condition, Response
 from ...errors import ProviderError, QueueError, ThrottledError
+from ...logs import SessionLogger, get_logger
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SESSION_UNUSABLE
 from ..calls import AcceptRequest, Delivery, ReceiveRequest
@@ -28,7 +28,7 @@ from .session.unsettled import UnsettledMessage, messages_by_number
 from .session.verification import receive_by_number_body
 from .transport.task import LocalFuture, WithdrawnError, done_within, pause
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: The part of a caller's time for which Azure may wait for a session that another client holds, and the least seconds. The
 #: rest is for Azure's answer, so that the caller learns in time that the session is held.
@@ -181,7 +181,7 @@ class SessionReceiver:
         deadline, seconds = operation.started + request.timeout, FIRST_PAUSE
         # Azure's wait ends before the caller's.
         margin = min(MIN_ATTACH_SECONDS, (1.0 - ATTACH_PART) * request.timeout)
-        unusable = _UnusableSessions()
+        unusable = _UnusableSessions(request.entity)
         while True:
             left = 0.0 if self._registry.is_stopping else max(0.0, deadline - time.monotonic())
             session, is_new = self._registry.claim_next(request.entity, request.lock_id, request.request_id)
@@ -299,14 +299,15 @@ def _can_go_on(session: HeldSession, error: QueueError) -> bool:
 class _UnusableSessions:
     """The sessions that one accept got and cannot use. They are released, and do not delay others."""
 
-    def __init__(self) -> None:
+    def __init__(self, entity: str) -> None:
+        self._entity = entity
         self._errors: dict[str, QueueError] = {}
 
     def is_new(self, error: QueueError) -> bool:
         """Return whether an error is about such a session, for the first time."""
         if error.code != SESSION_UNUSABLE or str(error) in self._errors:
             return False
-        logger.warning("%s", error)
+        logger.warning("%s", error, queue=self._entity)
         self._errors[str(error)] = error
         return True
 

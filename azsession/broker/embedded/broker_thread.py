@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,10 +12,11 @@ from queue import Empty, SimpleQueue
 
 from ... import threads
 from ...errors import ProviderError
+from ...logs import SessionLogger, get_logger
 from ...protocol.error_codes import SERVER_BUSY
 from ..clock import Clock
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: The longest single wait in seconds. A time to live can exceed the longest timeout that `SimpleQueue.get` accepts.
 LONGEST_WAIT = 86400.0

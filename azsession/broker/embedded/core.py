@@ -266,13 +266,13 @@ class Core:
         many, when it would be delivered again.
         """
         self.locks.end(tx, lock)
-        self._dead_letter_failed_of(lock)
+        self._dead_letter_failed_of(tx, lock)
         self.store.set_locked(*lock.key, lock.key in self.delays)
         if lock.tokens:
             self.due.schedule_expiries(tx)
         self.notify_waiters(tx, lock.key)
 
-    def _dead_letter_failed_of(self, lock: SessionLock) -> None:
+    def _dead_letter_failed_of(self, tx: Transaction, lock: SessionLock) -> None:
         queue = self._queue_with(lock.key[0])
         if queue is None or not lock.tokens:
             return
@@ -280,13 +280,13 @@ class Core:
         failed = (message.key for message in lock.tokens.values() if message.count >= limit and not message.ahead)
         found, keys = self.store.session(*lock.key), list(islice(failed, STEP_ROWS))
         if keys and found is not None:
-            self.dead_letter_failed(keys, limit)
+            self.dead_letter_failed(tx, keys, limit)
             self.store.update_session(found[0])
 
-    def dead_letter_failed(self, keys: Iterable[int], limit: int) -> None:
+    def dead_letter_failed(self, tx: Transaction, keys: Iterable[int], limit: int) -> None:
         """Dead-letter messages that were delivered `limit` times. The caller updates their session."""
         why = f"The message was delivered {limit} times."
-        self.store.dead_letter([(MAX_DELIVERY_EXCEEDED, why, key) for key in keys])
+        self.due.dead_letter(tx, [(MAX_DELIVERY_EXCEEDED, why, key) for key in keys])
 
     def undo_take_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """Undo `take_lock` for a lock without unsettled messages. A waiting accept gets the session."""

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from ...errors import ConfigurationError
+from ...logs import SessionLogger, get_logger
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: The application id in the SQLite header of azsession's files ("azse").
 APPLICATION_ID = 0x617A7365

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from ..calls import Disposition
 from ..clock import Clock
+from . import event_log
 from .broker_thread import BrokerThread
 from .delays import Delays
 from .jobs import Transaction
@@ -148,6 +149,7 @@ class DueWork:
         """End expired locks and delays, and do a part of the work on due and expired messages."""
         for lock in itertools.islice(self._state.locks.expired(tx, self.expiry_limit(tx)), STEP_LOCKS):
             self._state.end_lock(tx, lock)
+            event_log.lock_expired(tx, self._queue_name(lock.key[0]), lock)
         for key in self._state.delays.over(STEP_LOCKS):
             self._state.end_delay(tx, key)
         now = self._clock.now()
@@ -221,11 +223,11 @@ class DueWork:
         found = ((key, session, size) for key, session, size in self._store.expired(now, lazy) if key not in held)
         rows = list(itertools.islice(found, STEP_ROWS + 1))
         part = within_step(rows[:STEP_ROWS], lambda row: row[2])
-        self.remove_expired([key for key, _, _ in part])
+        self.remove_expired(tx, [key for key, _, _ in part])
         self._store.update_sessions({session for _, session, _ in part})
         self._next_expiry = now if len(part) < len(rows) else self._store.next_expiry(now)
 
-    def remove_expired(self, keys: Iterable[int]) -> None:
+    def remove_expired(self, tx: Transaction, keys: Iterable[int]) -> None:
         """Delete or dead-letter expired messages, as the settings of their queues say."""
         by_id = {queue.id: queue for queue in self._state.queues.values()}
         dead: list[int] = []
@@ -233,8 +235,16 @@ class DueWork:
         for key in keys:
             queue = by_id.get(key >> SEQUENCE_BITS)
             (dead if queue is not None and queue.settings.dead_letter_on_expiration else dropped).append(key)
-        self._store.dead_letter([(TTL_EXPIRED, "The message's time to live ended.", key) for key in dead])
+        self.dead_letter(tx, [(TTL_EXPIRED, "The message's time to live ended.", key) for key in dead])
         self._store.delete_messages(dropped)
+
+    def dead_letter(self, tx: Transaction, rows: Sequence[tuple[str | None, str | None, int]]) -> None:
+        """Dead-letter messages: the reason, the description and the key of each. The caller updates their sessions."""
+        self._store.dead_letter(rows)
+        event_log.dead_lettered(tx, self._queue_name, self._store.session_of, rows)
+
+    def _queue_name(self, number: int) -> str | None:
+        return next((queue.name for queue in self._state.queues.values() if queue.id == number), None)
 
     # Work in steps
 

@@ -10,12 +10,13 @@ from contextlib import closing
 
 from .core import Core
 from .database_file import ACTIVE
+from .jobs import Transaction
 from .queue_state import Queue
 from .session_locks import SessionLock
 from .store import STEP_BYTES, STEP_ROWS, Row
 
 
-def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tuple[list[Row], bool]:
+def take_rows(core: Core, tx: Transaction, queue: Queue, lock: SessionLock, max_count: int) -> tuple[list[Row], bool]:
     """Return messages to deliver, and remove expired messages and those beyond their delivery limit.
 
     The bodies have at most `STEP_BYTES` together, unless the first one is larger. The second result is `False` if there may
@@ -52,8 +53,8 @@ def take_rows(core: Core, queue: Queue, lock: SessionLock, max_count: int) -> tu
                 if len(taken) == max_count:
                     break
     if expired or poisonous:
-        core.due.remove_expired(expired)
-        core.dead_letter_failed(poisonous, queue.settings.max_delivery_count)
+        core.due.remove_expired(tx, expired)
+        core.dead_letter_failed(tx, poisonous, queue.settings.max_delivery_count)
         core.store.update_session(session)
     return taken, is_complete
 

@@ -194,7 +194,7 @@ class _Receive:
                     # The caller has repeated the request. Nobody reads the answer of its former attempt.
                     other.superseded = True
                     other.wake()
-        rows, is_complete = take_rows(core, queue, lock, self._request.max_count)
+        rows, is_complete = take_rows(core, tx, queue, lock, self._request.max_count)
         if not rows:
             return [] if is_complete else Unfinished.CONTINUE
         expires_at = to_datetime(core.clock.now() + queue.settings.lock_duration)

@@ -11,6 +11,7 @@ from itertools import islice
 
 from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..calls import CallContext, Disposition, Settlement
+from . import event_log
 from .core import MAX_DELIVERY_EXCEEDED, Core, lost_error
 from .database_file import DEFERRED
 from .jobs import Transaction, Unfinished
@@ -108,7 +109,7 @@ class Settling:
         self._count(tx, lock, done)
         store.delete_messages(gone)
         store.set_status(deferred, DEFERRED)
-        store.dead_letter(dead)
+        self._core.due.dead_letter(tx, dead)
         settled = [(one, message) for one, message in done if one.disposition is not Disposition.TAKE]
         self._core.remembered.remember_settled(
             [(message.key, one.lock_token, one.disposition.value) for one, message in settled], self._core.clock.steady()
@@ -276,6 +277,7 @@ class Settling:
                 unsettled = [(message.key, token) for token, message in lock.tokens.items()]
                 lock.tokens, lock.returned = {}, []
             count = self._core.due.begin_dead_lettering(tx, (queue.id, found[0]), reason, description, unsettled)
+            event_log.session_dead_lettered(tx, queue.name, session_id, count, reason)
             if lock is not None and request_id:
                 lock.dead_lettered = {request_id: count}
             tx.on_rollback(counts.clear)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -17,13 +16,14 @@ from celery import Celery, Task, shared_task
 from kombu.exceptions import OperationalError
 
 from ...errors import ConfigurationError, QueueError
+from ...logs import SessionLogger, get_logger
 from ...processor.backoff import LONGEST_OUTAGE_PAUSE, pause_after
 from ...processor.permanence import Permanence
 from ...validation import seconds
 from .provider import current_provider
 from .tasks import first_active
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: Seconds for which a sent task is remembered: no other task is sent while the session's first message is the same.
 REMEMBER = 60.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from types import TracebackType
 from typing import Any
 
@@ -10,10 +9,11 @@ from celery import signals
 from celery._state import get_current_task
 
 from ...errors import InvalidReceiptError, QueueError
+from ...logs import About, SessionLogger, get_logger
 from ...messages import ReceiptHandle, ReceivedMessage
 from .provider import current_provider
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: The attribute of a task's request that holds the receipts to settle at the end of the task.
 _NOTED = "azsession_receipts"
@@ -91,18 +91,26 @@ def _complete(app: Any, receipt: ReceiptHandle) -> None:
     try:
         _settle(app, receipt, is_done=True)
     except QueueError as error:
-        logger.error("the task succeeded, but its message was not completed and will be redelivered: %s", error)
+        logger.error(
+            "the task succeeded, but its message was not completed and will be redelivered: %s", error, **_about(receipt)
+        )
 
 
 def _abandon(app: Any, receipt: ReceiptHandle) -> None:
     try:
         _settle(app, receipt, is_done=False)
     except InvalidReceiptError as error:
-        logger.info("the task failed, and the lock of its message is already gone: %s", error)
+        logger.info("the task failed, and the lock of its message is already gone: %s", error, **_about(receipt))
     except QueueError as error:
         logger.warning(
-            "the task failed, and its message was not abandoned. It will be redelivered when its lock expires: %s", error
+            "the task failed, and its message was not abandoned. It will be redelivered when its lock expires: %s",
+            error,
+            **_about(receipt),
         )
+
+
+def _about(receipt: ReceiptHandle) -> About:
+    return {"queue": receipt.queue_name, "session_id": receipt.session_id}
 
 
 def _on_success(sender: Any = None, **_: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +12,7 @@ from celery.exceptions import TaskPredicate
 from ...client.provider import ServiceBusProvider
 from ...client.session import SessionClient
 from ...errors import SessionLockedError, ValidationError
+from ...logs import SessionLogger, get_logger
 from ...messages import ReceivedMessage
 from ...processor.backoff import LONGEST_PAUSE, Backoff, pause_after
 from ...processor.options import ProcessorOptions
@@ -22,7 +22,7 @@ from ...processor.sources import TakenSession
 from ...processor.stats import StatsCounters
 from .provider import WorkerEnds, current_provider, worker_ends
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: Seconds before the next task for a session in which this task handled nothing.
 NEXT_PAUSE = 1.0
@@ -163,13 +163,13 @@ class _Turn:
         name, session_id = self._options.queue_name, self._session.session_id
         error = None if outcome.failure is None else outcome.failure.error
         if isinstance(error, SessionLockedError):
-            logger.info("another client holds session %r of %r", session_id, name)
+            logger.info("another client holds session %r of %r", session_id, name, queue=name, session_id=session_id)
             return None
         if outcome.fatal is not None or isinstance(error, TaskPredicate):
             return None
         if self._session.is_lock_lost:
             # The current message will be redelivered. It counts as neither completed nor failed.
-            logger.warning("the lock of session %r of %r was lost", session_id, name)
+            logger.warning("the lock of session %r of %r was lost", session_id, name, queue=name, session_id=session_id)
             return NEXT_PAUSE
         if error is not None:
             return None

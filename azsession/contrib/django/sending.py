@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import overload
 
@@ -10,11 +9,12 @@ from django.db import transaction
 
 from ...client.sending import with_id
 from ...errors import QueueError
+from ...logs import SessionLogger, get_logger
 from ...messages import Message
 from ...validation import check_queue_name
 from .provider import get_provider
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 
 @overload
@@ -72,5 +72,11 @@ def _send(queue_name: str, messages: Sequence[Message]) -> None:
     except QueueError as error:
         unsent = messages[error.accepted :]
         ids = ", ".join(f"{message.message_id} of session {message.session_id!r}" for message in unsent)
-        logger.error("the transaction is committed, but these messages were not sent to %r: %s: %s", queue_name, ids, error)
+        logger.error(
+            "the transaction is committed, but these messages were not sent to %r: %s: %s",
+            queue_name,
+            ids,
+            error,
+            queue=queue_name,
+        )
         raise

@@ -8,18 +8,18 @@ application reports the progress of its requests (`asgi.RequestConnection`), so 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
+from ...logs import SessionLogger, get_logger
 from . import limits, refusals
 from .asgi import Receive, RequestConnection
 from .refusals import http_date
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 
 class Phase(Enum):

@@ -16,12 +16,13 @@ from typing import Any
 import uvicorn
 
 from ...errors import ConfigurationError
+from ...logs import SessionLogger, get_logger
 from . import limits
 from .asgi import ASGIApplication
 from .connection import Connection
 from .connections import Connections
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: Connections that the system keeps until they are accepted, and connections that are accepted before others get their turn.
 BACKLOG = 4096

@@ -14,7 +14,6 @@ Everything here runs in the loop's thread.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from ....amqp import Attach, Condition
 from ....amqp.message_mapping import token_of
 from ....errors import ConnectionFailedError, QueueError, SessionNotFoundError
 from ....futures import Future
+from ....logs import About, SessionLogger, get_logger
 from ....protocol.error_codes import SESSION_LOCK_LOST
 from ...calls import Settlement
 from ..authorized_connection import AuthorizedConnection
@@ -40,7 +40,7 @@ from .settlement import SettlementHistory, SettlementResults
 from .state import SessionEvent, SessionState, next_state
 from .unsettled import UnsettledMessage, UnsettledMessages, any_returns
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 
 class SessionOwner(Protocol):
@@ -339,7 +339,8 @@ class HeldSession:
 
     def lose(self, why: str) -> None:
         """End the session: its lock is lost."""
-        logger.info("%s: the lock of session %r is lost: %s", self.entity, self.session_id, why)
+        about: About = {"queue": self.entity, "session_id": self.session_id}
+        logger.info("the lock of session %r of %r is lost: %s", self.session_id, self.entity, why, **about)
         self._end(SessionEvent.LOSE, self._not_held(f"the lock of session {self.session_id!r} is lost: {why}"))
 
     def expire(self) -> None:

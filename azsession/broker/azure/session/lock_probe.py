@@ -10,12 +10,12 @@ with half of the time.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 
 from ....amqp import Attach, Condition, Response
 from ....errors import QueueError
+from ....logs import SessionLogger, get_logger
 from ..authorized_connection import AuthorizedConnection
 from ..lock_clock import MIN_LOCK_DURATION, ServiceClock, locked_until
 from ..namespace import Namespace
@@ -23,7 +23,7 @@ from ..operation import Operation
 from ..transport.task import LocalFuture, done_within
 from .session_link import SessionLink
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: How many renewals of locks that may last longer come before a probe. Processes that hold sessions briefly need none.
 RENEWALS = 4
@@ -64,7 +64,7 @@ class LockProbe:
             while seconds > MIN_LOCK_DURATION and not await self._lasts(entity, seconds):
                 seconds /= 2.0
         except QueueError as error:
-            logger.info("%s: the duration of its locks is not known: %s", entity, error)
+            logger.info("%s: the duration of its locks is not known: %s", entity, error, queue=entity)
 
     async def _lasts(self, entity: str, seconds: float) -> bool:
         """Return whether the lock of a new session lasts so long, and tell the clock."""

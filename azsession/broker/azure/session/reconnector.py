@@ -9,9 +9,8 @@ Everything here runs in the loop's thread.
 
 from __future__ import annotations
 
-import logging
-
 from ....errors import QueueError
+from ....logs import SessionLogger, get_logger
 from ..authorized_connection import AuthorizedConnection
 from ..backoff import Backoff
 from ..namespace import Namespace
@@ -21,7 +20,7 @@ from .held_session import HeldSession
 from .relock import VERIFY_TIMEOUT
 from .state import SessionState
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: The part of the time for Azure's answer to an attach that Azure may wait for the session to be free.
 _WAIT_PART = 0.8
@@ -80,7 +79,7 @@ class Reconnector:
                 try:
                     connection = await self._namespace.connect(entity, Operation())
                 except QueueError as error:
-                    logger.info("sessions of %s wait for the namespace: %s", entity, error)
+                    logger.info("sessions of %s wait for the namespace: %s", entity, error, queue=entity)
                     (refused if self._namespace.is_connected else self._unreachable).fail()
                     continue
                 self._unreachable.succeed()

@@ -10,7 +10,6 @@ Every other state may also go straight to CLOSED. CLOSED is final; the namespace
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections import deque
@@ -21,12 +20,13 @@ from typing import Any
 from .... import amqp
 from ....amqp import Begin, Close, Condition, End, MalformedFrameError, Open, SaslOutcome
 from ....errors import ConnectionFailedError, QueueError
+from ....logs import SessionLogger, get_logger
 from .channel import Channel, ChannelState
 from .links import CONNECTION_LOST, NO_ROOM, Link
 from .loop import Loop, Timer
 from .stream import Address, Stream
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: The largest frame that is accepted, and that is sent if the peer accepts it, in bytes.
 MAX_FRAME_SIZE = 64 * 1024

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import selectors
 import socket
 import threading
@@ -21,10 +20,11 @@ from typing import Any, Protocol, TypeVar
 from .... import threads
 from ....errors import ProviderError, QueueError
 from ....futures import Future
+from ....logs import SessionLogger, get_logger
 from ....protocol.error_codes import SERVER_BUSY
 from .task import Task
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 T = TypeVar("T")
 
