@@ -1,4 +1,4 @@
-"""The loggers of the package: the fields of each record, secrets and control characters in arguments, and the cost when off."""
+"""The loggers of the package: the fields of each record, and secrets and control characters in arguments."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def test_a_record_has_the_fields_that_it_was_given(logger: SessionLogger, caplog
 
 
 @pytest.mark.parametrize("name", ["debug", "info", "warning", "error", "critical"])
-def test_a_record_without_fields_has_them_as_none(
-    logger: SessionLogger, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
+def test_a_record_without_fields_has_them_as_none(logger: SessionLogger, caplog: pytest.LogCaptureFixture, name: str) -> None:
     getattr(logger, name)("started")
     (record,) = caplog.records
     assert [getattr(record, each, "missing") for each in FIELDS] == [None, None, None]
@@ -115,16 +113,10 @@ def test_the_package_has_a_null_handler() -> None:
 
 
 def test_every_module_gets_its_logger_here() -> None:
-    found = []
-    for path in (ROOT / "azsession").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr == "getLogger"
-                and node.args
-                and isinstance(node.args[0], ast.Name)
-                and node.args[0].id == "__name__"
-            ):
-                found.append(str(path))
+    found = [
+        str(path)
+        for path in (ROOT / "azsession").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node) == "logging.getLogger(__name__)"
+    ]
     assert found == []

@@ -11,8 +11,8 @@ from functools import partial
 
 from ...logs import About, SessionLogger, get_logger
 from .jobs import Transaction
+from .message_keys import SEQUENCE_BITS, SEQUENCE_MASK
 from .session_locks import SessionLock
-from .store import SEQUENCE_BITS, SEQUENCE_MASK
 
 logger: SessionLogger = get_logger(__name__)
 

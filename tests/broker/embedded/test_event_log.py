@@ -1,4 +1,4 @@
-"""The log records of the embedded broker: locks that expire, and messages that are dead-lettered, also by the broker itself."""
+"""The log records of the embedded broker: locks that expire, and messages that are dead-lettered."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def test_an_expired_message_that_is_dead_lettered_is_logged(clock: HandClock, ca
         send(broker, "a", time_to_live=10)
         clock.advance(11)
         assert peek(broker) == []
-    assert events(caplog) == [
-        ("message 1 of the session 's' of 'q' was dead-lettered: TTLExpiredException", ["q", "s", 1])
-    ]
+    assert events(caplog) == [("message 1 of the session 's' of 'q' was dead-lettered: TTLExpiredException", ["q", "s", 1])]
 
 
 def test_a_dead_lettered_session_is_logged_once(broker: EmbeddedBroker, caplog: pytest.LogCaptureFixture) -> None:
