@@ -2,6 +2,11 @@
 
 A signal handler can raise any exception, anywhere in the main thread: Celery's `SoftTimeLimitExceeded`, or a
 `TimeoutError` of a handler for ``SIGALRM``. The type alone does not tell such an exception from an error of a socket.
+
+Loops inside ``with`` and ``try``: if the exception comes where a condition ends a round of a loop, Python 3.13 skips the
+``with``, ``except`` and ``finally`` around the loop (https://github.com/python/cpython/issues/130279). A lock would stay
+taken. So code that runs in the caller's thread has such loops in functions of their own. They are ``while`` with a condition,
+``for`` with an ``if`` at its end, and comprehensions with ``if``. ``tests/interrupts/test_loops.py`` looks for them.
 """
 
 from __future__ import annotations

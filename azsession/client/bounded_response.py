@@ -50,6 +50,9 @@ class _BoundedFile(io.RawIOBase):
         in_body: The headers are complete.
     """
 
+    #: `None` if an interrupt came before `__init__` set it: the finalizer calls `close` of such an object, too.
+    _raw: Any = None
+
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, request: RequestInFlight, deadline: float) -> None:
         super().__init__()
         self._raw = raw
@@ -76,21 +79,24 @@ class _BoundedFile(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        self._raw.close()
+        if self._raw is not None:
+            self._raw.close()
         super().close()
 
 
 class BoundedResponse(HTTPResponse):
     """A response that must be complete, alone on its connection, and within the limits of its request."""
 
-    fp: Any
+    #: The file of the response, or `None`. After an interrupt at any place, the finalizer can close it.
+    fp: Any = None
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         request = current_request()
         self._bounded: _BoundedFile | None = None
         if request is not None and request.deadline is not None:
-            self._bounded = _BoundedFile(self.fp.detach(), sock, request, request.deadline)
+            file, self.fp = self.fp, None  # A file cannot be closed once it is detached.
+            self._bounded = _BoundedFile(file.detach(), sock, request, request.deadline)
             self.fp = io.BufferedReader(self._bounded)
 
     def begin(self) -> None:

@@ -69,18 +69,26 @@ def give_back(holder: Holder, *, abandoned: str | None = None) -> str | None:
     abandon = [] if abandoned is None else [abandoned]
     try:
         holder.lock.take_all_ahead(messages)
-        while len(messages) + len(abandon) > MAX_BATCH:
-            # The last ones first, so that none overtakes another.
-            settle_many(holder, {"release": _tokens(messages[-MAX_BATCH:])})
-            del messages[-MAX_BATCH:]
-        if not messages and not abandon:
-            return None
-        dispositions = {"release": _tokens(messages), "abandon": abandon}
-        failed = settle_many(holder, {name: tokens for name, tokens in dispositions.items() if tokens})
+        failed = _release(holder, messages, abandon)
     except BaseException:
         holder.lock.put_ahead(messages)
         raise
     return None if abandoned is None else failed.get(abandoned)
+
+
+def _release(holder: Holder, messages: list[ReceivedMessage], abandon: Sequence[str]) -> dict[str, str]:
+    """Release messages, and abandon those with the tokens in `abandon`. Return the error codes of the last request.
+
+    `messages` keeps the messages that are not known to be released. This is a function of its own because of its loops, see
+    `interrupts`.
+    """
+    while len(messages) + len(abandon) > MAX_BATCH:
+        # The last ones first, so that none overtakes another.
+        settle_many(holder, {"release": _tokens(messages[-MAX_BATCH:])})
+        del messages[-MAX_BATCH:]
+    dispositions = {"release": _tokens(messages), "abandon": abandon}
+    wanted = {name: tokens for name, tokens in dispositions.items() if tokens}
+    return settle_many(holder, wanted) if wanted else {}
 
 
 def _tokens(messages: Sequence[ReceivedMessage]) -> list[str]:

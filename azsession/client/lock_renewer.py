@@ -80,7 +80,8 @@ class Renewer:
                 # Remove entries of holders that do not exist any more. `alive` can have the last reference to a holder: it is
                 # released after the lock, because that can run other code.
                 alive = [entry[2]() for entry in self._due]
-                self._due = [entry for entry, known in zip(self._due, alive, strict=True) if known is not None]
+                # Not with a condition in a comprehension, see `interrupts`.
+                self._due = list(itertools.compress(self._due, (known is not None for known in alive)))
                 heapq.heapify(self._due)
                 self._next = {entry[2]: self._next.get(entry[2], entry[0]) for entry in self._due}
                 self._clean_at = 2 * len(self._due) + 64

@@ -239,9 +239,12 @@ class SessionLock:
         receive.has_ended = True
         with self._guard:
             for request_id, messages in receive.arrived:
-                if any(message.receipt.handle in self._receipts for message in messages):
-                    self._unanswered.pop(request_id, None)
-                    self.put_ahead(messages)
+                self._put_back(request_id, messages)
+
+    def _put_back(self, request_id: str, messages: Sequence[ReceivedMessage]) -> None:
+        if any(map(self._is_registered, messages)):
+            self._unanswered.pop(request_id, None)
+            self.put_ahead(messages)
 
     def request_id(self) -> tuple[str, bool]:
         """Return the request id for a receive, and whether an earlier receive without an answer used the same id.
@@ -251,14 +254,12 @@ class SessionLock:
         """
         own = self._running() or Receive(threading.get_ident())
         with self._guard:
-            for request_id, owner in self._unanswered.items():
-                # A thread runs one receive at a time, so that its earlier one has ended.
-                if owner.has_ended or owner.thread == own.thread:
-                    self._unanswered[request_id] = own
-                    return request_id, True
-            request_id = new_id()
+            # A thread runs one receive at a time, so that its earlier one has ended.
+            ended = (known for known, owner in self._unanswered.items() if owner.has_ended or owner.thread == own.thread)
+            earlier = next(ended, None)
+            request_id = earlier or new_id()
             self._unanswered[request_id] = own
-            return request_id, False
+            return request_id, earlier is not None
 
     def forget_request(self, request_id: str) -> None:
         """Forget a request id: the server does not use it."""
@@ -336,9 +337,12 @@ class SessionLock:
             if not self._closed and self._error is None:
                 # A message can be settled while another thread has it here.
                 each = {message.receipt.handle: message for message in (*self._ahead, *messages)}
-                kept = [message for token, message in each.items() if token in self._receipts]
+                kept = filter(self._is_registered, each.values())
                 # Only a plain server leaves the numbers out.
                 self._ahead = deque(sorted(kept, key=lambda message: message.sequence_number or 0))
+
+    def _is_registered(self, message: ReceivedMessage) -> bool:
+        return message.receipt.handle in self._receipts
 
     def take_ahead(self, count: int) -> tuple[list[ReceivedMessage], bool]:
         """Return up to `count` of the messages that were fetched ahead, and whether other messages are in use.

@@ -61,12 +61,17 @@ def _abandon_ahead(holder: Holder) -> None:
     ahead: list[ReceivedMessage] = []
     try:
         holder.lock.take_all_ahead(ahead)
-        while ahead:
-            _settle_token(holder, Redacted(ahead[-1].receipt.handle), operations.abandon)
-            ahead.pop()
+        _abandon_last_first(holder, ahead)
     except BaseException:
         holder.lock.put_ahead(ahead)
         raise
+
+
+def _abandon_last_first(holder: Holder, ahead: list[ReceivedMessage]) -> None:
+    # A function of its own because of its loop, see `interrupts`.
+    while ahead:
+        _settle_token(holder, Redacted(ahead[-1].receipt.handle), operations.abandon)
+        ahead.pop()
 
 
 def defer(holder: Holder, receipt: Receipt) -> None:

@@ -35,7 +35,7 @@ class Backoff:
             failures = self._failed.pop(session_id, (0, 0.0))[0] + 1
             pause = pause_after(failures, LONGEST_PAUSE)
             self._failed[session_id] = (failures, time.monotonic() + pause)
-            while len(self._failed) > MAX_REMEMBERED:
+            if len(self._failed) > MAX_REMEMBERED:
                 self._failed.popitem(last=False)
         return pause
 

@@ -183,7 +183,7 @@ class Slots:
         with self._changed:
             self._started += 1
             # Threads of parked sessions end early, so forget those that have ended.
-            self._threads = [thread for thread in self._threads if thread.ident is None or thread.is_alive()]
+            self._threads = list(filter(lambda each: each.ident is None or each.is_alive(), self._threads))
             name = f"azsession-processor-{self._started}"
             thread = threading.Thread(target=self._run_thread, args=(work,), name=name, daemon=True)
             self._alive += 1
@@ -379,8 +379,7 @@ class Slots:
     def _wait_for_room(self) -> bool:
         """Wait until another session may be handled. Return `False` if the slots stop."""
         with self._changed:
-            while self._busy >= self._options.max_concurrent_sessions and not self.stopping:
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._busy < self._options.max_concurrent_sessions or self.stopping)
         return not self.stopping
 
     def _enter(self) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import RemoteDisconnected
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -59,6 +64,52 @@ def test_a_complete_response_is_read() -> None:
 def test_headers_that_are_cut_off_are_an_error(rest: str) -> None:
     with response_to(request(), rest.encode()) as response, pytest.raises(RemoteDisconnected):
         response.begin()
+
+
+class _InterruptError(Exception):
+    pass
+
+
+def _make_until(line: int, response: BoundedResponse, sock: socket.socket) -> bool:
+    """Begin to make a response, and raise an exception before the line of that number. Return whether it was reached."""
+    lines = itertools.count(1)
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename == bounded_response.__file__ and event == "line" and next(lines) == line:
+            raise _InterruptError
+        return trace
+
+    cancellation.current.request = request()
+    sys.settrace(trace)
+    try:
+        response.__init__(sock)  # type: ignore[misc]
+    except _InterruptError:
+        return True
+    finally:
+        sys.settrace(None)
+        cancellation.current.request = None
+    return False
+
+
+def test_a_response_that_is_interrupted_while_it_is_made_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda each: ignored.append(each.exc_value))
+    for line in itertools.count():
+        client, server = socket.socketpair()
+        # The finalizer closes the object also if its `__init__` did not run.
+        response = BoundedResponse.__new__(BoundedResponse)
+        was_interrupted = _make_until(line, response, client) if line else True
+        response.close()
+        assert response.closed
+        del response
+        gc.collect()
+        client.close()
+        assert client.fileno() == -1, f"a file of the response is open after an interrupt at line {line}"
+        server.close()
+        if not was_interrupted:
+            break
+    assert line > 10
+    assert ignored == []
 
 
 def test_all_responses_with_1xx_are_skipped() -> None:

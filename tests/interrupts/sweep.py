@@ -111,6 +111,8 @@ class BytecodeInterrupter(Interrupter):
 
     def run(self, call: Callable[[], T]) -> T | None:
         self._has_returned = False
+        # Python 3.12 reports instructions only if some frame asked for them before `sys.settrace`.
+        sys._getframe().f_trace_opcodes = True
         return super().run(call)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
@@ -119,6 +121,7 @@ class BytecodeInterrupter(Interrupter):
             return None
         if code.co_flags & inspect.CO_GENERATOR and f"{PACKAGE}/broker" in code.co_filename:
             return None
+        frame.f_trace = self._trace  # Without it, Python 3.13 ignores the next line.
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and not self._has_returned and frame.f_lasti in _signal_points(code):
             self.lines += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
@@ -75,9 +76,8 @@ class EmbeddedBroker(Broker):
         self._browsing = Browsing(self._core)
         self._purging = Purging(self._core)
         try:
-            for name in names:
-                if name not in self._core.queues:
-                    self.create_queue(name, QueueSettings()).result()
+            for name in itertools.filterfalse(self._core.queues.__contains__, names):
+                self.create_queue(name, QueueSettings()).result()
         except BaseException:
             self.close()
             raise

@@ -144,7 +144,7 @@ class GroupCommit:
         """Fail the queued jobs and all later ones, because the connection is closed and the broker's thread has ended."""
         with self._lock:
             self._closed = error
-            jobs = [job for job in self._queue if job.owner is None or job.has_run]
+            jobs = list(filter(lambda job: job.owner is None or job.has_run, self._queue))
             for job in jobs:
                 self._queue.remove(job)
             if self._leader is self:
@@ -204,17 +204,21 @@ class GroupCommit:
         leader = self if own is None else own
         try:
             with self._lock:
-                while self._queue and len(batch) < MAX_JOBS:
-                    job = self._queue[0]
-                    job.tx, job.is_queued = None, False
-                    if not job.is_finished:
-                        batch.append(job)
-                    self._queue.popleft()
+                self._fill(batch)
             interrupt = self._run_batch(batch)
         finally:
             _despite_interrupts(lambda: self._end_turn(leader, batch))
         if interrupt is not None and own is not None:
             raise interrupt
+
+    def _fill(self, batch: deque[Job[Any]]) -> None:
+        """Move the next jobs from the queue to a batch. The caller holds `_lock`."""
+        while self._queue and len(batch) < MAX_JOBS:
+            job = self._queue[0]
+            job.tx, job.is_queued = None, False
+            if not job.is_finished:
+                batch.append(job)
+            self._queue.popleft()
 
     def _end_turn(self, leader: Job[Any] | GroupCommit, batch: deque[Job[Any]]) -> None:
         """Pass the lead on, and resolve the futures of the jobs that have run. A second call continues after an interrupt."""

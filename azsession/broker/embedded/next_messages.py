@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 
 from .core import Core
@@ -26,37 +26,46 @@ def take_rows(core: Core, tx: Transaction, queue: Queue, lock: SessionLock, max_
     if found is None or lock.key in core.delays:
         return [], True
     session, now = found[0], core.clock.now()
-    taken: list[Row] = []
-    expired: list[int] = []
-    poisonous: list[int] = []
-    total, is_complete = 0, True
     if queue.settings.sessions_expire_together:
         _expire_together(core, lock, session, now)
     # Closed here, not by a finalizer, in which Python ignores the exception of a signal handler.
     with closing(_candidates(core, lock, session)) as rows:
-        for row in rows:
-            if row is None:
-                is_complete = False
-                break
-            total += row.size
-            looked_at = len(taken) + len(expired) + len(poisonous)
-            if looked_at and (total > STEP_BYTES or len(expired) + len(poisonous) >= STEP_ROWS):
-                is_complete = False
-                break
-            _move_past(lock, row)
-            if _has_expired(queue, lock, row, now):
-                expired.append(row.key)
-            elif row.count >= queue.settings.max_delivery_count:
-                poisonous.append(row.key)
-            else:
-                taken.append(row)
-                if len(taken) == max_count:
-                    break
+        taken, expired, poisonous, is_complete = _select(queue, lock, rows, max_count, now)
     if expired or poisonous:
         core.due.remove_expired(tx, expired)
         core.dead_letter_failed(tx, poisonous, queue.settings.max_delivery_count)
         core.store.update_session(session)
     return taken, is_complete
+
+
+def _select(
+    queue: Queue, lock: SessionLock, rows: Iterable[Row | None], max_count: int, now: float
+) -> tuple[list[Row], list[int], list[int], bool]:
+    """Move past rows. Return those to deliver, the keys of the expired and of the poisonous ones, and `is_complete`.
+
+    A function of its own because of its loop, see `interrupts`.
+    """
+    taken: list[Row] = []
+    expired: list[int] = []
+    poisonous: list[int] = []
+    total = 0
+    for row in rows:
+        if row is None:
+            return taken, expired, poisonous, False
+        total += row.size
+        looked_at = len(taken) + len(expired) + len(poisonous)
+        if looked_at and (total > STEP_BYTES or len(expired) + len(poisonous) >= STEP_ROWS):
+            return taken, expired, poisonous, False
+        _move_past(lock, row)
+        if _has_expired(queue, lock, row, now):
+            expired.append(row.key)
+        elif row.count >= queue.settings.max_delivery_count:
+            poisonous.append(row.key)
+        else:
+            taken.append(row)
+            if len(taken) == max_count:
+                break
+    return taken, expired, poisonous, True
 
 
 def _candidates(core: Core, lock: SessionLock, session: int) -> Generator[Row | None, None, None]:

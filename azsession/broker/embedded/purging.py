@@ -56,7 +56,7 @@ class Purging:
                 progress = _Progress()
                 if request_id:
                     self._progress[request_id] = progress
-            while len(self._progress) > MAX_REMEMBERED:
+            if len(self._progress) > MAX_REMEMBERED:
                 self._progress.popitem(last=False)
             return progress
 

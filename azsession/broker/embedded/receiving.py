@@ -316,10 +316,9 @@ class _Accept:
     def _next_session(self, queue: Queue) -> str | None:
         """Return the free session with the oldest first message."""
         with closing(self._core.store.free_sessions(queue.id)) as names:
-            for name in names:
-                if not self._core.locks.has_ended((queue.id, name), self._request.lock_id):
-                    return name
-        return None
+            return next(
+                filter(lambda name: not self._core.locks.has_ended((queue.id, name), self._request.lock_id), names), None
+            )
 
 
 def lock_for(core: Core, tx: Transaction, queue: Queue, session_id: str, lock_id: str, *, holds: bool = False) -> SessionLock:

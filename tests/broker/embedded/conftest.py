@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from azsession.broker.clock import Clock
-from azsession.broker.embedded import EmbeddedBroker
+from azsession.broker.embedded import EmbeddedBroker, group_commit
 from azsession.broker.embedded.group_commit import GroupCommit
 from azsession.queues import QueueSettings
 
@@ -48,6 +48,12 @@ def connection() -> Iterator[Connection]:
 @pytest.fixture
 def group(connection: Connection) -> GroupCommit:
     return GroupCommit(connection, Clock(), lambda: None)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give transactions so much time that only the number of jobs bounds them, also on a busy machine."""
+    monkeypatch.setattr(group_commit, "MAX_SECONDS", 60.0)
 
 
 @pytest.fixture

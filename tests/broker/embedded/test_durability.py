@@ -137,6 +137,7 @@ def test_sends_settlements_and_states_are_committed_with_full_sync(tmp_path: Pat
         assert broker._core.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_concurrent_sends_share_a_commit_and_are_on_disk_when_they_return(tmp_path: Path) -> None:
     path = tmp_path / "data.db"
     with EmbeddedBroker(path, queues=["q"]) as broker:

@@ -12,6 +12,7 @@ import pytest
 
 from azsession import ProviderError, QueueError, SessionLockedError
 from azsession.broker.clock import Clock
+from azsession.broker.embedded import group_commit
 from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit
 from azsession.broker.embedded.jobs import Job, Transaction
 from tests.conftest import eventually
@@ -55,6 +56,7 @@ def test_a_caller_that_does_not_block_does_not_wait_for_another_job_in_memory(co
     assert job.future.result(0) is threading.current_thread()
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_jobs_that_are_queued_together_share_a_commit(group: GroupCommit, connection: Connection, commits: list[str]) -> None:
     gate = Gate(group)
     jobs = gate.queue(*(insert(connection, value) for value in range(20)))
@@ -64,6 +66,7 @@ def test_jobs_that_are_queued_together_share_a_commit(group: GroupCommit, connec
     assert len(commits) == 2
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_the_jobs_of_one_transaction_are_bounded(group: GroupCommit, connection: Connection, commits: list[str]) -> None:
     gate = Gate(group)
     jobs = gate.queue(*(insert(connection, value) for value in range(MAX_JOBS + 10)))
@@ -71,6 +74,17 @@ def test_the_jobs_of_one_transaction_are_bounded(group: GroupCommit, connection:
     for job in jobs:
         job.result()
     assert len(commits) == 3
+
+
+def test_a_transaction_takes_no_further_job_after_its_time(
+    group: GroupCommit, connection: Connection, commits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "MAX_SECONDS", 0.0)
+    gate = Gate(group)
+    jobs = gate.queue(*(insert(connection, value) for value in range(5)))
+    gate.open()
+    assert [job.result() for job in jobs] == list(range(5))
+    assert len(commits) == 6
 
 
 def test_actions_after_the_commit_run_before_the_future_is_resolved(
