@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ..queues import QueueInfo, QueueSettings
-from .calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
+from .calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settlement
 
 
 class Broker(abc.ABC):
@@ -356,6 +356,20 @@ class Broker(abc.ABC):
 
         Raises:
             UnsupportedOperationError: This broker does not manage queues.
+        """
+
+    # Operation
+
+    @abc.abstractmethod
+    def backup(self, *, context: CallContext = BLOCKING) -> Future[Backup]:
+        """Copy all queues and messages into a file, while the broker serves its other callers.
+
+        The copy has everything that was stored before the future is done. Cancelling the future ends the copying.
+
+        Raises:
+            ThrottledError: A backup is being made already.
+            ProviderError: The disk has no room (code ``QuotaExceeded``), or the copy failed.
+            UnsupportedOperationError: A remote service keeps the messages.
         """
 
     # Lifecycle

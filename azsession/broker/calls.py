@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import attrs
 
@@ -109,6 +109,19 @@ class EncodedReceivedMessage(ReceivedMessage):
 def encoded_of(message: Message | PeekedMessage) -> bytes | None:
     """Return the parts of a message that came over AMQP, or `None`."""
     return getattr(message, "encoded", None)
+
+
+@attrs.frozen
+class Backup:
+    """A copy of all that a broker keeps.
+
+    Attributes:
+        file: The copy, an SQLite database. It has no name any more: closing it deletes it. The receiver closes it.
+        size: Its size in bytes.
+    """
+
+    file: BinaryIO
+    size: int
 
 
 class WaitingSlots:

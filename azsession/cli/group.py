@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import QueueError
+from .backup import backup
 from .celery_dispatch import celery_dispatch
 from .common import CommandGroup, MissingCommandError, printable
 from .consume import consume
@@ -42,7 +43,7 @@ def cli() -> None:
 
 _COMMANDS = (
     *(demo, serve, send, schedule, cancel, receive, consume, celery_dispatch),
-    *(peek, sessions, dead_letters, purge, queue),
+    *(peek, sessions, dead_letters, purge, queue, backup),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -91,6 +91,17 @@ def embedded_backend(path: str | Path | None, *, queues: Iterable[str], auto_cre
     return InProcessAdapter(broker, EMBEDDED_URL, error_in_child=error_in_child)
 
 
+def check_data_file(path: Path) -> None:
+    """Check that a file is a data file of the embedded broker, and not damaged. Reads all of it.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    from ..broker.embedded import check_data_file
+
+    check_data_file(path, "the file")
+
+
 def mount(http: requests.Session, adapter: InProcessAdapter) -> None:
     """Have `http` use `adapter` for the adapter's URL. Other threads may be using `http`."""
     prefix = _prefix(adapter.url)

@@ -17,6 +17,7 @@ from ..protocol import LOCK_ID_HEADER, ROUTE_HEADER
 from ..protocol.error_codes import ABOUT_QUEUE
 from ..protocol.routes import session_path
 from .cancellation import RequestInFlight
+from .response_sink import ResponseSink
 
 T = TypeVar("T")
 
@@ -109,6 +110,7 @@ class Call(Generic[T]):
         retry_within: Seconds after the first failure in which the call is retried, if less than the configuration's.
         max_response_size: The largest body of a response, in bytes.
         success_statuses: The statuses that `read` accepts.
+        sink: Takes the body of a success, which can be larger than memory. `None`: the response has the body.
         in_flight: The attempt that is running. `Transport` sets it.
         stopped: Ends the pauses between attempts when it is set. `PendingCalls` sets it.
     """
@@ -128,6 +130,7 @@ class Call(Generic[T]):
     retry_within: float | None = None
     max_response_size: int = MAX_RESPONSE_SIZE
     success_statuses: frozenset[int] = frozenset({200, 201, 204})
+    sink: ResponseSink | None = None
     in_flight: RequestInFlight | None = None
     stopped: Event | None = None
 

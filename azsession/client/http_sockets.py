@@ -28,6 +28,7 @@ from ..futures import Condition
 from . import cancellation
 from .bounded_response import BoundedResponse
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request, socket_of
+from .response_sink import ResponseSink
 
 #: The bytes of an error's body that are read.
 ERROR_SIZE = 65536
@@ -201,7 +202,11 @@ def _split_url(url: str) -> tuple[str, str]:
 
 
 def send_prepared(
-    http: requests.Session, request: requests.PreparedRequest, in_flight: RequestInFlight, **settings: Any
+    http: requests.Session,
+    request: requests.PreparedRequest,
+    in_flight: RequestInFlight,
+    sink: ResponseSink | None = None,
+    **settings: Any,
 ) -> requests.Response:
     """Send a prepared request, and return the response with its body read. Blocks.
 
@@ -211,6 +216,7 @@ def send_prepared(
         http: The HTTP session.
         request: The request.
         in_flight: The limits of the response. It is told how far the request came.
+        sink: Takes the body of a success. `None`: the response has it.
         settings: Further arguments of `requests.Session.send`.
 
     Raises:
@@ -223,7 +229,7 @@ def send_prepared(
         with free_cookies(http):
             response = http.send(request, allow_redirects=False, **settings)
         try:
-            response._content = _read_body(response, in_flight)
+            response._content = _read_body(response, in_flight, sink)
             return response
         except BaseException:
             if response.raw is not None:
@@ -233,8 +239,14 @@ def send_prepared(
         cancellation.current.request = None
 
 
-def _read_body(response: requests.Response, in_flight: RequestInFlight) -> bytes:
-    if response.raw is None:  # An adapter without sockets may leave it out.
+def _read_body(response: requests.Response, in_flight: RequestInFlight, sink: ResponseSink | None) -> bytes:
+    has_raw = response.raw is not None  # An adapter without sockets may leave it out.
+    if sink is not None and response.status_code < 300:
+        sink.begin()
+        for part in response.iter_content(_CHUNK) if has_raw else [response.content or b""]:
+            sink.write(part)
+        return b""
+    if not has_raw:
         return response.content or b""
     parts: list[bytes] = []
     size, is_error = 0, response.status_code >= 300

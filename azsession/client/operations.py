@@ -7,6 +7,7 @@ A function names the route, the headers and the body of its request, and the rea
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -22,10 +23,11 @@ from ..protocol import (
 )
 from ..protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION
 from ..protocol.queue_json import encode_queue
-from ..protocol.routes import entity_path, format_timeout, is_fragile, message_path, route_of, session_path
+from ..protocol.routes import BACKUP_PATH, entity_path, format_timeout, is_fragile, message_path, route_of, session_path
 from ..queues import QueueInfo, QueueSettings
 from .call import Call, ServerResponse, SessionTarget
 from .ids import new_id
+from .response_sink import ResponseSink
 from .responses import (
     LockGrant,
     read_accepted,
@@ -47,6 +49,8 @@ T = TypeVar("T")
 
 #: The largest body, in bytes, of a response with one message: Azure's largest message, encoded. And for each further message.
 MESSAGE_RESPONSE_SIZE, FURTHER_MESSAGE_SIZE = 160 * 1024 * 1024, 2 * 1024 * 1024
+#: Seconds for a server to make a backup before it responds.
+BACKUP_PATIENCE = 3600.0
 
 
 # A session's lock
@@ -342,6 +346,19 @@ def delete_queue(entity: str) -> Call[None]:
     call = queue_call("DELETE", entity, read_nothing)
     call.missing_is_success = True
     return call
+
+
+def backup(sink: ResponseSink) -> Call[None]:
+    """Return the call that writes a backup of all queues into a sink."""
+    return Call(
+        method="GET",
+        path=BACKUP_PATH,
+        entity="",
+        read=read_nothing,
+        wait=BACKUP_PATIENCE,
+        max_response_size=sys.maxsize,
+        sink=sink,
+    )
 
 
 def check_health() -> Call[None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import datetime
 
 from ..messages import Message
 from ..queues import QueueInfo, QueueSettings
 from ..validation import check_queue_name
-from . import management, sending
+from . import backup, management, sending
 from .provider_core import ProviderCore
 
 
@@ -123,3 +124,28 @@ class QueueMethods:
             UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
         """
         management.delete_queue(self._core, queue_name)
+
+    # Backup
+
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> int:
+        """Write a backup of all queues of the server into a file, while the server goes on. Needs the right Manage.
+
+        The backup has every message that the server had stored when it finished making the backup. It is checked, and then
+        gets its name, so that an interrupted call leaves no file. ``azsession serve --data`` and
+        `ServiceBusProvider.embedded` start from it. Session locks are not part of it. Blocks.
+
+        Args:
+            path: The file. It gets the mode 0600.
+            overwrite: Replace a file that exists.
+
+        Returns:
+            The size of the file in bytes.
+
+        Raises:
+            FileExistsError: The file exists.
+            OSError: The file cannot be written, for example because the disk is full.
+            ProviderError: The server has no room to make the backup, or failed; or the backup is damaged.
+            ThrottledError: The server makes another backup already.
+            UnsupportedOperationError: The server speaks the plain dialect, or is in front of Azure, which keeps the messages.
+        """
+        return backup.backup(self._core, path, overwrite=overwrite)

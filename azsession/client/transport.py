@@ -35,6 +35,7 @@ from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
 from .http_sockets import drop_inherited, free_cookies, ignore_redirect, proxy_of, send_prepared, track_connections
 from .network_errors import NETWORK_ERRORS, clock_hint, failure_of
 from .redacted import Redacted
+from .response_sink import copy_file
 from .retry import FailedAttemptError, retry_call
 
 if TYPE_CHECKING:
@@ -239,6 +240,8 @@ class Transport:
         try:
             if self._in_process is not None:
                 answer = self._in_process.ask(call.method, target, call.headers, call.body or b"", timeout, in_flight)
+                if answer.download is not None and call.sink is not None:
+                    copy_file(answer.download.file, call.sink)
                 return ServerResponse(answer.status, answer.headers, answer.body or b"", sent_at, answer.messages)
             request = self._prepare(call, target, token)
             sent_at = time.monotonic()
@@ -246,6 +249,7 @@ class Transport:
                 self._http,
                 request,
                 in_flight,
+                call.sink,
                 timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
                 **self._current_http_settings(),
             )

@@ -39,3 +39,5 @@ ERROR_CODE_HEADER = "x-ms-error-code"
 
 ENVELOPE_TYPE = "application/vnd.microsoft.servicebus.json"
 JSON_TYPE = "application/json"
+#: A backup: an SQLite database (https://www.iana.org/assignments/media-types/application/vnd.sqlite3).
+SQLITE_TYPE = "application/vnd.sqlite3"

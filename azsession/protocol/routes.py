@@ -55,6 +55,7 @@ class Operation(Enum):
     HEALTH = "health"
     READY = "ready"
     OPENAPI = "openapi"
+    BACKUP = "backup"
 
 
 @attrs.frozen
@@ -132,6 +133,11 @@ _ON_SESSIONS = frozenset(operation for forms in _SESSION_FORMS.values() for _, o
 #: The paths without a queue.
 _OPEN = {"healthz": Operation.HEALTH, "readyz": Operation.READY, "openapi.json": Operation.OPENAPI}
 
+#: The path of a backup. No queue has this name.
+BACKUP_PATH = "/$backup"
+#: The operations on all queues, by the path without its slash.
+_ON_NAMESPACE = {"": Operation.LIST_QUEUES, BACKUP_PATH[1:]: Operation.BACKUP}
+
 #: The segments that end an entity in a path. An entity's first segment, and a subscription's name, can be one of them.
 _AFTER_ENTITY = frozenset({"sessions", "$sessions", "messages", "$deadletterqueue"})
 #: Marks an escaped session id, and a segment of an entity that would mean something else. No entity has this character.
@@ -187,8 +193,8 @@ def _parse(method: str, path: str, encoded: bool) -> Route:
             segments = [unquote(segment, errors="strict") for segment in segments]
         except UnicodeDecodeError:
             raise ValidationError("the path must be percent-encoded UTF-8") from None
-    if segments == [""]:
-        return _only(method, {"GET": Route(Operation.LIST_QUEUES)})
+    if len(segments) == 1 and segments[0] in _ON_NAMESPACE:
+        return _only(method, {"GET": Route(_ON_NAMESPACE[segments[0]])})
     if len(segments) == 1 and segments[0] in _OPEN and method in ("GET", "HEAD"):
         return Route(_OPEN[segments[0]])
     length = _entity_length(segments)

@@ -22,7 +22,7 @@ class Right(Enum):
     Attributes:
         SEND: Send, schedule and cancel messages.
         LISTEN: Receive, settle, peek, list sessions, read statistics, manage dead letters.
-        MANAGE: Create, read, list and delete queues. It includes the other rights.
+        MANAGE: Create, read, list and delete queues, and back up all of them. It includes the other rights.
         METRICS: Read the gateway's metrics, and nothing else. Azure Service Bus does not have this right.
     """
 
@@ -41,7 +41,10 @@ _RIGHTS = {
     Operation.GET_QUEUE: Right.MANAGE,
     Operation.DELETE_QUEUE: Right.MANAGE,
     Operation.LIST_QUEUES: Right.MANAGE,
+    Operation.BACKUP: Right.MANAGE,
 }
+#: Operations on all queues at once. A key that is limited to queues cannot call them.
+ON_ALL_QUEUES = frozenset({Operation.BACKUP})
 
 
 def right_for(operation: Operation) -> Right:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from ..broker.calls import Backup
 from ..errors import QueueError, SessionLockedError, ValidationError
 from ..logs import SessionLogger, get_logger
 from ..messages import PeekedMessage
@@ -34,6 +35,7 @@ class Answer:
         messages: The messages of the answer. `encoded` turns them into headers and a body; a client in the same process
             takes them as they are.
         single: Encode a single message as headers and a raw body, if it fits. `False` always encodes an envelope.
+        download: A file that is the body. The transport reads it in pieces, and closes it.
     """
 
     status: int
@@ -41,6 +43,7 @@ class Answer:
     body: bytes | None = None
     messages: Sequence[PeekedMessage] | None = None
     single: bool = False
+    download: Backup | None = None
 
     @classmethod
     def json(cls, status: int, value: Any, headers: Mapping[str, str] | None = None) -> Answer:
@@ -49,7 +52,10 @@ class Answer:
         return cls(status, {"Content-Type": JSON_TYPE, **(headers or {})}, body)
 
     def encoded(self) -> Answer:
-        """Return the same answer with its messages encoded into headers and body."""
+        """Return the same answer with its messages encoded into headers and body, or with its file read into the body."""
+        if self.download is not None:
+            with self.download.file as file:
+                return Answer(self.status, self.headers, file.read())
         if self.messages is None:
             return self
         headers, pieces = self.pieces()

@@ -21,7 +21,7 @@ import attrs
 from ..errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
 from ..protocol.routes import Operation
 from ..protocol.sas import verify_token
-from .access_keys import AccessKey, right_for
+from .access_keys import ON_ALL_QUEUES, AccessKey, right_for
 
 #: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
@@ -252,10 +252,14 @@ def require(key: AccessKey, operation: Operation, entity: str) -> None:
     right = right_for(operation)
     if not key.allows(right):
         raise PermissionDeniedError(f"the key {key.name!r} lacks the right {right.value}")
+    if not entity:
+        raise PermissionDeniedError(f"the key {key.name!r} is limited to some queues, and this is about all queues")
     raise PermissionDeniedError(f"the key {key.name!r} is limited to other queues than {entity!r}")
 
 
 def _allows(key: AccessKey, operation: Operation, entity: str) -> bool:
+    if operation in ON_ALL_QUEUES and key.queues is not None:
+        return False
     return key.allows(right_for(operation)) and (not entity or key.covers(entity))
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..broker.base import Broker
-from ..broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
+from ..broker.calls import AcceptRequest, Backup, Delivery, Disposition, ReceiveRequest, Settlement
 from ..errors import InvalidReceiptError, ValidationError
 from ..logs import SessionLogger, get_logger
 from ..messages import Message, ReceivedMessage, SessionInfo
-from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
+from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, SQLITE_TYPE, WAITED_HEADER
 from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..protocol.queue_json import decode_queue, encode_queue_info
 from ..protocol.routes import Operation
@@ -73,6 +73,7 @@ class Handlers:
             Operation.LIST_QUEUES: self._list_queues,
             Operation.HEALTH: lambda request: Answer.json(200, {"status": "ok"}),
             Operation.READY: self._ready,
+            Operation.BACKUP: self._backup,
             Operation.OPENAPI: lambda request: Answer(200, {"Content-Type": JSON_TYPE}, openapi_document()),
         }
 
@@ -280,6 +281,15 @@ class Handlers:
 
     def _ready(self, request: Request) -> PendingAnswer[Any]:
         return PendingAnswer(self._readiness.check(), lambda _: Answer.json(200, {"status": "ok"}), patience=READY_TIMEOUT)
+
+    def _backup(self, request: Request) -> PendingAnswer[Any]:
+        def make(backup: Backup) -> Answer:
+            return Answer(200, {"Content-Type": SQLITE_TYPE}, download=backup)
+
+        def discard(backup: Backup) -> None:
+            backup.file.close()
+
+        return PendingAnswer(self._broker.backup(context=request.context), make, discard)
 
     # Queues
 

@@ -23,7 +23,7 @@ class CuttingProxy:
         self._server = host, int(port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()  # Guards the fields below.
-        self._to_cut = 0
+        self._to_cut = self._to_pass = 0
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
         self.cut = 0
@@ -43,9 +43,10 @@ class CuttingProxy:
         for sock in self._sockets:
             sock.close()
 
-    def cut_answers(self, count: int) -> None:
+    def cut_answers(self, count: int, *, after: int = 0) -> None:
+        """Cut the next `count` answers, after `after` parts of up to 64 KB were passed on."""
         with self._lock:
-            self._to_cut = count
+            self._to_cut, self._to_pass = count, after
 
     def _start(self, target: Any, *args: Any) -> None:
         thread = threading.Thread(target=target, args=args)
@@ -75,7 +76,9 @@ class CuttingProxy:
         try:
             while data := source.recv(65536):
                 with self._lock:
-                    cutting = answers and self._to_cut > 0
+                    cutting = answers and self._to_cut > 0 and self._to_pass == 0
+                    if answers and self._to_pass:
+                        self._to_pass -= 1
                     if cutting:
                         self._to_cut -= 1
                         self.cut += 1

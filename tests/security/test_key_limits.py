@@ -30,7 +30,7 @@ def limited() -> Iterator[Gateway]:
 REQUESTS: list[tuple[str, str, Any, Right]] = [
     *((*request, Right.SEND) for request in SENDING),
     *((*request, Right.LISTEN) for request in LISTENING),
-    *((*request, Right.MANAGE) for request in MANAGING if request[0] != "DELETE" and request[1] != "/"),
+    *((*request, Right.MANAGE) for request in MANAGING if request[0] != "DELETE" and request[1] not in ("/", "/$backup")),
 ]
 
 

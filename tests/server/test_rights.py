@@ -43,6 +43,7 @@ MANAGING: list[tuple[str, str, Any]] = [
     ("GET", "/{queue}", None),
     ("DELETE", "/{queue}", None),
     ("GET", "/", None),
+    ("GET", "/$backup", None),
 ]
 
 

@@ -23,7 +23,7 @@ from ...queues import QueueInfo, QueueSettings
 from ...token_cache import TokenCache
 from ...tokens import source_of
 from ..base import Broker
-from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
+from ..calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settlement
 from .batches import EncodedMessages
 from .browsing import MessageBrowser
 from .delays import DelayedSessions
@@ -50,6 +50,8 @@ T = TypeVar("T")
 RELEASE_TIMEOUT = 5.0
 #: Seconds that `check_ready` may take.
 READY_TIMEOUT = 5.0
+
+_UNMANAGED = "queues of an Azure namespace cannot be managed over AMQP: use the Azure portal, the CLI or a template"
 
 
 class AzureBroker(Broker):
@@ -263,6 +265,9 @@ class AzureBroker(Broker):
 
     # Closing, and forks
 
+    def backup(self, *, context: CallContext = BLOCKING) -> Future[Backup]:
+        return _unsupported("a namespace cannot be backed up, because Azure keeps its messages: use azsession export")
+
     def check_ready(self, *, context: CallContext = BLOCKING) -> Future[None]:
         """Check whether the namespace can be reached and accepts the token. Takes a few seconds at most.
 
@@ -312,6 +317,5 @@ def _failed(error: QueueError) -> Future[Any]:
     return future
 
 
-def _unsupported() -> Future[Any]:
-    text = "queues of an Azure namespace cannot be managed over AMQP: use the Azure portal, the CLI or a template"
+def _unsupported(text: str = _UNMANAGED) -> Future[Any]:
     return _failed(UnsupportedOperationError(text, code=NOT_SUPPORTED, status=405))

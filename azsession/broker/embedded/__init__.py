@@ -1,5 +1,6 @@
-"""A broker inside the current process, on SQLite. `EmbeddedBroker` is the only public name."""
+"""A broker inside the current process, on SQLite, and the check of its data files."""
 
 from .broker import EmbeddedBroker
+from .database_file import check_data_file
 
-__all__ = ["EmbeddedBroker"]
+__all__ = ["EmbeddedBroker", "check_data_file"]

@@ -9,14 +9,15 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
-from ...errors import ConfigurationError, ProviderError
+from ...errors import ConfigurationError, ProviderError, QueueError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import CONFLICT
 from ...queues import QueueInfo, QueueSettings
 from ...validation import as_list, check_flag, check_queue_name, shown
 from ..base import Broker
-from ..calls import BLOCKING, AcceptRequest, CallContext, Delivery, ReceiveRequest, Settlement
+from ..calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settlement
 from ..clock import Clock
+from .backup import Backups, remove_unfinished
 from .browsing import Browsing
 from .core import Core
 from .jobs import Transaction, Unfinished
@@ -69,7 +70,11 @@ class EmbeddedBroker(Broker):
     ) -> None:
         names = [check_queue_name(name) for name in as_list(queues, "queues")]
         check_flag(auto_create, "auto_create")
-        self._core = Core(_file(path), auto_create=auto_create, clock=clock or Clock())
+        file = _file(path)
+        self._core = Core(file, auto_create=auto_create, clock=clock or Clock())
+        if file is not None:
+            remove_unfinished(file)
+        self._backups = Backups(self._core, file)
         self._receiving = Receiving(self._core)
         self._settling = Settling(self._core)
         self._sending = Sending(self._core)
@@ -244,6 +249,16 @@ class EmbeddedBroker(Broker):
             self._core.due.delete_queue(tx, self._core.creation.existing(entity))
 
         return self._core.submit(job, context, durable=True)
+
+    # Operation
+
+    def backup(self, *, context: CallContext = BLOCKING) -> Future[Backup]:
+        try:
+            return self._backups.start()
+        except QueueError as error:
+            failed: Future[Backup] = Future()
+            failed.set_exception(error)
+            return failed
 
     # Lifecycle
 

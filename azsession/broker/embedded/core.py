@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ... import forks
-from ...errors import (
-    ConfigurationError,
-    ProviderError,
-    QueueError,
-    SessionLockedError,
-    SessionNotFoundError,
-)
+from ...errors import ConfigurationError, ProviderError, QueueError, SessionLockedError, SessionNotFoundError
 from ...messages import ReceiptHandle, ReceivedMessage
 from ...protocol.error_codes import SERVER_BUSY, SESSION_LOCK_LOST
 from ...queues import QueueSettings
@@ -120,7 +114,7 @@ class Core:
 
         job: Job[T] = Job(job_work, durable, self.clock.monotonic(), may_wait=waiter is not None)
         try:
-            self._check_process()
+            self.check_process()
             if self._closed:
                 raise closed_error()
             if not context.blocking:
@@ -167,7 +161,8 @@ class Core:
 
         self.commits.submit(Job(due, False, self.clock.monotonic()), blocking=False).add_done_callback(done)
 
-    def _check_process(self) -> None:
+    def check_process(self) -> None:
+        """Raise `ProviderError` in a forked child."""
         if os.getpid() != self._pid:
             raise ProviderError("this broker belongs to the process that opened it, not to one forked from it")
 
@@ -190,7 +185,7 @@ class Core:
             for queue in self.queues.values():
                 queue.acceptors.wake_all()
 
-        self._check_process()
+        self.check_process()
         self.commits.run(stop, durable=False)
 
     def close(self) -> None:

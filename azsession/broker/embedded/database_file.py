@@ -220,6 +220,22 @@ def _check_file(path: Path, shown: str) -> None:
         _check(connection, shown)
 
 
+def check_data_file(path: Path, shown: str) -> None:
+    """Check that a file is a complete data file, for example a backup. Reads all of it.
+
+    Raises:
+        ConfigurationError: The file is damaged, newer than this version, or no data file.
+    """
+    try:
+        _check_file(path, shown)
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"{shown} {_reason(error, path)}") from error
+    if application != APPLICATION_ID:
+        raise ConfigurationError(f"{shown} is damaged or not an azsession data file")
+
+
 def _check(connection: sqlite3.Connection, shown: str) -> None:
     run = connection.execute
     (application,) = run("PRAGMA application_id").fetchone()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
 from ...broker.base import Broker
@@ -28,12 +28,14 @@ from .waiting import result_of
 
 T = TypeVar("T")
 
-#: The operations that can wait for a message.
-_WAITING = frozenset({Operation.RECEIVE, Operation.ACCEPT})
+#: The operations that can take long. They end if the client goes away.
+_WAITING = frozenset({Operation.RECEIVE, Operation.ACCEPT, Operation.BACKUP})
 #: Bytes of a body that are read past after an early answer, so that the connection can be used again.
 MAX_SKIPPED = 65536
 #: Bytes of an answer that are passed to the server at once.
 PIECE_SIZE = 65536
+#: Bytes of a file that are read and sent at once.
+FILE_PIECE_SIZE = 256 * 1024
 #: Seconds for which messages are encoded or decoded before other requests get their turn.
 TURN = 0.01
 
@@ -200,11 +202,13 @@ class _Exchange:
             return False
         headers, pieces = answer.pieces()
         encoded = await _encode(pieces)
+        download = answer.download
         fields = [(_header_name(name), value.encode("latin-1")) for name, value in headers.items()]
         fields += _ALWAYS
         fields += connection.headers
         if answer.status != 204:
-            fields.append((b"content-length", b"%d" % sum(map(len, encoded))))
+            size = sum(map(len, encoded)) if download is None else download.size
+            fields.append((b"content-length", b"%d" % size))
         # Read past a small rest of the body, so that the connection stays in use. The length of a chunked one is unknown.
         is_small = body.complete or (body.length or MAX_SKIPPED + 1) <= MAX_SKIPPED
         closes = self._closes or connection.is_last or not is_small or body.awaits_consent
@@ -215,6 +219,8 @@ class _Exchange:
         last = encoded.pop() if encoded else b""
         connection.join_writes()
         await self._send({"type": "http.response.start", "status": answer.status, "headers": fields})
+        if download is not None:
+            await self._send_file(download.file)
         for piece in encoded:
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             connection.flush()
@@ -229,6 +235,14 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
         connection.flush()
         return self._pending is None or await connection.flushed()
+
+    async def _send_file(self, file: BinaryIO) -> None:
+        """Write a file as the body. `send` waits until the client has taken the piece before."""
+        loop = asyncio.get_running_loop()
+        with file:
+            while piece := await loop.run_in_executor(None, file.read, FILE_PIECE_SIZE):
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._connection.flush()
 
 
 async def _in_turns(items: Iterable[T]) -> AsyncIterator[T]:
