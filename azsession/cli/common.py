@@ -26,6 +26,7 @@ from ..errors import ConfigurationError, QueueError, ValidationError, revised
 from ..messages import PeekedMessage
 from ..protocol.attributes import to_json
 from ..validation import MAX_SEQUENCE_NUMBER, check_queue_name, check_session_id
+from .log_output import is_json, logger
 
 #: Messages in one request. Bounds the memory that a command needs.
 PAGE = 100
@@ -147,7 +148,10 @@ def console() -> Console:
 
 
 def note(text: str) -> None:
-    """Print a line for people on stderr. Ignore a closed stderr."""
+    """Print a line for people on stderr, or log it if the log is JSON. Ignore a closed stderr."""
+    if is_json():
+        logger.info("%s", text)
+        return
     with suppress(OSError):
         click.secho(printable(text), err=True, dim=True)
 

@@ -21,6 +21,7 @@ from ..contrib.consume_options import DESCRIPTION
 from ..contrib.consume_run import ConsumeError, run_processor, summary
 from ..processor import ProcessorStats, SessionProcessor
 from .common import Connect, client_options, note, plural, printable, show_json
+from .log_output import log_options
 
 #: Seconds between two lines of progress where stderr is not a terminal.
 LINE_EVERY = 10.0
@@ -33,6 +34,7 @@ LINE_EVERY = 10.0
 )
 @processor_options
 @client_options
+@log_options
 def consume(
     queue: str,
     handler: Callable[..., object],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from .common import CommandGroup, MissingCommandError, printable
 from .consume import consume
 from .dead_letters import dead_letters
 from .demo.command import demo
+from .log_output import is_json, log_output, logger
 from .messages import peek, receive
 from .process import exiting_signals
 from .queues import queue, sessions
@@ -58,9 +58,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``azsession``; by default those of this process.
     """
     prepare_streams()
-    logging.basicConfig(format="azsession: %(message)s")
-    # azure-identity logs at length each error that the command reports in one line.
-    logging.getLogger("azure").setLevel(logging.CRITICAL)
+    with log_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         with exiting_signals():
             status = cli.main(arguments, prog_name="azsession", standalone_mode=False)
@@ -99,6 +101,9 @@ def _on_os_error(error: OSError) -> int:
 
 
 def _print_error(text: str) -> None:
+    if is_json():
+        logger.error("%s", " ".join(text.split()))
+        return
     try:
         click.echo("azsession: " + printable(" ".join(text.split())), err=True)
     except OSError:

@@ -18,6 +18,7 @@ from ..config import ENV_CONNECTION_STRING, ServiceBusConfig, is_loopback
 from .address import WILDCARDS, public_url
 from .common import QUEUE, checked_options, note
 from .data_folder import data_file, key_file_of, key_file_of_namespace
+from .log_output import log_options
 from .process import StopSignals, raise_open_file_limit
 from .serve_azure import AzureCheck, AzureOptions, azure_broker, azure_options, chosen_azure, refuse_local_options
 
@@ -160,6 +161,12 @@ class Storage:
     is_flag=True,
     help="Print one line of JSON with connection_string, url and data; with Azure also azure (its host).",
 )
+@click.option(
+    "--access-log",
+    is_flag=True,
+    help="Log each request: method, route, status, milliseconds, key name and client address.",
+)
+@log_options
 def serve(azure_string: str | None, azure_namespace: str | None, azure_websockets: bool, **given: Any) -> None:
     """Run a gateway that serves message sessions over HTTP, with messages in a file, in memory or in an Azure namespace.
 

@@ -21,6 +21,7 @@ from ..answer import Answer, PendingAnswer, error_answer
 from ..authorization import OPEN, Guard
 from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, Admission, Gateway
 from ..request import Headers, Request, iter_messages
+from . import access_log
 from .asgi import CONNECTION_KEY, ASGIApplication, ClientGoneError, Receive, RequestConnection, Scope, Send
 from .body import Body
 from .framing import read_head
@@ -125,12 +126,17 @@ class _Exchange:
         self._closes = False
         #: The answer whose messages return to the broker if the client does not get them.
         self._pending: PendingAnswer[Any] | None = None
+        self._admitted: Admission | None = None
 
     async def run(self) -> None:
         self._connection.begin()
         is_delivered = False
+        began = time.monotonic() if access_log.is_on() else None
+        status = None
         try:
-            is_delivered = await self._respond(await self._answer())
+            answer = await self._answer()
+            is_delivered = await self._respond(answer)
+            status = answer.status
         except (ClientGoneError, OSError):
             # ASGI 2.4: the server raises OSError if the client went away.
             pass
@@ -138,11 +144,13 @@ class _Exchange:
             if self._pending is not None and not is_delivered:
                 self._pending.future.add_done_callback(self._give_back)
             self._connection.end()
+            if began is not None:
+                access_log.request(self._scope, self._admitted, status, began)
 
     async def _answer(self) -> Answer:
         try:
             headers = self._read_head()
-            admitted = self._admit(headers)
+            admitted = self._admitted = self._admit(headers)
             operation = admitted.route.operation
             body, messages = b"", None
             if operation not in OPEN or self._body.complete:
