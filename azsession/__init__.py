@@ -3,34 +3,35 @@
 Start with `ServiceBusProvider`. It sends messages and opens sessions, and `SessionProcessor` handles many sessions at once.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import forks
-from .client.provider import ServiceBusProvider
-from .client.session import SessionClient
-from .config import ServiceBusConfig
-from .errors import (
-    AuthenticationFailedError,
-    ConfigurationError,
-    ConnectionFailedError,
-    InvalidReceiptError,
-    MessageTooLargeError,
-    NoSessionAvailableError,
-    PermissionDeniedError,
-    ProviderError,
-    QueueError,
-    QueueNotFoundError,
-    SessionLockedError,
-    SessionNotFoundError,
-    ThrottledError,
-    UnsupportedOperationError,
-    ValidationError,
-)
-from .messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
-from .queues import QueueInfo, QueueSettings
 
 if TYPE_CHECKING:
+    from .client.provider import ServiceBusProvider
+    from .client.session import SessionClient
+    from .config import ServiceBusConfig
+    from .errors import (
+        AuthenticationFailedError,
+        ConfigurationError,
+        ConnectionFailedError,
+        InvalidReceiptError,
+        MessageTooLargeError,
+        NoSessionAvailableError,
+        PermissionDeniedError,
+        ProviderError,
+        QueueError,
+        QueueNotFoundError,
+        SessionLockedError,
+        SessionNotFoundError,
+        ThrottledError,
+        UnsupportedOperationError,
+        ValidationError,
+    )
+    from .messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
     from .processor import DeadLetter, DeadLetterSession, ProcessorStats, SessionProcessor
+    from .queues import QueueInfo, QueueSettings
 
 __version__ = "0.1.0"
 
@@ -67,18 +68,26 @@ __all__ = [
     "__version__",
 ]
 
-_IN_PROCESSOR = frozenset({"DeadLetter", "DeadLetterSession", "ProcessorStats", "SessionProcessor"})
+#: The modules of the names above. The names that are missing here are in `errors`.
+_MODULES = {
+    "ServiceBusProvider": "client.provider",
+    "SessionClient": "client.session",
+    "ServiceBusConfig": "config",
+    **dict.fromkeys(("Message", "PeekedMessage", "ReceiptHandle", "ReceivedMessage", "SessionInfo"), "messages"),
+    **dict.fromkeys(("DeadLetter", "DeadLetterSession", "ProcessorStats", "SessionProcessor"), "processor"),
+    **dict.fromkeys(("QueueInfo", "QueueSettings"), "queues"),
+}
 
 if not TYPE_CHECKING:  # A type checker would accept any name.
 
     def __getattr__(name: str) -> object:
-        # Loaded at first use, because not every program has a processor and `import azsession` should be fast.
-        if name not in _IN_PROCESSOR:
+        # Each module is loaded at first use. The command `azsession` handles Ctrl-C before it loads them, and not every
+        # program has a processor.
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         with forks.import_lock:
-            from . import processor
-        value = globals()[name] = getattr(processor, name)
+            value = globals()[name] = getattr(import_module(f".{_MODULES.get(name, 'errors')}", __name__), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_IN_PROCESSOR})
+        return sorted({*globals(), *__all__})

@@ -10,12 +10,23 @@ import pytest
 import azsession
 
 
-def test_import_loads_no_optional_package_and_no_processor() -> None:
-    code = "import sys, azsession; print(*sys.modules)"
-    loaded = set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+def _loaded_by(code: str) -> set[str]:
+    code = f"import sys; {code}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_a_provider_loads_no_optional_package_and_no_processor() -> None:
+    loaded = _loaded_by("from azsession import ServiceBusProvider, Message, QueueSettings")
     assert {"requests", "attrs", "tenacity"} <= loaded
     assert not {name.split(".")[0] for name in loaded} & {"azure", "click", "rich", "falcon", "uvicorn", "sqlite3"}
     assert "azsession.processor" not in loaded
+
+
+@pytest.mark.parametrize("module", ["azsession", "azsession.cli"])
+def test_the_package_alone_loads_no_other_package(module: str) -> None:
+    # The command handles Ctrl-C only after this import, so it must be short.
+    new = _loaded_by(f"import {module}") - _loaded_by("import contextlib, importlib, signal, threading, typing, weakref")
+    assert new == {"azsession", "azsession.forks", module}
 
 
 def test_every_public_name_exists_and_is_listed() -> None:

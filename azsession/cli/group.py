@@ -11,6 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import QueueError
+from . import INTERRUPTED
 from .backup import backup
 from .celery_dispatch import celery_dispatch
 from .common import CommandGroup, MissingCommandError, printable
@@ -27,7 +28,7 @@ from .serve import serve
 from .streams import discard_output, prepare_streams
 
 #: Exit statuses.
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USAGE = 1, 2
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from azsession._extras import install_command
 from azsession.testing import AzsessionServer
 
+from ..conftest import eventually
 from ..support.processes import PATIENCE, assert_one_line, environment
 
 
@@ -22,6 +25,24 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
 def test_importing_azsession_loads_neither_click_nor_rich() -> None:
     ended = _python("import sys, azsession, azsession.cli; print({'click', 'rich', 'uvicorn'} & set(sys.modules))")
     assert ended.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("module", ["requests", "attrs", "click", "rich"])
+def test_ctrl_c_while_the_command_is_loading_ends_it_without_a_traceback(tmp_path: Path, module: str) -> None:
+    loading = tmp_path / "loading"
+    (tmp_path / f"{module}.py").write_text(f"import pathlib, time\npathlib.Path({str(loading)!r}).touch()\ntime.sleep(60)\n")
+    command = Path(sys.executable).with_name("azsession")
+    environ = {**environment(), "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(
+        [command, "queue", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+    ) as process:
+        try:
+            eventually(loading.exists, lambda: f"{module} was not loaded", PATIENCE)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
