@@ -84,6 +84,9 @@ if not TYPE_CHECKING:  # A type checker would accept any name.
         # Each module is loaded at first use. The command `azsession` handles Ctrl-C before it loads them, and not every
         # program has a processor.
         if name not in __all__:
+            with forks.import_lock:
+                refuse = import_module(".azure_names", __name__).refuse_module_name
+            refuse(name)
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         with forks.import_lock:
             value = globals()[name] = getattr(import_module(f".{_MODULES.get(name, 'errors')}", __name__), name)

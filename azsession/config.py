@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 
+from .azure_names import counterpart
 from .connection_string import AMQP, WEBSOCKETS, split_url
 from .connection_string import ConnectionString as ConnectionString
 from .connection_string import is_loopback as is_loopback
+from .display import html_table, short_repr
 from .errors import ConfigurationError, ValidationError
 from .validation import as_seconds, check_count, check_flag, did_you_mean, seconds, shown
 
@@ -178,10 +180,20 @@ class ServiceBusConfig:
     def __init__(self, **fields: Unpack[ConfigFields]) -> None:
         for name in fields:
             if name not in ConfigFields.__annotations__:
+                instead = counterpart("ServiceBusConfig()", name)
                 raise ConfigurationError(
-                    f"there is no configuration field {did_you_mean(name, ConfigFields.__annotations__)}"
+                    "there is no configuration field "
+                    + (f"{name!r}: {instead}" if instead else did_you_mean(name, ConfigFields.__annotations__))
                 )
         self.__attrs_init__(**fields)
+
+    _repr_html_ = html_table
+
+    def __repr__(self) -> str:
+        if self.connection_string is None:
+            return short_repr(self)
+        # The connection string has a key: its place is shown instead.
+        return short_repr(self).replace("(", f"(at={self.namespace_url!r}, ", 1).replace(", )", ")")
 
     def __attrs_post_init__(self) -> None:
         if self.transport not in _TRANSPORTS:

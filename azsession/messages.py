@@ -10,11 +10,14 @@ import binascii
 import json
 import re
 from datetime import datetime, timedelta, timezone
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import attrs
 
+from .azure_names import explain_azure_names
+from .display import html_table, short_repr
 from .errors import InvalidReceiptError, ValidationError
+from .json_models import Model, from_json
 from .validation import (
     MAX_MESSAGE_ID_LENGTH,
     MAX_SESSION_ID_LENGTH,
@@ -82,6 +85,7 @@ def _show_body(body: bytes) -> str:
     return f"<{len(body)} bytes>"
 
 
+@explain_azure_names
 @attrs.frozen(kw_only=True)
 class Message:
     """A message to send.
@@ -104,6 +108,7 @@ class Message:
 
     Raises:
         ValidationError: An argument has a wrong type or is out of its range.
+        TypeError: There is no such argument. For a name of azure-servicebus, the error has the right one.
 
     Example:
         >>> from azsession import Message
@@ -126,6 +131,9 @@ class Message:
     time_to_live: timedelta | None = attrs.field(default=None, converter=_time_to_live)
     scheduled_enqueue_time: datetime | None = attrs.field(default=None, converter=_scheduled_enqueue_time)
     attributes: dict[str, AttributeValue] = attrs.field(factory=dict, converter=check_attributes, hash=False)
+
+    __repr__ = short_repr
+    _repr_html_ = html_table
 
     def __attrs_post_init__(self) -> None:
         if self.session_id is not None:
@@ -162,6 +170,9 @@ class ReceiptHandle:
     queue_name: str = ""
     session_id: str = ""
     route: str = ""
+
+    __repr__ = short_repr
+    _repr_html_ = html_table
 
     def __str__(self) -> str:
         expires = None if self.expires_at is None else round(self.expires_at.timestamp(), 3)
@@ -205,6 +216,7 @@ def _unpack(packed: str) -> ReceiptHandle | None:
     return ReceiptHandle(handle, expires_at, queue_name=queue_name, session_id=session_id, route=route)
 
 
+@explain_azure_names
 @attrs.frozen(kw_only=True)
 class PeekedMessage:
     """A message that was peeked at: it is not locked and cannot be settled.
@@ -240,6 +252,9 @@ class PeekedMessage:
     dead_letter_description: str | None = None
     state: str = "Active"
 
+    __repr__ = short_repr
+    _repr_html_ = html_table
+
     @property
     def expires_at(self) -> datetime | None:
         """When the message expires (timezone-aware, UTC), or `None` if it does not."""
@@ -258,17 +273,47 @@ class PeekedMessage:
         """
         return self.body.decode(encoding)
 
-    def json(self) -> JSONValue:
+    @overload
+    def json(self) -> JSONValue: ...
+
+    @overload
+    def json(self, model: type[Model]) -> Model: ...
+
+    def json(self, model: type[Model] | None = None) -> Model | JSONValue:
         """Return the value that the body expresses in JSON.
 
+        Args:
+            model: The class to build: a pydantic model (version 2), a dataclass, an attrs class, or ``list[Order]`` and the
+                like. Fields can be of such classes, too, and of datetime, date, Decimal, UUID, Enum, unions and Literal.
+                `None`: return dicts, lists, text and numbers.
+
         Raises:
-            json.JSONDecodeError: The body is not JSON.
+            ValidationError: With a model: the body is not JSON or does not fit the model. The error names the field and not
+                its value.
+            json.JSONDecodeError, UnicodeDecodeError: Without a model: the body is not JSON. Both are a `ValueError`, as is
+                `ValidationError`.
+            TypeError: A field of a dataclass or attrs class has a type that is not supported.
+
+        Example:
+            >>> from dataclasses import dataclass
+            >>> from azsession import PeekedMessage
+            >>> @dataclass
+            ... class Order:
+            ...     id: int
+            ...     amount: float
+            >>> PeekedMessage(body=b'{"id": 42, "amount": 12.5}').json(Order)
+            Order(id=42, amount=12.5)
+            >>> PeekedMessage(body=b'{"id": 42, "amount": "much"}').json(Order)
+            Traceback (most recent call last):
+            azsession.errors.ValidationError: the body does not fit Order: amount: expected a number, found a string
         """
+        if model is not None:
+            return from_json(self.body, model)
         value: JSONValue = json.loads(self.body)
         return value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class ReceivedMessage(PeekedMessage):
     """A message that was received under a session's lock. Settle it with its receipt. It can be pickled.
 
@@ -290,7 +335,7 @@ class ReceivedMessage(PeekedMessage):
         ({'paid': 12.5}, 1)
     """
 
-    receipt: ReceiptHandle
+    receipt: ReceiptHandle = attrs.field(repr=False)
     delivered_at: datetime
 
 
@@ -309,3 +354,6 @@ class SessionInfo:
     session_id: str
     message_count: int | None
     locked_until: datetime | None = None
+
+    __repr__ = short_repr
+    _repr_html_ = html_table

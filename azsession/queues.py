@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 
+from .display import html_table, short_repr
 from .errors import ValidationError
 from .validation import as_optional_seconds, as_seconds, check_count, check_flag, did_you_mean, seconds, shown
 
@@ -82,6 +83,9 @@ class QueueSettings:
     duplicate_detection_window: float = attrs.field(default=600.0, converter=as_seconds, validator=_duration(20, 604800))
     sessions_expire_together: bool = attrs.field(default=False, validator=_flag)
 
+    __repr__ = short_repr
+    _repr_html_ = html_table
+
     def __init__(self, **fields: Unpack[QueueFields]) -> None:
         for name in fields:
             if name not in QueueFields.__annotations__:
@@ -104,3 +108,6 @@ class QueueInfo:
     settings: QueueSettings
     active_count: int | None = None
     dead_letter_count: int | None = None
+
+    __repr__ = short_repr
+    _repr_html_ = html_table

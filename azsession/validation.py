@@ -129,9 +129,11 @@ def check_function(value: Function | None, name: str) -> Function | None:
 
 
 def check_state(value: object) -> bytes | None:
-    """Return the state of a session: bytes, or `None` for no state."""
+    """Return the state of a session: bytes, also for text, or `None` for no state."""
+    if isinstance(value, str):
+        return check_text(value, "a session's state").encode()
     if value is not None and not isinstance(value, bytes):
-        raise ValidationError(f"a session's state must be bytes or None, not {type(value).__name__}")
+        raise ValidationError(f"a session's state must be bytes, str or None, not {type(value).__name__}")
     return value
 
 

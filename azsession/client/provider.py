@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from ..azure_names import NoArguments, explain_azure_names, refuse
 from ..config import ConfigFields, ConfigOptions, ServiceBusConfig
-from ..errors import ConfigurationError, NoSessionAvailableError
+from ..errors import ConfigurationError, NoSessionAvailableError, ValidationError
 from ..messages import Message, PeekedMessage, ReceiptHandle, SessionInfo
 from ..validation import check_function, check_queue_name, check_session_id, seconds
 from . import management, sending
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@explain_azure_names
 @refuse_copies("share this one between threads; in another process make one from the same configuration")
 class ServiceBusProvider(DeadLetterMethods, QueueMethods):
     """The connection to one Service Bus namespace or gateway. It sends messages and opens sessions.
@@ -79,8 +81,8 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
     ) -> None:
         if not isinstance(config, ServiceBusConfig):
             raise ConfigurationError(
-                f"config must be a ServiceBusConfig, not {type(config).__name__}; for a connection string use "
-                "ServiceBusProvider.from_connection_string"
+                f"config must be a ServiceBusConfig, not {type(config).__name__}; use "
+                "ServiceBusProvider.from_connection_string or ServiceBusProvider.from_namespace"
             )
         self._core = ProviderCore(ServerConnection(config, credential, http))
 
@@ -177,6 +179,7 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
         max_renewal: float | timedelta | None = None,
         on_lock_lost: OnLockLost | None = None,
         accept_timeout: float | timedelta = 60,
+        **others: Unpack[NoArguments],
     ) -> SessionClient:
         """Return a client for one session. Blocks only without a `session_id`.
 
@@ -195,6 +198,7 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
             NoSessionAvailableError: No session with messages became available in time.
             QueueNotFoundError: The queue does not exist.
         """
+        refuse(others, "create_session_client")
         check_queue_name(queue_name)
         lasts = self.config.session_timeout
         if session_timeout is not None:
@@ -203,6 +207,9 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
         options = LockOptions(lasts, auto_renew, max_renewal)
         check_function(on_lock_lost, "on_lock_lost")
         if session_id is not None:
+            if not isinstance(session_id, str):
+                kind = type(session_id).__name__
+                raise ValidationError(f"session_id must be a str, not {kind}; leave it out for the next available session")
             check_session_id(session_id)
             return self._core.open_session(queue_name, session_id, options, on_lock_lost)
         acceptance = Acceptance(self._core, queue_name, options, self._core.pending, on_lock_lost)
@@ -301,7 +308,7 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
         """
         return self.send_messages(queue_name, [message])[0]
 
-    def send_messages(self, queue_name: str, messages: Iterable[Message]) -> list[str]:
+    def send_messages(self, queue_name: str, messages: Iterable[Message] | Message) -> list[str]:
         """Send messages, in their order, in as few requests as their sizes allow.
 
         The server accepts all messages of a request or none of them. If a later request fails, the error's `accepted` says
@@ -309,10 +316,10 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
 
         Args:
             queue_name: The queue, or the topic.
-            messages: The messages. Each needs a `session_id`.
+            messages: The messages, or one message. Each needs a `session_id`.
 
         Returns:
-            The message ids.
+            The message ids, in a list also for one message.
 
         Raises:
             MessageTooLargeError: A message is larger than the server accepts.

@@ -20,7 +20,7 @@ class QueueMethods:
 
     # Scheduled messages
 
-    def schedule_messages(self, queue_name: str, messages: Iterable[Message], at: datetime) -> list[int]:
+    def schedule_messages(self, queue_name: str, messages: Iterable[Message] | Message, at: datetime) -> list[int]:
         """Send messages that become available at a later time. They can be cancelled until then.
 
         The server accepts all messages of a request or none of them. If a later request fails, the error's `accepted` says
@@ -28,7 +28,7 @@ class QueueMethods:
 
         Args:
             queue_name: The queue, or the topic.
-            messages: The messages. Each needs a `session_id`. `at` replaces their `scheduled_enqueue_time`.
+            messages: The messages, or one message. Each needs a `session_id`. `at` replaces their `scheduled_enqueue_time`.
             at: The time at which they become available, a timezone-aware datetime. A past time means now.
 
         Returns:

@@ -22,13 +22,13 @@ MAX_SEND_SIZE = 4 * 1024 * 1024
 _POSITION = re.compile(r"\bmessage (\d{1,9})(?: of \d{1,9})?\b")
 
 
-def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Message]) -> list[str]:
+def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Message] | Message) -> list[str]:
     """Send messages in their order. Return their ids.
 
     Raises:
         QueueError: `accepted` says how many messages the server accepted before the error.
     """
-    named = [with_id(message) for message in as_list(messages, "messages")]
+    named = [with_id(message) for message in _listed(messages)]
     if named:
         core.check_open()
         core.transport.require_v1("send messages")
@@ -36,14 +36,14 @@ def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Messag
     return [str(message.message_id) for message in named]
 
 
-def schedule_messages(core: ProviderCore, queue_name: str, messages: Iterable[Message], at: datetime) -> list[int]:
+def schedule_messages(core: ProviderCore, queue_name: str, messages: Iterable[Message] | Message, at: datetime) -> list[int]:
     """Schedule messages. Return their sequence numbers.
 
     Raises:
         QueueError: `accepted` says how many messages the server accepted before the error.
     """
     when = check_instant(at, "at")
-    named = [attrs.evolve(with_id(message), scheduled_enqueue_time=when) for message in as_list(messages, "messages")]
+    named = [attrs.evolve(with_id(message), scheduled_enqueue_time=when) for message in _listed(messages)]
     numbers: list[int] = []
     if named:
         core.check_open()
@@ -55,6 +55,10 @@ def schedule_messages(core: ProviderCore, queue_name: str, messages: Iterable[Me
 
         _send_all(named, send)
     return numbers
+
+
+def _listed(messages: Iterable[Message] | Message) -> list[Message]:
+    return [messages] if isinstance(messages, Message) else as_list(messages, "messages")
 
 
 def _send_all(messages: Sequence[Message], send: Callable[[bytes], object]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from ..azure_names import NoArguments, explain_azure_names, refuse
 from ..config import ServiceBusConfig
 from ..errors import SessionNotFoundError
 from ..messages import ReceivedMessage
@@ -23,11 +24,13 @@ from .uncopied import refuse_copies
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
+    from typing_extensions import Unpack
 
 #: The hook for a lost lock. It is called with the client and the error.
 OnLockLost = Callable[["SessionClient", SessionNotFoundError], object]
 
 
+@explain_azure_names
 @refuse_copies("share this one between threads; another process can use session_from_handle or session_from_receipt")
 class SessionClient(SettlingMethods):
     """One session of a queue, held by its lock. No other client receives the session's messages meanwhile.
@@ -147,7 +150,12 @@ class SessionClient(SettlingMethods):
 
     # Receiving
 
-    def receive_message(self, timeout: float | timedelta = 30) -> ReceivedMessage | None:
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[ReceivedMessage]:  # As a receiver of azure-servicebus has it.
+            raise TypeError("a SessionClient is not iterable: use session.messages(timeout=...)")
+
+    def receive_message(self, timeout: float | timedelta = 30, **others: Unpack[NoArguments]) -> ReceivedMessage | None:
         """Return the next message of the session. Blocks.
 
         Args:
@@ -164,9 +172,12 @@ class SessionClient(SettlingMethods):
             ThrottledError, ProviderError: The server was busy, or failed.
             ValidationError: `timeout` is out of its range.
         """
+        refuse(others, "receive_message")
         return receiving.receive_one(self._holder, seconds(timeout, "timeout"))
 
-    def receive_messages(self, max_message_count: int, timeout: float | timedelta = 30) -> list[ReceivedMessage]:
+    def receive_messages(
+        self, max_message_count: int, timeout: float | timedelta = 30, **others: Unpack[NoArguments]
+    ) -> list[ReceivedMessage]:
         """Return the messages that are there, in order. Blocks, but only until the first message comes.
 
         Args:
@@ -184,10 +195,13 @@ class SessionClient(SettlingMethods):
             ThrottledError, ProviderError: The server was busy, or failed.
             ValidationError: An argument is out of its range.
         """
+        refuse(others, "receive_messages")
         count = check_count(max_message_count, "max_message_count")
         return receiving.receive(self._holder, count, seconds(timeout, "timeout"))
 
-    def messages(self, timeout: float | timedelta = 30, prefetch: int = 10) -> Iterator[ReceivedMessage]:
+    def messages(
+        self, timeout: float | timedelta = 30, prefetch: int = 10, **others: Unpack[NoArguments]
+    ) -> Iterator[ReceivedMessage]:
         """Iterate over the messages of the session, in order. Each step blocks.
 
         Args:
@@ -205,6 +219,7 @@ class SessionClient(SettlingMethods):
             ThrottledError, ProviderError: The server was busy, or failed.
             ValidationError: An argument is out of its range.
         """
+        refuse(others, "messages")
         check_count(prefetch, "prefetch")
         return receiving.iterate(self._holder, seconds(timeout, "timeout"), prefetch)
 
@@ -256,8 +271,11 @@ class SessionClient(SettlingMethods):
         self._holder.require_lock("keep a session's state")
         return self._holder.send(operations.get_state(self._holder.target()))
 
-    def set_session_state(self, state: bytes | None) -> None:
+    def set_session_state(self, state: bytes | str | None) -> None:
         """Store bytes with the session, for its next holder. `None` removes them. Takes the lock if not held yet. Blocks.
+
+        Args:
+            state: The bytes. Text is stored as UTF-8; `get_session_state` returns its bytes.
 
         Raises:
             MessageTooLargeError: `state` is larger than the server accepts.
@@ -266,11 +284,11 @@ class SessionClient(SettlingMethods):
             UnsupportedOperationError: The server speaks the plain dialect.
             AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-            ValidationError: `state` is neither bytes nor `None`.
+            ValidationError: `state` is neither bytes nor text nor `None`.
         """
-        check_state(state)
+        stored = check_state(state)
         self._holder.require_lock("keep a session's state")
-        self._holder.send(operations.set_state(self._holder.target(), state))
+        self._holder.send(operations.set_state(self._holder.target(), stored))
 
     def lock_handle(self) -> str:
         """Return the session's lock as text. Takes the lock if it is not held yet. Blocks.

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
+from ..azure_names import NoArguments, refuse
 from . import operations, settling
 from .holder import Holder
 from .settling import Receipt
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SettlingMethods:
@@ -65,7 +70,9 @@ class SettlingMethods:
         """
         settling.defer(self._holder, receipt)
 
-    def dead_letter_message(self, receipt: Receipt, reason: str, description: str | None = None) -> None:
+    def dead_letter_message(
+        self, receipt: Receipt, reason: str, description: str | None = None, **others: Unpack[NoArguments]
+    ) -> None:
         """Move a message to the dead-letter queue. Blocks.
 
         Args:
@@ -80,6 +87,7 @@ class SettlingMethods:
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
             ValidationError: `reason` or `description` is too long, or not text.
         """
+        refuse(others, "dead_letter_message")
         settling.dead_letter(self._holder, receipt, reason, description)
 
     def complete_messages(self, receipts: Iterable[Receipt]) -> None:

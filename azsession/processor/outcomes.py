@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from ..display import html_table, short_repr
 from ..errors import ValidationError
 
 
@@ -79,3 +80,6 @@ class ProcessorStats:
     messages_dead_lettered: int = 0
     messages_per_second: float = 0.0
     seconds_waited: float = 0.0
+
+    __repr__ = short_repr
+    _repr_html_ = html_table

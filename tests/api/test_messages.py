@@ -213,6 +213,11 @@ def test_an_empty_batch_sends_nothing(provider: ServiceBusProvider, queue: str) 
     assert provider.list_sessions(queue) == []
 
 
+def test_one_message_is_sent_without_a_list(provider: ServiceBusProvider, queue: str, session: SessionClient) -> None:
+    [message_id] = provider.send_messages(queue, Message("a", session_id="s1"))
+    assert [(message.message_id, message.text()) for message in session.messages(timeout=0)] == [(message_id, "a")]
+
+
 def test_messages_that_need_several_requests_for_their_number_are_sent_in_order(
     provider: ServiceBusProvider, queue: str, session: SessionClient
 ) -> None:

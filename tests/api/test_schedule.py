@@ -58,6 +58,11 @@ def test_the_time_replaces_that_of_the_messages(provider: ServiceBusProvider, qu
     assert states(provider, queue) == [("a", "Active")]
 
 
+def test_one_message_is_scheduled_without_a_list(provider: ServiceBusProvider, queue: str) -> None:
+    [number] = provider.schedule_messages(queue, Message("a", session_id="s1"), now() + LATER)
+    assert [message.sequence_number for message in provider.peek_messages(queue, "s1")] == [number]
+
+
 def test_many_messages_get_their_numbers_in_order(provider: ServiceBusProvider, queue: str) -> None:
     numbers = provider.schedule_messages(queue, messages(*map(str, range(1100))), now() + LATER)
     assert len(numbers) == 1100

@@ -285,6 +285,8 @@ def test_a_session_state_is_set_read_and_cleared(session: SessionClient) -> None
     for state in (b"step 1", bytes(range(256)), b"x" * 100_000):
         session.set_session_state(state)
         assert session.get_session_state() == state
+    session.set_session_state("größer")
+    assert session.get_session_state() == "größer".encode()
     session.set_session_state(None)
     assert session.get_session_state() is None
 

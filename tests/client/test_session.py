@@ -30,9 +30,9 @@ def test_the_next_holder_reads_the_session_state(azsession_provider: ServiceBusP
         assert session.get_session_state() is None
 
 
-def test_a_session_state_that_is_not_bytes_is_refused(session: SessionClient) -> None:
-    with pytest.raises(ValidationError, match="bytes"):
-        session.set_session_state("text")  # type: ignore[arg-type]
+def test_a_session_state_that_is_neither_bytes_nor_text_is_refused(session: SessionClient) -> None:
+    with pytest.raises(ValidationError, match="bytes, str or None, not int"):
+        session.set_session_state(5)  # type: ignore[arg-type]
 
 
 def test_dead_lettering_a_session_moves_all_its_messages(

@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 from types import ModuleType
+from typing import Any
 
 import attrs
 import click
@@ -22,10 +23,13 @@ from azsession.processor import outcomes, processor
 from azsession.testing import AzsessionServer
 
 from ..support.paths import ROOT
-from .helpers import left, send
+from .helpers import QUEUE, left, send
 
 PAGE = ROOT / "docs" / "processor.md"
-EXAMPLES = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(PAGE).examples())
+SOURCES = [str(example.parsed) for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(PAGE).examples()]
+EXAMPLES = [source for source in SOURCES if "SessionProcessor(" in source]
+#: The example of a handler alone.
+[HANDLER] = [source for source in SOURCES if source not in EXAMPLES]
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -38,7 +42,7 @@ def test_an_example_of_the_page_runs(
 ) -> None:
     monkeypatch.setenv("SERVICEBUS_CONNECTION_STRING", azsession_server.connection_string)
     send(azsession_provider, "a", ["1", "2"])
-    source = str(EXAMPLES[number].parsed)
+    source = EXAMPLES[number]
     handled: list[tuple[str, str]] = []
     both = threading.Event()
 
@@ -54,6 +58,18 @@ def test_an_example_of_the_page_runs(
     assert left(azsession_provider) == 0
     if "print(" in source:
         assert capsys.readouterr().out.strip() in ("1", "2")
+
+
+def test_the_handler_of_the_page_dead_letters_what_does_not_fit(azsession_provider: ServiceBusProvider) -> None:
+    send(azsession_provider, "a", ['{"id": 1, "amount": "much"}', '{"id": 2, "amount": 12.5}'])
+    handled: list[tuple[str, str]] = []
+    names: dict[str, Any] = {"handle": lambda *arguments: handled.append(arguments)}
+    exec(compile(HANDLER, str(PAGE), "exec"), names)
+    SessionProcessor(azsession_provider, QUEUE, names["handle_order"], until_empty=True).run()
+    assert handled == [("a", "12.50")]
+    [dead] = azsession_provider.dead_letters(QUEUE)
+    assert dead.dead_letter_reason == "MalformedOrder"
+    assert dead.dead_letter_description == "the body does not fit Order: amount: expected a number, found a string"
 
 
 @pytest.mark.parametrize("module", [processor, outcomes], ids=lambda module: module.__name__)

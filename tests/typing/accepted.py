@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+import attrs
+import pydantic
 from azure.core.credentials import TokenCredential
 
 from azsession import (
@@ -27,6 +30,26 @@ from azsession import (
 )
 from azsession.config import ConfigFields, ConfigOptions
 from azsession.messages import AttributeValue, JSONValue
+
+
+@dataclass
+class Order:
+    """A dataclass."""
+
+    amount: float
+
+
+@attrs.frozen
+class Payment:
+    """An attrs class."""
+
+    amount: float
+
+
+class Item(pydantic.BaseModel):
+    """A pydantic model."""
+
+    price: float
 
 
 def messages(counts: dict[str, int]) -> Iterator[Message]:
@@ -57,6 +80,11 @@ def attributes_of_a_received_message(message: ReceivedMessage) -> None:
     value: JSONValue = message.json()
     if isinstance(value, dict):
         print(value["order"])
+    order: Order = message.json(Order)
+    item: Item = message.json(Item)
+    payment: Payment = message.json(Payment)
+    orders: list[Order] = message.json(list[Order])
+    print(order.amount, item.price, payment.amount, orders)
     peeked: PeekedMessage = message
     print(receipt, sequence_number, enqueued_at, text, peeked)
 
@@ -104,6 +132,8 @@ def settlement(provider: ServiceBusProvider, receipt: str) -> None:
             session.defer_message(str(message.receipt))
             session.dead_letter_message(receipt, "unreadable", "the body is not JSON")
             session.receive_deferred_messages([message.sequence_number])
+            session.set_session_state("paid")
+            provider.send_messages("orders", Message("x", session_id="s"))
         for each in session.messages(timeout=1):
             session.complete_messages([each, each.receipt, receipt])
         expires_at: datetime = session.renew_session_lock()

@@ -6,6 +6,8 @@ unnecessary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from azsession import (
     Message,
     ProviderError,
@@ -16,6 +18,14 @@ from azsession import (
     ServiceBusProvider,
     SessionClient,
 )
+
+
+@dataclass
+class Order:
+    """A dataclass."""
+
+    amount: float
+
 
 Message({"a": 1})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Message(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -51,5 +61,8 @@ ProviderError("m", status="404")  # type: ignore[arg-type]  # pyright: ignore[re
 
 def calls(session: SessionClient, message: ReceivedMessage) -> None:
     session.complete_message(message.sequence_number)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    session.set_session_state(message.json(Order))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    session.receive_messages(5, max_wait_time=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    message.renew_lock()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     session.receive_deferred_messages([message])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     session.receive_deferred_messages([None])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
