@@ -28,7 +28,9 @@ from .pages import Block, blocks
 #: A connection string with a placeholder. It stands for that of the page's gateway.
 _PLACEHOLDER = re.compile(r"Endpoint=[^\"'\s]*\.\.[^\"'\s]*")
 #: Seconds that a block may take.
-_PATIENCE = 45
+_PATIENCE = 60
+#: Plugins that would only take time.
+_UNUSED_PLUGINS = ("schemathesis", "randomly", "xdist", "hypothesispytest", "pytest_cov", "cacheprovider")
 #: Installations are the subject of tests/installing.
 _INSTALLED = "#!/bin/sh\nexit 0\n"
 
@@ -59,6 +61,7 @@ class PageRun:
             PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
             PYTHONUNBUFFERED="1",
             COLUMNS="100",
+            PYTEST_ADDOPTS=" ".join(f"-p no:{name}" for name in _UNUSED_PLUGINS),
             HOME=str(tools),
             REPOSITORY=str(ROOT),
         )
@@ -115,7 +118,7 @@ class PageRun:
         self._python.stdin.flush()
         limit = threading.Timer(_PATIENCE, self._python.kill)
         limit.start()
-        answer = json.loads(self._python.stdout.readline() or '{"is_done": false, "output": "no end within 45 s"}')
+        answer = json.loads(self._python.stdout.readline() or '{"is_done": false, "output": "no end in time"}')
         limit.cancel()
         assert answer["is_done"], answer["output"]
         self._keep_output(block, answer["output"])

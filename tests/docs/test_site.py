@@ -6,10 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
+import azsession
 
 from ..support.paths import ROOT
 from ..support.processes import environment
@@ -87,22 +90,44 @@ def test_comments_of_the_sources_are_not_in_the_site(site: Path) -> None:
     assert "<!-- the demo" not in (site / "index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("page", "text", "complaint"),
-    [
-        ("docs/new.md", "# A page that the navigation lacks\n", "new.md"),
-        ("docs/settings.md", "\n[a page that is missing](missing.md)\n", "missing.md"),
-        ("docs/settings.md", "\n[an anchor that is missing](azure.md#nowhere)\n", "#nowhere"),
-        ("docs/settings.md", "\n![an image that is missing](images/none.png)\n", "images/none.png"),
-        ("docs/settings.md", "\n[a file that is no page](../tests/conftest.py)\n", "tests/conftest.py"),
-        ("docs/settings.md", "\n[an example that is missing](../examples/none.py)\n", "none"),
-        ("README.md", "\n[an anchor that is missing](docs/azure.md#nowhere)\n", "#nowhere"),
-        ("azsession/queues.py", "", ""),
-    ],
-)
-def test_the_build_fails_for(sources: Path, page: str, text: str, complaint: str) -> None:
-    with (sources / page).open("a", encoding="utf-8") as file:
-        file.write(text)
+def test_the_reference_has_every_public_method(site: Path) -> None:
+    listed = (site / "objects.inv").read_bytes().split(b"zlib.\n", 1)[1]
+    names = {line.split()[0] for line in zlib.decompress(listed).decode().splitlines()}
+    for name in set(azsession.__all__) - {"__version__"}:
+        cls = getattr(azsession, name)
+        methods = [each for each in dir(cls) if not each.startswith("_") and not hasattr(BaseException, each)]
+        expected = {f"azsession.{name}.{each}" for each in methods if callable(getattr(cls, each))}
+        assert expected - names == set()
+        assert f"azsession.{name}" in names
+
+
+#: Faults, by the file that has them, with a part of the warning.
+FAULTS = [
+    ("docs/new.md", "# A page that the navigation lacks\n", "new.md"),
+    ("docs/settings.md", "[a page that is missing](missing.md)", "'missing.md'"),
+    ("docs/settings.md", "[an anchor that is missing](azure.md#nowhere)", "'azure.md#nowhere'"),
+    ("docs/settings.md", "![an image that is missing](images/none.png)", "'images/none.png'"),
+    ("docs/settings.md", "[a file that is no page](../tests/conftest.py)", "'tests/conftest.py'"),
+    ("docs/settings.md", "[an example that is missing](../examples/none.py)", "'examples.md#none'"),
+    ("README.md", "[an anchor that is missing](docs/servers.md#nowhere)", "'servers.md#nowhere'"),
+]
+
+
+def append(page: Path, text: str) -> None:
+    with page.open("a", encoding="utf-8") as file:
+        file.write(f"\n{text}\n")
+
+
+def test_the_build_fails_for_a_name_that_does_not_exist(sources: Path) -> None:
+    append(sources / "docs" / "settings.md", "::: azsession.no_such_name")
     status, warnings = build(sources, sources / "site")
-    assert status == (1 if text else 0), warnings
-    assert complaint in "\n".join(warnings)
+    assert status == 1
+    assert "azsession.no_such_name" in "\n".join(warnings)
+
+
+def test_the_build_fails_and_names_each_fault(sources: Path) -> None:
+    for page, text, _ in FAULTS:
+        append(sources / page, text)
+    status, warnings = build(sources, sources / "site")
+    assert status == 1
+    assert [complaint for *_, complaint in FAULTS if complaint not in "\n".join(warnings)] == []
