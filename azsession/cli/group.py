@@ -18,6 +18,7 @@ from .common import CommandGroup, MissingCommandError, printable
 from .consume import consume
 from .dead_letters import dead_letters
 from .demo.command import demo
+from .key import key
 from .log_output import is_json, log_output, logger
 from .messages import peek, receive
 from .process import exiting_signals
@@ -44,7 +45,7 @@ def cli() -> None:
 
 _COMMANDS = (
     *(demo, serve, send, schedule, cancel, receive, consume, celery_dispatch),
-    *(peek, sessions, dead_letters, purge, queue, backup),
+    *(peek, sessions, dead_letters, purge, queue, backup, key),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

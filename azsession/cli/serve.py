@@ -25,6 +25,7 @@ from .serve_azure import AzureCheck, AzureOptions, azure_broker, azure_options, 
 if TYPE_CHECKING:
     from ..broker.base import Broker
     from ..server import AccessKey, GatewayService
+    from .key_watch import KeyFileWatch
 
 DEFAULT_PORT = 8720
 
@@ -181,6 +182,7 @@ def serve(azure_string: str | None, azure_namespace: str | None, azure_websocket
     # Only the owner may read messages and keys, whatever the umask of the shell is.
     os.umask(0o077)
     check: AzureCheck | None = None
+    watch: KeyFileWatch | None = None
     broker: Broker
     if storage.azure is None:
         from ..broker.embedded import EmbeddedBroker
@@ -192,6 +194,7 @@ def serve(azure_string: str | None, azure_namespace: str | None, azure_websocket
     try:
         keys = keys or _stored_keys(storage.key_file)
         service = _service(options, broker, keys)
+        watch = _key_watch(storage.key_file, service)
         signals = StopSignals()
         service.start()
     except BaseException:
@@ -203,12 +206,16 @@ def serve(azure_string: str | None, azure_namespace: str | None, azure_websocket
         _print_address_warnings(options, url)
         if check is not None:
             check.start()
+        if watch is not None:
+            watch.start()
         _print_connection_string(url, keys[0], storage, as_json=options.as_json)
         signals.wait()
         note("stopping after the running requests; a second signal stops at once")
     finally:
         if check is not None:
             check.end()
+        if watch is not None:
+            watch.end()
         service.stop()
 
 
@@ -229,6 +236,12 @@ def _stored_keys(key_file: Path | None) -> list[AccessKey]:
     from .keyfile import stored_keys
 
     return [AccessKey.generate()] if key_file is None else stored_keys(key_file)
+
+
+def _key_watch(key_file: Path | None, service: GatewayService) -> KeyFileWatch | None:
+    from .key_watch import KeyFileWatch
+
+    return None if key_file is None else KeyFileWatch(key_file, service.replace_keys)
 
 
 def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -> GatewayService:

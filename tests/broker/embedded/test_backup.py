@@ -16,12 +16,26 @@ import pytest
 from azsession import ProviderError, ThrottledError
 from azsession.broker.calls import Backup
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.broker.embedded.backup import STEP_PAGES, unfinished_file
+from azsession.broker.embedded.backup import STEP_PAGES, _Turn, unfinished_file
 from azsession.broker.embedded.database_file import check_data_file
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
 
-from .helpers import COMPLETE, DEFER, NO_WAIT, Hold, bodies, messages, numbers, peek, receive, send, settle
+from .helpers import (
+    COMPLETE,
+    DEFER,
+    NO_WAIT,
+    Background,
+    Hold,
+    JobLog,
+    bodies,
+    messages,
+    numbers,
+    peek,
+    receive,
+    send,
+    settle,
+)
 
 #: Bodies that need some hundred steps.
 BIG = "x" * 60_000
@@ -137,6 +151,16 @@ def test_other_operations_run_between_the_steps_of_a_backup(stored: EmbeddedBrok
         assert b"between" in file.read()
 
 
+def test_no_operation_runs_during_a_step(stored: EmbeddedBroker) -> None:
+    turn = _Turn(stored._core)
+    turn.begin()
+    sent = Background(lambda: send(stored, "later"))
+    eventually(lambda: len(stored._core.commits._queue) == 1)
+    assert sent.running
+    turn.end()
+    sent.result()
+
+
 def test_a_transaction_that_was_rolled_back_is_not_in_a_backup(stored: EmbeddedBroker, path: Path) -> None:
     hold = Hold(stored)
     backup = stored.backup(context=NO_WAIT)
@@ -170,11 +194,14 @@ def test_a_cancelled_backup_leaves_nothing_and_lets_another_one_start(stored: Em
     backup = stored.backup(context=NO_WAIT)
     eventually(lambda: unfinished_file(path).exists())
     assert backup.cancel()
+    log = JobLog(stored)
     hold.let_go()
     with pytest.raises(CancelledError):
         backup.result()
     eventually(lambda: not unfinished_file(path).exists())
     eventually(lambda: not stored._backups._running.locked())
+    # It does not copy to the end, which takes 20 steps.
+    assert len(log.rows) < 5
     stored.backup().result().file.close()
     assert files(path) == set()
 

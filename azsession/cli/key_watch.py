@@ -1,0 +1,83 @@
+"""`KeyFileWatch`: lets a running gateway follow the changes of its key file. `azsession serve` has one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from ..server import AccessKey
+from .keyfile import read_keys
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the file.
+INTERVAL = 1.0
+
+#: What shows that a file has changed: device, inode, size and time.
+_Identity = tuple[int, int, int, int]
+
+
+class KeyFileWatch:
+    """Looks at the key file once a second, in a thread of its own. A file that cannot be used changes nothing.
+
+    Args:
+        path: The key file.
+        replace_keys: Called with all keys of a changed file.
+        interval: Seconds between two looks.
+    """
+
+    def __init__(
+        self, path: Path, replace_keys: Callable[[Iterable[AccessKey]], object], *, interval: float = INTERVAL
+    ) -> None:
+        self._path = path
+        self._replace_keys = replace_keys
+        self._interval = interval
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="azsession-keys", daemon=True)
+        #: The file whose keys are used, or whose fault is logged.
+        self._known = self._identity()
+        #: The file at the last look.
+        self._last = self._known
+
+    def start(self) -> None:
+        """Begin. Keys that changed since this object was made are noticed, too."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """End, and wait for the thread."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._interval):
+            self.look()
+
+    def look(self) -> None:
+        """Take over the keys if the file has changed."""
+        found, last = self._identity(), self._last
+        self._last = found
+        if found == self._known:
+            return
+        if found is not None and last is not None and found[:2] == last[:2] and found != last:
+            # The same file is being written to. Its keys are complete when it has stayed the same for one interval.
+            return
+        self._known = found
+        try:
+            self._replace_keys(read_keys(self._path))
+            logger.info("the keys in %s have changed", self._path)
+        except FileNotFoundError:
+            logger.error("the key file %s is gone; the gateway keeps its keys", self._path)
+        except ConfigurationError as error:
+            logger.error("%s; until then, the gateway keeps its keys", error)
+
+    def _identity(self) -> _Identity | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
