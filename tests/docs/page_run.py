@@ -157,8 +157,14 @@ class PageRun:
         self._background.append(process)
         if serves:
             assert process.stdout is not None
-            self._connection_string = process.stdout.readline().strip()
-            assert self._connection_string.startswith("Endpoint="), self._connection_string + process.stdout.read()
+            said = ""
+            for line in process.stdout:  # Until it ends, or prints its connection string.
+                said += line
+                if line.startswith("Endpoint="):
+                    break
+            else:
+                raise AssertionError(f"the gateway did not start: {said}")
+            self._connection_string = line.strip()
             self._environ["SERVICEBUS_CONNECTION_STRING"] = self._connection_string
             self._output = self._connection_string + "\n"
 
