@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from functools import lru_cache, partial
@@ -13,13 +13,14 @@ from urllib.parse import unquote
 
 from ...broker.base import Broker
 from ...broker.calls import CallContext, WaitingSlots
-from ...errors import AuthenticationFailedError
+from ...errors import AuthenticationFailedError, MessageTooLargeError
 from ...protocol import EXTENSIONS_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION, SERVER_EXTENSIONS
 from ...protocol.routes import Operation
 from ..access_keys import AccessKey
 from ..answer import Answer, PendingAnswer, error_answer
 from ..authorization import OPEN, Guard
 from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, Admission, Gateway
+from ..explorer.mount import ExplorerMount, is_for_explorer
 from ..request import Headers, Request, iter_messages
 from . import access_log
 from .asgi import CONNECTION_KEY, ASGIApplication, ClientGoneError, Receive, RequestConnection, Scope, Send
@@ -49,6 +50,7 @@ def create_app(
     max_body_size: int = MAX_BODY_SIZE,
     max_message_size: int = MAX_MESSAGE_SIZE,
     max_waiting: int = MAX_WAITING,
+    explorer: bool = True,
 ) -> ASGIApplication:
     """Return an ASGI application that serves a broker.
 
@@ -68,6 +70,8 @@ def create_app(
         max_body_size: Bytes of a request's body at most; a larger one gets status 413.
         max_message_size: Bytes of a message's body, or of a session state, at most; a larger one gets status 413.
         max_waiting: Receives and accepts that may wait at once, from 1. Others get status 429.
+        explorer: Serve the Explorer, a web interface, at ``/explorer``. It needs jinja2, and keys with which users sign in:
+            without keys, there is no Explorer.
 
     Returns:
         The application. It never raises for a request.
@@ -75,18 +79,16 @@ def create_app(
     Raises:
         ConfigurationError: Two keys have the same name.
     """
-    gateway = Gateway(
-        broker,
-        keys if keys is None or isinstance(keys, Guard) else Guard(keys, hosts),
-        max_body_size=max_body_size,
-        max_message_size=max_message_size,
-    )
-    return _Application(gateway, WaitingSlots(max_waiting))
+    guard = keys if keys is None or isinstance(keys, Guard) else Guard(keys, hosts)
+    gateway = Gateway(broker, guard, max_body_size=max_body_size, max_message_size=max_message_size)
+    pages = ExplorerMount(broker, guard, result_of, max_message_size) if explorer and guard is not None else None
+    return _Application(gateway, WaitingSlots(max_waiting), pages)
 
 
 class _Application:
-    def __init__(self, gateway: Gateway, slots: WaitingSlots) -> None:
+    def __init__(self, gateway: Gateway, slots: WaitingSlots, explorer: ExplorerMount | None) -> None:
         self.gateway = gateway
+        self.explorer = explorer
         self.slots = slots
         self.context = CallContext(blocking=False, slots=slots)
 
@@ -115,6 +117,7 @@ class _Exchange:
 
     def __init__(self, app: _Application, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway = app.gateway
+        self._explorer = app.explorer
         self._context = app.context
         self._scope = scope
         self._receive = receive
@@ -150,12 +153,15 @@ class _Exchange:
     async def _answer(self) -> Answer:
         try:
             headers = self._read_head()
-            admitted = self._admitted = self._admit(headers)
+            path, prefix = self._path()
+            if self._explorer is not None and is_for_explorer(path, headers.get("Authorization")):
+                query = self._scope.get("query_string", b"").decode("latin-1")
+                return await self._explorer.answer(self._method, path, query, headers, self._scope, self._read_body)
+            admitted = self._admitted = self._admit(headers, path, prefix)
             operation = admitted.route.operation
             body, messages = b"", None
             if operation not in OPEN or self._body.complete:
-                body = await self._body.read(self._gateway.max_body_size, self._gateway.body_too_large)
-                self._connection.body_read()
+                body = await self._read_body(self._gateway.max_body_size, self._gateway.body_too_large)
             if operation in (Operation.SEND, Operation.SCHEDULE):
                 found = iter_messages(headers, body, self._gateway.max_message_size)
                 messages = [message async for message in _in_turns(found)]
@@ -176,15 +182,24 @@ class _Exchange:
         self._body = Body(self._receive, self._connection.body_arrived, head)
         return head.headers
 
-    def _admit(self, headers: Headers) -> Admission:
+    def _path(self) -> tuple[str, tuple[str, ...]]:
+        """Return the application's own path, and the segments of the prefix in front of it."""
         scope = self._scope
-        query = scope.get("query_string", b"").decode("latin-1")
         raw: bytes | None = scope.get("raw_path")
         # Without a raw path, the path is decoded, and U+FFFD stands for bytes that are not UTF-8. The protocol refuses lone
         # surrogates.
         path: str = raw.decode("latin-1") if raw else scope["path"].replace("\ufffd", "\udcff")
-        path, prefix = _split_root(path, scope.get("root_path", ""), encoded=bool(raw))
-        return self._gateway.admit(self._method, path, query, headers, encoded=bool(raw), prefix=prefix)
+        return _split_root(path, scope.get("root_path", ""), encoded=bool(raw))
+
+    def _admit(self, headers: Headers, path: str, prefix: tuple[str, ...]) -> Admission:
+        query = self._scope.get("query_string", b"").decode("latin-1")
+        is_encoded = bool(self._scope.get("raw_path"))
+        return self._gateway.admit(self._method, path, query, headers, encoded=is_encoded, prefix=prefix)
+
+    async def _read_body(self, limit: int, too_large: Callable[[int | None], MessageTooLargeError]) -> bytes:
+        body = await self._body.read(limit, too_large)
+        self._connection.body_read()
+        return body
 
     async def _wait(self, pending: PendingAnswer[T], admitted: Admission) -> Answer:
         self._pending = pending if pending.give_back is not None else None
