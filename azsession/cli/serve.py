@@ -50,6 +50,7 @@ class ServeOptions:
     insecure: bool
     max_waiting: int | None
     max_connections: int | None
+    explorer: bool
     azure: AzureOptions | None
     as_json: bool
 
@@ -155,6 +156,11 @@ class Storage:
     help="Number of connections. Beyond it, the connection that was idle longest is closed, or a new one gets status 503. "
     "Default: the process's limit of open files minus a reserve, at most 16384.",
 )
+@click.option(
+    "--explorer/--no-explorer",
+    default=True,
+    help="Serve the Explorer, a web interface, at /explorer. It is on unless you turn it off.",
+)
 @azure_options
 @click.option(
     "--json",
@@ -203,6 +209,8 @@ def serve(azure_string: str | None, azure_namespace: str | None, azure_websocket
     try:
         url = public_url(service.url, options.hostnames, options.tls_cert)
         _print_notes(options, storage, broker, service.url)
+        if options.explorer:
+            note(f"web     {url}/explorer")
         _print_address_warnings(options, url)
         if check is not None:
             check.start()
@@ -261,6 +269,7 @@ def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -
         insecure=options.insecure,
         max_waiting=options.max_waiting or MAX_WAITING,
         max_connections=options.max_connections,
+        explorer=options.explorer,
         **sizes,
     )
 

@@ -52,6 +52,7 @@ class GatewayService:
         max_connections: Connections that may be open at once. Beyond the limit, the service closes the connection that has
             been idle longest, or answers a new connection with status 503. By default, the limit follows from the number of
             files that the process may open, and is 16,384 at most.
+        explorer: Serve the Explorer, a web interface, at ``/explorer``.
 
     Attributes:
         broker: The broker behind the gateway.
@@ -76,6 +77,7 @@ class GatewayService:
         max_body_size: int = MAX_BODY_SIZE,
         max_message_size: int = MAX_MESSAGE_SIZE,
         max_connections: int | None = None,
+        explorer: bool = True,
     ) -> None:
         if tls_cert is None and not insecure and not is_loopback(host):
             raise ConfigurationError(
@@ -90,6 +92,7 @@ class GatewayService:
             max_body_size=max_body_size,
             max_message_size=max_message_size,
             max_waiting=max_waiting,
+            explorer=explorer,
         )
         tls = tls_context(tls_cert, tls_key)
         self._scheme = "http" if tls is None else "https"
