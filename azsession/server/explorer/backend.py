@@ -15,7 +15,7 @@ from ...broker.calls import CallContext
 from ...errors import UnsupportedOperationError
 from ...messages import Message, PeekedMessage, SessionInfo
 from ...queues import QueueInfo
-from .mount import Wait
+from .transport import Wait
 
 #: Seconds that a page waits for one result of the broker.
 PATIENCE = 20.0

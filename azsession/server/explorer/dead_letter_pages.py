@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
@@ -91,7 +92,7 @@ class DeadLetterPages:
     async def _handle(self, request: PageRequest, verb: str, action: Callable[[str, int], Awaitable[None]]) -> Answer:
         if "number" in request.query:
             return await self._handle_one(request, verb, action)
-        before = whole_number(request.form.get("before"), "before", int(time.time() * 1000), _MAX_TIME)
+        before = whole_number(request.form.get("before"), "before", math.ceil(time.time() * 1000), _MAX_TIME)
         at = datetime.fromtimestamp(before / 1000, timezone.utc)
         selection = Selection(request.queue, request.session_id, _reason(request), at)
         progress = None

@@ -27,12 +27,12 @@ from ..request import Headers
 from .backend import Backend
 from .dead_letter_pages import DeadLetterPages
 from .message_pages import MessagePages
-from .mount import ReadBody, Wait
 from .page_request import MAX_FORM_SIZE, PageRequest, read_fields, read_form
 from .queue_pages import QueuePages
 from .rendering import STATIC_FILES, link, redirect, render, static_answer
 from .send_page import SendPage
 from .sign_in import START, SignIn
+from .transport import ReadBody, Wait
 
 logger: logging.Logger = logging.getLogger(__name__)
 

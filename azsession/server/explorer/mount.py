@@ -5,34 +5,22 @@ It does not import jinja2, which the Explorer needs, until the first page is ask
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ..._extras import need
 from ...broker.base import Broker
-from ...errors import ConfigurationError, MessageTooLargeError
+from ...errors import ConfigurationError
 from ..answer import Answer
 from ..authorization import Guard
 from ..request import Headers
+from .transport import ReadBody, Wait
 
 if TYPE_CHECKING:
     from .explorer import Explorer
 
 _ROOT = "/explorer"
-
-
-class Wait(Protocol):
-    """Waits in the event loop for a result of the broker; see `http.waiting.result_of`."""
-
-    def __call__(self, future: Future[Any], watch: None, *, patience: float | None = None) -> Awaitable[Any]: ...
-
-
-class ReadBody(Protocol):
-    """Reads the body of a request; see `http.body.Body.read`."""
-
-    def __call__(self, limit: int, too_large: Callable[[int | None], MessageTooLargeError]) -> Awaitable[bytes]: ...
 
 
 def is_for_explorer(path: str, authorization: str | None) -> bool:
