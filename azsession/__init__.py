@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from .messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
     from .processor import DeadLetter, DeadLetterSession, ProcessorStats, SessionProcessor
-    from .queues import QueueInfo, QueueSettings
+    from .queues import QueueInfo, QueueSettings, QueueStatistics
 
 __version__ = "0.1.0"
 
@@ -53,6 +53,7 @@ __all__ = [
     "QueueInfo",
     "QueueNotFoundError",
     "QueueSettings",
+    "QueueStatistics",
     "ReceiptHandle",
     "ReceivedMessage",
     "ServiceBusConfig",
@@ -75,7 +76,7 @@ _MODULES = {
     "ServiceBusConfig": "config",
     **dict.fromkeys(("Message", "PeekedMessage", "ReceiptHandle", "ReceivedMessage", "SessionInfo"), "messages"),
     **dict.fromkeys(("DeadLetter", "DeadLetterSession", "ProcessorStats", "SessionProcessor"), "processor"),
-    **dict.fromkeys(("QueueInfo", "QueueSettings"), "queues"),
+    **dict.fromkeys(("QueueInfo", "QueueSettings", "QueueStatistics"), "queues"),
 }
 
 if not TYPE_CHECKING:  # A type checker would accept any name.

@@ -34,6 +34,8 @@ from .validation import AttributeValue as AttributeValue
 #: A value that JSON can express.
 JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | float | bool | None"
 
+#: The holder of a session whose client did not say who it is.
+UNKNOWN_CLIENT = "unknown client"
 #: The first characters of a portable receipt. The digit is the version of the format.
 _RECEIPT_PREFIX = "azs1."
 _MAX_RECEIPT_LENGTH = 4096
@@ -348,12 +350,22 @@ class SessionInfo:
         message_count: The number of active messages, including those that a holder has not settled. `None` on Azure, which
             does not report it.
         locked_until: When the session's lock expires unless it is renewed, or when a delay after an abandon ends
-            (timezone-aware, UTC). `None`: the session is free.
+            (timezone-aware, UTC). `None`: the session is free, or, on Azure, not held through this process or gateway.
+        holder: Who holds the session, for people: the host name and process id of the client, and the name of its key if it
+            uses a gateway, for example ``"worker-7:4711, key app"``. `None`: nobody holds it, or the server does not say.
+        deferred_count: The number of deferred messages. `None`: the server does not say.
+        has_state: Whether the session has a state. `None`: the server does not say.
+        oldest_enqueued_at: When the oldest active message was enqueued (timezone-aware, UTC). `None`: there is none, or the
+            server does not say.
     """
 
     session_id: str
     message_count: int | None
     locked_until: datetime | None = None
+    holder: str | None = attrs.field(default=None, kw_only=True)
+    deferred_count: int | None = attrs.field(default=None, kw_only=True)
+    has_state: bool | None = attrs.field(default=None, kw_only=True)
+    oldest_enqueued_at: datetime | None = attrs.field(default=None, kw_only=True)
 
     __repr__ = short_repr
     _repr_html_ = html_table

@@ -1,10 +1,13 @@
-"""The settings of a queue. `ServiceBusProvider` and the command line create queues with them; the brokers store them."""
+"""The settings of a queue, its description, and its statistics.
+
+`ServiceBusProvider` and the command line create queues with settings; the brokers store them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
@@ -108,6 +111,39 @@ class QueueInfo:
     settings: QueueSettings
     active_count: int | None = None
     dead_letter_count: int | None = None
+
+    __repr__ = short_repr
+    _repr_html_ = html_table
+
+
+@attrs.frozen(kw_only=True)
+class QueueStatistics:
+    """The numbers of messages and sessions of a queue at one moment, from `ServiceBusProvider.queue_statistics`.
+
+    `None` stands for a number that the server does not know. Azure tells the number of sessions alone.
+
+    Attributes:
+        name: The queue's name.
+        active_count: Active messages, including those that a holder has received and not settled.
+        scheduled_count: Messages that become available later.
+        deferred_count: Messages that were deferred.
+        dead_letter_count: Dead letters.
+        session_count: Sessions with active messages. Each needs a holder, so this number says how many consumers are needed.
+        waiting_session_count: Those of them that nobody holds, and that no delay holds back.
+        locked_session_count: Sessions that a client holds, with and without messages. On Azure: those that clients of this
+            gateway or process hold.
+        oldest_enqueued_at: When the oldest active message was enqueued (timezone-aware, UTC). `None` also if there is none.
+    """
+
+    name: str
+    active_count: int | None = None
+    scheduled_count: int | None = None
+    deferred_count: int | None = None
+    dead_letter_count: int | None = None
+    session_count: int | None = None
+    waiting_session_count: int | None = None
+    locked_session_count: int | None = None
+    oldest_enqueued_at: datetime | None = None
 
     __repr__ = short_repr
     _repr_html_ = html_table

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
-from ..queues import QueueInfo, QueueSettings
+from ..queues import QueueInfo, QueueSettings, QueueStatistics
 from .calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settlement
 
 
@@ -341,6 +341,10 @@ class Broker(abc.ABC):
         Raises:
             UnsupportedOperationError: This broker does not manage queues.
         """
+
+    @abc.abstractmethod
+    def queue_statistics(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueStatistics]:
+        """Return the numbers of messages and sessions of a queue or subscription. Takes no longer for a long queue."""
 
     @abc.abstractmethod
     def list_queues(self, *, context: CallContext = BLOCKING) -> Future[list[QueueInfo]]:

@@ -201,6 +201,7 @@ class ReceiveRequest:
             ahead. A message that was fetched ahead counts as delivered from the moment at which the caller uses it: when it
             is settled in a way that counts, when it is taken (`Disposition.TAKE`), or when it is the first unsettled message
             because those before it were settled.
+        client: Who receives, for people; ``""`` if the client did not say.
     """
 
     entity: str
@@ -211,6 +212,7 @@ class ReceiveRequest:
     request_id: str = attrs.field(default="", kw_only=True)
     holds_lock: bool = attrs.field(default=False, kw_only=True)
     taken: int | None = attrs.field(default=None, kw_only=True)
+    client: str = attrs.field(default="", kw_only=True)
 
 
 @attrs.frozen
@@ -223,6 +225,7 @@ class AcceptRequest:
         lock_id: The holder of the session lock; ``""`` for the shared holder of the plain dialect.
         timeout: Seconds to wait for a session, from 0.
         request_id: The same for all attempts of one request; ``""`` if the caller does not retry.
+        client: Who accepts, for people; ``""`` if the client did not say.
     """
 
     entity: str
@@ -230,6 +233,7 @@ class AcceptRequest:
     lock_id: str
     timeout: float = attrs.field(kw_only=True)
     request_id: str = attrs.field(default="", kw_only=True)
+    client: str = attrs.field(default="", kw_only=True)
 
 
 def superseded_error() -> ProviderError:

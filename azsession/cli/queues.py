@@ -149,15 +149,17 @@ def _settings(found: QueueInfo) -> dict[str, str]:
 @click.argument("queue", type=QUEUE)
 @client_options
 def sessions(queue: str, connect: Connect, as_json: bool) -> None:
-    """List the sessions of QUEUE that have messages or state, and show until when they are locked."""
+    """List the sessions of QUEUE that have messages or state, and show who holds them, and until when."""
     with connect() as provider:
         found = provider.list_sessions(queue)
     if as_json:
         for info in found:
             show_json(attrs.asdict(info))
     elif found:
-        rows = [(show_id(info.session_id), info.message_count, show_instant(info.locked_until)) for info in found]
-        show_table(("session", "messages", "locked until"), rows, numbers=["messages"])
+        rows = [
+            (show_id(info.session_id), info.message_count, show_instant(info.locked_until), info.holder) for info in found
+        ]
+        show_table(("session", "messages", "locked until", "holder"), rows, numbers=["messages"])
         counts = [info.message_count for info in found if info.message_count is not None]
         messages = f"{plural(sum(counts), 'message')} in " if counts else ""
         note(f"{messages}{plural(len(found), 'session')}")

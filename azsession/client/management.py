@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from ..errors import ProviderError, QueueError, ValidationError, revised
 from ..messages import PeekedMessage, SessionInfo
 from ..protocol.error_codes import MESSAGE_NOT_FOUND
-from ..queues import QueueInfo, QueueSettings
+from ..queues import QueueInfo, QueueSettings, QueueStatistics
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count, check_queue_name, check_session_id
 from . import operations, schedule_operations
 from .call import Call
@@ -137,6 +137,12 @@ def get_queue(core: ProviderCore, queue_name: str) -> QueueInfo:
     """Return a queue with its settings and counts."""
     check_queue_name(queue_name)
     return core.send(operations.get_queue(queue_name), _MANAGE_QUEUES)
+
+
+def queue_statistics(core: ProviderCore, queue_name: str) -> QueueStatistics:
+    """Return the numbers of messages and sessions of a queue."""
+    check_queue_name(queue_name)
+    return core.send(operations.queue_statistics(queue_name), "count messages and sessions")
 
 
 def list_queues(core: ProviderCore) -> list[QueueInfo]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from ..messages import PeekedMessage, ReceivedMessage, SessionInfo
 from ..protocol import (
+    CLIENT_HEADER,
     ENVELOPE_TYPE,
     JSON_TYPE,
     LOCK_HELD_HEADER,
@@ -24,8 +25,9 @@ from ..protocol import (
 from ..protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION
 from ..protocol.queue_json import encode_queue
 from ..protocol.routes import BACKUP_PATH, entity_path, format_timeout, is_fragile, message_path, route_of, session_path
-from ..queues import QueueInfo, QueueSettings
+from ..queues import QueueInfo, QueueSettings, QueueStatistics
 from .call import Call, ServerResponse, SessionTarget
+from .client_name import client_name
 from .ids import new_id
 from .response_sink import ResponseSink
 from .responses import (
@@ -43,6 +45,7 @@ from .responses import (
     read_received,
     read_sessions,
     read_state,
+    read_statistics,
 )
 
 T = TypeVar("T")
@@ -78,7 +81,7 @@ def receive(
         taken: Messages that the caller uses at once. Those behind them are fetched ahead. `None`: all.
     """
     parameters = "".join(f"&{name}={value}" for name, value in (("max", max_count), ("taken", taken)) if value is not None)
-    headers = {**session.headers(), REQUEST_ID_HEADER: request_id}
+    headers = {**session.headers(), REQUEST_ID_HEADER: request_id, CLIENT_HEADER: client_name()}
     if has_lock:
         headers[LOCK_HELD_HEADER] = "1"
     return Call(
@@ -115,6 +118,7 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
             LOCK_ID_HEADER: lock_id,
             ROUTE_HEADER: route_of(lock_id),
             REQUEST_ID_HEADER: new_id(),
+            CLIENT_HEADER: client_name(),
             "Content-Type": JSON_TYPE,
         },
         body=_json_body({} if session_id is None else {"SessionId": session_id}),
@@ -334,6 +338,11 @@ def create_queue(entity: str, settings: QueueSettings) -> Call[bool]:
 def get_queue(entity: str) -> Call[QueueInfo]:
     """Return the call that describes a queue."""
     return queue_call("GET", entity, read_queue)
+
+
+def queue_statistics(entity: str) -> Call[QueueStatistics]:
+    """Return the call that counts the messages and sessions of a queue."""
+    return queue_call("GET", entity, read_statistics, path="/$statistics")
 
 
 def list_queues() -> Call[list[QueueInfo]]:

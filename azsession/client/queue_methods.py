@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from ..messages import Message
-from ..queues import QueueInfo, QueueSettings
+from ..queues import QueueInfo, QueueSettings, QueueStatistics
 from ..validation import check_queue_name
 from . import backup, management, sending
 from .provider_core import ProviderCore
@@ -104,6 +104,20 @@ class QueueMethods:
             UnsupportedOperationError: The server speaks the plain dialect, or it is Azure.
         """
         return management.get_queue(self._core, queue_name)
+
+    def queue_statistics(self, queue_name: str) -> QueueStatistics:
+        """Return the numbers of messages and sessions of a queue. Needs the right Listen.
+
+        The broker counts as it goes, so a long queue takes no longer. On Azure, all sessions are listed for their number.
+
+        Args:
+            queue_name: The queue, or a subscription.
+
+        Raises:
+            QueueNotFoundError: The queue does not exist.
+            UnsupportedOperationError: The server speaks the plain dialect.
+        """
+        return management.queue_statistics(self._core, queue_name)
 
     def list_queues(self) -> list[QueueInfo]:
         """Return all queues, sorted by name, without message counts. Needs the right Manage.

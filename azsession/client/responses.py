@@ -16,9 +16,9 @@ from ..errors import ValidationError
 from ..messages import AttributeValue, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
 from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, LOCK_EXPIRES_HEADER, WAITED_HEADER
 from ..protocol.error_codes import parse_seconds
-from ..protocol.queue_json import decode_queue_info
+from ..protocol.queue_json import decode_queue_info, decode_statistics
 from ..protocol.wire import MalformedError, decode_envelope, decode_single, json_object, parse_date
-from ..queues import QueueInfo
+from ..queues import QueueInfo, QueueStatistics
 from ..validation import check_lock_token, check_session_id, check_text
 from .call import ServerResponse, SessionTarget
 from .redacted import Redacted
@@ -204,10 +204,25 @@ def read_sessions(response: ServerResponse) -> list[SessionInfo]:
 
 
 def _session_info(item: Mapping[str, Any]) -> SessionInfo:
-    name, count, until = item.get("SessionId"), item.get("MessageCount"), item.get("LockedUntilUtc")
-    if not isinstance(count, (int, type(None))) or not isinstance(until, (str, type(None))):
+    count = item.get("MessageCount")
+    deferred, has_state, holder = item.get("DeferredMessageCount"), item.get("HasState"), item.get("Holder")
+    until, oldest = item.get("LockedUntilUtc"), item.get("OldestEnqueuedTimeUtc")
+    texts, numbers = (until, oldest, holder), (count, deferred)
+    if not (
+        all(isinstance(number, (int, type(None))) for number in numbers)
+        and all(isinstance(text, (str, type(None))) for text in texts)
+        and isinstance(has_state, (bool, type(None)))
+    ):
         raise MalformedError("a listed session must have a SessionId, a MessageCount, and a LockedUntilUtc if it is locked")
-    return SessionInfo(checked(check_text, name, "a SessionId"), count, None if until is None else parse_date(until))
+    return SessionInfo(
+        checked(check_text, item.get("SessionId"), "a SessionId"),
+        count,
+        None if until is None else parse_date(until),
+        holder=holder,
+        deferred_count=deferred,
+        has_state=has_state,
+        oldest_enqueued_at=None if oldest is None else parse_date(oldest),
+    )
 
 
 def read_created(response: ServerResponse) -> bool:
@@ -218,6 +233,11 @@ def read_created(response: ServerResponse) -> bool:
 def read_queue(response: ServerResponse) -> QueueInfo:
     """Return the described queue."""
     return _queue_info(read_object(response))
+
+
+def read_statistics(response: ServerResponse) -> QueueStatistics:
+    """Return the numbers of a queue."""
+    return decode_statistics(read_object(response))
 
 
 def read_queues(response: ServerResponse) -> list[QueueInfo]:

@@ -16,7 +16,9 @@ PROTOCOL_VERSION = "1"
 EXTENSIONS_HEADER = "Azsession-Extensions"
 #: Fetching messages ahead counts no delivery: ``taken`` on a receive, ``take`` and ``release`` in ``$settle``.
 FETCH_AHEAD = "fetch-ahead"
-SERVER_EXTENSIONS = FETCH_AHEAD
+#: ``GET /{entity}/$statistics``, and the holder and more in the list of sessions.
+STATISTICS = "statistics"
+SERVER_EXTENSIONS = f"{FETCH_AHEAD}, {STATISTICS}"
 #: The holder of a session's lock: a UUID that the client creates each time it takes the lock.
 LOCK_ID_HEADER = "Azsession-Lock-Id"
 #: ``1`` on a receive of a client that already held the lock under this lock id. The server must not grant a new lock to it. A
@@ -32,6 +34,8 @@ LOCK_EXPIRES_HEADER = "Azsession-Lock-Expires-In"
 #: Seconds that the server waited before it responded. The client counts the lock's duration from the time of its request, and
 #: adds these seconds. Otherwise a long poll would seem to use up the lock that it renewed.
 WAITED_HEADER = "Azsession-Waited"
+#: The client that receives or accepts, for people who look at sessions: its host name and process id.
+CLIENT_HEADER = "Azsession-Client"
 #: The number of messages in the body, which is an envelope.
 COUNT_HEADER = "Azsession-Count"
 #: The error code of a response, as in Azure's REST APIs.

@@ -1,4 +1,4 @@
-"""Durations in ISO 8601, and queues as JSON of the protocol. Client and gateway use both directions."""
+"""Durations in ISO 8601, and queues and their statistics as JSON of the protocol. Client and gateway use both directions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ValidationError
-from ..queues import QueueInfo, QueueSettings
+from ..queues import QueueInfo, QueueSettings, QueueStatistics
 from ..validation import did_you_mean
+from .wire import MalformedError, format_date, parse_date
 
 _DURATION = (
     r"P(?:(?P<days>\d+(?:\.\d+)?)D)?"
@@ -30,6 +31,17 @@ _PLAIN = {
 #: Settings that Azure's management API does not have. A server may not know them, so they are left out if they are false.
 _ADDED = {"SessionsExpireTogether": "sessions_expire_together"}
 _NAME, _ACTIVE, _DEAD = "QueueName", "MessageCount", "DeadLetterMessageCount"
+#: The numbers of a queue by their name in JSON.
+_COUNTS = {
+    "ActiveMessageCount": "active_count",
+    "ScheduledMessageCount": "scheduled_count",
+    "DeferredMessageCount": "deferred_count",
+    _DEAD: "dead_letter_count",
+    "SessionCount": "session_count",
+    "WaitingSessionCount": "waiting_session_count",
+    "LockedSessionCount": "locked_session_count",
+}
+_OLDEST = "OldestEnqueuedTimeUtc"
 #: Always true here: every queue has sessions.
 _REQUIRES_SESSION = "RequiresSession"
 
@@ -107,3 +119,27 @@ def decode_queue_info(data: Mapping[str, Any]) -> QueueInfo:
     if not isinstance(name, str) or not all(count is None or isinstance(count, int) for count in counts):
         raise ValidationError("a queue needs a QueueName that is text, and counts that are whole numbers")
     return QueueInfo(name, decode_queue(data), *counts)
+
+
+def encode_statistics(statistics: QueueStatistics) -> dict[str, Any]:
+    """Return the known numbers of a queue as a JSON object."""
+    counts = {wire_name: getattr(statistics, name) for wire_name, name in _COUNTS.items()}
+    encoded = {_NAME: statistics.name, **{name: count for name, count in counts.items() if count is not None}}
+    if statistics.oldest_enqueued_at is not None:
+        encoded[_OLDEST] = format_date(statistics.oldest_enqueued_at)
+    return encoded
+
+
+def decode_statistics(data: Mapping[str, Any]) -> QueueStatistics:
+    """Return the numbers of a queue from a JSON object.
+
+    Raises:
+        MalformedError: The object does not describe statistics.
+    """
+    name, oldest = data.get(_NAME), data.get(_OLDEST)
+    counts = {attribute: data.get(wire_name) for wire_name, attribute in _COUNTS.items()}
+    if not isinstance(name, str) or not all(count is None or type(count) is int for count in counts.values()):
+        raise MalformedError("statistics need a QueueName that is text, and counts that are whole numbers")
+    if not isinstance(oldest, (str, type(None))):
+        raise MalformedError(f"{_OLDEST} must be a date")
+    return QueueStatistics(name=name, **counts, oldest_enqueued_at=None if oldest is None else parse_date(oldest))

@@ -50,6 +50,7 @@ class Operation(Enum):
     DELETE_DEAD_LETTER = "delete-dead-letter"
     CREATE_QUEUE = "create-queue"
     GET_QUEUE = "get-queue"
+    QUEUE_STATISTICS = "queue-statistics"
     DELETE_QUEUE = "delete-queue"
     LIST_QUEUES = "list-queues"
     HEALTH = "health"
@@ -119,12 +120,15 @@ _SESSION_FORMS: dict[str, list[tuple[tuple[str, ...], Operation]]] = {
 }
 
 
-#: The operations on the messages of an entity, by the segments after ``messages``.
-_ON_MESSAGES: dict[tuple[str, ...], Operation] = {
-    (): Operation.SEND,
-    ("$schedule",): Operation.SCHEDULE,
-    ("$cancel",): Operation.CANCEL_SCHEDULED,
-    ("$purge",): Operation.PURGE,
+#: The operations on an entity, by the segments after it and by method.
+_ON_ENTITY: dict[tuple[str, ...], dict[str, Operation]] = {
+    (): {"PUT": Operation.CREATE_QUEUE, "GET": Operation.GET_QUEUE, "DELETE": Operation.DELETE_QUEUE},
+    ("$statistics",): {"GET": Operation.QUEUE_STATISTICS},
+    ("sessions",): {"POST": Operation.ACCEPT, "GET": Operation.LIST_SESSIONS},
+    ("messages",): {"POST": Operation.SEND},
+    ("messages", "$schedule"): {"POST": Operation.SCHEDULE},
+    ("messages", "$cancel"): {"POST": Operation.CANCEL_SCHEDULED},
+    ("messages", "$purge"): {"POST": Operation.PURGE},
 }
 #: How the session id is found: as one segment; else, in a path that the server decoded, as several.
 _EXACT, _EXACT_OR_DECODED = (True,), (True, False)
@@ -139,7 +143,7 @@ BACKUP_PATH = "/$backup"
 _ON_NAMESPACE = {"": Operation.LIST_QUEUES, BACKUP_PATH[1:]: Operation.BACKUP}
 
 #: The segments that end an entity in a path. An entity's first segment, and a subscription's name, can be one of them.
-_AFTER_ENTITY = frozenset({"sessions", "$sessions", "messages", "$deadletterqueue"})
+_AFTER_ENTITY = frozenset({"sessions", "$sessions", "messages", "$deadletterqueue", "$statistics"})
 #: Marks an escaped session id, and a segment of an entity that would mean something else. No entity has this character.
 _ESCAPE = "~"
 #: Control characters, which a path cannot carry.
@@ -199,19 +203,11 @@ def _parse(method: str, path: str, encoded: bool) -> Route:
         return Route(_OPEN[segments[0]])
     length = _entity_length(segments)
     entity, rest = check_queue_name("/".join(_plain_segments(segments[:length]))), segments[length:]
-    if not rest:
-        queue_operations = {
-            "PUT": Operation.CREATE_QUEUE,
-            "GET": Operation.GET_QUEUE,
-            "DELETE": Operation.DELETE_QUEUE,
-        }
-        return _only(method, {name: Route(operation, entity) for name, operation in queue_operations.items()})
-    if rest[0] == "messages" and tuple(rest[1:]) in _ON_MESSAGES:
-        return _only(method, {"POST": Route(_ON_MESSAGES[tuple(rest[1:])], entity)})
+    operations = _ON_ENTITY.get(tuple(rest))
+    if operations is not None:
+        return _only(method, {name: Route(operation, entity) for name, operation in operations.items()})
     if rest[0] == "$deadletterqueue":
         return _parse_dead_letters(method, entity, rest[1:])
-    if rest == ["sessions"]:
-        return _only(method, {"POST": Route(Operation.ACCEPT, entity), "GET": Route(Operation.LIST_SESSIONS, entity)})
     if rest[0] == "sessions":
         return _parse_session(method, entity, rest[1:], encoded, _EXACT_OR_DECODED)
     if rest[0] == "$sessions" and len(rest) > 1:

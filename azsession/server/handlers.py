@@ -15,7 +15,7 @@ from ..logs import SessionLogger, get_logger
 from ..messages import Message, ReceivedMessage, SessionInfo
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, SQLITE_TYPE, WAITED_HEADER
 from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
-from ..protocol.queue_json import decode_queue, encode_queue_info
+from ..protocol.queue_json import decode_queue, encode_queue_info, encode_statistics
 from ..protocol.routes import Operation
 from ..protocol.wire import format_date, json_object
 from ..queues import QueueInfo
@@ -69,6 +69,7 @@ class Handlers:
             Operation.DELETE_DEAD_LETTER: self._delete_dead_letter,
             Operation.CREATE_QUEUE: self._create_queue,
             Operation.GET_QUEUE: self._get_queue,
+            Operation.QUEUE_STATISTICS: self._queue_statistics,
             Operation.DELETE_QUEUE: self._delete_queue,
             Operation.LIST_QUEUES: self._list_queues,
             Operation.HEALTH: lambda request: Answer.json(200, {"status": "ok"}),
@@ -99,6 +100,7 @@ class Handlers:
             request_id=request.request_id,
             holds_lock=request.headers.get(LOCK_HELD_HEADER) == "1",
             taken=request.number("taken", 1, MAX_BATCH, lowest=1) if "taken" in request.query else None,
+            client=request.client,
         )
         broker, single = self._broker, "max" not in request.query
 
@@ -124,6 +126,7 @@ class Handlers:
             request.lock_id,
             timeout=request.timeout,
             request_id=request.request_id,
+            client=request.client,
         )
         broker = self._broker
 
@@ -303,6 +306,10 @@ class Handlers:
         future = self._broker.get_queue(request.route.entity, context=request.context)
         return PendingAnswer(future, lambda info: Answer.json(200, encode_queue_info(info)))
 
+    def _queue_statistics(self, request: Request) -> PendingAnswer[Any]:
+        future = self._broker.queue_statistics(request.route.entity, context=request.context)
+        return PendingAnswer(future, lambda statistics: Answer.json(200, encode_statistics(statistics)))
+
     def _delete_queue(self, request: Request) -> PendingAnswer[Any]:
         return _done(self._broker.delete_queue(request.route.entity, context=request.context), 204)
 
@@ -354,6 +361,10 @@ def _session_list(sessions: list[SessionInfo]) -> Answer:
         item: dict[str, Any] = {"SessionId": session.session_id, "MessageCount": session.message_count}
         if session.locked_until is not None:
             item["LockedUntilUtc"] = format_date(session.locked_until)
+        if session.oldest_enqueued_at is not None:
+            item["OldestEnqueuedTimeUtc"] = format_date(session.oldest_enqueued_at)
+        known = {"Holder": session.holder, "DeferredMessageCount": session.deferred_count, "HasState": session.has_state}
+        item |= {name: value for name, value in known.items() if value is not None}
         listed.append(item)
     return Answer.json(200, {"sessions": listed})
 

@@ -11,8 +11,8 @@ import attrs
 
 from ..broker.calls import CallContext, Disposition, Settlement
 from ..errors import MessageTooLargeError, ValidationError
-from ..messages import Message
-from ..protocol import ENVELOPE_TYPE, LOCK_ID_HEADER, REQUEST_ID_HEADER
+from ..messages import UNKNOWN_CLIENT, Message
+from ..protocol import CLIENT_HEADER, ENVELOPE_TYPE, LOCK_ID_HEADER, REQUEST_ID_HEADER
 from ..protocol.routes import Route
 from ..protocol.wire import (
     BatchTooLargeError,
@@ -44,6 +44,8 @@ MAX_JSON_SIZE = 256 * 1024
 MAX_ATTRIBUTES_SIZE = 65536
 #: The form of a lock id or a request id: a UUID in any notation.
 IDENTIFIER = r"[A-Za-z0-9._{}-]{0,64}"
+#: The form of the name that a client gives itself: printable ASCII.
+CLIENT_NAME = r"[!-~]([ -~]{0,126}[!-~])?"
 
 
 class Headers:
@@ -110,6 +112,14 @@ class Request:
     @property
     def request_id(self) -> str:
         return self.identifier(REQUEST_ID_HEADER)
+
+    @property
+    def client(self) -> str:
+        """Who makes the request, for people: what the client says of itself, and the name of its key."""
+        name = self.headers.get(CLIENT_HEADER) or ""
+        # As with unknown headers, a malformed one changes nothing else.
+        named = name if re.fullmatch(CLIENT_NAME, name) else UNKNOWN_CLIENT
+        return named if self.key is None else f"{named}, key {self.key.name}"
 
     @property
     def timeout(self) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 
 import attrs
 import pytest
@@ -62,10 +64,12 @@ def test_sessions_lists_message_counts_and_locks_in_a_table(
         ended = run_here("sessions", "q", connection_string=azsession_server.connection_string)
     assert (ended.returncode, ended.stderr) == (0, "3 messages in 2 sessions\n")
     header, first, second = ended.stdout.splitlines()
-    assert header.split() == ["session", "messages", "locked", "until"]
+    assert header.split() == ["session", "messages", "locked", "until", "holder"]
     assert first.split() == ["a/1", "2"]
     assert second.split()[:2] == ["b", "1"]
-    assert len(second.split()) == 4
+    holder = f"{socket.gethostname()}:{os.getpid()}, key RootManageSharedAccessKey"
+    assert second.endswith(holder)
+    assert len(second.split()) == 4 + len(holder.split())
 
 
 def test_sessions_shows_odd_ids_in_one_line(

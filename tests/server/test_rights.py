@@ -34,6 +34,7 @@ LISTENING: list[tuple[str, str, Any]] = [
     ("GET", "/{queue}/sessions/s/messages", None),
     ("POST", "/{queue}/sessions?timeout=0", {}),
     ("GET", "/{queue}/sessions", None),
+    ("GET", "/{queue}/$statistics", None),
     ("GET", "/{queue}/$deadletterqueue/messages", None),
     ("POST", "/{queue}/$deadletterqueue/messages/1/resubmit", None),
     ("DELETE", "/{queue}/$deadletterqueue/messages/1", None),

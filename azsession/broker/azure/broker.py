@@ -19,7 +19,7 @@ from ...futures import Future, wait_all
 from ...logs import SessionLogger, get_logger
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import NOT_SUPPORTED
-from ...queues import QueueInfo, QueueSettings
+from ...queues import QueueInfo, QueueSettings, QueueStatistics
 from ...token_cache import TokenCache
 from ...tokens import source_of
 from ..base import Broker
@@ -86,7 +86,7 @@ class AzureBroker(Broker):
         self._sender = MessageSender(self._namespace)
         self._receiver = SessionReceiver(self._namespace, self._registry)
         self._browser = MessageBrowser(self._namespace)
-        self._lister = SessionLister(self._namespace)
+        self._lister = SessionLister(self._namespace, self._registry)
         self._resubmitter = DeadLetterResubmitter(self._namespace, self._browser, self._sender)
         self._delays = DelayedSessions(self._registry, self._loop)
         self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser, self._delays)
@@ -256,6 +256,9 @@ class AzureBroker(Broker):
 
     def get_queue(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueInfo]:
         return _unsupported()
+
+    def queue_statistics(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueStatistics]:
+        return self._run(context, lambda operation: self._lister.statistics(entity, operation))
 
     def list_queues(self, *, context: CallContext = BLOCKING) -> Future[list[QueueInfo]]:
         return _unsupported()

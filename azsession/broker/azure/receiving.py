@@ -74,6 +74,7 @@ class SessionReceiver:
         session, is_new = self._registry.claim(
             request.entity, request.session_id, request.lock_id, holds_lock=request.holds_lock and bool(request.lock_id)
         )
+        session.client = request.client or session.client
         session.receive(receive)
         if is_new:
             self._open(session, operation, self._patience(request.timeout))
@@ -175,7 +176,7 @@ class SessionReceiver:
             if is_new:
                 self._undo(session, error)
             raise
-        return _accepted(session, request.session_id, operation)
+        return _accepted(session, request.session_id, request, operation)
 
     async def _accept_next(self, request: AcceptRequest, operation: Operation) -> Delivery | None:
         deadline, seconds = operation.started + request.timeout, FIRST_PAUSE
@@ -191,7 +192,7 @@ class SessionReceiver:
                 is_granted = await self._wait_until_opened(session, left + CONNECT_TIMEOUT, operation)
                 if is_granted and session.session_id is not None:
                     operation.commit()
-                    return _accepted(session, session.session_id, operation)
+                    return _accepted(session, session.session_id, request, operation)
             except QueueError as error:
                 session.withdraw()
                 if unusable.is_new(error) and time.monotonic() < deadline:
@@ -317,5 +318,6 @@ class _UnusableSessions:
             raise next(iter(self._errors.values()))
 
 
-def _accepted(session: HeldSession, session_id: str, operation: Operation) -> Delivery:
+def _accepted(session: HeldSession, session_id: str, request: AcceptRequest, operation: Operation) -> Delivery:
+    session.client = request.client or session.client
     return Delivery(session_id, [], session.lock.left(), time.monotonic() - operation.started)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import OrderedDict
+from datetime import datetime, timedelta, timezone
 
 from ... import amqp
-from ...messages import SessionInfo
+from ...messages import UNKNOWN_CLIENT, SessionInfo
+from ...queues import QueueStatistics
 from .namespace import Namespace
 from .operation import Operation
+from .session.held_session import HeldSession
+from .session.registry import SessionRegistry
 
 #: Sessions in one answer of Azure. The SDKs ask for as many, and the service may cap larger numbers.
 PAGE = 100
@@ -28,10 +32,12 @@ class SessionLister:
 
     Args:
         namespace: The namespace.
+        registry: The sessions that are held here. Azure does not tell who holds a session.
     """
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, registry: SessionRegistry) -> None:
         self._namespace = namespace
+        self._registry = registry
         #: Sorted ids and when they were fetched, by the entity and the last id of a page.
         self._kept: OrderedDict[tuple[str, str], tuple[list[str], float]] = OrderedDict()
 
@@ -39,16 +45,25 @@ class SessionLister:
         """Return up to `max_count` sessions that have messages or state, sorted by id: the first, or those after `after`."""
         self._forget_old()
         kept = None if after is None else self._kept.get((entity, after))
-        names, fetched = (await self._fetch(entity, operation), time.monotonic()) if kept is None else kept
+        names, fetched = (await self.names(entity, operation), time.monotonic()) if kept is None else kept
         start = 0 if after is None else bisect_right(names, after)
         page = names[start : start + max_count]
         if page and len(page) == max_count:
             # The caller asks for the next page, also where this one ends the list.
             self._kept[entity, page[-1]] = (names, fetched)
             self._namespace.loop.later(KEPT_SECONDS + 1.0, self._forget_old)
-        return [SessionInfo(name, None) for name in page]
+        held = self._registry.held_in(entity)
+        return [_info(name, held.get(name)) for name in page]
 
-    async def _fetch(self, entity: str, operation: Operation) -> list[str]:
+    async def statistics(self, entity: str, operation: Operation) -> QueueStatistics:
+        """Return how many sessions have messages, and how many are held here."""
+        names = await self.names(entity, operation)
+        return QueueStatistics(
+            name=entity, session_count=len(names), locked_session_count=len(self._registry.held_in(entity))
+        )
+
+    async def names(self, entity: str, operation: Operation) -> list[str]:
+        """Return the ids of all sessions that have messages, sorted. A session that has only a state can be among them."""
         names: set[str] = set()
         skip = 0
         while True:
@@ -68,3 +83,10 @@ class SessionLister:
             if len(self._kept) <= MAX_KEPT and now - fetched < KEPT_SECONDS:
                 break
             del self._kept[key]
+
+
+def _info(name: str, session: HeldSession | None) -> SessionInfo:
+    if session is None:
+        return SessionInfo(name, None)
+    until = datetime.now(timezone.utc) + timedelta(seconds=session.lock.left())
+    return SessionInfo(name, None, until, holder=session.client or UNKNOWN_CLIENT)

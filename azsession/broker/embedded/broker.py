@@ -12,7 +12,7 @@ from types import TracebackType
 from ...errors import ConfigurationError, ProviderError, QueueError
 from ...messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ...protocol.error_codes import CONFLICT
-from ...queues import QueueInfo, QueueSettings
+from ...queues import QueueInfo, QueueSettings, QueueStatistics
 from ...validation import as_list, check_flag, check_queue_name, shown
 from ..base import Broker
 from ..calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settlement
@@ -21,6 +21,7 @@ from .backup import Backups, remove_unfinished
 from .browsing import Browsing
 from .core import Core
 from .jobs import Transaction, Unfinished
+from .overview import Overview
 from .purging import Purging
 from .receiving import Receiving
 from .sending import Sending
@@ -79,6 +80,7 @@ class EmbeddedBroker(Broker):
         self._settling = Settling(self._core)
         self._sending = Sending(self._core)
         self._browsing = Browsing(self._core)
+        self._overview = Overview(self._core)
         self._purging = Purging(self._core)
         try:
             for name in itertools.filterfalse(self._core.queues.__contains__, names):
@@ -175,7 +177,7 @@ class EmbeddedBroker(Broker):
     def list_sessions(
         self, entity: str, after: str | None, max_count: int, *, context: CallContext = BLOCKING
     ) -> Future[list[SessionInfo]]:
-        return self._browsing.list_sessions(entity, after, max_count, context)
+        return self._overview.list_sessions(entity, after, max_count, context)
 
     def schedule(
         self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = BLOCKING
@@ -236,6 +238,9 @@ class EmbeddedBroker(Broker):
             return QueueInfo(queue.name, queue.settings, active, dead)
 
         return self._core.submit(job, context)
+
+    def queue_statistics(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueStatistics]:
+        return self._overview.statistics(entity, context)
 
     def list_queues(self, *, context: CallContext = BLOCKING) -> Future[list[QueueInfo]]:
         def job(tx: Transaction) -> list[QueueInfo]:

@@ -7,18 +7,18 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from itertools import islice
 
-from ...messages import PeekedMessage, SessionInfo
+from ...messages import PeekedMessage
 from ..calls import CallContext
 from .core import Core
 from .database_file import ACTIVE, DEFERRED, SCHEDULED
 from .jobs import Transaction, Unfinished
 from .message_keys import SEQUENCE_MASK, message_key
-from .rows import peeked, to_datetime
+from .rows import peeked
 from .store import within_step
 
 
 class Browsing:
-    """Peeks at messages and dead letters, and lists sessions. The bodies of one result are bounded by `STEP_BYTES`."""
+    """Peeks at messages and dead letters. The bodies of one result are bounded by `STEP_BYTES`."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -43,27 +43,6 @@ class Browsing:
                 ]
                 rows = islice(heapq.merge(*parts, key=lambda row: row.key), max_count)
                 return [peeked(row, session_id, context) for row in within_step(rows, lambda row: row.size)]
-
-        return self._core.submit(job, context)
-
-    def list_sessions(
-        self, entity: str, after: str | None, max_count: int, context: CallContext
-    ) -> Future[list[SessionInfo]]:
-        """Return the sessions that have messages or state, by id."""
-
-        def job(tx: Transaction) -> list[SessionInfo] | Unfinished:
-            queue = self._core.queue(entity)
-            if self._core.due.continue_dead_lettering(tx, queue):
-                return Unfinished.CONTINUE
-            listed = []
-            for name, count in self._core.store.list_sessions(queue.id, after, max_count):
-                lock = self._core.current_lock(tx, (queue.id, name))
-                until = None if lock is None else self._core.lock_expiry(lock)
-                left = self._core.delays.left((queue.id, name))
-                if lock is None and left > 0:
-                    until = to_datetime(self._core.clock.now() + left)
-                listed.append(SessionInfo(name, count, until))
-            return listed
 
         return self._core.submit(job, context)
 

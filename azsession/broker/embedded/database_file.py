@@ -17,7 +17,7 @@ logger: SessionLogger = get_logger(__name__)
 
 #: The application id in the SQLite header of azsession's files ("azse").
 APPLICATION_ID = 0x617A7365
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 ACTIVE, DEFERRED, SCHEDULED, DEAD = range(4)
 STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
@@ -27,8 +27,8 @@ MIN_FREE_PAGES = 2048
 
 INCREMENTAL = 2  # The value of `PRAGMA auto_vacuum`.
 
-#: The tables, indexes and triggers that schema version 2 added. The triggers keep the counters of messages.
-_SINCE_VERSION_2 = f"""
+#: The tables and indexes that schema version 2 added.
+_SINCE_VERSION_2 = """
 CREATE TABLE deleted_queues (id INTEGER PRIMARY KEY);
 CREATE TABLE dead_letterings (
     session INTEGER PRIMARY KEY, queue INTEGER NOT NULL, last INTEGER NOT NULL, reason TEXT, description TEXT
@@ -36,6 +36,10 @@ CREATE TABLE dead_letterings (
 CREATE INDEX sessions_free ON sessions (queue, head) WHERE head IS NOT NULL AND locked = 0;
 CREATE INDEX sessions_locked ON sessions (id) WHERE locked = 1;
 CREATE INDEX sessions_listed ON sessions (queue, name) WHERE head IS NOT NULL OR state IS NOT NULL OR deferred > 0;
+"""
+
+#: The triggers of schema versions 2 to 5, which kept fewer counters.
+_FORMER_TRIGGERS = f"""
 CREATE TRIGGER message_added AFTER INSERT ON messages BEGIN
     UPDATE sessions SET active = active + (NEW.status = {ACTIVE}), deferred = deferred + (NEW.status = {DEFERRED})
         WHERE id = NEW.session;
@@ -67,10 +71,38 @@ CREATE TABLE delays (
 ) WITHOUT ROWID;
 """
 
+#: The triggers of schema version 6. They keep the counters of messages and sessions.
+_TRIGGERS = f"""
+CREATE TRIGGER message_added AFTER INSERT ON messages BEGIN
+    UPDATE sessions SET active = active + (NEW.status = {ACTIVE}), deferred = deferred + (NEW.status = {DEFERRED})
+        WHERE id = NEW.session;
+    UPDATE queues SET active = active + (NEW.status = {ACTIVE}), deferred = deferred + (NEW.status = {DEFERRED}),
+        scheduled = scheduled + (NEW.status = {SCHEDULED}), dead = dead + (NEW.status = {DEAD}) WHERE id = NEW.key >> 40;
+END;
+CREATE TRIGGER message_changed AFTER UPDATE OF status ON messages WHEN OLD.status <> NEW.status BEGIN
+    UPDATE sessions SET active = active + (NEW.status = {ACTIVE}) - (OLD.status = {ACTIVE}),
+        deferred = deferred + (NEW.status = {DEFERRED}) - (OLD.status = {DEFERRED}) WHERE id = NEW.session;
+    UPDATE queues SET active = active + (NEW.status = {ACTIVE}) - (OLD.status = {ACTIVE}),
+        deferred = deferred + (NEW.status = {DEFERRED}) - (OLD.status = {DEFERRED}),
+        scheduled = scheduled + (NEW.status = {SCHEDULED}) - (OLD.status = {SCHEDULED}),
+        dead = dead + (NEW.status = {DEAD}) - (OLD.status = {DEAD}) WHERE id = NEW.key >> 40;
+END;
+CREATE TRIGGER message_deleted AFTER DELETE ON messages BEGIN
+    UPDATE sessions SET active = active - (OLD.status = {ACTIVE}), deferred = deferred - (OLD.status = {DEFERRED})
+        WHERE id = OLD.session;
+    UPDATE queues SET active = active - (OLD.status = {ACTIVE}), deferred = deferred - (OLD.status = {DEFERRED}),
+        scheduled = scheduled - (OLD.status = {SCHEDULED}), dead = dead - (OLD.status = {DEAD}) WHERE id = OLD.key >> 40;
+END;
+CREATE TRIGGER session_changed AFTER UPDATE OF active ON sessions WHEN (OLD.active > 0) <> (NEW.active > 0) BEGIN
+    UPDATE queues SET with_messages = with_messages + (NEW.active > 0) - (OLD.active > 0) WHERE id = NEW.queue;
+END;
+"""
+
 SCHEMA = f"""
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, next_sequence INTEGER NOT NULL,
-    active INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0
+    active INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0, scheduled INTEGER NOT NULL DEFAULT 0,
+    deferred INTEGER NOT NULL DEFAULT 0, with_messages INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, name TEXT NOT NULL, head INTEGER, state BLOB,
@@ -94,7 +126,7 @@ CREATE TABLE settled_1 (key INTEGER, token TEXT, disposition TEXT NOT NULL, PRIM
 CREATE TABLE requests_0 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
 CREATE TABLE requests_1 (queue INTEGER, request TEXT, PRIMARY KEY (queue, request)) WITHOUT ROWID;
 CREATE TABLE turnover (name TEXT PRIMARY KEY, current INTEGER NOT NULL, until REAL NOT NULL);
-{_SINCE_VERSION_2}{_SINCE_VERSION_3}{_SINCE_VERSION_4}PRAGMA application_id = {APPLICATION_ID};
+{_SINCE_VERSION_2}{_SINCE_VERSION_3}{_SINCE_VERSION_4}{_TRIGGERS}PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
@@ -112,7 +144,7 @@ UPDATE sessions SET
 UPDATE queues SET
     active = (SELECT count(*) FROM messages WHERE key >> 40 = queues.id AND status = {ACTIVE}),
     dead = (SELECT count(*) FROM messages WHERE key >> 40 = queues.id AND status = {DEAD});
-{_SINCE_VERSION_2}
+{_SINCE_VERSION_2}{_FORMER_TRIGGERS}
 PRAGMA user_version = 2;
 COMMIT;
 """
@@ -141,8 +173,32 @@ PRAGMA user_version = 5;
 COMMIT;
 """
 
+#: Version 6 added the counters of scheduled and deferred messages, and of sessions.
+_UPGRADE_TO_VERSION_6 = f"""
+BEGIN IMMEDIATE;
+DROP TRIGGER message_added;
+DROP TRIGGER message_changed;
+DROP TRIGGER message_deleted;
+ALTER TABLE queues ADD COLUMN scheduled INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE queues ADD COLUMN deferred INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE queues ADD COLUMN with_messages INTEGER NOT NULL DEFAULT 0;
+UPDATE queues SET scheduled = counted FROM
+    (SELECT key >> 40 AS queue, count(*) AS counted FROM messages WHERE status = {SCHEDULED} GROUP BY 1) WHERE id = queue;
+UPDATE queues SET deferred = set_aside, with_messages = filled FROM
+    (SELECT queue, sum(deferred) AS set_aside, sum(active > 0) AS filled FROM sessions GROUP BY queue) WHERE id = queue;
+{_TRIGGERS}
+PRAGMA user_version = 6;
+COMMIT;
+"""
+
 #: The scripts that upgrade a file of version 1, 2 and so on to the next version.
-_UPGRADES = (_UPGRADE_TO_VERSION_2, _UPGRADE_TO_VERSION_3, _UPGRADE_TO_VERSION_4, _UPGRADE_TO_VERSION_5)
+_UPGRADES = (
+    _UPGRADE_TO_VERSION_2,
+    _UPGRADE_TO_VERSION_3,
+    _UPGRADE_TO_VERSION_4,
+    _UPGRADE_TO_VERSION_5,
+    _UPGRADE_TO_VERSION_6,
+)
 
 
 def open_database(path: Path | None) -> sqlite3.Connection:

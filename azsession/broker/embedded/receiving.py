@@ -122,6 +122,8 @@ class _Receive:
             return Unfinished.CONTINUE
         before = core.current_lock(tx, (queue.id, request.session_id))
         lock = lock_for(core, tx, queue, request.session_id, request.lock_id, holds=request.holds_lock)
+        # The client can be another one than before: a lock handle passes the session on.
+        lock.client = request.client or lock.client
         if lock is not before:
             tx.on_rollback(lambda: setattr(self, "_taken", None))
             self._taken = lock
@@ -270,6 +272,7 @@ class _Accept:
             # The caller went away while this attempt ran. The rollback unlocks the session again.
             raise WithdrawnError
         core.extend_lock(queue, lock)
+        lock.client = request.client or lock.client
         now = core.clock.monotonic()
         return Delivery(lock.key[1], [], lock.expires - now, now - self._started)
 

@@ -138,6 +138,7 @@ class SessionLock:
         accepts: How many answers to the accept that took the lock contain it. A repeated accept returns it again.
         answers: The lock tokens that the latest receives returned, by request id.
         empty: The request ids of the latest receives that returned nothing. They do not displace `answers`.
+        client: Who holds the lock, for people; ``""`` if the client did not say.
         dead_lettered: How many messages the latest dead-lettering of the session moved, by request id.
         waiters: The waiting receives.
         confirmed: Whether the holder knows, from the result of an operation, that it has the lock.
@@ -158,6 +159,7 @@ class SessionLock:
     waiters: list[Waiter] = attrs.field(factory=list)
     confirmed: bool = False
     queued: bool = True
+    client: str = ""
 
     def save_for_rollback(self, tx: Transaction) -> None:
         """Restore the lock's present state if the transaction fails."""
@@ -225,6 +227,8 @@ class SessionLocks:
 
     def __init__(self) -> None:
         self._locks: dict[SessionKey, SessionLock] = {}
+        #: The ids of the locked sessions, by queue.
+        self._names: dict[int, set[str]] = {}
         self._lost: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
         self._refused: OrderedDict[tuple[SessionKey, str], None] = OrderedDict()
         self._expiries: list[tuple[float, int, SessionLock]] = []
@@ -237,16 +241,32 @@ class SessionLocks:
     def __iter__(self) -> Iterator[SessionLock]:
         return iter(list(self._locks.values()))
 
+    def names(self, queue: int) -> Collection[str]:
+        """Return the ids of the locked sessions of a queue. The caller does not keep the collection."""
+        return self._names.get(queue, frozenset())
+
+    def _add(self, lock: SessionLock) -> None:
+        self._locks[lock.key] = lock
+        self._names.setdefault(lock.key[0], set()).add(lock.key[1])
+
+    def _remove(self, lock: SessionLock) -> None:
+        queue, name = lock.key
+        del self._locks[lock.key]
+        names = self._names[queue]
+        names.discard(name)
+        if not names:
+            del self._names[queue]
+
     def take(self, tx: Transaction, key: SessionKey, holder: str, expires: float) -> SessionLock:
         """Lock a free session."""
         lock = SessionLock(key, holder, expires)
 
         def remove() -> None:
             if self._locks.get(key) is lock:
-                del self._locks[key]
+                self._remove(lock)
 
         tx.on_rollback(remove)
-        self._locks[key] = lock
+        self._add(lock)
         heapq.heappush(self._expiries, (expires, next(self._tie), lock))
         return lock
 
@@ -259,7 +279,7 @@ class SessionLocks:
 
         tx.on_rollback(restore)
         tx.after_commit(lock.wake_waiters)
-        del self._locks[lock.key]
+        self._remove(lock)
         if lock.holder:
             _remember(self._lost, (lock.key, lock.holder), MAX_LOST)
         self._drop_stale()
@@ -267,11 +287,11 @@ class SessionLocks:
     def undo_take(self, tx: Transaction, lock: SessionLock) -> None:
         """Undo `take`. The lock id is not remembered as lost, so its holder may take the session again."""
         tx.on_rollback(lambda: self._restore(lock))
-        del self._locks[lock.key]
+        self._remove(lock)
         self._drop_stale()
 
     def _restore(self, lock: SessionLock) -> None:
-        self._locks[lock.key] = lock
+        self._add(lock)
         lock.queued = True
         heapq.heappush(self._expiries, (lock.expires, next(self._tie), lock))
 

@@ -191,15 +191,6 @@ class Store:
             for row in found:
                 yield row[0]
 
-    def list_sessions(self, queue: int, after: str | None, limit: int) -> list[tuple[str, int]]:
-        """Return ids and active message counts of the sessions that have messages or state, ordered by id."""
-        return self._run(
-            "SELECT name, active FROM sessions INDEXED BY sessions_listed "
-            f"WHERE queue = ? AND name {'>=' if after is None else '>'} ? "
-            "AND (head IS NOT NULL OR state IS NOT NULL OR deferred > 0) ORDER BY name LIMIT ?",
-            (queue, after or "", limit),
-        ).fetchall()
-
     def state(self, queue: int, name: str) -> bytes | None:
         row = self._run("SELECT state FROM sessions WHERE queue = ? AND name = ?", (queue, name)).fetchone()
         return None if row is None else row[0]

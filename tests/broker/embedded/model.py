@@ -312,7 +312,11 @@ def check_counters(run: Callable[[str], sqlite3.Cursor], locked_sessions: Collec
         assert locked == (name in locked_sessions)
         assert active or deferred or others or state is not None, "a session without a purpose was kept"
     counted = "SELECT count(*) FROM messages WHERE key >> 40 = queues.id AND status ="
-    for active, dead, *counts in run(f"SELECT active, dead, ({counted} 0), ({counted} 3) FROM queues"):
-        assert [active, dead] == counts
+    sessions = "SELECT count(*) FROM sessions WHERE queue = queues.id AND active > 0"
+    for *kept, active, deferred, scheduled, dead, filled in run(
+        "SELECT active, deferred, scheduled, dead, with_messages, "
+        f"({counted} 0), ({counted} 1), ({counted} 2), ({counted} 3), ({sessions}) FROM queues"
+    ):
+        assert kept == [active, deferred, scheduled, dead, filled]
     assert run("SELECT count(*) FROM messages WHERE session NOT IN (SELECT id FROM sessions)").fetchone() == (0,)
     assert run("SELECT count(*) FROM deliveries WHERE key NOT IN (SELECT key FROM messages)").fetchone() == (0,)

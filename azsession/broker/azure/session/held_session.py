@@ -82,6 +82,7 @@ class HeldSession:
         error: Why the session is over; `None` while it is not.
         is_shared: Whether another call than the one that took the lock has used the session.
         opened: Gets `True` when the lock is granted, `False` when no session came, else the error.
+        client: Who holds the session, for people; ``""`` if the client did not say.
         released: Gets `None` when the session is over and, after a release, Azure has confirmed the detach.
     """
 
@@ -89,6 +90,7 @@ class HeldSession:
         self.entity = entity
         self.session_id = session_id
         self.lock_id = lock_id
+        self.client = ""
         self.state: SessionState = SessionState.CLAIMED
         self.error: QueueError | None = None
         self.is_shared: bool = False

@@ -73,6 +73,10 @@ class SessionRegistry:
         """Return the session, if it is held here, or about to be."""
         return self._held.get((entity, session_id))
 
+    def held_in(self, entity: str) -> dict[str, HeldSession]:
+        """Return the sessions of an entity whose locks are held here, by id."""
+        return {name: session for (at, name), session in self._held.items() if at == entity and session.state.has_lock}
+
     def find(self, entity: str, session_id: str, lock_id: str) -> HeldSession | None:
         """Return the session if this holder has it; `None` if the holder never had it here.
 
