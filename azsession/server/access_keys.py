@@ -43,8 +43,6 @@ _RIGHTS = {
     Operation.LIST_QUEUES: Right.MANAGE,
     Operation.BACKUP: Right.MANAGE,
 }
-#: Operations on all queues at once. A key that is limited to queues cannot call them.
-ON_ALL_QUEUES = frozenset({Operation.BACKUP})
 
 
 def right_for(operation: Operation) -> Right:

@@ -21,7 +21,7 @@ import attrs
 from ..errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
 from ..protocol.routes import Operation
 from ..protocol.sas import verify_token
-from .access_keys import ON_ALL_QUEUES, AccessKey, right_for
+from .access_keys import AccessKey, right_for
 
 #: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\?#]")
@@ -258,9 +258,9 @@ def require(key: AccessKey, operation: Operation, entity: str) -> None:
 
 
 def _allows(key: AccessKey, operation: Operation, entity: str) -> bool:
-    if operation in ON_ALL_QUEUES and key.queues is not None:
-        return False
-    return key.allows(right_for(operation)) and (not entity or key.covers(entity))
+    # A list of queues shows only those that the key covers. Other operations without an entity are about all queues.
+    is_covered = key.covers(entity) if entity else key.queues is None or operation is Operation.LIST_QUEUES
+    return is_covered and key.allows(right_for(operation))
 
 
 def _by_name(keys: Iterable[AccessKey]) -> dict[str, AccessKey]:

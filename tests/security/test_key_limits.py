@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from azsession.protocol.routes import Operation
 from azsession.server import AccessKey, Right
+from azsession.server.authorization import OPEN
 
+from ..server.described import described
 from ..server.raw import ENVELOPE, KEYS, Gateway, serving
 from ..server.test_rights import LISTENING, MANAGING, SENDING
 
@@ -74,3 +77,14 @@ def test_a_limited_key_can_create_and_delete_its_own_queues_only(limited: Gatewa
     for path, created, deleted in (("/own-new", (200, 201), 204), ("/foreign", (403,), 403)):
         assert limited.ask("PUT", path, {}, key=LIMITED[Right.MANAGE]).status in created
         assert limited.ask("DELETE", path, key=LIMITED[Right.MANAGE]).status == deleted
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [one for one in Operation if one not in OPEN and "{entity}" not in described(one).path],
+    ids=lambda one: one.value,
+)
+def test_an_operation_on_all_queues_is_forbidden_unless_it_is_the_list(limited: Gateway, operation: Operation) -> None:
+    at = described(operation)
+    reply = limited.ask(at.method.upper(), at.path, key=LIMITED[Right.MANAGE])
+    assert reply.status == (200 if operation is Operation.LIST_QUEUES else 403)
