@@ -10,7 +10,7 @@ from typing import BinaryIO
 from ..errors import ConfigurationError, ProviderError, ValidationError
 from ..new_file import NewFile
 from ..validation import shown
-from . import backends, operations
+from . import backends, queue_operations
 from .provider_core import ProviderCore
 
 
@@ -23,7 +23,7 @@ def backup(core: ProviderCore, path: str | os.PathLike[str], *, overwrite: bool)
     with NewFile(target) as new:
         sink = _FileSink(new.file, str(target))
         try:
-            core.send(operations.backup(sink), "make backups")
+            core.send(queue_operations.backup(sink), "make backups")
         except ProviderError:
             if sink.error is not None:
                 raise sink.error from None

@@ -9,7 +9,7 @@ from ..messages import PeekedMessage, SessionInfo
 from ..protocol.error_codes import MESSAGE_NOT_FOUND
 from ..queues import QueueInfo, QueueSettings, QueueStatistics
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count, check_queue_name, check_session_id
-from . import operations, schedule_operations
+from . import operations, queue_operations, schedule_operations
 from .call import Call
 from .provider_core import ProviderCore
 
@@ -130,27 +130,27 @@ def create_queue(core: ProviderCore, queue_name: str, settings: QueueSettings | 
     check_queue_name(queue_name)
     if settings is not None and not isinstance(settings, QueueSettings):
         raise ValidationError(f"settings must be QueueSettings, not {type(settings).__name__}")
-    return core.send(operations.create_queue(queue_name, settings or QueueSettings()), _MANAGE_QUEUES)
+    return core.send(queue_operations.create_queue(queue_name, settings or QueueSettings()), _MANAGE_QUEUES)
 
 
 def get_queue(core: ProviderCore, queue_name: str) -> QueueInfo:
     """Return a queue with its settings and counts."""
     check_queue_name(queue_name)
-    return core.send(operations.get_queue(queue_name), _MANAGE_QUEUES)
+    return core.send(queue_operations.get_queue(queue_name), _MANAGE_QUEUES)
 
 
 def queue_statistics(core: ProviderCore, queue_name: str) -> QueueStatistics:
     """Return the numbers of messages and sessions of a queue."""
     check_queue_name(queue_name)
-    return core.send(operations.queue_statistics(queue_name), "count messages and sessions")
+    return core.send(queue_operations.queue_statistics(queue_name), "count messages and sessions")
 
 
 def list_queues(core: ProviderCore) -> list[QueueInfo]:
     """Return all queues, by name."""
-    return core.send(operations.list_queues(), _MANAGE_QUEUES)
+    return core.send(queue_operations.list_queues(), _MANAGE_QUEUES)
 
 
 def delete_queue(core: ProviderCore, queue_name: str) -> None:
     """Delete a queue."""
     check_queue_name(queue_name)
-    core.send(operations.delete_queue(queue_name), _MANAGE_QUEUES)
+    core.send(queue_operations.delete_queue(queue_name), _MANAGE_QUEUES)

@@ -7,7 +7,6 @@ A function names the route, the headers and the body of its request, and the rea
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -23,37 +22,28 @@ from ..protocol import (
     ROUTE_HEADER,
 )
 from ..protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION
-from ..protocol.queue_json import encode_queue
-from ..protocol.routes import BACKUP_PATH, entity_path, format_timeout, is_fragile, message_path, route_of, session_path
-from ..queues import QueueInfo, QueueSettings, QueueStatistics
+from ..protocol.routes import entity_path, format_timeout, is_fragile, message_path, route_of, session_path
 from .call import Call, ServerResponse, SessionTarget
 from .client_name import client_name
 from .ids import new_id
-from .response_sink import ResponseSink
 from .responses import (
     LockGrant,
     read_accepted,
     read_count,
-    read_created,
     read_failed_settlements,
     read_lock,
     read_messages,
     read_nothing,
     read_peeked,
-    read_queue,
-    read_queues,
     read_received,
     read_sessions,
     read_state,
-    read_statistics,
 )
 
 T = TypeVar("T")
 
 #: The largest body, in bytes, of a response with one message: Azure's largest message, encoded. And for each further message.
 MESSAGE_RESPONSE_SIZE, FURTHER_MESSAGE_SIZE = 160 * 1024 * 1024, 2 * 1024 * 1024
-#: Seconds for a server to make a backup before it responds.
-BACKUP_PATIENCE = 3600.0
 
 
 # A session's lock
@@ -328,46 +318,6 @@ def delete_dead_letter(entity: str, sequence_number: int) -> Call[None]:
     call = queue_call("DELETE", entity, read_nothing, path=f"/$deadletterqueue/messages/{sequence_number}")
     call.missing_is_success = True
     return call
-
-
-def create_queue(entity: str, settings: QueueSettings) -> Call[bool]:
-    """Return the call that creates a queue. Its result says whether the queue is new."""
-    return queue_call("PUT", entity, read_created, body=encode_queue(settings))
-
-
-def get_queue(entity: str) -> Call[QueueInfo]:
-    """Return the call that describes a queue."""
-    return queue_call("GET", entity, read_queue)
-
-
-def queue_statistics(entity: str) -> Call[QueueStatistics]:
-    """Return the call that counts the messages and sessions of a queue."""
-    return queue_call("GET", entity, read_statistics, path="/$statistics")
-
-
-def list_queues() -> Call[list[QueueInfo]]:
-    """Return the call that lists all queues."""
-    return queue_call("GET", "", read_queues)
-
-
-def delete_queue(entity: str) -> Call[None]:
-    """Return the call that deletes a queue."""
-    call = queue_call("DELETE", entity, read_nothing)
-    call.missing_is_success = True
-    return call
-
-
-def backup(sink: ResponseSink) -> Call[None]:
-    """Return the call that writes a backup of all queues into a sink."""
-    return Call(
-        method="GET",
-        path=BACKUP_PATH,
-        entity="",
-        read=read_nothing,
-        wait=BACKUP_PATIENCE,
-        max_response_size=sys.maxsize,
-        sink=sink,
-    )
 
 
 def check_health() -> Call[None]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from azsession import QueueSettings
 from azsession.client import operations
 from azsession.client.call import MAX_RESPONSE_SIZE, Call, SessionTarget
 from azsession.protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION
@@ -59,9 +58,6 @@ REQUESTS: dict[str, tuple[Call[Any], str, str, Any]] = {
     "dead letters": (operations.dead_letters("orders", 3, 9), "GET", "/orders/$deadletterqueue/messages", None),
     "resubmit": (operations.resubmit("orders", 3), "POST", "/orders/$deadletterqueue/messages/3/resubmit", None),
     "delete dead letter": (operations.delete_dead_letter("orders", 3), "DELETE", "/orders/$deadletterqueue/messages/3", None),
-    "get queue": (operations.get_queue("orders"), "GET", "/orders", None),
-    "list queues": (operations.list_queues(), "GET", "/", None),
-    "delete queue": (operations.delete_queue("orders"), "DELETE", "/orders", None),
     "health": (operations.check_health(), "GET", "/healthz", None),
 }
 OF_SESSION = [name for name, (_, _, path, _) in REQUESTS.items() if path.startswith(SESSION) and name != "peek"]
@@ -129,12 +125,6 @@ def test_a_state_is_sent_as_bytes() -> None:
     assert call.headers == {**HELD, "Content-Type": "application/octet-stream"}
 
 
-def test_a_queue_is_created_with_its_settings() -> None:
-    call = operations.create_queue("orders", QueueSettings(lock_duration=5))
-    assert (call.method, call.path, call.headers) == ("PUT", "/orders", JSON)
-    assert json.loads(call.body or b"")["LockDuration"] == "PT5S"
-
-
 def names(test: Callable[[Call[Any]], bool]) -> set[str]:
     return {name for name, (call, *_) in REQUESTS.items() if test(call)}
 
@@ -144,7 +134,7 @@ def test_only_these_calls_may_be_repeated_in_the_plain_dialect() -> None:
 
 
 def test_only_a_removal_succeeds_when_a_retry_finds_nothing() -> None:
-    assert names(lambda call: call.missing_is_success) == {"resubmit", "delete dead letter", "delete queue"}
+    assert names(lambda call: call.missing_is_success) == {"resubmit", "delete dead letter"}
 
 
 def test_only_these_calls_wait_at_the_server() -> None:

@@ -14,7 +14,7 @@ from azsession import (
     ReceiptHandle,
     ServiceBusProvider,
 )
-from azsession.client import operations
+from azsession.client import queue_operations
 from azsession.client.call import Call
 from azsession.client.cancellation import PendingCalls
 from azsession.client.holder import LockOptions
@@ -88,7 +88,7 @@ def test_after_close_every_call_is_refused(azsession_server: AzsessionServer) ->
     core = core_of(provider)
     provider.close()
     for call in (
-        lambda: core.send(operations.list_queues(), "list queues"),
+        lambda: core.send(queue_operations.list_queues(), "list queues"),
         lambda: core.open_session("orders", "s1", OPTIONS),
         lambda: core.accept_next("orders", OPTIONS, 0.0, PendingCalls()),
         lambda: core.adopt(ReceiptHandle("t", queue_name="orders", session_id="s1")),

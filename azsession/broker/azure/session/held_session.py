@@ -89,8 +89,7 @@ class HeldSession:
     def __init__(self, owner: SessionOwner, entity: str, session_id: str | None, lock_id: str) -> None:
         self.entity = entity
         self.session_id = session_id
-        self.lock_id = lock_id
-        self.client = ""
+        self.lock_id, self.client = lock_id, ""
         self.state: SessionState = SessionState.CLAIMED
         self.error: QueueError | None = None
         self.is_shared: bool = False
