@@ -213,13 +213,13 @@ class Broker(abc.ABC):
     def peek(
         self,
         entity: str,
-        session_id: str,
+        session_id: str | None,
         from_sequence_number: int,
         max_count: int,
         *,
         context: CallContext = BLOCKING,
     ) -> Future[list[PeekedMessage]]:
-        """Return up to `max_count` messages of a session by sequence number, without receiving them. Needs no lock."""
+        """Return up to `max_count` messages of a session, or of all, by sequence number. Receives none. Needs no lock."""
 
     @abc.abstractmethod
     def list_sessions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import ProviderError, QueueError, ValidationError, revised
 from ..messages import PeekedMessage, SessionInfo
@@ -19,25 +19,30 @@ _MANAGE_QUEUES = "manage queues"
 def list_sessions(core: ProviderCore, queue_name: str) -> list[SessionInfo]:
     """Return the sessions of a queue that have messages or a state, by id. Fetch them page by page."""
     check_queue_name(queue_name)
-    sessions: dict[str, SessionInfo] = {}
+    return list({session.session_id: session for session in each_session(core, queue_name)}.values())
+
+
+def each_session(core: ProviderCore, queue_name: str) -> Iterator[SessionInfo]:
+    """Yield the sessions of a queue that have messages or a state, by id. Keeps one page of them in memory."""
     after: str | None = None
     while True:
         page = core.send(operations.list_sessions(queue_name, after, MAX_BATCH), "list sessions")
-        known = len(sessions)
-        sessions.update((session.session_id, session) for session in page)
+        yield from page
         if len(page) < MAX_BATCH:
-            return list(sessions.values())
-        if len(sessions) == known:
+            return
+        last = page[-1].session_id
+        if last == after:
             raise ProviderError(f"{core.transport.url} lists the same sessions again and again")
-        after = page[-1].session_id
+        after = last
 
 
 def peek_messages(
-    core: ProviderCore, queue_name: str, session_id: str, max_message_count: int, from_sequence_number: int
+    core: ProviderCore, queue_name: str, session_id: str | None, max_message_count: int, from_sequence_number: int
 ) -> list[PeekedMessage]:
-    """Return messages of a session without receiving them."""
+    """Return messages of a session, or of all sessions, without receiving them."""
     check_queue_name(queue_name)
-    check_session_id(session_id)
+    if session_id is not None:
+        check_session_id(session_id)
     _check_range(max_message_count, from_sequence_number)
     call = operations.peek(queue_name, session_id, from_sequence_number, max_message_count)
     return core.send(call, "peek at messages")

@@ -282,8 +282,10 @@ def list_sessions(entity: str, after: str | None, limit: int) -> Call[list[Sessi
     )
 
 
-def peek(entity: str, session_id: str, start: int, limit: int) -> Call[list[PeekedMessage]]:
-    """Return the call that peeks at up to `limit` messages of a session, from the sequence number `start`."""
+def peek(entity: str, session_id: str | None, start: int, limit: int) -> Call[list[PeekedMessage]]:
+    """Return the call that peeks at up to `limit` messages, of one session if given, from the sequence number `start`."""
+    if session_id is None:
+        return _peek_call(entity, f"{entity_path(entity)}/messages", start, limit)
     path = session_path(entity, session_id, escaped=is_fragile(session_id))
     return _peek_call(entity, f"{path}/messages", start, limit)
 

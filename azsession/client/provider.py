@@ -275,13 +275,15 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
         return management.list_sessions(self._core, queue_name)
 
     def peek_messages(
-        self, queue_name: str, session_id: str, max_message_count: int = 10, from_sequence_number: int = 0
+        self, queue_name: str, session_id: str | None, max_message_count: int = 10, from_sequence_number: int = 0
     ) -> list[PeekedMessage]:
-        """Return messages of a session without receiving them: active, deferred and scheduled ones, by sequence number.
+        """Return messages without receiving them: active, deferred and scheduled ones, by sequence number.
+
+        The server may return fewer than there are. There are no more if it returns none.
 
         Args:
             queue_name: The queue.
-            session_id: The session.
+            session_id: The session. `None`: all sessions of the queue.
             max_message_count: The largest number of messages, 1 to 1000.
             from_sequence_number: The first sequence number, 0 or more.
 

@@ -39,6 +39,7 @@ class Operation(Enum):
     SET_STATE = "set-state"
     CLEAR_STATE = "clear-state"
     PEEK = "peek"
+    PEEK_QUEUE = "peek-queue"
     LIST_SESSIONS = "list-sessions"
     SEND = "send"
     SCHEDULE = "schedule"
@@ -125,7 +126,7 @@ _ON_ENTITY: dict[tuple[str, ...], dict[str, Operation]] = {
     (): {"PUT": Operation.CREATE_QUEUE, "GET": Operation.GET_QUEUE, "DELETE": Operation.DELETE_QUEUE},
     ("$statistics",): {"GET": Operation.QUEUE_STATISTICS},
     ("sessions",): {"POST": Operation.ACCEPT, "GET": Operation.LIST_SESSIONS},
-    ("messages",): {"POST": Operation.SEND},
+    ("messages",): {"POST": Operation.SEND, "GET": Operation.PEEK_QUEUE},
     ("messages", "$schedule"): {"POST": Operation.SCHEDULE},
     ("messages", "$cancel"): {"POST": Operation.CANCEL_SCHEDULED},
     ("messages", "$purge"): {"POST": Operation.PURGE},

@@ -58,6 +58,7 @@ class Handlers:
             Operation.SET_STATE: self._set_state,
             Operation.CLEAR_STATE: self._clear_state,
             Operation.PEEK: self._peek,
+            Operation.PEEK_QUEUE: self._peek,
             Operation.LIST_SESSIONS: self._list_sessions,
             Operation.SEND: self._send,
             Operation.SCHEDULE: self._schedule,
@@ -223,7 +224,8 @@ class Handlers:
 
     def _peek(self, request: Request) -> PendingAnswer[Any]:
         route = request.route
-        future = self._broker.peek(route.entity, route.session_id, *_peek_range(request), context=request.context)
+        session_id = route.session_id if route.operation is Operation.PEEK else None
+        future = self._broker.peek(route.entity, session_id, *_peek_range(request), context=request.context)
         return PendingAnswer(future, lambda messages: Answer(200, messages=messages))
 
     def _list_sessions(self, request: Request) -> PendingAnswer[Any]:

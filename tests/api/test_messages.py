@@ -261,3 +261,17 @@ def test_webhooks_arrive_as_they_were_sent(provider: ServiceBusProvider, queue: 
     assert [info.session_id for info in provider.list_sessions(queue)] == sorted(sent)
     for session_id, events in sent.items():
         assert [message.json() for message in provider.peek_messages(queue, session_id, 1000)] == events
+
+
+def test_a_queue_is_peeked_at_with_all_its_sessions(provider: ServiceBusProvider, queue: str) -> None:
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    provider.send_messages(queue, [Message("a", session_id="s1"), Message("b", session_id="s2")])
+    provider.schedule_messages(queue, [Message("c", session_id="only scheduled")], later)
+    found = provider.peek_messages(queue, None, 100)
+    assert [(one.session_id, one.text(), one.state) for one in found] == [
+        ("s1", "a", "Active"),
+        ("s2", "b", "Active"),
+        ("only scheduled", "c", "Scheduled"),
+    ]
+    assert [one.text() for one in provider.peek_messages(queue, None, 1, found[1].sequence_number)] == ["b"]
+    assert provider.peek_messages(queue, None, 10, found[-1].sequence_number + 1) == []

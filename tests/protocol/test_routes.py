@@ -211,7 +211,7 @@ def test_the_paths_of_the_namespace_and_its_health_are_parsed() -> None:
     ("method", "path", "allowed"),
     [
         ("PATCH", "/orders", {"PUT", "GET", "DELETE"}),
-        ("GET", "/orders/messages", {"POST"}),
+        ("PUT", "/orders/messages", {"GET", "POST"}),
         ("PUT", "/orders/sessions", {"POST", "GET"}),
         ("GET", "/orders/sessions/s1/renewlock", {"POST"}),
         ("PATCH", "/orders/sessions/s1/state", {"GET", "PUT", "DELETE"}),

@@ -35,6 +35,7 @@ LISTENING: list[tuple[str, str, Any]] = [
     ("POST", "/{queue}/sessions?timeout=0", {}),
     ("GET", "/{queue}/sessions", None),
     ("GET", "/{queue}/$statistics", None),
+    ("GET", "/{queue}/messages", None),
     ("GET", "/{queue}/$deadletterqueue/messages", None),
     ("POST", "/{queue}/$deadletterqueue/messages/1/resubmit", None),
     ("DELETE", "/{queue}/$deadletterqueue/messages/1", None),

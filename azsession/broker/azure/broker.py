@@ -216,7 +216,13 @@ class AzureBroker(Broker):
         return self._run(context, lambda operation: self._purger.purge(entity, session_id, request_id, operation))
 
     def peek(
-        self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
+        self,
+        entity: str,
+        session_id: str | None,
+        from_sequence_number: int,
+        max_count: int,
+        *,
+        context: CallContext = BLOCKING,
     ) -> Future[list[PeekedMessage]]:
         return self._run(
             context, lambda operation: self._browser.peek(entity, session_id, from_sequence_number, max_count, operation)

@@ -49,9 +49,9 @@ class MessageBrowser:
         self._namespace = namespace
 
     async def peek(
-        self, entity: str, session_id: str, start: int, max_count: int, operation: Operation
+        self, entity: str, session_id: str | None, start: int, max_count: int, operation: Operation
     ) -> list[PeekedMessage]:
-        """Return up to `max_count` messages of a session, from sequence number `start`."""
+        """Return up to `max_count` messages of a session, or of all sessions, from sequence number `start`."""
         return [peeked(message) for message in await self._peek(entity, session_id, start, max_count, operation)]
 
     async def dead_letters(

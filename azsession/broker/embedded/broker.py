@@ -170,8 +170,16 @@ class EmbeddedBroker(Broker):
         return self._sending.send(entity, messages, request_id, context)
 
     def peek(
-        self, entity: str, session_id: str, from_sequence_number: int, max_count: int, *, context: CallContext = BLOCKING
+        self,
+        entity: str,
+        session_id: str | None,
+        from_sequence_number: int,
+        max_count: int,
+        *,
+        context: CallContext = BLOCKING,
     ) -> Future[list[PeekedMessage]]:
+        if session_id is None:
+            return self._browsing.peek_queue(entity, from_sequence_number, max_count, context)
         return self._browsing.peek(entity, session_id, from_sequence_number, max_count, context)
 
     def list_sessions(

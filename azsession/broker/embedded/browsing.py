@@ -13,6 +13,7 @@ from .core import Core
 from .database_file import ACTIVE, DEFERRED, SCHEDULED
 from .jobs import Transaction, Unfinished
 from .message_keys import SEQUENCE_MASK, message_key
+from .queue_rows import QueueRows
 from .rows import peeked
 from .store import within_step
 
@@ -22,6 +23,28 @@ class Browsing:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._rows = QueueRows(core.connection)
+
+    def peek_queue(
+        self, entity: str, from_sequence_number: int, max_count: int, context: CallContext
+    ) -> Future[list[PeekedMessage]]:
+        """Return the active, deferred and scheduled messages of all sessions of a queue, by sequence number."""
+        number = max(0, min(from_sequence_number, SEQUENCE_MASK))
+
+        def job(tx: Transaction) -> list[PeekedMessage] | Unfinished:
+            nonlocal number
+            queue = self._core.queue(entity)
+            if self._core.due.continue_dead_lettering(tx, queue):
+                return Unfinished.CONTINUE
+            keys, following = self._rows.scan(message_key(queue.id, number), message_key(queue.id + 1, 0))
+            if not keys and following is not None:
+                number = following & SEQUENCE_MASK
+                return Unfinished.CONTINUE
+            with closing(self._rows.messages(keys[:max_count])) as rows:
+                found = within_step(rows, lambda row: row[1].size)
+            return [peeked(row, name, context) for name, row in found]
+
+        return self._core.submit(job, context)
 
     def peek(
         self, entity: str, session_id: str, from_sequence_number: int, max_count: int, context: CallContext

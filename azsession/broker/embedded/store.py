@@ -30,6 +30,8 @@ STEP_BYTES = 16 * 1024 * 1024
 
 _COLUMNS = "key, status, enqueued, expires, reason, description, properties, body, encoded, coalesce(count, 0)"
 _FROM = f"SELECT {_COLUMNS} FROM messages LEFT JOIN deliveries USING (key)"
+#: A message with the id of its session in front.
+JOINED = f"name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session LEFT JOIN deliveries USING (key)"
 
 
 @attrs.frozen
@@ -362,9 +364,7 @@ class Store:
     def dead(self, queue: int, from_sequence: int, session_id: str | None = None) -> Generator[tuple[str, Row], None, None]:
         """Yield dead letters of a queue with their session ids, ordered by sequence number. Each step reads one message."""
         found = self._each(
-            f"SELECT name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session "
-            f"LEFT JOIN deliveries USING (key) WHERE status = {DEAD} AND key >= ? AND key < ? AND name = ifnull(?, name) "
-            "ORDER BY key",
+            f"SELECT {JOINED} WHERE status = {DEAD} AND key >= ? AND key < ? AND name = ifnull(?, name) ORDER BY key",
             (message_key(queue, max(0, min(from_sequence, SEQUENCE_MASK))), message_key(queue + 1, 0), session_id),
         )
         with closing(found):
