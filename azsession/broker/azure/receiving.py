@@ -23,8 +23,9 @@ from .received_messages import ReceivedMessages
 from .session.held_session import HeldSession
 from .session.pending_receives import DRAIN_TIMEOUT, PendingReceive
 from .session.registry import SessionRegistry
+from .session.requests import OnAnswer
 from .session.state import SessionState
-from .session.unsettled import UnsettledMessage, messages_by_number
+from .session.unsettled import UnsettledMessage
 from .session.verification import receive_by_number_body
 from .transport.task import LocalFuture, WithdrawnError, done_within, pause
 
@@ -128,16 +129,16 @@ class SessionReceiver:
         self, session: HeldSession, sequence_numbers: Sequence[int], operation: Operation
     ) -> list[UnsettledMessage]:
         """Return deferred messages of a session that is held, as unsettled ones. Raises what `receive_deferred` does."""
-        wanted = list(dict.fromkeys(sequence_numbers))
-        # A message that is being settled comes again with a new lock token, if it is still deferred then.
-        unsettled = [message for message in session.unsettled.received_by_number() if message.settlement is None]
-        known = {message.sequence_number: message for message in unsettled}
-        missing = [number for number in wanted if number not in known]
+        wanted, unsettled = list(dict.fromkeys(sequence_numbers)), session.unsettled
+        # An earlier call can have been interrupted while Azure locked the messages for it.
+        while (change := unsettled.change_by_number(wanted)) is not None:
+            await self._namespace.wait(change, operation)
+        missing = [number for number in wanted if number not in unsettled.by_number()]
         if missing:
-            answer = await self.request(session, "receive-by-sequence-number", receive_by_number_body(missing), operation)
-            for message in messages_by_number(answer):
-                session.unsettled.add(message)
-                known[message.sequence_number] = message
+            on_answer = unsettled.requested_by_number(missing)
+            body = receive_by_number_body(missing)
+            await self.request(session, "receive-by-sequence-number", body, operation, on_answer=on_answer)
+        known = unsettled.by_number()
         gone = [number for number in wanted if number not in known]
         if gone:
             raise ProviderError(f"the session has no deferred message {gone[0]}", code=MESSAGE_NOT_FOUND, status=404)
@@ -269,7 +270,15 @@ class SessionReceiver:
 
     # Requests about a session
 
-    async def request(self, session: HeldSession, name: str, body: dict[str, Any], operation: Operation) -> Response:
+    async def request(
+        self,
+        session: HeldSession,
+        name: str,
+        body: dict[str, Any],
+        operation: Operation,
+        *,
+        on_answer: OnAnswer | None = None,
+    ) -> Response:
         """Send a request about a session that is held to the management node.
 
         Args:
@@ -277,13 +286,20 @@ class SessionReceiver:
             name: The operation of the management node, without its prefix ``com.microsoft:``.
             body: The request.
             operation: The call.
+            on_answer: Is called with the answer, also if it comes too late for this call.
 
         Raises:
             ConnectionFailedError: Azure did not answer in time.
             QueueError: The error that the management node answered.
         """
         done: LocalFuture[Response | Condition] = LocalFuture()
-        session.requests.send(name, body, done.set_result)
+
+        def answered(answer: Response | Condition) -> None:
+            if on_answer is not None:
+                on_answer(answer)
+            done.set_result(answer)
+
+        session.requests.send(name, body, answered)
         answer = await self._namespace.wait(done, operation)
         if isinstance(answer, Condition):
             raise error_of(answer, entity=session.entity, session_id=session.session_id)

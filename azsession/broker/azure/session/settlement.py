@@ -107,6 +107,14 @@ class PendingSettlement:
         """Whether the message comes again by the link."""
         return self.settlement.disposition in (Disposition.ABANDON, Disposition.RELEASE)
 
+    def ended(self) -> LocalFuture[None]:
+        """Return a future that is done when the settlement has succeeded or failed."""
+        ended: LocalFuture[None] = LocalFuture()
+        results = SettlementResults(1)
+        results.future.add_done_callback(lambda _: ended.set_result(None))
+        self.callers.append((results, 0))
+        return ended
+
     def finish(self, code: str | None, error: QueueError | None = None) -> None:
         """Give the result to every caller that waits for it."""
         for results, index in self.callers:

@@ -5,7 +5,7 @@ Everything here runs in the loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -16,6 +16,7 @@ from ....protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_L
 from ...calls import Disposition, Settlement
 from ..error_mapping import MESSAGE_LOCK_LOST_CONDITION, SESSION_LOCK_LOST_CONDITION, error_of
 from ..transport.links import Receiver
+from ..transport.task import LocalFuture
 from .requests import OnAnswer
 from .settlement import PendingSettlement, SettlementHistory, SettlementResults, disposition_body, outcome_of
 
@@ -107,6 +108,8 @@ class UnsettledMessages:
         self._session = session
         self._history = history
         self._messages: dict[str, UnsettledMessage] = {}
+        #: The requests by number that Azure has not answered: the numbers, and a future that is done after the answer.
+        self._requested: list[tuple[frozenset[int], LocalFuture[None]]] = []
 
     def __iter__(self) -> Iterator[UnsettledMessage]:
         return iter(self._messages.values())
@@ -153,6 +156,42 @@ class UnsettledMessages:
     def received_by_number(self) -> list[UnsettledMessage]:
         """Return the messages that were received by their sequence numbers, having been deferred."""
         return [message for message in self if message.delivery_id is None]
+
+    def by_number(self) -> dict[int, UnsettledMessage]:
+        """Return those of `received_by_number` that are not being settled, by their sequence numbers."""
+        return {message.sequence_number: message for message in self.received_by_number() if message.settlement is None}
+
+    def requested_by_number(self, numbers: Iterable[int]) -> OnAnswer:
+        """Note that messages are being requested by their sequence numbers.
+
+        Returns:
+            The function to call with Azure's answer, also if nobody waits for the answer any more. Azure has locked the
+            messages then, and would not find them for a second request.
+        """
+        requested: tuple[frozenset[int], LocalFuture[None]] = (frozenset(numbers), LocalFuture())
+        self._requested.append(requested)
+
+        def answered(answer: Response | Condition) -> None:
+            self._requested.remove(requested)
+            if isinstance(answer, Response):
+                for message in messages_by_number(answer):
+                    self.add(message)
+            requested[1].set_result(None)
+
+        return answered
+
+    def change_by_number(self, numbers: Collection[int]) -> LocalFuture[None] | None:
+        """Return a future that is done when one of these messages was received by number or settled; `None` if none is.
+
+        Until then nobody can know whether the message is deferred, and with which lock token it comes.
+        """
+        for requested, done in self._requested:
+            if not requested.isdisjoint(numbers):
+                return done
+        for message in self.received_by_number():
+            if message.settlement is not None and message.sequence_number in numbers:
+                return message.settlement.ended()
+        return None
 
     def delivered_by_link(self) -> list[UnsettledMessage]:
         """Return the messages that a link brought."""
