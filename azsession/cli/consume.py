@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attrs
@@ -21,6 +21,7 @@ from ..contrib.consume_options import DESCRIPTION
 from ..contrib.consume_run import ConsumeError, run_processor, summary
 from ..processor import ProcessorStats, SessionProcessor
 from .common import Connect, client_options, note, plural, printable, show_json
+from .health import HealthServer
 from .log_output import log_options
 
 #: Seconds between two lines of progress where stderr is not a terminal.
@@ -33,6 +34,13 @@ LINE_EVERY = 10.0
     f"{DESCRIPTION} With --json the counts are printed at the end.",
 )
 @processor_options
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Answer the probes of a service manager on this port of all addresses. /healthz says that the process lives, and "
+    "/readyz whether it reaches the broker (503 if not).",
+)
 @client_options
 @log_options
 def consume(
@@ -41,6 +49,7 @@ def consume(
     connect: Connect,
     as_json: bool,
     session_ids: Sequence[str],
+    health_port: int | None,
     **options: Any,
 ) -> None:
     """Run the command."""
@@ -59,7 +68,7 @@ def consume(
                 lambda: SessionProcessor(provider, queue, handler, session_ids=session_ids or None, **options),
                 note=note,
                 show=show,
-                watch=_progress_shown,
+                watch=lambda processor: _watched(processor, health_port),
             )
         except ConsumeError as error:
             raise click_error(error) from error
@@ -70,6 +79,21 @@ def _progress(stats: ProcessorStats) -> str:
     if stats.sessions_parked:
         held += f", {stats.sessions_parked} held back"
     return f"{held}; {summary(stats)}; {stats.messages_per_second:g} a second"
+
+
+@contextmanager
+def _watched(processor: SessionProcessor, health_port: int | None) -> Iterator[None]:
+    """Show the progress, and answer probes if there is a port for them."""
+
+    def ready() -> tuple[int, str]:
+        return (200, "ready") if processor.is_ready else (503, "not ready: stopping, or without an answer of the broker")
+
+    with ExitStack() as stack:
+        if health_port is not None:
+            server = stack.enter_context(HealthServer(health_port, {"/healthz": lambda: (200, "alive"), "/readyz": ready}))
+            note(f"probes at http://127.0.0.1:{server.port}/healthz and /readyz")
+        stack.enter_context(_progress_shown(processor))
+        yield
 
 
 @contextmanager

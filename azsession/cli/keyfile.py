@@ -62,7 +62,7 @@ def read_keys(path: Path, *, for_editing: bool = False) -> list[AccessKey]:
 
 
 def _keys_in(file: BinaryIO, path: Path, *, for_editing: bool) -> list[AccessKey]:
-    _check_private(path, os.fstat(file.fileno()), for_editing=for_editing)
+    check_private(path, os.fstat(file.fileno()), for_editing=for_editing)
     content = file.read(MAX_SIZE + 1)
     if len(content) > MAX_SIZE:
         raise ConfigurationError(f"the key file {path} has more than {MAX_SIZE} bytes")
@@ -78,14 +78,17 @@ def _keys_in(file: BinaryIO, path: Path, *, for_editing: bool) -> list[AccessKey
     return keys
 
 
-def _check_private(path: Path, found: os.stat_result, *, for_editing: bool) -> None:
+def check_private(path: Path, found: os.stat_result, *, for_editing: bool = False) -> None:
+    """Raise `ConfigurationError` if another user can read a key file, or owns it."""
     if os.name != "posix":
         return
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid not in (os.geteuid(), 0) and not (for_editing and os.geteuid() == 0):
         # The owner can read the keys whatever the mode is. In a folder that others can write to, the owner can be anyone.
         raise ConfigurationError(f"the key file {path} belongs to another user, who can read and change its keys")
-    if mode & 0o077:
+    # A service manager provides a secret as a file of root that a group of the service may read (Kubernetes with fsGroup,
+    # systemd's credentials). PostgreSQL has the same rule for its keys.
+    if mode & (0o037 if found.st_uid == 0 != os.geteuid() else 0o077):
         raise ConfigurationError(
             f"the key file {path} can be read by others (mode {mode:04o}): run chmod 600 on it, or, if someone may have read "
             "it, delete it to get a new key"

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .key_watch import KeyFileWatch
 
 DEFAULT_PORT = 8720
+#: Stands for the key in the output of ``--hide-key``.
+HIDDEN_KEY = "<hidden>"
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -45,6 +47,7 @@ class ServeOptions:
     auto_create: bool
     keys: Sequence[str] = attrs.field(repr=False)
     key_file: Path | None
+    hide_key: bool
     tls_cert: Path | None
     tls_key: Path | None
     insecure: bool
@@ -67,7 +70,7 @@ class ServeOptions:
         if self.memory and self.data is not None:
             raise click.UsageError("give --data or --memory, not both")
         if self.keys and self.key_file is not None:
-            raise click.UsageError("give --key or --key-file, not both")
+            raise click.UsageError("give --key (or AZSESSION_KEYS) or --key-file, not both")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise click.UsageError("TLS needs both --tls-cert and --tls-key")
 
@@ -131,16 +134,23 @@ class Storage:
     "--key",
     "keys",
     multiple=True,
+    envvar="AZSESSION_KEYS",
     metavar="NAME:KEY:RIGHTS[@QUEUES]",
     help="Accept this key. RIGHTS is a comma-separated list of Send, Listen, Manage and Metrics. @QUEUES, a comma-separated "
     "list, limits the rights to these queues. Repeat the option for more keys; the connection string contains the first. By "
-    "default a key with all rights is created and kept in a file beside the data.",
+    "default the keys in AZSESSION_KEYS, separated by spaces. Without any, a key with all rights is created and kept in a "
+    "file beside the data.",
 )
 @click.option(
     "--key-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of such keys, one a line, readable by its owner only. It is created with one key if it does not exist. "
     "Gateways behind one load balancer need the same file.",
+)
+@click.option(
+    "--hide-key",
+    is_flag=True,
+    help="Print the connection string without its key, for example where the output is kept as a log.",
 )
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM). Serves https.")
 @click.option("--tls-key", type=_FILE, help="Private key of the certificate (PEM).")
@@ -216,7 +226,8 @@ def serve(azure_string: str | None, azure_namespace: str | None, azure_websocket
             check.start()
         if watch is not None:
             watch.start()
-        _print_connection_string(url, keys[0], storage, as_json=options.as_json)
+        shown = attrs.evolve(keys[0], key=HIDDEN_KEY) if options.hide_key else keys[0]
+        _print_connection_string(url, shown, storage, as_json=options.as_json)
         signals.wait()
         note("stopping after the running requests; a second signal stops at once")
     finally:

@@ -177,6 +177,12 @@ class SessionProcessor:
         """A snapshot of the counters since the latest start. Does not block."""
         return self._lifecycle.stats()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is running and its latest request to the server was answered. For probes. Does not block."""
+        slots = self._lifecycle.slots
+        return slots is not None and slots.is_ready
+
     def run(self) -> None:
         """Process messages until the processor is stopped, or with `until_empty` until there are none. Blocks.
 

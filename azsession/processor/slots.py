@@ -77,6 +77,7 @@ class Slots:
         self._alive = 1
         self._started = 0
         self._outage = False
+        self._is_answered = False
         self._in_background = False
         self.error: BaseException | None = None
         self.wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -86,6 +87,11 @@ class Slots:
     def stopping(self) -> bool:
         """Whether the stop has begun, after which no further message is passed to the handler."""
         return self._runner.stopping.is_set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the broker answers, and the stop has not begun."""
+        return self._is_answered and not self._outage and not self.stopping
 
     def stats(self) -> ProcessorStats:
         """Return a snapshot of the counters."""
@@ -277,9 +283,11 @@ class Slots:
 
     def _end_outage(self) -> None:
         self._permanence.succeeded()
-        if self._outage:
+        if self._outage or not self._is_answered:
             with self._changed:
-                self._outage = False
+                was_outage, self._outage, self._is_answered = self._outage, False, True
+            if not was_outage:
+                return
             name = self._options.queue_name
             logger.info("the session processor of %r reaches the broker again", name, queue=name)
 

@@ -90,6 +90,7 @@ class NextAvailableSessions:
         self._options = LockOptions(self._core.config.session_timeout, max_renewal=max_renewal)
         self._waits = waits
         self._wait = SHORT_POLL if until_empty else LONG_POLL
+        self._is_answered = False
         self._lock = threading.Lock()  # Guards all fields below.
         self._numbers = itertools.count()
         #: The requests that wait for an answer, by number.
@@ -106,7 +107,14 @@ class NextAvailableSessions:
         return self._in_doubt is not None and not self._in_doubt
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
-        return self._accept(self._wait)
+        # At the start and after an error, the first answer shows that the broker can be reached. It must come soon.
+        try:
+            taken = self._accept(self._wait if self._is_answered else SHORT_POLL)
+        except BaseException:
+            self._is_answered = False
+            raise
+        self._is_answered = True
+        return taken
 
     def take_now(self) -> TakenSession | None:
         return self._accept(0.0)

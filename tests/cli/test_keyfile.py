@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
+from azsession import ConfigurationError
+from azsession.cli.keyfile import check_private
 from azsession.cli.serve_azure import ENV_AZURE
 
 from ..support.processes import Served, assert_one_line, run, run_here
@@ -34,6 +40,28 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     ended = run("serve", "--port", "0", "--data", tmp_path / "data.db")
     assert_one_line(ended, str(key), "read by others", "0640")
     assert SECRET not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "user", "is_accepted"),
+    [
+        (0o440, 0, 10001, True),
+        (0o640, 0, 10001, True),
+        (0o640, 10001, 10001, False),
+        (0o640, 0, 0, False),
+        (0o660, 0, 10001, False),
+        (0o444, 0, 10001, False),
+        (0o400, 10001, 10001, True),
+    ],
+)
+def test_a_group_may_read_a_key_file_of_root_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, owner: int, user: int, is_accepted: bool
+) -> None:
+    # As Kubernetes and systemd provide secrets to a service that does not run as root.
+    found = os.stat_result((stat.S_IFREG | mode, 0, 0, 1, owner, 10001, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with nullcontext() if is_accepted else pytest.raises(ConfigurationError, match="read by others"):
+        check_private(tmp_path / "keys", found)
 
 
 def test_a_damaged_key_file_is_refused_and_not_changed(tmp_path: Path) -> None:

@@ -124,6 +124,20 @@ def test_keys_have_their_rights_and_the_connection_string_contains_the_first(tmp
     assert not Path(f"{data}.key").exists()
 
 
+def test_the_environment_can_have_the_keys() -> None:
+    with Served("--memory", env={"AZSESSION_KEYS": f"in:{SECRET}:Send out:other:Listen"}) as served:
+        assert served.line.endswith(f";SharedAccessKeyName=in;SharedAccessKey={SECRET}")
+        assert_one_line(run_here("sessions", "q", connection_string=served.line), "'in'", "Listen")
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_hidden_key_is_in_no_output(more: list[str]) -> None:
+    with Served("--memory", "--hide-key", *more, env={"AZSESSION_KEYS": f"in:{SECRET}:Send"}) as served:
+        _, out, err = served.end()
+        assert SECRET not in served.line + out + err
+        assert "SharedAccessKeyName=in;SharedAccessKey=<hidden>" in served.line
+
+
 @pytest.mark.parametrize("key", [f"app:{SECRET}", f"app:{SECRET}:Everything", f"app:{SECRET};x:Send"])
 def test_a_malformed_key_is_refused_and_not_shown(key: str) -> None:
     ended = run_here("serve", "--memory", "--port", "0", "--key", key)

@@ -234,6 +234,31 @@ def test_the_processor_continues_when_the_broker_is_reachable_again(
     assert [type(error) for error in errors] == [ConnectionFailedError, ConnectionFailedError]
 
 
+def test_a_processor_is_ready_while_the_broker_answers(
+    azsession_server: AzsessionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "LONGEST_OUTAGE_PAUSE", 0.2)
+    # Without messages: the answer to the first request comes soon, also on an empty queue.
+    azsession_server.create_queue(QUEUE)
+    with Relay(int(azsession_server.url.rpartition(":")[2])) as relay:
+        relay.refuse()
+        key = azsession_server.connection_string.partition(";")[2]
+        with ServiceBusProvider.from_connection_string(f"Endpoint={relay.url}/;{key}", retry_attempts=0) as provider:
+            failed = threading.Event()
+            processor = SessionProcessor(provider, QUEUE, Seen(), on_error=lambda *_: failed.set())
+            assert not processor.is_ready
+            with processor:
+                assert failed.wait(10)
+                assert not processor.is_ready
+                relay.listen()
+                eventually(lambda: processor.is_ready)
+                relay.refuse()
+                eventually(lambda: not processor.is_ready)
+                relay.listen()
+                eventually(lambda: processor.is_ready)
+            assert not processor.is_ready
+
+
 def test_the_processor_stops_while_the_broker_is_unreachable(azsession_server: AzsessionServer) -> None:
     with Relay(int(azsession_server.url.rpartition(":")[2])) as relay:
         key = azsession_server.connection_string.partition(";")[2]
