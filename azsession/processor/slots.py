@@ -26,6 +26,7 @@ from .options import ProcessorOptions
 from .outcomes import ProcessorStats
 from .parking import ParkedSessions, close_all
 from .permanence import Permanence
+from .reachability import Reachability
 from .session_runner import Outcome, SessionRunner
 from .sources import ListedSessions, NextAvailableSessions, Source, TakenSession
 from .stats import StatsCounters
@@ -48,6 +49,7 @@ class Slots:
         self._backoff = Backoff()
         self._fairness = Fairness()
         self._permanence = Permanence()
+        self._broker = Reachability()
         self._runner = SessionRunner(options, self._backoff, self._counters)
         self._waits = core_of(provider).new_waits()
         self._source: Source
@@ -76,8 +78,6 @@ class Slots:
         #: Number of live threads. `start` counts as one, because another thread may stop the slots meanwhile.
         self._alive = 1
         self._started = 0
-        self._outage = False
-        self._is_answered = False
         self._in_background = False
         self.error: BaseException | None = None
         self.wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -91,7 +91,7 @@ class Slots:
     @property
     def is_ready(self) -> bool:
         """Whether the broker answers, and the stop has not begun."""
-        return self._is_answered and not self._outage and not self.stopping
+        return self._broker.is_reached and not self.stopping
 
     def stats(self) -> ProcessorStats:
         """Return a snapshot of the counters."""
@@ -178,6 +178,7 @@ class Slots:
         self._backoff.after_fork()
         self._fairness.after_fork()
         self._permanence.after_fork()
+        self._broker.after_fork()
         self._source.after_fork()
         self._runner.after_fork()
 
@@ -283,11 +284,7 @@ class Slots:
 
     def _end_outage(self) -> None:
         self._permanence.succeeded()
-        if self._outage or not self._is_answered:
-            with self._changed:
-                was_outage, self._outage, self._is_answered = self._outage, False, True
-            if not was_outage:
-                return
+        if self._broker.answered():
             name = self._options.queue_name
             logger.info("the session processor of %r reaches the broker again", name, queue=name)
 
@@ -298,9 +295,7 @@ class Slots:
         if self._permanence.is_permanent(error):
             self._end(error)
             return
-        with self._changed:
-            is_first, self._outage = not self._outage, True
-        if is_first:
+        if self._broker.failed():
             self._runner.report(error, None, None)
         pause = pause_after(failures, LONGEST_OUTAGE_PAUSE)
         self._runner.stopping.wait(max(pause, min(error.retry_after or 0.0, LONGEST_OUTAGE_PAUSE)))
