@@ -36,9 +36,14 @@ from .performatives import (
     FLOW,
     HEARTBEAT,
     OPEN,
+    RECEIVER_FIRST,
+    RECEIVER_SECOND,
     SASL_INIT,
     SASL_MECHANISMS,
     SASL_OUTCOME,
+    SENDER_MIXED,
+    SENDER_SETTLED,
+    SENDER_UNSETTLED,
     SESSION_FILTER,
     TRANSFER,
     Absent,
@@ -52,13 +57,15 @@ from .performatives import (
     Flow,
     Modified,
     Open,
+    SaslInit,
     SaslMechanisms,
     SaslOutcome,
+    Terminus,
     Transfer,
     decode_frame,
 )
 from .resending import resent
-from .sections import delivered, stored
+from .sections import data_sections, delivered, stored
 from .server_frames import attach_answer, sasl_mechanisms, sasl_outcome
 from .types import Array, Described, Long, MalformedFrameError, Symbol, Timestamp, Uint, Ulong
 
@@ -126,6 +133,7 @@ __all__ = [
     "attach_sender",
     "begin_frame",
     "close_frame",
+    "data_sections",
     "dead_lettered",
     "decode_frame",
     "decode_message",

@@ -147,6 +147,8 @@ def _array(values: Array) -> bytes:
 _ARRAY_ELEMENTS: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
     Long: (b"\x81", struct.Struct(">q").pack),
     Symbol: (b"\xb3", lambda value: len(value).to_bytes(4, "big") + value.encode("ascii")),
+    str: (b"\xb1", lambda value: len(data := value.encode()).to_bytes(4, "big") + data),
+    Timestamp: (b"\x83", struct.Struct(">q").pack),
     uuid.UUID: (b"\x98", lambda value: value.bytes),
 }
 

@@ -37,7 +37,7 @@ _KEPT_TYPES = frozenset({str, int, bool, bytes, uuid.UUID, type(None)})
 _STATES = {1: "Deferred", 2: "Scheduled"}
 
 
-def to_amqp(message: Message, now: datetime | None = None, message_id: str | None = None) -> bytes:
+def to_amqp(message: Message | PeekedMessage, now: datetime | None = None, message_id: str | None = None) -> bytes:
     """Return the encoded AMQP message that sends `message`.
 
     A time to live goes into the header, whose 32 bits hold up to 49 days in milliseconds, and into the properties as creation
@@ -157,13 +157,8 @@ def _state(message: AmqpMessage) -> str:
     return _STATES.get(state, "Active") if isinstance(state, int) else "Active"
 
 
-def _fields(message: AmqpMessage) -> dict[str, Any]:
-    attributes, reason, description = message.application_properties, None, None
-    if _DEAD_LETTER_REASON in attributes or _DEAD_LETTER_DESCRIPTION in attributes:
-        attributes = dict(attributes)
-        reason = text_of(attributes.pop(_DEAD_LETTER_REASON, None))
-        description = text_of(attributes.pop(_DEAD_LETTER_DESCRIPTION, None))
-    annotations = message.annotations
+def sent_fields(message: AmqpMessage) -> dict[str, Any]:
+    """Return the arguments of `Message` for a message that a client sent. `Message` checks their ranges."""
     return {
         "body": message.body,
         "session_id": text_of(message.group_id),
@@ -175,13 +170,22 @@ def _fields(message: AmqpMessage) -> dict[str, Any]:
         "reply_to_session_id": text_of(message.reply_to_group_id),
         "to": text_of(message.to),
         "time_to_live": _time_to_live(message),
-        "scheduled_enqueue_time": _instant(annotations.get(_SCHEDULED_TIME)),
-        "attributes": _attributes(attributes),
+        "scheduled_enqueue_time": _instant(message.annotations.get(_SCHEDULED_TIME)),
+        "attributes": _attributes(message.application_properties),
+    }
+
+
+def _fields(message: AmqpMessage) -> dict[str, Any]:
+    fields, annotations = sent_fields(message), message.annotations
+    for name in (_DEAD_LETTER_REASON, _DEAD_LETTER_DESCRIPTION):
+        fields["attributes"].pop(name, None)
+    return {
+        **fields,
         "sequence_number": _whole(annotations.get(_SEQUENCE_NUMBER)) or 0,
         "delivery_count": _whole(message.delivery_count) or 0,
         "enqueued_at": _instant(annotations.get(_ENQUEUED_TIME)),
-        "dead_letter_reason": reason,
-        "dead_letter_description": description,
+        "dead_letter_reason": text_of(message.application_properties.get(_DEAD_LETTER_REASON)),
+        "dead_letter_description": text_of(message.application_properties.get(_DEAD_LETTER_DESCRIPTION)),
     }
 
 

@@ -46,6 +46,21 @@ def each_section(buf: bytes) -> Iterator[Section]:
         pos = end
 
 
+def data_sections(buf: bytes) -> list[bytes]:
+    """Return the contents of the data sections: the messages of a batch of the format `frames.BATCH_FORMAT`.
+
+    Raises:
+        MalformedFrameError: The bytes are not an AMQP 1.0 message.
+    """
+    try:
+        found = [each.content for each in each_section(buf) if each.code == DATA]
+    except NONSENSE as error:
+        raise MalformedFrameError(f"a batch is malformed: {error}") from error
+    if not all(isinstance(each, bytes) for each in found):
+        raise MalformedFrameError("a data section of a batch is not binary")
+    return found
+
+
 def parts_of(buf: bytes, value: int) -> list[bytes]:
     """Return the encoded items of the list or map at `value`; a map's items are its keys and values in turn."""
     code = buf[value]

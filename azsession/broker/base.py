@@ -223,11 +223,12 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def list_sessions(
-        self, entity: str, after: str | None, max_count: int, *, context: CallContext = BLOCKING
+        self, entity: str, after: str | None, max_count: int, since: float | None = None, *, context: CallContext = BLOCKING
     ) -> Future[list[SessionInfo]]:
         """Return up to `max_count` sessions that have messages or state, sorted by id.
 
-        Their ids are greater than `after`. `None` returns the first ones: the empty id is an id, too.
+        Their ids are greater than `after`. `None` returns the first ones: the empty id is an id, too. With
+        `since`, in seconds since 1970, only sessions whose state was set later are returned.
         """
 
     # Messages

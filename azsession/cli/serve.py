@@ -20,6 +20,7 @@ from .common import QUEUE, checked_options, note
 from .data_folder import data_file, key_file_of, key_file_of_namespace
 from .log_output import log_options
 from .process import StopSignals, raise_open_file_limit
+from .serve_amqp import AmqpOptions, amqp_options
 from .serve_azure import AzureCheck, AzureOptions, azure_broker, azure_options, chosen_azure, refuse_local_options
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class ServeOptions:
     max_waiting: int | None
     max_connections: int | None
     explorer: bool
+    amqp: AmqpOptions
     azure: AzureOptions | None
     as_json: bool
 
@@ -67,6 +69,7 @@ class ServeOptions:
                 queues=bool(self.queues),
                 auto_create=self.auto_create,
             )
+        self.amqp.check(None if self.azure is None else self.azure.given_by)
         if self.memory and self.data is not None:
             raise click.UsageError("give --data or --memory, not both")
         if self.keys and self.key_file is not None:
@@ -171,12 +174,14 @@ class Storage:
     default=True,
     help="Serve the Explorer, a web interface, at /explorer. It is on unless you turn it off.",
 )
+@amqp_options
 @azure_options
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one line of JSON with connection_string, url and data; with Azure also azure (its host).",
+    help="Print one line of JSON with connection_string, url, data and amqp_connection_string; with Azure, azure (its host) "
+    "instead of the last.",
 )
 @click.option(
     "--access-log",
@@ -184,13 +189,22 @@ class Storage:
     help="Log each request: method, route, status, milliseconds, key name and client address.",
 )
 @log_options
-def serve(azure_string: str | None, azure_namespace: str | None, azure_websockets: bool, **given: Any) -> None:
-    """Run a gateway that serves message sessions over HTTP, with messages in a file, in memory or in an Azure namespace.
+def serve(
+    azure_string: str | None,
+    azure_namespace: str | None,
+    azure_websockets: bool,
+    amqp_port: int | None,
+    no_amqp: bool,
+    **given: Any,
+) -> None:
+    """Run a gateway that serves message sessions over HTTP and AMQP, from a file, from memory or from an Azure namespace.
 
-    Prints the connection string on standard output, and everything else on standard error. SIGTERM, SIGHUP and Ctrl-C
+    Prints the connection string on standard output, in a second line the one for Azure's SDKs, which use the AMQP endpoint,
+    and everything else on standard error. SIGTERM, SIGHUP and Ctrl-C
     finish the running requests and stop the gateway; a second signal stops it at once.
     """
-    options = ServeOptions(azure=chosen_azure(azure_string, azure_namespace, azure_websockets), **given)
+    azure_chosen = chosen_azure(azure_string, azure_namespace, azure_websockets)
+    options = ServeOptions(azure=azure_chosen, amqp=AmqpOptions(amqp_port, no_amqp), **given)
     options.check()
     keys = options.access_keys()
     storage = _storage(options)
@@ -227,7 +241,8 @@ def serve(azure_string: str | None, azure_namespace: str | None, azure_websocket
         if watch is not None:
             watch.start()
         shown = attrs.evolve(keys[0], key=HIDDEN_KEY) if options.hide_key else keys[0]
-        _print_connection_string(url, shown, storage, as_json=options.as_json)
+        amqp = None if service.amqp_port is None else service.amqp_connection_string(shown, urlsplit(url).hostname)
+        _print_connection_strings(url, shown, amqp, storage, as_json=options.as_json)
         signals.wait()
         note("stopping after the running requests; a second signal stops at once")
     finally:
@@ -281,6 +296,7 @@ def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -
         max_waiting=options.max_waiting or MAX_WAITING,
         max_connections=options.max_connections,
         explorer=options.explorer,
+        amqp_port=options.amqp.chosen_port(options.host, is_azure=options.azure is not None),
         **sizes,
     )
 
@@ -311,13 +327,18 @@ def _print_address_warnings(options: ServeOptions, url: str) -> None:
         note("warning: without TLS, anyone who can read the network can read tokens and messages")
 
 
-def _print_connection_string(url: str, key: AccessKey, storage: Storage, *, as_json: bool) -> None:
+def _print_connection_strings(url: str, key: AccessKey, amqp: str | None, storage: Storage, *, as_json: bool) -> None:
     """Print the only output on stdout."""
     string = f"Endpoint={url}/;SharedAccessKeyName={key.name};SharedAccessKey={key.key}"
     if as_json:
         # `data` is null if no file keeps the messages: in memory and with Azure.
         line = {"connection_string": string, "url": url, "data": None if storage.data is None else str(storage.data)}
+        if amqp is not None:
+            line["amqp_connection_string"] = amqp
         click.echo(json.dumps(line if storage.azure is None else {**line, "azure": storage.azure.host}))
         return
     note(f"connection string, for {ENV_CONNECTION_STRING} (put it in quotes):")
     click.echo(string)
+    if amqp is not None:
+        note("connection string for Azure's SDKs:")
+        click.echo(amqp)

@@ -18,6 +18,7 @@ from ..config import is_loopback
 from ..errors import ConfigurationError
 from ..logs import SessionLogger, get_logger
 from .access_keys import AccessKey
+from .amqp.endpoint import Endpoint
 from .authorization import Guard
 from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING
 from .http.app import create_app
@@ -53,6 +54,8 @@ class GatewayService:
             been idle longest, or answers a new connection with status 503. By default, the limit follows from the number of
             files that the process may open, and is 16,384 at most.
         explorer: Serve the Explorer, a web interface, at ``/explorer``.
+        amqp_port: The port of the AMQP endpoint, for the SDKs of Azure Service Bus; 0 uses a free port. `None`: the service
+            has no such endpoint.
 
     Attributes:
         broker: The broker behind the gateway.
@@ -78,6 +81,7 @@ class GatewayService:
         max_message_size: int = MAX_MESSAGE_SIZE,
         max_connections: int | None = None,
         explorer: bool = True,
+        amqp_port: int | None = None,
     ) -> None:
         if tls_cert is None and not insecure and not is_loopback(host):
             raise ConfigurationError(
@@ -98,6 +102,10 @@ class GatewayService:
         self._scheme = "http" if tls is None else "https"
         self._address = (host, port)
         self._listener = Listener(self._app, tls, max_connections)
+        self._amqp_tls = tls_context(tls_cert, tls_key, alpn=None)
+        self._amqp_port = amqp_port
+        self._max_message_size = max_message_size
+        self._endpoint: Endpoint | None = None
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -108,6 +116,30 @@ class GatewayService:
         """The URL of the gateway, for example ``http://127.0.0.1:8080``. With port 0, the port is known after `start`."""
         host, port = self._address
         return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def amqp_port(self) -> int | None:
+        """The port of the AMQP endpoint; `None` without one. With port 0, the port is known after `start`."""
+        return self._amqp_port
+
+    def amqp_connection_string(self, key: AccessKey | None = None, host: str | None = None) -> str:
+        """Return a connection string for the SDKs of Azure Service Bus. It contains the secret of the key.
+
+        Args:
+            key: The key to use; by default, the first key of the service.
+            host: The name of the service for its clients; by default, the address that it listens on.
+
+        Raises:
+            ConfigurationError: The service has no AMQP endpoint.
+            IndexError: The service has no keys, and none is given.
+        """
+        if self._amqp_port is None:
+            raise ConfigurationError("the service has no AMQP endpoint: give amqp_port")
+        chosen, host = key or self._guard.keys[0], host or self._address[0]
+        name = f"[{host}]" if ":" in host else host
+        emulator = ";UseDevelopmentEmulator=true" if self._amqp_tls is None else ""
+        fields = f"SharedAccessKeyName={chosen.name};SharedAccessKey={chosen.key}"
+        return f"Endpoint=sb://{name}:{self._amqp_port};{fields}{emulator}"
 
     def connection_string(self, key: AccessKey | None = None) -> str:
         """Return a connection string for clients. It contains the secret of the key.
@@ -141,6 +173,15 @@ class GatewayService:
         host, port = self._address
         sock = listen(host, port)
         self._address = (host, sock.getsockname()[1])
+        if self._amqp_port is not None:
+            try:
+                amqp_sock = listen(host, self._amqp_port)
+            except ConfigurationError:
+                sock.close()
+                raise
+            self._amqp_port = amqp_sock.getsockname()[1]
+            limit = self._max_message_size
+            self._endpoint = Endpoint(self.broker, self._guard, amqp_sock, max_message_size=limit, tls=self._amqp_tls)
         self._loop = self._listener.new_loop()
         self._thread = threading.Thread(target=self._serve, args=(self._loop, sock), name=THREAD_NAME, daemon=True)
         self._thread.start()
@@ -148,7 +189,7 @@ class GatewayService:
 
     def _serve(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         try:
-            loop.run_until_complete(self._listener.serve(sock, self._stopping))
+            loop.run_until_complete(self._listener.serve(sock, self._stopping, self._endpoint))
         except Exception:
             logger.exception("the gateway's server failed")
         finally:

@@ -19,12 +19,16 @@ def _provider(connection_string: str) -> ServiceBusProvider:
     return ServiceBusProvider.from_connection_string(connection_string)
 
 
-def test_stdout_has_only_the_connection_string(tmp_path: Path) -> None:
+def test_stdout_has_only_the_connection_strings(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     with Served("--data", data, "--auto-create") as served:
         with _provider(served.line) as provider:
             provider.send_message("q", Message("x", session_id="s"))
+        assert served.process.stdout is not None
+        second = served.process.stdout.readline()
         status, out, err = served.end()
+    assert second.startswith("Endpoint=sb://127.0.0.1:")
+    assert second.endswith(";UseDevelopmentEmulator=true\n")
     assert (status, out) == (0, "")
     assert str(data) in err
     assert f"{data}.key" in err
@@ -35,7 +39,7 @@ def test_json_contains_the_connection_string_the_url_and_the_data_file(tmp_path:
     data = tmp_path / "data.db"
     with Served("--data", data, "--json") as served:
         output = json.loads(served.line)
-        assert set(output) == {"connection_string", "url", "data"}
+        assert set(output) == {"connection_string", "url", "data", "amqp_connection_string"}
         assert output["connection_string"].startswith(f"Endpoint={output['url']}/;SharedAccessKeyName=")
         assert output["data"] == str(data)
         assert requests.get(f"{output['url']}/healthz", timeout=10).status_code == 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,21 +21,11 @@ _queue_names = (f"orders-{number}" for number in itertools.count())
 
 @pytest.fixture(scope="module")
 def _sdk_sockets() -> Iterator[None]:
-    """Close the sockets that the SDK leaks: it forgets the socket of a connection whose close fails."""
-    from azure.servicebus._pyamqp._transport import SSLTransport
+    """Close the sockets that the SDK leaks."""
+    from tests.support.sdk import sockets_closed
 
-    transports: list[Any] = []
-    connect = SSLTransport.connect
-
-    def noting(transport: Any) -> None:
-        transports.append(transport)
-        connect(transport)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SSLTransport, "connect", noting)
+    with sockets_closed():
         yield
-    for transport in transports:
-        transport.close()
 
 
 @pytest.fixture(scope="module")

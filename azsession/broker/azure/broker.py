@@ -229,8 +229,10 @@ class AzureBroker(Broker):
         )
 
     def list_sessions(
-        self, entity: str, after: str | None, max_count: int, *, context: CallContext = BLOCKING
+        self, entity: str, after: str | None, max_count: int, since: float | None = None, *, context: CallContext = BLOCKING
     ) -> Future[list[SessionInfo]]:
+        if since is not None:
+            return _unsupported("the sessions of Azure are not listed by the times of their states")
         return self._run(context, lambda operation: self._lister.list_sessions(entity, after, max_count, operation))
 
     # Dead letters

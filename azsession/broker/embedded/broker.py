@@ -183,9 +183,9 @@ class EmbeddedBroker(Broker):
         return self._browsing.peek(entity, session_id, from_sequence_number, max_count, context)
 
     def list_sessions(
-        self, entity: str, after: str | None, max_count: int, *, context: CallContext = BLOCKING
+        self, entity: str, after: str | None, max_count: int, since: float | None = None, *, context: CallContext = BLOCKING
     ) -> Future[list[SessionInfo]]:
-        return self._overview.list_sessions(entity, after, max_count, context)
+        return self._overview.list_sessions(entity, after, max_count, since, context)
 
     def schedule(
         self, entity: str, messages: Sequence[Message], request_id: str = "", *, context: CallContext = BLOCKING

@@ -36,7 +36,8 @@ from .queue_state import Queue
 from .remembered import Remembered
 from .rows import message_fields, to_datetime
 from .session_locks import LockedMessage, SessionKey, SessionLock, SessionLocks, Waiter
-from .store import STEP_ROWS, Row, Store
+from .store import STEP_ROWS, Store
+from .stored_message import Row
 
 T = TypeVar("T")
 

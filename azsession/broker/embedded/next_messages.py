@@ -13,7 +13,8 @@ from .database_file import ACTIVE
 from .jobs import Transaction
 from .queue_state import Queue
 from .session_locks import SessionLock
-from .store import STEP_BYTES, STEP_ROWS, Row
+from .store import STEP_BYTES, STEP_ROWS
+from .stored_message import Row
 
 
 def take_rows(core: Core, tx: Transaction, queue: Queue, lock: SessionLock, max_count: int) -> tuple[list[Row], bool]:

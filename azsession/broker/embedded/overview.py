@@ -52,15 +52,15 @@ class Overview:
         return core.submit(job, context)
 
     def list_sessions(
-        self, entity: str, after: str | None, max_count: int, context: CallContext
+        self, entity: str, after: str | None, max_count: int, updated_since: float | None, context: CallContext
     ) -> Future[list[SessionInfo]]:
-        """Return the sessions that have messages or state, by id."""
+        """Return the sessions that have messages or state, by id, or those whose state was set after `updated_since`."""
 
         def job(tx: Transaction) -> list[SessionInfo] | Unfinished:
             queue = self._core.queue(entity)
             if self._core.due.continue_dead_lettering(tx, queue):
                 return Unfinished.CONTINUE
-            return [self._info(tx, queue.id, *row) for row in self._rows.sessions(queue.id, after, max_count)]
+            return [self._info(tx, queue.id, *row) for row in self._rows.sessions(queue.id, after, max_count, updated_since)]
 
         return self._core.submit(job, context)
 
@@ -131,8 +131,10 @@ class _Rows:
         enqueued: float = self._run("SELECT enqueued FROM messages WHERE key = ?", (key,)).fetchone()[0]
         return enqueued
 
-    def sessions(self, queue: int, after: str | None, limit: int) -> list[tuple[str, int, int, bool, float | None]]:
-        """Return the sessions that have messages or state, ordered by id.
+    def sessions(
+        self, queue: int, after: str | None, limit: int, updated_since: float | None
+    ) -> list[tuple[str, int, int, bool, float | None]]:
+        """Return the sessions that have messages or state, ordered by id, or those whose state was set after a time.
 
         A row has the id, the numbers of active and deferred messages, whether there is a state, and when the first active
         message was enqueued.
@@ -141,6 +143,7 @@ class _Rows:
             "SELECT name, active, deferred, state IS NOT NULL, enqueued FROM sessions INDEXED BY sessions_listed "
             "LEFT JOIN messages ON key = head "
             f"WHERE queue = ? AND name {'>=' if after is None else '>'} ? "
-            "AND (head IS NOT NULL OR state IS NOT NULL OR deferred > 0) ORDER BY name LIMIT ?",
-            (queue, after or "", limit),
+            "AND (head IS NOT NULL OR state IS NOT NULL OR deferred > 0) "
+            "AND (? IS NULL OR state IS NOT NULL AND state_set > ?) ORDER BY name LIMIT ?",
+            (queue, after or "", updated_since, updated_since, limit),
         ).fetchall()

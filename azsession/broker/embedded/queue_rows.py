@@ -8,7 +8,8 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from .database_file import DEAD
-from .store import JOINED, Row
+from .store import JOINED
+from .stored_message import Row
 
 #: Messages of which one step looks at the status, without their bodies. Many dead letters in a row need several steps.
 SCANNED = 2000

@@ -22,7 +22,8 @@ from .next_messages import take_rows
 from .queue_state import Queue
 from .rows import to_datetime
 from .session_locks import SessionLock, Waiter
-from .store import STEP_BYTES, Row
+from .store import STEP_BYTES
+from .stored_message import Row
 
 T = TypeVar("T")
 

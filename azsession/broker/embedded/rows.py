@@ -11,7 +11,7 @@ from ...protocol.attributes import from_json, to_json
 from ..calls import CallContext, EncodedPeekedMessage
 from .database_file import STATE_NAMES
 from .message_keys import SEQUENCE_MASK
-from .store import Row
+from .stored_message import Row
 
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 _PROPERTIES = ("message_id", "subject", "content_type", "correlation_id", "reply_to", "reply_to_session_id", "to")

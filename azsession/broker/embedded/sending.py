@@ -18,7 +18,7 @@ from .jobs import Transaction, Unfinished
 from .message_keys import find_key
 from .queue_state import Queue
 from .rows import message_fields, pack_properties
-from .store import Row
+from .stored_message import Row
 
 
 class Sending:

@@ -14,10 +14,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from typing import Any, TypeVar
 
-import attrs
-
 from .database_file import ACTIVE, DEAD, DEFERRED, INCREMENTAL, SCHEDULED, is_mostly_free
 from .message_keys import SEQUENCE_BITS, SEQUENCE_MASK, message_key
+from .stored_message import Row
 
 R = TypeVar("R")
 
@@ -32,32 +31,6 @@ _COLUMNS = "key, status, enqueued, expires, reason, description, properties, bod
 _FROM = f"SELECT {_COLUMNS} FROM messages LEFT JOIN deliveries USING (key)"
 #: A message with the id of its session in front.
 JOINED = f"name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session LEFT JOIN deliveries USING (key)"
-
-
-@attrs.frozen
-class Row:
-    """A stored message with its delivery count. `encoded` has the parts of an AMQP message, as `EncodedMessage` has them."""
-
-    key: int
-    status: int
-    enqueued: float
-    expires: float | None
-    reason: str | None
-    description: str | None
-    properties: str
-    body: bytes
-    encoded: bytes | None
-    count: int
-
-    @property
-    def sequence_number(self) -> int:
-        """The message's sequence number."""
-        return self.key & SEQUENCE_MASK
-
-    @property
-    def size(self) -> int:
-        """The bytes of its body, and of the parts of its AMQP message."""
-        return len(self.body) + len(self.encoded or b"")
 
 
 def within_step(rows: Iterable[R], size: Callable[[R], int]) -> list[R]:

@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
@@ -39,6 +39,16 @@ THREAD_NAME = "azsession-server"
 KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Companion(Protocol):
+    """A server that runs in the event loop of a `Listener`."""
+
+    async def start(self) -> None:
+        """Start to serve."""
+
+    async def stop(self) -> None:
+        """End all connections, within `STOP_PATIENCE` seconds."""
 
 
 class Listener:
@@ -85,15 +95,26 @@ class Listener:
         loop.set_exception_handler(_log_loop_error)
         return loop
 
-    async def serve(self, sock: socket.socket, stopping: asyncio.Event) -> None:
-        """Serve until `stopping` is set. Then close the listening socket, and finish the running requests."""
+    async def serve(self, sock: socket.socket, stopping: asyncio.Event, companion: Companion | None = None) -> None:
+        """Serve until `stopping` is set. Then close the listening socket, and finish the running requests.
+
+        Args:
+            sock: The listening socket.
+            stopping: Ends the server.
+            companion: Another server for the same event loop, which starts and ends with this one.
+        """
         loop = asyncio.get_running_loop()
         loop.add_reader(sock, self._accept, loop, sock)
         try:
+            if companion is not None:
+                await companion.start()
             await stopping.wait()
             loop.remove_reader(sock)
             sock.close()
-            await self.connections.drain(STOP_PATIENCE)
+            draining = [self.connections.drain(STOP_PATIENCE)]
+            if companion is not None:
+                draining.append(companion.stop())
+            await asyncio.gather(*draining)
         finally:
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
@@ -159,8 +180,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def tls_context(cert: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
-    """Return the context for a certificate and its key; `None` without both.
+def tls_context(cert: str | Path | None, key: str | Path | None, *, alpn: str | None = "http/1.1") -> ssl.SSLContext | None:
+    """Return the context for a certificate and its key; `None` without both. `alpn` names the protocol over TLS.
 
     Raises:
         ConfigurationError: They cannot be used.
@@ -171,7 +192,8 @@ def tls_context(cert: str | Path | None, key: str | Path | None) -> ssl.SSLConte
         raise ConfigurationError("TLS needs both a certificate and its key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
     try:
         context.load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("directory", help="the folder `tests` of the source distribution")
     parser.add_argument("--factor", type=float, default=1.0, help="how much faster the tests' clock runs")
     parser.add_argument("--only", default="", help="run only tests with this in their names")
+    parser.add_argument("--own", action="store_true", help="run them against azsession's own endpoint, not the stand-in")
     asked = parser.parse_args()
     if asked.factor != 1:
         fast.hurry(asked.factor)
@@ -35,11 +36,14 @@ def main() -> None:
     os.dup2(2, 1)
     # The modules are imported now, so that they see the faster clock.
     from tests.standin.microsoft import shim
-    from tests.standin.server import StandIn
 
     for name in ("_common.utils", "_pyamqp.utils"):
         importlib.import_module(f"azure.servicebus.{name}").datetime = fast.DATETIME  # type: ignore[attr-defined]
-    with StandIn() as standin:
+    if asked.own:
+        from tests.standin.microsoft.endpoint import OwnEndpoint as Server
+    else:
+        from tests.standin.server import StandIn as Server  # type: ignore[assignment]
+    with Server() as standin:
         shim.install(standin)
         sys.path.insert(0, asked.directory)
         cases = [case for name in _MODULES for case in _cases(name) if asked.only in case[1]]

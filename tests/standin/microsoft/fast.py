@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import queue
 import selectors
+import sys
 import time
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,14 @@ def hurry(factor: float) -> None:
             return super().select(None if timeout is None else timeout / factor)
 
     selectors.DefaultSelector = Selector  # type: ignore[misc]
+
+    class Signals(queue.SimpleQueue):  # type: ignore[type-arg]
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            return super().get(block, None if timeout is None else timeout / factor)
+
+    queue.SimpleQueue = Signals  # type: ignore[misc]
+    # uvloop reads the clock of the system itself.
+    sys.modules["uvloop"] = None  # type: ignore[assignment]
 
 
 def _faster(read: Any, factor: float) -> Any:

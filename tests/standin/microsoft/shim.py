@@ -23,8 +23,10 @@ Test = Callable[..., Any]
 
 
 class _Credential:
+    token: Callable[[], str]
+
     def get_token(self, *_scopes: str, **_options: Any) -> AccessToken:
-        return AccessToken("good", int(time.time()) + 86400)
+        return AccessToken(type(self).token(), int(time.time()) + 86400)
 
     def close(self) -> None:
         """Do nothing."""
@@ -98,6 +100,8 @@ def install(standin: StandIn) -> None:
     """Put the replacements into `sys.modules`, for tests that are imported afterwards."""
     tools = ModuleType("devtools_testutils")
     tools.AzureMgmtRecordedTestCase = type("AzureMgmtRecordedTestCase", (), {})  # type: ignore[attr-defined]
+    # The stand-in takes "good" as the token of an identity. azsession's endpoint knows shared access signatures only.
+    _Credential.token = staticmethod(getattr(standin, "token", lambda: "good"))
     tools.get_credential = _Credential  # type: ignore[attr-defined]
     preparers, made = ModuleType("servicebus_preparer"), _Preparers(standin)
     names = {"ResourceGroup": made.group, "Namespace": made.namespace, "Queue": made.queue}

@@ -1,0 +1,47 @@
+"""The node ``$cbs``, which takes tokens. Source: "AMQP Claims-based Security" (OASIS working draft)."""
+
+from __future__ import annotations
+
+from ...amqp import Request
+from ...errors import QueueError
+from .claims import path_of
+from .conditions import RefusedError, refusal_of
+from .entities import entity_of, stores_of
+from .requests import Answer, RequestLink
+
+#: The types of tokens. Microsoft's SDK for Python puts shared access signatures also as "jwt".
+_TYPES = frozenset({"servicebus.windows.net:sastoken", "jwt"})
+
+
+class TokenRequests(RequestLink):
+    """A client's requests to ``$cbs``."""
+
+    async def perform(self, request: Request) -> Answer:
+        try:
+            await self._put_token(request)
+        except RefusedError as refusal:
+            return {**_status(refusal.status, refusal.description), "error-condition": refusal.condition}, None
+        except QueueError as error:
+            refused = refusal_of(error, str(request.properties.get("name")))
+            # Azure's answer to a token that is not valid has no condition.
+            condition = {"error-condition": refused.condition} if refused.status != 401 else {}
+            return {**_status(refused.status, refused.description), **condition}, None
+        return _status(202, "Accepted"), None
+
+    async def _put_token(self, request: Request) -> None:
+        asked = request.properties
+        audience, operation = asked.get("name"), asked.get("operation")
+        if operation != "put-token":
+            raise RefusedError("amqp:not-implemented", f"The operation {operation!s:.100} is not supported.", 501)
+        if asked.get("type") not in _TYPES or not isinstance(request.body, str) or not isinstance(audience, str):
+            raise RefusedError("amqp:invalid-field", "The request needs a name, a type of token, and the token as a string.")
+        connection = self.channel.connection
+        connection.claims.put(audience, request.body)
+        entity = entity_of(path_of(audience))
+        if entity:
+            await stores_of(connection.services.broker, entity)
+        connection.watch_tokens()
+
+
+def _status(code: int, description: str) -> dict[str, object]:
+    return {"status-code": code, "status-description": description}

@@ -1,0 +1,266 @@
+"""An AMQP session in the server role: its links, its windows (AMQP 1.0 §2.5.6), and the deliveries that are not settled.
+
+The session and its links have the client's channel number and handles in both directions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from ... import amqp
+from ...amqp import Attach, Begin, Condition, Detach, Disposition, Flow, Transfer
+from .attaching import link_for
+from .conditions import TOO_MANY, ConnectionFaultError, LinkFaultError, RefusedError, SessionFaultError
+from .link import Link, LinkConnection
+
+#: The highest handle of a link, as on Azure.
+MAX_HANDLE = 255
+#: Transfer frames that the client may send before the server answers with a flow.
+INCOMING_WINDOW = 5000
+#: Deliveries of one session that may be unsettled. Beyond it, no message is sent.
+MAX_UNSETTLED = 5000
+
+_MASK, _HALF = 0xFFFFFFFF, 0x80000000
+
+
+class ChannelConnection(LinkConnection, Protocol):
+    """The connection, as its sessions use it; see `connection.Connection`."""
+
+    @property
+    def is_writable(self) -> bool: ...
+    @property
+    def max_frame_size(self) -> int: ...
+    def send(self, data: bytes) -> None: ...
+    def has_room_for_link(self) -> bool: ...
+
+
+class Channel:
+    """An AMQP session.
+
+    Args:
+        connection: The connection.
+        number: The client's channel number.
+        begin: The client's begin frame.
+    """
+
+    def __init__(self, connection: ChannelConnection, number: int, begin: Begin) -> None:
+        self.connection: ChannelConnection = connection
+        self.number = number
+        self._links: dict[int, Link] = {}
+        self._next_incoming_id = begin.next_outgoing_id
+        self._incoming_left = INCOMING_WINDOW
+        self._next_outgoing_id = 0
+        self._next_delivery_id = 0
+        self._remote_window = begin.incoming_window
+        #: Frames of deliveries that wait for the client's window.
+        self._outgoing: deque[tuple[Link, bytes]] = deque()
+        #: The unsettled deliveries to the client: their link and its key.
+        self._unsettled: dict[int, tuple[Link, str]] = {}
+        self._handle_max = min(MAX_HANDLE, begin.handle_max)
+        connection.send(
+            amqp.begin_frame(
+                number,
+                next_outgoing_id=0,
+                incoming_window=INCOMING_WINDOW,
+                outgoing_window=INCOMING_WINDOW,
+                handle_max=MAX_HANDLE,
+                remote_channel=number,
+            )
+        )
+
+    @property
+    def links(self) -> list[Link]:
+        """The links of the session."""
+        return list(self._links.values())
+
+    @property
+    def link_count(self) -> int:
+        """How many links the session has."""
+        return len(self._links)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a message can be sent now."""
+        is_open = self._remote_window > 0 and not self._outgoing and len(self._unsettled) < MAX_UNSETTLED
+        return is_open and self.connection.is_writable
+
+    # Frames from the client
+
+    def on_attach(self, attach: Attach) -> None:
+        """Make a link."""
+        if attach.handle > self._handle_max:
+            raise ConnectionFaultError("amqp:connection:framing-error", f"The handle {attach.handle} is above handle-max.")
+        if attach.handle in self._links:
+            raise SessionFaultError("amqp:session:handle-in-use", f"The handle {attach.handle} is in use.")
+        link = self._links[attach.handle] = link_for(self, attach)
+        if self.connection.has_room_for_link():
+            link.open()
+        else:
+            link.fail(RefusedError(TOO_MANY, "The connection or the server has too many links."))
+
+    def on_detach(self, detach: Detach) -> None:
+        """End a link."""
+        link = self._links.pop(detach.handle, None)
+        if link is None:
+            raise SessionFaultError("amqp:session:unattached-handle", f"No link has the handle {detach.handle}.")
+        link.on_detach(detach.closed)
+
+    def on_flow(self, flow: Flow) -> None:
+        """Handle the client's window and, if the flow names a link, the link's credit."""
+        following = 0 if flow.next_incoming_id is None else flow.next_incoming_id
+        window = (following + flow.incoming_window - self._next_outgoing_id) & _MASK
+        self._remote_window = window if window < _HALF else 0
+        self._send_waiting()
+        if flow.handle is not None:
+            self._link(flow.handle).on_flow(flow)
+        else:
+            self.on_room()
+            if flow.echo:
+                self.send_flow()
+
+    def on_transfer(self, transfer: Transfer) -> None:
+        """Handle one frame of a delivery."""
+        if self._incoming_left <= 0:
+            raise SessionFaultError("amqp:session:window-violation", "The client sent more transfers than the window allows.")
+        self._next_incoming_id = (self._next_incoming_id + 1) & _MASK
+        self._incoming_left -= 1
+        link = self._link(transfer.handle)
+        try:
+            link.on_transfer(transfer)
+        except LinkFaultError as fault:
+            link.fail(fault)
+        if self._incoming_left < INCOMING_WINDOW // 2:
+            self._incoming_left = INCOMING_WINDOW
+            self.send_flow()
+
+    def on_disposition(self, disposition: Disposition) -> None:
+        """Handle the client's settlement of deliveries that were sent to it, in the order of their ids."""
+        if not disposition.is_receiver or disposition.state == "received":
+            return
+        if disposition.state is None and not disposition.settled:
+            return
+        first, last, known = disposition.first, disposition.last, self._unsettled
+        if (last - first) & _MASK >= _HALF:
+            raise SessionFaultError("amqp:invalid-field", "The last delivery of a disposition comes before its first.")
+        if (last - first) & _MASK < len(known):
+            numbers = [number for at in range(first, first + ((last - first) & _MASK) + 1) if (number := at & _MASK) in known]
+        else:
+            numbers = [number for number in known if (number - first) & _MASK <= (last - first) & _MASK]
+        found: dict[Link, list[tuple[int, str]]] = {}
+        for number in numbers:
+            link, key = known.pop(number)
+            found.setdefault(link, []).append((number, key))
+        for link, deliveries in found.items():
+            link.on_disposition(deliveries, disposition)
+        if found:
+            self.on_room()
+
+    def _link(self, handle: int) -> Link:
+        link = self._links.get(handle)
+        if link is None:
+            raise SessionFaultError("amqp:session:unattached-handle", f"No link has the handle {handle}.")
+        return link
+
+    # The end
+
+    def end(self, error: Condition | None) -> None:
+        """End the session for the server, with an end frame."""
+        self.connection.send(amqp.end_frame(self.number, error))
+        self.release()
+
+    def release(self) -> None:
+        """Give back what the links have."""
+        for link in self.links:
+            link.release()
+        self._links.clear()
+        self._outgoing.clear()
+        self._unsettled.clear()
+
+    # Called by the links
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame of a link."""
+        self.connection.send(frame)
+
+    def transfer(self, link: Link, tag: bytes, payload: bytes, key: str | None) -> int:
+        """Send a message, now or when the client's window allows; return its delivery id.
+
+        Args:
+            link: The link.
+            tag: The delivery tag.
+            payload: The encoded message.
+            key: The name that `Link.on_disposition` gets for the delivery; `None` for a settled delivery.
+        """
+        number = self._next_delivery_id
+        self._next_delivery_id = (number + 1) & _MASK
+        frames = amqp.transfer_frames(
+            self.number,
+            handle=link.handle,
+            delivery_id=number,
+            delivery_tag=tag,
+            payload=payload,
+            max_frame_size=self.connection.max_frame_size,
+            settled=key is None,
+        )
+        if key is not None:
+            self._unsettled[number] = (link, key)
+        self._outgoing.extend((link, frame) for frame in frames)
+        self._send_waiting()
+        return number
+
+    def settle_outgoing(self, numbers: list[int], outcome: bytes) -> None:
+        """Report that deliveries to the client are settled with an outcome. Neighbours share a frame."""
+        self._settle(numbers, outcome, receiver=False)
+
+    def settle_incoming(self, number: int, error: Condition | None) -> None:
+        """Report that a delivery from the client is accepted, or rejected with an error."""
+        self._settle([number], amqp.ACCEPTED if error is None else amqp.rejected(error), receiver=True)
+
+    def _settle(self, numbers: list[int], outcome: bytes, *, receiver: bool) -> None:
+        at = 0
+        while at < len(numbers):
+            end = at + 1
+            while end < len(numbers) and numbers[end] == numbers[end - 1] + 1:
+                end += 1
+            self.send(
+                amqp.disposition_frame(
+                    self.number, first=numbers[at], last=numbers[end - 1], outcome=outcome, settled=True, receiver=receiver
+                )
+            )
+            at = end
+
+    def send_flow(self, handle: int | None = None, delivery_count: int = 0, credit: int = 0, *, drain: bool = False) -> None:
+        """Report the session's windows and, with a handle, the state of a link."""
+        self.send(
+            amqp.flow_frame(
+                self.number,
+                next_incoming_id=self._next_incoming_id,
+                incoming_window=self._incoming_left,
+                next_outgoing_id=self._next_outgoing_id,
+                outgoing_window=INCOMING_WINDOW,
+                handle=handle,
+                delivery_count=delivery_count,
+                link_credit=credit,
+                drain=drain,
+            )
+        )
+
+    def forget(self, link: Link) -> None:
+        """Forget the deliveries of a link that has ended."""
+        if self._outgoing:
+            self._outgoing = deque((owner, frame) for owner, frame in self._outgoing if owner is not link)
+        for number in [number for number, (owner, _) in self._unsettled.items() if owner is link]:
+            del self._unsettled[number]
+
+    def on_room(self) -> None:
+        """Let the links send again, if there is room."""
+        for link in self.links if self.has_room else ():
+            link.on_room()
+
+    def _send_waiting(self) -> None:
+        """Send waiting transfer frames as far as the client's window allows."""
+        while self._outgoing and self._remote_window > 0:
+            self._next_outgoing_id = (self._next_outgoing_id + 1) & _MASK
+            self._remote_window -= 1
+            self.send(self._outgoing.popleft()[1])

@@ -1,0 +1,88 @@
+"""The AMQP endpoint: accepts connections in an event loop, bounds their number, and ends them. `GatewayService` runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+
+from ...broker.base import Broker
+from ..authorization import Guard
+from . import limits
+from .conditions import FORCED, ConnectionFaultError
+from .connection import Connection
+from .services import Services
+
+#: Connections that the system keeps until they are accepted.
+BACKLOG = 1024
+#: Seconds between the close frames and the end of the connections, when the server stops.
+STOP_PATIENCE = 2.0
+
+
+class Endpoint:
+    """Serves a broker over AMQP.
+
+    Args:
+        broker: The broker. The caller closes it.
+        guard: Checks tokens and keys.
+        sock: The listening socket. The endpoint closes it.
+        max_message_size: Bytes of a message, of a batch, and of a session state, at most.
+        max_connections: Connections at most. A further one is closed at once.
+        tls: The context of TLS connections; `None` without TLS.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        guard: Guard,
+        sock: socket.socket,
+        *,
+        max_message_size: int,
+        max_connections: int = limits.MAX_CONNECTIONS,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._services = Services(broker, guard, max_message_size)
+        self._max_connections = max_connections
+        self._sock = sock
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._emptied: asyncio.Future[None] | None = None
+        self._connections: set[Connection] = set()
+
+    async def start(self) -> None:
+        """Serve on the socket, in the running event loop."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self, self._services),
+            sock=self._sock,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else limits.HANDSHAKE_TIMEOUT,
+        )
+
+    async def stop(self) -> None:
+        """Close the connections, and wait until they are gone."""
+        if self._server is not None:
+            self._server.close()
+        fault = ConnectionFaultError(FORCED, "The server is stopping.")
+        for connection in list(self._connections):
+            connection.close(fault)
+        if self._connections:
+            self._emptied = asyncio.get_running_loop().create_future()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._emptied, STOP_PATIENCE)
+        for connection in list(self._connections):
+            connection.abort()
+
+    def add(self, connection: Connection) -> bool:
+        """Count a new connection; return whether there is room for it."""
+        if len(self._connections) >= self._max_connections:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        self._connections.discard(connection)
+        if not self._connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)

@@ -1,0 +1,199 @@
+"""The server's end of a link: its life from the attach to the detach. The kinds of links are in the other modules."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+from ... import amqp
+from ...amqp import Attach, Condition, Disposition, Flow, Transfer
+from ...errors import QueueError
+from ...protocol.routes import Operation
+from .claims import Claims
+from .conditions import INTERNAL, NOT_ALLOWED, UNAUTHORIZED, LinkFaultError, RefusedError, refusal_of
+from .services import Services
+from .states import LinkState
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+class SessionHolder(Protocol):
+    """A link that holds a message session, for the requests of its connection."""
+
+    @property
+    def lock_id(self) -> str: ...
+    @property
+    def locked_for(self) -> float: ...
+    def renewed(self, seconds: float) -> None: ...
+    def forget(self, lock_token: str) -> None: ...
+
+
+class LinkConnection(Protocol):
+    """The connection, as its links use it; see `connection.Connection`."""
+
+    @property
+    def services(self) -> Services: ...
+    @property
+    def claims(self) -> Claims: ...
+    @property
+    def held(self) -> dict[tuple[str, str], SessionHolder]: ...
+    @property
+    def links(self) -> list[Link]: ...
+    def hold(self, size: int) -> None: ...
+    def let_go(self, size: int) -> None: ...
+    def watch_tokens(self) -> None: ...
+
+
+class LinkChannel(Protocol):
+    """The AMQP session, as its links use it; see `channel.Channel`."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def connection(self) -> LinkConnection: ...
+    @property
+    def has_room(self) -> bool: ...
+    def send(self, frame: bytes) -> None: ...
+    def send_flow(
+        self, handle: int | None = None, delivery_count: int = 0, credit: int = 0, *, drain: bool = False
+    ) -> None: ...
+    def transfer(self, link: Link, tag: bytes, payload: bytes, key: str | None) -> int: ...
+    def settle_outgoing(self, numbers: list[int], outcome: bytes) -> None: ...
+    def settle_incoming(self, number: int, error: Condition | None) -> None: ...
+    def forget(self, link: Link) -> None: ...
+
+
+class Link:
+    """A link, seen from the server. Only the event loop uses it.
+
+    Args:
+        channel: The AMQP session of the link.
+        attach: The client's attach.
+        path: The path of the node: an entity, ``$cbs``, or ``$management`` of an entity.
+        entity: The queue or subscription; ``""`` if the node belongs to none.
+
+    Attributes:
+        operations: The link needs the right to one of these operations.
+    """
+
+    operations: tuple[Operation, ...] = ()
+
+    def __init__(self, channel: LinkChannel, attach: Attach, path: str, entity: str) -> None:
+        self.channel = channel
+        self.attach = attach
+        self.path = path
+        self.entity = entity
+        self.state = LinkState.ATTACHING
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def handle(self) -> int:
+        """The handle of both ends."""
+        return self.attach.handle
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the attach was granted and the link has not ended."""
+        return self.state is LinkState.ATTACHED
+
+    # The life of a link
+
+    def open(self) -> None:
+        """Answer the attach, at once or in a task."""
+        self.run(self._open())
+
+    async def _open(self) -> None:
+        if self.operations:
+            self.channel.connection.claims.check(self.path, self.entity, *self.operations)
+        await self.prepare()
+        self.grant()
+        self.on_granted()
+
+    async def prepare(self) -> None:
+        """Do what the link needs before it is granted. Raises `RefusedError` or `QueueError` if it is refused."""
+
+    def check_rights(self) -> None:
+        """Detach the link if its client has lost the right to it."""
+        try:
+            if self.operations:
+                self.channel.connection.claims.check(self.path, self.entity, *self.operations)
+        except QueueError:
+            text = f"ExpiredToken: The token is expired. It was not renewed for '{self.path}'."
+            self.fail(RefusedError(UNAUTHORIZED, text, 401))
+
+    def on_granted(self) -> None:
+        """Handle that the attach was answered."""
+
+    def grant(self) -> None:
+        """Answer the attach."""
+        self.state = LinkState.ATTACHED
+        self.channel.send(amqp.attach_answer(self.channel.number, self.attach, **self.answer()))
+
+    def answer(self) -> Mapping[str, Any]:
+        """Return the arguments of `amqp.attach_answer` for this link."""
+        return {}
+
+    def fail(self, refusal: RefusedError) -> None:
+        """Refuse the attach, as Azure does: an answer without the server's end, then a detach. Or detach the link."""
+        if self.state is LinkState.DETACHED:
+            return
+        if self.state is LinkState.ATTACHING:
+            self.channel.send(amqp.attach_answer(self.channel.number, self.attach, granted=False))
+        self.state = LinkState.DETACHED
+        self.channel.send(amqp.detach_frame(self.channel.number, handle=self.handle, error=refusal.error))
+        self.release()
+
+    def on_detach(self, closed: bool) -> None:
+        """Handle the client's detach. The handle is free afterwards."""
+        if self.state is LinkState.ATTACHING:
+            # The attach is answered first, so that the client can tell which link the detach is about.
+            self.channel.send(amqp.attach_answer(self.channel.number, self.attach, granted=False))
+        if self.state is not LinkState.DETACHED:
+            self.channel.send(amqp.detach_frame(self.channel.number, handle=self.handle, closed=closed))
+        self.state = LinkState.DETACHED
+        self.release()
+
+    def release(self) -> None:
+        """Give back everything that the link has. Called when the link ends in any way, also more than once."""
+        self.channel.forget(self)
+        for task in list(self._tasks):
+            task.cancel()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work for the link in a task. An error detaches the link; the end of the link cancels the task."""
+        task = asyncio.get_running_loop().create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except RefusedError as refusal:
+            self.fail(refusal)
+        except QueueError as error:
+            self.fail(refusal_of(error, self.path, self.session_id))
+        except Exception:
+            logger.exception("a link failed")
+            self.fail(RefusedError(INTERNAL, "The server had an internal error.", 500))
+
+    @property
+    def session_id(self) -> str | None:
+        """The message session of the link, for texts of errors."""
+        return None
+
+    # Frames
+
+    def on_flow(self, flow: Flow) -> None:
+        """Handle the client's flow frame with this link's handle."""
+
+    def on_transfer(self, transfer: Transfer) -> None:
+        """Handle a frame of a delivery."""
+        raise LinkFaultError(NOT_ALLOWED, "The client sent a message on a link that it receives by.")
+
+    def on_disposition(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
+        """Handle the client's settlement of deliveries: pairs of delivery id and key, as `Channel.transfer` got the key."""
+
+    def on_room(self) -> None:
+        """Handle that frames can be sent again."""

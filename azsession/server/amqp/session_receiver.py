@@ -1,0 +1,228 @@
+"""A link by which a client receives from a message session, whose lock it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from ... import amqp
+from ...amqp import Attach, Disposition
+from ...broker.calls import AcceptRequest, Delivery, ReceiveRequest, Settlement
+from ...broker.calls import Disposition as Settles
+from ...errors import QueueError
+from ...messages import ReceivedMessage
+from ...protocol.routes import Operation
+from .broker_calls import CONTEXT, result_of, when_done
+from .conditions import TIMEOUT, RefusedError, not_settled, refusal_of
+from .link import LinkChannel
+from .messages import encode_received, ticks_in
+from .outcomes import outcome_of, settlement_of
+from .outgoing import OutgoingLink, Signal
+from .states import LinkState
+
+#: Seconds that Azure lets a receiver wait for a session if the attach has no timeout, and seconds at most.
+DEFAULT_WAIT, MAX_WAIT = 65.0, 86400.0
+#: Messages that one call of the broker fetches at most.
+MAX_FETCH = 100
+#: Seconds after the end of a lock when the receiver looks whether the lock is lost.
+AFTER_EXPIRY = 0.02
+
+
+class SessionReceiver(OutgoingLink):
+    """A client's receiver of one session, or one that waits for the next available session.
+
+    While the link has credit, a receive of the broker waits for messages, which keeps the lock; so does Azure
+    (Azure/azure-service-bus#694). Without credit, the lock ends unless the client renews it.
+
+    Args:
+        channel: The AMQP session.
+        attach: The client's attach.
+        path: The path of the entity.
+        entity: The entity.
+        session_id: The message session; `None` for the next available one.
+    """
+
+    operations = (Operation.RECEIVE,)
+
+    def __init__(self, channel: LinkChannel, attach: Attach, path: str, entity: str, session_id: str | None) -> None:
+        super().__init__(channel, attach, path, entity)
+        self.lock_id: str = uuid.uuid4().hex
+        self._session_id = session_id
+        self._broker = channel.connection.services.broker
+        self._deletes = attach.sender_settle_mode == amqp.SENDER_SETTLED
+        self._has_lock = False
+        self._lock_seconds = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
+        self._signal = Signal()
+        self._receiving: Future[Delivery] | None = None
+        self._wanted = 0
+
+    @property
+    def session_id(self) -> str | None:
+        return self._session_id
+
+    # The session's lock
+
+    async def prepare(self) -> None:
+        given = self.attach.properties.get("com.microsoft:timeout")
+        timeout = given / 1000 if isinstance(given, int) else DEFAULT_WAIT
+        wait = 0.0 if self._session_id is not None else max(0.0, min(timeout, MAX_WAIT))
+        request = AcceptRequest(self.entity, self._session_id, self.lock_id, timeout=wait)
+        delivery = await result_of(self._broker.accept(request, context=CONTEXT), self._undo)
+        if delivery is None:
+            text = "The operation did not complete within the allotted timeout: no session was available."
+            raise RefusedError(TIMEOUT, text, 408)
+        self._session_id = delivery.session_id
+        self._has_lock = True
+        self.channel.connection.held[self.entity, delivery.session_id] = self
+        self.renewed(delivery.lock_expires_in)
+
+    def _undo(self, delivery: Delivery | None) -> None:
+        """Give back a session that came after the client had gone."""
+        if delivery is not None:
+            self._broker.release(self.entity, delivery.session_id, self.lock_id, context=CONTEXT)
+
+    def answer(self) -> Mapping[str, Any]:
+        until = {"com.microsoft:locked-until-utc": ticks_in(self._lock_seconds)}
+        return {"session_id": self._session_id, "properties": until}
+
+    def on_granted(self) -> None:
+        self.run(self._pump())
+
+    def renewed(self, seconds: float) -> None:
+        """Note for how many seconds the lock lasts now."""
+        self._lock_seconds = seconds
+        self._ends_at = asyncio.get_running_loop().time() + seconds
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(seconds + AFTER_EXPIRY, self._look_at_lock)
+
+    @property
+    def locked_for(self) -> float:
+        """For how many seconds the lock lasts, as far as the receiver knows."""
+        return max(0.0, self._ends_at - asyncio.get_running_loop().time())
+
+    def _look_at_lock(self) -> None:
+        """Ask the broker whether the lock is lost. A waiting receive reports it by itself."""
+        if self._receiving is None and self.state is LinkState.ATTACHED:
+            self.run(self._ask())
+
+    async def _ask(self) -> None:
+        # A receive of no deferred messages has no effect, and fails if the lock is lost.
+        await result_of(self._broker.receive_deferred(self.entity, self._session, self.lock_id, [], context=CONTEXT))
+        self._expiry = asyncio.get_running_loop().call_later(AFTER_EXPIRY, self._look_at_lock)
+
+    @property
+    def _session(self) -> str:
+        assert self._session_id is not None
+        return self._session_id
+
+    def release(self) -> None:
+        super().release()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._has_lock:
+            self._has_lock = False
+            self.channel.connection.held.pop((self.entity, self._session), None)
+            # The messages return to their places, and their deliveries do not count.
+            self._broker.release(self.entity, self._session, self.lock_id, context=CONTEXT)
+
+    # Messages
+
+    def on_credit(self) -> None:
+        receiving = self._receiving
+        if receiving is not None and (self.is_draining or self.credit < self._wanted):
+            # The receive must not bring more than the client takes. If it cannot be withdrawn, `_pump` gives back the rest.
+            receiving.cancel()
+        self._signal.set()
+
+    async def _pump(self) -> None:
+        """Send messages as long as the client has credit and reads."""
+        while True:
+            while not self.can_send:
+                if self.is_draining and self.credit == 0:
+                    self.is_draining = False
+                await self._signal.wait()
+            await self._fetch()
+
+    async def _fetch(self) -> None:
+        is_draining = self.is_draining
+        self._wanted = min(self.credit, MAX_FETCH)
+        # A receive that ends renews the lock: well before its end, so that the lock outlasts the pause before the next one.
+        wait = 0.0 if is_draining else max(0.5, self._lock_seconds / 3)
+        request = ReceiveRequest(
+            self.entity, self._session, self.lock_id, max_count=self._wanted, timeout=wait, holds_lock=True
+        )
+        self._receiving = self._broker.receive(request, context=CONTEXT)
+        try:
+            delivery = await result_of(self._receiving, self._return_all)
+        except asyncio.CancelledError:
+            # `on_credit` withdrew the receive, unless the task itself is cancelled.
+            if self._receiving is None or not self._receiving.cancelled() or self.state is not LinkState.ATTACHED:
+                raise
+            return
+        finally:
+            self._receiving = None
+        self.renewed(delivery.lock_expires_in)
+        await self._send(list(delivery.messages))
+        if is_draining and self.is_draining and len(delivery.messages) < self._wanted:
+            self.drained()
+
+    async def _send(self, messages: list[ReceivedMessage]) -> None:
+        kept, rest = messages[: self.credit], messages[self.credit :]
+        if self._deletes and kept:
+            kept = await self._deleted(kept)
+        while kept and (self._deletes or self.can_send):
+            message = kept.pop(0)
+            token = message.receipt.handle
+            payload = encode_received(message, locked_for=None if self._deletes else self.locked_for)
+            self.deliver(uuid.UUID(token).bytes_le, payload, None if self._deletes else token)
+        self._return(kept + rest)
+
+    async def _deleted(self, messages: list[ReceivedMessage]) -> list[ReceivedMessage]:
+        """Complete messages before they are sent: the client receives them and does not settle them."""
+        settlements = [Settlement(message.receipt.handle, Settles.COMPLETE) for message in messages]
+        codes = await result_of(self._broker.settle(self.entity, self._session, settlements, context=CONTEXT))
+        return [message for message, code in zip(messages, codes, strict=True) if code is None]
+
+    def _return_all(self, delivery: Delivery) -> None:
+        self._return(list(delivery.messages))
+
+    def _return(self, messages: list[ReceivedMessage]) -> None:
+        """Return messages to the broker that the client does not take now. They were not delivered."""
+        if messages:
+            tokens = [message.receipt.handle for message in messages]
+            self._broker.give_back(self.entity, self._session, self.lock_id, tokens, context=CONTEXT)
+
+    # Settling
+
+    def forget(self, lock_token: str) -> None:
+        """Forget a delivery that a request has settled."""
+
+    def on_disposition(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
+        settlements = [settlement_of(token, disposition) for _, token in deliveries]
+        future = self._broker.settle(self.entity, self._session, settlements, context=CONTEXT)
+        if not disposition.settled:
+            when_done(future, lambda done: self._settled(deliveries, disposition, done))
+
+    def _settled(
+        self, deliveries: Sequence[tuple[int, str]], disposition: Disposition, future: Future[list[str | None]]
+    ) -> None:
+        """Report the outcomes to the client: its own, or a rejection with the error."""
+        if self.state is not LinkState.ATTACHED:
+            return
+        error = future.exception()
+        if error is not None:
+            refusal = refusal_of(error, self.entity, self._session_id) if isinstance(error, QueueError) else not_settled("")
+            codes: list[Any] = [refusal] * len(deliveries)
+        else:
+            codes = [None if code is None else not_settled(code) for code in future.result()]
+        good = [number for (number, _), refusal in zip(deliveries, codes, strict=True) if refusal is None]
+        if good:
+            self.channel.settle_outgoing(good, outcome_of(disposition))
+        for (number, _), refusal in zip(deliveries, codes, strict=True):
+            if refusal is not None:
+                self.channel.settle_outgoing([number], amqp.rejected(refusal.error))
