@@ -32,7 +32,7 @@ _PATIENCE = 60
 #: Plugins that would only take time.
 _UNUSED_PLUGINS = ("schemathesis", "randomly", "xdist", "hypothesispytest", "pytest_cov", "cacheprovider")
 #: Installations are the subject of tests/installing.
-_INSTALLED = "#!/bin/sh\nexit 0\n"
+_NO_INSTALLATION = "pip() { true; }\n"
 
 
 class PageRun:
@@ -50,11 +50,9 @@ class PageRun:
         self._connection_string = connection_string
         self._output = ""
         self._background: list[subprocess.Popen[str]] = []
-        tools = folder.parent / f"{folder.name}-bin"
-        tools.mkdir()
-        (tools / "pip").write_text(_INSTALLED)
-        (tools / "pip").chmod(0o755)
-        path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+        home = folder.parent / f"{folder.name}-home"
+        home.mkdir()
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self._environ = environment(
             connection_string,
             PATH=path,
@@ -62,7 +60,7 @@ class PageRun:
             PYTHONUNBUFFERED="1",
             COLUMNS="100",
             PYTEST_ADDOPTS=" ".join(f"-p no:{name}" for name in _UNUSED_PLUGINS),
-            HOME=str(tools),
+            HOME=str(home),
             REPOSITORY=str(ROOT),
         )
         self._python = subprocess.Popen(
@@ -129,7 +127,7 @@ class PageRun:
             self._start(code)
             return
         ended = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", code],
+            ["bash", "-euo", "pipefail", "-c", _NO_INSTALLATION + code],
             cwd=self._folder,
             env=self._environ,
             stdin=subprocess.DEVNULL,

@@ -15,7 +15,9 @@ from markdown_it import MarkdownIt
 from ..support.paths import ROOT
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-_MARK = re.compile(r"<!-- (in the background|not run|hidden python|hidden sh|stop|run by)\b:?\s?(.*?)\s*-->", re.DOTALL)
+_MARK = re.compile(
+    r"<!-- (in the background|not run|hidden python|hidden sh|hidden background|stop|run by)\b:?\s?(.*?)\s*-->", re.DOTALL
+)
 
 
 @attrs.frozen
@@ -52,7 +54,10 @@ def blocks(text: str) -> Iterator[Block]:
             found = _MARK.match(token.content)
             mark = found[1] if found else ""
             if found and mark.startswith("hidden"):
-                yield Block(mark.removeprefix("hidden "), f"{found[2]}\n", line, is_hidden=True)
+                language = mark.removeprefix("hidden ")
+                is_background = language == "background"
+                step = ("sh", "in the background") if is_background else (language, "")
+                yield Block(step[0], f"{found[2]}\n", line, step[1], is_hidden=True)
             elif mark == "stop":
                 yield Block("stop", "", line)
         elif token.type == "fence":
