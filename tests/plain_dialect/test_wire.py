@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from azsession import ServiceBusConfig, ServiceBusProvider, SessionClient, SessionNotFoundError
+from azsession.client import receiving
 
-from ..support.plain_server import PlainServer
+from ..support.plain_server import PlainServer, answer
 from .operations import SETTLES, received
 
 SESSION_IDS = {
@@ -124,10 +125,27 @@ def test_a_receive_and_a_complete_have_no_body(server: PlainServer, session: Ses
     assert [(seen.body, seen.headers.get("Transfer-Encoding")) for seen in server.seen] == [(b"", None)] * 2
 
 
-def test_a_receive_that_is_longer_than_the_lock_is_divided(server: PlainServer, provider: ServiceBusProvider) -> None:
-    with provider.create_session_client("orders", "s1", session_timeout=0.4, auto_renew=False) as session:
-        assert session.receive_message(timeout=0.9) is None
+class ServersTime:
+    """A clock that goes on only while a server lets receives wait, as long as their requests allow."""
+
+    def __init__(self, server: PlainServer) -> None:
+        self._server = server
+
+    def waits(self) -> list[float]:
+        return [float(seen.query.removeprefix("timeout=")) for seen in self._server.seen]
+
+    def monotonic(self) -> float:
+        return sum(self.waits())
+
+
+def test_a_receive_that_is_longer_than_the_lock_is_divided(
+    server: PlainServer, provider: ServiceBusProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ServersTime(server)
+    monkeypatch.setattr(receiving, "time", clock)
+    server.next(*[answer(204)] * 9)
+    with provider.create_session_client("orders", "s1", session_timeout=40, auto_renew=False) as session:
+        assert session.receive_message(timeout=90) is None
         assert not session.is_lock_lost
-    waits = [float(seen.query.removeprefix("timeout=")) for seen in server.seen]
-    assert len(waits) > 2
-    assert max(waits) < 0.4
+        # No part is as long as the lock lasts.
+        assert clock.waits() == [20, 20, 20, 30]
