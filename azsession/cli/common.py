@@ -253,7 +253,12 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def show_json(value: Mapping[str, object]) -> None:
     """Print one JSON object in one line, without the fields that are `None`."""
-    click.echo(json.dumps({name: _plain(field) for name, field in value.items() if field is not None}))
+    click.echo(json.dumps(plain_json(value)))
+
+
+def plain_json(value: Mapping[str, object]) -> dict[str, object]:
+    """Return an object as `json` can write it, without the fields that are `None`."""
+    return {name: _plain(field) for name, field in value.items() if field is not None}
 
 
 def _plain(value: object) -> object:

@@ -18,6 +18,8 @@ from .common import CommandGroup, MissingCommandError, printable
 from .consume import consume
 from .dead_letters import dead_letters
 from .demo.command import demo
+from .export import export
+from .importing import import_lines
 from .key import key
 from .log_output import is_json, log_output, logger
 from .messages import peek, receive
@@ -45,7 +47,7 @@ def cli() -> None:
 
 _COMMANDS = (
     *(demo, serve, send, schedule, cancel, receive, consume, celery_dispatch),
-    *(peek, sessions, dead_letters, purge, queue, backup, key),
+    *(peek, sessions, dead_letters, purge, queue, backup, export, import_lines, key),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

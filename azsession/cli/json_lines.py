@@ -1,10 +1,11 @@
-"""Reads messages from a JSON lines file, for `azsession send` and `azsession demo`."""
+"""Reads JSON lines files: messages, for `azsession send` and `azsession demo`, and the lines of `azsession import`."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, TypeVar
 
 import attrs
 import click
@@ -12,6 +13,11 @@ import click
 from ..errors import ValidationError
 from ..messages import AttributeValue, JSONValue, Message
 from ..validation import check_session_id
+
+T = TypeVar("T")
+
+#: Bytes of a line at most: Azure's largest message, in base64, with its properties.
+MAX_LINE = 160 * 1024 * 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -65,24 +71,60 @@ def read_lines(
         ValidationError: A line is malformed. The error names the line and the reason.
         UsageError: `start` is behind the last line.
     """
-    fields = fields or LineFields()
-    lines = []
+    own = fields or LineFields()
+
+    def parse(body: bytes) -> Message:
+        return _message(body, session_id, own)
+
+    return [Line(number, message) for number, message in parsed_lines(file, parse, start=start)]
+
+
+def parsed_lines(
+    file: BinaryIO, parse: Callable[[bytes], T], *, start: int = 1, outcome: str = "nothing was sent"
+) -> Iterator[tuple[int, T]]:
+    """Yield the number and the content of each line that is not empty. Keeps one line in memory.
+
+    Args:
+        file: The open file.
+        parse: Returns the content of a line. Raises `ValidationError` if the line is malformed.
+        start: The number of the first line to parse.
+        outcome: The end of the error about a malformed line.
+
+    Raises:
+        ValidationError: A line is malformed, or longer than `MAX_LINE`. The error names the line and the reason.
+        UsageError: `start` is behind the last line.
+    """
     number = 0
-    for number, line in enumerate(file, 1):
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
         body = line.rstrip(b"\r\n")
         if number == 1:
             body = body.removeprefix(b"\xef\xbb\xbf")
-        if number >= start and body.strip():
+        if number < start:
+            _skip_rest(file, line)
+        elif body.strip():
             try:
-                lines.append(Line(number, _message(body, session_id, fields)))
+                if len(body) > MAX_LINE:
+                    raise ValidationError(f"longer than {MAX_LINE} bytes")
+                content = parse(body)
             except ValidationError as error:
-                raise ValidationError(f"{name_of(file)}, line {number}: {error}; nothing was sent") from None
+                raise ValidationError(f"{name_of(file)}, line {number}: {error}; {outcome}") from None
+            yield number, content
     if number < start and start > 1:
         raise click.UsageError(f"{name_of(file)} has {number} lines, so --resume-from {start} is too high")
-    return lines
 
 
-def _message(line: bytes, session_id: str | None, fields: LineFields) -> Message:
+def _skip_rest(file: BinaryIO, line: bytes) -> None:
+    while line and not line.endswith(b"\n"):
+        line = file.readline(MAX_LINE)
+
+
+def json_object(line: bytes) -> dict[str, JSONValue]:
+    """Return the object in a line.
+
+    Raises:
+        ValidationError: The line is no JSON object.
+    """
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -93,6 +135,11 @@ def _message(line: bytes, session_id: str | None, fields: LineFields) -> Message
         raise ValidationError("not readable JSON: a number is too large, or the nesting is too deep") from None
     if not isinstance(value, dict):
         raise ValidationError("not a JSON object")
+    return value
+
+
+def _message(line: bytes, session_id: str | None, fields: LineFields) -> Message:
+    value = json_object(line)
     own = _field(value, fields.session_id)
     if own is None and session_id is None:
         raise ValidationError(f"no {fields.session_id}, and no --session-id was given")
