@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from azsession import Message, QueueSettings, ReceivedMessage, ServiceBusConfig, ServiceBusProvider, SessionClient
+from azsession.queues import QueueFields
 
 from ..standin.require import require_standin
 from ..support.processes import Served
@@ -27,11 +28,13 @@ class Arrangement(abc.ABC):
     Attributes:
         name: The name in the test's id.
         is_azure: Azure keeps the messages. `test_differences` lists the consequences.
+        in_process: The Azure engine runs in the process of the provider.
         connection_string: Reaches the broker from any process. Empty if only the arrangement's own provider can reach it.
     """
 
     name: ClassVar[str]
     is_azure: ClassVar[bool]
+    in_process: ClassVar[bool] = False
     connection_string: str = ""
 
     def __init__(self, place: Path, request: pytest.FixtureRequest) -> None:
@@ -128,6 +131,7 @@ class AzureInProcess(Arrangement):
 
     name = "Azure-in-process"
     is_azure = True
+    in_process = True
 
     def start(self) -> None:
         self._namespace = self._stack.enter_context(require_standin()())
@@ -145,9 +149,32 @@ class AzureBehindGateway(AzureInProcess):
     """`azsession serve` as a process, in front of the stand-in for Azure. All tests share it; each has its own queues."""
 
     name = "Azure-behind-a-gateway"
+    in_process = False
 
     def start(self) -> None:
         self._namespace, self.connection_string = self._request.getfixturevalue("azure_gateway")
+
+
+class AzureEngineOnOwnEndpoint(Arrangement):
+    """The Azure engine in process, with the AMQP endpoint of a gateway in the place of Azure."""
+
+    name = "Azure-engine-on-own-endpoint"
+    is_azure = True
+    in_process = True
+
+    def start(self) -> None:
+        from azsession.broker.embedded import EmbeddedBroker
+        from azsession.server import AccessKey, GatewayService
+
+        broker = EmbeddedBroker()
+        self._service = self._stack.enter_context(GatewayService(broker, [AccessKey.generate()], amqp_port=0))
+        self.connection_string = self._service.amqp_connection_string()
+
+    def create_queue(self, name: str, settings: dict[str, Any]) -> None:
+        known = {key: value for key, value in settings.items() if key in QueueFields.__annotations__}
+        if settings.get("duplicate_detection") is not None:
+            known["requires_duplicate_detection"] = True
+        self._service.broker.create_queue(name, QueueSettings(**known)).result()
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +191,7 @@ ARRANGEMENTS: tuple[type[Arrangement], ...] = (
     EmbeddedOverHTTP,
     AzureInProcess,
     AzureBehindGateway,
+    AzureEngineOnOwnEndpoint,
 )
 
 #: The arrangements that have a connection string.

@@ -25,11 +25,22 @@ from azsession import (
 )
 
 from ..conftest import eventually
-from .conftest import ARRANGEMENTS, Arrangement, AzureInProcess, left, send, take, take_many
+from .conftest import (
+    ARRANGEMENTS,
+    Arrangement,
+    AzureBehindGateway,
+    AzureEngineOnOwnEndpoint,
+    AzureInProcess,
+    EmbeddedOverHTTP,
+    left,
+    send,
+    take,
+    take_many,
+)
 
 portable = pytest.mark.parametrize(
     "arrangement",
-    [kind for kind in ARRANGEMENTS if kind is not AzureInProcess],
+    [kind for kind in ARRANGEMENTS if not (kind.is_azure and kind.in_process)],
     indirect=True,
     ids=lambda kind: kind.name,
 )
@@ -219,7 +230,7 @@ def test_text_that_is_not_a_handle_is_refused(provider: ServiceBusProvider, hand
             provider.session_from_handle(text)
 
 
-@pytest.mark.parametrize("arrangement", [AzureInProcess], indirect=True, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("arrangement", [AzureInProcess, AzureEngineOnOwnEndpoint], indirect=True, ids=lambda kind: kind.name)
 def test_straight_to_azure_no_lock_can_be_handed_over(provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, "a")
     with provider.create_session_client(queue, "s1") as session:
@@ -264,7 +275,7 @@ with ServiceBusProvider.from_connection_string(connection_string) as provider:
 """
 
 
-@pytest.mark.parametrize("arrangement", ARRANGEMENTS[1::2], indirect=True, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("arrangement", [EmbeddedOverHTTP, AzureBehindGateway], indirect=True, ids=lambda kind: kind.name)
 def test_the_session_moves_to_another_process(arrangement: Arrangement, provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, "a", "b")
     session = provider.create_session_client(queue, "s1")

@@ -16,6 +16,10 @@ T = TypeVar("T")
 CONTEXT = CallContext(blocking=False, encoded=True)
 
 
+class WithdrawnError(Exception):
+    """The operation was withdrawn, and has no result."""
+
+
 async def result_of(future: Future[T], give_back: Callable[[T], object] | None = None) -> T:
     """Return the result of a broker's operation.
 
@@ -24,7 +28,8 @@ async def result_of(future: Future[T], give_back: Callable[[T], object] | None =
 
     Raises:
         QueueError: The operation failed.
-        CancelledError: The task was cancelled.
+        WithdrawnError: Somebody cancelled the future.
+        asyncio.CancelledError: The task was cancelled.
     """
     if not future.done():
         over = asyncio.Event()
@@ -35,6 +40,8 @@ async def result_of(future: Future[T], give_back: Callable[[T], object] | None =
             if not future.cancel() and give_back is not None:
                 future.add_done_callback(lambda done: _give_back(done, give_back))
             raise
+    if future.cancelled():
+        raise WithdrawnError
     return future.result()
 
 

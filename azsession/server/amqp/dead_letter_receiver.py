@@ -98,11 +98,12 @@ class DeadLetterReceiver(OutgoingLink):
         return True
 
     def on_disposition(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
-        self.run(self._settle(deliveries, disposition))
+        self._held.difference_update(token for _, token in deliveries)
+        # A client may detach the link at once.
+        self.run(self._settle(deliveries, disposition), outlives=True)
 
     async def _settle(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
         for number, token in deliveries:
-            self._held.discard(token)
             try:
                 await settle_dead_letter(self.channel, self.entity, token, settlement_of(token, disposition).disposition)
                 outcome = outcome_of(disposition)

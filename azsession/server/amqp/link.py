@@ -161,11 +161,19 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run work for the link in a task. An error detaches the link; the end of the link cancels the task."""
+    def run(self, work: Coroutine[Any, Any, None], *, outlives: bool = False) -> None:
+        """Run work for the link in a task. An error detaches the link.
+
+        Args:
+            work: The work.
+            outlives: Whether the work goes on when the link ends. Otherwise the end of the link cancels the task.
+        """
         task = asyncio.get_running_loop().create_task(self._guarded(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks = self.channel.connection.services.tasks if outlives else self._tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        # A task that is cancelled before it began has not begun its work either.
+        task.add_done_callback(lambda _: work.close())
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -207,12 +207,19 @@ class ManagementRequests(RequestLink):
         messages: list[EncodedMessage] = [read_message(bytes(each["message"]), limit) for each in asked["messages"]]
         if any(message.scheduled_enqueue_time is None for message in messages):
             raise RefusedError(ARGUMENT_ERROR, "A message has no x-opt-scheduled-enqueue-time.")
-        numbers = await result_of(self._broker.schedule(self.entity, messages, context=CONTEXT))
+        numbers = await result_of(self._broker.schedule(await self._only_store(), messages, context=CONTEXT))
         return 200, {"sequence-numbers": Array(Long(number) for number in numbers)}
 
     async def _cancel_scheduled(self, asked: Body) -> Result:
-        await result_of(self._broker.cancel_scheduled(self.entity, _numbers(asked), context=CONTEXT))
+        await result_of(self._broker.cancel_scheduled(await self._only_store(), _numbers(asked), context=CONTEXT))
         return 200, None
+
+    async def _only_store(self) -> str:
+        """Return the queue that stores the messages of the entity. Each subscription of a topic numbers its own messages."""
+        stores = await stores_of(self._broker, self.entity)
+        if len(stores) > 1:
+            raise RefusedError(NOT_IMPLEMENTED, "Messages for several subscriptions cannot be scheduled.", 501)
+        return stores[0]
 
 
 _OPERATIONS: dict[str, tuple[Operation, Callable[[ManagementRequests, Body], Awaitable[Result]]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 import attrs
@@ -20,6 +21,7 @@ class Services:
         guard: Checks tokens and keys.
         max_message_size: Bytes of a message, of a batch, and of a session state, at most.
         dead_letter_locks: The locks on dead letters.
+        tasks: The tasks that outlive their links.
         container_id: The name of the server for its clients.
     """
 
@@ -27,4 +29,5 @@ class Services:
     guard: Guard
     max_message_size: int
     dead_letter_locks: DeadLetterLocks = attrs.field(factory=DeadLetterLocks)
+    tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
     container_id: str = attrs.field(factory=lambda: uuid.uuid4().hex)

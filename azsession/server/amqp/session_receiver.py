@@ -15,7 +15,7 @@ from ...broker.calls import Disposition as Settles
 from ...errors import QueueError
 from ...messages import ReceivedMessage
 from ...protocol.routes import Operation
-from .broker_calls import CONTEXT, result_of, when_done
+from .broker_calls import CONTEXT, WithdrawnError, result_of, when_done
 from .conditions import TIMEOUT, RefusedError, not_settled, refusal_of
 from .link import LinkChannel
 from .messages import encode_received, ticks_in
@@ -159,10 +159,7 @@ class SessionReceiver(OutgoingLink):
         self._receiving = self._broker.receive(request, context=CONTEXT)
         try:
             delivery = await result_of(self._receiving, self._return_all)
-        except asyncio.CancelledError:
-            # `on_credit` withdrew the receive, unless the task itself is cancelled.
-            if self._receiving is None or not self._receiving.cancelled() or self.state is not LinkState.ATTACHED:
-                raise
+        except WithdrawnError:
             return
         finally:
             self._receiving = None
