@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from azsession import ProviderError, ReceivedMessage, SessionLockedError, SessionNotFoundError
 from azsession.broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
@@ -326,13 +326,21 @@ class HolderMachine(BrokerMachine):
 
 
 _LONGER = int(os.environ.get("AZSESSION_MODEL_EXAMPLES", "0"))
+#: The examples are divided between so many tests. One test of all would reach the timeout on a busy machine.
+PARTS = 5
 
-TestBrokerMachine = HolderMachine.TestCase
-TestBrokerMachine.settings = settings(
-    max_examples=_LONGER or 100,
-    stateful_step_count=60,
-    derandomize=not _LONGER,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_broker_equals_the_model(part: int) -> None:
+    machine = type("PartMachine", (HolderMachine,), {})
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine if _LONGER else seed(part)(machine),
+        settings=settings(
+            max_examples=(_LONGER or 100) // PARTS,
+            stateful_step_count=60,
+            derandomize=not _LONGER,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
