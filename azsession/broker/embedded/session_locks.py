@@ -245,24 +245,26 @@ class SessionLocks:
         """Return the ids of the locked sessions of a queue. The caller does not keep the collection."""
         return self._names.get(queue, frozenset())
 
+    # A signal handler can interrupt the following two. Each can be called again, and undoes also a part of the other one.
+
     def _add(self, lock: SessionLock) -> None:
-        self._locks[lock.key] = lock
         self._names.setdefault(lock.key[0], set()).add(lock.key[1])
+        self._locks[lock.key] = lock
 
     def _remove(self, lock: SessionLock) -> None:
         queue, name = lock.key
-        del self._locks[lock.key]
-        names = self._names[queue]
+        names = self._names.get(queue, set())
         names.discard(name)
         if not names:
-            del self._names[queue]
+            self._names.pop(queue, None)
+        self._locks.pop(lock.key, None)
 
     def take(self, tx: Transaction, key: SessionKey, holder: str, expires: float) -> SessionLock:
         """Lock a free session."""
         lock = SessionLock(key, holder, expires)
 
         def remove() -> None:
-            if self._locks.get(key) is lock:
+            if self._locks.get(key, lock) is lock:
                 self._remove(lock)
 
         tx.on_rollback(remove)
