@@ -29,6 +29,7 @@ from .schedule import cancel, purge, schedule
 from .send import send
 from .serve import serve
 from .streams import discard_output, prepare_streams
+from .top.command import top
 
 #: Exit statuses.
 FAILED, WRONG_USAGE = 1, 2
@@ -47,7 +48,7 @@ def cli() -> None:
 
 _COMMANDS = (
     *(demo, serve, send, schedule, cancel, receive, consume, celery_dispatch),
-    *(peek, sessions, dead_letters, purge, queue, backup, export, import_lines, key),
+    *(top, peek, sessions, dead_letters, purge, queue, backup, export, import_lines, key),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -1,0 +1,1 @@
+"""The command `azsession top`: a live view of queues, sessions and consumers."""
