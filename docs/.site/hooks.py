@@ -33,6 +33,8 @@ SOURCES = {page: source for source, page in PAGES.items()}
 #: The page with all examples. A link to an example leads to its section.
 EXAMPLES = "examples.md"
 
+#: A link whose text is the name of its file. The site shows the title of the page instead.
+_FILE_LINK = re.compile(r"\[(?:[\w./-]*/)?[\w-]+\.md\]\(([\w./-]+\.md)(#[\w-]*)?\)")
 _FENCE = re.compile(r"^(```.*?^```[ \t]*$)", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 #: The target of a Markdown link or image, or of an attribute of an HTML element.
@@ -49,9 +51,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Return the page's text with links that lead to pages of the site, and without comments."""
+    if page.file.src_uri == PAGES["README.md"]:
+        page.meta["hide"] = ["navigation"]  # It has no neighbours.
     source = SOURCES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def text(part: str) -> str:
+        part = _FILE_LINK.sub(lambda found: f"[{title(found[1], source)}]({found[1]}{found[2] or ''})", part)
         return _TARGET.sub(lambda found: found[1] + site_link(found[2], source), _COMMENT.sub("", part))
 
     return outside_fences(markdown, text)
@@ -60,6 +65,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def outside_fences(markdown: str, change: Callable[[str], str]) -> str:
     """Return the text with everything changed that is not in a fenced code block."""
     return "".join(part if index % 2 else change(part) for index, part in enumerate(_FENCE.split(markdown)))
+
+
+def title(target: str, source: str) -> str:
+    """Return the title of the page that a link leads to; the target itself if there is no such file."""
+    path = ROOT / posixpath.dirname(source) / target
+    found = re.match(r"# (.*)", path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found[1] if found else target
 
 
 def site_link(target: str, source: str) -> str:
