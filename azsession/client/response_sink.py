@@ -22,5 +22,5 @@ def copy_file(file: BinaryIO, sink: ResponseSink) -> None:
     """Give the rest of a file to a sink, and close the file."""
     with file:
         sink.begin()
-        while piece := file.read(_PIECE):
+        for piece in iter(lambda: file.read(_PIECE), b""):
             sink.write(piece)
