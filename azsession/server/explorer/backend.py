@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from datetime import datetime
 from typing import Any
 
 import attrs
 
 from ...broker.base import Broker
 from ...broker.calls import CallContext
-from ...errors import UnsupportedOperationError
+from ...errors import ProviderError, UnsupportedOperationError
 from ...messages import Message, PeekedMessage, SessionInfo
-from ...queues import QueueInfo
+from ...queues import QueueInfo, QueueStatistics
 from .transport import Wait
 
 #: Seconds that a page waits for one result of the broker.
 PATIENCE = 20.0
+#: Seconds that a page waits for the numbers of a queue.
+FIGURES_PATIENCE = 3.0
 #: Dead letters that one page looks at while it searches for a reason, and the seconds for which it does.
 MAX_SEARCHED, SEARCH_SECONDS = 2000, 3.0
 #: Dead letters that are fetched at once during a search.
@@ -38,29 +39,6 @@ class MessagePage:
     messages: Sequence[PeekedMessage]
     following: int | None
     is_unfinished: bool = False
-
-
-@attrs.frozen
-class Figures:
-    """The counts of a queue. `None`: the broker does not tell.
-
-    Attributes:
-        active: Active messages.
-        scheduled: Scheduled messages.
-        deferred: Deferred messages.
-        dead: Dead letters.
-        sessions: Sessions with messages.
-        locked: Sessions that a client holds.
-        oldest: When the oldest active message was enqueued; `None` also if there is none.
-    """
-
-    active: int | None = None
-    scheduled: int | None = None
-    deferred: int | None = None
-    dead: int | None = None
-    sessions: int | None = None
-    locked: int | None = None
-    oldest: datetime | None = None
 
 
 class Backend:
@@ -83,13 +61,20 @@ class Backend:
             return None
         return found
 
-    async def figures(self, entity: str) -> Figures | None:
-        """Return the counts of a queue; `None` if the broker tells none."""
+    async def figures(self, entity: str) -> QueueStatistics:
+        """Return the numbers of a queue. Those that the broker does not know, or does not find out in time, are `None`.
+
+        Azure tells the number of sessions only by listing them all.
+        """
+        context = CallContext(blocking=False, deadline=time.monotonic() + FIGURES_PATIENCE)
+        future = self._broker.queue_statistics(entity, context=context)
         try:
-            found: QueueInfo = await self._result(self._broker.get_queue(entity, context=_context()))
-        except UnsupportedOperationError:
-            return None
-        return Figures(active=found.active_count, dead=found.dead_letter_count)
+            found: QueueStatistics = await self._wait(future, None, patience=FIGURES_PATIENCE)
+        except ProviderError as error:
+            if not error.is_transient:
+                raise
+            return QueueStatistics(name=entity)
+        return found
 
     async def sessions(self, entity: str, after: str | None, count: int) -> list[SessionInfo]:
         """Return up to `count` sessions with ids greater than `after`."""

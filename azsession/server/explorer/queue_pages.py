@@ -8,8 +8,9 @@ import attrs
 
 from ...errors import QueueNotFoundError
 from ...protocol.routes import Operation
+from ...queues import QueueStatistics
 from ..answer import Answer
-from .backend import Backend, Figures
+from .backend import Backend
 from .page_request import PageRequest
 from .page_values import frame
 from .rendering import render
@@ -26,13 +27,13 @@ class QueueRow:
 
     Attributes:
         name: Its name.
-        figures: Its counts, if they are known.
+        figures: Its numbers, if the user may see them and it exists.
         exists: `False` for a queue that a key names, and that is not there.
         can_listen: Whether the user may look at it.
     """
 
     name: str
-    figures: Figures | None = None
+    figures: QueueStatistics | None = None
     exists: bool = True
     can_listen: bool = True
 

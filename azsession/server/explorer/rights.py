@@ -23,8 +23,9 @@ class Rights:
         return self.key.allows(Right.LISTEN) and self.key.covers(entity)
 
     def can_send(self, entity: str) -> bool:
-        """Return whether the user may send to an entity."""
-        return self.key.allows(Right.SEND) and self.key.covers(entity)
+        """Return whether the user may send to an entity. Nobody sends to a subscription: messages are sent to its topic."""
+        is_subscription = entity.lower().split("/")[-2:-1] == ["subscriptions"]
+        return not is_subscription and self.key.allows(Right.SEND) and self.key.covers(entity)
 
     @property
     def can_list(self) -> bool:

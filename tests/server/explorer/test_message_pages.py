@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from azsession import Message
-from azsession.broker.calls import AcceptRequest
+from azsession.broker.calls import AcceptRequest, Disposition, ReceiveRequest, Settlement
 from azsession.queues import QueueSettings
 from azsession.server.explorer.backend import before
 from azsession.server.explorer.message_pages import PAGE as MESSAGES
@@ -19,10 +19,18 @@ from .visitor import LOCK, Site, Visitor, text_of
 def test_the_queues_have_counts(site: Site, visitor: Visitor) -> None:
     site.send("orders", "a", "b", "c")
     site.dead_letter("orders", "d", session_id="t")
+    site.broker.accept(AcceptRequest("orders", "s", LOCK, timeout=0)).result()
+    at = datetime.now(timezone.utc) + timedelta(hours=5)
+    site.broker.send("orders", [Message("later", session_id="s", scheduled_enqueue_time=at)] * 2).result()
     text = text_of(visitor.get("queues"))
     assert "Queues 2" in text
-    row = text[text.index("orders") :]
-    assert row.split()[1] == "3"
+    row = text[text.index("orders") :].split()
+    # Active, sessions, locked, scheduled, deferred, dead letters, and the age of the oldest message.
+    assert row[1:7] == ["3", "1", "1", "2", "0", "1"]
+    assert row[8] == "s"
+    tiles = text_of(visitor.get("sessions", {"queue": "orders"}))
+    assert "Active 3 Sessions 1 1 locked Oldest" in tiles
+    assert "Scheduled 2 Deferred 0 Dead letters 1" in tiles
 
 
 def test_many_queues_are_on_several_pages_and_can_be_found(site: Site, visitor: Visitor) -> None:
@@ -57,12 +65,30 @@ def test_sessions_are_on_pages(site: Site, visitor: Visitor) -> None:
 def test_a_session_shows_its_lock(site: Site, visitor: Visitor) -> None:
     site.send("orders", "x")
     assert "free" in text_of(visitor.get("sessions", {"queue": "orders"}))
-    site.broker.accept(AcceptRequest("orders", "s", LOCK, timeout=0)).result()
+    site.broker.accept(AcceptRequest("orders", "s", LOCK, timeout=0, client="worker-7:42")).result()
     for page, query in (("sessions", {}), ("messages", {"session": "s"})):
         text = text_of(visitor.get(page, {"queue": "orders", **query}))
         assert "locked" in text
         assert " s left" in text or "1 min left" in text
+        assert "worker-7:42" in text
         assert LOCK not in text
+
+
+def test_a_session_shows_its_state_its_deferred_messages_and_a_delay(site: Site, visitor: Visitor) -> None:
+    site.send("orders", "a", "b")
+    received = site.broker.receive(ReceiveRequest("orders", "s", LOCK, max_count=2, timeout=0)).result().messages
+    site.broker.set_state("orders", "s", LOCK, b"the state").result()
+    tokens = [message.receipt.handle for message in received]
+    settlements = [Settlement(tokens[0], Disposition.DEFER), Settlement(tokens[1], Disposition.ABANDON, delay=300)]
+    site.broker.settle("orders", "s", settlements).result()
+    site.broker.release("orders", "s", LOCK).result()
+    text = text_of(visitor.get("sessions", {"queue": "orders"}))
+    assert "delayed for 4 min 59 s" in text or "delayed for 5 min" in text
+    assert "yes" in text
+    assert "the state" not in text
+    text = text_of(visitor.get("messages", {"queue": "orders", "session": "s"}))
+    assert "Deferred 1" in text
+    assert "State yes" in text
 
 
 @pytest.mark.parametrize(

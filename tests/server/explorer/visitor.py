@@ -13,6 +13,7 @@ import attrs
 import requests
 
 from azsession import Message
+from azsession.broker.base import Broker
 from azsession.broker.calls import Disposition, ReceiveRequest, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
@@ -32,7 +33,7 @@ class Site:
     """A gateway with its broker."""
 
     service: GatewayService
-    broker: EmbeddedBroker
+    broker: Broker
 
     @property
     def url(self) -> str:
