@@ -73,8 +73,8 @@ class Claims:
         self._guard.check(token, self.host or _host_of(audience), _segments(path), None)
         self._put[path] = _Put(token, expiry_of(token))
 
-    def check(self, path: str, entity: str, *operations: Operation) -> None:
-        """Return if the client has the right to one of the operations.
+    def check(self, path: str, entity: str, *operations: Operation) -> tuple[AccessKey, Operation]:
+        """Return the first of some operations to which the client has the right, and the key that gives it.
 
         Args:
             path: The path of the node that the client uses.
@@ -90,15 +90,14 @@ class Claims:
             try:
                 if self._signed_in is not None and self._guard.is_current(self._signed_in):
                     require(self._signed_in, operation, entity)
-                    return
+                    return self._signed_in, operation
             except QueueError as refused:
                 error = refused
             for length in range(len(segments), -1, -1):
                 put = self._put.get("/".join(segments[:length]))
                 try:
                     if put is not None:
-                        self._guard.check(put.token, self.host, segments, operation, entity)
-                        return
+                        return self._guard.check(put.token, self.host, segments, operation, entity), operation
                 except QueueError as refused:
                     error = refused
         raise error

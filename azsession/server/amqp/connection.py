@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         #: Channels that the server has ended. Frames on them are ignored until the client ends them, too.
         self._ended: set[int] = set()
         self._out: list[bytes] = []
+        self._out_size = 0
         self._held_bytes = 0
         self._is_paused = False
         self._began = self._heard = self._sent = self._linked = self._loop.time()
@@ -143,6 +144,11 @@ class Connection(asyncio.Protocol):
 
     # Sending
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How many bytes wait for the client to read them."""
+        return self._out_size + self._transport.get_write_buffer_size()
+
     def send(self, data: bytes) -> None:
         """Send a frame, together with the other frames of this round of the loop."""
         if self.state is ConnectionState.CLOSED:
@@ -150,11 +156,15 @@ class Connection(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(data)
+        self._out_size += len(data)
+        if self._out_size > limits.WRITE_BUFFER:
+            # Now, so that the transport reports a client that does not read before there is more.
+            self._flush()
 
     def _flush(self) -> None:
         if self._out and self.state is not ConnectionState.CLOSED:
             self._sent = self._loop.time()
-            data, self._out = b"".join(self._out), []
+            data, self._out, self._out_size = b"".join(self._out), [], 0
             self._transport.write(data)
 
     # Frames

@@ -28,7 +28,7 @@ class Endpoint:
         guard: Checks tokens and keys.
         sock: The listening socket. The endpoint closes it.
         max_message_size: Bytes of a message, of a batch, and of a session state, at most.
-        max_connections: Connections at most. A further one is closed at once.
+        max_connections: Connections at most. A further one is closed at once. By default `limits.MAX_CONNECTIONS`.
         tls: The context of TLS connections; `None` without TLS.
     """
 
@@ -39,16 +39,26 @@ class Endpoint:
         sock: socket.socket,
         *,
         max_message_size: int,
-        max_connections: int = limits.MAX_CONNECTIONS,
+        max_connections: int | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._services = Services(broker, guard, max_message_size)
-        self._max_connections = max_connections
+        self._max_connections = limits.MAX_CONNECTIONS if max_connections is None else max_connections
         self._sock = sock
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._emptied: asyncio.Future[None] | None = None
         self._connections: set[Connection] = set()
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How many bytes wait for clients to read them."""
+        return sum(connection.unsent_bytes for connection in list(self._connections))
 
     async def start(self) -> None:
         """Serve on the socket, in the running event loop."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from ... import amqp
 from ...amqp import Attach, Condition, Disposition, Flow, Transfer
 from ...errors import QueueError
 from ...protocol.routes import Operation
+from .broker_calls import when_done
 from .claims import Claims
 from .conditions import INTERNAL, NOT_ALLOWED, UNAUTHORIZED, LinkFaultError, RefusedError, refusal_of
 from .services import Services
@@ -87,6 +89,7 @@ class Link:
         self.entity = entity
         self.state = LinkState.ATTACHING
         self._tasks: set[asyncio.Task[None]] = set()
+        self._revocation: Future[None] | None = None
 
     @property
     def handle(self) -> int:
@@ -105,8 +108,7 @@ class Link:
         self.run(self._open())
 
     async def _open(self) -> None:
-        if self.operations:
-            self.channel.connection.claims.check(self.path, self.entity, *self.operations)
+        self._claim()
         await self.prepare()
         self.grant()
         self.on_granted()
@@ -117,11 +119,28 @@ class Link:
     def check_rights(self) -> None:
         """Detach the link if its client has lost the right to it."""
         try:
-            if self.operations:
-                self.channel.connection.claims.check(self.path, self.entity, *self.operations)
+            self._claim()
         except QueueError:
             text = f"ExpiredToken: The token is expired. It was not renewed for '{self.path}'."
             self.fail(RefusedError(UNAUTHORIZED, text, 401))
+
+    def _claim(self) -> None:
+        """Check the client's rights to the link, now and when its key is revoked. Raises `QueueError`."""
+        if not self.operations:
+            return
+        connection = self.channel.connection
+        key, operation = connection.claims.check(self.path, self.entity, *self.operations)
+        if self._revocation is not None:
+            return
+        # The guard cancels this future, as it does with the waiting operations of HTTP requests.
+        self._revocation = Future()
+        when_done(self._revocation, self._on_revoked)
+        connection.services.guard.end_when_revoked(self._revocation, key, operation, self.entity)
+
+    def _on_revoked(self, _: Future[None]) -> None:
+        self._revocation = None
+        if self.state is not LinkState.DETACHED:
+            self.check_rights()
 
     def on_granted(self) -> None:
         """Handle that the attach was answered."""
@@ -157,7 +176,10 @@ class Link:
 
     def release(self) -> None:
         """Give back everything that the link has. Called when the link ends in any way, also more than once."""
+        self.state = LinkState.DETACHED
         self.channel.forget(self)
+        if self._revocation is not None:
+            self._revocation.cancel()
         for task in list(self._tasks):
             task.cancel()
 

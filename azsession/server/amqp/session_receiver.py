@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -27,6 +28,8 @@ from .states import LinkState
 DEFAULT_WAIT, MAX_WAIT = 65.0, 86400.0
 #: Messages that one call of the broker fetches at most.
 MAX_FETCH = 100
+#: Messages that the first fetch has at most, and bytes that a fetch has about if messages are as large as the last ones.
+FIRST_FETCH, FETCH_BYTES = 16, 1024 * 1024
 #: Seconds after the end of a lock when the receiver looks whether the lock is lost.
 AFTER_EXPIRY = 0.02
 
@@ -59,6 +62,7 @@ class SessionReceiver(OutgoingLink):
         self._signal = Signal()
         self._receiving: Future[Delivery] | None = None
         self._wanted = 0
+        self._average = FETCH_BYTES // FIRST_FETCH
 
     @property
     def session_id(self) -> str | None:
@@ -150,7 +154,8 @@ class SessionReceiver(OutgoingLink):
 
     async def _fetch(self) -> None:
         is_draining = self.is_draining
-        self._wanted = min(self.credit, MAX_FETCH)
+        # The messages of a fetch are in memory until the client reads them.
+        self._wanted = max(1, min(self.credit, MAX_FETCH, FETCH_BYTES // max(1, self._average)))
         # A receive that ends renews the lock: well before its end, so that the lock outlasts the pause before the next one.
         wait = 0.0 if is_draining else max(0.5, self._lock_seconds / 3)
         request = ReceiveRequest(
@@ -169,21 +174,27 @@ class SessionReceiver(OutgoingLink):
             self.drained()
 
     async def _send(self, messages: list[ReceivedMessage]) -> None:
-        kept, rest = messages[: self.credit], messages[self.credit :]
-        if self._deletes and kept:
-            kept = await self._deleted(kept)
-        while kept and (self._deletes or self.can_send):
-            message = kept.pop(0)
+        """Send fetched messages as the client reads them. Those for which it has no credit any more are returned."""
+        if messages:
+            self._average = sum(len(message.body) for message in messages) // len(messages)
+        waiting = deque(messages)
+        while waiting and self.credit > 0:
+            if not self.can_send:
+                await self._signal.wait()
+                continue
+            message = waiting.popleft()
+            if self._deletes and not await self._delete(message):
+                continue
             token = message.receipt.handle
             payload = encode_received(message, locked_for=None if self._deletes else self.locked_for)
             self.deliver(uuid.UUID(token).bytes_le, payload, None if self._deletes else token)
-        self._return(kept + rest)
+        self._return(list(waiting))
 
-    async def _deleted(self, messages: list[ReceivedMessage]) -> list[ReceivedMessage]:
-        """Complete messages before they are sent: the client receives them and does not settle them."""
-        settlements = [Settlement(message.receipt.handle, Settles.COMPLETE) for message in messages]
-        codes = await result_of(self._broker.settle(self.entity, self._session, settlements, context=CONTEXT))
-        return [message for message, code in zip(messages, codes, strict=True) if code is None]
+    async def _delete(self, message: ReceivedMessage) -> bool:
+        """Complete a message before it is sent: the client does not settle it. Return whether it was still there."""
+        settlements = [Settlement(message.receipt.handle, Settles.COMPLETE)]
+        (code,) = await result_of(self._broker.settle(self.entity, self._session, settlements, context=CONTEXT))
+        return code is None
 
     def _return_all(self, delivery: Delivery) -> None:
         self._return(list(delivery.messages))

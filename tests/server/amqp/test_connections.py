@@ -1,0 +1,221 @@
+"""Connections of the AMQP endpoint: SASL, time limits, heartbeats, and clients that do not read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from azure.servicebus import ServiceBusClient
+
+from azsession import Message, ServiceBusProvider, amqp
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.server import AccessKey, GatewayService
+from azsession.server.amqp import limits
+from azsession.server.amqp.endpoint import Endpoint
+
+from ...conftest import eventually
+from ...support.sdk import message, send
+from .conftest import ROOT, SENDER
+from .raw import RawClient, begin, encoded, token_for, transfer
+
+
+def endpoint_of(service: GatewayService) -> Endpoint:
+    endpoint = service._endpoint
+    assert endpoint is not None
+    return endpoint
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "response", "code"),
+    [
+        ("ANONYMOUS", b"", 0),
+        ("MSSBCBS", b"", 0),
+        ("PLAIN", b"\0root\0cm9vdA==", 0),
+        ("PLAIN", b"\0root\0wrong", 1),
+        ("PLAIN", b"\0nobody\0cm9vdA==", 1),
+        ("PLAIN", b"\xff\0\xff\0\xff", 1),
+        ("PLAIN", b"", 1),
+        ("EXTERNAL", b"", 1),
+    ],
+)
+def test_sasl_accepts_its_mechanisms_and_right_keys(
+    service: GatewayService, mechanism: str, response: bytes, code: int
+) -> None:
+    with RawClient(service) as raw:
+        assert raw.sasl(mechanism, response) == code
+        if code:
+            raw.assert_ended()
+
+
+@pytest.mark.parametrize("header", [amqp.AMQP_HEADER, b"AMQP\x02\x01\x00\x00", b"GET / HT", b"AMQP\x03\x01\x01\x00"])
+def test_another_protocol_is_answered_with_the_header_of_sasl(service: GatewayService, header: bytes) -> None:
+    with RawClient(service) as raw:
+        raw.send(header)
+        assert raw.next() == amqp.SASL_HEADER
+        raw.assert_ended()
+
+
+def test_a_signed_in_key_has_its_rights_only(service: GatewayService, queue: str) -> None:
+    with RawClient(service) as raw:
+        raw.open(SENDER)
+        assert raw.attach_sender(queue).has_target
+        assert not raw.attach_receiver(queue).has_source
+        assert raw.expect(amqp.DETACH).error.condition == "amqp:unauthorized-access"
+
+
+def test_a_token_counts_for_its_queue_only(service: GatewayService, new_queue: Callable[..., str]) -> None:
+    own, other = new_queue(), new_queue()
+    with RawClient(service) as raw:
+        raw.open()
+        assert not raw.attach_sender(own, handle=5).has_target
+        assert raw.put_token(f"sb://127.0.0.1/{own}", token_for(ROOT, own)) == 202
+        assert raw.attach_sender(own, handle=6).has_target
+        assert not raw.attach_sender(other, handle=7).has_target
+        assert raw.expect(amqp.DETACH).error.condition == "amqp:unauthorized-access"
+
+
+@pytest.mark.parametrize("audience", ["sb://127.0.0.1/other", "sb://elsewhere/orders"])
+def test_a_token_for_something_else_is_refused(service: GatewayService, queue: str, audience: str) -> None:
+    with RawClient(service) as raw:
+        raw.open()
+        assert raw.put_token(audience, token_for(ROOT, queue)) == 401
+
+
+def test_a_link_ends_when_its_token_expires(service: GatewayService, queue: str) -> None:
+    with RawClient(service) as raw:
+        raw.open()
+        assert raw.put_token(f"sb://127.0.0.1/{queue}", token_for(ROOT, queue, 2)) == 202
+        raw.attach_receiver(queue)
+        error = raw.expect(amqp.DETACH).error
+        assert (error.condition, "ExpiredToken" in error.description) == ("amqp:unauthorized-access", True)
+    with RawClient(service) as raw:
+        # The session was released.
+        assert raw.open(ROOT).attach_receiver(queue).has_source
+
+
+def test_a_link_ends_when_its_key_is_revoked() -> None:
+    old, new = AccessKey("old", "b2xk"), AccessKey("new", "bmV3")
+    with GatewayService(EmbeddedBroker(queues=["q"]), [old, new], amqp_port=0) as service, RawClient(service) as raw:
+        raw.open(old)
+        raw.attach_receiver("q")
+        service.replace_keys([new])
+        assert raw.expect(amqp.DETACH).error.condition == "amqp:unauthorized-access"
+        assert not raw.attach_sender("q", handle=3).has_target
+
+
+def test_connections_that_do_not_open_are_closed_and_others_are_served(
+    service: GatewayService, client: ServiceBusClient, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_TIMEOUT", 1.0)
+    clients = [RawClient(service) for _ in range(200)]
+    clients[0].send(amqp.SASL_HEADER)
+    send(client, queue, message("x"))
+    for one in clients:
+        one.assert_ended()
+        one.socket.close()
+
+
+def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 2)
+    with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0) as service:
+        with RawClient(service) as first, RawClient(service) as second:
+            assert (first.sasl(), second.sasl()) == (0, 0)
+            with RawClient(service) as third:
+                third.assert_ended()
+        eventually(lambda: not endpoint_of(service).connection_count)
+        with RawClient(service) as fourth:
+            assert fourth.sasl() == 0
+
+
+def test_a_silent_client_is_cut_off(service: GatewayService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "IDLE_TIMEOUT", 1.0)
+    with RawClient(service) as raw:
+        raw.open(ROOT)
+        raw.assert_ended()
+
+
+def test_heartbeats_keep_both_sides_alive(service: GatewayService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "IDLE_TIMEOUT", 1.0)
+    with RawClient(service) as raw:
+        raw.open(ROOT, idle_timeout_ms=500)
+        ends = time.monotonic() + 1.6
+        beats = 0
+        while time.monotonic() < ends:
+            item = raw.next()
+            assert item is not None
+            beats += isinstance(item, amqp.RawFrame) and item.body == b""
+            raw.send(amqp.EMPTY_FRAME)
+        assert beats >= 3
+
+
+def test_a_connection_without_links_is_closed(service: GatewayService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UNLINKED_TIMEOUT", 0.4)
+    with RawClient(service) as raw:
+        raw.open(ROOT)
+        assert raw.expect(amqp.CLOSE).error.condition == "amqp:connection:forced"
+
+
+def test_a_client_that_does_not_read_gets_a_bounded_number_of_bytes(
+    service: GatewayService, provider: ServiceBusProvider, queue: str
+) -> None:
+    body = "x" * 500_000
+    for _ in range(4):
+        provider.send_messages(queue, [Message(body, session_id="s") for _ in range(15)])
+    with RawClient(service) as raw:
+        raw.socket.settimeout(30)
+        raw.open(ROOT)
+        raw.attach_receiver(queue)
+        raw.credit(2, 60)
+        eventually(lambda: endpoint_of(service).unsent_bytes)
+        time.sleep(1)  # More would come now.
+        unread = endpoint_of(service).unsent_bytes
+        assert 0 < unread < 2 * 1024 * 1024
+        with RawClient(service) as other:
+            assert other.open(ROOT).attach_sender(queue).has_target
+        numbers = set()
+        while len(numbers) < 60:
+            received = raw.expect(amqp.TRANSFER)
+            if received.delivery_id is not None:
+                numbers.add(received.delivery_id)
+
+
+def test_a_client_that_only_asks_and_never_reads_is_not_answered_for_ever(service: GatewayService, queue: str) -> None:
+    with RawClient(service) as raw:
+        raw.open(ROOT)
+        raw.attach_sender(queue)
+        raw.socket.settimeout(1.0)
+        flow = amqp.flow_frame(0, next_incoming_id=0, incoming_window=1, next_outgoing_id=0, outgoing_window=1, echo=True)
+        with pytest.raises(TimeoutError):
+            raw.send(flow * 2_000_000)
+        assert endpoint_of(service).unsent_bytes < 2 * 1024 * 1024
+
+
+def test_a_small_frame_size_of_the_client_is_kept(service: GatewayService, queue: str) -> None:
+    with RawClient(service) as raw:
+        raw.open(ROOT, max_frame_size=512)
+        raw.attach_sender(queue)
+        raw.expect(amqp.FLOW)
+        raw.send(transfer(1, 0, encoded(bytes(3000))))
+        raw.attach_receiver(queue)
+        raw.credit(2, 1)
+        size, is_last = 0, False
+        while not is_last:
+            item = raw.next()
+            assert isinstance(item, amqp.RawFrame)
+            assert len(item.body) <= 504
+            code, part = amqp.decode_frame(item.body)
+            if code == amqp.TRANSFER:
+                size, is_last = size + len(part.payload), not part.more
+        assert size > 3000
+
+
+def test_the_server_stops_with_a_close_frame() -> None:
+    with GatewayService(EmbeddedBroker(queues=["q"]), [ROOT], amqp_port=0) as service, RawClient(service) as raw:
+        raw.open(ROOT).attach_receiver("q")
+        raw.send(begin(1))
+        started = time.monotonic()
+        service.stop()
+        assert raw.expect(amqp.CLOSE).error.condition == "amqp:connection:forced"
+        raw.assert_ended()
+        assert time.monotonic() - started < 5
