@@ -32,6 +32,8 @@ SOURCES = {page: source for source, page in PAGES.items()}
 
 #: The page with all examples. A link to an example leads to its section.
 EXAMPLES = "examples.md"
+#: The files of examples that the page shows, with the language of each.
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".service": "ini", ".Dockerfile": "dockerfile"}
 
 #: A link whose text is the name of its file. The site shows the title of the page instead.
 _FILE_LINK = re.compile(r"\[(?:[\w./-]*/)?[\w-]+\.md\]\(([\w./-]+\.md)(#[\w-]*)?\)")
@@ -101,13 +103,14 @@ def examples_page() -> str:
     """Return a page with the source of all examples."""
     parts = ["# Examples\n\nEach example is complete. Its first lines show the command that runs it in a clone.\n"]
     for example in sorted((ROOT / "examples").iterdir()):
-        sources = [example] if example.is_file() else sorted(example.rglob("*.py"))
-        sources = [each for each in sources if each.suffix == ".py" and each.stat().st_size]
+        sources = [example] if example.is_file() else sorted(example.rglob("*"))
+        sources = [each for each in sources if each.suffix in LANGUAGES and each.stat().st_size]
         if not sources:
             continue
         title = example.stem.replace("_", " ").capitalize()
         parts.append(f"\n## {title} {{#{example_anchor(f'examples/{example.name}')}}}\n")
         for each in sources:
             name = each.relative_to(ROOT).as_posix()
-            parts.append(f'\n```python title="{name}"\n{each.read_text(encoding="utf-8").rstrip()}\n```\n')
+            language = LANGUAGES[each.suffix]
+            parts.append(f'\n```{language} title="{name}"\n{each.read_text(encoding="utf-8").rstrip()}\n```\n')
     return "".join(parts)

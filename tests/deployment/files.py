@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,25 +19,28 @@ from ..support.paths import ROOT
 
 EXAMPLES = ROOT / "examples" / "deployment"
 DOCKERFILE = ROOT / "Dockerfile"
+CONSUMER_DOCKERFILE = EXAMPLES / "consumer.Dockerfile"
 COMPOSE = EXAMPLES / "compose.yaml"
 MANIFESTS = sorted((EXAMPLES / "kubernetes").glob("*.yaml"))
 UNITS = sorted(EXAMPLES.glob("*.service"))
 
 
-def instructions() -> list[tuple[str, str]]:
-    """Return the name and the value of each instruction of the Dockerfile."""
-    parser = DockerfileParser(str(DOCKERFILE))
+def instructions(path: Path = DOCKERFILE) -> list[tuple[str, str]]:
+    """Return the name and the value of each instruction of a Dockerfile."""
+    # Otherwise the parser would write to the file.
+    parser = DockerfileParser(fileobj=io.BytesIO(path.read_bytes()))
     return [(each["instruction"], each["value"]) for each in parser.structure if each["instruction"] != "COMMENT"]
 
 
-def instruction(name: str) -> str:
+def instruction(name: str, path: Path = DOCKERFILE) -> str:
     """Return the value of the last instruction of this name."""
-    return [value for each, value in instructions() if each == name][-1]
+    return [value for each, value in instructions(path) if each == name][-1]
 
 
-def words(name: str) -> list[str]:
+def words(name: str, path: Path = DOCKERFILE) -> list[str]:
     """Return the words of an instruction in JSON form."""
-    found: list[str] = json.loads(instruction(name)[instruction(name).index("[") :])
+    text = instruction(name, path)
+    found: list[str] = json.loads(text[text.index("[") :])
     return found
 
 

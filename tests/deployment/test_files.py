@@ -22,6 +22,7 @@ from azsession.processor.processor import LAST_WAIT
 from ..support.paths import ROOT
 from .files import (
     COMPOSE,
+    CONSUMER_DOCKERFILE,
     DOCKERFILE,
     EXAMPLES,
     MANIFESTS,
@@ -49,6 +50,7 @@ NAMES = [path.name for path in MANIFESTS]
 def command_lines() -> Iterator[tuple[str, list[str]]]:
     """Yield the place and the arguments of each command line of azsession in the files."""
     yield "Dockerfile", words("CMD")
+    yield "consumer.Dockerfile", words("CMD", CONSUMER_DOCKERFILE)
     for name, service in compose()["services"].items():
         yield f"compose {name}", service["command"]
     for path in UNITS:
@@ -80,9 +82,11 @@ def test_an_option_that_does_not_exist_is_found() -> None:
 # The image
 
 
-def test_the_dockerfile_has_no_fault() -> None:
+@pytest.mark.parametrize("path", [DOCKERFILE, CONSUMER_DOCKERFILE], ids=lambda path: path.name)
+def test_a_dockerfile_has_no_fault(path: Path) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    ran = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, timeout=60, check=False)
+    # DL3006: the base of a consumer's image is built from the repository, and has no other tag.
+    ran = subprocess.run([hadolint, "--ignore", "DL3006", path], capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
@@ -103,6 +107,11 @@ def test_the_image_is_probed_where_it_listens() -> None:
     assert instruction("EXPOSE") == str(DEFAULT_PORT)
     assert parsed(words("CMD"))["port"] == DEFAULT_PORT
     assert "curl" not in DOCKERFILE.read_text(encoding="utf-8")
+
+
+def test_the_image_of_a_consumer_is_probed_where_it_listens() -> None:
+    url = urlsplit(instruction("ENV", CONSUMER_DOCKERFILE).partition("=")[2])
+    assert (url.port, url.path) == (parsed(words("CMD", CONSUMER_DOCKERFILE))["health_port"], "/readyz")
 
 
 # compose

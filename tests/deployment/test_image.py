@@ -241,6 +241,7 @@ def check_that_the_consumer_of_the_manifests_answers_probes_and_releases_its_ses
             provider.create_session_client("orders", accept_timeout=0)
 
 
+@pytest.mark.timeout(300)
 def test_the_image_serves_and_consumes_and_ends_in_time(image: Image) -> None:
     # One test, because the image takes longer to build than all of these.
     check_that_it_serves_as_its_user_and_shows_no_key(image)
