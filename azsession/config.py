@@ -121,6 +121,7 @@ class ConfigOptions(TypedDict, total=False):
     pool_connections: int
     ca_bundle: str | None
     allow_insecure_http: bool
+    telemetry: bool
     transport: str
 
 
@@ -149,6 +150,7 @@ class ServiceBusConfig:
         pool_connections: How many connections to keep open, 1 to 65,536.
         ca_bundle: A file or directory of trusted CA certificates, instead of the default ones.
         allow_insecure_http: Allow ``http://`` to hosts other than loopback. Requests carry tokens.
+        telemetry: Make spans and measurements with OpenTelemetry, if the extra ``otel`` is installed.
         transport: How to reach the endpoint. ``"auto"``: AMQP for hosts of Azure and for its emulator, HTTP for all others.
             ``"http"``: HTTP for every host. ``"amqp"``: AMQP. ``"amqp-websockets"``: AMQP over WebSockets, which needs only
             port 443.
@@ -173,6 +175,7 @@ class ServiceBusConfig:
     pool_connections: int = attrs.field(default=32, validator=_count(1, MAX_POOL))
     ca_bundle: str | None = attrs.field(default=None, validator=_check_text)
     allow_insecure_http: bool = attrs.field(default=False, validator=_check_flag)
+    telemetry: bool = attrs.field(default=True, validator=_check_flag)
     transport: str = "auto"
     _parsed: ConnectionString | None = attrs.field(init=False, repr=False, eq=False)
     _address: _Address = attrs.field(init=False, repr=False, eq=False)

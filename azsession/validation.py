@@ -37,6 +37,8 @@ MAX_SECONDS = 1e9
 MAX_LOCK_TOKEN_LENGTH = 256
 #: The most characters in the name of an attribute.
 MAX_ATTRIBUTE_NAME_LENGTH = 128
+#: Characters in the names and values of a message's attributes at most, as in Azure Service Bus.
+MAX_ATTRIBUTES_SIZE = 65536
 
 #: The value of an attribute of a message.
 AttributeValue = str | int | float | bool | bytes | datetime | UUID | None
@@ -208,6 +210,11 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, Attr
     if not isinstance(attributes, (dict, Mapping)):
         raise ValidationError(f"attributes must be a dict, not {type(attributes).__name__}")
     return {name: _checked_attribute(name, value) for name, value in attributes.items()}
+
+
+def attributes_size(attributes: Mapping[str, AttributeValue]) -> int:
+    """Return the number of characters in the names and values of a message's attributes, as `MAX_ATTRIBUTES_SIZE` counts."""
+    return sum(len(name) + (len(value) if isinstance(value, (str, bytes)) else 8) for name, value in attributes.items())
 
 
 def _checked_attribute(name: object, value: AttributeValue) -> AttributeValue:

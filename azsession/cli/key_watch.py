@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..logs import SessionLogger, get_logger
 from ..server import AccessKey
 from .keyfile import read_keys
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 #: Seconds between two looks at the file.
 INTERVAL = 1.0

@@ -29,6 +29,7 @@ from ..logs import About, SessionLogger, get_logger
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import is_fragile, must_be_escaped
+from ..telemetry import Telemetry
 from ..validation import check_flag, check_function, seconds
 from . import operations
 from .call import Call, SessionTarget
@@ -121,6 +122,11 @@ class Holder:
         except SessionNotFoundError:
             pass
         return self.lock.error is not None
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Describes the operations on the session to OpenTelemetry."""
+        return self.connection.telemetry
 
     @property
     def about(self) -> About:

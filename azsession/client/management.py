@@ -45,7 +45,10 @@ def peek_messages(
         check_session_id(session_id)
     _check_range(max_message_count, from_sequence_number)
     call = operations.peek(queue_name, session_id, from_sequence_number, max_message_count)
-    return core.send(call, "peek at messages")
+    with core.telemetry.receive("peek", queue_name, session_id, is_batch=True) as operation:
+        messages = core.send(call, "peek at messages")
+        operation.messages(messages)
+    return messages
 
 
 def dead_letters(

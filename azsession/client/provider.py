@@ -308,7 +308,7 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
             MessageTooLargeError: The message is larger than the server accepts.
             QueueNotFoundError: The queue does not exist.
         """
-        return self.send_messages(queue_name, [message])[0]
+        return self.send_messages(queue_name, message if isinstance(message, Message) else [message])[0]
 
     def send_messages(self, queue_name: str, messages: Iterable[Message] | Message) -> list[str]:
         """Send messages, in their order, in as few requests as their sizes allow.

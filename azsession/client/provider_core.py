@@ -15,6 +15,7 @@ from .. import forks, threads
 from ..config import ServiceBusConfig
 from ..errors import ConfigurationError
 from ..messages import ReceiptHandle
+from ..telemetry import Telemetry
 from . import handover
 from .accepting import Acceptance
 from .call import Call
@@ -44,6 +45,7 @@ class ProviderCore:
         self.connection = connection
         self.config: ServiceBusConfig = connection.config
         self.transport: Transport = connection.transport
+        self.telemetry: Telemetry = connection.telemetry
         self.place: str = place or f"at {_shown_url(connection)}"
         self.pending: PendingCalls = PendingCalls()
         self.closed: bool = False

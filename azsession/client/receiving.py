@@ -10,6 +10,7 @@ from ..errors import QueueError, ValidationError
 from ..events import Event
 from ..logs import SessionLogger, get_logger
 from ..messages import ReceivedMessage
+from ..telemetry import Operation
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count
 from . import fetched_ahead, operations
 from .holder import Holder
@@ -25,8 +26,21 @@ TRANSIT_TIME = 1.0
 # that came in is kept for the next receive until nothing is left to interrupt but the return itself.
 
 
-def receive_one(holder: Holder, timeout: float, prefetch: int = 1) -> ReceivedMessage | None:
-    """Return the next message. Wait up to `timeout` seconds for it. Fetch up to `prefetch` in one request."""
+def receive_one(holder: Holder, timeout: float) -> ReceivedMessage | None:
+    """Return the next message. Wait up to `timeout` seconds for it."""
+    running = holder.lock.begin_receive()
+    try:
+        with _operation(holder, is_batch=False) as operation:
+            messages = _receive(holder, 1, timeout)
+            operation.messages(messages)
+            return messages[0] if messages else None
+    except BaseException:
+        holder.lock.undo_receive(running)
+        raise
+
+
+def fetch(holder: Holder, timeout: float, prefetch: int) -> ReceivedMessage | None:
+    """Return the next message for a handler. Wait up to `timeout` seconds for it. Fetch up to `prefetch` in one request."""
     running = holder.lock.begin_receive()
     try:
         messages = _receive(holder, 1, timeout, prefetch)
@@ -40,10 +54,17 @@ def receive(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]
     """Return up to `count` messages. Wait up to `timeout` seconds for the first."""
     running = holder.lock.begin_receive()
     try:
-        return _receive(holder, count, timeout)
+        with _operation(holder, is_batch=True) as operation:
+            messages = _receive(holder, count, timeout)
+            operation.messages(messages)
+            return messages
     except BaseException:
         holder.lock.undo_receive(running)
         raise
+
+
+def _operation(holder: Holder, *, is_batch: bool) -> Operation:
+    return holder.telemetry.receive("receive", holder.queue_name, holder.session_id, is_batch=is_batch)
 
 
 def next_ahead(holder: Holder) -> ReceivedMessage | None:
@@ -101,7 +122,9 @@ def iterate(holder: Holder, timeout: float, prefetch: int) -> Iterator[ReceivedM
     while True:
         running = holder.lock.begin_receive()
         try:
-            messages = _receive(holder, 1, timeout, prefetch)
+            with _operation(holder, is_batch=False) as operation:
+                messages = _receive(holder, 1, timeout, prefetch)
+                operation.messages(messages)
             if not messages:
                 return
             yield messages[0]
@@ -185,8 +208,10 @@ def receive_deferred(holder: Holder, sequence_numbers: Sequence[int]) -> list[Re
         check_count(number, "a sequence number", MAX_SEQUENCE_NUMBER)
     if not 1 <= len(numbers) <= MAX_BATCH:
         raise ValidationError(f"sequence_numbers must have 1 to {MAX_BATCH} numbers, not {len(numbers)}")
-    holder.require_lock("receive deferred messages")
-    seconds_left = max(0.0, holder.lock.seconds_left())
-    messages = holder.send(operations.receive_deferred(holder.target(), numbers, seconds_left))
-    holder.lock.register(messages)
-    return messages
+    with holder.telemetry.receive("receive_deferred", holder.queue_name, holder.session_id, is_batch=True) as operation:
+        holder.require_lock("receive deferred messages")
+        seconds_left = max(0.0, holder.lock.seconds_left())
+        messages = holder.send(operations.receive_deferred(holder.target(), numbers, seconds_left))
+        holder.lock.register(messages)
+        operation.messages(messages)
+        return messages

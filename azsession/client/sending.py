@@ -11,6 +11,7 @@ import attrs
 from ..errors import MessageTooLargeError, QueueError, ValidationError, revised
 from ..messages import Message
 from ..protocol.wire import encode_item
+from ..telemetry import SendOperation
 from ..validation import MAX_BATCH, as_list, check_instant
 from . import operations, schedule_operations
 from .ids import new_id
@@ -31,8 +32,9 @@ def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Messag
     named = [with_id(message) for message in _listed(messages)]
     if named:
         core.check_open()
-        core.transport.require_v1("send messages")
-        _send_all(named, lambda envelope: core.transport.send(operations.send(queue_name, envelope)))
+        with core.telemetry.send("send", queue_name, named, is_batch=not isinstance(messages, Message)) as operation:
+            core.transport.require_v1("send messages")
+            _send_traced(operation, named, lambda envelope: core.transport.send(operations.send(queue_name, envelope)))
     return [str(message.message_id) for message in named]
 
 
@@ -47,18 +49,29 @@ def schedule_messages(core: ProviderCore, queue_name: str, messages: Iterable[Me
     numbers: list[int] = []
     if named:
         core.check_open()
-        core.transport.require_v1("schedule messages")
 
         def send(envelope: bytes) -> None:
             scheduled: list[int] = core.transport.send(schedule_operations.schedule(queue_name, envelope))
             numbers.extend(scheduled)
 
-        _send_all(named, send)
+        with core.telemetry.send("schedule", queue_name, named, is_batch=not isinstance(messages, Message)) as operation:
+            core.transport.require_v1("schedule messages")
+            _send_traced(operation, named, send)
     return numbers
 
 
 def _listed(messages: Iterable[Message] | Message) -> list[Message]:
     return [messages] if isinstance(messages, Message) else as_list(messages, "messages")
+
+
+def _send_traced(operation: SendOperation, messages: Sequence[Message], send: Callable[[bytes], object]) -> None:
+    """Send messages with their trace contexts, or without them if only these make them too large."""
+    try:
+        _send_all(operation.to_send, send)
+    except MessageTooLargeError as error:
+        if error.accepted or operation.to_send is messages:
+            raise
+        _send_all(messages, send)
 
 
 def _send_all(messages: Sequence[Message], send: Callable[[bytes], object]) -> None:

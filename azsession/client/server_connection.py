@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import requests
 
-from .. import forks
+from .. import forks, telemetry
 from ..config import ServiceBusConfig, check_ca_bundle
+from ..telemetry import Telemetry
 from ..token_cache import TokenCache
 from ..tokens import source_of
 from . import backends
@@ -72,9 +73,11 @@ class ServerConnection:
         self.http: requests.Session = _new_session(config) if http is None else http
         if adapter is not None:
             backends.mount(self.http, adapter)
-        self.transport: Transport = Transport(
-            self.http, config.namespace_url, config, tokens, adapter if http is None else None
-        )
+        is_embedded = adapter is not None and not config.uses_amqp
+        host, port = (None, None) if is_embedded else (config.host, config.port)
+        self.telemetry: Telemetry = telemetry.create(host, port, enabled=config.telemetry)
+        own_adapter = adapter if http is None else None
+        self.transport: Transport = Transport(self.http, config.namespace_url, config, tokens, own_adapter, self.telemetry)
         self.renewer: Renewer = Renewer()
         # `add`, `discard` and `copy` of a set are atomic, so it has no lock: a signal handler could deadlock on one.
         self._clients: set[weakref.ref[SharingClient]] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 from .. import interrupts
@@ -10,6 +10,7 @@ from ..errors import InvalidReceiptError
 from ..logs import SessionLogger, get_logger
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
+from ..telemetry import Operation
 from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text, seconds
 from . import operations
 from .call import Call, SessionTarget
@@ -26,10 +27,15 @@ Receipt = ReceivedMessage | ReceiptHandle | str
 Settlement = Callable[[SessionTarget, str], Call[None]]
 
 
-def settle(holder: Holder, receipt: Receipt, settlement: Settlement) -> None:
-    """Settle one message."""
-    holder.check(settling=True)
-    _settle_token(holder, holder.lock.resolve(receipt), settlement)
+def settle(holder: Holder, receipt: Receipt, settlement: Settlement, name: str = "complete") -> None:
+    """Settle one message. `name` is the name of the settlement for telemetry."""
+    with _operation(holder, name, receipt):
+        holder.check(settling=True)
+        _settle_token(holder, holder.lock.resolve(receipt), settlement)
+
+
+def _operation(holder: Holder, name: str, receipt: Receipt) -> Operation:
+    return holder.telemetry.settle(name, holder.queue_name, holder.session_id, [receipt])
 
 
 def abandon(holder: Holder, receipt: Receipt, delay: float | timedelta | None = None) -> None:
@@ -38,6 +44,11 @@ def abandon(holder: Holder, receipt: Receipt, delay: float | timedelta | None = 
     Otherwise they would overtake the abandoned message.
     """
     later = 0.0 if delay is None else seconds(delay, "delay")
+    with _operation(holder, "abandon", receipt):
+        _abandon(holder, receipt, later)
+
+
+def _abandon(holder: Holder, receipt: Receipt, later: float) -> None:
     holder.check(settling=True)
     token = holder.lock.resolve(receipt)
     if later:
@@ -79,23 +90,30 @@ def defer(holder: Holder, receipt: Receipt) -> None:
     holder.check(settling=True)
     holder.lock.resolve(receipt)
     holder.transport.require_v1("defer a message")
-    settle(holder, receipt, operations.defer)
+    settle(holder, receipt, operations.defer, "defer")
 
 
 def dead_letter(holder: Holder, receipt: Receipt, reason: str, description: str | None) -> None:
     """Dead-letter one message."""
     _check_reason(reason, description)
-    settle(holder, receipt, _dead_letter_settlement(reason, description))
+    settle(holder, receipt, _dead_letter_settlement(reason, description), "dead_letter")
     number = receipt.sequence_number if isinstance(receipt, ReceivedMessage) else None
     logger.info("dead-lettered a message of %s: %s", holder.lock.name, reason, sequence_number=number, **holder.about)
 
 
 def complete_many(holder: Holder, receipts: Iterable[Receipt]) -> None:
     """Complete messages, `MAX_BATCH` in one request."""
+    each = as_list(receipts, "receipts")
+    if each:
+        with holder.telemetry.settle("complete", holder.queue_name, holder.session_id, each, is_batch=True):
+            _complete_many(holder, each)
+    else:
+        holder.check(settling=True)
+
+
+def _complete_many(holder: Holder, receipts: Sequence[Receipt]) -> None:
     holder.check(settling=True)
-    tokens = [holder.lock.resolve(receipt) for receipt in as_list(receipts, "receipts")]
-    if not tokens:
-        return
+    tokens = [holder.lock.resolve(receipt) for receipt in receipts]
     if not holder.transport.speaks_v1:
         for token in tokens:
             _settle_token(holder, token, operations.complete)
@@ -115,6 +133,14 @@ def complete_many(holder: Holder, receipts: Iterable[Receipt]) -> None:
 def dead_letter_session(holder: Holder, reason: str, description: str | None) -> int:
     """Dead-letter all messages of the session. Return how many there were."""
     _check_reason(reason, description)
+    with holder.telemetry.settle("dead_letter", holder.queue_name, holder.session_id, [], is_batch=True) as operation:
+        count = _dead_letter_session(holder, reason, description)
+        operation.count(count)
+    logger.info("dead-lettered %d messages of %s: %s", count, holder.lock.name, reason, **holder.about)
+    return count
+
+
+def _dead_letter_session(holder: Holder, reason: str, description: str | None) -> int:
     holder.check()
     ahead: list[ReceivedMessage] = []
     try:
@@ -130,7 +156,6 @@ def dead_letter_session(holder: Holder, reason: str, description: str | None) ->
         raise
     for token in tokens:
         holder.lock.forget(token)
-    logger.info("dead-lettered %d messages of %s: %s", count, holder.lock.name, reason, **holder.about)
     return count
 
 

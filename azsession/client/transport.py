@@ -27,6 +27,7 @@ from ..protocol import EXTENSIONS_HEADER, FETCH_AHEAD, LOCK_EXPIRES_HEADER, PROT
 from ..protocol.error_codes import RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
 from ..protocol.routes import entity_path
 from ..protocol.wire import MalformedError
+from ..telemetry import Telemetry
 from ..token_cache import TokenCache
 from ..tokens import Token
 from . import operations, request_log
@@ -60,6 +61,7 @@ class Transport:
         config: Retries and timeouts.
         tokens: The tokens for ``Authorization``. `None` if the backend runs in this process and trusts its callers.
         in_process: The adapter of that backend, if requests can go to it without passing through `http`.
+        telemetry: Adds the trace context of the current span to the headers of requests.
 
     Attributes:
         speaks_v1: The server is known to speak version 1 of the protocol.
@@ -73,12 +75,14 @@ class Transport:
         config: ServiceBusConfig,
         tokens: TokenCache | None,
         in_process: InProcessAdapter | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._http = http
         self._in_process = in_process
         self._url = url.rstrip("/")
         self._config = config
         self._tokens = tokens
+        self._telemetry = telemetry or Telemetry()
         self._http_settings: tuple[object, dict[str, Any]] | None = None
         self._proxy: str | None = None
         self.speaks_v1: bool = in_process is not None
@@ -276,6 +280,7 @@ class Transport:
             headers["Authorization"] = token.header
         for name, value in call.headers.items():
             headers[name] = value
+        self._telemetry.inject(headers)
         request.headers = headers
         if call.body is not None or call.method != "DELETE":
             request.body = call.body or b""

@@ -15,6 +15,7 @@ from ..errors import QueueError
 from ..events import Event
 from ..logs import About, SessionLogger, get_logger
 from ..messages import ReceivedMessage
+from ..telemetry import Operation
 from ..validation import MAX_REASON_LENGTH, fitted
 from .backoff import Backoff
 from .options import OnSession, ProcessorOptions
@@ -197,7 +198,7 @@ class SessionRunner:
                 return None
             self._receiving.add(session)
         try:
-            message = receiving.receive_one(holder_of(session), wait, count)
+            message = receiving.fetch(holder_of(session), wait, count)
         finally:
             with self._lock:
                 self._receiving.discard(session)
@@ -207,21 +208,31 @@ class SessionRunner:
 
     def _handle_message(self, session: SessionClient, message: ReceivedMessage, progress: _Progress) -> Failure | None:
         """Call the handler and settle the message. Return the failure, if there is one."""
+        with holder_of(session).telemetry.process(session.queue_name, session.session_id, message) as operation:
+            return self._call_handler(session, message, progress, operation)
+
+    def _call_handler(
+        self, session: SessionClient, message: ReceivedMessage, progress: _Progress, operation: Operation
+    ) -> Failure | None:
         try:
             try:
                 self._options.handler(message, session)
             except DeadLetter as request:
+                operation.returned()
                 session.dead_letter_message(message, *_texts(request, session, message))
                 self._counters.add("messages_dead_lettered")
             except DeadLetterSession as request:
+                operation.returned()
                 progress.is_done = True
                 count = session.dead_letter_session(*_texts(request, session, message))
                 self._counters.add("messages_dead_lettered", count)
             else:
+                operation.returned()
                 if not holder_of(session).has_settled(message):
                     session.complete_message(message)
                 self._counters.add("messages_done")
         except BaseException as error:
+            operation.returned(error)
             failure = Failure(error, message)
             leaves = isinstance(error, (KeyboardInterrupt, SystemExit))
             self._give_back(session, message, delayed=not leaves)

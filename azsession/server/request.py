@@ -24,11 +24,13 @@ from ..protocol.wire import (
     message_to_send,
 )
 from ..validation import (
+    MAX_ATTRIBUTES_SIZE,
     MAX_BATCH,
     MAX_LOCK_TOKEN_LENGTH,
     MAX_REASON_LENGTH,
     MAX_SECONDS,
     MAX_SEQUENCE_NUMBER,
+    attributes_size,
     check_count,
     check_text,
 )
@@ -40,8 +42,6 @@ MAX_TIMEOUT = 86400.0
 DEFAULT_TIMEOUT = 60.0
 #: Bytes of a JSON body that does not describe messages.
 MAX_JSON_SIZE = 256 * 1024
-#: Characters in the names and values of a message's attributes at most, as in Azure Service Bus.
-MAX_ATTRIBUTES_SIZE = 65536
 #: The form of a lock id or a request id: a UUID in any notation.
 IDENTIFIER = r"[A-Za-z0-9._{}-]{0,64}"
 #: The form of the name that a client gives itself: printable ASCII.
@@ -211,9 +211,7 @@ def _checked(message: Message, number: int, max_size: int) -> Message:
     if message.session_id is None:
         raise ValidationError(f"message {number} has no SessionId; all queues need one")
     check_size(len(message.body), f"the body of message {number}", max_size)
-    size = sum(
-        len(name) + (len(value) if isinstance(value, (str, bytes)) else 8) for name, value in message.attributes.items()
-    )
+    size = attributes_size(message.attributes)
     check_size(size, f"the set of attributes of message {number}", MAX_ATTRIBUTES_SIZE, unit="characters")
     return message
 

@@ -139,3 +139,13 @@ def test_a_command_leaves_the_loggers_as_they_were() -> None:
     before = logging.getLogger("azsession").level
     assert run_here("consume", "orders", "builtins:print", "-vv", "--log-json").returncode == 1
     assert logging.getLogger("azsession").level == before
+
+
+def test_a_json_line_in_a_span_has_its_ids() -> None:
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, use_span
+
+    record = logging.makeLogRecord({"msg": "x"})
+    assert "trace_id" not in json.loads(JsonFormatter().format(record))
+    with use_span(NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False))):
+        line = json.loads(JsonFormatter().format(record))
+    assert (line["trace_id"], line["span_id"]) == (f"{0xABC:032x}", f"{0xDEF:016x}")

@@ -13,6 +13,7 @@ from azsession import ConnectionFailedError, Message, MessageTooLargeError, Queu
 from azsession.client import sending
 from azsession.client.call import Call
 from azsession.client.sending import send_messages, with_id
+from azsession.telemetry import Telemetry
 
 
 @attrs.define
@@ -21,6 +22,7 @@ class Core:
 
     refuse: Callable[[list[str]], QueueError | None] = lambda bodies: None
     sent: list[list[str]] = attrs.field(factory=list)
+    telemetry: Telemetry = attrs.field(factory=Telemetry)
 
     @property
     def transport(self) -> Core:

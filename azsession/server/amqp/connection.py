@@ -11,12 +11,12 @@ Every state may also go straight to CLOSED.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from ... import amqp
 from ...amqp import Begin, Close, MalformedFrameError, Open, RawFrame, SaslInit
+from ...logs import SessionLogger, get_logger
 from . import limits, sasl
 from .channel import Channel
 from .claims import Claims
@@ -25,7 +25,7 @@ from .link import Link, SessionHolder
 from .services import Services
 from .states import ConnectionState, LinkState
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 _AMQP, _SASL = 0, 1
 _FRAMING_ERROR = "amqp:connection:framing-error"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 from ... import amqp
 from ...amqp import Attach, Condition, Disposition, Flow, Transfer
 from ...errors import QueueError
+from ...logs import SessionLogger, get_logger
 from ...protocol.routes import Operation
 from .broker_calls import when_done
 from .claims import Claims
@@ -18,7 +18,7 @@ from .conditions import INTERNAL, NOT_ALLOWED, UNAUTHORIZED, LinkFaultError, Ref
 from .services import Services
 from .states import LinkState
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 
 class SessionHolder(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TypeAlias
@@ -20,6 +19,7 @@ from ...errors import (
     UnsupportedOperationError,
     ValidationError,
 )
+from ...logs import SessionLogger, get_logger
 from ...protocol.error_codes import answer_to
 from ..answer import Answer
 from ..authorization import Guard
@@ -34,7 +34,7 @@ from .send_page import SendPage
 from .sign_in import START, SignIn
 from .transport import ReadBody, Wait
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: SessionLogger = get_logger(__name__)
 
 Handler: TypeAlias = "Callable[[PageRequest], Awaitable[Answer]]"
 

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from ...errors import MessageTooLargeError, QueueNotFoundError, ValidationError
 from ...messages import Message
 from ...protocol.routes import Operation
-from ...validation import AttributeValue
+from ...validation import MAX_ATTRIBUTES_SIZE, AttributeValue
 from ..answer import Answer
-from ..request import MAX_ATTRIBUTES_SIZE, check_size
+from ..request import check_size
 from .backend import Backend
 from .page_request import PageRequest
 from .page_values import frame

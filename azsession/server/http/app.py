@@ -16,12 +16,14 @@ from ...broker.calls import CallContext, WaitingSlots
 from ...errors import AuthenticationFailedError, MessageTooLargeError
 from ...protocol import EXTENSIONS_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION, SERVER_EXTENSIONS
 from ...protocol.routes import Operation
+from ...telemetry import gateway_telemetry
 from ..access_keys import AccessKey
 from ..answer import Answer, PendingAnswer, error_answer
 from ..authorization import OPEN, Guard
 from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, Admission, Gateway
 from ..explorer.mount import ExplorerMount, is_for_explorer
 from ..request import Headers, Request, iter_messages
+from ..route_templates import placeholder
 from . import access_log
 from .asgi import CONNECTION_KEY, ASGIApplication, ClientGoneError, Receive, RequestConnection, Scope, Send
 from .body import Body
@@ -90,6 +92,7 @@ class _Application:
         self.gateway = gateway
         self.explorer = explorer
         self.slots = slots
+        self.telemetry = gateway_telemetry()
         self.context = CallContext(blocking=False, slots=slots)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,6 +122,7 @@ class _Exchange:
         self._gateway = app.gateway
         self._explorer = app.explorer
         self._context = app.context
+        self._telemetry = app.telemetry
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -135,6 +139,7 @@ class _Exchange:
         self._connection.begin()
         is_delivered = False
         began = time.monotonic() if access_log.is_on() else None
+        span = None if self._telemetry is None else self._telemetry.begin(self._scope)
         status = None
         try:
             answer = await self._answer()
@@ -147,6 +152,8 @@ class _Exchange:
             if self._pending is not None and not is_delivered:
                 self._pending.future.add_done_callback(self._give_back)
             self._connection.end()
+            if span is not None:
+                span.end(None if self._admitted is None else placeholder(self._admitted.route.operation), status)
             if began is not None:
                 access_log.request(self._scope, self._admitted, status, began)
 

@@ -1,0 +1,85 @@
+"""Traces that cross between azsession and the official SDK, with azure-core-tracing-opentelemetry, on the stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from azure.core.settings import settings
+
+from azsession import Message, ServiceBusProvider
+from tests.standin.require import require_standin
+
+from ..standin.conftest import _sdk_sockets, client, namespace, queue, sid
+from .exported import Exported, ids, link_of
+
+if TYPE_CHECKING:
+    from azure.servicebus import ServiceBusClient
+
+    from tests.standin import StandIn
+
+__all__ = ["_sdk_sockets", "client", "namespace", "queue", "sid"]
+
+
+@pytest.fixture(autouse=True)
+def _sdk_is_traced() -> Iterator[None]:
+    require_standin()
+    settings.tracing_implementation = "opentelemetry"
+    yield
+    settings.tracing_implementation = None
+
+
+def test_a_message_of_the_sdk_is_linked_to_the_span_of_its_sender(
+    client: ServiceBusClient, namespace: StandIn, queue: str, sid: str, telemetry: Exported
+) -> None:
+    from tests.standin.sdk import message, send
+
+    send(client, queue, message("x", sid))
+    provider = ServiceBusProvider.from_connection_string(namespace.connection_string)
+    with provider, provider.create_session_client(queue, sid) as session:
+        received = session.receive_message(timeout=10)
+        assert received is not None
+        session.complete_message(received)
+    assert {"Diagnostic-Id", "traceparent"} <= set(received.attributes)
+    created = telemetry.span("ServiceBus.message").get_span_context()
+    assert ids(link_of(telemetry.span(f"receive {queue}"))) == ids(created)
+    assert ids(link_of(telemetry.span(f"complete {queue}"))) == ids(created)
+
+
+def test_the_sdk_links_a_message_to_the_span_of_azsession(
+    client: ServiceBusClient, namespace: StandIn, queue: str, sid: str, telemetry: Exported
+) -> None:
+    from tests.standin.sdk import session
+
+    with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
+        provider.send_messages(queue, [Message(text, session_id=sid) for text in "ab"])
+    with session(client, queue, sid) as receiver:
+        received = receiver.receive_messages(2, max_wait_time=10)
+        while len(received) < 2:
+            received += receiver.receive_messages(2, max_wait_time=10)
+        for each in received:
+            receiver.complete_message(each)
+    created = [ids(span.get_span_context()) for span in telemetry.spans(f"create {queue}")]
+    linked = [ids(link.context) for span in telemetry.spans("ServiceBus.receive") for link in span.links]
+    assert linked == created
+    settled = [ids(link_of(span)) for span in telemetry.spans("ServiceBus.complete")]
+    assert settled == created
+
+
+def test_a_message_that_the_sdk_passes_on_keeps_its_trace(
+    client: ServiceBusClient, namespace: StandIn, queue: str, sid: str, telemetry: Exported
+) -> None:
+    from tests.standin.sdk import message, send, session
+
+    with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
+        provider.send_message(queue, Message("x", session_id=sid))
+        with session(client, queue, sid) as receiver:
+            (received,) = receiver.receive_messages(1, max_wait_time=10)
+            receiver.dead_letter_message(received, reason="bad")
+        settings.tracing_implementation = None
+        send(client, queue, message("y", f"{sid}-2", application_properties=received.application_properties))
+        with provider.create_session_client(queue, f"{sid}-2") as own:
+            assert own.receive_message(timeout=10) is not None
+    sent = telemetry.span(f"send {queue}").get_span_context()
+    assert ids(link_of(telemetry.span(f"receive {queue}"))) == ids(sent)
