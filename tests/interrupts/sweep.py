@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,15 @@ def _signal_points(code: CodeType) -> frozenset[int]:
     ) - _exits(code)
 
 
+def _is_in_finalizer(frame: FrameType | None) -> bool:
+    """Return whether a ``__del__`` or a `weakref.finalize` has called a function."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename == weakref.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Interrupter:
     """Counts the lines of the package that a call runs in this thread, and raises an exception before one of them.
 
@@ -96,11 +106,17 @@ class Interrupter:
         if not code.co_filename.startswith(PACKAGE) or is_generator_of_broker or code.co_name == "__del__":
             return None
         if event == "line" and frame.f_lasti not in _exits(frame.f_code):
-            self.lines += 1
-            if self.lines == self._at:
-                self.where = f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno} {frame.f_code.co_name}"
-                raise InterruptError(self.where)
+            self._pass(frame, f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno} {frame.f_code.co_name}")
         return self._trace
+
+    def _pass(self, frame: FrameType, where: str) -> None:
+        """Count a place. Raise the exception if it is the one to interrupt."""
+        if self.lines + 1 == self._at and _is_in_finalizer(frame):
+            return  # The garbage collector calls it, and Python ignores an exception there. The next place counts.
+        self.lines += 1
+        if self.lines == self._at:
+            self.where = where
+            raise InterruptError(where)
 
 
 class BytecodeInterrupter(Interrupter):
@@ -124,10 +140,7 @@ class BytecodeInterrupter(Interrupter):
         frame.f_trace = self._trace  # Without it, Python 3.13 ignores the next line.
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and not self._has_returned and frame.f_lasti in _signal_points(code):
-            self.lines += 1
-            if self.lines == self._at:
-                self.where = f"{code.co_filename}:{frame.f_lineno} {code.co_name}, byte {frame.f_lasti}"
-                raise InterruptError(self.where)
+            self._pass(frame, f"{code.co_filename}:{frame.f_lineno} {code.co_name}, byte {frame.f_lasti}")
         self._has_returned = event == "return"
         return self._trace
 
