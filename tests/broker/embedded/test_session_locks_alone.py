@@ -371,3 +371,22 @@ def test_waiting_accepts_are_woken_once_each_in_their_order() -> None:
     acceptors.leave(first.waiter)
     acceptors.leave(first.waiter)
     assert list(acceptors) == [second.waiter]
+
+
+# The names of the locked sessions, and remembered receives
+
+
+def test_the_names_of_a_queue_are_those_of_its_locked_sessions(
+    locks: SessionLocks, lock: SessionLock, tx: Transaction
+) -> None:
+    locks.take(tx, (1, "t"), "B", 30.0)
+    locks.take(tx, (2, "u"), "C", 30.0)
+    assert (set(locks.names(1)), set(locks.names(2)), set(locks.names(3))) == ({"s", "t"}, {"u"}, set())
+    locks.end(tx, lock)
+    assert set(locks.names(1)) == {"t"}
+
+
+def test_a_receive_that_returned_nothing_is_remembered_once(lock: SessionLock) -> None:
+    for request_id in ("r1", "r1", "", "r2"):
+        lock.remember_empty(request_id)
+    assert list(lock.empty) == ["r1", "r2"]
