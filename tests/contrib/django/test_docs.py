@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -24,14 +25,7 @@ BLOCKS = {
     for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 }
 
-#: The parts of the project that the page does not show, and a command that uses those that it shows.
-MODELS = """
-from django.db import models
-
-class Order(models.Model):
-    item = models.CharField(max_length=100)
-    status = models.CharField(max_length=20, default="new")
-"""
+#: The addresses of the page's other views, and a command that uses all of them.
 URLS = """
 from django.urls import path
 from shop import async_views, by_hand, views
@@ -80,17 +74,34 @@ def project(tmp_path: Path) -> Path:
     call_command("startproject", "mysite", str(tmp_path))
     (tmp_path / "shop").mkdir()
     call_command("startapp", "shop", str(tmp_path / "shop"))
-    files = {**BLOCKS, "shop/models.py": MODELS, "mysite/urls.py": URLS, "shop/management/commands/drive.py": DRIVER}
-    settings = (tmp_path / "mysite/settings.py").read_text(encoding="utf-8") + "INSTALLED_APPS += ['shop']\n"
-    files["mysite/settings.py"] = settings + "ALLOWED_HOSTS = ['*']\n" + files["mysite/settings.py"]
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    settings = (tmp_path / "mysite/settings.py").read_text(encoding="utf-8")
+    write(tmp_path, {**BLOCKS, "mysite/settings.py": settings + BLOCKS["mysite/settings.py"]})
     return tmp_path
 
 
+def write(project: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def test_the_commands_of_the_quickstart_work(project: Path, azsession_server: AzsessionServer) -> None:
+    environ = surroundings(azsession_server.connection_string, project / "none")
+    [commands] = re.findall(r"^```sh\n(python manage.py .*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    # The last one would run until Ctrl-C.
+    for line in f"{commands.rstrip()} --until-empty".splitlines():
+        manage(*shlex.split(line)[2:], environ=environ, project=project)
+    said = manage(
+        "shell", "-c", "from shop.models import Order; print(Order.objects.get().status)", environ=environ, project=project
+    )
+    assert said.stdout.split()[-1] == "placed"
+
+
 def test_the_code_of_the_page_runs(project: Path, azsession_server: AzsessionServer) -> None:
+    settings = project / "mysite/settings.py"
+    more = {"mysite/urls.py": URLS, "shop/management/commands/drive.py": DRIVER}
+    write(project, {**more, "mysite/settings.py": settings.read_text(encoding="utf-8") + "ALLOWED_HOSTS = ['*']\n"})
     environ = surroundings(azsession_server.connection_string, project / "none")
     manage("makemigrations", "shop", "--verbosity", "0", environ=environ, project=project)
     tested = manage("test", "shop", "--settings", "mysite.settings_for_tests", environ=environ, project=project)
