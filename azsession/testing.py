@@ -31,12 +31,14 @@ class AzsessionServer:
 
     Attributes:
         connection_string: The connection string for `ServiceBusProvider`, with all rights.
+        amqp_connection_string: The connection string for the SDKs of Azure Service Bus, with all rights.
         url: The URL of the gateway, for example ``http://127.0.0.1:43210``.
     """
 
     def __init__(self, service: GatewayService) -> None:
         self._service = service
         self.connection_string: str = service.connection_string()
+        self.amqp_connection_string: str = service.amqp_connection_string()
         self.url: str = service.url
 
     def __repr__(self) -> str:
@@ -75,7 +77,7 @@ def azsession_server() -> Iterator[AzsessionServer]:
     from .server import AccessKey, GatewayService
 
     broker = EmbeddedBroker(auto_create=True)
-    with GatewayService(broker, [AccessKey.generate()], max_waiting=MAX_WAITING) as service:
+    with GatewayService(broker, [AccessKey.generate()], max_waiting=MAX_WAITING, amqp_port=0) as service:
         yield AzsessionServer(service)
 
 

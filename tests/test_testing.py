@@ -7,13 +7,15 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
+from azure.servicebus import ServiceBusClient
 
-from azsession import Message, SessionNotFoundError
+from azsession import Message, ServiceBusProvider, SessionNotFoundError
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
 from .conftest import eventually
+from .support.sdk import receive, session, sockets_closed, wait_for_closings
 
 USERS_TESTS = """
 import pytest
@@ -94,7 +96,7 @@ def test_the_repr_of_the_server_shows_its_url_and_not_its_key(azsession_server: 
 
 def test_a_server_has_one_thread_of_its_own() -> None:
     before = set(threading.enumerate())
-    with GatewayService(EmbeddedBroker(auto_create=True), [AccessKey.generate()]) as service:
+    with GatewayService(EmbeddedBroker(auto_create=True), [AccessKey.generate()], amqp_port=0) as service:
         with AzsessionServer(service).provider() as provider:
             provider.list_queues()
         new = {thread.name for thread in set(threading.enumerate()) - before}
@@ -152,3 +154,14 @@ def test_a_queue_can_have_a_short_lock_duration(azsession_server: AzsessionServe
             assert lost.wait(10)
             with pytest.raises(SessionNotFoundError):
                 session.complete_message(message)
+
+
+def test_the_sdk_of_azure_uses_the_same_queues(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    azsession_provider.send_message("q", Message("over HTTP", session_id="s"))
+    text = azsession_server.amqp_connection_string
+    with sockets_closed(), ServiceBusClient.from_connection_string(text, retry_total=0, keep_alive=None) as client:
+        with session(client, "q") as receiver:
+            assert [str(one) for one in receive(receiver, 1)] == ["over HTTP"]
+        wait_for_closings()
