@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider
 from azsession.broker.embedded import EmbeddedBroker
+from azsession.cli.export import _Export
 from azsession.queues import QueueSettings
 from azsession.server import AccessKey, GatewayService, Right
 from azsession.testing import AzsessionServer
@@ -174,6 +177,37 @@ def gateway() -> Iterator[str]:
 def direct(gateway: str) -> Iterator[ServiceBusProvider]:
     with ServiceBusProvider.from_connection_string(gateway) as provider:
         yield provider
+
+
+def test_a_state_whose_session_becomes_free_meanwhile_is_exported(direct: ServiceBusProvider) -> None:
+    direct.send_message("q", Message("x", session_id="s"))
+    holder = direct.create_session_client("q", "s")
+    holder.set_session_state("state")
+
+    class Out(io.BytesIO):
+        def write(self, line: Any) -> int:
+            holder.close_session()
+            return super().write(line)
+
+    out = Out()
+    _Export(direct, "q", out, states=True).run()
+    assert [json.loads(line)["kind"] for line in out.getvalue().splitlines()] == ["message", "session_state"]
+
+
+def test_a_consumer_does_not_receive_dead_letters_that_are_imported(
+    gateway: str, direct: ServiceBusProvider, tmp_path: Path
+) -> None:
+    direct.create_queue("q")
+    file = tmp_path / "lines"
+    file.write_text('{"kind": "dead_letter", "session_id": "s", "body": "x"}\n')
+    with ServiceBusProvider.from_connection_string(gateway) as other, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.create_session_client, "q", accept_timeout=60)
+        assert run_here("import", "q", file, connection_string=gateway).returncode == 0
+        assert [one.text() for one in direct.dead_letters("q")] == ["x"]
+        assert not waiting.done()
+        direct.send_message("q", Message("y", session_id="s"))
+        with waiting.result(30) as session:
+            assert [one.text() for one in session.receive_messages(10, timeout=10)] == ["y"]
 
 
 def message_lines(count: int) -> str:
