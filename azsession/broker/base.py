@@ -1,13 +1,12 @@
 """`Broker`: the interface between the gateway and the engines that keep messages.
 
-The gateway's handlers call it. `EmbeddedBroker` and `AzureBroker` implement it. `calls` has the classes of its arguments and
-results.
+The gateway's handlers call it. `EmbeddedBroker` and `AzureBroker` implement it. `calls` has its arguments and results.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
@@ -376,6 +375,10 @@ class Broker(abc.ABC):
             ProviderError: The disk has no room (code ``QuotaExceeded``), or the copy failed.
             UnsupportedOperationError: A remote service keeps the messages.
         """
+
+    def dead_letter_counts(self) -> Mapping[str, int] | None:
+        """Return how many messages were dead-lettered since the start, by `counted_as`; `None` if it does not know."""
+        return None
 
     # Lifecycle
 

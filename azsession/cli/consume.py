@@ -50,6 +50,8 @@ def consume(
     as_json: bool,
     session_ids: Sequence[str],
     health_port: int | None,
+    metrics_host: str,
+    metrics_port: int | None,
     **options: Any,
 ) -> None:
     """Run the command."""
@@ -69,6 +71,8 @@ def consume(
                 note=note,
                 show=show,
                 watch=lambda processor: _watched(processor, health_port),
+                metrics_host=metrics_host,
+                metrics_port=metrics_port,
             )
         except ConsumeError as error:
             raise click_error(error) from error

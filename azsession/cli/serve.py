@@ -22,6 +22,7 @@ from .log_output import log_options
 from .process import StopSignals, raise_open_file_limit
 from .serve_amqp import AmqpOptions, amqp_options
 from .serve_azure import AzureCheck, AzureOptions, azure_broker, azure_options, chosen_azure, refuse_local_options
+from .serve_metrics import metrics_options
 
 if TYPE_CHECKING:
     from ..broker.base import Broker
@@ -56,6 +57,8 @@ class ServeOptions:
     max_connections: int | None
     explorer: bool
     amqp: AmqpOptions
+    metrics_host: str
+    metrics_port: int | None
     azure: AzureOptions | None
     as_json: bool
 
@@ -175,6 +178,7 @@ class Storage:
     help="Serve the Explorer, a web interface, at /explorer. It is on unless you turn it off.",
 )
 @amqp_options
+@metrics_options
 @azure_options
 @click.option(
     "--json",
@@ -235,6 +239,8 @@ def serve(
         _print_notes(options, storage, broker, service.url)
         if options.explorer:
             note(f"web     {url}/explorer")
+        if service.metrics_url is not None:
+            note(f"metrics {service.metrics_url}")
         _print_address_warnings(options, url)
         if check is not None:
             check.start()
@@ -279,7 +285,7 @@ def _key_watch(key_file: Path | None, service: GatewayService) -> KeyFileWatch |
 
 
 def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -> GatewayService:
-    from ..server import MAX_WAITING, GatewayService
+    from ..server import MAX_WAITING, GatewayMetrics, GatewayService
 
     sizes: dict[str, int] = {}
     if options.azure is not None:
@@ -297,6 +303,9 @@ def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -
         max_connections=options.max_connections,
         explorer=options.explorer,
         amqp_port=options.amqp.chosen_port(options.host, is_azure=options.azure is not None),
+        metrics=GatewayMetrics(),
+        metrics_host=options.metrics_host,
+        metrics_port=options.metrics_port,
         **sizes,
     )
 

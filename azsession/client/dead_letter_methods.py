@@ -60,18 +60,6 @@ class DeadLetterMethods:
         Raises:
             ProviderError: The server failed. `accepted` says how many dead letters were moved before the error.
             QueueNotFoundError: The queue does not exist.
-
-        Example:
-            >>> from azsession import Message, ServiceBusProvider
-            >>> messages = [Message(text, session_id="order-42") for text in ("placed", "paid")]
-            >>> with ServiceBusProvider.embedded() as provider:
-            ...     _ = provider.send_messages("orders", messages)
-            ...     with provider.create_session_client("orders") as session:
-            ...         _ = session.dead_letter_session("Unpaid")
-            ...     print([each.dead_letter_reason for each in provider.dead_letters("orders")])
-            ...     provider.resubmit_session("orders", "order-42")
-            ['Unpaid', 'Unpaid']
-            2
         """
         return management.resubmit_session(self._core, queue_name, session_id)
 

@@ -197,19 +197,6 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
         Raises:
             NoSessionAvailableError: No session with messages became available in time.
             QueueNotFoundError: The queue does not exist.
-
-        Example:
-            >>> from azsession import Message, NoSessionAvailableError, ServiceBusProvider
-            >>> with ServiceBusProvider.embedded() as provider:
-            ...     _ = provider.send_message("orders", Message("paid", session_id="order-42"))
-            ...     with provider.create_session_client("orders", accept_timeout=0) as session:  # the next available one
-            ...         print(session.session_id)
-            ...         try:
-            ...             provider.create_session_client("orders", accept_timeout=0)
-            ...         except NoSessionAvailableError:
-            ...             print("no other session has messages")
-            order-42
-            no other session has messages
         """
         refuse(others, "create_session_client")
         check_queue_name(queue_name)
@@ -339,14 +326,6 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
         Raises:
             MessageTooLargeError: A message is larger than the server accepts.
             QueueNotFoundError: The queue does not exist.
-
-        Example:
-            >>> from azsession import Message, ServiceBusProvider
-            >>> messages = [Message(text, session_id="order-42") for text in ("placed", "paid")]
-            >>> with ServiceBusProvider.embedded() as provider:
-            ...     ids = provider.send_messages("orders", messages)
-            ...     print(len(ids), [each.text() for each in provider.peek_messages("orders", "order-42")])
-            2 ['placed', 'paid']
         """
         check_queue_name(queue_name)
         return sending.send_messages(self._core, queue_name, messages)

@@ -37,14 +37,6 @@ class QueueMethods:
         Raises:
             MessageTooLargeError: A message is larger than the server accepts.
             QueueNotFoundError: The queue does not exist.
-
-        Example:
-            >>> from datetime import datetime, timedelta, timezone
-            >>> from azsession import Message, ServiceBusProvider
-            >>> with ServiceBusProvider.embedded() as provider:
-            ...     tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
-            ...     numbers = provider.schedule_messages("orders", [Message("pay", session_id="order-42")], tomorrow)
-            ...     provider.cancel_scheduled_messages("orders", numbers)
         """
         check_queue_name(queue_name)
         return sending.schedule_messages(self._core, queue_name, messages, at)

@@ -285,15 +285,6 @@ class SessionClient(SettlingMethods):
             AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
             ValidationError: `state` is neither bytes nor text nor `None`.
-
-        Example:
-            >>> from azsession import ServiceBusProvider
-            >>> with ServiceBusProvider.embedded() as provider:
-            ...     with provider.create_session_client("orders", "order-42") as session:
-            ...         session.set_session_state("2 of 3 parcels")
-            ...     with provider.create_session_client("orders", "order-42") as session:
-            ...         print(session.get_session_state())
-            b'2 of 3 parcels'
         """
         stored = check_state(state)
         self._holder.require_lock("keep a session's state")
@@ -313,16 +304,6 @@ class SessionClient(SettlingMethods):
             SessionLockedError, QueueNotFoundError: Another client holds the session, or the queue does not exist.
             AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-
-        Example:
-            >>> from azsession import Message, ServiceBusProvider
-            >>> with ServiceBusProvider.embedded() as provider:
-            ...     _ = provider.send_message("orders", Message("paid", session_id="order-42"))
-            ...     session = provider.create_session_client("orders")
-            ...     handle = session.lock_handle()
-            ...     session.detach()
-            ...     with provider.session_from_handle(handle) as elsewhere:  # usually in another process
-            ...         elsewhere.complete_message(elsewhere.receive_message())
         """
         return handover.lock_handle(self._holder).text()
 

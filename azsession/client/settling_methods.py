@@ -52,15 +52,6 @@ class SettlingMethods:
             AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
             ValidationError: `delay` is out of its range.
-
-        Example:
-            >>> from azsession import Message, ServiceBusProvider
-            >>> with ServiceBusProvider.embedded() as provider:
-            ...     _ = provider.send_message("orders", Message("paid", session_id="order-42"))
-            ...     with provider.create_session_client("orders") as session:
-            ...         session.abandon_message(session.receive_message())
-            ...         print(session.receive_message().delivery_count)
-            2
         """
         settling.abandon(self._holder, receipt, delay)
 
@@ -76,16 +67,6 @@ class SettlingMethods:
             UnsupportedOperationError: The server speaks the plain dialect.
             AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
-
-        Example:
-            >>> from azsession import Message, ServiceBusProvider
-            >>> with ServiceBusProvider.embedded() as provider:
-            ...     _ = provider.send_message("orders", Message("ship", session_id="order-42"))
-            ...     with provider.create_session_client("orders") as session:
-            ...         message = session.receive_message()
-            ...         session.defer_message(message)
-            ...         [message] = session.receive_deferred_messages([message.sequence_number])
-            ...         session.complete_message(message)
         """
         settling.defer(self._holder, receipt)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .consume_options import OPTIONS, Kind, Option
+from .consume_options import METRICS_OPTIONS, OPTIONS, Kind, Option
 from .consume_run import USED_WRONGLY, ConsumeError
 from .imports import import_function
 
@@ -36,8 +36,8 @@ class _Function(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 def processor_options(command: T) -> T:
-    """Give a click command a queue, a handler and all options, under the names that `SessionProcessor` gives them."""
-    for option in reversed(OPTIONS):
+    """Give a click command a queue, a handler and all options, under the names of the arguments that they set."""
+    for option in reversed(OPTIONS + METRICS_OPTIONS):
         command = click.option(option.name, *option.flags, help=option.help, **_settings(option))(command)
     command = click.argument("handler", type=_Function(), metavar="MODULE:FUNCTION")(command)
     return click.argument("queue")(command)
@@ -50,6 +50,10 @@ def _settings(option: Option) -> dict[str, Any]:
         return {"is_flag": True}
     if option.kind is Kind.SESSION_IDS:
         return {"multiple": True, "metavar": "ID"}
+    if option.kind is Kind.ADDRESS:
+        return {"metavar": "ADDRESS", "default": option.default, "show_default": True}
+    if option.kind is Kind.PORT:
+        return {"type": click.IntRange(0, option.highest), "metavar": "PORT"}
     number = click.IntRange(1, option.highest) if option.kind is Kind.COUNT else click.FloatRange(0)
     return {"type": number, "default": option.default, "show_default": option.default is not None}
 

@@ -21,6 +21,8 @@ class Kind(Enum):
     SESSION_IDS = "session ids"
     FUNCTION = "function"
     FLAG = "flag"
+    PORT = "port"
+    ADDRESS = "address"
 
 
 @attrs.frozen
@@ -28,7 +30,7 @@ class Option:
     """One option.
 
     Attributes:
-        name: The argument of `SessionProcessor` that the option sets.
+        name: The argument of `SessionProcessor` or `run_processor` that the option sets.
         kind: The kind of its value.
         help: One sentence for the help text.
         default: The default of the argument of `SessionProcessor`.
@@ -38,7 +40,7 @@ class Option:
     name: str
     kind: Kind
     help: str
-    default: float | bool | None = None
+    default: float | bool | str | None = None
     highest: int | None = None
 
     @property
@@ -76,6 +78,13 @@ OPTIONS = (
 )
 
 
+#: The options that are arguments of `run_processor`.
+METRICS_OPTIONS = (
+    Option("metrics_port", Kind.PORT, "Serve metrics for Prometheus on this port; 0 takes a free one.", highest=65535),
+    Option("metrics_host", Kind.ADDRESS, "Address of --metrics-port.", default="127.0.0.1"),
+)
+
+
 def add_arguments(parser: ArgumentParser, *, function: str) -> None:
     """Give an argparse parser all options. Functions stay texts, and `SessionProcessor` checks the bounds of numbers.
 
@@ -89,11 +98,12 @@ def add_arguments(parser: ArgumentParser, *, function: str) -> None:
         Kind.SESSION_IDS: {"action": "append", "metavar": "ID"},
         Kind.FUNCTION: {"metavar": function},
         Kind.FLAG: {"action": "store_true"},
+        Kind.PORT: {"type": int, "metavar": "PORT"},
+        Kind.ADDRESS: {"metavar": "ADDRESS"},
     }
-    for option in OPTIONS:
-        shown = (
-            option.help
-            if option.default is None or option.kind is Kind.FLAG
-            else f"{option.help} Default: {option.default:g}."
-        )
+    for option in OPTIONS + METRICS_OPTIONS:
+        shown = option.help
+        if option.default is not None and option.kind is not Kind.FLAG:
+            default = option.default if isinstance(option.default, str) else f"{option.default:g}"
+            shown = f"{option.help} Default: {default}."
         parser.add_argument(*option.flags, dest=option.name, default=option.default, help=shown, **types[option.kind])

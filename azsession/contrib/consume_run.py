@@ -5,9 +5,10 @@ Used by `azsession consume`, ``flask azsession consume`` and Django's ``azsessio
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from .._extras import need
 from ..errors import QueueError, ValidationError
 from ..processor import ProcessorStats, SessionProcessor
 
@@ -34,6 +35,8 @@ def run_processor(
     note: Callable[[str], object],
     show: Callable[[ProcessorStats], object],
     watch: Callable[[SessionProcessor], AbstractContextManager[object]] = nullcontext,
+    metrics_host: str = "127.0.0.1",
+    metrics_port: int | None = None,
 ) -> None:
     """Run a processor until SIGTERM or Ctrl-C. Blocks.
 
@@ -43,6 +46,8 @@ def run_processor(
         note: Called with the first line.
         show: Called with the counts at the end.
         watch: Returns a context in which the processor runs, for example a live view.
+        metrics_host: The address of `metrics_port`.
+        metrics_port: The port on which metrics are served, 0 to 65535; 0 takes a free one. `None`: there are none.
 
     Raises:
         ConsumeError: An argument is wrong (status 2). The processor cannot go on, or functions ran longer than the grace
@@ -56,7 +61,7 @@ def run_processor(
         raise ConsumeError(str(error), FAILED) from error
     note(f"consuming {queue}; Ctrl-C ends it")
     try:
-        with watch(processor):
+        with _metrics_served(processor, metrics_host, metrics_port, note), watch(processor):
             processor.run()
     except QueueError as error:
         raise ConsumeError(str(error), FAILED) from error
@@ -65,6 +70,28 @@ def run_processor(
     if stats.sessions_open:
         released = "1 session was" if stats.sessions_open == 1 else f"{stats.sessions_open} sessions were"
         raise ConsumeError(f"{released} released although the handler was still running", FAILED)
+
+
+@contextmanager
+def _metrics_served(
+    processor: SessionProcessor, host: str, port: int | None, note: Callable[[str], object]
+) -> Iterator[None]:
+    if port is None:
+        yield
+        return
+    # Only here: they need an extra.
+    need("prometheus_client", "metrics")
+    from prometheus_client import CollectorRegistry, ProcessCollector
+
+    from ..metrics_port import MetricsPort
+    from ..processor.collector import ProcessorCollector
+
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    registry.register(ProcessorCollector(processor))
+    with MetricsPort(registry, host, port) as served:
+        note(f"metrics {served.url}")
+        yield
 
 
 def summary(stats: ProcessorStats) -> str:

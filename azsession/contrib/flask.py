@@ -209,7 +209,9 @@ _commands = AppGroup(NAME, help="Message sessions of Azure Service Bus.")
     + DESCRIPTION,
 )
 @processor_options
-def _consume(queue: str, handler: Handler, session_ids: Sequence[str], **options: Any) -> None:
+def _consume(
+    queue: str, handler: Handler, session_ids: Sequence[str], metrics_host: str, metrics_port: int | None, **options: Any
+) -> None:
     app = _current_app()
     try:
         run_processor(
@@ -217,6 +219,8 @@ def _consume(queue: str, handler: Handler, session_ids: Sequence[str], **options
             lambda: _make_processor(app, queue, handler, {**options, "session_ids": session_ids or None}),
             note=lambda text: click.echo(text, err=True),
             show=lambda stats: click.echo(f"{queue}: {summary(stats)}"),
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
         )
     except ConsumeError as error:
         raise click_error(error) from error

@@ -12,6 +12,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+import attrs
+
 from .. import forks
 from ..client.provider import ServiceBusProvider
 from ..client.session import SessionClient
@@ -19,6 +21,7 @@ from ..client.uncopied import refuse_copies
 from ..errors import ConfigurationError
 from ..messages import ReceivedMessage
 from ..validation import seconds
+from .handler_times import HandlerDurations, HandlerTimes
 from .options import ProcessorOptions
 from .outcomes import ProcessorStats
 from .slots import Slots
@@ -138,7 +141,8 @@ class SessionProcessor:
         if not isinstance(provider, ServiceBusProvider):
             raise ConfigurationError(f"provider must be a ServiceBusProvider, not {type(provider).__name__}")
         self._provider = provider
-        self._options = ProcessorOptions(
+        self._times = HandlerTimes()
+        options = ProcessorOptions(
             queue_name=queue_name,
             handler=handler,
             max_concurrent_sessions=max_concurrent_sessions,
@@ -153,6 +157,7 @@ class SessionProcessor:
             grace_period=grace_period,
             until_empty=until_empty,
         )
+        self._options = attrs.evolve(options, handler=self._times.measured(options.handler))
         self._lifecycle = _Lifecycle()
 
     def __repr__(self) -> str:
@@ -313,3 +318,8 @@ def _noted_signals(wakeups: queue.SimpleQueue[None]) -> Iterator[list[int]]:
         for each, handler in previous.items():
             # The handler is None if it was not set from Python. It cannot be restored then.
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+def measurements_of(processor: SessionProcessor) -> tuple[str, ProcessorStats, HandlerDurations]:
+    """Return the queue of a processor, its counters, and how long its handler took."""
+    return processor._options.queue_name, processor.stats, processor._times.read()

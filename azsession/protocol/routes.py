@@ -57,6 +57,7 @@ class Operation(Enum):
     HEALTH = "health"
     READY = "ready"
     OPENAPI = "openapi"
+    METRICS = "metrics"
     BACKUP = "backup"
 
 
@@ -89,6 +90,8 @@ class Route:
 
         The entity is written as `entity_path` writes it: a token for a session must not be one for another queue.
         """
+        if self.operation is Operation.METRICS:
+            return (METRICS_PATH[1:],)
         segments = tuple(_marked_segments(self.entity)) if self.entity else ()
         return (*segments, "sessions", self.session_id) if self.is_on_session else segments
 
@@ -138,10 +141,18 @@ _ON_SESSIONS = frozenset(operation for forms in _SESSION_FORMS.values() for _, o
 #: The paths without a queue.
 _OPEN = {"healthz": Operation.HEALTH, "readyz": Operation.READY, "openapi.json": Operation.OPENAPI}
 
+#: The path of the metrics. It is Prometheus' usual one. A queue of this name is written with a tilde.
+METRICS_PATH = "/metrics"
+#: The first segments that are not a queue.
+_NO_ENTITY = frozenset({*_OPEN, METRICS_PATH[1:]})
 #: The path of a backup. No queue has this name.
 BACKUP_PATH = "/$backup"
 #: The operations on all queues, by the path without its slash.
-_ON_NAMESPACE = {"": Operation.LIST_QUEUES, BACKUP_PATH[1:]: Operation.BACKUP}
+_ON_NAMESPACE = {
+    "": Operation.LIST_QUEUES,
+    BACKUP_PATH[1:]: Operation.BACKUP,
+    METRICS_PATH[1:]: Operation.METRICS,
+}
 
 #: The segments that end an entity in a path. An entity's first segment, and a subscription's name, can be one of them.
 _AFTER_ENTITY = frozenset({"sessions", "$sessions", "messages", "$deadletterqueue", "$statistics"})
@@ -244,7 +255,7 @@ def _marked_segments(entity: str) -> list[str]:
 
 
 def _must_be_marked(segment: str, *, at: int) -> bool:
-    return segment in _AFTER_ENTITY if at else segment in _OPEN
+    return segment in _AFTER_ENTITY if at else segment in _NO_ENTITY
 
 
 _parse_known = lru_cache(1024)(_parse)

@@ -19,7 +19,9 @@ from urllib.parse import quote_plus, unquote, unquote_plus, urlencode
 #: The longest token that is parsed, in characters.
 MAX_TOKEN_LENGTH = 4096
 
-_SCHEME = "SharedAccessSignature "
+#: The scheme of tokens in the header ``Authorization``.
+SCHEME = "SharedAccessSignature"
+_SCHEME = f"{SCHEME} "
 _FIELDS = {"sr", "sig", "se", "skn"}
 #: The fields of a malformed token, so that its check takes the same steps.
 _NO_FIELDS = dict.fromkeys(_FIELDS, "")

@@ -42,6 +42,7 @@ _RIGHTS = {
     Operation.DELETE_QUEUE: Right.MANAGE,
     Operation.LIST_QUEUES: Right.MANAGE,
     Operation.BACKUP: Right.MANAGE,
+    Operation.METRICS: Right.METRICS,
 }
 
 

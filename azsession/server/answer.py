@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from ..broker.calls import Backup
-from ..errors import QueueError, SessionLockedError, ValidationError
+from ..errors import QueueError, SessionLockedError, UnsupportedOperationError, ValidationError
 from ..logs import SessionLogger, get_logger
 from ..messages import PeekedMessage
 from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, ERROR_CODE_HEADER, JSON_TYPE, LOCK_EXPIRES_HEADER
@@ -92,6 +92,15 @@ class PendingAnswer(Generic[T]):
     make: Callable[[T], Answer]
     give_back: Callable[[T], Future[None] | None] | None = None
     patience: float | None = None
+
+
+def no_metrics() -> PendingAnswer[bytes]:
+    """Refuse a request for metrics: the gateway has none.
+
+    Raises:
+        UnsupportedOperationError: Always.
+    """
+    raise UnsupportedOperationError("this gateway has no metrics: it was started without them", code=NOT_SUPPORTED)
 
 
 def error_answer(error: Exception, method: str) -> Answer:

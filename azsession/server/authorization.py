@@ -6,6 +6,7 @@ nor the existence of the queue.
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ import attrs
 
 from ..errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
 from ..protocol.routes import Operation
-from ..protocol.sas import verify_token
+from ..protocol.sas import SCHEME, verify_token
 from .access_keys import AccessKey, right_for
 
 #: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
@@ -158,6 +159,31 @@ class Guard:
             require(token.key, operation, entity)
         return token.key
 
+    def check_scraper(
+        self, authorization: str | None, host: str, resource: tuple[str, ...], operation: Operation
+    ) -> AccessKey:
+        """Return the key of a request of a monitoring system, like `check`. Such systems send a name and a secret.
+
+        Args:
+            authorization: The header ``Authorization``: ``Basic`` with the name and the secret of a key, or ``Bearer`` or
+                ``SharedAccessSignature`` with a token.
+            host: The host that the request was sent to.
+            resource: The decoded segments of the path.
+            operation: The operation.
+
+        Raises:
+            AuthenticationFailedError: The request has neither a valid token nor the name and secret of a key.
+            PermissionDeniedError: The key lacks the right.
+        """
+        scheme, _, credentials = (authorization or "").partition(" ")
+        if scheme.lower() == "basic":
+            key = self.sign_in(*basic_credentials(credentials))
+            require(key, operation, "")
+            return key
+        if scheme.lower() == "bearer":
+            authorization = f"{SCHEME} {credentials}"
+        return self.check(authorization, host, resource, operation)
+
     def sign_in(self, name: str, secret: str) -> AccessKey:
         """Return the key with a name and a secret. For clients that send the key itself and no token.
 
@@ -234,6 +260,15 @@ class Guard:
         if not name or (name != own and name not in self._hosts):
             return False
         return resource is None or resource[: len(segments)] == segments
+
+
+def basic_credentials(text: str) -> tuple[str, str]:
+    """Return the user and the password of the scheme Basic (RFC 7617). Both are empty if the text is malformed."""
+    try:
+        user, separator, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
+    except (ValueError, UnicodeDecodeError):
+        return "", ""
+    return (user, password) if separator else ("", "")
 
 
 def require(key: AccessKey, operation: Operation, entity: str) -> None:

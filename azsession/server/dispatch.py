@@ -18,10 +18,10 @@ from .. import interrupts
 from ..broker.base import Broker
 from ..broker.calls import CallContext, wait_for
 from ..errors import MessageTooLargeError, QueueError, ValidationError
-from ..protocol.routes import NoRouteError, Route, parse_route
+from ..protocol.routes import NoRouteError, Operation, Route, parse_route
 from ..protocol.wire import MalformedError
 from .access_keys import AccessKey
-from .answer import Answer, PendingAnswer, error_answer
+from .answer import Answer, PendingAnswer, error_answer, no_metrics
 from .authorization import OPEN, Guard
 from .handlers import Handlers
 from .request import Headers, Request
@@ -58,6 +58,7 @@ class Gateway:
         guard: Checks the tokens of requests; `None` allows everything, for clients in the same process.
         max_body_size: Bytes of a request's body at most.
         max_message_size: Bytes of a message's body, or of a session state, at most.
+        metrics: Answers a request for the metrics. By default, the gateway has none.
 
     Attributes:
         answer: Carries out a request that was admitted; see `Handlers.answer`. `error_answer` turns its errors into answers.
@@ -70,10 +71,12 @@ class Gateway:
         *,
         max_body_size: int = MAX_BODY_SIZE,
         max_message_size: int = MAX_MESSAGE_SIZE,
+        metrics: Callable[[], PendingAnswer[bytes]] = no_metrics,
     ) -> None:
         self.max_body_size = max_body_size
         self.max_message_size = max_message_size
-        self.answer: Callable[[Request], Answer | PendingAnswer[Any]] = Handlers(broker, max_message_size).answer
+        handlers = Handlers(broker, max_message_size, metrics)
+        self.answer: Callable[[Request], Answer | PendingAnswer[Any]] = handlers.answer
         self._guard = guard
 
     def handle(
@@ -159,8 +162,11 @@ class Gateway:
     def _authorize(self, headers: Headers, resource: tuple[str, ...] | None, route: Route | None = None) -> AccessKey | None:
         if self._guard is None:
             return None
+        authorization, host = headers.get("Authorization"), headers.get("Host") or ""
         operation, entity = (None, "") if route is None else (route.operation, route.entity)
-        return self._guard.check(headers.get("Authorization"), headers.get("Host") or "", resource, operation, entity)
+        if operation is Operation.METRICS and resource is not None:
+            return self._guard.check_scraper(authorization, host, resource, operation)
+        return self._guard.check(authorization, host, resource, operation, entity)
 
 
 def parse_query(text: str) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ from ..protocol.routes import Operation
 from ..protocol.wire import format_date, json_object
 from ..queues import QueueInfo
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_session_id
-from .answer import Answer, PendingAnswer
+from .answer import Answer, PendingAnswer, no_metrics
 from .readiness import READY_TIMEOUT, Readiness
 from .request import Request, check_size, iter_messages, read_reason, read_sequence_numbers, read_settlements
 
@@ -36,9 +36,12 @@ class Handlers:
     Args:
         broker: The broker.
         max_message_size: Bytes of a message's body, or of a session state, at most.
+        metrics: Answers a request for the metrics.
     """
 
-    def __init__(self, broker: Broker, max_message_size: int) -> None:
+    def __init__(
+        self, broker: Broker, max_message_size: int, metrics: Callable[[], PendingAnswer[bytes]] = no_metrics
+    ) -> None:
         self._broker = broker
         self._readiness = Readiness(broker)
         self.max_message_size = max_message_size
@@ -75,6 +78,7 @@ class Handlers:
             Operation.LIST_QUEUES: self._list_queues,
             Operation.HEALTH: lambda request: Answer.json(200, {"status": "ok"}),
             Operation.READY: self._ready,
+            Operation.METRICS: lambda request: metrics(),
             Operation.BACKUP: self._backup,
             Operation.OPENAPI: lambda request: Answer(200, {"Content-Type": JSON_TYPE}, openapi_document()),
         }

@@ -9,20 +9,25 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ..broker.base import Broker
 from ..config import is_loopback
 from ..errors import ConfigurationError
 from ..logs import SessionLogger, get_logger
+from ..metrics_port import MetricsPort
 from .access_keys import AccessKey
 from .amqp.endpoint import Endpoint
 from .authorization import Guard
 from .dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING
 from .http.app import create_app
 from .http.listener import THREAD_NAME, Listener, listen, tls_context
+
+if TYPE_CHECKING:
+    from .metrics import GatewayMetrics
 
 logger: SessionLogger = get_logger(__name__)
 
@@ -56,13 +61,16 @@ class GatewayService:
         explorer: Serve the Explorer, a web interface, at ``/explorer``.
         amqp_port: The port of the AMQP endpoint, for the SDKs of Azure Service Bus; 0 uses a free port. `None`: the service
             has no such endpoint.
+        metrics: Serve these metrics at ``/metrics``. Each service needs metrics of its own.
+        metrics_host: The address of `metrics_port`. Everyone who can reach it can read the metrics.
+        metrics_port: A port on which the metrics are served without a key; 0 uses a free port. `None`: there is no such port.
 
     Attributes:
         broker: The broker behind the gateway.
 
     Raises:
         ConfigurationError: The address is not loopback and has neither TLS nor `insecure`, the certificate or its key
-            cannot be used, or two keys have the same name.
+            cannot be used, two keys have the same name, or there is a port for metrics but there are no metrics.
     """
 
     def __init__(
@@ -82,12 +90,17 @@ class GatewayService:
         max_connections: int | None = None,
         explorer: bool = True,
         amqp_port: int | None = None,
+        metrics: GatewayMetrics | None = None,
+        metrics_host: str = "127.0.0.1",
+        metrics_port: int | None = None,
     ) -> None:
         if tls_cert is None and not insecure and not is_loopback(host):
             raise ConfigurationError(
                 f"{host} is not a loopback address: give a certificate (--tls-cert, --tls-key), or --insecure if a proxy "
                 "in front of the gateway does TLS"
             )
+        if metrics is None and metrics_port is not None:
+            raise ConfigurationError("metrics_port needs metrics: give metrics=GatewayMetrics(), too")
         self.broker: Broker = broker
         self._guard = Guard(keys, hosts)
         self._app = create_app(
@@ -97,6 +110,7 @@ class GatewayService:
             max_message_size=max_message_size,
             max_waiting=max_waiting,
             explorer=explorer,
+            metrics=metrics,
         )
         tls = tls_context(tls_cert, tls_key)
         self._scheme = "http" if tls is None else "https"
@@ -106,6 +120,11 @@ class GatewayService:
         self._amqp_port = amqp_port
         self._max_message_size = max_message_size
         self._endpoint: Endpoint | None = None
+        self._metrics = metrics
+        self._metrics_address = (metrics_host, metrics_port)
+        self._metrics_port: MetricsPort | None = None
+        if metrics is not None:
+            metrics.watch_connections(lambda: len(self._listener.connections))
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -153,6 +172,11 @@ class GatewayService:
         chosen = key or self._guard.keys[0]
         return f"Endpoint={self.url}/;SharedAccessKeyName={chosen.name};SharedAccessKey={chosen.key}"
 
+    @property
+    def metrics_url(self) -> str | None:
+        """The URL of the metrics without a key; `None` if there is none, or before `start`."""
+        return None if self._metrics_port is None else self._metrics_port.url
+
     def replace_keys(self, keys: Iterable[AccessKey]) -> None:
         """Accept the tokens of other keys from now on; see `Guard.replace_keys`. Can be called from any thread.
 
@@ -170,18 +194,20 @@ class GatewayService:
         Raises:
             ConfigurationError: The service cannot listen on the address.
         """
-        host, port = self._address
-        sock = listen(host, port)
-        self._address = (host, sock.getsockname()[1])
-        if self._amqp_port is not None:
-            try:
-                amqp_sock = listen(host, self._amqp_port)
-            except ConfigurationError:
-                sock.close()
-                raise
-            self._amqp_port = amqp_sock.getsockname()[1]
-            limit = self._max_message_size
-            self._endpoint = Endpoint(self.broker, self._guard, amqp_sock, max_message_size=limit, tls=self._amqp_tls)
+        with ExitStack() as opened:  # It closes the sockets if one of the addresses cannot be listened on.
+            host, port = self._address
+            sock = opened.enter_context(listen(host, port))
+            self._address = (host, sock.getsockname()[1])
+            if self._amqp_port is not None:
+                amqp_sock = opened.enter_context(listen(host, self._amqp_port))
+                self._amqp_port = amqp_sock.getsockname()[1]
+                limit = self._max_message_size
+                broker = self.broker if self._metrics is None else self._metrics.measured(self.broker)
+                self._endpoint = Endpoint(broker, self._guard, amqp_sock, max_message_size=limit, tls=self._amqp_tls)
+            metrics_host, metrics_port = self._metrics_address
+            if self._metrics is not None and metrics_port is not None:
+                self._metrics_port = MetricsPort(self._metrics.registry, metrics_host, metrics_port)
+            opened.pop_all()
         self._loop = self._listener.new_loop()
         self._thread = threading.Thread(target=self._serve, args=(self._loop, sock), name=THREAD_NAME, daemon=True)
         self._thread.start()
@@ -211,6 +237,8 @@ class GatewayService:
                 self._loop.call_soon_threadsafe(self._stopping.set)
             if self._thread is not threading.current_thread():
                 self._thread.join()
+        if self._metrics_port is not None:
+            self._metrics_port.close()
         self.broker.close()
 
     def __enter__(self) -> GatewayService:

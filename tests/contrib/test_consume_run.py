@@ -7,8 +7,19 @@ from typing import Any
 
 import attrs
 import pytest
+import requests
 
-from azsession import ConfigurationError, ProcessorStats, QueueNotFoundError, ValidationError
+from azsession import (
+    ConfigurationError,
+    Message,
+    ProcessorStats,
+    QueueNotFoundError,
+    ReceivedMessage,
+    ServiceBusProvider,
+    SessionClient,
+    SessionProcessor,
+    ValidationError,
+)
 from azsession.contrib.consume_run import ConsumeError, run_processor, summary
 
 
@@ -54,6 +65,32 @@ def test_an_error_has_its_text_and_its_status(make: Callable[[], Any], status: i
     with pytest.raises(ConsumeError, match=r"^prefetch is wrong$") as caught:
         consume(make, [])
     assert caught.value.status == status
+
+
+def test_metrics_are_served_while_the_processor_runs() -> None:
+    shown: list[Any] = []
+    texts: list[str] = []
+    with ServiceBusProvider.embedded() as provider:
+        provider.send_message("orders", Message("x", session_id="s"))
+
+        def handle(message: ReceivedMessage, session: SessionClient) -> None:
+            texts.append(requests.get(shown[1].removeprefix("metrics "), timeout=10).text)
+
+        def make() -> SessionProcessor:
+            return SessionProcessor(provider, "orders", handle, until_empty=True)
+
+        run_processor("orders", make, note=shown.append, show=shown.append, metrics_port=0)
+    assert 'azsession_processor_sessions_open{queue="orders"} 1.0' in texts[0]
+    assert "process_cpu_seconds_total" in texts[0]
+    with pytest.raises(requests.ConnectionError):
+        requests.get(shown[1].removeprefix("metrics "), timeout=10)
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_a_port_that_no_system_has_is_a_failure(port: int) -> None:
+    with pytest.raises(ConsumeError, match="cannot listen") as caught:
+        run_processor("orders", Processor, note=print, show=print, metrics_port=port)
+    assert caught.value.status == 1
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 session was released"), (2, "2 sessions were released")])

@@ -22,7 +22,7 @@ from azure.servicebus._pyamqp.utils import generate_sas_token
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
-from azsession.server import AccessKey, GatewayService, Right
+from azsession.server import AccessKey, GatewayMetrics, GatewayService, Right
 
 from .described import check_answer
 
@@ -244,6 +244,7 @@ def serving(**options: Any) -> Iterator[Gateway]:
     """Serve a gateway with an empty broker in memory."""
     clock = SteppedClock()
     options.setdefault("max_waiting", 16)
+    options.setdefault("metrics", GatewayMetrics())
     with GatewayService(EmbeddedBroker(clock=clock), KEYS, **options) as service:
         yield Gateway(service, clock)
 

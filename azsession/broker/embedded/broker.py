@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -249,6 +249,9 @@ class EmbeddedBroker(Broker):
 
     def queue_statistics(self, entity: str, *, context: CallContext = BLOCKING) -> Future[QueueStatistics]:
         return self._overview.statistics(entity, context)
+
+    def dead_letter_counts(self) -> Mapping[str, int]:
+        return dict(self._core.due.dead_letter_counts)
 
     def list_queues(self, *, context: CallContext = BLOCKING) -> Future[list[QueueInfo]]:
         def job(tx: Transaction) -> list[QueueInfo]:

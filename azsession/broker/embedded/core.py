@@ -24,6 +24,7 @@ from ...protocol.error_codes import SERVER_BUSY, SESSION_LOCK_LOST
 from ...queues import QueueSettings
 from ..calls import BLOCKING, CallContext, EncodedReceivedMessage
 from ..clock import Clock
+from ..dead_letter_reasons import MAX_DELIVERY_EXCEEDED
 from .broker_thread import BrokerThread
 from .database_file import open_database
 from .delays import Delays
@@ -45,8 +46,6 @@ T = TypeVar("T")
 RETRY_AFTER = 1.0
 #: How many accepts of one queue can be repeated while their locks last.
 MAX_ACCEPTS = 4096
-
-MAX_DELIVERY_EXCEEDED = "MaxDeliveryCountExceeded"
 
 
 class Core:

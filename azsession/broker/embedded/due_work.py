@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from ..calls import Disposition
 from ..clock import Clock
+from ..dead_letter_reasons import TTL_EXPIRED, counted_as
 from . import event_log
 from .broker_thread import BrokerThread
 from .delays import Delays
@@ -36,8 +38,6 @@ RELEASE_AFTER = 60.0
 RELEASE_PAUSE = 0.1
 #: The longest wait in seconds for a time of the wall clock, which may be set in the meantime.
 WALL_CLOCK_CHECK = 1.0
-
-TTL_EXPIRED = "TTLExpiredException"
 
 
 class State(Protocol):
@@ -85,6 +85,8 @@ class DueWork:
         self._next_due = self._store.next_due()
         self._next_expiry = self._store.next_expiry(0.0)
         self._release_at: float | None = None
+        #: How many messages were dead-lettered, by the reasons that are counted.
+        self.dead_letter_counts: Counter[str] = Counter()
 
     def wait(self, tx: Transaction, waiter: Waiter) -> None:
         """Note a waiter's deadline, so that it tries again then."""
@@ -242,6 +244,7 @@ class DueWork:
         """Dead-letter messages: the reason, the description and the key of each. The caller updates their sessions."""
         self._store.dead_letter(rows)
         event_log.dead_lettered(tx, self._queue_name, self._store.session_of, rows)
+        tx.after_commit(lambda: self.dead_letter_counts.update(counted_as(reason) for reason, _, _ in rows))
 
     def _queue_name(self, number: int) -> str | None:
         return next((queue.name for queue in self._state.queues.values() if queue.id == number), None)

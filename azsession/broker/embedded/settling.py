@@ -11,8 +11,9 @@ from itertools import islice
 
 from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..calls import CallContext, Disposition, Settlement
+from ..dead_letter_reasons import MAX_DELIVERY_EXCEEDED, counted_as
 from . import event_log
-from .core import MAX_DELIVERY_EXCEEDED, Core, lost_error
+from .core import Core, lost_error
 from .database_file import DEFERRED
 from .jobs import Transaction, Unfinished
 from .lock_tokens import token_key
@@ -278,6 +279,7 @@ class Settling:
                 lock.tokens, lock.returned = {}, []
             count = self._core.due.begin_dead_lettering(tx, (queue.id, found[0]), reason, description, unsettled)
             event_log.session_dead_lettered(tx, queue.name, session_id, count, reason)
+            tx.after_commit(lambda: self._core.due.dead_letter_counts.update({counted_as(reason): count}))
             if lock is not None and request_id:
                 lock.dead_lettered = {request_id: count}
             tx.on_rollback(counts.clear)

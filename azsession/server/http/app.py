@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from functools import lru_cache, partial
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
 from ...broker.base import Broker
@@ -18,7 +18,7 @@ from ...protocol import EXTENSIONS_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION, SE
 from ...protocol.routes import Operation
 from ...telemetry import gateway_telemetry
 from ..access_keys import AccessKey
-from ..answer import Answer, PendingAnswer, error_answer
+from ..answer import Answer, PendingAnswer, error_answer, no_metrics
 from ..authorization import OPEN, Guard
 from ..dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, MAX_WAITING, Admission, Gateway
 from ..explorer.mount import ExplorerMount, is_for_explorer
@@ -29,6 +29,9 @@ from .asgi import CONNECTION_KEY, ASGIApplication, ClientGoneError, Receive, Req
 from .body import Body
 from .framing import read_head
 from .waiting import result_of
+
+if TYPE_CHECKING:
+    from ..metrics import GatewayMetrics
 
 T = TypeVar("T")
 
@@ -53,6 +56,7 @@ def create_app(
     max_message_size: int = MAX_MESSAGE_SIZE,
     max_waiting: int = MAX_WAITING,
     explorer: bool = True,
+    metrics: GatewayMetrics | None = None,
 ) -> ASGIApplication:
     """Return an ASGI application that serves a broker.
 
@@ -74,6 +78,8 @@ def create_app(
         max_waiting: Receives and accepts that may wait at once, from 1. Others get status 429.
         explorer: Serve the Explorer, a web interface, at ``/explorer``. It needs jinja2, and keys with which users sign in:
             without keys, there is no Explorer.
+        metrics: Serve these metrics at ``/metrics``, to keys with the right Metrics or Manage. Each application needs
+            metrics of its own.
 
     Returns:
         The application. It never raises for a request.
@@ -82,14 +88,25 @@ def create_app(
         ConfigurationError: Two keys have the same name.
     """
     guard = keys if keys is None or isinstance(keys, Guard) else Guard(keys, hosts)
-    gateway = Gateway(broker, guard, max_body_size=max_body_size, max_message_size=max_message_size)
+    if metrics is not None:
+        broker = metrics.measured(broker)
+    gateway = Gateway(
+        broker,
+        guard,
+        max_body_size=max_body_size,
+        max_message_size=max_message_size,
+        metrics=no_metrics if metrics is None else metrics.answer,
+    )
     pages = ExplorerMount(broker, guard, result_of, max_message_size) if explorer and guard is not None else None
-    return _Application(gateway, WaitingSlots(max_waiting), pages)
+    return _Application(gateway, WaitingSlots(max_waiting), pages, metrics)
 
 
 class _Application:
-    def __init__(self, gateway: Gateway, slots: WaitingSlots, explorer: ExplorerMount | None) -> None:
+    def __init__(
+        self, gateway: Gateway, slots: WaitingSlots, explorer: ExplorerMount | None, metrics: GatewayMetrics | None
+    ) -> None:
         self.gateway = gateway
+        self.metrics = metrics
         self.explorer = explorer
         self.slots = slots
         self.telemetry = gateway_telemetry()
@@ -120,6 +137,7 @@ class _Exchange:
 
     def __init__(self, app: _Application, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway = app.gateway
+        self._metrics = app.metrics
         self._explorer = app.explorer
         self._context = app.context
         self._telemetry = app.telemetry
@@ -134,11 +152,15 @@ class _Exchange:
         #: The answer whose messages return to the broker if the client does not get them.
         self._pending: PendingAnswer[Any] | None = None
         self._admitted: Admission | None = None
+        #: The name of the request in the metrics, if it is not an operation of the protocol.
+        self._asked_for = "refused"
+        #: Seconds that the request waited for a message or a session.
+        self._waited = 0.0
 
     async def run(self) -> None:
         self._connection.begin()
         is_delivered = False
-        began = time.monotonic() if access_log.is_on() else None
+        began = time.monotonic() if self._metrics is not None or access_log.is_on() else None
         span = None if self._telemetry is None else self._telemetry.begin(self._scope)
         status = None
         try:
@@ -155,14 +177,22 @@ class _Exchange:
             if span is not None:
                 span.end(None if self._admitted is None else placeholder(self._admitted.route.operation), status)
             if began is not None:
-                access_log.request(self._scope, self._admitted, status, began)
+                self._report(status, began)
+
+    def _report(self, status: int | None, began: float) -> None:
+        """Log and count the request, which has ended."""
+        if access_log.is_on():
+            access_log.request(self._scope, self._admitted, status, began)
+        if self._metrics is not None:
+            name = self._asked_for if self._admitted is None else self._admitted.route.operation.value
+            self._metrics.request(name, status, time.monotonic() - began - self._waited)
 
     async def _answer(self) -> Answer:
         try:
             headers = self._read_head()
             path, prefix = self._path()
             if self._explorer is not None and is_for_explorer(path, headers.get("Authorization")):
-                query = self._scope.get("query_string", b"").decode("latin-1")
+                query, self._asked_for = self._scope.get("query_string", b"").decode("latin-1"), "explorer"
                 return await self._explorer.answer(self._method, path, query, headers, self._scope, self._read_body)
             admitted = self._admitted = self._admit(headers, path, prefix)
             operation = admitted.route.operation
@@ -210,14 +240,18 @@ class _Exchange:
 
     async def _wait(self, pending: PendingAnswer[T], admitted: Admission) -> Answer:
         self._pending = pending if pending.give_back is not None else None
-        watch = None
+        watch = end = None
         if admitted.route.operation in _WAITING and not pending.future.done():
             watch = partial(self._connection.watch, self._receive)
             self._gateway.end_when_revoked(pending.future, admitted)
+            end = None if self._metrics is None else self._metrics.waits(admitted.route.operation)
         try:
             return pending.make(await result_of(pending.future, watch, patience=pending.patience))
         except FutureCancelledError:
             raise AuthenticationFailedError("the key of the request was revoked while the request waited") from None
+        finally:
+            if end is not None:
+                self._waited = end()
 
     def _give_back(self, future: Future[Any]) -> None:
         """Return the messages of an answer that the client did not get."""

@@ -59,7 +59,14 @@ class Command(_BaseCommand):
                 self.stdout.write(f"{queue}: {summary(stats)}")
 
         try:
-            run_processor(queue, lambda: SessionProcessor(get_provider(), queue, handler, **arguments), note=note, show=show)
+            run_processor(
+                queue,
+                lambda: SessionProcessor(get_provider(), queue, handler, **arguments),
+                note=note,
+                show=show,
+                metrics_host=options["metrics_host"],
+                metrics_port=options["metrics_port"],
+            )
         except ConsumeError as error:
             raise CommandError(str(error), returncode=error.status) from error
 
