@@ -19,45 +19,49 @@ INTERVAL = 1.0
 
 #: What shows that a file has changed: device, inode, size and time.
 _Identity = tuple[int, int, int, int]
+ReplaceKeys = Callable[[Iterable[AccessKey]], object]
 
 
 class KeyFileWatch:
     """Looks at the key file once a second, in a thread of its own. A file that cannot be used changes nothing.
 
+    Changes after this object was made are noticed. So make it before the keys are read.
+
     Args:
         path: The key file.
-        replace_keys: Called with all keys of a changed file.
         interval: Seconds between two looks.
     """
 
-    def __init__(
-        self, path: Path, replace_keys: Callable[[Iterable[AccessKey]], object], *, interval: float = INTERVAL
-    ) -> None:
+    def __init__(self, path: Path, *, interval: float = INTERVAL) -> None:
         self._path = path
-        self._replace_keys = replace_keys
         self._interval = interval
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="azsession-keys", daemon=True)
+        self._thread: threading.Thread | None = None
         #: The file whose keys are used, or whose fault is logged.
         self._known = self._identity()
         #: The file at the last look.
         self._last = self._known
 
-    def start(self) -> None:
-        """Begin. Keys that changed since this object was made are noticed, too."""
+    def start(self, replace_keys: ReplaceKeys) -> None:
+        """Begin.
+
+        Args:
+            replace_keys: Called with all keys of a changed file.
+        """
+        self._thread = threading.Thread(target=self._run, args=(replace_keys,), name="azsession-keys", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
         """End, and wait for the thread."""
         self._ended.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, replace_keys: ReplaceKeys) -> None:
         while not self._ended.wait(self._interval):
-            self.look()
+            self.look(replace_keys)
 
-    def look(self) -> None:
+    def look(self, replace_keys: ReplaceKeys) -> None:
         """Take over the keys if the file has changed."""
         found, last = self._identity(), self._last
         self._last = found
@@ -68,7 +72,7 @@ class KeyFileWatch:
             return
         self._known = found
         try:
-            self._replace_keys(read_keys(self._path))
+            replace_keys(read_keys(self._path))
             logger.info("the keys in %s have changed", self._path)
         except FileNotFoundError:
             logger.error("the key file %s is gone; the gateway keeps its keys", self._path)

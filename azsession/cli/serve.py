@@ -226,9 +226,10 @@ def serve(
         broker = azure = azure_broker(storage.azure)
         check = AzureCheck(azure, storage.azure)
     try:
+        # Before the keys are read, so that no change is missed.
+        watch = _key_watch(storage.key_file)
         keys = keys or _stored_keys(storage.key_file)
         service = _service(options, broker, keys)
-        watch = _key_watch(storage.key_file, service)
         signals = StopSignals()
         service.start()
     except BaseException:
@@ -245,7 +246,7 @@ def serve(
         if check is not None:
             check.start()
         if watch is not None:
-            watch.start()
+            watch.start(service.replace_keys)
         shown = attrs.evolve(keys[0], key=HIDDEN_KEY) if options.hide_key else keys[0]
         amqp = None if service.amqp_port is None else service.amqp_connection_string(shown, urlsplit(url).hostname)
         _print_connection_strings(url, shown, amqp, storage, as_json=options.as_json)
@@ -278,10 +279,10 @@ def _stored_keys(key_file: Path | None) -> list[AccessKey]:
     return [AccessKey.generate()] if key_file is None else stored_keys(key_file)
 
 
-def _key_watch(key_file: Path | None, service: GatewayService) -> KeyFileWatch | None:
+def _key_watch(key_file: Path | None) -> KeyFileWatch | None:
     from .key_watch import KeyFileWatch
 
-    return None if key_file is None else KeyFileWatch(key_file, service.replace_keys)
+    return None if key_file is None else KeyFileWatch(key_file)
 
 
 def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -> GatewayService:

@@ -22,9 +22,9 @@ class Watched:
         self.path = path
         self.put("a:first:Manage")
         self.names: list[list[str]] = []
-        self.watch = KeyFileWatch(path, self._replace, interval=0.01)
+        self.watch = KeyFileWatch(path, interval=0.01)
 
-    def _replace(self, keys: Iterable[AccessKey]) -> None:
+    def replace(self, keys: Iterable[AccessKey]) -> None:
         self.names.append([key.name for key in keys])
 
     def put(self, *lines: str) -> None:
@@ -35,7 +35,7 @@ class Watched:
         os.replace(new, self.path)
 
     def look(self) -> list[list[str]]:
-        self.watch.look()
+        self.watch.look(self.replace)
         return self.names
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_gone_is_logged_and_changes_nothing(watched: Watched, cap
 
 
 def test_the_thread_notices_a_change_and_ends(watched: Watched) -> None:
-    watched.watch.start()
+    watched.watch.start(watched.replace)
     watched.put("b:second:Manage")
     eventually(lambda: watched.names == [["b"]])
     watched.watch.end()
