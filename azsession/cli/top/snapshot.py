@@ -14,6 +14,7 @@ from ...client.provider import ServiceBusProvider, core_of
 from ...errors import UnsupportedOperationError
 from ...messages import SessionInfo
 from ...queues import QueueStatistics
+from .counters import Counters, rates, read_counters
 
 #: Sessions of one queue that are read. Each 1000 of them need a request.
 MAX_SESSIONS = 5000
@@ -50,11 +51,15 @@ class Snapshot:
         at: The moment.
         clock: The moment on the monotonic clock.
         queues: The queues, by name.
+        counters: The gateway's counters; `None` if it has none.
+        rates: What was counted in a second since the last moment; `None` if it is unknown.
     """
 
     at: datetime
     clock: float
     queues: Sequence[QueueNumbers]
+    counters: Counters | None = None
+    rates: Counters | None = None
 
 
 @attrs.frozen
@@ -102,7 +107,9 @@ def take_snapshot(provider: ServiceBusProvider, names: Sequence[str], before: Sn
         sessions = list(islice(each_session(core_of(provider), name), MAX_SESSIONS + 1))
         numbers = QueueNumbers(statistics, sessions[:MAX_SESSIONS], len(sessions) > MAX_SESSIONS)
         queues.append(attrs.evolve(numbers, change=_change(old.get(name), statistics, seconds)))
-    return Snapshot(at, clock, queues)
+    # A server without counters is not asked for them again.
+    counters = read_counters(provider) if before is None or before.counters is not None else None
+    return Snapshot(at, clock, queues, counters, None if before is None else rates(before.counters, counters, seconds))
 
 
 def _all_names(provider: ServiceBusProvider) -> list[str]:

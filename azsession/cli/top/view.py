@@ -77,6 +77,9 @@ def _title(snapshot: Snapshot, status: Status, now: datetime) -> Text:
         text.append(f"numbers of {duration(age)} ago: {printable(status.error)}  ", style="bold red")
     elif age > _OLD * status.interval + 1.0:
         text.append(f"numbers of {duration(age)} ago  ", style="yellow")
+    if snapshot.rates is not None:
+        found = snapshot.rates
+        text.append(f"sent {found.sent:,.1f}/s  received {found.delivered:,.1f}/s  completed {found.completed:,.1f}/s  ")
     other = "c by count" if status.sort == "age" else "a by age"
     return text.append(f"sorted by {status.sort}   {other}   q quit", style="dim")
 
@@ -124,7 +127,9 @@ def consumer_rows(snapshot: Snapshot) -> list[list[str]]:
 
 def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
     """Return a snapshot as a JSON object."""
-    return {"time": snapshot.at.isoformat(), "queues": [_queue_json(queue) for queue in snapshot.queues]}
+    rates = None if snapshot.rates is None else {name: round(one, 3) for name, one in attrs.asdict(snapshot.rates).items()}
+    queues = [_queue_json(queue) for queue in snapshot.queues]
+    return plain_json({"time": snapshot.at, "per_second": rates, "queues": queues})
 
 
 def _queue_json(queue: QueueNumbers) -> dict[str, Any]:

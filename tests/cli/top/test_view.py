@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from datetime import datetime, timedelta, timezone
 
+import attrs
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from azsession import QueueStatistics, SessionInfo
+from azsession.cli.top.counters import Counters
 from azsession.cli.top.snapshot import QueueNumbers, Snapshot
 from azsession.cli.top.view import Status, duration, screen, snapshot_json
 
@@ -75,6 +77,13 @@ def test_the_screen_fits_the_terminal(width: int, height: int, queues: int, sess
     if queues and width >= 70:
         assert "active" in "\n".join(lines)
         assert "1,234,567" in "\n".join(lines)
+
+
+def test_the_rates_of_the_gateway_are_in_the_first_line() -> None:
+    snapshot = attrs.evolve(snapshot_of(), rates=Counters(1234.56, 3.0, 0.0))
+    assert "sent 1,234.6/s  received 3.0/s  completed 0.0/s" in shown(snapshot)[0]
+    assert snapshot_json(snapshot)["per_second"] == {"sent": 1234.56, "delivered": 3.0, "completed": 0.0}
+    assert "per_second" not in snapshot_json(snapshot_of())
 
 
 def test_rows_that_do_not_fit_are_counted() -> None:
