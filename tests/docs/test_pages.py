@@ -25,6 +25,7 @@ NOT_RUN = {
     "gateways.md": 2,
     "migrating.md": 1,
     "telemetry.md": 1,
+    "troubleshooting.md": 1,
 }
 
 
