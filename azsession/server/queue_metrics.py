@@ -22,7 +22,7 @@ MAX_QUEUES = 1000
 #: The label of the sum. No queue has this name.
 OTHER_QUEUES = "~other"
 #: Queues that the broker counts at once, and seconds for all of them. A broker that answers later has its numbers left out.
-BATCH, PATIENCE = 200, 8.0
+BATCH, PATIENCE = 50, 8.0
 #: Seconds for which the numbers of a broker that does not count by itself are used again: it lists all sessions for them.
 KEPT_SECONDS = 60.0
 
