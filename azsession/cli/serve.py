@@ -15,6 +15,7 @@ import click
 from .. import __version__
 from ..client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from ..config import ENV_CONNECTION_STRING, ServiceBusConfig, is_loopback
+from ..errors import ConfigurationError
 from .address import WILDCARDS, public_url
 from .common import QUEUE, checked_options, note
 from .data_folder import data_file, key_file_of, key_file_of_namespace
@@ -239,7 +240,7 @@ def serve(
         url = public_url(service.url, options.hostnames, options.tls_cert)
         _print_notes(options, storage, broker, service.url)
         if options.explorer:
-            note(f"web     {url}/explorer")
+            note(f"web     {_explorer_note(url)}")
         if service.metrics_url is not None:
             note(f"metrics {service.metrics_url}")
         _print_address_warnings(options, url)
@@ -258,6 +259,17 @@ def serve(
         if watch is not None:
             watch.end()
         service.stop()
+
+
+def _explorer_note(url: str) -> str:
+    """Return the address of the Explorer, or what to install for it."""
+    from .._extras import need
+
+    try:
+        need("jinja2", "server")
+    except ConfigurationError as error:
+        return f"the Explorer is off: {error}"
+    return f"{url}/explorer"
 
 
 def _storage(options: ServeOptions) -> Storage:

@@ -45,6 +45,15 @@ def test_json_contains_the_connection_string_the_url_and_the_data_file(tmp_path:
         assert requests.get(f"{output['url']}/healthz", timeout=10).status_code == 200
 
 
+def test_the_address_of_the_explorer_is_printed_unless_it_is_off() -> None:
+    for more, status in (((), 200), (("--no-explorer",), 401)):
+        with Served("--memory", "--json", *more) as served:
+            url = json.loads(served.line)["url"]
+            assert requests.get(f"{url}/explorer/sign-in", timeout=10).status_code == status
+            _, _, err = served.end()
+        assert (f"web     {url}/explorer\n" in err) is (status == 200)
+
+
 def test_memory_writes_no_key_file(tmp_path: Path) -> None:
     with Served("--memory", "--json", cwd=tmp_path) as served:
         output = json.loads(served.line)
