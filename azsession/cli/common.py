@@ -139,6 +139,18 @@ from_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option
 )
 
 
+def each_message(peek: Callable[[int], list[PeekedMessage]], start: int = 0) -> Iterator[PeekedMessage]:
+    """Yield messages page by page, until there are no more.
+
+    Args:
+        peek: Returns the messages from a sequence number on: one page of them.
+        start: The first sequence number.
+    """
+    while page := peek(start):
+        yield from page
+        start = page[-1].sequence_number + 1
+
+
 # For people
 
 

@@ -19,6 +19,7 @@ from .common import (
     CommandGroup,
     Connect,
     client_options,
+    each_message,
     from_option,
     message_json,
     note,
@@ -84,12 +85,7 @@ def list_dead_letters(queue: str, most: int, start: int, session_id: str | None,
 def _dead_letters(
     provider: ServiceBusProvider, queue: str, start: int = 0, session_id: str | None = None
 ) -> Iterator[PeekedMessage]:
-    while True:
-        page = provider.dead_letters(queue, PAGE, start, session_id=session_id)
-        yield from page
-        if not page:
-            return
-        start = page[-1].sequence_number + 1
+    return each_message(lambda at: provider.dead_letters(queue, PAGE, at, session_id=session_id), start)
 
 
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +17,7 @@ from ..client.provider import ServiceBusProvider, core_of
 from ..errors import SessionLockedError
 from ..messages import PeekedMessage
 from ..new_file import NewFile
-from .common import QUEUE, Connect, client_options, note, plural, show_id, show_json
+from .common import QUEUE, Connect, client_options, each_message, note, plural, show_id, show_json
 from .export_lines import DEFERRED, message_line, state_line
 
 #: Messages in one request. The server returns fewer if they are large.
@@ -90,7 +90,7 @@ class _Export:
             for session in each_session(core_of(self._provider), self._queue):
                 if session.has_state is not False:
                     self._write_state(session.session_id, self._locked)
-        for message in _each(lambda start: self._provider.dead_letters(self._queue, _PAGE, start)):
+        for message in each_message(lambda start: self._provider.dead_letters(self._queue, _PAGE, start)):
             self._write("dead_letters", message_line(message))
         # An import has to receive deferred messages, which is faster without active ones in front of them.
         deferred = array("q")
@@ -122,7 +122,7 @@ class _Export:
             )
 
     def _messages(self) -> Iterator[PeekedMessage]:
-        return _each(lambda start: self._provider.peek_messages(self._queue, None, _PAGE, start))
+        return each_message(lambda start: self._provider.peek_messages(self._queue, None, _PAGE, start))
 
     def _write_state(self, session_id: str, locked: list[str]) -> None:
         try:
@@ -137,14 +137,6 @@ class _Export:
     def _write(self, kind: str, line: bytes) -> None:
         self._out.write(line)
         self.counts[kind] += 1
-
-
-def _each(peek: Callable[[int], list[PeekedMessage]]) -> Iterator[PeekedMessage]:
-    """Yield messages page by page."""
-    start = 0
-    while page := peek(start):
-        yield from page
-        start = page[-1].sequence_number + 1
 
 
 def _has(numbers: array[int], number: int) -> bool:

@@ -104,13 +104,10 @@ def add(
         show_json({**_key_json(new), "key_file": str(path), "connection_string": string})
     else:
         click.echo(string)
-    if not is_known:
+    if is_known:
+        _note_doubt(string, endpoint, path, is_accepted=True)
+    else:
         note(f"put the URL of the gateway in the place of {endpoint}, or give --url")
-    elif not _becomes(string, is_accepted=True):
-        note(
-            f"the gateway at {endpoint} does not accept the key: it does not run, was started with --key, or has another key "
-            f"file than {path}"
-        )
 
 
 @key.command(name="list")
@@ -165,10 +162,8 @@ def revoke(name: str, force: bool, url: str | None, key_file: Path | None, data:
     else:
         click.echo(f"revoked {name}")
     string = f"Endpoint={endpoint}/;SharedAccessKeyName={name};SharedAccessKey={revoked[0].key}"
-    if is_known and not _becomes(string, is_accepted=False):
-        note(
-            f"the gateway at {endpoint} still accepts the key: it was started with --key, or has another key file than {path}"
-        )
+    if is_known:
+        _note_doubt(string, endpoint, path, is_accepted=False)
 
 
 def _new_key(name: str, rights: str, queues: tuple[str, ...]) -> AccessKey:
@@ -233,19 +228,27 @@ def _endpoint(url: str | None) -> tuple[str, bool]:
     return config.namespace_url.rstrip("/"), True
 
 
-def _becomes(connection_string: str, *, is_accepted: bool) -> bool:
-    """Wait until a gateway accepts a key, or refuses it. Return whether it does, as far as that can be known."""
+def _note_doubt(connection_string: str, endpoint: str, path: Path, *, is_accepted: bool) -> None:
+    """Wait until a gateway accepts a key, or refuses it. Say so if it does not."""
+    doubt = _doubt(connection_string, endpoint, path, is_accepted=is_accepted)
+    if doubt is not None:
+        note(doubt)
+
+
+def _doubt(connection_string: str, endpoint: str, path: Path, *, is_accepted: bool) -> str | None:
     try:
         config = ServiceBusConfig(connection_string=connection_string, retry_attempts=0)
     except ConfigurationError:
-        # Plain HTTP to another machine would show the token to others.
-        return True
+        return f"{endpoint} was not asked whether it has noticed: plain HTTP would show a token to others"
     until = time.monotonic() + PATIENCE
     while (found := _is_accepted(config)) is not is_accepted:
-        if found is None or time.monotonic() > until:
-            return found is None and not is_accepted
+        if found is None:
+            return f"the gateway at {endpoint} was not asked whether it has noticed, because it does not answer"
+        if time.monotonic() > until:
+            verb = "does not accept" if is_accepted else "still accepts"
+            return f"the gateway at {endpoint} {verb} the key: it was started with --key, or has another key file than {path}"
         time.sleep(0.2)
-    return True
+    return None
 
 
 def _is_accepted(config: ServiceBusConfig) -> bool | None:

@@ -124,7 +124,15 @@ def test_add_prints_json(keys: Path) -> None:
         "key_file": str(keys),
         "connection_string": f"Endpoint=http://127.0.0.1:9/;SharedAccessKeyName=app;SharedAccessKey={secret}",
     }
-    assert "the gateway at http://127.0.0.1:9 does not accept the key: it does not run" in ended.stderr
+    assert (
+        "the gateway at http://127.0.0.1:9 was not asked whether it has noticed, because it does not answer" in ended.stderr
+    )
+
+
+def test_a_gateway_that_would_show_the_token_is_not_asked(keys: Path) -> None:
+    ended = run_here("key", "add", "app", "--rights", "Send", "--key-file", keys, "--url", "http://example.com:8720")
+    assert ended.stdout.startswith("Endpoint=http://example.com:8720/;")
+    assert "http://example.com:8720 was not asked whether it has noticed: plain HTTP" in ended.stderr
 
 
 def test_without_a_known_gateway_it_says_to_change_the_url(keys: Path) -> None:
