@@ -230,9 +230,8 @@ def serve(
         # Before the keys are read, so that no change is missed.
         watch = _key_watch(storage.key_file)
         keys = keys or _stored_keys(storage.key_file)
-        service = _service(options, broker, keys)
         signals = StopSignals()
-        service.start()
+        service = _started(options, broker, keys)
     except BaseException:
         broker.close()
         raise
@@ -297,7 +296,18 @@ def _key_watch(key_file: Path | None) -> KeyFileWatch | None:
     return None if key_file is None else KeyFileWatch(key_file)
 
 
-def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -> GatewayService:
+def _started(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -> GatewayService:
+    usual = options.amqp.chosen_port(options.host, is_azure=options.azure is not None)
+    try:
+        return _service(options, broker, keys, usual).start()
+    except ConfigurationError:
+        if usual is None or options.amqp.port is not None:
+            raise
+        # Another process may have taken the usual port of AMQP a moment ago.
+        return _service(options, broker, keys, 0).start()
+
+
+def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey], amqp_port: int | None) -> GatewayService:
     from ..server import MAX_WAITING, GatewayMetrics, GatewayService
 
     sizes: dict[str, int] = {}
@@ -315,7 +325,7 @@ def _service(options: ServeOptions, broker: Broker, keys: Sequence[AccessKey]) -
         max_waiting=options.max_waiting or MAX_WAITING,
         max_connections=options.max_connections,
         explorer=options.explorer,
-        amqp_port=options.amqp.chosen_port(options.host, is_azure=options.azure is not None),
+        amqp_port=amqp_port,
         metrics=GatewayMetrics(),
         metrics_host=options.metrics_host,
         metrics_port=options.metrics_port,

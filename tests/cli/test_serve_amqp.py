@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,13 @@ def test_the_printed_connection_string_works_with_the_sdk_and_survives_a_restart
 def test_without_the_endpoint_there_is_no_second_connection_string(tmp_path: Path) -> None:
     with Served("--memory", "--no-amqp", "--json", cwd=tmp_path) as served:
         assert set(json.loads(served.line)) == {"connection_string", "url", "data"}
+
+
+def test_gateways_that_start_at_the_same_time_all_get_a_port(tmp_path: Path) -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(6) as pool:
+        started = pool.map(lambda _: stack.enter_context(Served("--memory", "--json", cwd=tmp_path)), range(6))
+        texts = {json.loads(served.line)["amqp_connection_string"].partition(";")[0] for served in started}
+    assert len(texts) == 6
 
 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
