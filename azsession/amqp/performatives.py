@@ -25,7 +25,7 @@ SESSION_FILTER = "com.microsoft:session-filter"
 SENDER_UNSETTLED, SENDER_SETTLED, SENDER_MIXED = 0, 1, 2
 RECEIVER_FIRST, RECEIVER_SECOND = 0, 1
 
-_UINT_MAX = 0xFFFFFFFF
+_USHORT_MAX, _UINT_MAX, _ULONG_MAX = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 
 
 class Absent(Enum):
@@ -214,12 +214,18 @@ def decode_frame(body: bytes | memoryview) -> tuple[int, Any]:
         raise MalformedFrameError(f"a frame is malformed: {error}") from error
 
 
-def _number(value: Any, default: int | None = None) -> int:
+def _number(value: Any, default: int | None = None, highest: int = _UINT_MAX) -> int:
     if value is None and default is not None:
         return default
     if not isinstance(value, int):
         raise MalformedFrameError(f"a mandatory number is a {type(value).__name__}")
+    if not 0 <= value <= highest:
+        raise MalformedFrameError(f"a number is {value}, not 0 to {highest}")
     return value
+
+
+def _optional_number(value: Any, highest: int = _UINT_MAX) -> int | None:
+    return None if value is None else _number(value, highest=highest)
 
 
 def _optional(value: Any, kind: type) -> Any:
@@ -241,14 +247,15 @@ def _condition(value: Any) -> Condition | None:
 
 def _open(fields: list[Any]) -> Open:
     _, hostname, size, channels, idle = exactly(fields, 5)
-    return Open(
-        _number(size, _UINT_MAX), _number(channels, 65535), _optional(idle, int), None if hostname is None else str(hostname)
-    )
+    name = None if hostname is None else str(hostname)
+    return Open(_number(size, _UINT_MAX), _number(channels, _USHORT_MAX, _USHORT_MAX), _optional_number(idle), name)
 
 
 def _begin(fields: list[Any]) -> Begin:
     channel, next_id, incoming, outgoing, handles = exactly(fields, 5)
-    return Begin(_optional(channel, int), _number(next_id), _number(incoming), _number(outgoing), _number(handles, _UINT_MAX))
+    return Begin(
+        _optional_number(channel), _number(next_id), _number(incoming), _number(outgoing), _number(handles, _UINT_MAX)
+    )
 
 
 def _attach(fields: list[Any]) -> Attach:
@@ -263,12 +270,12 @@ def _attach(fields: list[Any]) -> Attach:
         target is not None,
         _session_of(source),
         _number(count, 0),
-        _optional(size, int),
+        _optional_number(size, _ULONG_MAX),
         _names(properties),
         _terminus(source),
         _terminus(target),
-        _number(sender_mode, SENDER_MIXED),
-        _number(receiver_mode, RECEIVER_FIRST),
+        _number(sender_mode, SENDER_MIXED, SENDER_MIXED),
+        _number(receiver_mode, RECEIVER_FIRST, RECEIVER_SECOND),
     )
 
 
@@ -298,13 +305,13 @@ def _session_of(source: Any) -> str | Absent | None:
 def _flow(fields: list[Any]) -> Flow:
     next_incoming, incoming, next_outgoing, outgoing, handle, count, credit, _, drain, echo = exactly(fields, 10)
     return Flow(
-        _optional(next_incoming, int),
+        _optional_number(next_incoming),
         _number(incoming),
         _number(next_outgoing),
         _number(outgoing),
-        _optional(handle, int),
-        _optional(count, int),
-        _optional(credit, int),
+        _optional_number(handle),
+        _optional_number(count),
+        _optional_number(credit),
         bool(drain),
         bool(echo),
     )
@@ -314,9 +321,9 @@ def _transfer(fields: list[Any], payload: bytes) -> Transfer:
     handle, delivery, tag, form, settled, more, _, _, _, aborted = exactly(fields, 10)
     return Transfer(
         _number(handle),
-        _optional(delivery, int),
+        _optional_number(delivery),
         _optional(tag, bytes),
-        _optional(form, int),
+        _optional_number(form),
         bool(settled),
         bool(more),
         bool(aborted),

@@ -26,6 +26,10 @@ BROKERS_ANNOTATIONS = frozenset({
 })  # fmt: skip
 
 
+#: The last section, and the sections that a message may have more than once.
+_FOOTER, _REPEATED = 0x78, frozenset({DATA, DATA + 1})
+
+
 class Section(NamedTuple):
     """A section's code, its first byte, the first byte of its value, the byte behind it, and its content."""
 
@@ -101,10 +105,20 @@ def stored(payload: bytes) -> bytes:
     """
     try:
         sections = list(each_section(payload))
+        _check_order([each.code for each in sections])
         is_plain = [each.code for each in sections[-1:]] == [DATA] and sum(each.code == DATA for each in sections) == 1
         return b"".join(_stored(payload, sections[:-1] if is_plain else sections))
     except NONSENSE as error:
         raise MalformedFrameError(f"a message is malformed: {error}") from error
+
+
+def _check_order(codes: Sequence[int]) -> None:
+    """Check that all sections are known, in their order, and there once, except for data and sequences (§3.2)."""
+    for code, following in zip(codes, [*codes[1:], _FOOTER + 1], strict=True):
+        if not HEADER <= code <= _FOOTER:
+            raise MalformedFrameError(f"a message has no section 0x{code & 0xFF:02x}")
+        if code > following or (code == following and code not in _REPEATED):
+            raise MalformedFrameError(f"section 0x{following:02x} of a message comes after section 0x{code:02x}")
 
 
 def _stored(buf: bytes, sections: Iterable[Section]) -> Iterator[bytes]:

@@ -75,6 +75,14 @@ def test_a_message_with_nothing_but_a_body_is_delivered() -> None:
     assert (message.data, message.delivery_count, message.application_properties) == (b"x", 3, {"DeadLetterReason": "r"})
 
 
+@pytest.mark.parametrize(
+    "payload", [VALUE + VALUE, TWO_DATA + PLAIN, descriptor(0x79) + encode_value([]), descriptor(0x6F) + encode_value([])]
+)
+def test_sections_that_are_unknown_or_out_of_order_are_refused(payload: bytes) -> None:
+    with pytest.raises(MalformedFrameError, match="section"):
+        stored(payload)
+
+
 @pytest.mark.parametrize("payload", [b"x", PLAIN[:-1], descriptor(0x72) + b"\xc1\x05", descriptor(0x70) + encode_value(5)])
 def test_malformed_messages_are_refused(payload: bytes) -> None:
     with pytest.raises(MalformedFrameError):

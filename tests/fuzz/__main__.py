@@ -49,8 +49,8 @@ def main() -> None:
         sys.exit('atheris is not installed: pip install -e ".[fuzz]"')
     # atheris measures the coverage of the modules that are imported here.
     with atheris.instrument_imports(include=["azsession", "email", "json", "urllib", "tests.fuzz"]):
+        from tests.fuzz import endpoint, served
         from tests.fuzz.client import scratch_file
-        from tests.fuzz.served import serving
         from tests.fuzz.targets import TARGETS
     if given.list or given.target not in TARGETS:
         sys.exit("the targets: " + ", ".join(TARGETS))
@@ -61,7 +61,8 @@ def main() -> None:
         if child:
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         stack = ExitStack()
-        stack.enter_context(serving())
+        stack.enter_context(served.serving())
+        stack.enter_context(endpoint.serving())
         scratch_file(Path(folder, "keys"))
         if given.files:
             _try(target, given.files)

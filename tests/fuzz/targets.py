@@ -25,9 +25,10 @@ from azsession.messages import ReceiptHandle
 from azsession.protocol.routes import NoRouteError
 from azsession.protocol.sas import generate_sas_token
 from azsession.protocol.wire import MalformedError
+from azsession.server.amqp.conditions import RefusedError
 
 from . import amqp as from_azure
-from . import client, served, wire
+from . import client, endpoint, served, wire
 
 
 @attrs.frozen
@@ -68,6 +69,9 @@ def _frames() -> tuple[bytes, ...]:
     ]
     rejected = amqp.dead_lettered("why", "more")
     return (*(frame[8:] for frame in frames), rejected)
+
+
+_SENT = amqp.encode_message(AmqpMessage(message_id="m", group_id="s", application_properties={"a": 1.5}, data=b"x"))
 
 
 def _amqp_messages() -> tuple[bytes, ...]:
@@ -293,6 +297,9 @@ TARGETS = {
         Target("amqp-frame", from_azure.frame, (MalformedFrameError,), _frames()),
         Target("amqp-message", from_azure.message, (MalformedFrameError,), _amqp_messages()),
         Target("amqp-response", from_azure.response, (MalformedFrameError,), _responses()),
+        Target("endpoint-connection", endpoint.connection, (), endpoint.conversations()),
+        Target("endpoint-message", endpoint.message, (RefusedError,), (*_amqp_messages(), _SENT)),
+        Target("endpoint-batch", endpoint.batch, (RefusedError,), (amqp.encode_batch([_SENT, _SENT]), _SENT)),
         Target(
             "websocket",
             from_azure.websocket,

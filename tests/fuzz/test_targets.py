@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ..support.paths import ROOT
-from . import served
+from . import endpoint, served
 from .client import scratch_file
 from .targets import TARGETS, Target
 
@@ -32,7 +32,7 @@ LARGE = 64 * 1024
 @pytest.fixture(scope="module", autouse=True)
 def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     scratch_file(tmp_path_factory.mktemp("fuzz") / "keys")
-    with served.serving():
+    with served.serving(), endpoint.serving():
         yield
 
 

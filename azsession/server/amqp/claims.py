@@ -31,6 +31,7 @@ def path_of(address: str) -> str:
 @attrs.frozen
 class _Put:
     token: str = attrs.field(repr=False)
+    host: str
     expires_on: int
 
 
@@ -70,8 +71,10 @@ class Claims:
             raise AuthenticationFailedError("the token is too long")
         if path not in self._put and len(self._put) >= MAX_TOKENS:
             raise RefusedError(TOO_MANY, f"The connection has {MAX_TOKENS} tokens already.", 403)
-        self._guard.check(token, self.host or _host_of(audience), _segments(path), None)
-        self._put[path] = _Put(token, expiry_of(token))
+        # A client may leave the name out of its open frame.
+        host = self.host or _host_of(audience)
+        self._guard.check(token, host, _segments(path), None)
+        self._put[path] = _Put(token, host, expiry_of(token))
 
     def check(self, path: str, entity: str, *operations: Operation) -> tuple[AccessKey, Operation]:
         """Return the first of some operations to which the client has the right, and the key that gives it.
@@ -97,7 +100,7 @@ class Claims:
                 put = self._put.get("/".join(segments[:length]))
                 try:
                     if put is not None:
-                        return self._guard.check(put.token, self.host, segments, operation, entity), operation
+                        return self._guard.check(put.token, put.host, segments, operation, entity), operation
                 except QueueError as refused:
                     error = refused
         raise error

@@ -148,7 +148,7 @@ class SessionReceiver(OutgoingLink):
         while True:
             while not self.can_send:
                 if self.is_draining and self.credit == 0:
-                    self.is_draining = False
+                    self.drained()
                 await self._signal.wait()
             await self._fetch()
 

@@ -47,11 +47,26 @@ def _others_are_served(client: ServiceBusClient, new_queue: Callable[..., str]) 
         (b"\x00\x00\x00\x0c\x02\x00\x00\x00\x00\x53\x77\x45", "amqp:not-implemented"),
         (b"\x00\x00\x00\x0c\x02\x00\x00\x00\x00\x53\x10\x45", "amqp:not-implemented"),
         (amqp.end_frame(7) + amqp.attach_sender(7, name="n", handle=0, address="q"), FRAMING),
+        (b"\x00\x00\x00\x15\x02\x00\x00\x00\x00\x53\x12\xc0\x08\x04\xa1\x01a\x43\x42\x50\x09", "amqp:decode-error"),
         (begin(5000), FRAMING),
         (begin(0), FRAMING),
         (amqp.attach_sender(0, name="n", handle=256, address="q"), FRAMING),
     ],
-    ids=["too large", "too small", "offset", "SASL", "junk", "cut", "unknown", "open", "channel", "begin", "again", "handle"],
+    ids=[
+        "too large",
+        "too small",
+        "offset",
+        "SASL",
+        "junk",
+        "cut",
+        "unknown",
+        "open",
+        "settle mode",
+        "channel",
+        "begin",
+        "again",
+        "handle",
+    ],
 )
 def test_a_fault_of_the_connection_closes_it_with_the_error(raw: RawClient, data: bytes, condition: str) -> None:
     raw.send(data)
