@@ -14,7 +14,7 @@ import click
 
 from ..client.management import each_session
 from ..client.provider import ServiceBusProvider, core_of
-from ..errors import SessionLockedError
+from ..errors import SessionLockedError, UnsupportedOperationError
 from ..messages import PeekedMessage
 from ..new_file import NewFile
 from .common import QUEUE, Connect, client_options, each_message, note, plural, show_id, show_json
@@ -94,7 +94,7 @@ class _Export:
             self._write("dead_letters", message_line(message))
         # An import has to receive deferred messages, which is faster without active ones in front of them.
         deferred = array("q")
-        for message in self._messages():
+        for message in self._messages() if self._may_have_deferred() else ():
             if message.state == DEFERRED:
                 deferred.append(message.sequence_number)
                 self._write("messages", message_line(message))
@@ -120,6 +120,13 @@ class _Export:
                 f"the state of {plural(len(self._locked), 'session')} of {self._queue} is missing, because clients hold "
                 f"{names}: stop the clients first, or give --no-states"
             )
+
+    def _may_have_deferred(self) -> bool:
+        """Return whether there may be deferred messages. Azure does not say."""
+        try:
+            return self._provider.queue_statistics(self._queue).deferred_count != 0
+        except UnsupportedOperationError:
+            return True
 
     def _messages(self) -> Iterator[PeekedMessage]:
         return each_message(lambda start: self._provider.peek_messages(self._queue, None, _PAGE, start))
