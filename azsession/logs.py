@@ -8,6 +8,7 @@ arguments of a log call are changed accordingly. A call whose level is off costs
 from __future__ import annotations
 
 import logging
+import os
 import re
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -57,7 +58,7 @@ def _shown(value: object) -> object:
     """Return an argument as a record may show it. Of a type that could contain a secret, only the name is shown."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, (str, BaseException)):
+    if isinstance(value, (str, BaseException, os.PathLike)):
         return _Text(printable(redacted(str(value))))
     return f"<{type(value).__name__}>"
 
@@ -70,7 +71,7 @@ class SessionLogger(_Adapter):
         logger = get_logger(__name__)
         logger.info("took the session for %.0f s", 60, queue="orders", session_id="order-42")
 
-    The arguments of the text are numbers, text and exceptions. `repr` of a text puts it into quotes.
+    The arguments of the text are numbers, text, paths and exceptions. `repr` of a text puts it into quotes.
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,11 @@ def test_control_characters_are_escaped(logger: SessionLogger, caplog: pytest.Lo
     # Errors have no line breaks of their own.
     assert text.count("s1\\x0aERROR forged \\x1b[31m\\u202e\\ud800") == 2
     assert text.endswith("no session s1 ERROR forged \\x1b[31m\\u202e\\ud800")
+
+
+def test_a_path_is_shown(logger: SessionLogger, caplog: pytest.LogCaptureFixture) -> None:
+    logger.info("%s and %r", Path("a/b"), Path("c"))
+    assert caplog.messages == ["a/b and 'c'"]
 
 
 SECRET = "5ecre7-0000"
