@@ -16,7 +16,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from ..errors import printable
 from ..logs import redacted
 from ..messages import Message, PeekedMessage
-from .conventions import ERROR_TYPE, MESSAGE_COUNT, Attributes, error_type, message_attributes
+from .conventions import ERROR_TYPE, MESSAGE_COUNT, Attributes, error_type, identity, message_attributes
 from .instruments import Instruments, log_failure
 from .message_context import context_of, has_context, with_context
 from .operations import Operation, SendOperation
@@ -106,75 +106,89 @@ class Work:
         if span is not None:
             if error is not None:
                 span.set_attribute(ERROR_TYPE, error_type(error))
-                span.set_status(Status(StatusCode.ERROR, printable(redacted(str(error)))))
+                _set_error(span, error)
             span.end(self._stopped_at)
         histogram.record(duration, measured)
         return measured
 
 
-class Settling(Operation):
-    """Settles messages."""
-
-    __slots__ = ("_links", "_work")
-
-    def __init__(self, work: Work, links: Sequence[Link]) -> None:
-        self._work = work
-        self._links = links
-
-    def __enter__(self) -> Operation:
-        self._work.begin(self._links)
-        return self
-
-    def __exit__(self, kind: Error, error: BaseException | None, trace_: TracebackType | None) -> None:
-        try:
-            self._work.end(error, self._work.instruments.duration)
-        except Exception as failure:
-            log_failure(failure)
-
-    def count(self, count: int) -> None:
-        span = self._work.span
-        if span is not None:
-            span.set_attribute(MESSAGE_COUNT, count)
+def _set_error(span: Span, error: BaseException) -> None:
+    span.set_status(Status(StatusCode.ERROR, printable(redacted(str(error)))))
 
 
-class Receiving(Operation):
-    """Receives messages, to which its span is linked."""
+class Transfer(Operation):
+    """Receives or settles messages, to whose contexts its span is linked.
 
-    __slots__ = ("_count", "_is_batch", "_work")
+    The span is made at the end, when its links and attributes are known: samplers see them, and it costs less. It is never
+    the current span.
 
-    def __init__(self, work: Work, is_batch: bool) -> None:
-        self._work = work
+    Args:
+        instruments: The instruments of the process.
+        tracer: Makes the span. `None`: there is no span, only measurements.
+        name: The name of the span.
+        measured: The attributes of the measurements.
+        attributes: Further attributes of the span.
+        is_batch: The span is about a list of messages.
+        settled: The messages that are settled, as far as they are known. `None`: the operation receives messages.
+    """
+
+    __slots__ = ("_attributes", "_began", "_began_at", "_instruments", "_is_batch", "_measured", "_messages", "_name",
+                 "_receives", "_tracer")  # fmt: skip
+
+    def __init__(
+        self,
+        instruments: Instruments,
+        tracer: trace.Tracer | None,
+        name: str,
+        measured: Attributes,
+        attributes: Attributes,
+        *,
+        is_batch: bool,
+        settled: Sequence[PeekedMessage] | None = None,
+    ) -> None:
+        self._instruments = instruments
+        self._tracer = tracer
+        self._name = name
+        self._measured = measured
+        self._attributes = attributes
         self._is_batch = is_batch
-        self._count = 0
+        self._receives = settled is None
+        self._messages: Sequence[PeekedMessage] = settled or ()
 
     def __enter__(self) -> Operation:
-        self._work.begin()
+        self._began_at, self._began = time.time_ns(), time.perf_counter()
         return self
-
-    def __exit__(self, kind: Error, error: BaseException | None, trace_: TracebackType | None) -> None:
-        try:
-            measured = self._work.end(error, self._work.instruments.duration)
-            if self._count:
-                self._work.instruments.consumed.add(self._count, measured)
-        except Exception as failure:
-            log_failure(failure)
 
     def messages(self, messages: Sequence[PeekedMessage]) -> None:
-        self._count = len(messages)
-        span = self._work.span
-        if span is None or not span.is_recording():
-            return
+        self._messages = messages
+
+    def count(self, count: int) -> None:
+        self._attributes[MESSAGE_COUNT] = count
+
+    def __exit__(self, kind: Error, error: BaseException | None, trace_: TracebackType | None) -> None:
+        duration = time.perf_counter() - self._began
         try:
-            if self._is_batch:
-                span.set_attribute(MESSAGE_COUNT, len(messages))
-            elif messages:
-                span.set_attributes(message_attributes(messages[0]))
-            for message in messages:
-                created = context_of(message.attributes)
-                if created is not None:
-                    span.add_link(created, message_attributes(message) if self._is_batch else None)
+            measured = self._measured if error is None else {**self._measured, ERROR_TYPE: error_type(error)}
+            if self._tracer is not None:
+                self._make_span(self._tracer, measured, error)
+            self._instruments.duration.record(duration, measured)
+            if self._receives and self._messages and error is None:
+                self._instruments.consumed.add(len(self._messages), measured)
         except Exception as failure:
             log_failure(failure)
+
+    def _make_span(self, tracer: trace.Tracer, measured: Attributes, error: BaseException | None) -> None:
+        messages = self._messages
+        attributes = {**measured, **self._attributes}
+        if self._is_batch:
+            attributes.setdefault(MESSAGE_COUNT, len(messages))
+        elif messages:
+            attributes.update(message_attributes(messages[0]) if self._receives else identity(messages[0]))
+        links = links_to(messages, with_attributes=self._is_batch)
+        span = tracer.start_span(self._name, None, SpanKind.CLIENT, attributes, links, self._began_at)
+        if error is not None:
+            _set_error(span, error)
+        span.end()
 
 
 class Sending(SendOperation):

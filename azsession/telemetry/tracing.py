@@ -17,14 +17,13 @@ from .conventions import (
     MESSAGE_COUNT,
     SESSION_ID,
     Attributes,
-    identity,
     message_attributes,
     operation_attributes,
 )
 from .instruments import has_meter_provider, has_tracer_provider, instruments
 from .message_context import PROPAGATOR, has_context
 from .operations import NO_OPERATION, Operation, SendOperation, Telemetry
-from .spans import Processing, Receiving, Sending, Settling, Work, links_to
+from .spans import Processing, Sending, Transfer, Work
 
 
 class OpenTelemetry(Telemetry):
@@ -72,22 +71,31 @@ class OpenTelemetry(Telemetry):
     def receive(self, name: str, queue_name: str, session_id: str | None, *, is_batch: bool = False) -> Operation:
         if not self._is_on():
             return NO_OPERATION
-        attributes: Attributes = {} if session_id is None else {SESSION_ID: session_id}
-        return Receiving(self._work(name, "receive", queue_name, SpanKind.CLIENT, attributes), is_batch)
+        return self._transfer(name, "receive", queue_name, {} if session_id is None else {SESSION_ID: session_id}, is_batch)
 
     def settle(
         self, name: str, queue_name: str, session_id: str, settled: Sequence[object], *, is_batch: bool = False
     ) -> Operation:
         if not self._is_on():
             return NO_OPERATION
-        messages = [each for each in settled if isinstance(each, PeekedMessage)]
         attributes: Attributes = {SESSION_ID: session_id, DISPOSITION: name}
         if is_batch:
             attributes[MESSAGE_COUNT] = len(settled)
-        elif messages:
-            attributes.update(identity(messages[0]))
-        work = self._work(name, "settle", queue_name, SpanKind.CLIENT, attributes)
-        return Settling(work, links_to(messages, with_attributes=is_batch))
+        messages = [each for each in settled if isinstance(each, PeekedMessage)]
+        return self._transfer(name, "settle", queue_name, attributes, is_batch, messages)
+
+    def _transfer(
+        self,
+        name: str,
+        kind: str,
+        queue_name: str,
+        attributes: Attributes,
+        is_batch: bool,
+        settled: Sequence[PeekedMessage] | None = None,
+    ) -> Operation:
+        span_name, measured = operation_attributes(name, kind, queue_name, *self._server)
+        tracer = self._instruments.tracer if self._has_traces else None
+        return Transfer(self._instruments, tracer, span_name, measured, attributes, is_batch=is_batch, settled=settled)
 
     def process(self, queue_name: str, session_id: str, message: PeekedMessage) -> Operation:
         if not self._is_on():

@@ -10,19 +10,34 @@ from opentelemetry import trace
 from azsession import Message, ReceiptHandle, ReceivedMessage
 from azsession.telemetry import create
 
-from .exported import Exported
+from .exported import Exported, ids
 
 
 def test_the_span_before_an_operation_is_current_again_after_it(telemetry: Exported) -> None:
     own = create("host", 1)
     with trace.get_tracer("test").start_as_current_span("around") as around:
-        with own.receive("receive", "orders", "s1"):
+        with own.send("send", "orders", [Message("x", session_id="s")], is_batch=False):
             assert trace.get_current_span() is not around
         assert trace.get_current_span() is around
-        with pytest.raises(KeyboardInterrupt), own.settle("complete", "orders", "s1", []):
+        with pytest.raises(KeyboardInterrupt), own.process("orders", "s1", _message()):
             raise KeyboardInterrupt
         assert trace.get_current_span() is around
-    assert dict(telemetry.span("complete orders").attributes or {})["error.type"] == "KeyboardInterrupt"
+    assert dict(telemetry.span("process orders").attributes or {})["error.type"] == "KeyboardInterrupt"
+
+
+def test_a_receive_and_a_settlement_are_children_of_the_current_span(telemetry: Exported) -> None:
+    own = create("host", 1)
+    with trace.get_tracer("test").start_as_current_span("around") as around:
+        for operation in (own.receive("receive", "orders", "s1"), own.settle("complete", "orders", "s1", [])):
+            with operation:
+                assert trace.get_current_span() is around
+    for name in ("receive orders", "complete orders"):
+        span = telemetry.span(name)
+        assert span.parent is not None
+        assert ids(span.parent) == ids(around.get_span_context())
+        assert span.start_time is not None
+        assert span.end_time is not None
+        assert span.start_time < span.end_time
 
 
 def test_the_description_of_an_error_shows_no_secret(telemetry: Exported) -> None:
