@@ -78,6 +78,18 @@ def test_updates_can_be_paused_and_stay_so(site: Site, live: Window) -> None:
     assert 1 <= updates(live) <= 3
 
 
+def test_a_browser_that_remembers_nothing_gets_updates(site: Site, open_window: Callable[..., Window]) -> None:
+    window = signed_in(open_window, site)
+    window.context.add_init_script(
+        """Object.defineProperty(window, "localStorage", {get() { throw new DOMException("denied", "SecurityError"); }})"""
+    )
+    window.open("sessions", queue="orders")
+    button = window.page.locator(".live")
+    assert button.inner_text() == "Live"
+    button.click()
+    assert button.inner_text() == "Paused"
+
+
 def test_a_page_that_is_not_seen_asks_for_nothing(site: Site, live: Window) -> None:
     live.page.evaluate(
         """Object.defineProperty(document, "hidden", {value: true, configurable: true});

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TypeAlias
 from urllib.parse import urlencode
@@ -27,7 +28,7 @@ from ..request import Headers
 from .backend import Backend
 from .dead_letter_pages import DeadLetterPages
 from .message_pages import MessagePages
-from .page_request import MAX_FORM_SIZE, PageRequest, read_fields, read_form
+from .page_request import MAX_FORM_SIZE, MAX_SIGN_IN_SIZE, PageRequest, read_fields, read_form
 from .queue_pages import QueuePages
 from .rendering import STATIC_FILES, link, redirect, render, static_answer
 from .send_page import SendPage
@@ -38,6 +39,7 @@ logger: SessionLogger = get_logger(__name__)
 
 Handler: TypeAlias = "Callable[[PageRequest], Awaitable[Answer]]"
 
+_SIGN_IN = "sign-in"
 _READS = frozenset({"GET", "HEAD"})
 _WRITES = frozenset({"POST"})
 #: The titles of the pages that explain errors. Other errors have the phrase of the HTTP status.
@@ -121,8 +123,10 @@ class Explorer:
         request = PageRequest(method, page, {}, {}, headers, is_secure, address)
         try:
             request = attrs.evolve(request, query=read_fields(query), user=self._sign_in.user(request))
-            if method in _WRITES:
-                body = await read_body(MAX_FORM_SIZE, _form_too_large)
+            if method in _WRITES and (request.user is not None or page == _SIGN_IN):
+                # The forms of others are not read.
+                limit = MAX_FORM_SIZE if request.user is not None else MAX_SIGN_IN_SIZE
+                body = await read_body(limit, partial(_form_too_large, limit))
                 request = attrs.evolve(request, form=read_form(body, headers.get("Content-Type") or ""))
         except QueueError as error:
             return problem_page(error, request)
@@ -138,7 +142,7 @@ class Explorer:
         name, method = request.page, request.method
         if name in STATIC_FILES:
             return static_answer(name) if method in _READS else _not_allowed(request, _READS)
-        if name == "sign-in":
+        if name == _SIGN_IN:
             methods = _READS | _WRITES
             return await self._sign_in.page(request) if method in methods else _not_allowed(request, methods)
         if name == "" and method in _READS:
@@ -172,10 +176,10 @@ def _not_allowed(request: PageRequest, methods: frozenset[str]) -> Answer:
     return _problem(request, 405, "Not possible", text, Allow=", ".join(sorted(methods)))
 
 
-def _form_too_large(size: int | None) -> MessageTooLargeError:
+def _form_too_large(limit: int, size: int | None) -> MessageTooLargeError:
     described = "" if size is None else f" of {size} bytes"
-    text = f"the form{described} is too large; the limit is {MAX_FORM_SIZE} bytes. Send larger messages with azsession send"
-    return MessageTooLargeError(text, size=size, limit=MAX_FORM_SIZE)
+    text = f"the form{described} is too large; the limit is {limit} bytes. Send larger messages with azsession send"
+    return MessageTooLargeError(text, size=size, limit=limit)
 
 
 def _is_own_form(request: PageRequest) -> bool:
@@ -192,4 +196,4 @@ def _to_sign_in(request: PageRequest) -> Answer:
         # The script of a page asks for an update. It shows that the user is signed out, and stops.
         return _problem(request, 401, "You are signed out", "Sign in again to see this page.")
     query = urlencode({name: value for name, value in request.query.items() if name != "done"})
-    return redirect(link("sign-in", to=f"{request.page}?{query}" if query else request.page))
+    return redirect(link(_SIGN_IN, to=f"{request.page}?{query}" if query else request.page))

@@ -70,7 +70,9 @@ class ExplorerMount:
             return Answer(501, {"Content-Type": "text/plain; charset=utf-8"}, f"{error}\n".encode())
         # Without a slash at its end, the root is in the folder above the pages.
         page = None if path == _ROOT else unquote(path[len(_ROOT) + 1 :])
-        is_secure = scope.get("scheme") == "https" or headers.get("X-Forwarded-Proto") == "https"
+        # The header makes a cookie stricter and nothing else, so anyone may send it.
+        forwarded = (headers.get("X-Forwarded-Proto") or "").partition(",")[0].strip().lower()
+        is_secure = "https" in (scope.get("scheme"), forwarded)
         address = str((scope.get("client") or ("",))[0])
         return await explorer.answer(method, page, query, headers, is_secure=is_secure, address=address, read_body=read_body)
 

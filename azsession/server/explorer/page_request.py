@@ -15,6 +15,8 @@ from .sign_in_tokens import SignedIn
 
 #: Bytes of a form at most. Larger messages are sent with the command line or a program.
 MAX_FORM_SIZE = 512 * 1024
+#: Bytes of the form for signing in: everyone can send it.
+MAX_SIGN_IN_SIZE = 32 * 1024
 #: Fields of a query or a form at most.
 _MAX_FIELDS = 32
 

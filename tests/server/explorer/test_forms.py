@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from azsession.server.explorer.page_request import MAX_FORM_SIZE
+from azsession.server.explorer.page_request import MAX_FORM_SIZE, MAX_SIGN_IN_SIZE
 
-from .visitor import LISTEN, Site, Visitor, serving
+from .visitor import LISTEN, Site, Visitor, csrf_of, serving
 
 FORMS = {
     "send": ({"session_id": "s", "body": "x"}, {"queue": "orders"}),
@@ -92,10 +92,19 @@ def test_a_huge_form_is_refused(filled: Site, visitor: Visitor) -> None:
     assert unchanged(filled)
 
 
+def test_a_form_of_someone_who_is_not_signed_in_is_small_or_not_read(filled: Site) -> None:
+    anyone = Visitor(filled)
+    large = {"name": "root", "secret": "x" * MAX_SIGN_IN_SIZE}
+    assert anyone.post("sign-in", large, csrf=csrf_of(anyone.get("sign-in"))).status_code == 413
+    # Neither the type nor the fields of this form are looked at.
+    answer = anyone.http.post(f"{anyone.url}/send?queue=orders", b"\xff" * 400_000, allow_redirects=False, timeout=10)
+    assert answer.status_code == 303
+
+
 def test_a_form_that_announces_more_is_refused_before_it_comes(filled: Site) -> None:
     parts = urlsplit(filled.url)
     with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10) as sock:
-        head = f"POST /explorer/send HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 999999999\r\n"
+        head = f"POST /explorer/sign-in HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 999999999\r\n"
         sock.sendall(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\n".encode())
         assert sock.recv(100).startswith(b"HTTP/1.1 413 ")
 

@@ -76,9 +76,12 @@ def test_the_cookie_is_for_the_explorer_alone(site: Site) -> None:
     assert [found.path for found in visitor.http.cookies if found.name.startswith("azsession-explorer")] == ["/explorer"]
 
 
-def test_the_cookie_is_secure_behind_a_proxy_that_ends_tls(site: Site) -> None:
-    page = Visitor(site).get("sign-in", headers={"X-Forwarded-Proto": "https"})
-    assert cookies_of(page)[f"azsession-sign-in-{Visitor(site).port}"]["secure"]
+@pytest.mark.parametrize(
+    ("value", "is_secure"), [("https", True), ("HTTPS, http", True), ("http, https", False), ("", False)]
+)
+def test_the_cookie_is_secure_behind_a_proxy_that_ends_tls(site: Site, value: str, is_secure: bool) -> None:
+    page = Visitor(site).get("sign-in", headers={"X-Forwarded-Proto": value})
+    assert bool(cookies_of(page)[f"azsession-sign-in-{Visitor(site).port}"]["secure"]) is is_secure
 
 
 def test_the_cookie_is_secure_over_tls(tmp_path: Path) -> None:

@@ -35,6 +35,22 @@
     setTimeout(() => next.requestSubmit(), 600);
   }
 
+  // Whether updates are on. A browser can forbid a page to remember anything.
+  const remembered = () => {
+    try {
+      return localStorage.getItem("azsession-live");
+    } catch {
+      return null;
+    }
+  };
+  const remember = (value) => {
+    try {
+      localStorage.setItem("azsession-live", value);
+    } catch {
+      // The next page begins with updates.
+    }
+  };
+
   // Updates of the changing part.
   const part = document.querySelector("[data-live]");
   const toggle = document.querySelector(".live");
@@ -46,7 +62,7 @@
   let shown = null;
   let timer = 0;
   let pause = PERIOD;
-  let isOn = localStorage.getItem("azsession-live") !== "off";
+  let isOn = remembered() !== "off";
 
   const tell = (text, isLost) => {
     toggle.textContent = text;
@@ -110,7 +126,7 @@
 
   toggle.addEventListener("click", async () => {
     isOn = !isOn;
-    localStorage.setItem("azsession-live", isOn ? "on" : "off");
+    remember(isOn ? "on" : "off");
     tell(isOn ? "Live" : "Paused");
     pause = PERIOD;
     if (isOn) {
