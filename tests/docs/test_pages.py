@@ -24,6 +24,7 @@ NOT_RUN = {
     "explorer.md": 1,
     "gateways.md": 2,
     "migrating.md": 1,
+    "monitoring.md": 3,
     "telemetry.md": 1,
     "troubleshooting.md": 1,
 }
