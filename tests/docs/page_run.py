@@ -31,8 +31,12 @@ _PLACEHOLDER = re.compile(r"Endpoint=[^\"'\s]*\.\.[^\"'\s]*")
 _PATIENCE = 60
 #: Plugins that would only take time.
 _UNUSED_PLUGINS = ("schemathesis", "randomly", "xdist", "hypothesispytest", "pytest_cov", "cacheprovider")
-#: Installations are the subject of tests/installing.
-_NO_INSTALLATION = "pip() { true; }\n"
+#: Installations are the subject of tests/installing: an environment is an empty folder here, and pip does nothing.
+_NO_INSTALLATION = """pip() { true; }
+python3() {
+    if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; touch "$3/bin/activate"; else command python3 "$@"; fi
+}
+"""
 
 
 class PageRun:
@@ -48,6 +52,7 @@ class PageRun:
         self._page = page
         self._folder = folder
         self._connection_string = connection_string
+        self._amqp_connection_string = ""
         self._output = ""
         self._background: list[subprocess.Popen[str]] = []
         home = folder.parent / f"{folder.name}-home"
@@ -154,15 +159,8 @@ class PageRun:
         )
         self._background.append(process)
         if serves:
-            assert process.stdout is not None
-            said = ""
-            for line in process.stdout:  # Until it ends, or prints its connection string.
-                said += line
-                if line.startswith("Endpoint="):
-                    break
-            else:
-                raise AssertionError(f"the gateway did not start: {said}")
-            self._connection_string = line.strip()
+            found = printed_connection_strings(process, 1 if "--no-amqp" in code else 2)
+            self._connection_string, self._amqp_connection_string = found[0], found[-1]
             self._environ["SERVICEBUS_CONNECTION_STRING"] = self._connection_string
             self._output = self._connection_string + "\n"
 
@@ -189,7 +187,10 @@ class PageRun:
             self._output = output
 
     def _filled(self, code: str) -> str:
-        return _PLACEHOLDER.sub(lambda found: self._connection_string, code)
+        def fill(found: re.Match[str]) -> str:
+            return self._amqp_connection_string if "UseDevelopmentEmulator" in found[0] else self._connection_string
+
+        return _PLACEHOLDER.sub(fill, code)
 
     def _check_output(self, block: Block) -> None:
         matches = doctest.OutputChecker().check_output(
@@ -229,3 +230,16 @@ class PageRun:
             process.kill()
             process.communicate()
         self._python.communicate(timeout=_PATIENCE)
+
+
+def printed_connection_strings(process: subprocess.Popen[str], count: int) -> list[str]:
+    """Return the connection strings that a gateway prints at its start: for azsession, and for Azure's SDKs."""
+    assert process.stdout is not None
+    said, found = "", []
+    for line in process.stdout:
+        said += line
+        if line.startswith("Endpoint="):
+            found.append(line.strip())
+        if len(found) == count:
+            return found
+    raise AssertionError(f"the gateway did not start: {said}")
