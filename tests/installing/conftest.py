@@ -61,6 +61,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """A virtual environment in which nothing is installed, for commands that only resolve."""
+    return Environment(tmp_path_factory.mktemp("untouched") / "venv")
+
+
 @pytest.fixture
 def fresh(tmp_path: Path) -> Environment:
     """A new virtual environment in the test's own folder."""
