@@ -91,7 +91,7 @@ class PageRun:
 
     def _step(self, block: Block) -> None:
         if block.mark == "not run":
-            self._check_unrun(block)
+            check_commands(block)
         elif block.language == "stop":
             self._stop()
         elif block.file_name is not None:
@@ -211,17 +211,6 @@ class PageRun:
     def _check_ini(self, block: Block) -> None:
         configparser.ConfigParser(strict=False, interpolation=None).read_string(block.code)
 
-    def _check_unrun(self, block: Block) -> None:
-        """Check the syntax of a shell block that is not run, and the options of its commands of azsession."""
-        if block.language != "sh":
-            return
-        subprocess.run(["bash", "-n", "-c", block.code], check=True, timeout=_PATIENCE)
-        for line in block.code.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["azsession"]:
-                # Options are read before --help is obeyed, so that an unknown one fails.
-                assert group.run([*words[1:], "--help"]) == 0, line
-
     def __enter__(self) -> PageRun:
         return self
 
@@ -243,3 +232,15 @@ def printed_connection_strings(process: subprocess.Popen[str], count: int) -> li
         if len(found) == count:
             return found
     raise AssertionError(f"the gateway did not start: {said}")
+
+
+def check_commands(block: Block) -> None:
+    """Check the syntax of a shell block that is not run, and the options of its commands of azsession."""
+    if block.language != "sh":
+        return
+    subprocess.run(["bash", "-n", "-c", block.code], check=True, timeout=_PATIENCE)
+    for line in block.code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["azsession"]:
+            # Options are read before --help is obeyed, so that an unknown one fails.
+            assert group.run([*words[1:], "--help"]) == 0, line

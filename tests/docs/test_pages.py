@@ -12,7 +12,7 @@ import pytest
 from azsession.testing import AzsessionServer
 
 from ..support.paths import ROOT
-from .page_run import PageRun
+from .page_run import PageRun, check_commands
 from .pages import PAGES, Block, blocks, run_by
 
 #: The number of blocks that are marked as not run, for each page. The mark says why.
@@ -50,6 +50,16 @@ def test_the_file_that_runs_a_page_reads_it(page: Path) -> None:
     tests = run_by(page.read_text(encoding="utf-8"))
     assert tests is not None
     assert f'"{page.name}"' in tests.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if run_by(page.read_text(encoding="utf-8")) is not None], ids=name_of
+)
+def test_the_shell_commands_of_a_page_with_tests_of_its_own_are_valid(page: Path) -> None:
+    commands = [block for block in blocks(page.read_text(encoding="utf-8")) if block.language == "sh"]
+    assert commands
+    for block in commands:
+        check_commands(block)
 
 
 def test_only_these_blocks_are_not_run() -> None:
