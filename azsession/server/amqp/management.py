@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from ... import amqp
@@ -18,6 +19,7 @@ from ...errors import QueueError
 from ...protocol.error_codes import SESSION_LOCK_LOST
 from ...protocol.routes import Operation
 from ...validation import MAX_BATCH
+from .batch_delete import MAX_DELETES, delete_dead_letters, delete_of_session
 from .broker_calls import CONTEXT, result_of
 from .conditions import ARGUMENT_ERROR, NOT_IMPLEMENTED, RefusedError, message_lost, not_settled, refusal_of, session_lost
 from .dead_letter_receiver import settle_dead_letter
@@ -28,8 +30,8 @@ from .outcomes import short
 from .requests import Answer, RequestLink
 from .services import Services
 
-#: The last-updated-time from which all sessions with messages or state are listed: about the end of .NET's time, in ms.
-ALL_SESSIONS = 253402300799999 - 1000
+#: About the end of .NET's time, in milliseconds since 1970. As last-updated-time, it asks for sessions with messages, too.
+END_OF_TIME = 253402300799999 - 1000
 #: Bytes of encoded messages in one response, unless its first message is larger.
 MAX_RESPONSE = 4 * 1024 * 1024
 _DEAD = DEAD_LETTERS + MANAGEMENT
@@ -113,7 +115,7 @@ class ManagementRequests(RequestLink):
     async def _list_sessions(self, asked: Body) -> Result:
         skip, top = _number(asked, "skip"), _number(asked, "top", MAX_BATCH)
         since = asked.get("last-updated-time")
-        updated_since = since / 1000 if isinstance(since, int) and since < ALL_SESSIONS else None
+        updated_since = since / 1000 if isinstance(since, int) and since < END_OF_TIME else None
         if top == 0:
             return _NOTHING
         found: list[str] = []
@@ -134,6 +136,8 @@ class ManagementRequests(RequestLink):
     async def _peek(self, asked: Body) -> Result:
         start, most = _number(asked, "from-sequence-number", default=0), _number(asked, "message-count", MAX_BATCH)
         session_id = asked.get("session-id")
+        if not isinstance(session_id, str | None):
+            raise RefusedError(ARGUMENT_ERROR, "session-id must be a string or null.")
         if most == 0:
             return _NOTHING
         if self._is_dead:
@@ -142,6 +146,19 @@ class ManagementRequests(RequestLink):
             found = await result_of(self._broker.peek(self.entity, session_id, start, most, context=CONTEXT))
         messages = _fitting([encode_peeked(message) for message in found])
         return (200, {"messages": [{"message": one} for one in messages]}) if messages else _NOTHING
+
+    async def _delete_messages(self, asked: Body) -> Result:
+        most, instant = _number(asked, "message-count", MAX_DELETES), asked.get("enqueued-time-utc")
+        if not isinstance(instant, int):
+            raise RefusedError(ARGUMENT_ERROR, "enqueued-time-utc must be a timestamp.")
+        before = datetime.fromtimestamp(max(0, min(instant, END_OF_TIME)) / 1000, timezone.utc)
+        if self._is_dead:
+            locks = self._services.dead_letter_locks
+            count = await delete_dead_letters(self._broker, locks, self.entity, most, before)
+        else:
+            session_id, holder = self._held(asked)
+            count = await delete_of_session(self._broker, self.entity, session_id, holder.lock_id, most, before)
+        return 200, {"message-count": count}
 
     async def _receive_deferred(self, asked: Body) -> Result:
         numbers = _numbers(asked)
@@ -228,6 +245,7 @@ _OPERATIONS: dict[str, tuple[Operation, Callable[[ManagementRequests, Body], Awa
     "set-session-state": (Operation.SET_STATE, ManagementRequests._set_state),
     "get-message-sessions": (Operation.LIST_SESSIONS, ManagementRequests._list_sessions),
     "peek-message": (Operation.PEEK, ManagementRequests._peek),
+    "batch-delete-messages": (Operation.RECEIVE, ManagementRequests._delete_messages),
     "receive-by-sequence-number": (Operation.RECEIVE_DEFERRED, ManagementRequests._receive_deferred),
     "update-disposition": (Operation.SETTLE, ManagementRequests._update_disposition),
     "renew-lock": (Operation.RENEW, ManagementRequests._renew_locks),
