@@ -12,9 +12,13 @@ taken. So code that runs in the caller's thread has such loops in functions of t
 from __future__ import annotations
 
 import inspect
+import os
 import sys
+import threading
 from types import FrameType
 from typing import Any
+
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 
 def handled() -> BaseException | None:
@@ -57,6 +61,28 @@ def raised_by_handler(error: BaseException) -> bool:
         if _was_given(step.tb_next.tb_frame, step.tb_frame):
             return True
         step = step.tb_next
+    return False
+
+
+def has_interrupted_us() -> bool:
+    """Return whether a signal handler that interrupted this package in this thread called the caller.
+
+    The interrupted code can hold locks that other threads need. So the handler must not wait for these threads without a
+    limit.
+    """
+    if threading.get_ident() != threading.main_thread().ident:
+        return False  # Handlers run in the main thread only.
+    frame: FrameType | None = sys._getframe()
+    # Only these: up to Python 3.12, looking at the variables of a frame keeps them alive.
+    candidates: list[FrameType] = []
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_PACKAGE):
+            candidates.append(frame)
+        elif any(each.f_back is not None and _was_given(each, each.f_back) for each in candidates):
+            return True
+        else:
+            candidates.clear()
+        frame = frame.f_back
     return False
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from azsession import interrupts
+from azsession.futures import Future
 
 
 class InterruptError(Exception):
@@ -109,3 +110,25 @@ def test_an_exception_that_was_handled_before_the_work_began_does_not_pass() -> 
             interrupts.let_pass(error, older)
             with pytest.raises(InterruptError):
                 interrupts.let_pass(error)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_handler_learns_whether_it_has_interrupted_the_package(inside: bool) -> None:
+    found: list[bool] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: found.append(interrupts.has_interrupted_us()))
+
+    def raise_signal(*_: object) -> str:
+        signal.raise_signal(signal.SIGUSR1)
+        return ""
+
+    try:
+        if inside:
+            future: Future[str] = Future()
+            future.set_result("")
+            future.add_done_callback(raise_signal)
+        else:
+            raise_signal()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert found == [inside]
+    assert interrupts.has_interrupted_us() is False

@@ -93,12 +93,13 @@ class RequestInFlight:
         Raises:
             CancelledError: The request is already cancelled.
         """
+        # First: a request that is cancelled below was not written, and the caller must learn that.
+        self.tracked = True
         with connection_owners:
             self._connection, connection.in_flight = connection, self
             # After the change: a signal handler that interrupted this thread in between may have cancelled the request.
             if self.cancelled:
                 raise CancelledError("the request was cancelled")
-        self.tracked = True
 
 
 class CancellableCall(Protocol):

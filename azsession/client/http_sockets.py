@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -104,17 +104,23 @@ class _TrackedTLSConnection(_TrackedConnection):
 
 
 class _ConnectionQueue(queue.LifoQueue[Any]):
-    """A queue of connections whose lock an interrupt does not leave taken, and that has no connection twice."""
+    """A queue of connections that has no connection twice.
+
+    An interrupt does not leave its lock taken. A signal handler can use the queue while its thread is in a method.
+    """
 
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
-        mutex = getattr(self, "mutex", None)
-        if mutex is not None:  # The queues of gevent have none.
-            self.not_empty, self.not_full, self.all_tasks_done = (Condition(mutex) for _ in range(3))
+        if hasattr(self, "mutex"):  # The queues of gevent have none.
+            self.mutex = cast("threading.Lock", threading.RLock())
+            self.not_empty, self.not_full, self.all_tasks_done = (Condition(self.mutex) for _ in range(3))
 
     def _get(self) -> Any:
         _returned.connection = None
-        return super()._get()
+        try:
+            return super()._get()
+        except IndexError:  # A signal handler took the last connection.
+            raise queue.Empty from None
 
 
 class _TrackedPool:
@@ -224,6 +230,8 @@ def send_prepared(
         ResponseTooLargeError: The body of a success is larger than the request allows.
     """
     settings["stream"] = True
+    # A signal handler that makes a request may have interrupted another request of this thread.
+    before = current_request()
     cancellation.current.request = in_flight
     try:
         with free_cookies(http):
@@ -236,7 +244,7 @@ def send_prepared(
                 response.close()
             raise
     finally:
-        cancellation.current.request = None
+        cancellation.current.request = before
 
 
 def _read_body(response: requests.Response, in_flight: RequestInFlight, sink: ResponseSink | None) -> bytes:

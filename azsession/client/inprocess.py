@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import io
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -21,12 +22,14 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.utils import get_encoding_from_headers
 
-from .. import forks
+from .. import forks, interrupts
 from ..broker.base import Broker
 from ..broker.calls import CallContext, wait_for
-from ..errors import ConfigurationError, QueueError
+from ..errors import ConfigurationError, ProviderError, QueueError
 from ..events import Event
+from ..futures import Future as OwnFuture
 from ..protocol import EXTENSIONS_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION, SERVER_EXTENSIONS
+from ..protocol.error_codes import SERVER_BUSY
 from ..server.answer import Answer
 from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
 from ..server.request import Headers
@@ -36,6 +39,8 @@ T = TypeVar("T")
 
 #: Seconds that `close` waits for running requests.
 CLOSE_PATIENCE = 5.0
+#: Seconds that a signal handler waits for an operation of the broker if it interrupted a call.
+HANDLER_PATIENCE = 1.0
 
 
 class _Ask:
@@ -56,13 +61,28 @@ class _Ask:
             self.waited = not future.done()
             if self.waited:
                 request.on_cancel(future.cancel)
-            return wait_for(future)
+            if _can_wait(future):
+                return wait_for(future)
         except BaseException:
             # `wait_for` does the same, unless an interrupt came before it began.
             future.cancel()
             raise
         finally:
             request.on_cancel(None)
+        raise ProviderError(
+            "a signal handler cannot wait for this broker, because it interrupted a call", code=SERVER_BUSY, is_transient=True
+        )
+
+
+def _can_wait(future: Future[Any]) -> bool:
+    """Return whether this thread can wait for a result without a limit.
+
+    A signal handler cannot: it can have interrupted a call that holds a lock which the broker's thread needs. The operation
+    then goes on after the handler. A result that needs no such lock comes within `HANDLER_PATIENCE`.
+    """
+    if threading.get_ident() != threading.main_thread().ident:
+        return True
+    return (isinstance(future, OwnFuture) and future.wait(HANDLER_PATIENCE)) or not interrupts.has_interrupted_us()
 
 
 class InProcessAdapter(BaseAdapter):

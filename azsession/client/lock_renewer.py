@@ -14,7 +14,7 @@ import time
 import weakref
 from typing import Protocol
 
-from .. import threads
+from .. import interrupts, threads
 from ..events import Event
 from ..logs import SessionLogger, get_logger
 
@@ -203,8 +203,14 @@ class Renewer:
             self._push(due, holder)
 
     def stop(self) -> None:
-        """Stop all threads, and wait for them. Closing a client cancels its renewal. Can be repeated after an interrupt."""
-        for thread in self.dismiss():
+        """Stop all threads, and wait for them. Closing a client cancels its renewal. Can be repeated after an interrupt.
+
+        A signal handler that interrupted a call does not wait: the threads can need a lock that the call holds.
+        """
+        running = self.dismiss()
+        if interrupts.has_interrupted_us():
+            return
+        for thread in running:
             if thread is not threading.current_thread():
                 thread.join()
 

@@ -55,6 +55,8 @@ def _may_have_arrived(error: Exception, in_flight: RequestInFlight) -> bool:
     """Return whether the server may have received the request."""
     if in_flight.tracked:
         return in_flight.written
+    if isinstance(root_cause(error), (urllib3.exceptions.ClosedPoolError, urllib3.exceptions.EmptyPoolError)):
+        return False  # There was no connection for it: a signal handler closed the client, for example.
     text = repr(error)
     never_sent = (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError, requests.exceptions.SSLError)
     return not isinstance(error, never_sent) and "NewConnectionError" not in text and "NameResolutionError" not in text

@@ -157,6 +157,8 @@ class ProviderCore:
         self.closed = True
         if not self._has_ended:
             self._end_sessions()
+        # Again: a signal handler can have closed the provider during an accept, which then gives its session back.
+        self._join_background()
         self.connection.close()
 
     def _end_sessions(self) -> None:
@@ -165,15 +167,18 @@ class ProviderCore:
             waits = known()
             if waits is not None:
                 waits.stop()
-        for thread in self._background.copy():
-            if thread.ident is not None:
-                thread.join(2 * RELEASE_PATIENCE)
-            self._background.discard(thread)
+        self._join_background()
         # End all waits before the first release. If the server does not answer a release, do not wait for the others.
         for holder in [holder for holder in self.connection.clients() if holder.shut()]:
             if not holder.release():
                 break
         self._has_ended = True
+
+    def _join_background(self) -> None:
+        for thread in self._background.copy():
+            if thread.ident is not None:
+                thread.join(2 * RELEASE_PATIENCE)
+            self._background.discard(thread)
 
     def after_fork(self) -> None:
         """In a forked child: leave the parent's waits to the parent."""

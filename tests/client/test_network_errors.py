@@ -8,6 +8,7 @@ from email.utils import formatdate
 import pytest
 import requests
 import urllib3.exceptions
+from urllib3 import HTTPConnectionPool
 
 from azsession.client.cancellation import RequestInFlight
 from azsession.client.network_errors import clock_hint, failure_of, root_cause
@@ -33,6 +34,7 @@ def test_a_tracked_request_may_have_arrived_if_it_was_written(written: bool) -> 
         (requests.ConnectionError("NewConnectionError: refused"), False),
         (requests.ConnectionError("NameResolutionError: unknown host"), False),
         (requests.ReadTimeout("x"), True),
+        (requests.ConnectionError(urllib3.exceptions.ClosedPoolError(HTTPConnectionPool("a"), "Pool is closed.")), False),
         (requests.ConnectionError("reset"), True),
     ],
 )

@@ -59,7 +59,7 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     "complete_messages": (lambda p, s, v: s.complete_messages(v), LISTS),
     "session_from_receipt": (lambda p, s, v: p.session_from_receipt(v), [*TEXTS, None]),
     "dead-letter reason": (lambda p, s, v: s.dead_letter_session(v), [*TEXTS, None, "x" * 4097]),
-    "session state": (lambda p, s, v: s.set_session_state(v), ["text", 5, UNWRITABLE]),
+    "session state": (lambda p, s, v: s.set_session_state(v), [5, [], UNWRITABLE]),
     "queue settings": (lambda p, s, v: p.create_queue("new", v), [5, "x", {}]),
     "session_ids": (lambda p, s, v: SessionProcessor(p, "q", print, session_ids=v), [5, "abc", [], [5], [LONE]]),
     "grace_period": (lambda p, s, v: SessionProcessor(p, "q", print, grace_period=v), DURATIONS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,13 +41,24 @@ class InterruptError(Exception):
     """Raised in the middle of a call."""
 
 
+def is_in_finalizer(frame: FrameType | None) -> bool:
+    """Return whether a ``__del__`` or a `weakref.finalize` has called a function."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename == weakref.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def interrupted_in(name: str) -> Iterator[list[str]]:
     """Raise an exception when this thread enters a function of the package of that name, once. Yield whether it did."""
     entered: list[str] = []
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if event == "call" and frame.f_code.co_name == name and "azsession" in frame.f_code.co_filename and not entered:
+        is_it = event == "call" and frame.f_code.co_name == name and "azsession" in frame.f_code.co_filename
+        # The garbage collector can end another provider meanwhile. Python ignores an exception there.
+        if is_it and not entered and not is_in_finalizer(frame):
             entered.append(name)
             raise InterruptError(name)
         return None

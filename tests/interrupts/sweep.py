@@ -11,7 +11,6 @@ import os
 import queue
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 import azsession
 from azsession import InvalidReceiptError, Message, ReceivedMessage, ServiceBusProvider, SessionClient
 
-from .conftest import InterruptError
+from .conftest import InterruptError, is_in_finalizer
 
 T = TypeVar("T")
 
@@ -63,15 +62,6 @@ def _signal_points(code: CodeType) -> frozenset[int]:
     ) - _exits(code)
 
 
-def _is_in_finalizer(frame: FrameType | None) -> bool:
-    """Return whether a ``__del__`` or a `weakref.finalize` has called a function."""
-    while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename == weakref.__file__:
-            return True
-        frame = frame.f_back
-    return False
-
-
 class Interrupter:
     """Counts the lines of the package that a call runs in this thread, and raises an exception before one of them.
 
@@ -111,12 +101,15 @@ class Interrupter:
 
     def _pass(self, frame: FrameType, where: str) -> None:
         """Count a place. Raise the exception if it is the one to interrupt."""
-        if self.lines + 1 == self._at and _is_in_finalizer(frame):
+        if self.lines + 1 == self._at and is_in_finalizer(frame):
             return  # The garbage collector calls it, and Python ignores an exception there. The next place counts.
         self.lines += 1
         if self.lines == self._at:
             self.where = where
-            raise InterruptError(where)
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        raise InterruptError(self.where)
 
 
 class BytecodeInterrupter(Interrupter):
@@ -143,6 +136,23 @@ class BytecodeInterrupter(Interrupter):
             self._pass(frame, f"{code.co_filename}:{frame.f_lineno} {code.co_name}, byte {frame.f_lasti}")
         self._has_returned = event == "return"
         return self._trace
+
+
+class Handler(BytecodeInterrupter):
+    """Calls a function where CPython handles signals, as a signal handler that returns.
+
+    Args:
+        at: The number of the place. 0: call nothing.
+        handle: The function.
+    """
+
+    def __init__(self, at: int, handle: Callable[[], object]) -> None:
+        super().__init__(at)
+        self._handle = handle
+
+    def _interrupt(self) -> None:
+        sys.settrace(None)
+        self._handle()
 
 
 class Context:

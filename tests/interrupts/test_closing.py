@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from azsession import ConfigurationError, Message, QueueError, ServiceBusProvide
 from ..api.conftest import Arrangement
 from ..conftest import eventually
 from .conftest import InterruptError, alarm, interrupted_in
+from .sweep import Handler, steps
 
 
 @pytest.fixture
@@ -97,6 +100,39 @@ def test_a_signal_handler_can_close_while_its_thread_is_in_a_call(
         assert time.monotonic() - began < 20
         session.close()
         provider.close()
+
+
+CALLS: dict[str, Callable[[ServiceBusProvider, str, SessionClient], object]] = {
+    "receive": lambda provider, queue, session: session.receive_message(timeout=0),
+    "complete": lambda provider, queue, session: session.complete_messages(session.receive_messages(1, timeout=0)),
+    "renew": lambda provider, queue, session: session.renew_session_lock(),
+    "send": lambda provider, queue, session: provider.send_message(queue, Message("2", session_id="s")),
+    "accept": lambda provider, queue, session: provider.create_session_client(queue, accept_timeout=0),
+}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 handles signals before most instructions")
+@pytest.mark.parametrize("name", CALLS)
+def test_a_signal_handler_can_close_the_provider_anywhere_in_a_call(arrangement: Arrangement, queue: str, name: str) -> None:
+    def run(at: int) -> int:
+        provider = arrangement.provider()
+        provider.send_message(queue, Message("1", session_id="s"))
+        session = provider.create_session_client(queue, "s")
+        session.get_session_state()  # Takes the lock.
+        handler = Handler(at, provider.close)
+        # The call can also end well, or find that there is no other session.
+        with suppress(QueueError):
+            handler.run(lambda: CALLS[name](provider, queue, session))
+        provider.close()
+        try:
+            with arrangement.provider() as again, again.create_session_client(queue, "s") as found:
+                found.complete_messages(found.receive_messages(10, timeout=0))
+        except QueueError as error:
+            raise AssertionError(f"closed at {handler.where}") from error
+        return handler.lines
+
+    for at in steps(run(0)):
+        run(at)
 
 
 def test_closing_in_a_signal_handler_that_raises_ends_the_call(arrangement: Arrangement, queue: str) -> None:

@@ -6,13 +6,14 @@ thread. One of the objects that `_begin` makes carries it out.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from ... import forks
+from ... import forks, interrupts
 from ...config import ServiceBusConfig, check_ca_bundle
 from ...errors import ProviderError, QueueError, UnsupportedOperationError
 from ...futures import Future, wait_all
@@ -303,7 +304,17 @@ class AzureBroker(Broker):
             return  # Closed.
 
     def close(self) -> None:
-        """Release all locks, and close the connections. Idempotent. After an interrupt, a second call continues."""
+        """Release all locks, and close the connections. Idempotent. After an interrupt, a second call continues.
+
+        A signal handler that interrupted a call of this thread cannot wait for the loop, which can need a lock of that call.
+        Then the broker closes after it.
+        """
+        if interrupts.has_interrupted_us():
+            threading.Thread(target=self._finish_closing, name="azsession-broker-closing").start()
+        else:
+            self._finish_closing()
+
+    def _finish_closing(self) -> None:
         if self._closed:
             return
         try:
