@@ -162,4 +162,6 @@ def test_the_command_has_all_options_of_azsession_consume_that_are_not_in_app_co
         return {option for parameter in command.params for option in parameter.opts}
 
     ours = {"--connection-string", "--ca-bundle", "--allow-insecure-http", "--json"}
+    # The app logs, and a command inside of an app answers no probes.
+    ours |= {"-v", "--verbose", "--log-json", "--health-port"}
     assert options(contrib._commands.commands["consume"]) == options(plain_consume) - ours
