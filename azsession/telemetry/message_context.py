@@ -7,7 +7,6 @@ It has the form of W3C Trace Context: ``traceparent`` and ``tracestate``. Azure'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -56,15 +55,8 @@ def context_of(attributes: Mapping[str, AttributeValue]) -> SpanContext | None:
     # The propagator logs a warning about a longer one, with which a sender could flood the log.
     if not parent or len(parent) > MAX_LENGTH:
         return None
-    return _parsed(parent, _text(attributes.get(TRACE_STATE)) or "")
-
-
-# A message's context is needed when it is received, processed and settled.
-@lru_cache(1024)
-def _parsed(parent: str, state: str) -> SpanContext | None:
-    context = get_current_span(
-        PROPAGATOR.extract({TRACE_PARENT: parent, TRACE_STATE: state}, context=EMPTY)
-    ).get_span_context()
+    carrier = {TRACE_PARENT: parent, TRACE_STATE: _text(attributes.get(TRACE_STATE)) or ""}
+    context = get_current_span(PROPAGATOR.extract(carrier, context=EMPTY)).get_span_context()
     return context if context.is_valid else None
 
 

@@ -117,7 +117,7 @@ def _set_error(span: Span, error: BaseException) -> None:
 
 
 class Transfer(Operation):
-    """Receives or settles messages, to whose contexts its span is linked.
+    """Receives or settles messages. The span of a receive is linked to the contexts of the messages.
 
     The span is made at the end, when its links and attributes are known: samplers see them, and it costs less. It is never
     the current span.
@@ -184,7 +184,8 @@ class Transfer(Operation):
             attributes.setdefault(MESSAGE_COUNT, len(messages))
         elif messages:
             attributes.update(message_attributes(messages[0]) if self._receives else identity(messages[0]))
-        links = links_to(messages, with_attributes=self._is_batch)
+        # The conventions leave it open whether a settlement has links. Its message is linked to a receive or process span.
+        links = links_to(messages, with_attributes=self._is_batch) if self._receives else ()
         span = tracer.start_span(self._name, None, SpanKind.CLIENT, attributes, links, self._began_at)
         if error is not None:
             _set_error(span, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ from azsession import ConnectionFailedError, Message, MessageTooLargeError, Queu
 from azsession.client import sending
 from azsession.client.call import Call
 from azsession.client.sending import send_messages, with_id
-from azsession.telemetry import Telemetry
+from azsession.telemetry import SendOperation, Telemetry
 
 
 @attrs.define
@@ -114,3 +114,38 @@ def test_the_error_of_the_first_request_is_unchanged() -> None:
         send(Core(lambda bodies: error), 3)
     assert caught.value is error
     assert caught.value.accepted == 0
+
+
+class _Enlarging(Telemetry):
+    """Adds something to the bodies, as the trace context adds to the attributes."""
+
+    def send(self, name: str, queue_name: str, messages: Sequence[Message], *, is_batch: bool) -> SendOperation:
+        return SendOperation([attrs.evolve(message, body=message.body + b"+") for message in messages])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_messages_that_only_the_trace_context_makes_too_large_are_sent_without_it(count: int) -> None:
+    def refuse(bodies: list[str]) -> QueueError | None:
+        return MessageTooLargeError("message 1 has 7 bytes") if "0+" in bodies else None
+
+    core = Core(refuse, telemetry=_Enlarging())
+    assert len(send(core, count)) == count
+    assert core.sent == [numbers(0, count)]
+
+
+def test_a_message_that_is_too_large_by_itself_is_an_error_also_with_a_trace_context() -> None:
+    core = Core(lambda bodies: MessageTooLargeError("message 1 has 7 bytes"), telemetry=_Enlarging())
+    with pytest.raises(MessageTooLargeError):
+        send(core, 2)
+    assert core.sent == []
+
+
+def test_a_part_that_was_accepted_is_not_sent_again_without_its_trace_context() -> None:
+    def refuse(bodies: list[str]) -> QueueError | None:
+        return MessageTooLargeError("message 1 has 7 bytes") if "1000+" in bodies else None
+
+    core = Core(refuse, telemetry=_Enlarging())
+    with pytest.raises(MessageTooLargeError) as caught:
+        send(core, 1001)
+    assert caught.value.accepted == 1000
+    assert len(core.sent) == 1

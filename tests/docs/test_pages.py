@@ -25,7 +25,7 @@ NOT_RUN = {
     "gateways.md": 2,
     "migrating.md": 1,
     "monitoring.md": 3,
-    "telemetry.md": 1,
+    "telemetry.md": 2,
     "troubleshooting.md": 1,
 }
 

@@ -136,7 +136,6 @@ def test_a_settlement_has_a_span(provider: ServiceBusProvider, queue: str, telem
             getattr(session, f"{name}_message")(message)
     settled = telemetry.span(f"{name} {queue}")
     assert settled.kind is SpanKind.CLIENT
-    assert ids(link_of(settled)) == ids(telemetry.span(f"send {queue}").get_span_context())
     found = attributes_of(settled)
     assert found == {
         "messaging.system": "servicebus",
@@ -156,7 +155,6 @@ def test_settlements_of_many_messages_count_them(provider: ServiceBusProvider, q
         session.complete_messages([take(session), take(session)])
         assert session.dead_letter_session("gone") == 2
     assert attributes_of(telemetry.span(f"complete {queue}"))["messaging.batch.message_count"] == 2
-    assert len(telemetry.span(f"complete {queue}").links) == 2
     assert attributes_of(telemetry.span(f"dead_letter {queue}"))["messaging.batch.message_count"] == 2
 
 
