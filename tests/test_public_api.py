@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 
@@ -51,6 +52,13 @@ def undescribed(cls: type) -> set[str]:
 def test_the_reference_has_each_exported_name_once() -> None:
     names = [name for page in PAGES for name in re.findall(r"^::: azsession\.(\w+)$", page.read_text("utf-8"), re.MULTILINE)]
     assert sorted(names) == EXPORTED
+
+
+@pytest.mark.parametrize("module", ["server", "contrib.celery", "contrib.django", "contrib.flask"])
+def test_the_reference_has_what_the_modules_with_extras_export(module: str) -> None:
+    text = (ROOT / "docs" / "api-integrations.md").read_text(encoding="utf-8")
+    exported = import_module(f"azsession.{module}").__all__
+    assert [name for name in exported if f"azsession.{module}.{name}" not in text and not name.isupper()] == []
 
 
 @pytest.mark.parametrize("name", EXPORTED)
