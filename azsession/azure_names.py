@@ -140,6 +140,11 @@ COUNTERPARTS: Mapping[str, Mapping[str, str]] = {
         "schedule_messages": "use provider.schedule_messages(queue_name, messages, at)",
         "client_identifier": "leave it out: azsession does not name its connections",
     },
+    "QueueError": {
+        "message": "use str(error)",
+        "inner_exception": "use __cause__",
+        "error_code": "use code",
+    },
     "ServiceBusConfig()": {
         **dict.fromkeys(("retry_total", "retry_backoff_factor", "retry_backoff_max", "retry_mode"), _RETRIES),
         "transport_type": "use transport='amqp-websockets'",

@@ -24,6 +24,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
+from .azure_names import explain_azure_names
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -83,6 +85,7 @@ class ProviderErrorDetails(ErrorDetails, total=False):
     provider: str
 
 
+@explain_azure_names
 class QueueError(Exception):
     """The base of all errors of azsession.
 

@@ -30,6 +30,7 @@ from azsession import (
     ServiceBusConfig,
     ServiceBusProvider,
     SessionClient,
+    SessionLockedError,
     ValidationError,
 )
 from azsession.azure_names import COUNTERPARTS, counterpart
@@ -91,7 +92,7 @@ def test_the_counterparts_exist() -> None:
     hints = [hint for table in COUNTERPARTS.values() for hint in table.values()]
     named = {name for hint in hints for name in re.findall(r"(?:\buse |provider\.|session\.|SessionClient\.)(\w+)", hint)}
     assert len(named) > 40
-    assert named - known_names() - {"transport", "the", "session"} == set()
+    assert named - known_names() - {"transport", "the", "session", "str", "__cause__"} == set()
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,14 @@ def test_an_attribute_of_theirs_names_the_right_one() -> None:
         Message("x").nothing  # type: ignore[attr-defined]  # noqa: B018
     assert not hasattr(message, "label")
     assert pickle.loads(pickle.dumps(message)) == message
+
+
+def test_an_attribute_of_their_errors_names_the_right_one() -> None:
+    error = SessionLockedError("locked", code="SessionLocked")
+    with pytest.raises(AttributeError, match=r"'SessionLockedError' object has no attribute 'message': use str\(error\)"):
+        error.message  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(error, "nothing")
+    assert str(pickle.loads(pickle.dumps(error))) == "locked"
 
 
 def test_a_method_of_theirs_names_the_right_one() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+import attrs
 import pytest
 
+import azsession
 from azsession import (
     Message,
     PeekedMessage,
@@ -58,6 +60,12 @@ def test_the_table_shows_the_same_and_no_secret(value: object) -> None:
     assert table.startswith(f"<table><caption>{type(value).__name__}</caption>")
     assert table.endswith("</table>")
     assert SECRET not in table + repr(value)
+
+
+def test_every_public_value_class_shows_itself_so() -> None:
+    classes = [each for name in azsession.__all__ if attrs.has(each := getattr(azsession, name))]
+    assert len(classes) >= 10
+    assert [cls.__name__ for cls in classes if not hasattr(cls, "_repr_html_")] == []
 
 
 def test_a_long_value_is_cut() -> None:

@@ -74,6 +74,7 @@ def test_pip_resolves_each_install_line_in_a_clone(place: str, clone: Path, unto
     assert re.search(r"^Would install .*\bazsession-", said, re.MULTILINE)
 
 
+@pytest.mark.timeout(300)
 def test_the_page_about_installing_installs_the_command_from_a_wheel(clone: Path, fresh: Environment) -> None:
     page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
     section = page.partition("## From a wheel")[2]
@@ -83,6 +84,7 @@ def test_the_page_about_installing_installs_the_command_from_a_wheel(clone: Path
     assert "Run a gateway" in fresh.run("azsession --help", fresh.bin.parent)
 
 
+@pytest.mark.timeout(300)
 def test_the_command_in_each_error_about_a_missing_extra_installs_it(clone: Path, fresh: Environment) -> None:
     fresh.run("pip install -q .", clone)
     elsewhere = fresh.bin.parent
