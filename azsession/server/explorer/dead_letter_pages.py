@@ -12,6 +12,7 @@ from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ...protocol.routes import Operation
 from ...validation import MAX_SEQUENCE_NUMBER
 from ..answer import Answer
+from .audit import note, plural
 from .backend import Backend
 from .body_views import preview, view_body
 from .dead_letter_steps import Progress, Selection, reason_of, take_step
@@ -24,6 +25,8 @@ from .rights import check_right
 #: Dead letters on one page.
 PAGE = 25
 _GONE = "The dead letter is not there any more. It was resubmitted or deleted."
+#: An action that was done, by the page.
+_DONE = {"resubmit": "resubmitted", "delete": "deleted"}
 #: The latest time, in milliseconds since 1970, in a form.
 _MAX_TIME = 253_402_300_799_000
 
@@ -97,7 +100,10 @@ class DeadLetterPages:
         selection = Selection(request.queue, request.session_id, _reason(request), at)
         progress = None
         if request.method == "POST":
-            progress = await take_step(self._backend, selection, action, _progress(request))
+            earlier = _progress(request)
+            progress = await take_step(self._backend, selection, action, earlier)
+            count = progress.handled - earlier.handled
+            note(request, f"{_DONE[verb]} {plural(count, 'dead letter')}", selection.queue, session_id=selection.session_id)
         return render(
             "handle-all.html",
             **frame(request, request.queue, "dead-letters"),
@@ -113,9 +119,10 @@ class DeadLetterPages:
         problem: ProviderError | None = None
         if request.method == "POST":
             # The list to return to has the filter that the user came from.
-            done = {"resubmit": "resubmitted", "delete": "deleted"}[verb]
+            done = _DONE[verb]
             try:
                 await action(queue, number)
+                note(request, f"{done} dead letter {number}", queue, sequence_number=number)
             except ProviderError as error:
                 if error.code != MESSAGE_NOT_FOUND:
                     problem = error

@@ -8,6 +8,7 @@ from ...errors import SessionLockedError, ValidationError
 from ...messages import PeekedMessage
 from ...protocol.routes import Operation
 from ..answer import Answer
+from .audit import note, plural
 from .backend import Backend
 from .body_views import preview, view_body
 from .page_request import PageRequest
@@ -76,7 +77,8 @@ class MessagePages:
         problem = ""
         if request.method == "POST":
             try:
-                await self._backend.purge(queue, session_id, request_id_of(request))
+                count = await self._backend.purge(queue, session_id, request_id_of(request))
+                note(request, f"deleted {plural(count, 'message')}", queue, session_id=session_id)
             except SessionLockedError:
                 problem = "A client holds this session now. Its messages can be deleted when it releases the session."
             else:

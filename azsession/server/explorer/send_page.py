@@ -12,6 +12,7 @@ from ...protocol.routes import Operation
 from ...validation import MAX_ATTRIBUTES_SIZE, AttributeValue
 from ..answer import Answer
 from ..request import check_size
+from .audit import note
 from .backend import Backend
 from .page_request import PageRequest
 from .page_values import frame
@@ -57,6 +58,7 @@ class SendPage:
             message = message_of(request)
             check_size(len(message.body), "the body", self._max_size)
             await self._backend.send(queue, message, request_id_of(request))
+            note(request, "sent a message", queue, session_id=message.session_id)
         except (ValidationError, MessageTooLargeError, QueueNotFoundError) as error:
             return self._form(request, 400, str(error))
         if rights_of(request).can_listen(queue):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 from urllib.parse import urljoin
 
 import pytest
@@ -76,6 +77,26 @@ def test_the_explorer_works_below_a_prefix() -> None:
         assert visitor.sign_in(ROOT.name, ROOT.key).headers["Location"] == "queues"
         assert "orders</a>" in visitor.get("queues").text
         assert {cookie.path for cookie in visitor.http.cookies} == {"/a%20b/bus/explorer"}
+    broker.close()
+
+
+def test_the_explorer_works_behind_a_proxy_that_removes_a_prefix() -> None:
+    broker = EmbeddedBroker(queues=["orders"])
+    application = create_app(broker, keys=[ROOT])
+
+    async def proxy(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        # The gateway does not know the prefix, as behind nginx's "location /tools/ { proxy_pass http://gateway/; }".
+        paths = {"path": scope["path"].removeprefix("/tools"), "raw_path": scope["raw_path"].removeprefix(b"/tools")}
+        await application({**scope, **paths}, receive, send)
+
+    with served(proxy) as url:
+        visitor = Visitor.__new__(Visitor)
+        visitor.url, visitor.http = f"{url}/tools/explorer", requests.Session()
+        start = visitor.http.get(f"{url}/tools/explorer", timeout=10)
+        assert start.url == f"{url}/tools/explorer/sign-in?to=queues"
+        assert visitor.sign_in(ROOT.name, ROOT.key).headers["Location"] == "queues"
+        assert "orders</a>" in visitor.get("queues").text
+        assert {cookie.path for cookie in visitor.http.cookies} == {"/tools/explorer"}
     broker.close()
 
 
