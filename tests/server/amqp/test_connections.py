@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from azure.servicebus import ServiceBusClient
 
 from azsession import Message, ServiceBusProvider, amqp
+from azsession.broker.calls import CallContext
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import AccessKey, GatewayService
 from azsession.server.amqp import limits
@@ -219,3 +224,29 @@ def test_the_server_stops_with_a_close_frame() -> None:
         assert raw.expect(amqp.CLOSE).error.condition == "amqp:connection:forced"
         raw.assert_ended()
         assert time.monotonic() - started < 5
+
+
+def test_a_client_that_sends_faster_than_the_broker_stores_is_slowed_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_HELD", 1024 * 1024)
+    broker = EmbeddedBroker(tmp_path / "data", queues=["q"])
+    is_over = threading.Event()
+    with GatewayService(broker, [ROOT], amqp_port=0) as service, RawClient(service) as raw:
+        raw.open(ROOT).attach_sender("q")
+        raw.expect(amqp.FLOW)
+        # The broker stores nothing until the event is set.
+        blocked = broker._core.submit(lambda _: is_over.wait(30), CallContext(blocking=False))
+        raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        raw.socket.settimeout(1.0)
+        sent = 0
+        payload = transfer(1, 0, encoded(bytes(200_000)))
+        with suppress(TimeoutError):
+            while sent < 100:
+                raw.socket.sendall(payload.replace(b"\xa0\x04\x00\x00\x00\x00", b"\xa0\x04" + sent.to_bytes(4, "big"), 1))
+                sent += 1
+        # 1 MB is held, and the buffers of the system hold some more; the client wanted to send 20 MB.
+        assert 5 <= sent < 70
+        is_over.set()
+        blocked.result()
+        eventually(lambda: broker.get_queue("q").result().active_count == sent)
