@@ -183,3 +183,18 @@ def test_transactions_are_refused(raw: RawClient) -> None:
     raw.send((len(body) + 8).to_bytes(4, "big") + b"\x02\x00\x00\x00" + body)
     assert not raw.expect(amqp.ATTACH).has_target
     assert raw.expect(amqp.DETACH).error.condition == "amqp:not-implemented"
+
+
+def test_messages_that_were_fetched_for_credit_that_is_gone_come_with_the_next_credit(
+    raw: RawClient, provider: ServiceBusProvider, queue: str
+) -> None:
+    put(provider, queue, "1", "2", "3")
+    raw.attach_receiver(queue)
+    raw.credit(2, 3, window=1)
+    assert raw.expect(amqp.TRANSFER).delivery_id == 0
+    # The other two are fetched and wait for the window.
+    raw.credit(2, 0, delivery_count=1, window=1)
+    raw.credit(2, 0, delivery_count=1, drain=True)
+    assert flow_of(raw).link_credit == 0
+    raw.credit(2, 2, delivery_count=1)
+    assert [amqp.decode_message(raw.expect(amqp.TRANSFER).payload).data for _ in range(2)] == [b"2", b"3"]
