@@ -76,6 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
     assert gateway.stdout is not None
     connection_string = gateway.stdout.readline().strip()
+    assert gateway.stdout.readline().startswith("Endpoint=sb://")  # For Azure's SDKs. It contains the key, too.
     written: dict[str, str] = {}
     try:
         program = subprocess.run(
@@ -114,7 +115,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     finally:
         gateway.send_signal(signal.SIGABRT)
         out, err = gateway.communicate(timeout=PATIENCE)
-    written |= {"the gateway's stdout, after the connection string": out, "the gateway's stderr": err}
+    written |= {"the gateway's stdout, after the connection strings": out, "the gateway's stderr": err}
     assert "Fatal Python error: Aborted" in err
     for file in sorted(folder.rglob("*")):
         if file.is_file() and not file.name.startswith("data.db"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,7 +172,8 @@ def test_a_statement_with_a_variable_part_is_found(body: str) -> None:
 
 def test_no_other_module_uses_sqlite() -> None:
     package = Path(azsession.__file__).parent
-    speaking = {path for path in package.rglob("*.py") if "sqlite3" in path.read_text(encoding="utf-8")}
+    uses = re.compile(r"^\s*(import|from) sqlite3\b|\bsqlite3\.", re.MULTILINE)
+    speaking = {path for path in package.rglob("*.py") if uses.search(path.read_text(encoding="utf-8"))}
     assert speaking
     assert {path.parent for path in speaking} == {FOLDER}
 

@@ -191,15 +191,6 @@ PRAGMA user_version = 6;
 COMMIT;
 """
 
-#: The scripts that upgrade a file of version 1, 2 and so on to the next version.
-_UPGRADES = (
-    _UPGRADE_TO_VERSION_2,
-    _UPGRADE_TO_VERSION_3,
-    _UPGRADE_TO_VERSION_4,
-    _UPGRADE_TO_VERSION_5,
-    _UPGRADE_TO_VERSION_6,
-)
-
 
 def open_database(path: Path | None) -> sqlite3.Connection:
     """Open the data file, or a database in memory, and create the tables if they do not exist.
@@ -326,7 +317,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
     run("PRAGMA journal_size_limit=67108864")
     if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-    for version, upgrade in enumerate(_UPGRADES, 1):
+    for version, upgrade in (
+        (1, _UPGRADE_TO_VERSION_2),
+        (2, _UPGRADE_TO_VERSION_3),
+        (3, _UPGRADE_TO_VERSION_4),
+        (4, _UPGRADE_TO_VERSION_5),
+        (5, _UPGRADE_TO_VERSION_6),
+    ):
         if run("PRAGMA user_version").fetchone()[0] == version:
             connection.executescript(upgrade)
     # A write without effect: a file that cannot be written fails here, and not in the first send.

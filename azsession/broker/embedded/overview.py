@@ -13,9 +13,6 @@ from .core import Core
 from .jobs import Transaction, Unfinished
 from .rows import to_datetime
 
-#: Sessions that one statement looks up by their ids.
-NAMES = 500
-
 
 class Overview:
     """Counts messages and sessions. The work does not grow with the number of messages: triggers keep the counters."""
@@ -116,14 +113,8 @@ class _Rows:
         # CROSS JOIN: SQLite does not know that few sessions are delayed, and would read all sessions.
         delayed = self._run("SELECT name, head FROM delays CROSS JOIN sessions USING (queue, name) WHERE queue = ?", (queue,))
         heads = [head for name, head in delayed if name not in locked]
-        ordered = list(locked)
-        for start in range(0, len(ordered), NAMES):
-            names = ordered[start : start + NAMES]
-            marks = ",".join("?" * len(names))
-            heads += [
-                row[0]
-                for row in self._run(f"SELECT head FROM sessions WHERE queue = ? AND name IN ({marks})", (queue, *names))
-            ]
+        for name in locked:
+            heads += self._run("SELECT head FROM sessions WHERE queue = ? AND name = ?", (queue, name)).fetchone() or ()
         return [head for head in heads if head is not None]
 
     def enqueued(self, key: int) -> float:
