@@ -61,12 +61,12 @@ class Work:
         measured: Attributes,
         attributes: Attributes,
     ) -> None:
-        self.instruments = instruments
-        self.tracer = tracer
-        self.name = name
-        self.kind = kind
-        self.measured = measured
-        self.attributes = attributes
+        self.instruments: Instruments = instruments
+        self.tracer: trace.Tracer | None = tracer
+        self.name: str = name
+        self.kind: SpanKind = kind
+        self.measured: Attributes = measured
+        self.attributes: Attributes = attributes
         self.span: Span | None = None
         #: The context in which the operation began.
         self._before: context.Context | None = None
@@ -205,6 +205,7 @@ class Sending(SendOperation):
 
     def __init__(self, work: Work, messages: Sequence[Message], create: tuple[str, Attributes] | None) -> None:
         super().__init__(messages)
+        self.to_send: Sequence[Message] = messages
         self._work = work
         self._create = create
 

@@ -9,6 +9,7 @@ from opentelemetry import context
 
 from azsession import ServiceBusProvider
 
+from ..api.conftest import AzureInProcess, EmbeddedOverHTTP
 from ..interrupts.sweep import BytecodeInterrupter, Context, Interrupter, steps
 from ..interrupts.test_sweep import Scenario, complete, dead_letter, iterate, receive_many, receive_one, send
 from .exported import Exported
@@ -22,6 +23,7 @@ def _current_span() -> Iterator[None]:
     context.detach(token)
 
 
+@pytest.mark.parametrize("arrangement", [EmbeddedOverHTTP, AzureInProcess], indirect=True, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("kind", [Interrupter, BytecodeInterrupter], ids=["line", "bytecode"])
 @pytest.mark.parametrize(
     "scenario", [receive_one, receive_many, iterate, complete, dead_letter, send], ids=lambda scenario: scenario.__name__
