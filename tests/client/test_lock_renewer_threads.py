@@ -11,6 +11,7 @@ import pytest
 
 from azsession.client import lock_renewer
 from azsession.client.lock_renewer import MAX_WORKERS, Renewer
+from azsession.events import Event
 
 from ..conftest import eventually
 from .renewals import Lock, refuse, stop, threads, workers
@@ -169,3 +170,33 @@ def test_a_forked_child_starts_without_the_parents_threads_and_locks(renewer: Re
     # The parent's renewer ends, too.
     vars(renewer).update(parent)
     assert isinstance(renewer._work, queue.SimpleQueue)
+
+
+class _CountedEvent(Event):
+    """Counts how often a thread is about to wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cleared = 0
+
+    def clear(self) -> None:
+        self.cleared += 1
+        super().clear()
+
+
+def test_the_thread_sleeps_until_a_lock_is_due(renewer: Renewer) -> None:
+    renewer._changed = changed = _CountedEvent()
+    lock = Lock(0.3)
+    renewer.watch(lock)
+    eventually(lambda: lock.renewed)
+    assert changed.cleared < 20
+
+
+def test_entries_without_a_holder_are_removed_only_when_there_are_many(renewer: Renewer) -> None:
+    kept = Lock(60)
+    renewer.watch(kept)
+    for _ in range(70):
+        renewer.watch(Lock(60))
+    assert len(renewer._due) < 10
+    # The next removal is not due at once.
+    assert renewer._clean_at == 2 + 64
