@@ -77,7 +77,7 @@ def test_a_table_without_a_terminal_is_neither_folded_nor_cut(
     text = azsession_server.connection_string
     listed = run_here("sessions", "q" * 200, connection_string=text).stdout.splitlines()
     assert [line.split() for line in listed] == [
-        ["session", "messages", "locked", "until"],
+        ["session", "messages", "locked", "until", "holder"],
         *([name, "1"] for name in sorted(names)),
     ]
     # The numbers are below each other, although a wide character takes two columns.

@@ -49,7 +49,8 @@ def test_a_signal_answers_waiting_receives_and_exits_with_0(number: signal.Signa
         served.process.send_signal(number)
         status, out, err = served.wait()
         thread.join(PATIENCE)
-    assert (status, out) == (0, "")
+    # The first line was read already, and maybe the second one, that of the AMQP endpoint.
+    assert (status, {line.partition("//")[0] for line in out.splitlines()} - {"Endpoint=sb:"}) == (0, set())
     assert "Traceback" not in err
     assert got[-1] == 204
 
