@@ -1,4 +1,4 @@
-"""Runs the README's Python examples against a real gateway, and compares docs/settings.md with the code."""
+"""Runs the README's Python examples against a real gateway, checks its links, and compares docs/settings.md with the code."""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def test_each_python_example_of_the_readme_runs(
     assert handled == ([b"paid"] if re.search(r"\bhandle\(", source) else [])
     printed: list[str] = next((words for part, words in PRINTED.items() if part in source), [])
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == printed
+
+
+def test_the_readme_links_to_every_page() -> None:
+    text = README.read_text(encoding="utf-8")
+    pages = [path.name for path in (ROOT / "docs").glob("*.md")]
+    # The reference of the API has a first page, which links to the others.
+    assert [name for name in pages if f"(docs/{name})" not in text and not name.startswith("api-")] == []
 
 
 def test_docs_settings_lists_exactly_the_settings_that_exist() -> None:
