@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -198,3 +198,30 @@ def test_messages_that_were_fetched_for_credit_that_is_gone_come_with_the_next_c
     assert flow_of(raw).link_credit == 0
     raw.credit(2, 2, delivery_count=1)
     assert [amqp.decode_message(raw.expect(amqp.TRANSFER).payload).data for _ in range(2)] == [b"2", b"3"]
+
+
+def test_the_frames_of_a_message_wait_for_the_window_of_the_client(
+    raw: RawClient, provider: ServiceBusProvider, queue: str
+) -> None:
+    put(provider, queue, "x" * 200_000)
+    raw.attach_receiver(queue)
+    raw.credit(2, 1, window=2)
+    assert [raw.expect(amqp.TRANSFER).more for _ in range(2)] == [True, True]
+    # The answer to this flow comes before the next frame of the message.
+    flow = {"next_outgoing_id": 0, "outgoing_window": 1}
+    raw.send(amqp.flow_frame(0, next_incoming_id=2, incoming_window=0, echo=True, **flow))
+    item = raw.next()
+    assert isinstance(item, amqp.RawFrame)
+    assert amqp.decode_frame(item.body)[0] == amqp.FLOW
+    raw.send(amqp.flow_frame(0, next_incoming_id=2, incoming_window=9, **flow))
+    assert [raw.expect(amqp.TRANSFER).more for _ in range(2)] == [True, False]
+
+
+def test_a_link_without_credit_is_detached_when_its_lock_expires(
+    raw: RawClient, new_queue: Callable[..., str], provider: ServiceBusProvider
+) -> None:
+    queue = new_queue(lock_duration=1)
+    raw.attach_receiver(queue)
+    assert raw.expect(amqp.DETACH).error.condition == "com.microsoft:session-lock-lost"
+    raw.send(amqp.detach_frame(0, handle=2))
+    assert raw.attach_receiver(queue, handle=3).has_source
