@@ -166,3 +166,13 @@ def test_a_missing_queue_prints_one_line(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("azsession: ")
     assert "Traceback" not in ended.stderr
+
+
+def test_metrics_are_served_on_the_port_that_the_option_names(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider
+) -> None:
+    send(azsession_provider, "a", ["1"])
+    options = ("--until-empty", "--metrics-port", "0", "--metrics-host", "localhost")
+    ended = run("consume", QUEUE, "builtins:print", *options, connection_string=azsession_server.connection_string)
+    assert ended.returncode == 0
+    assert "metrics http://localhost:" in ended.stderr
