@@ -10,6 +10,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 
 from azsession import Message
 from azsession.telemetry.message_context import context_of, with_context
+from azsession.validation import MAX_ATTRIBUTES_SIZE
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER = "00-11111111111111111111111111111111-2222222222222222-00"
@@ -70,3 +71,11 @@ def test_the_state_of_a_trace_is_written_and_attributes_of_the_caller_stay() -> 
 def test_a_span_without_a_context_changes_nothing() -> None:
     message = Message("x", session_id="s")
     assert with_context(message, NonRecordingSpan(SpanContext(0, 0, is_remote=False))) is message
+
+
+def test_attributes_that_would_become_too_large_stay_as_they_are() -> None:
+    span = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
+    room = len("traceparent") + len("Diagnostic-Id") + 2 * len(PARENT)
+    for size, fits in ((MAX_ATTRIBUTES_SIZE - room, True), (MAX_ATTRIBUTES_SIZE - room + 1, False)):
+        message = Message("x", session_id="s", attributes={"a": "x" * (size - 1)})
+        assert ("traceparent" in with_context(message, span).attributes) == fits
