@@ -37,10 +37,14 @@ class BrokerCounters:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.sent = Counter("azsession_messages_sent", "Messages that clients sent or scheduled.", registry=registry)
-        self.delivered = Counter("azsession_messages_delivered", "Messages that clients received.", registry=registry)
+        self.sent: Counter = Counter("azsession_messages_sent", "Messages that clients sent or scheduled.", registry=registry)
+        self.delivered: Counter = Counter(
+            "azsession_messages_delivered", "Messages that clients received.", registry=registry
+        )
         settled = Counter("azsession_messages_settled", "Messages that clients settled.", ["disposition"], registry=registry)
-        self.settled = {disposition: settled.labels(name) for disposition, name in DISPOSITIONS.items()}
+        self.settled: dict[Disposition, Counter] = {
+            disposition: settled.labels(name) for disposition, name in DISPOSITIONS.items()
+        }
         self._lock = threading.Lock()  # Guards changes of the attributes below.
         self._dead_letters: Counts[str] = Counts()
         self._entities: dict[str, None] = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...amqp import SESSION_FILTER, Attach, Described
 from ...errors import ValidationError
+from ...protocol.routes import Operation
 from ...validation import check_queue_name, check_session_id
 from .cbs import TokenRequests
 from .claims import path_of
@@ -75,7 +76,7 @@ def _link(channel: LinkChannel, attach: Attach, path: str) -> Link:
 class ManagementResponses(Responses):
     """The link by which a client receives the responses of ``$management``."""
 
-    operations = ManagementRequests.operations
+    operations: tuple[Operation, ...] = ManagementRequests.operations
 
 
 def _session_filter(attach: Attach) -> tuple[bool, str | None]:

@@ -26,7 +26,7 @@ MAX_FETCH = 50
 class DeadLetterReceiver(OutgoingLink):
     """A client's receiver of dead letters."""
 
-    operations = (Operation.PEEK_DEAD_LETTERS,)
+    operations: tuple[Operation, ...] = (Operation.PEEK_DEAD_LETTERS,)
 
     def __init__(self, channel: LinkChannel, attach: Attach, path: str, entity: str) -> None:
         super().__init__(channel, attach, path, entity)

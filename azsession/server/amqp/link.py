@@ -87,7 +87,7 @@ class Link:
         self.attach = attach
         self.path = path
         self.entity = entity
-        self.state = LinkState.ATTACHING
+        self.state: LinkState = LinkState.ATTACHING
         self._tasks: set[asyncio.Task[None]] = set()
         self._revocation: Future[None] | None = None
 

@@ -45,14 +45,14 @@ _NOTHING: Result = (204, None)
 class ManagementRequests(RequestLink):
     """A client's requests to ``$management``. Senders and receivers use the node; each operation needs its own right."""
 
-    operations = (Operation.RECEIVE, Operation.SEND)
+    operations: tuple[Operation, ...] = (Operation.RECEIVE, Operation.SEND)
 
     @property
     def _is_dead(self) -> bool:
         return self.path.lower().endswith(_DEAD)
 
     async def prepare(self) -> None:
-        self.max_message_size = 2 * self._services.max_message_size
+        self.max_message_size: int = 2 * self._services.max_message_size
         await stores_of(self._broker, self.entity)
 
     @property

@@ -19,11 +19,11 @@ from .messages import read_batch, read_message
 class Sender(IncomingLink):
     """A client's sender on an entity."""
 
-    operations = (Operation.SEND,)
+    operations: tuple[Operation, ...] = (Operation.SEND,)
     _stores: Sequence[str] = ()
 
     async def prepare(self) -> None:
-        self.max_message_size = self.channel.connection.services.max_message_size
+        self.max_message_size: int = self.channel.connection.services.max_message_size
         self._stores = await stores_of(self.channel.connection.services.broker, self.entity)
 
     def answer(self) -> Mapping[str, Any]:

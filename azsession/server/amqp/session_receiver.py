@@ -48,7 +48,7 @@ class SessionReceiver(OutgoingLink):
         session_id: The message session; `None` for the next available one.
     """
 
-    operations = (Operation.RECEIVE,)
+    operations: tuple[Operation, ...] = (Operation.RECEIVE,)
 
     def __init__(self, channel: LinkChannel, attach: Attach, path: str, entity: str, session_id: str | None) -> None:
         super().__init__(channel, attach, path, entity)

@@ -89,7 +89,8 @@ class HeldSession:
     def __init__(self, owner: SessionOwner, entity: str, session_id: str | None, lock_id: str) -> None:
         self.entity = entity
         self.session_id = session_id
-        self.lock_id, self.client = lock_id, ""
+        self.lock_id = lock_id
+        self.client: str = ""
         self.state: SessionState = SessionState.CLAIMED
         self.error: QueueError | None = None
         self.is_shared: bool = False
@@ -112,10 +113,9 @@ class HeldSession:
     def _advance(self, event: SessionEvent) -> bool:
         """Go to the next state; return `False` if the event is ignored."""
         following = next_state(self.state, event)
-        if following is None:
-            return False
-        self.state = following
-        return True
+        if following is not None:
+            self.state = following
+        return following is not None
 
     @property
     def link(self) -> SessionLink | None:
