@@ -218,7 +218,12 @@ class PageRun:
         for process in self._background:
             process.kill()
             process.communicate()
-        self._python.communicate(timeout=_PATIENCE)
+        try:
+            self._python.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:  # A thread of a block does not end.
+            self._python.kill()
+            self._python.communicate()
+            raise
 
 
 def printed_connection_strings(process: subprocess.Popen[str], count: int) -> list[str]:
