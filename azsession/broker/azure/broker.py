@@ -298,8 +298,10 @@ class AzureBroker(Broker):
         return self._run(attrs.evolve(context, deadline=deadline), call)
 
     def stop_waiting(self) -> None:
+        # A signal handler that interrupted a call cannot wait for the loop, see `close`.
+        tell = self._loop.call if interrupts.has_interrupted_us() else self._loop.run
         try:
-            self._loop.run(self._registry.stop_waiting)
+            tell(self._registry.stop_waiting)
         except ProviderError:
             return  # Closed.
 
