@@ -64,6 +64,17 @@ def test_a_request_without_a_trace_begins_one(azsession_server: AzsessionServer,
     assert attributes_of(unknown)["http.response.status_code"] == 401
 
 
+def test_a_request_for_the_explorer_has_the_path_of_its_page(azsession_server: AzsessionServer, telemetry: Exported) -> None:
+    connection = http.client.HTTPConnection(urlsplit(azsession_server.connection_string.split(";")[0][9:]).netloc)
+    for page in ("sign-in", "of-a-visitor"):
+        connection.request("GET", f"/explorer/{page}?to=queues")
+        assert connection.getresponse().read()
+    connection.close()
+    eventually(lambda: len(telemetry.spans()) == 2)
+    assert [span.name for span in telemetry.spans()] == ["GET /explorer/sign-in", "GET /explorer/{page}"]
+    assert attributes_of(telemetry.spans()[0])["http.route"] == "/explorer/sign-in"
+
+
 def test_an_application_in_a_span_makes_none_of_its_own(telemetry: Exported) -> None:
     sent: list[Any] = []
 

@@ -96,6 +96,10 @@ class Explorer:
         #: The pages of users who are signed in.
         self._pages = {**shown, "sign-out": Page(self._sign_in.sign_out, _WRITES)}
 
+    def has_page(self, name: str) -> bool:
+        """Return whether there is a page or a static file with this name. ``""`` leads to the first page."""
+        return name in ("", _SIGN_IN) or name in self._pages or name in STATIC_FILES
+
     async def answer(
         self,
         method: str,

@@ -68,13 +68,24 @@ class ExplorerMount:
             explorer = self._load()
         except ConfigurationError as error:
             return Answer(501, {"Content-Type": "text/plain; charset=utf-8"}, f"{error}\n".encode())
-        # Without a slash at its end, the root is in the folder above the pages.
-        page = None if path == _ROOT else unquote(path[len(_ROOT) + 1 :])
+        page = _page_of(path)
         # The header makes a cookie stricter and nothing else, so anyone may send it.
         forwarded = (headers.get("X-Forwarded-Proto") or "").partition(",")[0].strip().lower()
         is_secure = "https" in (scope.get("scheme"), forwarded)
         address = str((scope.get("client") or ("",))[0])
         return await explorer.answer(method, page, query, headers, is_secure=is_secure, address=address, read_body=read_body)
+
+    def route(self, path: str) -> str:
+        """Return the path of a page for logs and spans, with a placeholder for a page that does not exist.
+
+        Args:
+            path: The path that `answer` got.
+        """
+        page = _page_of(path)
+        if page is None:
+            return _ROOT
+        is_known = self._explorer is not None and self._explorer.has_page(page)
+        return f"{_ROOT}/{page if is_known else '{page}'}"
 
     def _load(self) -> Explorer:
         """Return the Explorer.
@@ -88,3 +99,8 @@ class ExplorerMount:
 
             self._explorer = Explorer(*self._parts)
         return self._explorer
+
+
+def _page_of(path: str) -> str | None:
+    """Return the name of a page. `None`: the path is the root without a slash, which is in the folder above the pages."""
+    return None if path == _ROOT else unquote(path[len(_ROOT) + 1 :])

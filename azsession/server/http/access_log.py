@@ -25,14 +25,15 @@ def is_on() -> bool:
     return logger.isEnabledFor(logging.DEBUG)
 
 
-def request(scope: Scope, admitted: Admission | None, status: int | None, began: float) -> None:
+def request(scope: Scope, admitted: Admission | None, status: int | None, began: float, *, page: str | None = None) -> None:
     """Log a request.
 
     Args:
         scope: The scope of the request.
-        admitted: The route and the key; `None` if the request was refused before they were known.
+        admitted: The route and the key; `None` for a page, and if the request was refused before they were known.
         status: The status of the answer; `None` if the client went away before it.
         began: When the request began, on the monotonic clock.
+        page: The path of a page of the Explorer, with placeholders; `None` for other requests.
     """
     route = None if admitted is None else admitted.route
     key = None if admitted is None or admitted.key is None else admitted.key.name
@@ -40,7 +41,7 @@ def request(scope: Scope, admitted: Admission | None, status: int | None, began:
     client = None if host is None else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     fields = {
         "method": scope["method"],
-        "route": None if route is None else template(route),
+        "route": page if route is None else template(route),
         "status": CLIENT_GONE if status is None else status,
         "ms": round((time.monotonic() - began) * 1000.0, 1),
         "key": key,

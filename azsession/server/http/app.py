@@ -152,8 +152,8 @@ class _Exchange:
         #: The answer whose messages return to the broker if the client does not get them.
         self._pending: PendingAnswer[Any] | None = None
         self._admitted: Admission | None = None
-        #: The name of the request in the metrics, if it is not an operation of the protocol.
-        self._asked_for = "refused"
+        #: The path of a request for the Explorer.
+        self._explorer_path: str | None = None
         #: Seconds that the request waited for a message or a session.
         self._waited = 0.0
 
@@ -175,24 +175,31 @@ class _Exchange:
                 self._pending.future.add_done_callback(self._give_back)
             self._connection.end()
             if span is not None:
-                span.end(None if self._admitted is None else placeholder(self._admitted.route.operation), status)
+                span.end(self._page() if self._admitted is None else placeholder(self._admitted.route.operation), status)
             if began is not None:
                 self._report(status, began)
 
     def _report(self, status: int | None, began: float) -> None:
         """Log and count the request, which has ended."""
         if access_log.is_on():
-            access_log.request(self._scope, self._admitted, status, began)
+            access_log.request(self._scope, self._admitted, status, began, page=self._page())
         if self._metrics is not None:
-            name = self._asked_for if self._admitted is None else self._admitted.route.operation.value
+            other = "refused" if self._explorer_path is None else "explorer"
+            name = other if self._admitted is None else self._admitted.route.operation.value
             self._metrics.request(name, status, time.monotonic() - began - self._waited)
+
+    def _page(self) -> str | None:
+        """Return the path of a request for the Explorer, with placeholders; `None` for other requests."""
+        path = self._explorer_path
+        return None if self._explorer is None or path is None else self._explorer.route(path)
 
     async def _answer(self) -> Answer:
         try:
             headers = self._read_head()
             path, prefix = self._path()
             if self._explorer is not None and is_for_explorer(path, headers.get("Authorization")):
-                query, self._asked_for = self._scope.get("query_string", b"").decode("latin-1"), "explorer"
+                self._explorer_path = path
+                query = self._scope.get("query_string", b"").decode("latin-1")
                 return await self._explorer.answer(self._method, path, query, headers, self._scope, self._read_body)
             admitted = self._admitted = self._admit(headers, path, prefix)
             operation = admitted.route.operation

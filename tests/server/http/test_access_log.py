@@ -50,6 +50,38 @@ def test_a_client_that_goes_away_is_logged(gateway: Gateway, queue: str, caplog:
     assert fields(record, "route", "key", "queue", "session_id") == expected
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "status", "route"),
+    [
+        ("GET", "/explorer", 303, "/explorer"),
+        ("GET", "/explorer/", 303, "/explorer/"),
+        ("GET", "/explorer/messages?queue=secret", 303, "/explorer/messages"),
+        ("POST", "/explorer/%73ign-in?to=secret", 403, "/explorer/sign-in"),
+        ("GET", "/explorer/explorer.css", 200, "/explorer/explorer.css"),
+        ("GET", "/explorer/secret/of/a/visitor", 404, "/explorer/{page}"),
+    ],
+)
+def test_a_request_for_the_explorer_has_the_path_of_its_page(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, method: str, target: str, status: int, route: str
+) -> None:
+    connection = gateway.connect()
+    connection.request(method, target, b"", {"Content-Type": "application/x-www-form-urlencoded"})
+    assert connection.getresponse().status == status
+    connection.close()
+    eventually(lambda: caplog.records)
+    (record,) = caplog.records
+    assert fields(record, "status", "route", "key", "method", "queue") == [status, route, None, method, None]
+    assert f" {method} {route} {status} " in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_request_for_the_metrics_has_its_path(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    assert gateway.ask("GET", "/metrics").status == 200
+    eventually(lambda: caplog.records)
+    (record,) = caplog.records
+    assert fields(record, "status", "route", "key") == [200, "/metrics", "root"]
+
+
 def test_every_operation_has_a_template() -> None:
     assert all(placeholder(operation).startswith("/") for operation in Operation)
     assert template(Route(Operation.ABANDON, "a/b", "s", "token")) == "/a/b/sessions/{sid}/messages/{token}"
