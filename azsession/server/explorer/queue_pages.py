@@ -75,12 +75,10 @@ class QueuePages:
         A key that may only send sees the queues that it names itself, and no others.
         """
         named = rights.named
-        known = await self._backend.queues()
-        if known is None:
-            return None if named is None else sorted(named)
         if named is not None:
             return sorted(named)
-        return [queue.name for queue in known if rights.can_listen(queue.name)]
+        known = await self._backend.queues()
+        return None if known is None else [queue.name for queue in known if rights.can_listen(queue.name)]
 
     async def _row(self, name: str, rights: Rights) -> QueueRow:
         if not rights.can_listen(name):
