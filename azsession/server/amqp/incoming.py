@@ -60,15 +60,11 @@ class IncomingLink(Link):
         if self.state is LinkState.DETACHED:
             return
         if self.state is LinkState.ATTACHING:
-            raise LinkFaultError(
-                "amqp:link:transfer-limit-exceeded", "The client sent a message before the link was attached."
-            )
+            raise LinkFaultError(_OVER_LIMIT, "The client sent a message before the link was attached.")
         first = self._first
         if first is None:
             if self._credit <= 0:
-                raise LinkFaultError(
-                    "amqp:link:transfer-limit-exceeded", "The client sent more messages than it has credit for."
-                )
+                raise LinkFaultError(_OVER_LIMIT, "The client sent more messages than it has credit for.")
             if transfer.delivery_id is None or transfer.delivery_tag is None:
                 raise ConnectionFaultError("amqp:invalid-field", "The first transfer of a delivery needs an id and a tag.")
             first = self._first = transfer
@@ -79,7 +75,7 @@ class IncomingLink(Link):
             self._parts.append(transfer.payload)
             self.channel.connection.hold(len(transfer.payload))
         elif self._size > _PATIENCE * self.max_message_size:
-            raise LinkFaultError(TOO_LARGE, self._too_large_text())
+            raise LinkFaultError(TOO_LARGE, self._too_large_text(self._size))
         else:
             self._drop_parts()
         if transfer.aborted:
@@ -99,10 +95,8 @@ class IncomingLink(Link):
             return
         is_settled = first.settled or last.settled
         if size > self.max_message_size:
-            self._size = size
-            text = self._too_large_text()
-            self._size = 0
-            self.answered(first, 0, RefusedError(TOO_LARGE, text, 413), is_settled=is_settled)
+            refusal = RefusedError(TOO_LARGE, self._too_large_text(size), 413)
+            self.answered(first, 0, refusal, is_settled=is_settled)
         else:
             self.take(first, payload, is_settled=is_settled)
 
@@ -121,8 +115,8 @@ class IncomingLink(Link):
         self.channel.connection.let_go(size)
         self._replenish()
 
-    def _too_large_text(self) -> str:
-        size, limit = self._size, self.max_message_size
+    def _too_large_text(self, size: int) -> str:
+        limit = self.max_message_size
         return f"The received message (size: {size} bytes) exceeds the limit ({limit} bytes) currently allowed on the link."
 
     def _drop_parts(self) -> None:

@@ -191,11 +191,9 @@ class ManagementRequests(RequestLink):
             for token in tokens:
                 await settle_dead_letter(self.channel, self.entity, token, disposition)
             return 200, None
-        session_id, holder = self._held(asked)
+        session_id, _ = self._held(asked)
         reason, description = short(asked.get("deadletter-reason")), short(asked.get("deadletter-description"))
         await self._settle(session_id, [Settlement(token, disposition, reason, description) for token in tokens])
-        for token in tokens:
-            holder.forget(token)
         return 200, None
 
     async def _settle(self, session_id: str, settlements: list[Settlement]) -> None:

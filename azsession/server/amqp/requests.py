@@ -11,7 +11,7 @@ from ... import amqp
 from ...amqp import Attach, MalformedFrameError, Request, Transfer
 from .conditions import RefusedError
 from .incoming import IncomingLink
-from .link import Link, LinkChannel
+from .link import LinkChannel
 from .outgoing import OutgoingLink
 
 #: Requests of one link that may be under way, including those whose responses wait for the client's credit.
@@ -87,13 +87,12 @@ class RequestLink(IncomingLink):
 
     def _responses(self, reply_to: str | None) -> Responses | None:
         """Return the link for a response: the one that the request names, or else one of the same node and session."""
-        found: list[Link] = [
+        found = [
             link
             for link in self.channel.connection.links
             if isinstance(link, Responses) and link.path == self.path and link.is_attached
         ]
         for link in found:
-            if isinstance(link, Responses) and reply_to is not None and link.target == reply_to != self.path:
+            if reply_to is not None and link.target == reply_to != self.path:
                 return link
-        found.sort(key=lambda link: link.channel is not self.channel)
-        return found[0] if found and isinstance(found[0], Responses) else None
+        return min(found, key=lambda link: link.channel is not self.channel, default=None)

@@ -207,9 +207,6 @@ class SessionReceiver(OutgoingLink):
 
     # Settling
 
-    def forget(self, lock_token: str) -> None:
-        """Forget a delivery that a request has settled."""
-
     def on_disposition(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
         settlements = [settlement_of(token, disposition) for _, token in deliveries]
         future = self._broker.settle(self.entity, self._session, settlements, context=CONTEXT)
