@@ -17,7 +17,7 @@ logger: SessionLogger = get_logger(__name__)
 #: Seconds between two looks at the file.
 INTERVAL = 1.0
 
-#: What shows that a file has changed: device, inode, size and time.
+#: The device, inode, size and time of a file. A file that has changed has others.
 _Identity = tuple[int, int, int, int]
 ReplaceKeys = Callable[[Iterable[AccessKey]], object]
 

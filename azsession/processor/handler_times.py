@@ -65,6 +65,6 @@ class HandlerTimes:
             return HandlerDurations(tuple(self._counts), self._total)
 
     def after_fork(self) -> None:
-        """Begin anew in a forked child, because another thread of the parent may have held the lock."""
+        """Start again from 0 in a forked child, because another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
         self._counts, self._total = [0] * (len(BOUNDS) + 1), 0.0

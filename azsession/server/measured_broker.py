@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter as Counts
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -82,7 +82,7 @@ class _MeasuredBroker:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
-    def _counted(self, future: Future[T], entity: str, count: Any) -> Future[T]:
+    def _counted(self, future: Future[T], entity: str, count: Callable[[T], object]) -> Future[T]:
         def on_done(done: Future[T]) -> None:
             if not done.cancelled() and done.exception() is None:
                 self._counters.used(entity)

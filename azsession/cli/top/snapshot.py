@@ -1,4 +1,4 @@
-"""What `azsession top` shows: the numbers of queues and sessions at one moment, and how they changed since the one before."""
+"""The contents of `azsession top`: the numbers of queues and sessions at one moment, and their changes since the last one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Snapshot:
         clock: The moment on the monotonic clock.
         queues: The queues, by name.
         counters: The gateway's counters; `None` if it has none.
-        rates: What was counted in a second since the last moment; `None` if it is unknown.
+        rates: How much the counters grew in a second since the last moment; `None` if it is unknown.
     """
 
     at: datetime
@@ -91,7 +91,7 @@ def take_snapshot(provider: ServiceBusProvider, names: Sequence[str], before: Sn
     Args:
         provider: The connection.
         names: The queues; none stands for all.
-        before: The snapshot before, for the changes.
+        before: The last snapshot, for the changes.
 
     Raises:
         UnsupportedOperationError: There are no names, and the server does not list its queues.

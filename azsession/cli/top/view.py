@@ -38,7 +38,7 @@ _DISPENSABLE = ("scheduled", "deferred", "change/s", "waiting", "dead", "queue",
 
 @attrs.frozen
 class Status:
-    """What the first line says.
+    """The contents of the first line.
 
     Attributes:
         place: Where the server is.
@@ -54,7 +54,7 @@ class Status:
 
 
 def screen(snapshot: Snapshot, status: Status, now: datetime, width: int, height: int) -> RenderableType:
-    """Return what fills a terminal."""
+    """Return the contents of a terminal of this size."""
     rows = max(3, height - _OTHER_LINES)
     queues = queue_rows(snapshot, now)
     held_by = consumer_rows(snapshot)

@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._update_reading()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Read again, and let the links send again."""
         self.is_writable = True
         self._update_reading()
         for channel in list(self._channels.values()):
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
         return [link for channel in self._channels.values() for link in channel.links]
 
     def has_room_for_link(self) -> bool:
-        """Return whether the connection may have as many links as there are now."""
+        """Return whether the connection may keep the link that was just added."""
         return sum(channel.link_count for channel in self._channels.values()) <= limits.MAX_LINKS
 
     def watch_tokens(self) -> None:

@@ -1,4 +1,4 @@
-"""What all connections of an endpoint share."""
+"""`Services`: the objects that all connections of an endpoint share."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from .rights import check_right
 
 #: Messages on one page.
 PAGE = 25
+_GONE = "The message is not there any more. It was completed, dead-lettered or deleted."
 
 
 class MessagePages:
@@ -52,7 +53,7 @@ class MessagePages:
         check_right(request, Operation.PEEK, queue)
         message = await self._backend.message(queue, session_id, request.number("number"))
         if message is None:
-            return gone(request, "The message is not there any more. It was completed, dead-lettered or deleted.")
+            return gone(request, _GONE)
         return render(
             "message.html",
             **frame(request, queue, "sessions"),
@@ -66,9 +67,7 @@ class MessagePages:
         queue, session_id = request.queue, required_session(request)
         check_right(request, Operation.PEEK, queue)
         message = await self._backend.message(queue, session_id, request.number("number"))
-        if message is None:
-            return gone(request, "The message is not there any more. It was completed, dead-lettered or deleted.")
-        return download(message)
+        return gone(request, _GONE) if message is None else download(message)
 
     async def purge(self, request: PageRequest) -> Answer:
         """Ask whether to delete the messages of a session, or delete them."""

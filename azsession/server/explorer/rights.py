@@ -9,7 +9,7 @@ from .page_request import PageRequest
 
 
 class Rights:
-    """What a user may do. Each action needs the right of the operation of the protocol that does the same.
+    """The actions that a user may do. Each needs the same right as the operation of the protocol that does it.
 
     Args:
         key: The user's key.

@@ -1,4 +1,4 @@
-"""What the Explorer needs of the transport. `http.app` hands these functions over: the Explorer knows no HTTP server."""
+"""The functions of the transport that the Explorer needs. `http.app` passes them: the Explorer knows no HTTP server."""
 
 from __future__ import annotations
 
