@@ -37,8 +37,10 @@ class TokenRequests(RequestLink):
             raise RefusedError("amqp:invalid-field", "The request needs a name, a type of token, and the token as a string.")
         connection = self.channel.connection
         connection.claims.put(audience, request.body)
-        entity = entity_of(path_of(audience))
-        if entity:
+        path = path_of(audience)
+        entity = entity_of(path)
+        # Only clients that may use an entity learn whether it exists. An attach of others is refused in any case.
+        if entity and connection.claims.may_use(path, entity):
             await stores_of(connection.services.broker, entity)
         connection.watch_tokens()
 

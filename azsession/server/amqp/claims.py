@@ -105,6 +105,14 @@ class Claims:
                     error = refused
         raise error
 
+    def may_use(self, path: str, entity: str) -> bool:
+        """Return whether the client may send to an entity or receive from it."""
+        try:
+            self.check(path, entity, Operation.RECEIVE, Operation.SEND)
+        except QueueError:
+            return False
+        return True
+
     def next_expiry(self) -> float | None:
         """Return in how many seconds the next token expires; `None` without tokens that will expire."""
         now = time.time()

@@ -115,12 +115,14 @@ class Link:
     async def prepare(self) -> None:
         """Do what the link needs before it is granted. Raises `RefusedError` or `QueueError` if it is refused."""
 
-    def check_rights(self) -> None:
-        """Detach the link if its client has lost the right to it."""
+    def check_rights(self, *, is_revoked: bool = False) -> None:
+        """Detach the link if its client has lost the right to it: its token expired, or its key was revoked."""
         try:
             self._claim()
-        except QueueError:
+        except QueueError as error:
             text = f"ExpiredToken: The token is expired. It was not renewed for '{self.path}'."
+            if is_revoked:
+                text = f"Unauthorized access. The key of the link was revoked, or has lost the right: {error}"
             self.fail(RefusedError(UNAUTHORIZED, text, 401))
 
     def _claim(self) -> None:
@@ -139,7 +141,7 @@ class Link:
     def _on_revoked(self, _: Future[None]) -> None:
         self._revocation = None
         if self.state is not LinkState.DETACHED:
-            self.check_rights()
+            self.check_rights(is_revoked=True)
 
     def on_granted(self) -> None:
         """Handle that the attach was answered."""

@@ -15,7 +15,7 @@ from azure.servicebus import ServiceBusClient
 from azsession import Message, ServiceBusProvider, amqp
 from azsession.broker.calls import CallContext
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.server import AccessKey, GatewayService
+from azsession.server import AccessKey, GatewayService, Right
 from azsession.server.amqp import limits
 from azsession.server.amqp.endpoint import Endpoint
 
@@ -87,6 +87,20 @@ def test_a_token_for_something_else_is_refused(service: GatewayService, queue: s
         assert raw.put_token(audience, token_for(ROOT, queue)) == 401
 
 
+@pytest.mark.parametrize("right", [Right.MANAGE, Right.METRICS])
+def test_a_token_does_not_tell_whether_a_queue_exists_that_its_key_cannot_use(right: Right) -> None:
+    queues = None if right is Right.METRICS else frozenset({"own", "own-missing"})
+    key = AccessKey("key", "a2V5", frozenset({right}), queues=queues)
+
+    def put(queue: str) -> int:
+        with RawClient(service) as raw:
+            return raw.open().put_token(f"sb://127.0.0.1/{queue}", token_for(key, queue))
+
+    with GatewayService(EmbeddedBroker(queues=["own", "other"]), [ROOT, key], amqp_port=0) as service:
+        assert (put("other"), put("missing"), put("missing/$management")) == (202, 202, 202)
+        assert (put("own"), put("own-missing")) == (202, 404 if queues else 202)
+
+
 def test_a_link_ends_when_its_token_expires(service: GatewayService, queue: str) -> None:
     with RawClient(service) as raw:
         raw.open()
@@ -105,7 +119,8 @@ def test_a_link_ends_when_its_key_is_revoked() -> None:
         raw.open(old)
         raw.attach_receiver("q")
         service.replace_keys([new])
-        assert raw.expect(amqp.DETACH).error.condition == "amqp:unauthorized-access"
+        error = raw.expect(amqp.DETACH).error
+        assert (error.condition, "was revoked" in error.description) == ("amqp:unauthorized-access", True)
         assert not raw.attach_sender("q", handle=3).has_target
 
 
