@@ -118,9 +118,9 @@ class Gateway:
         sock.sendall(data)
         return sock
 
-    def head(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> bytes:
+    def head(self, method: str, path: str, headers: Mapping[str, str] | None = None, *, key: AccessKey = MANAGE) -> bytes:
         """Return the head of an authorized request as bytes."""
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", f"Authorization: {self.token()}"]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", f"Authorization: {self.token(key=key)}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 

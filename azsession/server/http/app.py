@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import unquote
@@ -308,12 +309,34 @@ class _Exchange:
         return self._pending is None or await connection.flushed()
 
     async def _send_file(self, file: BinaryIO) -> None:
-        """Write a file as the body. `send` waits until the client has taken the piece before."""
+        """Write a file as the body. `send` waits until the client has taken the piece before.
+
+        Raises:
+            ClientGoneError: The key of the request was revoked before the end. The client gets no more of the file.
+        """
         loop = asyncio.get_running_loop()
-        with file:
-            while piece := await loop.run_in_executor(None, file.read, FILE_PIECE_SIZE):
-                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-                self._connection.flush()
+        revocation: Future[None] = Future()
+        revocation.add_done_callback(partial(self._end_if_revoked, loop))
+        if self._admitted is not None:
+            self._gateway.end_when_revoked(revocation, self._admitted)
+        try:
+            with file:
+                while not revocation.cancelled() and (piece := await loop.run_in_executor(None, file.read, FILE_PIECE_SIZE)):
+                    await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+                    self._connection.flush()
+            if revocation.cancelled():
+                # The loss of the connection is reported before the server learns that the answer has no end.
+                await self._connection.has_left(self._receive)
+                raise ClientGoneError
+        finally:
+            if revocation.set_running_or_notify_cancel():  # From now on, it cannot be cancelled.
+                revocation.set_result(None)
+
+    def _end_if_revoked(self, loop: asyncio.AbstractEventLoop, revocation: Future[None]) -> None:
+        """Close the connection, also if the client does not read: a part of a file cannot be followed by an error."""
+        if revocation.cancelled():
+            with suppress(RuntimeError):  # The loop is closed already.
+                loop.call_soon_threadsafe(self._connection.abort)
 
 
 async def _in_turns(items: Iterable[T]) -> AsyncIterator[T]:

@@ -80,6 +80,9 @@ class RequestConnection:
     def close_slowly(self) -> None:
         """The client may still be sending when the connection is closed. It must get the time to read the answer."""
 
+    def abort(self) -> None:
+        """Close the connection at once. Other servers close it when the application ends before the answer does."""
+
     async def flushed(self) -> bool:
         """Wait until the system has taken all bytes of the answer. Return `False` if the connection was lost before."""
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -89,6 +89,25 @@ def test_a_key_that_is_limited_to_queues_gets_no_backup(gateway: Gateway) -> Non
     reply = gateway.ask("GET", "/$backup", key=limited)
     assert (reply.status, reply.code) == (403, "Forbidden")
     assert "limited to some queues" in reply.json["error"]["message"]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_revoked_key_gets_no_more_of_its_backup(gateway: Gateway, reads: bool, caplog: pytest.LogCaptureFixture) -> None:
+    key = AccessKey("backups", "YmFja3Vwcw==")
+    gateway.service.replace_keys([*KEYS, key])
+    with gateway.open_socket(gateway.head("GET", "/$backup", key=key)) as sock:
+        assert sock.recv(12) == b"HTTP/1.1 200"
+        gateway.service.replace_keys(KEYS)
+        if reads:
+            size = 0
+            with suppress(ConnectionResetError):
+                while piece := sock.recv(1 << 20):
+                    size += len(piece)
+            assert size < SIZE * 500_000
+        # A client that does not read does not keep the backup open.
+        eventually(lambda: open_backups() == 0)
+    assert gateway.ask("GET", "/healthz").status == 200
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE"])
