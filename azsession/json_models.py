@@ -173,17 +173,18 @@ def _object(value: object, cls: Any) -> object:
     _check(isinstance(value, dict), value, "an object")
     found = cast("dict[str, object]", value)
     annotations = typing.get_type_hints(cls, include_extras=True)
+    # By name: the argument of the constructor, and whether it is required.
     fields: dict[str, tuple[str, bool]] = {}
     if dataclasses.is_dataclass(cls):
         for field in dataclasses.fields(cls):
             if field.init:
-                default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-                fields[field.name] = (field.name, default)
+                is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+                fields[field.name] = (field.name, is_required)
     else:
         for attribute in attrs.fields(cls):
             if attribute.init:
                 fields[attribute.name] = (attribute.alias or attribute.name, attribute.default is attrs.NOTHING)
-    missing = [repr(name) for name, (_, required) in fields.items() if required and name not in found]
+    missing = [repr(name) for name, (_, is_required) in fields.items() if is_required and name not in found]
     if missing:
         raise _MismatchError(f"there is no field {', '.join(missing)}")
     arguments = {

@@ -18,7 +18,7 @@ from ..errors import SessionLockedError, UnsupportedOperationError
 from ..messages import PeekedMessage
 from ..new_file import NewFile
 from .common import QUEUE, Connect, client_options, each_message, note, plural, show_id, show_json
-from .export_lines import DEFERRED, message_line, state_line
+from .export_lines import DEFERRED, counted, message_line, state_line
 
 #: Messages in one request. The server returns fewer if they are large.
 _PAGE = 500
@@ -112,8 +112,7 @@ class _Export:
         Raises:
             ClickException: States could not be read.
         """
-        written = ", ".join(plural(count, name[:-1].replace("_", " ")) for name, count in self.counts.items())
-        note(f"exported {written} of {self._queue}")
+        note(f"exported {counted(self.counts)} of {self._queue}")
         if self._locked:
             names = ", ".join(map(show_id, self._locked[:_NAMED])) + (" and others" if len(self._locked) > _NAMED else "")
             raise click.ClickException(

@@ -15,7 +15,7 @@ from ..errors import ValidationError
 from ..messages import JSONValue, Message, PeekedMessage
 from ..protocol.attributes import from_json
 from ..validation import MAX_REASON_LENGTH, check_session_id, check_text, did_you_mean
-from .common import message_json, plain_json
+from .common import message_json, plain_json, plural
 from .json_lines import json_object
 
 #: The kinds of lines.
@@ -78,6 +78,11 @@ def state_line(session_id: str, state: bytes) -> bytes:
     except UnicodeDecodeError:
         body, encoding = base64.b64encode(state).decode(), "base64"
     return _line({"kind": SESSION_STATE, "session_id": session_id, "body_encoding": encoding, "body": body})
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return numbers of lines by kind as text, for example ``1 message, 2 session states``."""
+    return ", ".join(plural(count, name.removesuffix("s").replace("_", " ")) for name, count in counts.items())
 
 
 def _line(value: Mapping[str, object]) -> bytes:

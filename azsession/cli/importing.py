@@ -14,8 +14,8 @@ from ..client.sending import with_id
 from ..client.session import SessionClient
 from ..errors import ProviderError, QueueError, revised
 from ..messages import Message, ReceivedMessage
-from .common import PAGE, QUEUE, Connect, client_options, plural, progress, show_id, show_json
-from .export_lines import Exported, ExportedMessage, ExportedState, parse_line
+from .common import PAGE, QUEUE, Connect, client_options, progress, show_id, show_json
+from .export_lines import Exported, ExportedMessage, ExportedState, counted, parse_line
 from .json_lines import Line, name_of, parsed_lines
 from .line_sending import LineSender
 
@@ -58,8 +58,7 @@ def import_lines(queue: str, file: BinaryIO, resume_from: int | None, connect: C
     if as_json:
         show_json({"queue": queue, **run.counts})
     else:
-        done = ", ".join(plural(count, name[:-1].replace("_", " ")) for name, count in run.counts.items())
-        click.echo(f"imported {done} into {queue}")
+        click.echo(f"imported {counted(run.counts)} into {queue}")
 
 
 def _copied(file: BinaryIO) -> BinaryIO:

@@ -263,7 +263,9 @@ class Connection(asyncio.Protocol):
     def _on_begin(self, number: int, begin: Begin) -> None:
         if number > limits.MAX_CHANNEL:
             raise ConnectionFaultError(_FRAMING_ERROR, f"The channel {number} is above channel-max.")
-        if number in self._channels or begin.remote_channel is not None:
+        if begin.remote_channel is not None:
+            raise ConnectionFaultError(_FRAMING_ERROR, f"The begin on channel {number} must not have a remote-channel.")
+        if number in self._channels:
             raise ConnectionFaultError(_FRAMING_ERROR, f"The channel {number} has a session already.")
         self._channels[number] = Channel(self, number, begin)
 
