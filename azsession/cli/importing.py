@@ -53,7 +53,7 @@ def import_lines(queue: str, file: BinaryIO, resume_from: int | None, connect: C
         total = sum(1 for _ in parsed_lines(lines, parse_line, start=start, outcome="nothing was imported"))
         lines.seek(begin)
         with connect() as provider:
-            run = _Import(provider, queue, name_of(file))
+            run = _Import(provider, queue, name_of(file), start)
             run.handle_all(parsed_lines(lines, parse_line, start=start, outcome="the file has changed"), total)
     if as_json:
         show_json({"queue": queue, **run.counts})
@@ -77,15 +77,15 @@ class _Import:
         counts: How many lines were handled, by kind.
     """
 
-    def __init__(self, provider: ServiceBusProvider, queue: str, name: str) -> None:
+    def __init__(self, provider: ServiceBusProvider, queue: str, name: str, start: int) -> None:
         self._provider = provider
         self._queue = queue
-        self._sender = LineSender(provider, queue, name, noun="line", did="imported")
+        self._sender = LineSender(provider, queue, name, start, noun="line", did="imported")
         self.counts = {"messages": 0, "dead_letters": 0, "session_states": 0}
 
     def handle_all(self, lines: Iterator[_Numbered], total: int) -> None:
         """Handle all lines."""
-        with progress(f"importing into {self._queue}", total) as advance:
+        with progress(f"importing into {self._queue}", total) as advance, self._sender:
             for page in _pages(lines):
                 self._handle(page)
                 advance(len(page))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import TypeVar
 
 from ..client.provider import ServiceBusProvider
@@ -19,18 +20,21 @@ _POSITION = re.compile(r"\bmessage ([0-9]+) of [0-9]+")
 
 
 class LineSender:
-    """Sends the messages of lines. An error or an interrupt says with which line to continue.
+    """Sends the messages of lines. An error says with which line to continue.
+
+    Use it as a context manager around all pages, so that an interrupt says it, too, also between two pages.
 
     Args:
         provider: The connection.
         queue: The queue.
         name: The name of the file.
+        start: The number of the first line.
         noun: The word for a line that was sent.
         did: The participle of the verb.
     """
 
     def __init__(
-        self, provider: ServiceBusProvider, queue: str, name: str, *, noun: str = "message", did: str = "sent"
+        self, provider: ServiceBusProvider, queue: str, name: str, start: int, *, noun: str = "message", did: str = "sent"
     ) -> None:
         self._provider = provider
         self._queue = queue
@@ -38,7 +42,17 @@ class LineSender:
         self._noun = noun
         self._did = did
         self._sent = 0
-        self._last_sent = 0
+        self._last_sent = start - 1
+        #: The numbers of the lines of the page that is being handled.
+        self._under_way: Sequence[int] = ()
+
+    def __enter__(self) -> LineSender:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            page = self._under_way
+            note(f"interrupted: {self._progress(page or [self._last_sent + 1], len(page))}")
 
     def send(self, page: Sequence[Line]) -> list[str]:
         """Send the messages of a page. Return their ids.
@@ -60,14 +74,13 @@ class LineSender:
         Raises:
             QueueError: A line was not handled. The error names it, and says how to continue.
         """
+        self._under_way = numbers
         try:
             done = work()
         except QueueError as error:
             raise self._named(error, numbers, in_doubt=in_doubt) from error.__cause__
-        except (KeyboardInterrupt, SystemExit):
-            note(f"interrupted: {self._progress(numbers, len(numbers))}")
-            raise
         self._count(numbers)
+        self._under_way = ()
         return done
 
     def _count(self, numbers: Sequence[int]) -> None:

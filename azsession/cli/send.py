@@ -71,9 +71,9 @@ def send(
         fields = LineFields(session_id=session_id_field, subject=subject_field, attributes=attributes_field)
         lines = read_lines(file, session_id, fields, start=resume_from or 1)
         with connect() as provider:
-            sender = LineSender(provider, queue, name_of(file))
+            sender = LineSender(provider, queue, name_of(file), resume_from or 1)
             ids = []
-            with progress(f"sending to {queue}", len(lines)) as advance:
+            with progress(f"sending to {queue}", len(lines)) as advance, sender:
                 for start in range(0, len(lines), PAGE):
                     page = lines[start : start + PAGE]
                     ids += sender.send(page)

@@ -10,7 +10,7 @@ from azsession.cli.line_sending import LineSender
 
 @pytest.fixture
 def sender(azsession_provider: ServiceBusProvider) -> LineSender:
-    return LineSender(azsession_provider, "q", "f.jsonl", noun="line", did="imported")
+    return LineSender(azsession_provider, "q", "f.jsonl", 1, noun="line", did="imported")
 
 
 def fail(error: Exception) -> None:
@@ -37,7 +37,34 @@ def test_lines_in_doubt_are_named(sender: LineSender) -> None:
 
 def test_an_interrupt_says_how_to_continue(sender: LineSender, capsys: pytest.CaptureFixture[str]) -> None:
     sender.handle([1], lambda: None)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), sender:
         sender.handle([3, 4], lambda: fail(KeyboardInterrupt()))  # type: ignore[arg-type]
     expected = "interrupted: 1 line was imported, up to line 1; lines up to 4 may have been imported, too; continue with "
     assert capsys.readouterr().err == f"{expected}--resume-from 3\n"
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_between_two_pages_says_how_to_continue(
+    sender: LineSender, capsys: pytest.CaptureFixture[str], interrupt: type[BaseException]
+) -> None:
+    sender.handle([1, 3], lambda: None)
+    with pytest.raises(interrupt), sender:
+        raise interrupt
+    expected = "interrupted: 2 lines were imported, up to line 3; continue with --resume-from 4\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_an_interrupt_before_the_first_page_says_where_to_begin(
+    azsession_provider: ServiceBusProvider, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), LineSender(azsession_provider, "q", "f.jsonl", 7):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "interrupted: nothing was sent; continue with --resume-from 7\n"
+
+
+def test_the_end_and_an_error_are_no_interrupt(sender: LineSender, capsys: pytest.CaptureFixture[str]) -> None:
+    with sender:
+        sender.handle([1], lambda: None)
+    with pytest.raises(ProviderError), sender:
+        sender.handle([2], lambda: fail(ProviderError("x")))
+    assert capsys.readouterr().err == ""
