@@ -76,7 +76,9 @@ class GatewayMetrics:
         self._waiting = Gauge(
             "azsession_gateway_waiting_requests", "Receives and accepts that wait now.", ["operation"], registry=self.registry
         )
-        self._connections = Gauge("azsession_gateway_connections", "Connections that are open.", registry=self.registry)
+        self._connections = Gauge(
+            "azsession_gateway_connections", "Connections that are open, over HTTP and AMQP.", registry=self.registry
+        )
         self._lock = threading.Lock()  # Guards the attributes below.
         self._broker: tuple[Broker, Broker] | None = None
         self._scrape: Future[bytes] | None = None

@@ -124,7 +124,7 @@ class GatewayService:
         self._metrics_address = (metrics_host, metrics_port)
         self._metrics_port: MetricsPort | None = None
         if metrics is not None:
-            metrics.watch_connections(lambda: len(self._listener.connections))
+            metrics.watch_connections(self._connection_count)
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -187,6 +187,10 @@ class GatewayService:
             ConfigurationError: Two keys have the same name. The former keys stay.
         """
         self._guard.replace_keys(keys)
+
+    def _connection_count(self) -> int:
+        """Return how many connections are open, over HTTP and AMQP."""
+        return len(self._listener.connections) + (0 if self._endpoint is None else self._endpoint.connection_count)
 
     def start(self) -> GatewayService:
         """Start to serve, in another thread. Returns when the service listens.

@@ -15,7 +15,7 @@ from azure.servicebus import ServiceBusClient
 from azsession import Message, ServiceBusProvider, amqp
 from azsession.broker.calls import CallContext
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.server import AccessKey, GatewayService, Right
+from azsession.server import AccessKey, GatewayMetrics, GatewayService, Right
 from azsession.server.amqp import limits
 from azsession.server.amqp.endpoint import Endpoint
 
@@ -122,6 +122,20 @@ def test_a_link_ends_when_its_key_is_revoked() -> None:
         error = raw.expect(amqp.DETACH).error
         assert (error.condition, "was revoked" in error.description) == ("amqp:unauthorized-access", True)
         assert not raw.attach_sender("q", handle=3).has_target
+
+
+def test_the_metrics_count_connections() -> None:
+    metrics = GatewayMetrics()
+
+    def count() -> float | None:
+        return metrics.registry.get_sample_value("azsession_gateway_connections")
+
+    with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0, metrics=metrics) as service:
+        assert count() == 0
+        with RawClient(service) as raw:
+            raw.open(ROOT)
+            assert count() == 1
+        eventually(lambda: count() == 0)
 
 
 def test_connections_that_do_not_open_are_closed_and_others_are_served(
