@@ -97,14 +97,15 @@ def _without(parts: Sequence[bytes], removed: Container[str]) -> list[bytes]:
 def stored(payload: bytes) -> bytes:
     """Return the form in which a broker keeps a message, beside its body.
 
-    Annotations of brokers, delivery annotations and the delivery count are left out. So is the body, if it is one data
-    section and the last one: then it is the message's body in bytes.
+    Annotations of brokers, delivery annotations, wherever they are, and the delivery count are left out. So is the body, if
+    it is one data section and the last one: then it is the message's body in bytes.
 
     Raises:
         MalformedFrameError: The payload is not an AMQP 1.0 message.
     """
     try:
-        sections = list(each_section(payload))
+        # Azure's SDK for Python writes the delivery annotations behind all other sections.
+        sections = [each for each in each_section(payload) if each.code != DELIVERY_ANNOTATIONS]
         _check_order([each.code for each in sections])
         is_plain = [each.code for each in sections[-1:]] == [DATA] and sum(each.code == DATA for each in sections) == 1
         return b"".join(_stored(payload, sections[:-1] if is_plain else sections))
@@ -129,7 +130,7 @@ def _stored(buf: bytes, sections: Iterable[Section]) -> Iterator[bytes]:
             kept = pairs_without(buf, section.value, BROKERS_ANNOTATIONS)
             if kept:
                 yield descriptor(ANNOTATIONS) + compound(0xC1, kept)
-        elif section.code != DELIVERY_ANNOTATIONS:
+        else:
             yield buf[section.start : section.end]
 
 

@@ -55,6 +55,12 @@ def test_a_body_of_one_data_section_is_kept_once() -> None:
     assert bare(sent_again(kept, b"body")) == bare(PLAIN)
 
 
+@pytest.mark.parametrize("body", [b"\x00\x53\x75\xa0\x01x", b"\x00\x53\x77\xa1\x01x"])
+def test_delivery_annotations_are_left_out_wherever_they_are(body: bytes) -> None:
+    noted = b"\x00\x53\x71\xc1\x01\x00"
+    assert {stored(payload) for payload in (noted + body, body + noted)} == {stored(body)}
+
+
 def test_the_header_and_the_annotations_are_those_of_sender_and_broker() -> None:
     token = uuid.uuid4()
     message = decode_message(sent_again(stored(PLAIN), b"body", lock_token=token))

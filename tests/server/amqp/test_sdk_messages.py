@@ -54,6 +54,9 @@ def test_bodies_of_all_kinds_come_back_over_amqp_and_mapped_over_http(
         properties={"group_id": "s", "message_id": uuid.UUID(int=5)},
         annotations={"x-own": 7},
         application_properties={"n": 1},
+        # The SDK writes these sections in this order, behind the body.
+        footer={"x-foot": 1},
+        delivery_annotations={"x-next": 1},
     )
     with client.get_queue_sender(queue) as sender:
         sender.send_messages(sent)
@@ -61,7 +64,8 @@ def test_bodies_of_all_kinds_come_back_over_amqp_and_mapped_over_http(
         raw = receive(receiver, 1)[0].raw_amqp_message
         assert raw.body_type == sent.body_type
         assert raw.properties.message_id == uuid.UUID(int=5)
-        assert raw.annotations[b"x-own"] == 7
+        assert (raw.annotations[b"x-own"], raw.footer) == (7, {b"x-foot": 1})
+        assert b"x-next" not in raw.delivery_annotations
         found = list(raw.body) if isinstance(raw.body, (list, map)) or hasattr(raw.body, "__next__") else raw.body
     with provider.create_session_client(queue, "s") as over_http:
         received = over_http.receive_message(timeout=5)
