@@ -17,7 +17,7 @@ from ..messages import Message, ReceivedMessage
 from .common import PAGE, QUEUE, Connect, client_options, progress, show_id, show_json
 from .export_lines import Exported, ExportedMessage, ExportedState, counted, parse_line
 from .json_lines import Line, name_of, parsed_lines
-from .line_sending import LineSender
+from .line_sending import LineSender, resume_option
 
 #: Seconds to wait for a message that was sent just now.
 _PATIENCE = 10.0
@@ -32,12 +32,7 @@ _Numbered = tuple[int, Exported]
 @click.command(name="import", short_help="Send the messages that an export wrote.")
 @click.argument("queue", type=QUEUE)
 @click.argument("file", type=click.File("rb"))
-@click.option(
-    "--resume-from",
-    type=click.IntRange(1),
-    metavar="LINE",
-    help="Begin at this line of the file. An error or Ctrl-C says which line this is.",
-)
+@resume_option
 @client_options
 def import_lines(queue: str, file: BinaryIO, resume_from: int | None, connect: Connect, as_json: bool) -> None:
     """Send the lines of FILE, which "azsession export" wrote, to QUEUE. - is standard input.

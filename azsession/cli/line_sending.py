@@ -1,11 +1,13 @@
-"""`LineSender`: handles the lines of a file page by page, and can say how far it came. For `azsession send` and `import`."""
+"""`LineSender` handles the lines of a file page by page, and says how far it came. For `azsession send` and `import`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import click
 
 from ..client.provider import ServiceBusProvider
 from ..client.sending import accepted_note
@@ -14,9 +16,20 @@ from .common import note, plural
 from .json_lines import Line
 
 T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., Any]")
 
 #: The position of a message in the error of a request with several messages.
 _POSITION = re.compile(r"\bmessage ([0-9]+) of [0-9]+")
+
+
+def resume_option(command: F) -> F:
+    """Add the option that says with which line to begin."""
+    return click.option(
+        "--resume-from",
+        type=click.IntRange(1),
+        metavar="LINE",
+        help="Begin at this line of the file. An error or Ctrl-C says which line this is.",
+    )(command)
 
 
 class LineSender:

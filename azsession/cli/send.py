@@ -9,7 +9,7 @@ import click
 from ..messages import Message
 from .common import PAGE, QUEUE, SESSION, Connect, checked_options, client_options, plural, progress, show_json
 from .json_lines import LineFields, name_of, read_lines
-from .line_sending import LineSender
+from .line_sending import LineSender, resume_option
 
 
 @click.command(short_help="Send one message, or the messages in a file.")
@@ -30,12 +30,7 @@ from .line_sending import LineSender
     metavar="NAME",
     help="The field of a line that becomes the attributes: an object of texts, numbers and booleans. Nulls are left out.",
 )
-@click.option(
-    "--resume-from",
-    type=click.IntRange(1),
-    metavar="LINE",
-    help="Begin at this line of the file. An error or Ctrl-C says which line this is.",
-)
+@resume_option
 @client_options
 def send(
     queue: str,
