@@ -194,6 +194,14 @@ def test_requests_waits_and_connections_are_counted(gateway: Gateway) -> None:
     assert value(before, "gateway_requests_total", operation="receive", status="204") is None
 
 
+def test_making_a_backup_is_no_wait_for_a_message(gateway: Gateway) -> None:
+    assert gateway.ask("GET", "/$backup").status == 200
+    samples = scrape(gateway)
+    assert value(samples, "gateway_wait_duration_seconds_count", operation="backup") is None
+    assert value(samples, "gateway_waiting_requests", operation="backup") is None
+    assert (value(samples, "gateway_request_duration_seconds_sum", operation="backup") or 0.0) > 0
+
+
 def test_the_numbers_of_queues_are_reported(gateway: Gateway) -> None:
     queue, empty = gateway.queue(), gateway.queue()
     gateway.send(queue, "held", "a", "b")

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The operations that can take long. They end if the client goes away.
-_WAITING = frozenset({Operation.RECEIVE, Operation.ACCEPT, Operation.BACKUP})
+#: The operations that wait for a message or a session, and all that can take long, which end if the client goes away.
+_WAITING = frozenset({Operation.RECEIVE, Operation.ACCEPT})
+_LONG = _WAITING | {Operation.BACKUP}
 #: Bytes of a body that are read past after an early answer, so that the connection can be used again.
 MAX_SKIPPED = 65536
 #: Bytes of an answer that are passed to the server at once.
@@ -249,10 +250,11 @@ class _Exchange:
     async def _wait(self, pending: PendingAnswer[T], admitted: Admission) -> Answer:
         self._pending = pending if pending.give_back is not None else None
         watch = end = None
-        if admitted.route.operation in _WAITING and not pending.future.done():
+        operation = admitted.route.operation
+        if operation in _LONG and not pending.future.done():
             watch = partial(self._connection.watch, self._receive)
             self._gateway.end_when_revoked(pending.future, admitted)
-            end = None if self._metrics is None else self._metrics.waits(admitted.route.operation)
+            end = self._metrics.waits(operation) if self._metrics is not None and operation in _WAITING else None
         try:
             return pending.make(await result_of(pending.future, watch, patience=pending.patience))
         except FutureCancelledError:
