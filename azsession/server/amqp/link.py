@@ -12,6 +12,7 @@ from ...amqp import Attach, Condition, Disposition, Flow, Transfer
 from ...errors import QueueError
 from ...logs import SessionLogger, get_logger
 from ...protocol.routes import Operation
+from ..access_keys import AccessKey
 from .broker_calls import when_done
 from .claims import Claims
 from .conditions import INTERNAL, NOT_ALLOWED, UNAUTHORIZED, LinkFaultError, RefusedError, refusal_of
@@ -89,6 +90,8 @@ class Link:
         self.state: LinkState = LinkState.ATTACHING
         self._tasks: set[asyncio.Task[None]] = set()
         self._revocation: Future[None] | None = None
+        #: The key that gives the right to the link, and the operation. The revocation is about them.
+        self._claimed: tuple[AccessKey, Operation] | None = None
 
     @property
     def handle(self) -> int:
@@ -131,14 +134,20 @@ class Link:
             return
         connection = self.channel.connection
         key, operation = connection.claims.check(self.path, self.entity, *self.operations)
-        if self._revocation is not None:
+        if self._revocation is not None and self._claimed == (key, operation):
             return
+        # The client may have put a token of another key since.
+        former, self._claimed = self._revocation, (key, operation)
         # The guard cancels this future, as it does with the waiting operations of HTTP requests.
         self._revocation = Future()
+        if former is not None:
+            former.cancel()
         when_done(self._revocation, self._on_revoked)
         connection.services.guard.end_when_revoked(self._revocation, key, operation, self.entity)
 
-    def _on_revoked(self, _: Future[None]) -> None:
+    def _on_revoked(self, revocation: Future[None]) -> None:
+        if revocation is not self._revocation:
+            return
         self._revocation = None
         if self.state is not LinkState.DETACHED:
             self.check_rights(is_revoked=True)

@@ -140,9 +140,13 @@ class RawClient:
         self.expect(amqp.ATTACH)
         self.expect(amqp.ATTACH)
         self.credit(100, 10)
+        return self.put_next_token(0, audience, token)
+
+    def put_next_token(self, delivery_id: int, audience: str, token: str) -> int:
+        """Put another token on the same link; return the status."""
         properties = {"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": audience}
         request = amqp.encode_request("1", "receiver-link-cbs-in", properties, token)
-        self.send(transfer(101, 0, request))
+        self.send(transfer(101, delivery_id, request))
         return amqp.decode_response(self.expect(amqp.TRANSFER).payload).status
 
 

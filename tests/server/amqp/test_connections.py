@@ -138,6 +138,22 @@ def test_the_metrics_count_connections() -> None:
         eventually(lambda: count() == 0)
 
 
+@pytest.mark.parametrize("revoked", ["former", "latter"])
+def test_a_link_goes_on_with_the_key_of_the_last_token(revoked: str) -> None:
+    keys = {name: AccessKey(name, "a2V5") for name in ("former", "latter")}
+    with GatewayService(EmbeddedBroker(queues=["q"]), [*keys.values()], amqp_port=0) as service, RawClient(service) as raw:
+        audience = "sb://127.0.0.1/q"
+        assert raw.open().put_token(audience, token_for(keys["former"], "q")) == 202
+        assert raw.attach_receiver("q").has_source
+        assert raw.put_next_token(1, audience, token_for(keys["latter"], "q")) == 202
+        service.replace_keys([ROOT, *(key for name, key in keys.items() if name != revoked)])
+        if revoked == "latter":
+            assert "was revoked" in raw.expect(amqp.DETACH).error.description
+        else:
+            # The link still holds the session.
+            assert not raw.attach_receiver("q", handle=3).has_source
+
+
 def test_connections_that_do_not_open_are_closed_and_others_are_served(
     service: GatewayService, client: ServiceBusClient, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
