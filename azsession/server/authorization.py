@@ -197,10 +197,13 @@ class Guard:
             raise AuthenticationFailedError("the gateway has no key with this name and this secret")
         return key
 
-    def is_current(self, key: AccessKey) -> bool:
-        """Return whether a key is still accepted, unchanged. For connections that outlive one request."""
+    def current(self, key: AccessKey) -> AccessKey | None:
+        """Return a key with the rights that it has now; `None` if it was revoked or has another secret.
+
+        For connections that outlive one request, and whose clients signed in with the key itself.
+        """
         current = self._keys.get(key.name)
-        return current is not None and current.is_same(key)
+        return current if current is not None and current.has_secret(key.key) else None
 
     def end_when_revoked(self, future: Future[Any], key: AccessKey, operation: Operation, entity: str) -> None:
         """Cancel a future when its key is revoked or loses the right to the operation, or now if that has happened.
@@ -226,10 +229,8 @@ class Guard:
             self._waiting.pop(future, None)
 
     def _still_allows(self, key: AccessKey, operation: Operation, entity: str) -> bool:
-        current = self._keys.get(key.name)
-        if current is None or current is key:
-            return current is key
-        return current.has_secret(key.key) and _allows(current, operation, entity)
+        current = self.current(key)
+        return current is not None and (current is key or _allows(current, operation, entity))
 
     def _is_current(self, token: _Token) -> bool:
         return token.expires_on > time.time() and self._keys.get(token.key.name) is token.key

@@ -255,8 +255,10 @@ def test_sign_in_returns_the_key_with_this_name_and_secret() -> None:
             guard.sign_in(name, secret)
 
 
-def test_a_key_is_current_until_it_is_replaced() -> None:
+def test_a_key_is_current_until_it_is_revoked_or_has_another_secret() -> None:
     guard = Guard([KEY])
-    assert guard.is_current(AccessKey("key", KEY.key, KEY.rights))
-    guard.replace_keys([AccessKey("key", KEY.key)])
-    assert not guard.is_current(KEY)
+    assert guard.current(AccessKey("key", KEY.key)) is KEY
+    limited = AccessKey("key", KEY.key, KEY.rights, queues=frozenset({"q"}))
+    for keys, found in (([limited], limited), ([AccessKey("key", "other")], None), ([], None)):
+        guard.replace_keys(keys)
+        assert guard.current(KEY) is found

@@ -89,11 +89,13 @@ class Claims:
         """
         segments = _segments(path)
         error: QueueError = AuthenticationFailedError("no token was put for this entity")
+        # The rights of the key can have changed since the client signed in.
+        signed_in = None if self._signed_in is None else self._guard.current(self._signed_in)
         for operation in operations:
             try:
-                if self._signed_in is not None and self._guard.is_current(self._signed_in):
-                    require(self._signed_in, operation, entity)
-                    return self._signed_in, operation
+                if signed_in is not None:
+                    require(signed_in, operation, entity)
+                    return signed_in, operation
             except QueueError as refused:
                 error = refused
             for length in range(len(segments), -1, -1):

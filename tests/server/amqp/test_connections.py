@@ -69,6 +69,24 @@ def test_a_signed_in_key_has_its_rights_only(service: GatewayService, queue: str
         assert raw.expect(amqp.DETACH).error.condition == "amqp:unauthorized-access"
 
 
+def test_a_signed_in_key_has_the_rights_that_it_has_now() -> None:
+    sends = AccessKey("key", "a2V5", frozenset({Right.SEND}))
+    listens = AccessKey("key", "a2V5", frozenset({Right.LISTEN}), queues=frozenset({"q"}))
+    other = AccessKey("key", "b3RoZXI=")
+    with GatewayService(EmbeddedBroker(queues=["q"]), [ROOT, sends], amqp_port=0) as service, RawClient(service) as raw:
+        raw.open(sends)
+        granted = []
+        for handle, key in enumerate((sends, listens, other)):
+            service.replace_keys([ROOT, key])
+            granted.append(
+                (
+                    raw.attach_sender("q", handle=10 + handle).has_target,
+                    raw.attach_receiver("q", handle=20 + handle).has_source,
+                )
+            )
+        assert granted == [(True, False), (False, True), (False, False)]
+
+
 def test_a_token_counts_for_its_queue_only(service: GatewayService, new_queue: Callable[..., str]) -> None:
     own, other = new_queue(), new_queue()
     with RawClient(service) as raw:
