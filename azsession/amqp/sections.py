@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .decoding import NONSENSE, READERS, exactly, read_descriptor
 from .encoding import NULL, compound, descriptor, encode_value, fields_of, sized, string
-from .message import ANNOTATIONS, APPLICATION_PROPERTIES, DATA, DELIVERY_ANNOTATIONS, HEADER, PROPERTIES
+from .message import ANNOTATIONS, APPLICATION_PROPERTIES, DATA, DELIVERY_ANNOTATIONS, HEADER, NULL_BODY, PROPERTIES
 from .types import MalformedFrameError, Symbol, Uint
 
 #: The annotations that only a broker sets; a sender's values are dropped.
@@ -97,24 +97,44 @@ def _without(parts: Sequence[bytes], removed: Container[str]) -> list[bytes]:
 def stored(payload: bytes) -> bytes:
     """Return the form in which a broker keeps a message, beside its body.
 
-    Annotations of brokers, delivery annotations, wherever they are, and the delivery count are left out. So is the body, if
-    it is one data section and the last one: then it is the message's body in bytes.
+    Annotations of brokers and the delivery count are left out. So is the body, if it is one data section and the last one:
+    then it is the message's body in bytes. A message without a body gets the value null. Delivery annotations may stand
+    anywhere, since the Python SDK puts them behind the body.
 
     Raises:
         MalformedFrameError: The payload is not an AMQP 1.0 message.
     """
     try:
-        # Azure's SDK for Python writes the delivery annotations behind all other sections.
-        sections = [each for each in each_section(payload) if each.code != DELIVERY_ANNOTATIONS]
-        _check_order([each.code for each in sections])
+        noted, sections = _divided(list(each_section(payload)))
         is_plain = [each.code for each in sections[-1:]] == [DATA] and sum(each.code == DATA for each in sections) == 1
-        return b"".join(_stored(payload, sections[:-1] if is_plain else sections))
+        if is_plain:
+            return b"".join(_stored(payload, [*noted, *sections[:-1]]))
+        footers = [each for each in sections if each.code == _FOOTER]
+        before = sections[: len(sections) - len(footers)]
+        has_body = any(each.code >= DATA for each in before)
+        return b"".join(
+            [
+                *_stored(payload, [*noted, *before]),
+                *([] if has_body else [NULL_BODY]),
+                *_stored(payload, footers),
+            ]
+        )
     except NONSENSE as error:
         raise MalformedFrameError(f"a message is malformed: {error}") from error
 
 
+def _divided(sections: Sequence[Section]) -> tuple[list[Section], list[Section]]:
+    """Return the delivery annotations, and the other sections, whose order is checked."""
+    noted = [each for each in sections if each.code == DELIVERY_ANNOTATIONS]
+    others = [each for each in sections if each.code != DELIVERY_ANNOTATIONS]
+    if len(noted) > 1:
+        raise MalformedFrameError(f"a message has {len(noted)} sections of delivery annotations")
+    _check_order([each.code for each in others])
+    return noted, others
+
+
 def _check_order(codes: Sequence[int]) -> None:
-    """Check that all sections are known, in their order, and there once, except for data and sequences (§3.2)."""
+    """Check that sections are known, in their order, and there once, except for data and sequences (§3.2)."""
     for code, following in zip(codes, [*codes[1:], _FOOTER + 1], strict=True):
         if not HEADER <= code <= _FOOTER:
             raise MalformedFrameError(f"a message has no section 0x{code & 0xFF:02x}")
@@ -126,10 +146,10 @@ def _stored(buf: bytes, sections: Iterable[Section]) -> Iterator[bytes]:
     for section in sections:
         if section.code == HEADER:
             yield descriptor(HEADER) + fields_of(parts_of(buf, section.value)[:3])
-        elif section.code == ANNOTATIONS:
+        elif section.code in (ANNOTATIONS, DELIVERY_ANNOTATIONS):
             kept = pairs_without(buf, section.value, BROKERS_ANNOTATIONS)
             if kept:
-                yield descriptor(ANNOTATIONS) + compound(0xC1, kept)
+                yield descriptor(section.code) + compound(0xC1, kept)
         else:
             yield buf[section.start : section.end]
 
@@ -158,7 +178,8 @@ def delivered(
     """
     try:
         sections = list(each_section(kept))
-        fields, noted, applied = (_items(kept, sections, code) for code in (HEADER, ANNOTATIONS, APPLICATION_PROPERTIES))
+        codes = (HEADER, DELIVERY_ANNOTATIONS, ANNOTATIONS, APPLICATION_PROPERTIES)
+        fields, carried, noted, applied = (_items(kept, sections, code) for code in codes)
         if properties:
             applied = _without(applied, properties)
     except NONSENSE as error:
@@ -169,8 +190,9 @@ def delivered(
     count = encode_value(Uint(failed_deliveries))
     out = [descriptor(HEADER), compound(0xC0, [durable or NULL, priority or NULL, ttl or NULL, NULL, count])]
     if lock_token is not None:
-        token = [encode_value(Symbol("x-opt-lock-token")), encode_value(lock_token)]
-        out += [descriptor(DELIVERY_ANNOTATIONS), compound(0xC1, token)]
+        carried += [encode_value(Symbol("x-opt-lock-token")), encode_value(lock_token)]
+    if carried:
+        out += [descriptor(DELIVERY_ANNOTATIONS), compound(0xC1, carried)]
     out += [descriptor(ANNOTATIONS), compound(0xC1, noted)]
     out += [kept[each.start : each.end] for each in sections if each.code == PROPERTIES]
     if properties:

@@ -10,6 +10,7 @@ import pytest
 from azsession.amqp import AmqpMessage, MalformedFrameError, Timestamp, decode_message, delivered, encode_message, stored
 from azsession.amqp.encoding import descriptor, encode_value
 from azsession.amqp.sections import each_section
+from azsession.amqp.types import Symbol
 
 PLAIN = encode_message(
     AmqpMessage(
@@ -55,18 +56,30 @@ def test_a_body_of_one_data_section_is_kept_once() -> None:
     assert bare(sent_again(kept, b"body")) == bare(PLAIN)
 
 
-@pytest.mark.parametrize("body", [b"\x00\x53\x75\xa0\x01x", b"\x00\x53\x77\xa1\x01x"])
-def test_delivery_annotations_are_left_out_wherever_they_are(body: bytes) -> None:
-    noted = b"\x00\x53\x71\xc1\x01\x00"
-    assert {stored(payload) for payload in (noted + body, body + noted)} == {stored(body)}
-
-
 def test_the_header_and_the_annotations_are_those_of_sender_and_broker() -> None:
     token = uuid.uuid4()
     message = decode_message(sent_again(stored(PLAIN), b"body", lock_token=token))
     assert message[:4] == (True, 7, 1000, 3)
     assert message.annotations == {"x-opt-partition-key": "k", "x-opt-enqueued-time": 9}
     assert token.bytes in sent_again(stored(PLAIN), b"body", lock_token=token)
+
+
+def test_delivery_annotations_are_kept_wherever_they_stand_but_not_the_sender_s_lock_token() -> None:
+    noted = descriptor(0x71) + encode_value({Symbol("x-own"): 1, Symbol("x-opt-lock-token"): 2})
+    for payload in (noted + PLAIN, PLAIN + noted):
+        again = sent_again(stored(payload), b"body", lock_token=uuid.UUID(int=7))
+        (found,) = (each.content for each in each_section(again) if each.code == 0x71)
+        assert found == {"x-own": 1, "x-opt-lock-token": uuid.UUID(int=7)}
+        assert bare(again) == bare(PLAIN)
+    with pytest.raises(MalformedFrameError, match="2 sections of delivery annotations"):
+        stored(noted + PLAIN + noted)
+
+
+@pytest.mark.parametrize("footer", [b"", FOOTER])
+def test_a_message_without_a_body_has_the_value_null(footer: bytes) -> None:
+    payload = encode_message(AmqpMessage(group_id="s", value=5)).removesuffix(descriptor(0x77) + encode_value(5))
+    again = sent_again(stored(payload + footer), b"")
+    assert again.endswith(descriptor(0x77) + encode_value(None) + footer)
 
 
 def test_application_properties_of_the_broker_replace_those_of_the_sender() -> None:

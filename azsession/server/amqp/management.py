@@ -171,11 +171,13 @@ class ManagementRequests(RequestLink):
         if asked.get("receiver-settle-mode") == amqp.RECEIVER_FIRST:
             done = [Settlement(message.receipt.handle, Settles.COMPLETE) for message in received]
             await self._settle(session_id, done)
-            return 200, {"messages": [{"message": encode_received(one, locked_for=None)} for one in received]}
+            return 200, {
+                "messages": [{"message": encode_received(one, locked_for=None, is_deferred=True)} for one in received]
+            }
         return 200, {
             "messages": [
                 {
-                    "message": encode_received(message, locked_for=holder.locked_for),
+                    "message": encode_received(message, locked_for=holder.locked_for, is_deferred=True),
                     "lock-token": uuid.UUID(message.receipt.handle),
                 }
                 for message in received

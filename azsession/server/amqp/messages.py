@@ -83,9 +83,11 @@ def read_batch(payload: bytes, max_size: int) -> list[EncodedMessage]:
     return [read_message(part, max_size) for part in parts]
 
 
-def encode_received(message: ReceivedMessage, *, locked_for: float | None) -> bytes:
+def encode_received(message: ReceivedMessage, *, locked_for: float | None, is_deferred: bool = False) -> bytes:
     """Return the payload that delivers a received message. Without `locked_for`, seconds, it is not locked."""
     annotations = _annotations(message)
+    if is_deferred:
+        annotations["x-opt-message-state"] = _STATES["Deferred"]
     token = None
     if locked_for is not None:
         annotations["x-opt-locked-until"] = instant_in(locked_for)

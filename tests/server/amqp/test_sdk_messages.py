@@ -7,7 +7,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceiveMode, ServiceBusSubQueue
+from azure.servicebus import (
+    ServiceBusClient,
+    ServiceBusMessage,
+    ServiceBusMessageState,
+    ServiceBusReceiveMode,
+    ServiceBusSubQueue,
+)
 from azure.servicebus import exceptions as errors
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
@@ -65,7 +71,7 @@ def test_bodies_of_all_kinds_come_back_over_amqp_and_mapped_over_http(
         assert raw.body_type == sent.body_type
         assert raw.properties.message_id == uuid.UUID(int=5)
         assert (raw.annotations[b"x-own"], raw.footer) == (7, {b"x-foot": 1})
-        assert b"x-next" not in raw.delivery_annotations
+        assert raw.delivery_annotations[b"x-next"] == 1
         found = list(raw.body) if isinstance(raw.body, (list, map)) or hasattr(raw.body, "__next__") else raw.body
     with provider.create_session_client(queue, "s") as over_http:
         received = over_http.receive_message(timeout=5)
@@ -77,6 +83,32 @@ def test_bodies_of_all_kinds_come_back_over_amqp_and_mapped_over_http(
         expected = {"value_body": b'{"a":[1,null]}', "sequence_body": b'[1,"b",null]', "data_body": b"onetwo"}
         assert received.body == expected[next(iter(body))]
     assert found
+
+
+def test_delivery_annotations_come_back(client: ServiceBusClient, queue: str) -> None:
+    # The SDK encodes them behind the footer, although AMQP 1.0 §3.2 puts them before the message's annotations.
+    sent = AmqpAnnotatedMessage(
+        data_body=b"one", properties={"group_id": "s"}, delivery_annotations={"own": 3}, footer={"end": 4}
+    )
+    with client.get_queue_sender(queue) as sender:
+        sender.send_messages(sent)
+    with session(client, queue) as receiver:
+        (received,) = receive(receiver, 1)
+        raw = received.raw_amqp_message
+        assert raw.delivery_annotations == {b"own": 3, b"x-opt-lock-token": received.lock_token}
+        assert (b"".join(received.body), raw.footer) == (b"one", {b"end": 4})
+
+
+def test_a_message_without_a_body_comes_back_without_one_and_is_empty_over_http(
+    client: ServiceBusClient, provider: ServiceBusProvider, queue: str
+) -> None:
+    send(client, queue, ServiceBusMessage(None, session_id="s"))
+    with session(client, queue) as receiver:
+        (received,) = receive(receiver, 1)
+        assert received.body is None
+        receiver.abandon_message(received)
+    (peeked,) = provider.peek_messages(queue, "s")
+    assert peeked.body == b""
 
 
 def test_a_message_sent_over_http_comes_over_amqp(client: ServiceBusClient, provider: ServiceBusProvider, queue: str) -> None:
@@ -135,6 +167,7 @@ def test_messages_are_settled_in_every_way(client: ServiceBusClient, provider: S
         receiver.complete_message(again)
         (late,) = receiver.receive_deferred_messages(deferred.sequence_number)
         assert (str(late), late.session_id, late.delivery_count) == ("defer", "s", 0)
+        assert late.state == ServiceBusMessageState.DEFERRED
         receiver.complete_message(late)
         with pytest.raises(errors.MessageNotFoundError):
             receiver.receive_deferred_messages(deferred.sequence_number)

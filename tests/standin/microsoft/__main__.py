@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import logging
 import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from tests.standin.microsoft import fast
+from tests.standin.microsoft.queues import ALONE, LAST, NOT_APPLICABLE
 
 _MODULES = ("test_sessions", "test_list_sessions")
+#: The tests of queues without sessions.
+_QUEUES = ("test_queues",)
 _clock = time.perf_counter
 
 
@@ -29,6 +34,7 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=1.0, help="how much faster the tests' clock runs")
     parser.add_argument("--only", default="", help="run only tests with this in their names")
     parser.add_argument("--own", action="store_true", help="run them against azsession's own endpoint, not the stand-in")
+    parser.add_argument("--queues", action="store_true", help="run the tests of queues without sessions, on one session each")
     asked = parser.parse_args()
     if asked.factor != 1:
         fast.hurry(asked.factor)
@@ -44,13 +50,14 @@ def main() -> None:
     else:
         from tests.standin.server import StandIn as Server  # type: ignore[assignment]
     with Server() as standin:
-        shim.install(standin)
+        shim.install(standin, one_session=asked.queues)
         sys.path.insert(0, asked.directory)
-        cases = [case for name in _MODULES for case in _cases(name) if asked.only in case[1]]
+        cases = [case for name in (_QUEUES if asked.queues else _MODULES) for case in _cases(name) if asked.only in case[1]]
         logging.disable()
-        with ThreadPoolExecutor(len(cases)) as threads:
-            for future in as_completed([threads.submit(_run, *case) for case in cases]):
-                print(json.dumps(future.result()), file=out, flush=True)
+        if asked.queues:
+            cases = [case for case in cases if case[1].removeprefix("test_") not in NOT_APPLICABLE]
+        for result in _results(cases):
+            print(json.dumps(result), file=out, flush=True)
     # The SDK leaves threads behind.
     os._exit(0)
 
@@ -61,6 +68,16 @@ def _cases(name: str) -> list[tuple[Any, str]]:
         module.datetime = fast.Datetime
     classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
     return [(each, test) for each in classes for test in vars(each) if test.startswith("test_")]
+
+
+def _results(cases: list[tuple[Any, str]]) -> Iterator[dict[str, Any]]:
+    """Run the tests, at the same time if possible, and yield their results."""
+    first, last = ([case for case in cases if case[1].removeprefix("test_") in names] for names in (ALONE, LAST))
+    together = [case for case in cases if case not in first and case not in last]
+    yield from itertools.starmap(_run, first)
+    with ThreadPoolExecutor(max(1, len(together))) as threads:
+        yield from (each.result() for each in as_completed([threads.submit(_run, *case) for case in together]))
+    yield from itertools.starmap(_run, last)
 
 
 def _run(case: Any, test: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import azure.servicebus
 import isodate
 from azure.core.credentials import AccessToken
 
+from tests.standin.microsoft.sessions import client_of_one_session, give_messages_a_session
+
 if TYPE_CHECKING:
     from tests.standin.server import StandIn
 
@@ -42,8 +44,8 @@ class _PlainClient(azure.servicebus.ServiceBusClient):
 class _Preparers:
     """Makes the decorators of one stand-in."""
 
-    def __init__(self, standin: StandIn) -> None:
-        self._standin, self._numbers = standin, itertools.count()
+    def __init__(self, standin: StandIn, lock_duration: str) -> None:
+        self._standin, self._lock_duration, self._numbers = standin, lock_duration, itertools.count()
 
     def group(self, **_options: Any) -> Callable[[Test], Test]:
         return lambda test: test
@@ -75,11 +77,10 @@ class _Preparers:
 
         return self._adding("servicebus_subscription", create)
 
-    @staticmethod
-    def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    def _settings(self, options: dict[str, Any]) -> dict[str, Any]:
         return {
             "requires_session": options.get("requires_session", False),
-            "lock_duration": isodate.parse_duration(options.get("lock_duration", "PT30S")).total_seconds(),
+            "lock_duration": isodate.parse_duration(options.get("lock_duration", self._lock_duration)).total_seconds(),
             "dead_letter_on_expiration": options.get("dead_lettering_on_message_expiration", False),
             "partitioned": options.get("enable_partitioning", False),
             "duplicate_detection": 600.0 if options.get("requires_duplicate_detection") else None,
@@ -96,18 +97,24 @@ class _Preparers:
         return decorate
 
 
-def install(standin: StandIn) -> None:
-    """Put the replacements into `sys.modules`, for tests that are imported afterwards."""
+def install(standin: StandIn, one_session: bool = False) -> None:
+    """Put the replacements into `sys.modules`, for tests that are imported afterwards.
+
+    With `one_session`, all messages and receivers that name no session belong to one session.
+    """
     tools = ModuleType("devtools_testutils")
     tools.AzureMgmtRecordedTestCase = type("AzureMgmtRecordedTestCase", (), {})  # type: ignore[attr-defined]
     # The stand-in takes "good" as the token of an identity. azsession's endpoint knows shared access signatures only.
     _Credential.token = staticmethod(getattr(standin, "token", lambda: "good"))
     tools.get_credential = _Credential  # type: ignore[attr-defined]
-    preparers, made = ModuleType("servicebus_preparer"), _Preparers(standin)
+    # The lock of a session begins before the one of a message that is waited for, so it is as long as Azure allows.
+    preparers, made = ModuleType("servicebus_preparer"), _Preparers(standin, "PT5M" if one_session else "PT30S")
     names = {"ResourceGroup": made.group, "Namespace": made.namespace, "Queue": made.queue}
     for name, maker in {**names, "Topic": made.topic, "Subscription": made.subscription}.items():
         setattr(preparers, f"ServiceBus{name}Preparer", maker)
         setattr(preparers, f"CachedServiceBus{name}Preparer", maker)
     preparers.SERVICEBUS_ENDPOINT_SUFFIX = f":{standin.port}"  # type: ignore[attr-defined]
     sys.modules[tools.__name__], sys.modules[preparers.__name__] = tools, preparers
-    azure.servicebus.ServiceBusClient = _PlainClient  # type: ignore[misc]
+    azure.servicebus.ServiceBusClient = client_of_one_session(_PlainClient) if one_session else _PlainClient  # type: ignore[misc]
+    if one_session:
+        give_messages_a_session()
