@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ... import futures, threads
-from ...errors import ProviderError, QueueError, ThrottledError
+from ...errors import ProviderError, ThrottledError
 from ...events import Event
 from ...protocol.error_codes import QUOTA_EXCEEDED, SERVER_BUSY, THROTTLED
 from ..calls import Backup
@@ -89,11 +89,11 @@ class Backups:
         try:
             made = self._make(future)
         except _WithdrawnError:
-            pass
-        except QueueError as known:
-            error = known
+            pass  # The future is cancelled.
         except (OSError, sqlite3.Error) as failure:
-            error = _error(failure)
+            error = self._storage_error(failure)
+        except Exception as failure:
+            error = failure
         finally:
             self._running.release()
         if not future.set_running_or_notify_cancel():
@@ -101,8 +101,16 @@ class Backups:
                 made.file.close()
         elif made is not None:
             future.set_result(made)
-        else:
-            future.set_exception(error or ProviderError("the backup failed"))
+        elif error is not None:
+            future.set_exception(error)
+
+    def _storage_error(self, failure: OSError | sqlite3.Error) -> ProviderError:
+        place = "in the folder for temporary files" if self._data is None else "beside the data"
+        # Not transient: a repeated attempt would copy everything once more.
+        text = f"the backup could not be written; it is made {place} first: {failure}"
+        error = ProviderError(text, code=QUOTA_EXCEEDED, status=507)
+        error.__cause__ = failure
+        return error
 
     def _make(self, future: Future[Backup]) -> Backup:
         path = self._new_file()
@@ -184,11 +192,3 @@ class _Turn:
     def end(self) -> None:
         """Let the broker go on."""
         self._ended.set()
-
-
-def _error(failure: OSError | sqlite3.Error) -> ProviderError:
-    # Not transient: a repeated attempt would copy everything once more.
-    text = f"the backup could not be written; it is made beside the data first: {failure}"
-    error = ProviderError(text, code=QUOTA_EXCEEDED, status=507)
-    error.__cause__ = failure
-    return error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -15,7 +16,7 @@ import pytest
 
 from azsession import ProviderError, ThrottledError
 from azsession.broker.calls import Backup
-from azsession.broker.embedded import EmbeddedBroker
+from azsession.broker.embedded import EmbeddedBroker, backup
 from azsession.broker.embedded.backup import STEP_PAGES, _Turn, unfinished_file
 from azsession.broker.embedded.database_file import check_data_file
 from azsession.queues import QueueSettings
@@ -316,3 +317,19 @@ def test_a_backup_needs_no_log_beside_it(stored: EmbeddedBroker, path: Path) -> 
     with closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
         assert connection.execute("PRAGMA page_count").fetchone()[0] > 10 * STEP_PAGES
+
+
+def test_an_unexpected_error_ends_the_backup(stored: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "SKIPPED_NUMBERS", 1 << 70)  # SQLite stores 64 bits.
+    with pytest.raises(OverflowError):
+        stored.backup().result(timeout=10)
+    monkeypatch.undo()
+    stored.backup().result(timeout=10).file.close()
+
+
+def test_the_error_of_a_broker_in_memory_names_the_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with EmbeddedBroker() as broker, pytest.raises(ProviderError, match="in the folder for temporary files first"):
+        broker.backup().result(timeout=10)
