@@ -105,7 +105,7 @@ def test_a_path_of_another_protocol_is_not_found(gateway: Gateway, queue: str, p
     [
         ("PATCH", "/{queue}", "DELETE, GET, PUT"),
         ("POST", "/", "GET"),
-        ("DELETE", "/{queue}/messages", "POST"),
+        ("DELETE", "/{queue}/messages", "GET, POST"),
         ("GET", "/{queue}/sessions/s/renewlock", "POST"),
         ("GET", "/{queue}/sessions/s/release", "POST"),
         ("POST", "/{queue}/sessions/s/state", "DELETE, GET, PUT"),

@@ -1,7 +1,7 @@
 """The spans and measurements of this process, collected in memory by the SDK.
 
-A process can set its providers only once. Other tests of the process must not notice them, so spans are made only while
-`Exported.is_on` is true.
+A process can set its providers only once. Other tests of the process must not notice them, so spans and measurements are made
+while `Exported.is_on` is true. The SDK keeps 2,000 combinations of attributes, and the servers of tests have many ports.
 """
 
 from __future__ import annotations
@@ -42,11 +42,55 @@ class _SwitchedProvider(trace.TracerProvider):
         return _SwitchedTracer(self._provider.get_tracer(*args, **kwargs), self._switch)
 
 
+class _SwitchedCounter(metrics.NoOpCounter):
+    def __init__(self, counter: metrics.Counter, name: str, switch: Exported) -> None:
+        super().__init__(name)
+        self._counter = counter
+        self._switch = switch
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        if self._switch.is_on:
+            self._counter.add(*args, **kwargs)
+
+
+class _SwitchedHistogram(metrics.NoOpHistogram):
+    def __init__(self, histogram: metrics.Histogram, name: str, switch: Exported) -> None:
+        super().__init__(name)
+        self._histogram = histogram
+        self._switch = switch
+
+    def record(self, *args: Any, **kwargs: Any) -> None:
+        if self._switch.is_on:
+            self._histogram.record(*args, **kwargs)
+
+
+class _SwitchedMeter(metrics.NoOpMeter):
+    def __init__(self, meter: metrics.Meter, switch: Exported) -> None:
+        super().__init__(meter.name)
+        self._meter = meter
+        self._switch = switch
+
+    def create_counter(self, name: str, *args: Any, **kwargs: Any) -> metrics.Counter:
+        return _SwitchedCounter(self._meter.create_counter(name, *args, **kwargs), name, self._switch)
+
+    def create_histogram(self, name: str, *args: Any, **kwargs: Any) -> metrics.Histogram:
+        return _SwitchedHistogram(self._meter.create_histogram(name, *args, **kwargs), name, self._switch)
+
+
+class _SwitchedMeterProvider(metrics.MeterProvider):
+    def __init__(self, provider: MeterProvider, switch: Exported) -> None:
+        self._provider = provider
+        self._switch = switch
+
+    def get_meter(self, *args: Any, **kwargs: Any) -> metrics.Meter:
+        return _SwitchedMeter(self._provider.get_meter(*args, **kwargs), self._switch)
+
+
 class Exported:
     """What was exported since the last `clear`.
 
     Attributes:
-        is_on: Spans are made.
+        is_on: Spans and measurements are made.
     """
 
     def __init__(self) -> None:
@@ -56,7 +100,7 @@ class Exported:
         provider.add_span_processor(SimpleSpanProcessor(self._spans))
         trace.set_tracer_provider(_SwitchedProvider(provider, self))
         self._reader = InMemoryMetricReader()
-        metrics.set_meter_provider(MeterProvider([self._reader]))
+        metrics.set_meter_provider(_SwitchedMeterProvider(MeterProvider([self._reader]), self))
         self._before: dict[Any, float] = {}
 
     def clear(self) -> None:
