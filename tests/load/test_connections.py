@@ -157,7 +157,7 @@ def test_serve_raises_its_file_limit_to_the_hard_limit() -> None:
 
 @pytest.mark.parametrize("options", [(), ("--max-connections", "100000")], ids=["its bound", "no file left"])
 def test_a_burst_over_the_file_limit_loses_no_message(tmp_path: Path, options: tuple[str, ...]) -> None:
-    data = ("--data", tmp_path / "data.db", "--queue", "orders")
+    data = ("--data", tmp_path / "data.db", "--queue", "orders", "--no-amqp")
     with Served(*data, *options, **limited(300, 300)) as served:
         url = served.line.split(";")[0].partition("=")[2].rstrip("/")
         orders = Orders(served.line)

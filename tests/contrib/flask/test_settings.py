@@ -82,6 +82,7 @@ def test_every_field_of_the_configuration_is_a_setting() -> None:
         "CA_BUNDLE": None,
         "ALLOW_INSECURE_HTTP": True,
         "TRANSPORT": "http",
+        "TELEMETRY": False,
     }
     config = config_of(**{f"AZSESSION_{name}": value for name, value in given.items()})
     assert {name: getattr(config, name.lower()) for name in given} == given
