@@ -79,7 +79,7 @@ class AccessKey:
             metrics are about the whole gateway.
 
     Raises:
-        ConfigurationError: A name of a queue is malformed, there is none, or the rights cannot be limited to queues.
+        ConfigurationError: No queue is given, a queue's name is malformed, or the rights cannot be limited to queues.
     """
 
     name: str

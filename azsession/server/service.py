@@ -174,7 +174,7 @@ class GatewayService:
 
     @property
     def metrics_url(self) -> str | None:
-        """The URL of the metrics without a key; `None` if there is none, or before `start`."""
+        """The URL of the metrics on their own port, without a key. `None` without such a port, and before `start`."""
         return None if self._metrics_port is None else self._metrics_port.url
 
     def replace_keys(self, keys: Iterable[AccessKey]) -> None:

@@ -30,7 +30,7 @@ class Operation:
         """Note how many messages the operation was about, if it is known only now."""
 
     def returned(self, error: BaseException | None = None) -> None:
-        """Note that the handler of a message returned, or raised `error`. What follows is not part of its time."""
+        """Note that the handler of a message returned, or raised `error`. The time of the operation ends here."""
 
 
 class SendOperation(Operation):

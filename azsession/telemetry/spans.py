@@ -92,7 +92,7 @@ class Work:
             log_failure(error)
 
     def stop_clock(self) -> None:
-        """Note that the work is done. What follows until `end` does not count."""
+        """Note that the work is done. The time until `end` does not count."""
         self._duration, self._stopped_at = time.perf_counter() - self._began, time.time_ns()
 
     def end(self, error: BaseException | None, histogram: metrics.Histogram) -> Attributes:

@@ -66,7 +66,7 @@ def linked(line: str) -> str:
 
 
 def default(value: object) -> str | None:
-    """Return the default as it is written in a signature, or `None` if there is none."""
+    """Return the default as a signature shows it. `None`: the parameter has no default."""
     if value is inspect.Parameter.empty:
         return None
     return "..." if repr(value) == "NOTHING" else repr(value)

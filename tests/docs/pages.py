@@ -40,7 +40,7 @@ class Block:
 
     @property
     def file_name(self) -> str | None:
-        """The file that the block is the content of, by the comment in its first line; `None` if it is none."""
+        """The file whose content the block shows, named by the comment in its first line. `None`: it shows no file."""
         found = re.match(r"# ([\w/.-]+\.(?:py|sql|ini|cfg|toml|yaml))\n", self.code)
         return found[1] if found else None
 

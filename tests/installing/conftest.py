@@ -12,7 +12,7 @@ import pytest
 
 from ..support.paths import ROOT
 
-#: What a clone has and an installation needs. Building writes into the folder, so the tests do not use the repository itself.
+#: The files of a clone that an installation needs. Building writes into the folder, so the tests build in a copy of them.
 _FILES = ("azsession", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
 

@@ -80,7 +80,7 @@ async def take_step(
         progress: The result of the step before.
 
     Raises:
-        QueueError: The broker failed. What was done before stays done.
+        QueueError: The broker failed. The dead letters handled before stay handled.
     """
     ends, last = time.monotonic() + STEP_SECONDS, progress.handled + STEP_SIZE
     start, handled, refused = progress.start, progress.handled, progress.refused

@@ -1,4 +1,4 @@
-"""Single keys of a terminal, and of standard input that is none."""
+"""Single keys from a terminal, and from a standard input that is not a terminal."""
 
 from __future__ import annotations
 
