@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import QueueError, ValidationError
 from ..logs import About, SessionLogger, get_logger
-from ..protocol.routes import NoRouteError, Route, parse_route
+from ..protocol.route_fields import about_route
+from ..protocol.routes import NoRouteError, parse_route
 from .call import Call, ServerResponse
 
 logger: SessionLogger = get_logger(__name__)
@@ -50,12 +51,3 @@ def _described(call: Call[Any]) -> tuple[str, About]:
     except (NoRouteError, ValidationError):
         return call.method, {"queue": call.entity or None}
     return route.operation.value, about_route(route)
-
-
-def about_route(route: Route) -> About:
-    """Return the fields of a record about a request with this route."""
-    return {
-        "queue": route.entity or None,
-        "session_id": route.session_id if route.is_on_session else None,
-        "sequence_number": route.sequence_number or None,
-    }

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 
-from ...logs import SessionLogger, get_logger
+from ...logs import About, SessionLogger, get_logger
+from ...protocol.route_fields import about_route
 from ..dispatch import Admission
 from ..route_templates import template
 from .asgi import Scope
@@ -47,14 +48,13 @@ def request(scope: Scope, admitted: Admission | None, status: int | None, began:
         "key": key,
         "client": client,
     }
-    session_id = route.session_id if route is not None and route.is_on_session else None
+    about: About = {} if route is None else about_route(route)
+    session_id = about.get("session_id")
     text, more = ("", ()) if session_id is None else (" session %r", (session_id,))
     logger.debug(
         f"%s %s %s %s %d %.1f ms{text}",
         *(client or "-", key or "-", fields["method"], fields["route"] or "-", fields["status"], fields["ms"]),
         *more,
-        queue=None if route is None else route.entity or None,
-        session_id=session_id,
-        sequence_number=None if route is None else route.sequence_number or None,
+        **about,
         **fields,
     )
