@@ -1,4 +1,7 @@
-"""How the public value classes show themselves: a short `repr`, and a table for notebooks. Neither shows a body or a key."""
+"""How the public value classes show themselves: a short `repr`, and a table for notebooks. Neither shows a body or a key.
+
+`plural` is for all texts with a number.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,8 @@ def html_table(instance: object) -> str:
     rows = (f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in _fields(instance))
     caption = f"<caption>{escape(type(instance).__name__)}</caption>"
     return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number with its noun, for example ``1 message`` or ``2 messages``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

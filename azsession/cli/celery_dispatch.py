@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from .._extras import need
+from ..display import plural
 from ..errors import ConfigurationError
 from ..processor.processor import SIGNALS
-from .common import note, plural
+from .common import note
 
 
 @click.command("celery-dispatch", short_help="Send a Celery task for each session that has messages.")

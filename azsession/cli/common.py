@@ -245,11 +245,6 @@ def preview(message: PeekedMessage) -> str:
     return " ".join(start[:PREVIEW].split()) + ("…" if len(start) > PREVIEW else "")
 
 
-def plural(count: int, noun: str) -> str:
-    """Return ``1 message``, ``2 messages``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr if that is a terminal. Yield a function that advances the bar."""

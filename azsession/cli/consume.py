@@ -19,8 +19,9 @@ from rich.text import Text
 from ..contrib.consume_click import click_error, processor_options
 from ..contrib.consume_options import DESCRIPTION
 from ..contrib.consume_run import ConsumeError, run_processor, summary
+from ..display import plural
 from ..processor import ProcessorStats, SessionProcessor
-from .common import Connect, client_options, note, plural, printable, show_json
+from .common import Connect, client_options, note, printable, show_json
 from .health import HealthServer
 from .log_output import log_options
 

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import click
 
 from ..client.provider import ServiceBusProvider
+from ..display import plural
 from ..errors import ProviderError
 from ..messages import PeekedMessage
 from ..protocol.error_codes import MESSAGE_NOT_FOUND
@@ -23,7 +24,6 @@ from .common import (
     from_option,
     message_json,
     note,
-    plural,
     preview,
     progress,
     progress_reported,

@@ -14,10 +14,11 @@ import click
 
 from ..client.management import each_session
 from ..client.provider import ServiceBusProvider, core_of
+from ..display import plural
 from ..errors import SessionLockedError, UnsupportedOperationError
 from ..messages import PeekedMessage
 from ..new_file import NewFile
-from .common import QUEUE, Connect, client_options, each_message, note, plural, show_id, show_json
+from .common import QUEUE, Connect, client_options, each_message, note, show_id, show_json
 from .export_lines import DEFERRED, counted, message_line, state_line
 
 #: Messages in one request. The server returns fewer if they are large.

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from ..display import plural
 from ..errors import ValidationError
 from ..messages import JSONValue, Message, PeekedMessage
 from ..protocol.attributes import from_json
 from ..validation import MAX_REASON_LENGTH, check_session_id, check_text, did_you_mean
-from .common import message_json, plain_json, plural
+from .common import message_json, plain_json
 from .json_lines import json_object
 
 #: The kinds of lines.

@@ -11,8 +11,9 @@ import click
 
 from ..client.provider import ServiceBusProvider
 from ..client.sending import accepted_note
+from ..display import plural
 from ..errors import ConnectionFailedError, QueueError, revised
-from .common import note, plural
+from .common import note
 from .json_lines import Line
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..client.session import SessionClient
+from ..display import plural
 from ..errors import NoSessionAvailableError
 from ..messages import PeekedMessage, ReceivedMessage
 from .common import (
@@ -16,7 +17,6 @@ from .common import (
     from_option,
     message_json,
     note,
-    plural,
     preview,
     printable,
     show_body,

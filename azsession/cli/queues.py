@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import click
 
+from ..display import plural
 from ..queues import QueueInfo, QueueSettings
 from .common import (
     QUEUE,
@@ -15,7 +16,6 @@ from .common import (
     checked_options,
     client_options,
     note,
-    plural,
     show_id,
     show_instant,
     show_json,

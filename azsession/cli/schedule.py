@@ -6,9 +6,10 @@ from datetime import datetime, timedelta, timezone
 
 import click
 
+from ..display import plural
 from ..messages import Message
 from ..validation import MAX_SEQUENCE_NUMBER
-from .common import QUEUE, SESSION, Connect, checked_options, client_options, plural, show_instant, show_json
+from .common import QUEUE, SESSION, Connect, checked_options, client_options, show_instant, show_json
 
 
 @click.command(short_help="Send a message that becomes available later.")

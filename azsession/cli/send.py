@@ -6,8 +6,9 @@ from typing import BinaryIO
 
 import click
 
+from ..display import plural
 from ..messages import Message
-from .common import PAGE, QUEUE, SESSION, Connect, checked_options, client_options, plural, progress, show_json
+from .common import PAGE, QUEUE, SESSION, Connect, checked_options, client_options, progress, show_json
 from .json_lines import LineFields, name_of, read_lines
 from .line_sending import LineSender, resume_option
 

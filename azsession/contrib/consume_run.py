@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from .._extras import need
+from ..display import plural
 from ..errors import QueueError, ValidationError
 from ..processor import ProcessorStats, SessionProcessor
 
@@ -96,13 +97,9 @@ def _metrics_served(
 
 def summary(stats: ProcessorStats) -> str:
     """Return the counts in one line, for example ``3 messages of 2 sessions done, 1 failed``."""
-    parts = [f"{_plural(stats.messages_done, 'message')} of {_plural(stats.sessions_done, 'session')} done"]
+    parts = [f"{plural(stats.messages_done, 'message')} of {plural(stats.sessions_done, 'session')} done"]
     if stats.messages_failed:
         parts.append(f"{stats.messages_failed} failed")
     if stats.messages_dead_lettered:
         parts.append(f"{stats.messages_dead_lettered} dead-lettered")
     return ", ".join(parts)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 from rich.console import Console
 
+from ...display import plural
 from ...errors import ValidationError
-from ..common import console, plural, show_json
+from ..common import console, show_json
 from ..json_lines import read_lines
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ..common import plural, printable
+from ...display import plural
+from ..common import printable
 from .data import Roles, Sent, by_session
 from .run import LOCK_DURATION, SLOW, Run
 from .verdict import REASON, Fault, Record, compact

@@ -27,8 +27,3 @@ def note(
         logger.info("the key %r %s of %r in the Explorer", name, action, queue, **about)
     else:
         logger.info("the key %r %s of the session %r of %r in the Explorer", name, action, session_id, queue, **about)
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a number with its noun, for example ``"2 messages"``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

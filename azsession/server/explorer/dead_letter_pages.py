@@ -7,23 +7,22 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 
+from ...display import plural
 from ...errors import ProviderError
 from ...protocol.error_codes import MESSAGE_NOT_FOUND
 from ...protocol.routes import Operation
 from ...validation import MAX_SEQUENCE_NUMBER
 from ..answer import Answer
-from .audit import note, plural
+from .audit import note
 from .backend import Backend
 from .body_views import preview, view_body
 from .dead_letter_steps import Progress, Selection, reason_of, take_step
-from .message_pages import download, gone
+from .message_pages import PAGE, download, gone
 from .page_request import PageRequest, whole_number
 from .page_values import frame
 from .rendering import link, redirect, render
 from .rights import check_right
 
-#: Dead letters on one page.
-PAGE = 25
 _GONE = "The dead letter is not there any more. It was resubmitted or deleted."
 #: An action that was done, by the page.
 _DONE = {"resubmit": "resubmitted", "delete": "deleted"}

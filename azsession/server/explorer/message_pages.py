@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from ...display import plural
 from ...errors import SessionLockedError, ValidationError
 from ...messages import PeekedMessage
 from ...protocol.routes import Operation
 from ..answer import Answer
-from .audit import note, plural
+from .audit import note
 from .backend import Backend
 from .body_views import preview, view_body
 from .page_request import PageRequest
@@ -17,7 +18,7 @@ from .rendering import HEADERS, link, redirect, render
 from .request_ids import new_request_id, request_id_of
 from .rights import check_right
 
-#: Messages on one page.
+#: Messages, or dead letters, on one page.
 PAGE = 25
 _GONE = "The message is not there any more. It was completed, dead-lettered or deleted."
 
