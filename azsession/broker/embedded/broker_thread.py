@@ -66,12 +66,15 @@ class BrokerThread:
             self._leads = True
 
     def act_at(self, at: float) -> None:
-        """Request a call of `act` at `at` on the monotonic clock. If an earlier call is requested already, that one stays."""
+        """Request a call of `act` at `at` on the monotonic clock. If an earlier call is requested already, that one stays.
+
+        If the earlier call is overdue, the thread is woken: a clock that a test sets forward does not end the thread's wait.
+        """
         with self._lock:
-            if self._stopped or (self._at is not None and self._at <= at):
+            if self._stopped or (self._at is not None and self._at <= at and not self._is_due()):
                 return
             self._signals.put(None)
-            self._at = at
+            self._at = at if self._at is None else min(at, self._at)
         self.start()
 
     def stop(self) -> None:
