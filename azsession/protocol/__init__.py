@@ -2,6 +2,7 @@
 
 * `routes`: paths and queries. The client builds them, the gateway parses them.
 * `wire`: messages as headers and body, and as an envelope.
+* `combined`: messages beside other results, as the answer of a combined request.
 * `error_codes`: the error codes, with their HTTP statuses and exceptions.
 * `queue_json`: durations in ISO 8601, and the settings of a queue as JSON.
 """
@@ -18,6 +19,8 @@ EXTENSIONS_HEADER = "Azsession-Extensions"
 FETCH_AHEAD = "fetch-ahead"
 #: ``GET /{entity}/$statistics``, and the holder and more in the list of sessions.
 STATISTICS = "statistics"
+#: Combined requests: an accept returns messages, ``$settle`` returns messages, and a release settles.
+COMBINED = "combined"
 SERVER_EXTENSIONS = f"{FETCH_AHEAD}, {STATISTICS}"
 #: The holder of a session's lock: a UUID that the client creates each time it takes the lock.
 LOCK_ID_HEADER = "Azsession-Lock-Id"

@@ -68,14 +68,33 @@ def json_items(data: bytes) -> Iterator[Any]:
     yield from items
 
 
+def json_object_with_items(data: bytes, items: str) -> Any:
+    """Return the value of a JSON text. If it is an object, each element of its member `items` may have `MAX_VALUES` values.
+
+    Raises:
+        ValueError: The text is not JSON, or it is large and has too many values.
+        RecursionError: The text has too many arrays or objects inside each other.
+    """
+    text = _decode(data)
+    return _BoundedParser(text, items).value() if len(text) > _LARGE else _JSON.decode(text)
+
+
 def _decode(data: bytes) -> str:
     # Not the codec "utf-8-sig": its first use imports a module, and a process that is forked meanwhile can deadlock.
     return data.removeprefix(codecs.BOM_UTF8).decode()
 
 
 class _BoundedParser:
-    def __init__(self, text: str) -> None:
+    """Parses a text.
+
+    Args:
+        text: The text.
+        items: The member of the outermost object whose elements are counted one by one; `None` if there is no such member.
+    """
+
+    def __init__(self, text: str, items: str | None = None) -> None:
         self._text = text
+        self._items_name = items
         self._left = MAX_VALUES
 
     def value(self) -> Any:
@@ -125,20 +144,30 @@ class _BoundedParser:
             at = self._skip(at)
             if text[at : at + 1] != ":":
                 raise ValueError("a colon is missing")
-            found[name], at = self._value(self._skip(at + 1), depth)
+            at = self._skip(at + 1)
+            if depth == 1 and name == self._items_name and text[at : at + 1] == "[":
+                found[name], at = self._array(self._skip(at + 1), depth + 1, by_element=True)
+            else:
+                found[name], at = self._value(at, depth)
             at, ends = self._next(at, "}")
             if ends:
                 return found, at
 
-    def _array(self, at: int, depth: int) -> tuple[list[Any], int]:
+    def _array(self, at: int, depth: int, *, by_element: bool = False) -> tuple[list[Any], int]:
+        """Return an array. `by_element`: each element may have `MAX_VALUES` values."""
         found: list[Any] = []
         if self._text[at : at + 1] == "]":
             return found, at + 1
+        left = self._left
         while True:
+            if by_element:
+                self._left = MAX_VALUES
             value, at = self._value(at, depth)
             found.append(value)
             at, ends = self._next(at, "]")
             if ends:
+                if by_element:
+                    self._left = left
                 return found, at
 
     def _next(self, at: int, end: str) -> tuple[int, bool]:

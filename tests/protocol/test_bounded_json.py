@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azsession.protocol.bounded_json import MAX_VALUES, json_items, parse_json
+from azsession.protocol.bounded_json import MAX_VALUES, json_items, json_object_with_items, parse_json
 
 #: White space that makes any text a large one.
 BLANKS = " " * 300_000
@@ -80,3 +80,22 @@ def test_very_many_values_are_refused_soon(value: str) -> None:
 def test_each_item_of_a_large_array_may_have_many_values() -> None:
     item = json.dumps(dict.fromkeys(map(str, range(MAX_VALUES // 2)), 0))
     assert len(list(json_items(f"[{item},{item},{item}]".encode()))) == 3
+
+
+@given(VALUES)
+def test_the_items_of_an_object_are_parsed_like_other_values(value: object) -> None:
+    text = json.dumps({"before": value, "Items": [value, {"Items": [value]}], "after": value}).encode()
+    expected = json.loads(text)
+    assert json_object_with_items(text, "Items") == json_object_with_items(text + BLANKS.encode(), "Items") == expected
+
+
+def test_the_values_of_items_are_counted_one_by_one() -> None:
+    half = "[" + ",".join("0" * (MAX_VALUES // 2)) + "]"
+    assert len(json_object_with_items(f'{{"Items": [{half}, {half}, {half}]}}{BLANKS}'.encode(), "Items")["Items"]) == 3
+    for text in (
+        f'{{"Items": [[{half}, {half}]]}}',
+        f'{{"Other": [{half}, {half}]}}',
+        f'{{"In": {{"Items": [{half}, {half}]}}}}',
+    ):
+        with pytest.raises(ValueError, match="too many"):
+            json_object_with_items(f"{text}{BLANKS}".encode(), "Items")
