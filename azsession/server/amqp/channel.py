@@ -85,6 +85,10 @@ class Channel:
         is_open = self._remote_window > 0 and not self._outgoing and len(self._unsettled) < MAX_UNSETTLED
         return is_open and self.connection.is_writable
 
+    def new_link(self, attach: Attach) -> Link:
+        """Return the link for an attach."""
+        return link_for(self, attach)
+
     # Frames from the client
 
     def on_attach(self, attach: Attach) -> None:
@@ -93,7 +97,7 @@ class Channel:
             raise ConnectionFaultError("amqp:connection:framing-error", f"The handle {attach.handle} is above handle-max.")
         if attach.handle in self._links:
             raise SessionFaultError("amqp:session:handle-in-use", f"The handle {attach.handle} is in use.")
-        link = self._links[attach.handle] = link_for(self, attach)
+        link = self._links[attach.handle] = self.new_link(attach)
         if self.connection.has_room_for_link():
             link.open()
         else:

@@ -65,6 +65,12 @@ class ConnectionFaultError(RefusedError):
     """The client violated the protocol of the connection: the connection is closed."""
 
 
+def inactive(seconds: float) -> ConnectionFaultError:
+    """Return the fault of a connection that had no link for so many seconds."""
+    text = f"The connection was inactive for more than the allowed {int(seconds * 1000)} milliseconds."
+    return ConnectionFaultError(FORCED, text)
+
+
 def session_lost() -> RefusedError:
     """Return the refusal for a session whose lock this client does not have any more."""
     return RefusedError(SESSION_LOST, "The session lock has expired on the session. Accept a new session.", 410)

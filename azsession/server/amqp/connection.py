@@ -20,7 +20,7 @@ from ...logs import SessionLogger, get_logger
 from . import limits, sasl
 from .channel import Channel
 from .claims import Claims
-from .conditions import FORCED, INTERNAL, ConnectionFaultError, RefusedError, SessionFaultError
+from .conditions import INTERNAL, ConnectionFaultError, RefusedError, SessionFaultError, inactive
 from .link import Link, SessionHolder
 from .services import Services
 from .states import ConnectionState, LinkState
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
         self._out_size = 0
         self._held_bytes = 0
         self._is_paused = False
-        self._began = self._heard = self._sent = self._linked = self._loop.time()
+        self._heard = self._sent = self._linked = self._loop.time()
         self._heartbeat: float | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -228,13 +228,12 @@ class Connection(asyncio.Protocol):
             channel.end(fault.error)
 
     def _on_sasl_init(self, init: SaslInit) -> None:
-        is_accepted = sasl.authenticate(init, self.claims)
-        self.send(amqp.sasl_outcome(0 if is_accepted else 1))
-        if is_accepted:
-            self.state = ConnectionState.AMQP_HEADER
-            self._splitter.awaits_header = True
-        else:
+        if not sasl.authenticate(init, self.claims):
+            self.send(amqp.sasl_outcome(1))
             self._finish()
+            return
+        self.send(amqp.sasl_outcome(0))
+        self.state, self._splitter.awaits_header = ConnectionState.AMQP_HEADER, True
 
     def _on_open(self, opened: Open) -> None:
         if opened.max_frame_size < limits.MIN_MAX_FRAME_SIZE:
@@ -267,7 +266,11 @@ class Connection(asyncio.Protocol):
             raise ConnectionFaultError(_FRAMING_ERROR, f"The begin on channel {number} must not have a remote-channel.")
         if number in self._channels:
             raise ConnectionFaultError(_FRAMING_ERROR, f"The channel {number} has a session already.")
-        self._channels[number] = Channel(self, number, begin)
+        self._channels[number] = self.new_channel(number, begin)
+
+    def new_channel(self, number: int, begin: Begin) -> Channel:
+        """Return the AMQP session for a begin."""
+        return Channel(self, number, begin)
 
     def _on_end(self, number: int) -> None:
         channel = self._channels.pop(number, None)
@@ -316,10 +319,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if now - self._linked >= limits.UNLINKED_TIMEOUT:
-            text = (
-                f"The connection was inactive for more than the allowed {int(limits.UNLINKED_TIMEOUT * 1000)} milliseconds."
-            )
-            self.close(ConnectionFaultError(FORCED, text))
+            self.close(inactive(limits.UNLINKED_TIMEOUT))
             return
         due = [self._heard + limits.IDLE_TIMEOUT - now, limits.UNLINKED_TIMEOUT / 2]
         if self._heartbeat is not None:

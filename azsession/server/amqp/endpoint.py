@@ -60,10 +60,14 @@ class Endpoint:
         """How many bytes wait for clients to read them."""
         return sum(connection.unsent_bytes for connection in list(self._connections))
 
+    def new_connection(self) -> Connection:
+        """Return the protocol for a new connection. Called in the event loop."""
+        return Connection(self, self._services)
+
     async def start(self) -> None:
         """Serve on the socket, in the running event loop."""
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self, self._services),
+            self.new_connection,
             sock=self._sock,
             backlog=BACKLOG,
             ssl=self._tls,
