@@ -10,8 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
+import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from . import interrupts
 from .errors import printable
 
 if TYPE_CHECKING:
@@ -75,12 +79,22 @@ class SessionLogger(_Adapter):
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log a record if the level is on. See the class for the arguments."""
+        """Log a record if the level is on. See the class for the arguments.
+
+        If a handler or filter raises, the operation that logs does not fail. The traceback goes to ``sys.stderr``.
+        """
         if self.isEnabledFor(level):
             exc_info, extra = kwargs.pop("exc_info", None), dict.fromkeys(FIELDS)
             extra.update(kwargs)
-            # The frames of this method and of the one that called it are not where the record comes from.
-            self.logger.log(level, msg, *map(_shown, args), exc_info=exc_info, extra=extra, stacklevel=2)
+            older = interrupts.handled()
+            try:
+                # The frames of this method and of the one that called it are not where the record comes from.
+                self.logger.log(level, msg, *map(_shown, args), exc_info=exc_info, extra=extra, stacklevel=2)
+            except Exception as error:
+                interrupts.let_pass(error, older)
+                if logging.raiseExceptions and sys.stderr is not None:  # Like the handlers of the standard library.
+                    with suppress(OSError):
+                        traceback.print_exc()
 
 
 def get_logger(name: str) -> SessionLogger:

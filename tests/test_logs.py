@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import signal
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -53,6 +54,41 @@ def test_an_exception_is_logged_with_its_traceback(logger: SessionLogger, caplog
     (record,) = caplog.records
     assert record.getMessage() == "failed: the broker failed"
     assert "Traceback" in caplog.text
+
+
+def test_a_handler_that_raises_does_not_fail_the_operation_that_logs(
+    logger: SessionLogger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise ValueError("the handler is broken")
+
+    handler = Broken()
+    logger.logger.addHandler(handler)
+    try:
+        logger.warning("here")
+    finally:
+        logger.logger.removeHandler(handler)
+    assert "ValueError: the handler is broken" in capsys.readouterr().err
+
+
+def test_an_exception_of_a_signal_handler_passes_through_a_log_handler(logger: SessionLogger) -> None:
+    def on_signal(number: int, frame: object) -> None:
+        raise ValueError("a signal")
+
+    class Interrupted(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            signal.raise_signal(signal.SIGUSR1)
+            return True
+
+    handler, before = Interrupted(), signal.signal(signal.SIGUSR1, on_signal)
+    logger.logger.addHandler(handler)
+    try:
+        with pytest.raises(ValueError, match="a signal"):
+            logger.warning("here")
+    finally:
+        logger.logger.removeHandler(handler)
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_control_characters_are_escaped(logger: SessionLogger, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,7 @@ from .broker_thread import BrokerThread
 from .database_file import open_database
 from .delays import Delays
 from .due_work import DueWork
+from .event_log import EventLog
 from .group_commit import GroupCommit
 from .jobs import Job, Transaction, Unfinished
 from .lock_tokens import new_token
@@ -63,6 +64,7 @@ class Core:
         self.thread: BrokerThread = BrokerThread(self._lead, self._act, clock)
         self.commits: GroupCommit = GroupCommit(self.connection, clock, self.thread.wake, in_memory=path is None)
         self.locks: SessionLocks = SessionLocks()
+        self.events: EventLog = EventLog()
         self.queues: dict[str, Queue] = {}
         try:
             for number, name, settings, following in self.store.queues():
@@ -211,6 +213,7 @@ class Core:
             self.commits.close()
         self.thread.stop()
         self.commits.fail_queued(closed_error())
+        self.events.thread.close()
 
     def _release_all(self, tx: Transaction) -> None:
         """Release all locks: closing the broker counts no delivery, unlike the death of its process."""

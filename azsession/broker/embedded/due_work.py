@@ -19,9 +19,9 @@ from typing import Protocol, TypeVar
 from ..calls import Disposition
 from ..clock import Clock
 from ..dead_letter_reasons import TTL_EXPIRED, counted_as
-from . import event_log
 from .broker_thread import BrokerThread
 from .delays import Delays
+from .event_log import EventLog
 from .jobs import Transaction
 from .message_keys import SEQUENCE_BITS
 from .queue_state import Queue
@@ -50,6 +50,7 @@ class State(Protocol):
     thread: BrokerThread
     remembered: Remembered
     delays: Delays
+    events: EventLog
 
     def end_lock(self, tx: Transaction, lock: SessionLock) -> None:
         """End a lock."""
@@ -151,7 +152,7 @@ class DueWork:
         """End expired locks and delays, and do a part of the work on due and expired messages."""
         for lock in itertools.islice(self._state.locks.expired(tx, self.expiry_limit(tx)), STEP_LOCKS):
             self._state.end_lock(tx, lock)
-            event_log.lock_expired(tx, self._queue_name(lock.key[0]), lock)
+            self._state.events.lock_expired(tx, self._queue_name(lock.key[0]), lock)
         for key in self._state.delays.over(STEP_LOCKS):
             self._state.end_delay(tx, key)
         now = self._clock.now()
@@ -243,7 +244,7 @@ class DueWork:
     def dead_letter(self, tx: Transaction, rows: Sequence[tuple[str | None, str | None, int]]) -> None:
         """Dead-letter messages: the reason, the description and the key of each. The caller updates their sessions."""
         self._store.dead_letter(rows)
-        event_log.dead_lettered(tx, self._queue_name, self._store.session_of, rows)
+        self._state.events.dead_lettered(tx, self._queue_name, self._store.session_of, rows)
         tx.after_commit(lambda: self.dead_letter_counts.update(counted_as(reason) for reason, _, _ in rows))
 
     def _queue_name(self, number: int) -> str | None:

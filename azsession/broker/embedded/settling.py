@@ -12,7 +12,6 @@ from itertools import islice
 from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..calls import CallContext, Disposition, Settlement
 from ..dead_letter_reasons import MAX_DELIVERY_EXCEEDED, counted_as
-from . import event_log
 from .core import Core, lost_error
 from .database_file import DEFERRED
 from .jobs import Transaction, Unfinished
@@ -278,7 +277,7 @@ class Settling:
                 unsettled = [(message.key, token) for token, message in lock.tokens.items()]
                 lock.tokens, lock.returned = {}, []
             count = self._core.due.begin_dead_lettering(tx, (queue.id, found[0]), reason, description, unsettled)
-            event_log.session_dead_lettered(tx, queue.name, session_id, count, reason)
+            self._core.events.session_dead_lettered(tx, queue.name, session_id, count, reason)
             tx.after_commit(lambda: self._core.due.dead_letter_counts.update({counted_as(reason): count}))
             if lock is not None and request_id:
                 lock.dead_lettered = {request_id: count}
