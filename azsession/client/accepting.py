@@ -53,6 +53,8 @@ class Acceptance:
         options: How to treat the lock.
         pending: Stopping it ends the wait.
         on_lock_lost: Called if the lock is lost.
+        prefetch: How many messages to fetch in the same request, if the server can; 1 to 1000. `receiving.next_ahead` returns
+            them. The caller uses the first at once. `None`: no message.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class Acceptance:
         options: LockOptions,
         pending: PendingCalls,
         on_lock_lost: OnLockLost | None,
+        prefetch: int | None = None,
     ) -> None:
         self._core = core
         self._queue_name = queue_name
         self._options = options
         self._pending = pending
         self._on_lock_lost = on_lock_lost
+        self._prefetch = prefetch
         self._lock_id = new_id()
         #: The request, from before it is sent until its answer is known to be no grant.
         self._sent: Call[LockGrant | None] | None = None
@@ -84,7 +88,9 @@ class Acceptance:
         core, pending = self._core, self._pending
         core.check_open()
         core.connection.transport.require_v1("take the next available session")
-        call = operations.accept(self._queue_name, None, self._lock_id, wait)
+        count = self._prefetch if core.connection.transport.combines else None
+        lasts = self._options.session_timeout
+        call = operations.accept(self._queue_name, None, self._lock_id, wait, lasts, max_count=count)
         self._sent = call
         try:
             grant = core.connection.transport.send(call, pending)

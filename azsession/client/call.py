@@ -64,9 +64,10 @@ class ServerResponse:
         body: The body.
         sent_at: When the request was sent, on the monotonic clock.
         messages: The messages of the response if the server runs in this process. They are not encoded then.
+        extensions: The value of ``Azsession-Extensions``, also if the server runs in this process.
     """
 
-    __slots__ = ("body", "headers", "messages", "sent_at", "status")
+    __slots__ = ("body", "extensions", "headers", "messages", "sent_at", "status")
 
     def __init__(
         self,
@@ -75,12 +76,14 @@ class ServerResponse:
         body: bytes,
         sent_at: float,
         messages: Sequence[PeekedMessage] | None = None,
+        extensions: str = "",
     ) -> None:
         self.status: int = status
         self.headers: Mapping[str, str] = headers
         self.body: bytes = body
         self.sent_at: float = sent_at
         self.messages: Sequence[PeekedMessage] | None = messages
+        self.extensions: str = extensions
 
     @property
     def items(self) -> Iterable[tuple[str, str]]:

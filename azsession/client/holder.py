@@ -87,6 +87,7 @@ class Holder:
     Attributes:
         lock: The state of the session's lock.
         pending: The receives that wait. `shut` and `stop_waiting` cancel them.
+        is_releasing: A request releases the lock. An error of another one that says so is no loss.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class Holder:
         self._on_lost = on_lost
         self._owns_connection = owns_connection
         self._renew_until: float | None = None
-        self._is_released = self._is_watched = False
+        self._is_released = self._is_watched = self._grant_combines = False
+        self.is_releasing: bool = False
         connection.add_client(self)
 
     @property
@@ -124,6 +126,11 @@ class Holder:
         return self.lock.error is not None
 
     @property
+    def combines(self) -> bool:
+        """Whether the gateway that has the lock is known to take two steps in one request."""
+        return self._grant_combines and self.transport.combines and self.lock.is_live
+
+    @property
     def telemetry(self) -> Telemetry:
         """Describes the operations on the session to OpenTelemetry."""
         return self.connection.telemetry
@@ -136,9 +143,11 @@ class Holder:
     # Start and end
 
     def accepted(self, grant: LockGrant, lock_id: str) -> None:
-        """Note that the provider accepted the session under this lock id."""
+        """Note that the provider accepted the session under this lock id, with its first messages."""
         self.lock.take_over(lock_id)
-        self._refresh(grant)
+        self.refresh(grant)
+        self.lock.register(grant.messages)
+        self.lock.put_ahead(grant.messages)
 
     def adopt(self, receipt: ReceiptHandle) -> None:
         """Note the receipt of a message that another process received, so that it can be settled here."""
@@ -189,9 +198,14 @@ class Holder:
             text = "%s could not be released, its lock lasts until it expires: %s"
             logger.log(level, text, self.lock.name, error, **self.about)
         else:
-            logger.info("released %s", self.lock.name, **self.about)
+            self.released()
         self._is_released = True
         return has_answered
+
+    def released(self) -> None:
+        """Note that the server released the lock."""
+        self._is_released = True
+        logger.info("released %s", self.lock.name, **self.about)
 
     def close(self) -> None:
         """Close the session and release its lock. Idempotent. After an interrupt, a second call continues."""
@@ -302,15 +316,16 @@ class Holder:
         self.check()
         self.transport.require_v1(operation)
         if self.lock.stage is not Stage.HELD:
-            grant = self.send(operations.accept(self.queue_name, self.session_id, self.lock.request(), None))
+            lock_id, lasts = self.lock.request(), self.options.session_timeout
+            grant = self.send(operations.accept(self.queue_name, self.session_id, lock_id, None, lasts))
             if grant is not None:
-                self._refresh(grant)
+                self.refresh(grant)
 
     def send_for_lock(self, call: Call[LockGrant]) -> LockGrant:
         """Send a call that takes or renews the lock."""
         self.lock.request()
         grant = self.send(call, self.pending)
-        self._refresh(grant)
+        self.refresh(grant)
         return grant
 
     def send(self, call: Call[T], pending: PendingCalls | None = None) -> T:
@@ -339,7 +354,9 @@ class Holder:
         if self.lock.stage is Stage.HELD:
             self._lose(SessionNotFoundError(f"the lock of {self.lock.name} is lost", code=code))
 
-    def _refresh(self, grant: LockGrant) -> None:
+    def refresh(self, grant: LockGrant) -> None:
+        """Note that the server granted or extended the lock."""
+        self._grant_combines = grant.combines
         lasts = self.options.session_timeout if grant.duration is None else grant.duration
         is_due_earlier = self.lock.refresh(grant.sent_at, lasts, waited=grant.waited)
         # Also if an interrupt came before this in an earlier call.
@@ -354,7 +371,7 @@ class Holder:
 
     def _lose(self, error: SessionNotFoundError) -> None:
         """Note that the lock is lost, and report it once."""
-        if not self.lock.lose(error):
+        if self.is_releasing or not self.lock.lose(error):
             return
         if self._on_lost is not None:
             try:

@@ -23,12 +23,12 @@ from ..protocol import (
 )
 from ..protocol.error_codes import ABOUT_QUEUE, ABOUT_RECEIPT, ABOUT_SESSION
 from ..protocol.routes import entity_path, format_timeout, is_fragile, message_path, route_of, session_path
-from .call import Call, ServerResponse, SessionTarget
+from .call import MAX_RESPONSE_SIZE, Call, ServerResponse, SessionTarget
 from .client_name import client_name
+from .combined_responses import read_accepted
 from .ids import new_id
 from .responses import (
     LockGrant,
-    read_accepted,
     read_count,
     read_failed_settlements,
     read_lock,
@@ -83,11 +83,19 @@ def receive(
         query=lambda wait: f"timeout={format_timeout(wait)}{parameters}",
         wait=timeout,
         headers=headers,
-        max_response_size=_size_of(max_count or 1),
+        max_response_size=size_of(max_count or 1),
     )
 
 
-def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | None) -> Call[LockGrant | None]:
+def accept(
+    entity: str,
+    session_id: str | None,
+    lock_id: str,
+    timeout: float | None,
+    session_timeout: float,
+    *,
+    max_count: int | None = None,
+) -> Call[LockGrant | None]:
     """Return the call that takes the lock of a session. Its result is `None` if no session was available.
 
     Args:
@@ -95,14 +103,18 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
         session_id: The session. `None` takes the next session that has messages.
         lock_id: The lock id to take it under.
         timeout: Seconds that the server waits for a session. `None`: it does not wait, and retries are not bounded by a wait.
+        session_timeout: Seconds that the lock lasts if the server does not say.
+        max_count: The largest number of messages to receive with the lock, from a server that has the extension `COMBINED`.
+            The caller uses the first at once. The others are fetched ahead. `None`: no message.
     """
+    parameters = "" if max_count is None else f"&max={max_count}&taken=1"
     return Call(
         method="POST",
         path=f"{entity_path(entity)}/sessions",
         entity=entity,
-        read=lambda response: read_accepted(response, session_id),
+        read=lambda response: read_accepted(response, entity, session_id, lock_id, session_timeout),
         about=ABOUT_SESSION,
-        query=lambda wait: f"timeout={format_timeout(wait)}",
+        query=lambda wait: f"timeout={format_timeout(wait)}{parameters}",
         wait=timeout,
         headers={
             LOCK_ID_HEADER: lock_id,
@@ -112,19 +124,20 @@ def accept(entity: str, session_id: str | None, lock_id: str, timeout: float | N
             "Content-Type": JSON_TYPE,
         },
         body=_json_body({} if session_id is None else {"SessionId": session_id}),
+        max_response_size=MAX_RESPONSE_SIZE if max_count is None else size_of(max_count),
     )
 
 
 def renew(session: SessionTarget) -> Call[LockGrant]:
     """Return the call that renews the lock."""
-    call = _session_call(session, "POST", "/renewlock", lambda response: read_lock(response, session.session_id))
+    call = session_call(session, "POST", "/renewlock", lambda response: read_lock(response, session.session_id))
     call.repeatable = True
     return call
 
 
 def release(session: SessionTarget) -> Call[None]:
     """Return the call that releases the lock."""
-    return _session_call(session, "POST", "/release", read_nothing)
+    return session_call(session, "POST", "/release", read_nothing)
 
 
 # Settlement
@@ -153,7 +166,7 @@ def defer(session: SessionTarget, token: str) -> Call[None]:
 
 def dead_letter(session: SessionTarget, token: str, reason: str, description: str | None) -> Call[None]:
     """Return the call that dead-letters a message."""
-    return _settlement(session, "POST", message_path(token) + "/$deadletter", _reason(reason, description))
+    return _settlement(session, "POST", message_path(token) + "/$deadletter", reason_body(reason, description))
 
 
 def settle(session: SessionTarget, dispositions: Mapping[str, Sequence[str]]) -> Call[dict[str, str]]:
@@ -163,16 +176,15 @@ def settle(session: SessionTarget, dispositions: Mapping[str, Sequence[str]]) ->
         session: The session.
         dispositions: For example ``{"complete": [token, token]}``.
     """
-    return _session_call(
-        session, "POST", "/messages/$settle", read_failed_settlements, body=dispositions, about=ABOUT_RECEIPT
-    )
+    return session_call(session, "POST", "/messages/$settle", read_failed_settlements, body=dispositions, about=ABOUT_RECEIPT)
 
 
 def _settlement(session: SessionTarget, method: str, path: str, body: Mapping[str, str] | None = None) -> Call[None]:
-    return _session_call(session, method, path, read_nothing, body=body, about=ABOUT_RECEIPT)
+    return session_call(session, method, path, read_nothing, body=body, about=ABOUT_RECEIPT)
 
 
-def _reason(reason: str, description: str | None) -> dict[str, str]:
+def reason_body(reason: str, description: str | None) -> dict[str, str]:
+    """Return the reason and the description of a dead letter as a request has them."""
     body = {"DeadLetterReason": reason}
     if description is not None:
         body["DeadLetterErrorDescription"] = description
@@ -192,27 +204,27 @@ def receive_deferred(
         sequence_numbers: The messages.
         seconds_left: Seconds until the lock expires.
     """
-    call = _session_call(
+    call = session_call(
         session,
         "POST",
         "/messages/$deferred",
         lambda response: read_messages(response, session, seconds_left),
         body={"SequenceNumbers": list(sequence_numbers)},
     )
-    call.max_response_size = _size_of(len(sequence_numbers))
+    call.max_response_size = size_of(len(sequence_numbers))
     return call
 
 
 def dead_letter_session(session: SessionTarget, reason: str, description: str | None) -> Call[int]:
     """Return the call that dead-letters the rest of a session. Its result is the number of messages."""
-    call = _session_call(session, "POST", "/$deadletter", read_count, body=_reason(reason, description))
+    call = session_call(session, "POST", "/$deadletter", read_count, body=reason_body(reason, description))
     call.headers = {**call.headers, REQUEST_ID_HEADER: new_id()}
     return call
 
 
 def get_state(session: SessionTarget) -> Call[bytes | None]:
     """Return the call that reads the state of a session."""
-    call = _session_call(session, "GET", "/state", read_state)
+    call = session_call(session, "GET", "/state", read_state)
     call.max_response_size = MESSAGE_RESPONSE_SIZE
     return call
 
@@ -220,14 +232,14 @@ def get_state(session: SessionTarget) -> Call[bytes | None]:
 def set_state(session: SessionTarget, state: bytes | None) -> Call[None]:
     """Return the call that sets the state of a session. `None` deletes it."""
     if state is None:
-        return _session_call(session, "DELETE", "/state", read_nothing)
-    call = _session_call(session, "PUT", "/state", read_nothing)
+        return session_call(session, "DELETE", "/state", read_nothing)
+    call = session_call(session, "PUT", "/state", read_nothing)
     call.body = state
     call.headers = {**call.headers, "Content-Type": "application/octet-stream"}
     return call
 
 
-def _session_call(
+def session_call(
     session: SessionTarget,
     method: str,
     path: str,
@@ -236,6 +248,7 @@ def _session_call(
     body: Mapping[str, Any] | None = None,
     about: str = ABOUT_SESSION,
 ) -> Call[T]:
+    """Return a call about a session. `path` follows the session's path, and `body` is sent as JSON."""
     headers = session.headers()
     if body is not None:
         headers["Content-Type"] = JSON_TYPE
@@ -304,7 +317,7 @@ def _peek_call(entity: str, path: str, start: int, limit: int, more: str = "") -
         read=read_peeked,
         about=ABOUT_QUEUE,
         query=lambda _: f"from={start}&max={limit}{more}",
-        max_response_size=_size_of(limit),
+        max_response_size=size_of(limit),
     )
 
 
@@ -346,7 +359,7 @@ def queue_call(
     )
 
 
-def _size_of(count: int) -> int:
+def size_of(count: int) -> int:
     """Return the largest body, in bytes, of a response with up to `count` messages."""
     return MESSAGE_RESPONSE_SIZE + (count - 1) * FURTHER_MESSAGE_SIZE
 

@@ -92,6 +92,7 @@ class ProviderCore:
         wait: float,
         pending: PendingCalls,
         on_lock_lost: OnLockLost | None = None,
+        prefetch: int | None = None,
     ) -> SessionClient | None:
         """Return a client that holds the next available session. Blocks.
 
@@ -101,11 +102,13 @@ class ProviderCore:
             wait: Seconds to wait for a session.
             pending: Stopping it ends the wait.
             on_lock_lost: Called if the lock is lost.
+            prefetch: How many messages to fetch in the same request, if the server can. `receiving.next_ahead` returns them.
+                The caller uses the first at once. `None`: no message.
 
         Returns:
             The client, or `None` if no session came in time, or if `pending` was stopped.
         """
-        acceptance = Acceptance(self, queue_name, options, pending, on_lock_lost)
+        acceptance = Acceptance(self, queue_name, options, pending, on_lock_lost, prefetch)
         try:
             return acceptance.accept(wait)
         except BaseException:

@@ -14,12 +14,12 @@ import attrs
 
 from ..errors import ValidationError
 from ..messages import AttributeValue, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
-from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, LOCK_EXPIRES_HEADER, WAITED_HEADER
+from ..protocol import COMBINED, COUNT_HEADER, ENVELOPE_TYPE, LOCK_EXPIRES_HEADER, WAITED_HEADER
 from ..protocol.error_codes import parse_seconds
 from ..protocol.queue_json import decode_queue_info, decode_statistics
 from ..protocol.wire import MalformedError, decode_envelope, decode_single, json_object, parse_date
 from ..queues import QueueInfo, QueueStatistics
-from ..validation import check_lock_token, check_session_id, check_text
+from ..validation import check_lock_token, check_text
 from .call import ServerResponse, SessionTarget
 from .redacted import Redacted
 
@@ -36,18 +36,36 @@ class LockGrant:
         sent_at: When the request was sent, on the monotonic clock.
         duration: Seconds that the lock lasts, counted from `sent_at` + `waited`. `None` if the server did not say.
         waited: Seconds that the server held the request before it granted the lock.
+        combines: The server takes two steps in one request.
     """
 
-    __slots__ = ("duration", "messages", "sent_at", "session_id", "waited")
+    __slots__ = ("combines", "duration", "messages", "sent_at", "session_id", "waited")
 
     def __init__(
-        self, session_id: str, messages: Sequence[ReceivedMessage], sent_at: float, duration: float | None, waited: float
+        self,
+        session_id: str,
+        messages: Sequence[ReceivedMessage],
+        sent_at: float,
+        duration: float | None,
+        waited: float,
+        *,
+        combines: bool = False,
     ) -> None:
         self.session_id: str = session_id
         self.messages: Sequence[ReceivedMessage] = messages
         self.sent_at: float = sent_at
         self.duration: float | None = duration
         self.waited: float = waited
+        self.combines: bool = combines
+
+    def with_messages(self, messages: Sequence[ReceivedMessage]) -> LockGrant:
+        """Return the grant with messages that came with it."""
+        return LockGrant(self.session_id, messages, self.sent_at, self.duration, self.waited, combines=self.combines)
+
+    def seconds_left(self, session_timeout: float) -> float:
+        """Return the seconds until the lock expires, if it lasts `session_timeout` unless the server said something else."""
+        lasts = session_timeout if self.duration is None else self.duration
+        return self.sent_at + self.waited + lasts - time.monotonic()
 
 
 # Locks
@@ -59,22 +77,7 @@ def read_lock(response: ServerResponse, session_id: str) -> LockGrant:
     # The server cannot have held the request for longer than the response took. Without this bound, a wrong header would make
     # the client believe in a lock that has expired.
     waited = min(parse_seconds(response.headers.get(WAITED_HEADER)) or 0.0, time.monotonic() - response.sent_at)
-    return LockGrant(session_id, (), response.sent_at, duration, waited)
-
-
-def read_accepted(response: ServerResponse, session_id: str | None) -> LockGrant | None:
-    """Return the lock of an accepted session, or `None` if no session was available.
-
-    Args:
-        response: The response.
-        session_id: The session that was asked for. `None` if any session was.
-    """
-    if response.status == 204:
-        return None
-    name = checked(check_session_id, read_object(response).get("SessionId"))
-    if session_id is not None and name != session_id:
-        raise MalformedError("the response is about another session")
-    return read_lock(response, name)
+    return LockGrant(session_id, (), response.sent_at, duration, waited, combines=COMBINED in response.extensions)
 
 
 def read_received(response: ServerResponse, session: SessionTarget, session_timeout: float) -> LockGrant:
@@ -90,10 +93,7 @@ def read_received(response: ServerResponse, session: SessionTarget, session_time
     grant = read_lock(response, session.session_id)
     if response.status == 204:
         return grant
-    duration = session_timeout if grant.duration is None else grant.duration
-    seconds_left = grant.sent_at + grant.waited + duration - time.monotonic()
-    messages = read_messages(response, session, seconds_left)
-    return LockGrant(grant.session_id, messages, grant.sent_at, grant.duration, grant.waited)
+    return grant.with_messages(read_messages(response, session, grant.seconds_left(session_timeout)))
 
 
 # Messages
@@ -107,14 +107,8 @@ def read_messages(response: ServerResponse, session: SessionTarget, seconds_left
         session: The session that was received from.
         seconds_left: Seconds until the lock expires.
     """
-    now = datetime.now(timezone.utc)
-    expires_at = now + timedelta(seconds=seconds_left)
     if response.messages is not None:
-        return [
-            _with_own_receipt(message, session, now, expires_at)
-            for message in response.messages
-            if isinstance(message, ReceivedMessage)
-        ]
+        return own_messages(response.messages, session, seconds_left)
     content_type, count = response.headers.get("Content-Type", ""), response.headers.get(COUNT_HEADER)
     if count is not None or content_type.startswith(ENVELOPE_TYPE):
         items = decode_envelope(response.body)
@@ -123,6 +117,22 @@ def read_messages(response: ServerResponse, session: SessionTarget, seconds_left
             raise MalformedError(f"{COUNT_HEADER} is {count}, but the response has {len(items)} messages")
     else:
         items = [decode_single(response.items, response.body)]
+    return decoded_messages(items, session, seconds_left)
+
+
+def own_messages(messages: Sequence[PeekedMessage], session: SessionTarget, seconds_left: float) -> list[ReceivedMessage]:
+    """Return the messages of a broker in this process, with the lock's expiry as this client calculates it."""
+    now = datetime.now(timezone.utc)
+    expires_at = now + timedelta(seconds=seconds_left)
+    return [
+        _with_own_receipt(message, session, now, expires_at) for message in messages if isinstance(message, ReceivedMessage)
+    ]
+
+
+def decoded_messages(items: Sequence[dict[str, Any]], session: SessionTarget, seconds_left: float) -> list[ReceivedMessage]:
+    """Return the messages with these fields, as `decode_envelope` returns them."""
+    now = datetime.now(timezone.utc)
+    expires_at = now + timedelta(seconds=seconds_left)
     messages = [_received(fields, session, now, expires_at) for fields in items]
     if len({message.receipt.handle for message in messages}) < len(messages):
         raise MalformedError("two messages have the same LockToken")
@@ -147,7 +157,6 @@ def _attributes(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
 def _with_own_receipt(
     message: ReceivedMessage, session: SessionTarget, now: datetime, expires_at: datetime
 ) -> ReceivedMessage:
-    """Return a message of a broker in this process, with the lock's expiry as this client calculates it."""
     receipt = _receipt(message.receipt.handle, session, expires_at)
     return attrs.evolve(message, session_id=session.session_id, receipt=receipt, delivered_at=now)
 
@@ -176,8 +185,13 @@ def read_nothing(response: ServerResponse) -> None:
 
 def read_failed_settlements(response: ServerResponse) -> dict[str, str]:
     """Return the error codes of the messages that could not be settled, by lock token."""
+    return failed_settlements(read_object(response))
+
+
+def failed_settlements(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the error codes in the object of an answer, by lock token."""
     failed: dict[str, str] = {}
-    for item in _items(response, "failed"):
+    for item in items_of(result, "failed"):
         token, code = item.get("LockToken"), item.get("code")
         if not isinstance(token, str) or not isinstance(code, str):
             raise MalformedError("each failed settlement needs a LockToken and a code")
@@ -200,7 +214,7 @@ def read_state(response: ServerResponse) -> bytes | None:
 
 def read_sessions(response: ServerResponse) -> list[SessionInfo]:
     """Return the listed sessions."""
-    return [_session_info(item) for item in _items(response, "sessions")]
+    return [_session_info(item) for item in items_of(read_object(response), "sessions")]
 
 
 def _session_info(item: Mapping[str, Any]) -> SessionInfo:
@@ -242,7 +256,7 @@ def read_statistics(response: ServerResponse) -> QueueStatistics:
 
 def read_queues(response: ServerResponse) -> list[QueueInfo]:
     """Return the listed queues."""
-    return [_queue_info(item) for item in _items(response, "queues")]
+    return [_queue_info(item) for item in items_of(read_object(response), "queues")]
 
 
 def _queue_info(data: Mapping[str, Any]) -> QueueInfo:
@@ -270,9 +284,9 @@ def read_object(response: ServerResponse) -> Mapping[str, Any]:
     return json_object(response.body, "the response")
 
 
-def _items(response: ServerResponse, name: str) -> list[Mapping[str, Any]]:
-    """Return the list of JSON objects that a response has under `name`."""
-    items = read_object(response).get(name)
+def items_of(value: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """Return the list of JSON objects that the object of a response has under `name`."""
+    items = value.get(name)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise MalformedError(f"the response has no list {name!r}")
     return items

@@ -23,6 +23,7 @@ from .ids import new_id
 from .lock_origin import LockOrigin
 from .lock_term import Term
 from .redacted import Redacted
+from .running_receive import Receive
 
 
 class Stage(Enum):
@@ -36,23 +37,6 @@ class Stage(Enum):
     HELD = "held"
     #: The lock belongs to the process that this process was forked from.
     INHERITED = "inherited"
-
-
-class Receive:
-    """A receive that runs in a thread.
-
-    Args:
-        thread: The thread's id.
-
-    Attributes:
-        arrived: The messages that came in, with the id of the request that they answer.
-        has_ended: The receive was interrupted or failed.
-    """
-
-    def __init__(self, thread: int) -> None:
-        self.thread: int = thread
-        self.arrived: list[tuple[str, Sequence[ReceivedMessage]]] = []
-        self.has_ended: bool = False
 
 
 class SessionLock:
@@ -270,6 +254,18 @@ class SessionLock:
         """Return the receive that runs in this thread."""
         known = self._receives.get(threading.get_ident())
         return None if known is None else known()
+
+    def fetch_after(self, token: str) -> int:
+        """Return how many messages this thread's `messages` loop fetches when it goes on after the settlement of a message.
+
+        It is 0 if the loop did not yield this message last, or if the message is not the only unsettled one.
+        """
+        own = self._running()
+        if own is None or own.yielded != token or own.has_ended:
+            return 0
+        with self._guard:
+            is_last = len(self._receipts) == 1 and token in self._receipts and not self.is_shared
+            return own.next_count if is_last and self.is_live else 0
 
     # Receipts
 

@@ -12,26 +12,48 @@ from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
 from ..telemetry import Operation
 from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text, seconds
-from . import operations
+from . import combining, operations
 from .call import Call, SessionTarget
 from .fetched_ahead import give_back, settle_many
 from .holder import Holder
 from .receiving import receive_plain
 from .redacted import Redacted
+from .settlement import COMPLETE, DEFER, Settlement, dead_lettering
 
 logger: SessionLogger = get_logger(__name__)
 
 #: Identifies a message to settle: the message, its receipt, or the text of its receipt.
 Receipt = ReceivedMessage | ReceiptHandle | str
-#: Returns the call that settles the message with this lock token.
-Settlement = Callable[[SessionTarget, str], Call[None]]
 
 
-def settle(holder: Holder, receipt: Receipt, settlement: Settlement, name: str = "complete") -> None:
-    """Settle one message. `name` is the name of the settlement for telemetry."""
-    with _operation(holder, name, receipt):
+def settle(holder: Holder, receipt: Receipt, settlement: Settlement = COMPLETE) -> None:
+    """Settle one message. In a `messages` loop, this can fetch the next messages ahead in the same request."""
+    with _operation(holder, settlement.name, receipt):
         holder.check(settling=True)
-        _settle_token(holder, holder.lock.resolve(receipt), settlement)
+        token = holder.lock.resolve(receipt)
+        count = combining.next_count(holder, token)
+        if count:
+            _settled(holder, token, lambda: combining.settle_and_receive(holder, token, settlement, count))
+        else:
+            _settle_token(holder, token, settlement.call)
+
+
+def settle_and_close(holder: Holder, receipt: Receipt, settlement: Settlement = COMPLETE) -> None:
+    """Settle one message and close the session, in one request if the server can. The session is closed in any case.
+
+    Raises:
+        QueueError: The same errors as `settle`.
+    """
+    try:
+        with _operation(holder, settlement.name, receipt):
+            holder.check(settling=True)
+            token = holder.lock.resolve(receipt)
+            if holder.combines:
+                _settled(holder, token, lambda: combining.settle_and_release(holder, token, settlement))
+            else:
+                _settle_token(holder, token, settlement.call)
+    finally:
+        holder.close()
 
 
 def _operation(holder: Holder, name: str, receipt: Receipt) -> Operation:
@@ -90,13 +112,13 @@ def defer(holder: Holder, receipt: Receipt) -> None:
     holder.check(settling=True)
     holder.lock.resolve(receipt)
     holder.transport.require_v1("defer a message")
-    settle(holder, receipt, operations.defer, "defer")
+    settle(holder, receipt, DEFER)
 
 
 def dead_letter(holder: Holder, receipt: Receipt, reason: str, description: str | None) -> None:
     """Dead-letter one message."""
     _check_reason(reason, description)
-    settle(holder, receipt, _dead_letter_settlement(reason, description), "dead_letter")
+    settle(holder, receipt, dead_lettering(reason, description))
     number = receipt.sequence_number if isinstance(receipt, ReceivedMessage) else None
     logger.info("dead-lettered a message of %s: %s", holder.lock.name, reason, sequence_number=number, **holder.about)
 
@@ -160,17 +182,13 @@ def _dead_letter_session(holder: Holder, reason: str, description: str | None) -
 
 
 def _dead_letter_session_plain(holder: Holder, reason: str, description: str | None) -> int:
-    count = 0
+    count, dead_letter = 0, dead_lettering(reason, description)
     while True:
         for token in holder.lock.tokens():
-            _settle_token(holder, token, _dead_letter_settlement(reason, description))
+            _settle_token(holder, token, dead_letter.call)
             count += 1
         if not receive_plain(holder, 0.0):
             return count
-
-
-def _dead_letter_settlement(reason: str, description: str | None) -> Settlement:
-    return lambda target, token: operations.dead_letter(target, token, reason, description)
 
 
 def _check_reason(reason: str, description: str | None) -> None:
@@ -179,9 +197,14 @@ def _check_reason(reason: str, description: str | None) -> None:
         check_text(description, "a dead-letter description", MAX_REASON_LENGTH)
 
 
-def _settle_token(holder: Holder, token: str, settlement: Settlement) -> None:
+def _settle_token(holder: Holder, token: str, settle: Callable[[SessionTarget, str], Call[None]]) -> None:
+    _settled(holder, token, lambda: holder.transport.send(settle(holder.target(), token)))
+
+
+def _settled(holder: Holder, token: str, send: Callable[[], None]) -> None:
+    """Send a request that settles a message, and forget its receipt."""
     try:
-        holder.transport.send(settlement(holder.target(), token))
+        send()
     except InvalidReceiptError as error:
         if interrupts.raised_by_handler(error):
             raise

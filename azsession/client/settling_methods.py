@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ..azure_names import NoArguments, refuse
-from . import operations, settling
+from . import settling
 from .holder import Holder
 from .settling import Receipt
 
@@ -32,7 +32,7 @@ class SettlingMethods:
             AuthenticationFailedError, PermissionDeniedError: The credentials were refused, or lack the right Listen.
             ConnectionFailedError, ThrottledError, ProviderError: No answer came, or the server was busy or failed.
         """
-        settling.settle(self._holder, receipt, operations.complete)
+        settling.settle(self._holder, receipt)
 
     def abandon_message(self, receipt: Receipt, delay: float | timedelta | None = None) -> None:
         """Give a message back. It comes again, before later messages. At the queue's limit it is dead-lettered. Blocks.

@@ -23,7 +23,15 @@ from ..errors import (
     UnsupportedOperationError,
     revised,
 )
-from ..protocol import EXTENSIONS_HEADER, FETCH_AHEAD, LOCK_EXPIRES_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION
+from ..protocol import (
+    COMBINED,
+    EXTENSIONS_HEADER,
+    FETCH_AHEAD,
+    LOCK_EXPIRES_HEADER,
+    PROTOCOL_HEADER,
+    PROTOCOL_VERSION,
+    SERVER_EXTENSIONS,
+)
 from ..protocol.error_codes import RETRIED_STATUSES, error_from, parse_retry_after, parse_seconds
 from ..protocol.routes import entity_path
 from ..protocol.wire import MalformedError
@@ -66,6 +74,7 @@ class Transport:
     Attributes:
         speaks_v1: The server is known to speak version 1 of the protocol.
         fetches_ahead: The server is known to let clients fetch messages ahead without counting a delivery.
+        combines: The server is known to take two steps in one request. A grant says whether the session's own gateway does.
     """
 
     def __init__(
@@ -87,6 +96,7 @@ class Transport:
         self._proxy: str | None = None
         self.speaks_v1: bool = in_process is not None
         self.fetches_ahead: bool = in_process is not None
+        self.combines: bool = in_process is not None and COMBINED in SERVER_EXTENSIONS
         self._has_answered_plainly = False
 
     @property
@@ -151,7 +161,8 @@ class Transport:
         if from_gateway:
             self.speaks_v1 = True
             # Gateways behind a load balancer may have different versions.
-            self.fetches_ahead = self._in_process is not None or FETCH_AHEAD in response.headers.get(EXTENSIONS_HEADER, "")
+            self.fetches_ahead = FETCH_AHEAD in response.extensions
+            self.combines = COMBINED in response.extensions and self.fetches_ahead
         elif self.speaks_v1 and (succeeded or response.status in _PROTOCOL_STATUSES):
             # A proxy in front of the gateway answered. It knows nothing about messages and locks.
             raise self._malformed(f"answered {response.status} without {PROTOCOL_HEADER}: the answer is not the gateway's")
@@ -246,7 +257,8 @@ class Transport:
                 answer = self._in_process.ask(call.method, target, call.headers, call.body or b"", timeout, in_flight)
                 if answer.download is not None and call.sink is not None:
                     copy_file(answer.download.file, call.sink)
-                return ServerResponse(answer.status, answer.headers, answer.body or b"", sent_at, answer.messages)
+                body = answer.body or b""
+                return ServerResponse(answer.status, answer.headers, body, sent_at, answer.messages, SERVER_EXTENSIONS)
             request = self._prepare(call, target, token)
             sent_at = time.monotonic()
             response = send_prepared(
@@ -257,7 +269,8 @@ class Transport:
                 timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
                 **self._current_http_settings(),
             )
-            return ServerResponse(response.status_code, response.headers, response.content, sent_at)
+            extensions = response.headers.get(EXTENSIONS_HEADER, "")
+            return ServerResponse(response.status_code, response.headers, response.content, sent_at, extensions=extensions)
         except QueueError:
             raise
         except NETWORK_ERRORS as error:

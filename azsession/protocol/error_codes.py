@@ -97,6 +97,13 @@ _CODE_OF: list[tuple[type[QueueError], str]] = [
     (ProviderError, INTERNAL_ERROR),
 ]
 
+#: Why a message could not be settled, by code.
+_NOT_SETTLED = {
+    MESSAGE_LOCK_LOST: "the lock token is unknown: the message is settled already, or its lock was lost",
+    SESSION_LOCK_LOST: "the session lock was lost, and with it the lock of the message",
+    CONFLICT: "the message is settled already, in another way",
+}
+
 #: The statuses after which the client retries a request.
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -104,6 +111,11 @@ RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 ABOUT_SESSION = "session"
 ABOUT_RECEIPT = "receipt"
 ABOUT_QUEUE = "queue"
+
+
+def not_settled(code: str) -> str:
+    """Return the error message for a message that could not be settled."""
+    return _NOT_SETTLED.get(code, f"the server did not settle the message: {code}")
 
 
 def code_of(error: QueueError) -> str:

@@ -14,7 +14,7 @@ from ..errors import InvalidReceiptError, ValidationError
 from ..logs import SessionLogger, get_logger
 from ..messages import Message, ReceivedMessage, SessionInfo
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, SQLITE_TYPE, WAITED_HEADER
-from ..protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
+from ..protocol.error_codes import not_settled
 from ..protocol.queue_json import decode_queue, encode_queue_info, encode_statistics
 from ..protocol.routes import Operation
 from ..protocol.wire import format_date, json_object
@@ -172,7 +172,7 @@ class Handlers:
         def make(codes: list[str | None]) -> Answer:
             code = codes[0]
             if code is not None:
-                raise InvalidReceiptError(_NOT_SETTLED[code], code=code)
+                raise InvalidReceiptError(not_settled(code), code=code)
             return Answer(204)
 
         return PendingAnswer(self._broker.settle(route.entity, route.session_id, [settlement], context=request.context), make)
@@ -334,12 +334,6 @@ _DISPOSITIONS = {
     Operation.ABANDON: Disposition.ABANDON,
     Operation.DEFER: Disposition.DEFER,
     Operation.DEAD_LETTER: Disposition.DEAD_LETTER,
-}
-
-_NOT_SETTLED = {
-    MESSAGE_LOCK_LOST: "the lock token is unknown: the message is settled already, or its lock was lost",
-    SESSION_LOCK_LOST: "the session lock was lost, and with it the lock of the message",
-    CONFLICT: "the message is settled already, in another way",
 }
 
 

@@ -55,6 +55,9 @@ SESSION = {"SessionId": "s", "MessageCount": 1, "LockedUntilUtc": "Mon, 02 Jan 2
 GOOD: dict[str, tuple[Any, dict[str, str]]] = {
     "receive many": ([MESSAGE], {**LOCK, "Azsession-Count": "1"}),
     "accept": ({"SessionId": "s"}, LOCK),
+    "accept with messages": ({"SessionId": "s", "Messages": [MESSAGE]}, LOCK),
+    "settle and receive": ({"failed": [], "Messages": [MESSAGE]}, LOCK),
+    "settle and release": ({"failed": [{"LockToken": "t", "code": "Conflict"}]}, {}),
     "renew": ({}, LOCK),
     "settle": ({"failed": [{"LockToken": "t", "code": "Conflict"}]}, {}),
     "receive deferred": ([MESSAGE], {"Azsession-Count": "1"}),

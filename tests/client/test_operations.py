@@ -20,8 +20,8 @@ JSON = {"Content-Type": "application/json"}
 #: For each operation: its call, method, path, and JSON body.
 REQUESTS: dict[str, tuple[Call[Any], str, str, Any]] = {
     "receive": (operations.receive(TARGET, 5, 1.5, 60, "id"), "DELETE", f"{SESSION}/messages/head", None),
-    "accept": (operations.accept("orders", None, "12345678-lock", 5), "POST", "/orders/sessions", {}),
-    "accept one": (operations.accept("orders", "s", "lock", 5), "POST", "/orders/sessions", {"SessionId": "s"}),
+    "accept": (operations.accept("orders", None, "12345678-lock", 5, 60), "POST", "/orders/sessions", {}),
+    "accept one": (operations.accept("orders", "s", "lock", 5, 60), "POST", "/orders/sessions", {"SessionId": "s"}),
     "renew": (operations.renew(TARGET), "POST", f"{SESSION}/renewlock", None),
     "release": (operations.release(TARGET), "POST", f"{SESSION}/release", None),
     "complete": (operations.complete(TARGET, "t/1"), "DELETE", f"{SESSION}/messages/t%2F1", None),
@@ -99,7 +99,7 @@ def test_a_call_whose_repetition_must_be_recognized_has_a_request_id(name: str) 
     [
         (operations.receive(TARGET, 5, 1.5, 60, "id"), "timeout=0.25&max=5"),
         (operations.receive(TARGET, None, 1.5, 60, "id"), "timeout=0.25"),
-        (operations.accept("orders", None, "lock", None), "timeout=0.25"),
+        (operations.accept("orders", None, "lock", None, 60), "timeout=0.25"),
         (operations.list_sessions("orders", None, 9), "max=9"),
         (operations.list_sessions("orders", "", 9), "max=9&after="),
         (operations.list_sessions("orders", "a&/b", 9), "max=9&after=a%26%2Fb"),

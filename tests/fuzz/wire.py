@@ -10,7 +10,7 @@ from typing import Any
 
 from requests.structures import CaseInsensitiveDict
 
-from azsession.client import operations
+from azsession.client import combined_operations, operations
 from azsession.client.call import ServerResponse, SessionTarget
 from azsession.client.responses import LockGrant, read_queue, read_queues
 from azsession.errors import ValidationError
@@ -99,7 +99,13 @@ def _sessions(found: list[Any]) -> None:
 READERS: dict[str, tuple[Callable[[ServerResponse], Any], Callable[[Any], object]]] = {
     "receive": (operations.receive(SESSION, None, 1.0, 60.0, "request").read, _locked),
     "receive many": (operations.receive(SESSION, 10, 1.0, 60.0, "request").read, _locked),
-    "accept": (operations.accept("q", None, "lock", 1.0).read, _locked),
+    "accept": (operations.accept("q", None, "lock", 1.0, 60.0).read, _locked),
+    "accept with messages": (operations.accept("q", None, "lock", 1.0, 60.0, max_count=5).read, _locked),
+    "settle and receive": (
+        combined_operations.settle_and_receive(SESSION, {"complete": ["t"]}, 5, 60.0, "request").read,
+        lambda result: _locked(result[1]),
+    ),
+    "settle and release": (combined_operations.settle_and_release(SESSION, {"complete": ["t"]}).read, repr),
     "renew": (operations.renew(SESSION).read, _locked),
     "settle": (operations.settle(SESSION, {"complete": ["t"]}).read, lambda failed: [str(code) for code in failed.values()]),
     "receive deferred": (
