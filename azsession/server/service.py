@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from .._extras import need
 from ..broker.base import Broker
 from ..config import is_loopback
 from ..errors import ConfigurationError
@@ -59,8 +60,8 @@ class GatewayService:
             been idle longest, or answers a new connection with status 503. By default, the limit follows from the number of
             files that the process may open, and is 16,384 at most.
         explorer: Serve the Explorer, a web interface, at ``/explorer``.
-        amqp_port: The port of the AMQP endpoint, for the SDKs of Azure Service Bus; 0 uses a free port. `None`: the service
-            has no such endpoint.
+        amqp_port: The port of the AMQP endpoint, for the SDKs of Azure Service Bus; 0 uses a free port. AMQP over WebSockets
+            is on `port`. `None`: the service has no such endpoint.
         metrics: Serve these metrics at ``/metrics``. Each service needs metrics of its own.
         metrics_host: The address of `metrics_port`. Everyone who can reach it can read the metrics.
         metrics_port: A port on which the metrics are served without a key; 0 uses a free port. `None`: there is no such port.
@@ -70,7 +71,8 @@ class GatewayService:
 
     Raises:
         ConfigurationError: The address is not loopback and has neither TLS nor `insecure`, the certificate or its key
-            cannot be used, two keys have the same name, or there is a port for metrics but there are no metrics.
+            cannot be used, two keys have the same name, there is a port for metrics but there are no metrics, or there is a
+            port for AMQP but the package websockets, a part of the extra ``server``, is not installed.
     """
 
     def __init__(
@@ -115,11 +117,15 @@ class GatewayService:
         tls = tls_context(tls_cert, tls_key)
         self._scheme = "http" if tls is None else "https"
         self._address = (host, port)
-        self._listener = Listener(self._app, tls, max_connections)
         self._amqp_tls = tls_context(tls_cert, tls_key, alpn=None)
         self._amqp_port = amqp_port
-        self._max_message_size = max_message_size
         self._endpoint: Endpoint | None = None
+        if amqp_port is not None:
+            need("websockets", "server")
+            measured = broker if metrics is None else metrics.measured(broker)
+            self._endpoint = Endpoint(measured, self._guard, max_message_size=max_message_size, tls=self._amqp_tls)
+        new_websocket = None if self._endpoint is None else self._endpoint.new_websocket
+        self._listener = Listener(self._app, tls, max_connections, new_websocket)
         self._metrics = metrics
         self._metrics_address = (metrics_host, metrics_port)
         self._metrics_port: MetricsPort | None = None
@@ -202,12 +208,10 @@ class GatewayService:
             host, port = self._address
             sock = opened.enter_context(listen(host, port))
             self._address = (host, sock.getsockname()[1])
-            if self._amqp_port is not None:
+            if self._endpoint is not None and self._amqp_port is not None:
                 amqp_sock = opened.enter_context(listen(host, self._amqp_port))
                 self._amqp_port = amqp_sock.getsockname()[1]
-                limit = self._max_message_size
-                broker = self.broker if self._metrics is None else self._metrics.measured(self.broker)
-                self._endpoint = Endpoint(broker, self._guard, amqp_sock, max_message_size=limit, tls=self._amqp_tls)
+                self._endpoint.bind(amqp_sock)
             metrics_host, metrics_port = self._metrics_address
             if self._metrics is not None and metrics_port is not None:
                 self._metrics_port = MetricsPort(self._metrics.registry, metrics_host, metrics_port)

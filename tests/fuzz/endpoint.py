@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
+
+from websockets.frames import Frame, Opcode
 
 from azsession import amqp
 from azsession.amqp.encoding import encode_value
@@ -19,6 +21,7 @@ from azsession.server.access_keys import AccessKey
 from azsession.server.amqp.connection import Connection
 from azsession.server.amqp.messages import encode_peeked, read_batch, read_message
 from azsession.server.amqp.services import Services
+from azsession.server.amqp.websocket import WebSocket
 from azsession.server.authorization import Guard
 
 KEY = AccessKey("root", "cm9vdA==")
@@ -60,6 +63,9 @@ class _Transport:
         self.written = bytearray()
         self.is_closed = False
 
+    def is_closing(self) -> bool:
+        return self.is_closed
+
     def write(self, data: bytes) -> None:
         self.written += data
 
@@ -72,7 +78,7 @@ class _Transport:
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def set_write_buffer_limits(self, high: int) -> None:
+    def set_write_buffer_limits(self, high: int, low: int | None = None) -> None:
         assert high > 0
 
     def pause_reading(self) -> None:
@@ -103,23 +109,48 @@ class _Errors(logging.Handler):
 
 def connection(data: bytes) -> None:
     """Handle the bytes of a client whose connection is open. The endpoint never fails in a way that it does not expect."""
+    _check_frames(_served(Connection, OPENED + data))
+
+
+def websocket(data: bytes) -> None:
+    """Handle the bytes of a client behind the head of its request for a WebSocket."""
+    written = _served(_new_websocket, data, head=_HANDSHAKE)
+    assert written.startswith(b"HTTP/1.1 101 ")
+
+
+_HANDSHAKE = (
+    b"GET /$servicebus/websocket HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: amqp\r\n\r\n"
+)
+
+
+def _new_websocket(owner: _Owner, services: Services) -> WebSocket:
+    return WebSocket(lambda: Connection(owner, services), lambda: True)
+
+
+def _served(make_peer: Callable[[_Owner, Services], asyncio.Protocol], data: bytes, head: bytes = b"") -> bytes:
+    """Return what the server writes to a client, and check that nothing failed in a way that it does not expect."""
     errors = _Errors()
     log = logging.getLogger("azsession.server.amqp")
     log.addHandler(errors)
     try:
-        written = asyncio.run(_converse(OPENED + data))
+        written = asyncio.run(_converse(make_peer, data, head))
     finally:
         log.removeHandler(errors)
     assert not errors.records, errors.records[0]
-    _check_frames(written)
+    return written
 
 
-async def _converse(data: bytes) -> bytes:
+async def _converse(make_peer: Callable[[_Owner, Services], asyncio.Protocol], data: bytes, head: bytes) -> bytes:
     loop = asyncio.get_running_loop()
     failures: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: failures.append(context))
     transport = _Transport()
-    peer = Connection(_Owner(), _services[-1])
+    peer = make_peer(_Owner(), _services[-1])
+    if head:
+        # The HTTP server passes the head, and hands the connection over.
+        peer.connection_made(cast("asyncio.Transport", None))
+        peer.data_received(head)
     peer.connection_made(cast("asyncio.Transport", transport))
     for start in range(0, len(data), 4099):
         if not transport.is_closed:
@@ -164,6 +195,23 @@ def batch(data: bytes) -> None:
     """Read the messages of a batch."""
     for one in read_batch(data, MAX_SIZE):
         assert one.session_id is not None
+
+
+def websocket_conversations() -> tuple[bytes, ...]:
+    """Return the frames of clients with open connections."""
+
+    def framed(operation: Opcode, payload: bytes, *, fin: bool = True) -> bytes:
+        return Frame(operation, payload, fin).serialize(mask=True)
+
+    binary, more, ping, close = Opcode.BINARY, Opcode.CONT, Opcode.PING, Opcode.CLOSE
+    return (
+        *(framed(binary, OPENED + each) + framed(close, b"\x03\xe8") for each in conversations()[:2]),
+        framed(binary, OPENED[:9], fin=False)
+        + framed(ping, b"p")
+        + framed(more, OPENED[9:20], fin=False)
+        + framed(more, b""),
+        framed(Opcode.TEXT, b"AMQP"),
+    )
 
 
 def conversations() -> tuple[bytes, ...]:

@@ -298,6 +298,7 @@ TARGETS = {
         Target("amqp-message", from_azure.message, (MalformedFrameError,), _amqp_messages()),
         Target("amqp-response", from_azure.response, (MalformedFrameError,), _responses()),
         Target("endpoint-connection", endpoint.connection, (), endpoint.conversations()),
+        Target("endpoint-websocket", endpoint.websocket, (), endpoint.websocket_conversations()),
         Target("endpoint-message", endpoint.message, (RefusedError,), (*_amqp_messages(), _SENT)),
         Target("endpoint-batch", endpoint.batch, (RefusedError,), (amqp.encode_batch([_SENT, _SENT]), _SENT)),
         Target(

@@ -27,7 +27,7 @@ LEAST, ALL = 34, 36
 
 #: The same for the tests of queues. One cannot pass: test_queue_operation_negative replaces a method of the SDK by a function
 #: that lacks `await_outcome`, which azure-servicebus 7.15.0 passes.
-LEAST_OF_QUEUES = 38
+LEAST_OF_QUEUES = 42
 
 
 @pytest.mark.parametrize("server", ["stand-in", "own endpoint"])

@@ -81,11 +81,9 @@ class Connection(asyncio.Protocol):
         # uvloop's transports are not instances of asyncio's class.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=limits.WRITE_BUFFER)
-        if not self._owner.add(self):
-            self.state = ConnectionState.CLOSED
-            self._transport.abort()
-            return
         self._timer = self._loop.call_later(limits.HANDSHAKE_TIMEOUT, self._check)
+        if not self._owner.add(self):
+            self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Give back everything that the client has."""

@@ -26,7 +26,6 @@ class Endpoint:
     Args:
         broker: The broker. The caller closes it.
         guard: Checks tokens and keys.
-        sock: The listening socket. The endpoint closes it.
         max_message_size: Bytes of a message, of a batch, and of a session state, at most.
         max_connections: Connections at most. A further one is closed at once. By default `limits.MAX_CONNECTIONS`.
         tls: The context of TLS connections; `None` without TLS.
@@ -36,7 +35,6 @@ class Endpoint:
         self,
         broker: Broker,
         guard: Guard,
-        sock: socket.socket,
         *,
         max_message_size: int,
         max_connections: int | None = None,
@@ -44,8 +42,9 @@ class Endpoint:
     ) -> None:
         self._services = Services(broker, guard, max_message_size)
         self._max_connections = limits.MAX_CONNECTIONS if max_connections is None else max_connections
-        self._sock = sock
+        self._sock: socket.socket | None = None
         self._tls = tls
+        self._is_stopping = False
         self._server: asyncio.Server | None = None
         self._emptied: asyncio.Future[None] | None = None
         self._connections: set[Connection] = set()
@@ -60,12 +59,23 @@ class Endpoint:
         """How many bytes wait for clients to read them."""
         return sum(connection.unsent_bytes for connection in list(self._connections))
 
+    def bind(self, sock: socket.socket) -> None:
+        """Let `start` serve on a listening socket, which the endpoint closes."""
+        self._sock = sock
+
     def new_connection(self) -> Connection:
         """Return the protocol for a new connection. Called in the event loop."""
         return Connection(self, self._services)
 
+    def new_websocket(self) -> asyncio.Protocol:
+        """Return the protocol for a connection of the HTTP server that asks for a WebSocket. Called in the event loop."""
+        from .websocket import WebSocket
+
+        return WebSocket(self.new_connection, self.has_room)
+
     async def start(self) -> None:
         """Serve on the socket, in the running event loop."""
+        assert self._sock is not None
         self._server = await asyncio.get_running_loop().create_server(
             self.new_connection,
             sock=self._sock,
@@ -76,6 +86,7 @@ class Endpoint:
 
     async def stop(self) -> None:
         """Close the connections, and wait until they are gone."""
+        self._is_stopping = True
         if self._server is not None:
             self._server.close()
         fault = ConnectionFaultError(FORCED, "The server is stopping.")
@@ -88,9 +99,13 @@ class Endpoint:
         for connection in list(self._connections):
             connection.abort()
 
+    def has_room(self) -> bool:
+        """Return whether there may be another connection."""
+        return not self._is_stopping and len(self._connections) < self._max_connections
+
     def add(self, connection: Connection) -> bool:
         """Count a new connection; return whether there is room for it."""
-        if len(self._connections) >= self._max_connections:
+        if not self.has_room():
             return False
         self._connections.add(connection)
         return True

@@ -11,26 +11,15 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
-from enum import Enum
 from typing import Any
 
 from ...logs import SessionLogger, get_logger
 from . import limits, refusals
 from .asgi import Receive, RequestConnection
+from .phases import Phase
 from .refusals import http_date
 
 logger: SessionLogger = get_logger(__name__)
-
-
-class Phase(Enum):
-    """The event that a connection waits for."""
-
-    OPENING = "the end of the TLS handshake"
-    IDLE = "a request"
-    HEAD = "the rest of a request's head"
-    BODY = "the body of a request"
-    WORK = "the application"
-    CLOSING = "the end of the connection"
 
 
 class Connection(asyncio.Protocol, asyncio.Transport, RequestConnection):
@@ -295,6 +284,17 @@ class Connection(asyncio.Protocol, asyncio.Transport, RequestConnection):
             self._linger()
         else:
             self.finish()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand the connection over to another protocol, which has the head of its request already."""
+        # For a request that came before and is not answered, the connection is lost.
+        self._set_phase(Phase.CLOSING)
+        self._is_lost = True
+        self._report_loss()
+        self._on_closed(self)
+        self._inner = None
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
 
     def pause_reading(self) -> None:
         self._inner_paused = True

@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,14 +59,23 @@ class Listener:
         application: The application.
         tls: The context of HTTPS connections; `None` for HTTP.
         max_connections: Connections at most; by default as many as the process can open files, less a reserve.
+        new_websocket: Makes the protocol to which a request for a WebSocket is handed over. Without it, such requests are
+            requests like others.
     """
 
-    def __init__(self, application: ASGIApplication, tls: ssl.SSLContext | None, max_connections: int | None) -> None:
+    def __init__(
+        self,
+        application: ASGIApplication,
+        tls: ssl.SSLContext | None,
+        max_connections: int | None,
+        new_websocket: Callable[[], asyncio.Protocol] | None = None,
+    ) -> None:
         self._tls = tls
         options: dict[str, Any] = {
             "log_config": None,
             "lifespan": "off",
-            "ws": "none",
+            # A class for uvicorn, which passes its own objects to it.
+            "ws": "none" if new_websocket is None else lambda **_: new_websocket(),
             "proxy_headers": False,
             "server_header": False,
             "date_header": False,

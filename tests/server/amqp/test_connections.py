@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -184,7 +185,7 @@ def test_connections_that_do_not_open_are_closed_and_others_are_served(
         one.socket.close()
 
 
-def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(limits, "MAX_CONNECTIONS", 2)
     with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0) as service:
         with RawClient(service) as first, RawClient(service) as second:
@@ -194,6 +195,7 @@ def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
         eventually(lambda: not endpoint_of(service).connection_count)
         with RawClient(service) as fourth:
             assert fourth.sasl() == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_silent_client_is_cut_off(service: GatewayService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import GatewayService
+
+from .certificates import issue_certificate
+from .conftest import ROOT
 
 SCRIPT = Path(__file__).parent / "javascript" / "sessions.mjs"
 PACKAGE = "@azure/service-bus@7"
@@ -53,8 +57,22 @@ def project(node: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_javascript_sdk_uses_sessions(service: GatewayService, node: Path, project: Path, queue: str) -> None:
-    command = [str(node), SCRIPT.name, service.amqp_connection_string(), queue]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
+    use_sessions([str(node), SCRIPT.name, service.amqp_connection_string(), queue], project)
+
+
+def test_the_javascript_sdk_uses_sessions_over_websockets(tmp_path: Path, node: Path, project: Path) -> None:
+    files = issue_certificate(tmp_path)
+    with GatewayService(EmbeddedBroker(queues=["q"]), [ROOT], tls_cert=files.cert, tls_key=files.key, amqp_port=0) as service:
+        # The SDK takes a port from the connection string of an emulator only.
+        string = f"{service.connection_string().replace('https:', 'sb:')};UseDevelopmentEmulator=true"
+        command = [str(node), SCRIPT.name, string, "q", "websocket"]
+        use_sessions(command, project, NODE_EXTRA_CA_CERTS=str(files.authority))
+
+
+def use_sessions(command: list[str], project: Path, **environment: str) -> None:
+    """Run the script, and check that it did everything."""
+    env = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, env=env)
     checks = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"after {checks}: {done.stderr[-2000:]}"
     assert checks == [

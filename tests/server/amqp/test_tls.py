@@ -6,25 +6,20 @@ import ssl
 from pathlib import Path
 
 import pytest
-import trustme
 
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import ConfigurationError
 from azsession.server import GatewayService
 
+from .certificates import issue_certificate
 from .conftest import ROOT
 from .raw import RawClient
 
 
 def test_clients_connect_with_tls(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    issued.cert_chain_pems[0].write_to_path(cert)
-    issued.private_key_pem.write_to_path(key)
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    with GatewayService(EmbeddedBroker(queues=["q"]), [ROOT], tls_cert=cert, tls_key=key, amqp_port=0) as service:
+    files = issue_certificate(tmp_path)
+    context = ssl.create_default_context(cafile=files.authority)
+    with GatewayService(EmbeddedBroker(queues=["q"]), [ROOT], tls_cert=files.cert, tls_key=files.key, amqp_port=0) as service:
         assert "UseDevelopmentEmulator" not in service.amqp_connection_string()
         with RawClient(service) as raw:
             raw.socket = context.wrap_socket(raw.socket, server_hostname="127.0.0.1")

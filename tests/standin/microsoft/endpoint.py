@@ -25,6 +25,8 @@ class OwnEndpoint:
         self._service = GatewayService(EmbeddedBroker(), [KEY], amqp_port=0).start()
         assert self._service.amqp_port is not None
         self.port: int = self._service.amqp_port
+        #: The address of the WebSockets.
+        self.websocket_address: str = self._service.url.replace("http:", "sb:")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

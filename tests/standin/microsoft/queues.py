@@ -5,7 +5,6 @@ from __future__ import annotations
 _MESSAGE_LOCK = "uses the lock of a single message, but messages of a session have none"
 _NO_SESSION_ID = "expects that received messages have no session id"
 _TWO_RECEIVERS = "opens two receivers at once, but one session has one holder"
-_WEB_SOCKETS = "connects through AMQP over WebSockets, which the endpoint does not speak"
 _NO_SERVER = "uses no server"
 
 #: The tests that cannot run, without `test_`, and the reason.
@@ -27,10 +26,6 @@ NOT_APPLICABLE: dict[str, str] = {
     "queue_by_queue_client_send_multiple_messages": _NO_SESSION_ID,
     "queue_complete_message_on_different_receiver": _TWO_RECEIVERS,
     "queue_by_queue_client_peek_and_receive": _TWO_RECEIVERS,
-    "queue_message_amqp_over_websocket": _WEB_SOCKETS,
-    "queue_send_twice": _WEB_SOCKETS,
-    "queue_send_timeout": _WEB_SOCKETS,
-    "queue_send_large_message_receive": _WEB_SOCKETS,
     "queue_mock_auto_lock_renew_callback": _NO_SERVER,
     "queue_mock_no_reusing_auto_lock_renew": _NO_SERVER,
     "queue_message_properties": _NO_SERVER,

@@ -35,9 +35,13 @@ class _Credential:
 
 
 class _PlainClient(azure.servicebus.ServiceBusClient):
-    """A client without TLS, which the stand-in does not serve here."""
+    """A client without TLS, which the stand-in does not serve here. WebSockets have a port of their own."""
+
+    websocket_address: str | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        if options.get("transport_type") is azure.servicebus.TransportType.AmqpOverWebsocket:
+            options["custom_endpoint_address"] = self.websocket_address
         super().__init__(*args, use_tls=False, **options)
 
 
@@ -115,6 +119,7 @@ def install(standin: StandIn, one_session: bool = False) -> None:
         setattr(preparers, f"CachedServiceBus{name}Preparer", maker)
     preparers.SERVICEBUS_ENDPOINT_SUFFIX = f":{standin.port}"  # type: ignore[attr-defined]
     sys.modules[tools.__name__], sys.modules[preparers.__name__] = tools, preparers
+    _PlainClient.websocket_address = getattr(standin, "websocket_address", None)
     azure.servicebus.ServiceBusClient = client_of_one_session(_PlainClient) if one_session else _PlainClient  # type: ignore[misc]
     if one_session:
         give_messages_a_session()

@@ -1,11 +1,14 @@
-// Uses message sessions with @azure/service-bus. Run: node sessions.mjs CONNECTION_STRING QUEUE
+// Uses message sessions with @azure/service-bus. Run: node sessions.mjs CONNECTION_STRING QUEUE [websocket]
 // Prints one line of JSON per check; exits with 1 at the first one that fails.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { ServiceBusClient } from "@azure/service-bus";
 
-const [connectionString, queue] = process.argv.slice(2);
-const client = new ServiceBusClient(connectionString, { retryOptions: { maxRetries: 0, timeoutInMs: 20000 } });
+const [connectionString, queue, transport] = process.argv.slice(2);
+const client = new ServiceBusClient(connectionString, {
+  retryOptions: { maxRetries: 0, timeoutInMs: 20000 },
+  webSocketOptions: transport === "websocket" ? { webSocket: WebSocket } : undefined,
+});
 const bodies = (messages) => messages.map((message) => message.body);
 
 async function check(name, run) {
