@@ -114,6 +114,9 @@ class AzureBroker(Broker):
     # Sessions
 
     def receive(self, request: ReceiveRequest, *, context: CallContext = BLOCKING) -> Future[Delivery]:
+        delivery = self._receiver.take_offered(request)
+        if delivery is not None:
+            return _done(delivery)
         return self._run(context, lambda operation: self._receiver.receive(request, operation))
 
     def accept(self, request: AcceptRequest, *, context: CallContext = BLOCKING) -> Future[Delivery | None]:
@@ -333,6 +336,12 @@ class AzureBroker(Broker):
         """In a forked child: forget the connection and the sessions, which stay the parent's."""
         self._namespace.after_fork()
         self._begin()
+
+
+def _done(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
 
 
 def _failed(error: QueueError) -> Future[Any]:

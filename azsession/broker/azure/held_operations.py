@@ -80,12 +80,15 @@ class HeldSessionOperations:
         self, session: HeldSession, settlements: Sequence[Settlement], operation: Operation
     ) -> list[str | None]:
         delay = _delay_of(settlements)
+        if not delay:
+            return await self._namespace.wait(_settle(session, settlements), operation)
+        session.receives.withdraw_offer()
         messages = session.unsettled.with_tokens([settlement.lock_token for settlement in settlements])
         is_new = any(message.settlement is None for message in messages)
-        if delay and is_new:
+        if is_new:
             self._delays.begin(session, delay)
         codes = await self._namespace.wait(_settle(session, settlements), operation)
-        if delay and is_new and None not in codes:
+        if is_new and None not in codes:
             self._delays.cancel(session)
         return codes
 
@@ -151,6 +154,7 @@ class HeldSessionOperations:
             settlements = [Settlement(token, Disposition.DEAD_LETTER, reason, description) for token in tokens]
             return (await self._namespace.wait(_settle(session, settlements), operation)).count(None)
 
+        session.receives.withdraw_offer()
         count = await dead_letter([message.token for message in session.unsettled])
         rest = ReceiveRequest(entity, session_id, lock_id, max_count=DEAD_LETTER_COUNT, timeout=0.0)
         while True:

@@ -9,7 +9,7 @@ from typing import overload
 
 from ...amqp.message_mapping import received
 from ...messages import ReceivedMessage
-from .session.held_session import HeldSession
+from .session.offers import OfferingSession
 from .session.unsettled import UnsettledMessage
 
 
@@ -21,7 +21,7 @@ class ReceivedMessages(Sequence[ReceivedMessage]):
         messages: Its messages.
     """
 
-    def __init__(self, session: HeldSession, messages: Sequence[UnsettledMessage]) -> None:
+    def __init__(self, session: OfferingSession, messages: Sequence[UnsettledMessage]) -> None:
         self._queue_name = session.entity
         self._session_id = session.session_id or ""
         self._delivered_at = time.time()

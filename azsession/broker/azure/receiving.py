@@ -21,7 +21,8 @@ from .namespace import CONNECT_TIMEOUT, Namespace
 from .operation import Operation
 from .received_messages import ReceivedMessages
 from .session.held_session import HeldSession
-from .session.pending_receives import DRAIN_TIMEOUT, PendingReceive
+from .session.pending_receive import PendingReceive
+from .session.pending_receives import DRAIN_TIMEOUT
 from .session.registry import SessionRegistry
 from .session.requests import OnAnswer
 from .session.state import SessionState
@@ -91,6 +92,14 @@ class SessionReceiver:
             raise
         found = ReceivedMessages(session, messages)
         return Delivery(request.session_id, found, session.lock.left(), time.monotonic() - operation.started)
+
+    def take_offered(self, request: ReceiveRequest) -> Delivery | None:
+        """Return the result of a receive that needs no work of the loop's thread, or `None`. Any thread may call this."""
+        offer = self._registry.offers.take(request)
+        if offer is None:
+            return None
+        found = ReceivedMessages(offer.session, [offer.message])
+        return Delivery(request.session_id, found, offer.session.lock.left(), 0.0)
 
     async def _wait_for_messages(
         self, receive: PendingReceive, session: HeldSession, deadline: float, operation: Operation

@@ -31,8 +31,10 @@ from ..transport.loop import Loop
 from .contenders import Contenders
 from .expiring_link import ExpiringLink
 from .lock_timer import LockTimer
+from .offers import Offers
 from .opening import Opening
-from .pending_receives import Patience, PendingReceive, PendingReceives
+from .pending_receive import Patience, PendingReceive
+from .pending_receives import PendingReceives
 from .relock import Relock
 from .requests import KnownState, OnAnswer, SessionRequests
 from .session_link import SessionLink
@@ -49,6 +51,7 @@ class SessionOwner(Protocol):
     loop: Loop
     clock: ServiceClock
     history: SettlementHistory
+    offers: Offers
 
     @property
     def is_stopping(self) -> bool:
@@ -97,7 +100,7 @@ class HeldSession:
         self.opened: Future[bool] = Future()
         self.released: Future[None] = Future()
         self.unsettled: UnsettledMessages = UnsettledMessages(self, owner.history)
-        self.receives: PendingReceives = PendingReceives(self, self.unsettled, owner.loop)
+        self.receives: PendingReceives = PendingReceives(self, self.unsettled, owner.offers, owner.loop)
         self.contenders: Contenders = Contenders(owner.loop, lambda: self.lose("Azure granted it to another link"))
         known_state = KnownState()
         self.requests: SessionRequests = SessionRequests(self, known_state)
@@ -309,15 +312,12 @@ class HeldSession:
             self.receives.serve()
             self.lock.plan()
 
-    def on_receives_changed(self) -> None:
-        """Look at the lock's timer again."""
-        self.lock.plan()
-
     def settle(self, settlements: Sequence[Settlement], results: SettlementResults) -> None:
         """Settle messages.
 
         Each result is `None` or an error code. The future gets a `QueueError` where Azure failed for the time being.
         """
+        self.receives.withdraw_offer()
         messages = self.unsettled.begin(settlements, results)
         if any_returns(messages):
             # They come before messages that were fetched ahead, and in their order: Azure may send each of them at once.

@@ -84,8 +84,13 @@ class LockTimer:
         self._may_renew_at = 0.0
 
     def left(self) -> float:
-        """Return the seconds that the lock has left at least."""
+        """Return the seconds that the lock has left at least. Any thread may call this."""
         return max(0.0, self._sure_until - time.monotonic())
+
+    @property
+    def renewal_due(self) -> float:
+        """When a receive renews the lock, on the monotonic clock."""
+        return self._sure_until - self._duration * RENEW_PART
 
     def on_granted(self, instant: float | None) -> None:
         """Note when a lock ends that was just granted, by Azure's clock; `None` where Azure did not say it."""
@@ -110,7 +115,7 @@ class LockTimer:
             return
         due = self.expires
         if self._receives.need_the_lock and self._may_renew_at < math.inf and self._session.link is not None:
-            due = min(due, max(self._sure_until - self._duration * RENEW_PART, self._may_renew_at))
+            due = min(due, max(self.renewal_due, self._may_renew_at))
         elif self._receives.has_fetched_ahead:
             due = min(due, self._sure_until - self._duration * CLEAR_PART)
         if self._timer is not None:

@@ -2,10 +2,12 @@
 
 A message is also fetched ahead: when a message that was received alone is settled, the next message is requested together
 with the settlement. A consumer that works message by message so waits for Azure once per message, not twice. Messages fetched
-ahead are returned to Azure as *released* (AMQP 1.0 §3.4.4), which does not count as a delivery:
+ahead are returned to Azure, which does not count as a delivery (see `returns`):
 
 * before another message is abandoned, because that message must come before them;
 * before the lock expires, because the expiry would count as a delivery of them.
+
+A message that was fetched ahead is offered to the thread of the next receive, see `offers`.
 
 Everything here runs in the loop's thread.
 """
@@ -14,18 +16,18 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from enum import Enum, auto
 from itertools import islice
 from typing import Protocol
 
-from .... import amqp
 from ....amqp.message_mapping import has_expired
 from ....errors import QueueError
 from ...calls import superseded_error
 from ..answer_size import fitting
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
-from ..transport.task import LocalFuture
+from .offers import Offer, OfferingLock, Offers
+from .pending_receive import Patience, PendingReceive
+from .returns import ReturnedMessages
 from .unsettled import UnsettledMessage, UnsettledMessages
 
 #: Receives of one session that can be repeated with the same result: as many as one holder's threads may have under way.
@@ -36,8 +38,25 @@ MAX_EMPTY = 64
 DRAIN_TIMEOUT = 2.0
 
 
+class ReceivingLock(OfferingLock, Protocol):
+    """The lock of a session, as its receives see it."""
+
+    def plan(self) -> None:
+        """Set the timer of the lock again: a receive began or ended, so that the lock needs a renewal or needs none."""
+
+
 class ReceivingSession(Protocol):
     """The session, as its receives see it."""
+
+    entity: str
+    session_id: str | None
+    lock_id: str
+    client: str
+    is_shared: bool
+
+    @property
+    def lock(self) -> ReceivingLock:
+        """The session's lock."""
 
     @property
     def link(self) -> Receiver | None:
@@ -51,41 +70,6 @@ class ReceivingSession(Protocol):
     def is_stopping(self) -> bool:
         """Whether receives must end without waiting."""
 
-    def on_receives_changed(self) -> None:
-        """A receive ended: the lock may need no more renewals."""
-
-
-class Patience(Enum):
-    """How long a receive waits."""
-
-    #: Until there is a message.
-    WAITS = auto()
-    #: Not any longer: it takes the messages that are there.
-    TIME_IS_UP = auto()
-    #: Its caller is gone: it must not take a message.
-    CANCELLED = auto()
-
-
-class PendingReceive:
-    """A receive that waits for messages.
-
-    Attributes:
-        max_count: The most messages that it takes.
-        request_id: The id that the caller's retries share; ``""`` for none.
-        patience: How long it waits.
-        taken: How many messages the caller uses at once. Those behind them are fetched ahead. `None`: all.
-        future: Gets the messages.
-    """
-
-    __slots__ = ("future", "max_count", "patience", "request_id", "taken")
-
-    def __init__(self, max_count: int, request_id: str, *, waits: bool = True, taken: int | None = None) -> None:
-        self.max_count: int = max_count
-        self.taken: int | None = taken
-        self.request_id: str = request_id
-        self.patience: Patience = Patience.WAITS if waits else Patience.TIME_IS_UP
-        self.future: LocalFuture[list[UnsettledMessage]] = LocalFuture()
-
 
 class PendingReceives:
     """The receives that wait in a session, first come first served, and the messages that are ready for them.
@@ -93,11 +77,13 @@ class PendingReceives:
     Args:
         session: The session.
         unsettled: Where messages go when they are handed out.
+        offers: Where a message that was fetched ahead is offered.
         loop: The loop that owns the session.
     """
 
-    def __init__(self, session: ReceivingSession, unsettled: UnsettledMessages, loop: Loop) -> None:
+    def __init__(self, session: ReceivingSession, unsettled: UnsettledMessages, offers: Offers, loop: Loop) -> None:
         self._session = session
+        self._offers = offers
         self._unsettled = unsettled
         self._loop = loop
         self._receives: list[PendingReceive] = []
@@ -105,17 +91,16 @@ class PendingReceives:
         self._results: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         #: The request ids of the last receives that ended without messages. They do not displace `_results`.
         self._empty: deque[str] = deque(maxlen=MAX_EMPTY)
-        #: Messages that came and were not handed out.
-        self._ready: deque[UnsettledMessage] = deque()
+        #: Messages that came and were not handed out. The first one may be offered.
+        self._came: deque[UnsettledMessage] = deque()
+        self._offer: Offer | None = None
         self._drain_timer: Timer | None = None
         self._serve_is_scheduled = False
         #: The last receive asked for one message, and got it.
         self._takes_one_by_one = False
         #: Messages that may come although no receive waits for them.
         self._fetch_ahead = 0
-        #: Deliveries that were returned to Azure, which has not confirmed it. Until then later messages would overtake them.
-        self._returned: set[int] = set()
-        self._return_timer: Timer | None = None
+        self._returned = ReturnedMessages(session, loop, DRAIN_TIMEOUT, self.serve)
         #: No message is handed out or requested.
         self._is_paused = False
         #: Run when no message is ready, and none is on its way.
@@ -131,8 +116,9 @@ class PendingReceives:
 
     def pause(self) -> None:
         """Hand out no message until `resume`. The lock is renewed meanwhile."""
+        self.withdraw_offer()
         self._is_paused = True
-        self._session.on_receives_changed()
+        self._session.lock.plan()
 
     def resume(self) -> None:
         """Hand out messages again."""
@@ -142,12 +128,13 @@ class PendingReceives:
     @property
     def has_fetched_ahead(self) -> bool:
         """Whether messages came, or may come, that no receive waits for."""
-        return not self._receives and not self._when_cleared and (self._fetch_ahead > 0 or bool(self._ready))
+        return not self._receives and not self._when_cleared and (self._fetch_ahead > 0 or bool(self._came))
 
     # Receives come and go
 
     def add(self, receive: PendingReceive) -> bool:
         """Add a receive; return whether it waits. A repeated request gets the result of the former attempt."""
+        self.withdraw_offer()
         if receive.request_id:
             tokens = self._results.get(receive.request_id)
             if tokens is not None:
@@ -199,6 +186,7 @@ class PendingReceives:
 
         Messages that were received by their sequence numbers did not come by the link, and do not go back by it.
         """
+        self.withdraw_offer()
         self._make_ready_again(one for one in self._unsettled.with_tokens(lock_tokens) if one.delivery_id is not None)
         if not self._receives:
             self.clear(lambda: None)
@@ -212,7 +200,7 @@ class PendingReceives:
         # Messages of a link that was lost come again.
         came = [message for message in taken if message.link is self._session.attached_link]
         if came:
-            self._ready = deque(sorted([*came, *self._ready], key=lambda message: message.sequence_number))
+            self._came = deque(sorted([*came, *self._ready], key=lambda message: message.sequence_number))
         self.serve()
 
     def end(self, error: QueueError | None) -> None:
@@ -230,6 +218,7 @@ class PendingReceives:
     def serve(self) -> None:
         """Hand out the messages that are ready, and request those that are missing."""
         self._serve_is_scheduled = False
+        self.withdraw_offer()
         link = self._session.link
         stopping = link is None and self._session.is_stopping
         for receive in [one for one in self._receives if stopping or one.patience is Patience.CANCELLED]:
@@ -248,6 +237,9 @@ class PendingReceives:
         if link.credit and self._has_enough(link):
             # A drain takes the rest of the credit back, after the messages that are there.
             self._drain(link)
+        elif self._came and self._takes_one_by_one and not self._receives and not self._when_cleared:
+            self._offer = Offer(self._session, self._came[0], {*self._results, *self._empty})
+            self._offers.put(self._offer)
 
     def _has_enough(self, link: Receiver) -> bool:
         """Return whether the receives can end with the ready messages, or no message is wanted."""
@@ -258,15 +250,19 @@ class PendingReceives:
     def _hand_out(self, receive: PendingReceive) -> None:
         count = fitting(message.payload for message in islice(self._ready, receive.max_count))
         messages = [self._ready.popleft() for _ in range(count)]
+        self._note_result(messages, receive.request_id, receive.taken)
+        self._resolve(receive, messages)
+
+    def _note_result(self, messages: list[UnsettledMessage], request_id: str, taken: int | None) -> None:
+        """Note the messages that a receive got."""
         for index, message in enumerate(messages):
             message.answers += 1
-            message.ahead = receive.taken is not None and index >= receive.taken
+            message.ahead = taken is not None and index >= taken
             self._unsettled.add(message)
-        if receive.request_id and messages:
-            self._results[receive.request_id] = tuple(message.token for message in messages)
+        if request_id and messages:
+            self._results[request_id] = tuple(message.token for message in messages)
             while len(self._results) > MAX_RESULTS:
                 self._results.popitem(last=False)
-        self._resolve(receive, messages)
 
     def _resolve(self, receive: PendingReceive, messages: list[UnsettledMessage]) -> None:
         self._receives.remove(receive)
@@ -275,7 +271,29 @@ class PendingReceives:
             self._empty.append(receive.request_id)
         self._takes_one_by_one, self._fetch_ahead = bool(messages) and receive.max_count == 1, 0
         receive.future.set_result(messages)
-        self._session.on_receives_changed()
+        self._session.lock.plan()
+
+    # Offers to receives in other threads
+
+    @property
+    def _ready(self) -> deque[UnsettledMessage]:
+        """The messages that came and were not handed out. None of them is offered."""
+        self.withdraw_offer()
+        return self._came
+
+    def withdraw_offer(self) -> None:
+        """End the offer of a message. If a receive has taken the message, it was handed out."""
+        offer, self._offer = self._offer, None
+        if offer is None:
+            return
+        self._offers.remove(offer)
+        request = offer.withdraw()
+        if request is not None:
+            self._came.popleft()
+            self._note_result([offer.message], request.request_id, request.taken)
+            self._fetch_ahead = 0
+            self._session.client = request.client or self._session.client
+            self._session.is_shared = True
 
     def _drain(self, link: Receiver) -> None:
         self._stop_drain_timer()
@@ -309,7 +327,7 @@ class PendingReceives:
 
     def on_message(self, message: UnsettledMessage) -> None:
         """Make a message ready, and serve the receives after the other messages of the same packet."""
-        self._ready.append(message)
+        self._came.append(message)
         if not self._serve_is_scheduled:
             self._serve_is_scheduled = True
             self._loop.call(self.serve)
@@ -318,12 +336,14 @@ class PendingReceives:
 
     def fetch_ahead(self) -> None:
         """Request the next message, where messages are received one by one and no receive waits."""
-        if self._takes_one_by_one and not self._receives and not self._ready:
-            self._fetch_ahead = 1
+        if self._takes_one_by_one and not self._receives:
+            if not self._ready:
+                self._fetch_ahead = 1
             self.serve()
 
     def clear(self, then: Callable[[], object]) -> None:
         """Return the messages that no receive waits for, also those on their way; then call `then`."""
+        self.withdraw_offer()
         self._fetch_ahead = 0
         link = self._session.link
         receives = self._receives and not self._is_paused
@@ -346,29 +366,8 @@ class PendingReceives:
         link = self._session.link
         if link is None or not self._ready:
             return
-        deliveries = [message.delivery_id for message in self._ready if message.delivery_id is not None]
+        self._returned.send(link, self._ready)
         self._ready.clear()
-        self._returned.update(deliveries)
-        for delivery_id in reversed(deliveries):
-            link.settle(delivery_id, delivery_id, amqp.RELEASED, lambda number, *_: self._on_returned(link, number))
-        self._stop_return_timer()
-        self._return_timer = self._loop.later(DRAIN_TIMEOUT, self._on_all_returned)
-
-    def _on_returned(self, link: Receiver, delivery_id: int) -> None:
-        if link is self._session.attached_link and self._returned:
-            self._returned.discard(delivery_id)
-            if not self._returned:
-                self._on_all_returned()
-
-    def _on_all_returned(self) -> None:
-        self._stop_return_timer()
-        self._returned.clear()
-        self.serve()
-
-    def _stop_return_timer(self) -> None:
-        if self._return_timer is not None:
-            self._return_timer.cancel()
-            self._return_timer = None
 
     # The link was lost
 
@@ -387,5 +386,4 @@ class PendingReceives:
         # Settlements among these are sent when the lock was taken again.
         self._when_cleared.clear()
         self._stop_drain_timer()
-        self._returned.clear()
-        self._stop_return_timer()
+        self._returned.forget()

@@ -16,6 +16,7 @@ from ..namespace import Namespace
 from ..transport.loop import Loop, closed_error
 from .held_session import HeldSession
 from .lock_probe import LockProbe
+from .offers import Offers
 from .reconnector import Reconnector
 from .settlement import SettlementHistory
 
@@ -45,12 +46,14 @@ class SessionRegistry:
         loop: The loop that owns the sessions.
         clock: Azure's clock.
         history: The settlements that Azure confirmed lately.
+        offers: The messages that receives can take in their own threads.
     """
 
     def __init__(self, namespace: Namespace) -> None:
         self.loop: Loop = namespace.loop
         self.clock: ServiceClock = ServiceClock()
         self.history: SettlementHistory = SettlementHistory()
+        self.offers: Offers = Offers()
         self._held: dict[SessionKey, HeldSession] = {}
         #: Accepts of any session to which Azure has granted none.
         self._pending: set[HeldSession] = set()

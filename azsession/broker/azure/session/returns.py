@@ -1,0 +1,77 @@
+"""Messages on their way back to Azure. `PendingReceives` returns messages that were fetched ahead with it.
+
+They are returned as *released* (AMQP 1.0 §3.4.4), which does not count as a delivery. Until Azure has confirmed it, later
+messages would overtake them.
+
+Everything here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from .... import amqp
+from ..transport.links import Receiver
+from ..transport.loop import Loop, Timer
+from .unsettled import UnsettledMessage
+
+
+class ReturningSession(Protocol):
+    """The session whose messages are returned."""
+
+    @property
+    def attached_link(self) -> Receiver | None:
+        """The link, while it is attached, also while the session is being checked."""
+
+
+class ReturnedMessages:
+    """The messages of one session that were returned, and whose return Azure has not confirmed.
+
+    Args:
+        session: The session.
+        loop: The loop that owns the session.
+        patience: Seconds to wait for Azure's answers.
+        on_all: Called when all messages are back, or after `patience` seconds.
+    """
+
+    def __init__(self, session: ReturningSession, loop: Loop, patience: float, on_all: Callable[[], object]) -> None:
+        self._session = session
+        self._loop = loop
+        self._patience = patience
+        self._on_all = on_all
+        self._deliveries: set[int] = set()
+        self._timer: Timer | None = None
+
+    def __bool__(self) -> bool:
+        """Return whether messages are on their way back."""
+        return bool(self._deliveries)
+
+    def send(self, link: Receiver, messages: Iterable[UnsettledMessage]) -> None:
+        """Return messages that came by a link."""
+        deliveries = [message.delivery_id for message in messages if message.delivery_id is not None]
+        self._deliveries.update(deliveries)
+        for delivery_id in reversed(deliveries):
+            link.settle(delivery_id, delivery_id, amqp.RELEASED, lambda number, *_: self._on_returned(link, number))
+        self._stop_timer()
+        self._timer = self._loop.later(self._patience, self._end)
+
+    def _on_returned(self, link: Receiver, delivery_id: int) -> None:
+        if link is self._session.attached_link and self._deliveries:
+            self._deliveries.discard(delivery_id)
+            if not self._deliveries:
+                self._end()
+
+    def _end(self) -> None:
+        self.forget()
+        self._on_all()
+
+    def forget(self) -> None:
+        """Wait for no answer: the link is gone, or did not answer in time."""
+        self._stop_timer()
+        self._deliveries.clear()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
