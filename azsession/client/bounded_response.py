@@ -1,7 +1,7 @@
 """`BoundedResponse`: an HTTP response that must be complete, and within the time and the size that its request allows.
 
-The connections of `http_sockets` make these. `http.client` and urllib3 do not limit how long a response takes and how large
-it is, and accept a response that is cut off in its headers.
+The connections of `http_connections` make these. `http.client` and urllib3 do not limit how long a response takes and how
+large it is, and accept a response that is cut off in its headers.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import io
 import socket
 import time
 from collections.abc import Callable
-from http.client import HTTPResponse, RemoteDisconnected
+from http.client import HTTPMessage, HTTPResponse, RemoteDisconnected
 from typing import Any
 
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request
+from .http_heads import response_head
 
 #: Bytes a second at which a body may arrive after the deadline of its request. A slower one is given up.
 SLOWEST_RATE = 16 * 1024
@@ -85,8 +86,13 @@ class _BoundedFile(io.RawIOBase):
 
 
 class BoundedResponse(HTTPResponse):
-    """A response that must be complete, alone on its connection, and within the limits of its request."""
+    """A response that must be complete, alone on its connection, and within the limits of its request.
 
+    Attributes:
+        fields: The headers of a plain response, see `http_heads`. `None` for other responses.
+    """
+
+    fields: list[tuple[str, str]] | None = None
     #: The file of the response, or `None`. After an interrupt at any place, the finalizer can close it.
     fp: Any = None
 
@@ -100,6 +106,31 @@ class BoundedResponse(HTTPResponse):
             self.fp = io.BufferedReader(self._bounded)
 
     def begin(self) -> None:
+        if self._bounded is None or self._method == "HEAD" or not self._begin_plainly(self._bounded):  # type: ignore[attr-defined]
+            self._begin_with_any_headers()
+
+    def _begin_plainly(self, bounded: _BoundedFile) -> bool:
+        """Read the status and the headers in one step. Return `False`, and read nothing, if they are not plain."""
+        if self.headers is not None:
+            return True
+        buffered = self.fp.peek()
+        end = buffered.find(b"\r\n\r\n")
+        head = response_head(buffered[:end]) if end > 0 else None
+        if head is None:
+            return False
+        message = HTTPMessage()
+        for name, value in head.fields:
+            message.set_raw(name, value)
+        self.fp.read(end + 4)
+        self.version, self.reason, self.length = 11, head.reason, head.length
+        self.code = self.status = head.status
+        self.chunked = self.will_close = False
+        self.headers = self.msg = message
+        self.fields = head.fields
+        bounded.in_body = True
+        return True
+
+    def _begin_with_any_headers(self) -> None:
         file = self.fp
         self.fp = _HeaderFile(file)
         try:

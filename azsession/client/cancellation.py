@@ -1,8 +1,8 @@
 """Cancellation: end the wait of a request from another thread.
 
-`Transport` makes one `RequestInFlight` for each attempt to send a call. The code that carries the request (`http_sockets`, or
-the in-process adapter) gets it from `current_request` and reports how far the request came. `PendingCalls` holds the calls of
-one client that wait, so that closing the client can cancel them.
+`Transport` makes one `RequestInFlight` for each attempt to send a call. The code that carries the request
+(`http_connections`, or the in-process adapter) gets it from `current_request` and reports how far the request came.
+`PendingCalls` holds the calls of one client that wait, so that closing the client can cancel them.
 """
 
 from __future__ import annotations

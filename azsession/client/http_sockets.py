@@ -1,163 +1,31 @@
-"""The sockets under requests: the connection of each request, the size of response bodies, and forks.
+"""The sockets under requests: adapters with tracked connections, the size of response bodies, and forks.
 
-requests does not say which connection carries a request. Its adapters use urllib3's pools, whose classes can be replaced. The
-pools and connections here report to the `RequestInFlight` of the thread that uses them. `Transport` is the caller.
+`Transport` is the caller.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import re
-import socket
 import threading
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import prepend_scheme_if_needed, select_proxy
-from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
 from ..errors import ConfigurationError
-from ..futures import Condition
 from . import cancellation
-from .bounded_response import BoundedResponse
-from .cancellation import RequestInFlight, ResponseTooLargeError, current_request, socket_of
+from .cancellation import RequestInFlight, ResponseTooLargeError, current_request
+from .http_connections import forget_inherited, tracked
 from .response_sink import ResponseSink
 
 #: The bytes of an error's body that are read.
 ERROR_SIZE = 65536
 _CHUNK = 65536
-
-_connections: weakref.WeakSet[_TrackedConnection] = weakref.WeakSet()
-_pools: weakref.WeakSet[_TrackedPool] = weakref.WeakSet()
-
-
-#: The `id` of the connection that this thread has put into a pool last, until it takes one again.
-_returned = threading.local()
-
-
-class _TrackedConnection:
-    """A connection that belongs to the request of the thread that uses it.
-
-    Attributes:
-        in_flight: That request.
-        opening: A duplicate of the socket during the TLS handshake.
-        sock: The socket, or a TLS object around it.
-    """
-
-    #: 0 even if somebody sets it for all connections: `http.client` would print tokens and bodies.
-    debuglevel = 0
-    response_class: Any = BoundedResponse
-    in_flight: RequestInFlight | None = None
-    opening: socket.socket | None = None
-    sock: Any = None
-
-    def __del__(self) -> None:
-        # An interrupt can come after urllib3 took the connection out of its pool. Nobody else closes it then.
-        if self.sock is not None:
-            self.sock.close()
-
-    def close(self) -> None:
-        # An interrupted thread can have put the connection into the pool already. It is another thread's then.
-        if getattr(_returned, "connection", None) != id(self):
-            super().close()  # type: ignore[misc]
-
-    def connect(self) -> None:
-        request = current_request()
-        if request is not None:
-            request.use_connection(self)
-        _connections.add(self)
-        super().connect()  # type: ignore[misc]
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        request = current_request()
-        if request is not None:
-            if self.sock is None:
-                self.connect()
-            # Only after connecting: a request that was cancelled in between had no socket to shut down.
-            request.use_connection(self)
-            request.written = True
-        super().request(*args, **kwargs)  # type: ignore[misc]
-
-
-class _TrackedTLSConnection(_TrackedConnection):
-    def connect(self) -> None:
-        try:
-            super().connect()
-        finally:
-            with cancellation.connection_owners:
-                if self.opening is not None:
-                    self.opening.close()
-                    self.opening = None
-
-    def _new_conn(self) -> socket.socket:
-        sock: socket.socket = super()._new_conn()  # type: ignore[misc]
-        # The handshake detaches the socket from its descriptor. `cancel` can shut down the duplicate in the meantime.
-        self.opening = sock.dup()
-        return sock
-
-
-class _ConnectionQueue(queue.LifoQueue[Any]):
-    """A queue of connections that has no connection twice.
-
-    An interrupt does not leave its lock taken. A signal handler can use the queue while its thread is in a method.
-    """
-
-    def __init__(self, maxsize: int = 0) -> None:
-        super().__init__(maxsize)
-        if hasattr(self, "mutex"):  # The queues of gevent have none.
-            self.mutex = cast("threading.Lock", threading.RLock())
-            self.not_empty, self.not_full, self.all_tasks_done = (Condition(self.mutex) for _ in range(3))
-
-    def _get(self) -> Any:
-        _returned.connection = None
-        try:
-            return super()._get()
-        except IndexError:  # A signal handler took the last connection.
-            raise queue.Empty from None
-
-
-class _TrackedPool:
-    pool: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _pools.add(self)
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        _returned.connection = None
-        return super()._get_conn(timeout)  # type: ignore[misc]
-
-    def _put_conn(self, conn: Any) -> None:
-        returned = getattr(_returned, "connection", None)
-        if returned is not None and (conn is None or id(conn) == returned):
-            return  # An interrupt came after this thread had put it back.
-        # A late `cancel` of this request must not shut down the next request on the connection.
-        if conn is not None:
-            with cancellation.connection_owners:
-                conn.in_flight = None
-            _returned.connection = id(conn)
-        super()._put_conn(conn)  # type: ignore[misc]
-
-
-@cache
-def _tracked(pool_class: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
-    """Return a subclass of a class of pools that opens tracked connections, or the class itself if it does so."""
-    if issubclass(pool_class, _TrackedPool):
-        return pool_class
-    connection_class: type[Any] = pool_class.ConnectionCls
-    tracked = _TrackedTLSConnection if issubclass(connection_class, HTTPSConnection) else _TrackedConnection
-    connections = type(f"_Tracked{connection_class.__name__}", (tracked, connection_class), {})
-    classes: dict[str, Any] = {"ConnectionCls": connections}
-    if pool_class.QueueCls is queue.LifoQueue:
-        classes["QueueCls"] = _ConnectionQueue
-    return type(f"_Tracked{pool_class.__name__}", (_TrackedPool, pool_class), classes)
 
 
 class PooledAdapter(HTTPAdapter):
@@ -320,9 +188,9 @@ def track_connections(http: requests.Session, url: str, proxies: Mapping[str, st
             ) from error
     for manager in managers:
         classes = getattr(manager, "pool_classes_by_scheme", {})
-        tracked = {scheme: _tracked(pool_class) for scheme, pool_class in classes.items()}
-        if tracked != classes:
-            manager.pool_classes_by_scheme = tracked
+        replaced = {scheme: tracked(pool_class) for scheme, pool_class in classes.items()}
+        if replaced != classes:
+            manager.pool_classes_by_scheme = replaced
             manager.clear()
 
 
@@ -340,18 +208,7 @@ def without_password(proxy: str) -> str:
 
 def drop_inherited(http: requests.Session) -> None:
     """In a forked child: give `http` new pools, and close the child's copies of the parent's sockets."""
-    cancellation.connection_owners = threading.RLock()
-    for connection in list(_connections):
-        for sock in (connection.opening, socket_of(connection.sock)):
-            # This closes the descriptor of this process only. The connection stays the parent's: no TLS or TCP shutdown.
-            if sock is not None and sock.fileno() >= 0:
-                socket.close(socket.socket.detach(sock))
-        connection.sock = connection.opening = None
-    for pool in list(_pools):
-        if pool.pool is not None:
-            # This empties the queue and replaces its locks. Another thread of the parent may have held them at the fork, and
-            # urllib3 takes them when the pool is closed.
-            pool.pool.__init__(pool.pool.maxsize)
+    forget_inherited()
     adapter: Any
     for adapter in http.adapters.values():
         if isinstance(adapter, HTTPAdapter):

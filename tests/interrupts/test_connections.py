@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from azsession import ServiceBusConfig, ServiceBusProvider
-from azsession.client import http_sockets
+from azsession.client import http_connections
 
 from ..support.plain_server import PlainServer
 from .sweep import BytecodeInterrupter, Handler
@@ -36,7 +36,7 @@ def test_a_request_can_be_interrupted_anywhere() -> None:
             for at in range(1, whole.lines + 1):
                 interrupter = BytecodeInterrupter(at)
                 interrupter.run(lambda: session.receive_message(timeout=0))
-                (pool,) = [each for each in http_sockets._pools if each.pool is not None and each.host == "127.0.0.1"]
+                (pool,) = [each for each in http_connections.pools if each.pool is not None and each.host == "127.0.0.1"]
                 found = [each for each in pool.pool.queue if each is not None]
                 assert len(found) == len({id(each) for each in found}), interrupter.where
                 for lock in (pool.pool.mutex, http.cookies._cookies_lock):
@@ -56,12 +56,12 @@ def _use(pool: queue.LifoQueue[Any], taken: list[Any]) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 handles signals before most instructions")
 def test_a_signal_handler_can_use_the_pool_that_its_thread_is_using() -> None:
     whole = Handler(0, lambda: None)
-    pool = http_sockets._ConnectionQueue(2)
+    pool = http_connections.ConnectionQueue(2)
     pool.put("a")
     whole.run(lambda: _use(pool, []))
     assert whole.lines > 10
     for at in range(1, whole.lines + 1):
-        pool = http_sockets._ConnectionQueue(2)
+        pool = http_connections.ConnectionQueue(2)
         pool.put("a")
         handler = Handler(at, lambda pool=pool: _use(pool, []))
         # In another thread, because a deadlock is no exception.
@@ -72,7 +72,7 @@ def test_a_signal_handler_can_use_the_pool_that_its_thread_is_using() -> None:
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 handles signals before most instructions")
 def test_a_handler_can_take_the_last_connection_before_its_thread_does() -> None:
     for at in range(1, 60):
-        pool, taken = http_sockets._ConnectionQueue(2), list[Any]()
+        pool, taken = http_connections.ConnectionQueue(2), list[Any]()
         pool.put("a")
         handler = Handler(at, lambda pool=pool, taken=taken: taken.append(pool.get(block=False)) if pool.queue else None)
         with suppress(queue.Empty):
