@@ -67,6 +67,7 @@ from .performatives import (
 from .resending import resent
 from .sections import data_sections, delivered, stored
 from .server_frames import attach_answer, sasl_mechanisms, sasl_outcome
+from .session_flow import SessionFlow, numbers_between, remaining
 from .types import Array, Described, Long, MalformedFrameError, Symbol, Timestamp, Uint, Ulong
 
 __all__ = [
@@ -121,6 +122,7 @@ __all__ = [
     "SaslInit",
     "SaslMechanisms",
     "SaslOutcome",
+    "SessionFlow",
     "Symbol",
     "Terminus",
     "Timestamp",
@@ -149,8 +151,10 @@ __all__ = [
     "end_frame",
     "flow_frame",
     "modified",
+    "numbers_between",
     "open_frame",
     "rejected",
+    "remaining",
     "resent",
     "sasl_init_anonymous",
     "sasl_mechanisms",

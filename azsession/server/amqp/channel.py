@@ -5,7 +5,6 @@ The session and its links have the client's channel number and handles in both d
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Protocol
 
 from ... import amqp
@@ -16,12 +15,8 @@ from .link import Link, LinkConnection
 
 #: The highest handle of a link, as on Azure.
 MAX_HANDLE = 255
-#: Transfer frames that the client may send before the server answers with a flow.
-INCOMING_WINDOW = 5000
 #: Deliveries of one session that may be unsettled. Beyond it, no message is sent.
 MAX_UNSETTLED = 5000
-
-_MASK, _HALF = 0xFFFFFFFF, 0x80000000
 
 
 class ChannelConnection(LinkConnection, Protocol):
@@ -48,26 +43,12 @@ class Channel:
         self.connection: ChannelConnection = connection
         self.number = number
         self._links: dict[int, Link] = {}
-        self._next_incoming_id = begin.next_outgoing_id
-        self._incoming_left = INCOMING_WINDOW
-        self._next_outgoing_id = 0
-        self._next_delivery_id = 0
-        self._remote_window = begin.incoming_window
-        #: Frames of deliveries that wait for the client's window.
-        self._outgoing: deque[tuple[Link, bytes]] = deque()
+        self._flow: amqp.SessionFlow[Link] = amqp.SessionFlow(number, connection.send)
         #: The unsettled deliveries to the client: their link and its key.
         self._unsettled: dict[int, tuple[Link, str]] = {}
         self._handle_max = min(MAX_HANDLE, begin.handle_max)
-        connection.send(
-            amqp.begin_frame(
-                number,
-                next_outgoing_id=0,
-                incoming_window=INCOMING_WINDOW,
-                outgoing_window=INCOMING_WINDOW,
-                handle_max=MAX_HANDLE,
-                remote_channel=number,
-            )
-        )
+        self._flow.on_begin(begin)
+        self._flow.begin(MAX_HANDLE, remote_channel=number)
 
     @property
     def links(self) -> list[Link]:
@@ -82,8 +63,7 @@ class Channel:
     @property
     def has_room(self) -> bool:
         """Whether a message can be sent now."""
-        is_open = self._remote_window > 0 and not self._outgoing and len(self._unsettled) < MAX_UNSETTLED
-        return is_open and self.connection.is_writable
+        return self._flow.has_window and len(self._unsettled) < MAX_UNSETTLED and self.connection.is_writable
 
     def new_link(self, attach: Attach) -> Link:
         """Return the link for an attach."""
@@ -112,10 +92,7 @@ class Channel:
 
     def on_flow(self, flow: Flow) -> None:
         """Handle the client's window and, if the flow names a link, the link's credit."""
-        following = 0 if flow.next_incoming_id is None else flow.next_incoming_id
-        window = (following + flow.incoming_window - self._next_outgoing_id) & _MASK
-        self._remote_window = window if window < _HALF else 0
-        self._send_waiting()
+        self._flow.on_flow(flow)
         if flow.handle is not None:
             self._link(flow.handle).on_flow(flow)
         else:
@@ -125,18 +102,15 @@ class Channel:
 
     def on_transfer(self, transfer: Transfer) -> None:
         """Handle one frame of a delivery."""
-        if self._incoming_left <= 0:
+        if not self._flow.on_transfer():
             raise SessionFaultError("amqp:session:window-violation", "The client sent more transfers than the window allows.")
-        self._next_incoming_id = (self._next_incoming_id + 1) & _MASK
-        self._incoming_left -= 1
         link = self._link(transfer.handle)
         try:
             link.on_transfer(transfer)
         except LinkFaultError as fault:
             link.fail(fault)
-        if self._incoming_left < INCOMING_WINDOW // 2:
-            self._incoming_left = INCOMING_WINDOW
-            self.send_flow()
+        if self._flow.owes_flow:
+            self._flow.send_flow()
 
     def on_disposition(self, disposition: Disposition) -> None:
         """Handle the client's settlement of deliveries that were sent to it, in the order of their ids."""
@@ -144,16 +118,12 @@ class Channel:
             return
         if disposition.state is None and not disposition.settled:
             return
-        first, last, known = disposition.first, disposition.last, self._unsettled
-        if (last - first) & _MASK >= _HALF:
+        numbers = amqp.numbers_between(self._unsettled, disposition.first, disposition.last)
+        if numbers is None:
             raise SessionFaultError("amqp:invalid-field", "The last delivery of a disposition comes before its first.")
-        if (last - first) & _MASK < len(known):
-            numbers = [number for at in range(first, first + ((last - first) & _MASK) + 1) if (number := at & _MASK) in known]
-        else:
-            numbers = [number for number in known if (number - first) & _MASK <= (last - first) & _MASK]
         found: dict[Link, list[tuple[int, str]]] = {}
         for number in numbers:
-            link, key = known.pop(number)
+            link, key = self._unsettled.pop(number)
             found.setdefault(link, []).append((number, key))
         for link, deliveries in found.items():
             link.on_disposition(deliveries, disposition)
@@ -178,7 +148,7 @@ class Channel:
         for link in self.links:
             link.release()
         self._links.clear()
-        self._outgoing.clear()
+        self._flow.clear()
         self._unsettled.clear()
 
     # Called by the links
@@ -196,21 +166,16 @@ class Channel:
             payload: The encoded message.
             key: The name that `Link.on_disposition` gets for the delivery; `None` for a settled delivery.
         """
-        number = self._next_delivery_id
-        self._next_delivery_id = (number + 1) & _MASK
-        frames = amqp.transfer_frames(
-            self.number,
+        number = self._flow.transfer(
+            link,
             handle=link.handle,
-            delivery_id=number,
-            delivery_tag=tag,
+            tag=tag,
             payload=payload,
             max_frame_size=self.connection.max_frame_size,
             settled=key is None,
         )
         if key is not None:
             self._unsettled[number] = (link, key)
-        self._outgoing.extend((link, frame) for frame in frames)
-        self._send_waiting()
         return number
 
     def settle_outgoing(self, numbers: list[int], outcome: bytes) -> None:
@@ -236,24 +201,11 @@ class Channel:
 
     def send_flow(self, handle: int | None = None, delivery_count: int = 0, credit: int = 0, *, drain: bool = False) -> None:
         """Report the session's windows and, with a handle, the state of a link."""
-        self.send(
-            amqp.flow_frame(
-                self.number,
-                next_incoming_id=self._next_incoming_id,
-                incoming_window=self._incoming_left,
-                next_outgoing_id=self._next_outgoing_id,
-                outgoing_window=INCOMING_WINDOW,
-                handle=handle,
-                delivery_count=delivery_count,
-                link_credit=credit,
-                drain=drain,
-            )
-        )
+        self._flow.send_flow(handle, delivery_count, credit, drain=drain)
 
     def forget(self, link: Link) -> None:
         """Forget the deliveries of a link that has ended."""
-        if self._outgoing:
-            self._outgoing = deque((owner, frame) for owner, frame in self._outgoing if owner is not link)
+        self._flow.drop(link)
         for number in [number for number, (owner, _) in self._unsettled.items() if owner is link]:
             del self._unsettled[number]
 
@@ -261,10 +213,3 @@ class Channel:
         """Let the links send again, if there is room."""
         for link in self.links if self.has_room else ():
             link.on_room()
-
-    def _send_waiting(self) -> None:
-        """Send waiting transfer frames as far as the client's window allows."""
-        while self._outgoing and self._remote_window > 0:
-            self._next_outgoing_id = (self._next_outgoing_id + 1) & _MASK
-            self._remote_window -= 1
-            self.send(self._outgoing.popleft()[1])

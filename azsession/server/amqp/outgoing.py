@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from ... import amqp
 from ...amqp import Flow
 from .link import Link
 from .states import LinkState
 
-_MASK, _HALF = 0xFFFFFFFF, 0x80000000
+_MASK = 0xFFFFFFFF
 
 
 class OutgoingLink(Link):
@@ -26,8 +27,7 @@ class OutgoingLink(Link):
     def on_flow(self, flow: Flow) -> None:
         if flow.link_credit is not None:
             seen = self._delivery_count if flow.delivery_count is None else flow.delivery_count
-            credit = (seen + flow.link_credit - self._delivery_count) & _MASK
-            self.credit = credit if credit < _HALF else 0
+            self.credit = amqp.remaining(seen + flow.link_credit, self._delivery_count)
         self.is_draining = flow.drain
         if self.state is LinkState.ATTACHED:
             self.on_credit()

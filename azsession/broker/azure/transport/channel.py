@@ -10,7 +10,6 @@ A channel may also go straight from BEGINNING to ENDED.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from enum import Enum
 from typing import Protocol
 
@@ -18,8 +17,6 @@ from .... import amqp
 from ....amqp import Attach, Begin, Condition, Detach, Disposition, Flow, Transfer
 from .links import CONNECTION_LOST, Link, Outcome
 
-#: How many transfer frames the peer may send ahead on one channel.
-INCOMING_WINDOW = 5000
 #: How many links a channel may have, unless the peer allows fewer.
 MAX_HANDLES = 1024
 
@@ -66,15 +63,7 @@ class Channel:
         self._links: dict[int, Link] = {}
         self._attaching: dict[tuple[str, bool], Link] = {}
         self._by_remote: dict[int, Link] = {}
-        # Counters of the session's flow control (§2.5.6).
-        self._next_outgoing_id = 0
-        self._next_delivery_id = 0
-        self._next_incoming_id = 0
-        self._remote_window = 0
-        #: Transfers received since the last flow frame.
-        self._unreported = 0
-        #: Transfer frames that wait for the peer's window.
-        self._outgoing: deque[tuple[Link, bytes]] = deque()
+        self._flow: amqp.SessionFlow[Link] = amqp.SessionFlow(number, connection.send)
         # Unsettled deliveries by number: those sent, and those received whose outcome was sent.
         self._sent: dict[int, tuple[Link, Outcome]] = {}
         self._settling: dict[int, tuple[Link, Outcome]] = {}
@@ -95,15 +84,7 @@ class Channel:
 
     def begin(self) -> None:
         """Send the begin."""
-        self._connection.send(
-            amqp.begin_frame(
-                self.number,
-                next_outgoing_id=self._next_outgoing_id,
-                incoming_window=INCOMING_WINDOW,
-                outgoing_window=INCOMING_WINDOW,
-                handle_max=MAX_HANDLES - 1,
-            )
-        )
+        self._flow.begin(MAX_HANDLES - 1)
 
     def attach(self, link: Link) -> None:
         """Attach a link; the channel must have room."""
@@ -123,8 +104,7 @@ class Channel:
         """Handle the answer to `begin`."""
         self.state = ChannelState.MAPPED
         self._handle_max = min(MAX_HANDLES - 1, begin.handle_max)
-        self._next_incoming_id = begin.next_outgoing_id
-        self._remote_window = begin.incoming_window
+        self._flow.on_begin(begin)
 
     def on_attach(self, attach: Attach) -> None:
         """Handle the answer to a link's attach. Attaches of links that are not ours are ignored."""
@@ -158,10 +138,8 @@ class Channel:
 
     def on_flow(self, flow: Flow) -> None:
         """Handle the peer's window (§2.5.6) and, if the flow names a link, the link's credit."""
-        following = self._next_outgoing_id if flow.next_incoming_id is None else flow.next_incoming_id
-        window = (following + flow.incoming_window - self._next_outgoing_id) & 0xFFFFFFFF
-        was_shut, self._remote_window = not self.has_window(), window if window < 0x80000000 else 0
-        self._send_waiting()
+        was_shut = not self.has_window()
+        self._flow.on_flow(flow)
         if flow.handle is not None:
             link = self._by_remote.get(flow.handle)
             if link is not None:
@@ -170,29 +148,23 @@ class Channel:
             for each in list(self._links.values()):
                 each.on_window()
         if flow.echo:
-            self._send_flow()
+            self._flow.send_flow()
 
     def on_transfer(self, transfer: Transfer) -> None:
         """Handle one frame of a delivery."""
-        self._next_incoming_id = (self._next_incoming_id + 1) & 0xFFFFFFFF
-        self._unreported += 1
+        self._flow.on_transfer()
         link = self._by_remote.get(transfer.handle)
         if link is not None:
             link.on_transfer(transfer)
-        if self._unreported >= INCOMING_WINDOW // 2:
-            self._send_flow()
+        if self._flow.owes_flow:
+            self._flow.send_flow()
 
     def on_disposition(self, disposition: Disposition) -> None:
         """Handle the result of deliveries. A state that is not settled is not final, and is ignored."""
         if not disposition.settled:
             return
         unsettled = self._sent if disposition.is_receiver else self._settling
-        first, last = disposition.first, disposition.last
-        if last - first < len(unsettled):
-            numbers = [number for number in range(first, last + 1) if number in unsettled]
-        else:
-            numbers = sorted(number for number in unsettled if first <= number <= last)
-        for number in numbers:
+        for number in amqp.numbers_between(unsettled, disposition.first, disposition.last) or ():
             unsettled.pop(number)[1](number, disposition.state, disposition.error)
 
     def on_end(self, error: Condition | None) -> None:
@@ -206,59 +178,27 @@ class Channel:
     # Called by the links: see `LinkChannel`
 
     def detach(self, link: Link) -> None:
-        if self._outgoing:
-            # The rest of a message that is sent in part must not follow the detach.
-            self._outgoing = deque((owner, frame) for owner, frame in self._outgoing if owner is not link)
+        self._flow.drop(link)
         self._connection.send(amqp.detach_frame(self.number, handle=link.handle))
 
     def flow(self, handle: int, delivery_count: int, credit: int, *, drain: bool = False) -> None:
-        self._send_flow(handle, delivery_count, credit, drain=drain)
+        self._flow.send_flow(handle, delivery_count, credit, drain=drain)
 
     def has_window(self) -> bool:
-        return self._remote_window > 0 and not self._outgoing
+        return self._flow.has_window
 
     def transfer(self, link: Link, tag: bytes, message_format: int, payload: bytes, outcome: Outcome) -> None:
-        number = self._next_delivery_id
-        self._next_delivery_id = (number + 1) & 0xFFFFFFFF
-        frames = amqp.transfer_frames(
-            self.number,
+        number = self._flow.transfer(
+            link,
             handle=link.handle,
-            delivery_id=number,
-            delivery_tag=tag,
+            tag=tag,
             message_format=message_format,
             payload=payload,
             max_frame_size=self._connection.max_frame_size,
         )
         self._sent[number] = (link, outcome)
-        self._outgoing.extend((link, frame) for frame in frames)
-        self._send_waiting()
 
     def settle(self, link: Link, first: int, last: int, outcome: bytes, settled: Outcome) -> None:
         for number in range(first, last + 1):
             self._settling[number] = (link, settled)
         self._connection.send(amqp.disposition_frame(self.number, first=first, last=last, outcome=outcome))
-
-    # Sending
-
-    def _send_flow(self, handle: int | None = None, delivery_count: int = 0, credit: int = 0, *, drain: bool = False) -> None:
-        self._unreported = 0
-        self._connection.send(
-            amqp.flow_frame(
-                self.number,
-                next_incoming_id=self._next_incoming_id,
-                incoming_window=INCOMING_WINDOW,
-                next_outgoing_id=self._next_outgoing_id,
-                outgoing_window=INCOMING_WINDOW,
-                handle=handle,
-                delivery_count=delivery_count,
-                link_credit=credit,
-                drain=drain,
-            )
-        )
-
-    def _send_waiting(self) -> None:
-        """Send waiting transfer frames as far as the peer's window allows."""
-        while self._outgoing and self._remote_window > 0:
-            self._next_outgoing_id = (self._next_outgoing_id + 1) & 0xFFFFFFFF
-            self._remote_window -= 1
-            self._connection.send(self._outgoing.popleft()[1])

@@ -216,8 +216,7 @@ class Receiver(Link):
     def _count_to(self, delivery_count: int) -> None:
         """Note the peer's delivery count. The credit is the distance from it to the limit, a serial number (§2.8.10)."""
         self._delivery_count = delivery_count
-        credit = (self._limit - delivery_count) & 0xFFFFFFFF
-        self.credit = credit if credit < 0x80000000 else 0
+        self.credit = amqp.remaining(self._limit, delivery_count)
         if self.draining and self.credit == 0:
             self.draining = False
             self.on_drained()
@@ -278,8 +277,7 @@ class Sender(Link):
 
     def on_flow(self, flow: Flow) -> None:
         if flow.link_credit is not None:
-            credit = ((flow.delivery_count or 0) + flow.link_credit - self._delivery_count) & 0xFFFFFFFF
-            self._credit = credit if credit < 0x80000000 else 0
+            self._credit = amqp.remaining((flow.delivery_count or 0) + flow.link_credit, self._delivery_count)
         self.pump()
 
     def on_window(self) -> None:
