@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -27,8 +28,10 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)}
 
-#: The text properties by their name in ``BrokerProperties``.
-_TEXTS = {
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+#: The text properties of every message by their name in ``BrokerProperties``.
+_SENT_TEXTS = {
     "MessageId": "message_id",
     "SessionId": "session_id",
     "CorrelationId": "correlation_id",
@@ -36,6 +39,10 @@ _TEXTS = {
     "ReplyTo": "reply_to",
     "ReplyToSessionId": "reply_to_session_id",
     "To": "to",
+}
+#: The text properties of a message from a server.
+_TEXTS = {
+    **_SENT_TEXTS,
     "DeadLetterReason": "dead_letter_reason",
     "DeadLetterErrorDescription": "dead_letter_description",
     "State": "state",
@@ -73,6 +80,7 @@ class BatchTooLargeError(MalformedError):
     """The envelope has more than `MAX_BATCH` messages."""
 
 
+@lru_cache(256)
 def format_date(instant: datetime) -> str:
     """Return a timezone-aware datetime as an RFC 1123 date. The locale does not matter."""
     at = instant.astimezone(timezone.utc)
@@ -110,8 +118,8 @@ def parse_date(text: str) -> datetime:
 
 def _broker_properties(message: Message | PeekedMessage) -> dict[str, Any]:
     properties: dict[str, Any] = {}
-    for wire_name, name in _TEXTS.items():
-        value = getattr(message, name, None)
+    for wire_name, name in (_TEXTS if isinstance(message, PeekedMessage) else _SENT_TEXTS).items():
+        value = getattr(message, name)
         if value is not None:
             properties[wire_name] = value
     if message.time_to_live is not None:
@@ -146,13 +154,13 @@ def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
     percent-encoded, too, because the names of headers have no case. An attribute with an empty name is left out: a header
     needs a name. azsession does not send such an attribute, but other programs can.
     """
-    headers = {BROKER_PROPERTIES: json.dumps(_broker_properties(message), separators=(",", ":"))}
+    headers = {BROKER_PROPERTIES: _to_json(_broker_properties(message))}
     if message.content_type is not None:
         headers["Content-Type"] = _header_text(message.content_type)
     attributes, types = to_headers(message.attributes)
     headers.update((_attribute_name(name), json.dumps(value)) for name, value in attributes.items())
     if types:
-        headers[TYPES_HEADER] = json.dumps(types, separators=(",", ":"))
+        headers[TYPES_HEADER] = _to_json(types)
     return headers, message.body
 
 
@@ -246,7 +254,7 @@ def encode_item(message: Message | PeekedMessage) -> bytes:
         item["UserProperties"], types = to_json(message.attributes)
         if types:
             item[TYPES_NAME] = types
-    return json.dumps(item, separators=(",", ":")).encode()
+    return _to_json(item).encode()
 
 
 def decode_envelope(data: bytes) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from ...errors import ConfigurationError, ProviderError, QueueError, SessionLock
 from ...messages import ReceiptHandle, ReceivedMessage
 from ...protocol.error_codes import SERVER_BUSY, SESSION_LOCK_LOST
 from ...queues import QueueSettings
-from ..calls import BLOCKING, CallContext, EncodedReceivedMessage
+from ..calls import BLOCKING, CallContext
 from ..clock import Clock
 from ..dead_letter_reasons import MAX_DELIVERY_EXCEEDED
 from .broker_thread import BrokerThread
@@ -36,7 +36,7 @@ from .lock_tokens import new_token
 from .queue_creation import QueueCreation
 from .queue_state import Queue
 from .remembered import Remembered
-from .rows import message_fields, to_datetime
+from .rows import received, to_datetime
 from .session_locks import LockedMessage, SessionKey, SessionLock, SessionLocks, Waiter
 from .store import STEP_ROWS, Store
 from .stored_message import Row
@@ -62,7 +62,9 @@ class Core:
         self.store: Store = Store(self.connection)
         self.remembered: Remembered = Remembered(self.connection)
         self.thread: BrokerThread = BrokerThread(self._lead, self._act, clock)
-        self.commits: GroupCommit = GroupCommit(self.connection, clock, self.thread.wake, in_memory=path is None)
+        self.commits: GroupCommit = GroupCommit(
+            self.connection, clock, self.thread.wake, in_memory=path is None, on_rollback=self.remembered.forget
+        )
         self.locks: SessionLocks = SessionLocks()
         self.events: EventLog = EventLog()
         self.queues: dict[str, Queue] = {}
@@ -292,17 +294,19 @@ class Core:
         self.store.set_locked(*lock.key, lock.key in self.delays)
         self.notify_waiters(tx, lock.key)
 
-    def notify_waiters(self, tx: Transaction, key: SessionKey) -> None:
-        """Wake the receives that wait in this session. If it is free and has messages, wake an accept."""
+    def notify_waiters(self, tx: Transaction, key: SessionKey, queue: Queue | None = None) -> None:
+        """Wake the receives that wait in this session of a queue. If it is free and has messages, wake an accept."""
         lock = self.locks.get(key)
         if lock is not None:
             tx.after_commit(lock.wake_waiters)
             return
+        queue = queue or self._queue_with(key[0])
+        # An accept that comes later in this transaction sees the session itself.
+        if queue is None or not queue.acceptors or key in self.delays:
+            return
         found = self.store.session(*key)
-        if found is not None and found[1] is not None and key not in self.delays:
-            queue = self._queue_with(key[0])
-            if queue is not None:
-                tx.after_commit(queue.acceptors.wake_next)
+        if found is not None and found[1] is not None:
+            tx.after_commit(queue.acceptors.wake_next)
 
     def end_delay(self, tx: Transaction, key: SessionKey) -> None:
         """End the delay of a session: its messages are given out again."""
@@ -378,11 +382,8 @@ class Core:
         context: CallContext,
     ) -> ReceivedMessage:
         """Return a delivered message."""
-        fields = message_fields(row, lock.key[1])
-        fields["delivery_count"] = in_hand.count
-        fields["receipt"] = ReceiptHandle(token, expires_at)
-        fields["delivered_at"] = to_datetime(self.clock.now())
-        return EncodedReceivedMessage(**fields, encoded=row.encoded) if context.encoded else ReceivedMessage(**fields)
+        receipt, now = ReceiptHandle(token, expires_at), to_datetime(self.clock.now())
+        return received(row, lock.key[1], in_hand.count, receipt, now, context)
 
     def lock_expiry(self, lock: SessionLock) -> datetime:
         """Return when a lock expires."""

@@ -46,15 +46,23 @@ class GroupCommit:
         clock: The source of time.
         wake_thread: Called when the broker's thread gets the lead; the thread then calls `lead`. It must not block.
         in_memory: Whether the database is in memory: jobs and commits then do no I/O.
+        on_rollback: Called after each rollback, for values of the database that are kept in memory.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, clock: Clock, wake_thread: Callable[[], object], *, in_memory: bool = False
+        self,
+        connection: sqlite3.Connection,
+        clock: Clock,
+        wake_thread: Callable[[], object],
+        *,
+        in_memory: bool = False,
+        on_rollback: Callable[[], object] = lambda: None,
     ) -> None:
         self._connection = connection
         self._in_memory = in_memory
         self._clock = clock
         self._wake_thread = wake_thread
+        self._on_rollback = on_rollback
         # Guards the queue, the leader, the closing error, and the flags of all jobs. Not held while a job runs. A signal
         # handler may submit a job while its thread holds the lock.
         self._lock = threading.RLock()
@@ -345,6 +353,7 @@ class GroupCommit:
         with suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+        self._on_rollback()
         tx.roll_back()
 
     def _set_sync(self, full: bool) -> None:

@@ -16,13 +16,20 @@ class Remembered:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._run = connection.execute
         self._many = connection.executemany
+        #: The present tables by name, and until when they are; see `_current_table`.
+        self._current: dict[str, tuple[int, float]] = {}
+
+    def forget(self) -> None:
+        """Read the numbers of the present tables again. Called when a transaction was rolled back."""
+        self._current = {}
 
     def saw_request(self, queue: int, request: str) -> bool:
         """Return whether this request id is remembered."""
-        return any(
-            self._run(f"SELECT 1 FROM requests_{table} WHERE queue = ? AND request = ?", (queue, request)).fetchone()
-            for table in (0, 1)
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM requests_0 WHERE queue = ?1 AND request = ?2) "
+            "OR EXISTS (SELECT 1 FROM requests_1 WHERE queue = ?1 AND request = ?2)"
         )
+        return bool(self._run(query, (queue, request)).fetchone()[0])
 
     def remember_request(self, queue: int, request: str, now: float) -> None:
         table = self._current_table("requests", REQUESTS_SECONDS, now)
@@ -74,10 +81,14 @@ class Remembered:
 
     def _current_table(self, name: str, period: float, now: float) -> int:
         """Return the number of the table for new entries. Clear the older table when its period ends."""
+        known = self._current.get(name)
+        if known is not None and now < known[1] <= now + period:
+            return known[0]
         row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
         current, until = (0, None) if row is None else (int(row[0]), row[1])
         # If the wall clock was set back between two runs, `until` is too far ahead. Then start a new period.
         if until is not None and now < until <= now + period:
+            self._current[name] = (current, until)
             return current
         if until is not None and until <= now:
             current = 1 - current

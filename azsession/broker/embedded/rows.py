@@ -6,13 +6,15 @@ import json
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...messages import Message, PeekedMessage
+from ...messages import Message, PeekedMessage, ReceiptHandle, ReceivedMessage
 from ...protocol.attributes import from_json, to_json
-from ..calls import CallContext, EncodedPeekedMessage
+from ..calls import CallContext, EncodedPeekedMessage, EncodedReceivedMessage
 from .database_file import STATE_NAMES
 from .message_keys import SEQUENCE_MASK
 from .stored_message import Row
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_from_json = json.JSONDecoder().decode
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 _PROPERTIES = ("message_id", "subject", "content_type", "correlation_id", "reply_to", "reply_to_session_id", "to")
 
@@ -41,12 +43,12 @@ def pack_properties(message: Message, message_id: str) -> str:
         packed["attributes"], types = to_json(message.attributes)
         if types:
             packed["attribute_types"] = types
-    return json.dumps(packed, separators=(",", ":"))
+    return _to_json(packed)
 
 
 def message_fields(row: Row, session_id: str) -> dict[str, Any]:
     """Return the constructor arguments of a stored message, except its delivery count."""
-    fields: dict[str, Any] = json.loads(row.properties)
+    fields: dict[str, Any] = _from_json(row.properties)
     types = fields.pop("attribute_types", None)
     if types:
         fields["attributes"] = from_json(fields["attributes"], types)
@@ -64,6 +66,15 @@ def message_fields(row: Row, session_id: str) -> dict[str, Any]:
         state=STATE_NAMES[row.status],
     )
     return fields
+
+
+def received(
+    row: Row, session_id: str, count: int, receipt: ReceiptHandle, delivered_at: datetime, context: CallContext
+) -> ReceivedMessage:
+    """Return a stored message as the result of a receive, with its delivery count."""
+    fields = message_fields(row, session_id)
+    fields.update(delivery_count=count, receipt=receipt, delivered_at=delivered_at)
+    return EncodedReceivedMessage(**fields, encoded=row.encoded) if context.encoded else ReceivedMessage(**fields)
 
 
 def peeked(row: Row, session_id: str, context: CallContext) -> PeekedMessage:

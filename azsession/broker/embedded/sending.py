@@ -98,9 +98,10 @@ class Sending:
     ) -> None:
         """Add messages, without duplicates. With `numbers_for_all`, a duplicate uses up a sequence number, too."""
         store, settings = self._core.store, queue.settings
-        sessions: dict[str, int] = {}
+        sessions: dict[str, tuple[int, int | None]] = {}
         rows = []
-        visible: set[str] = set()
+        #: The key of the first new active message, by session.
+        visible: dict[str, int] = {}
         for message, message_id, properties in prepared:
             if settings.requires_duplicate_detection and self._core.remembered.is_duplicate(
                 queue.id, message_id, self._core.clock.steady(), settings.duplicate_detection_window
@@ -118,18 +119,21 @@ class Sending:
             status = ACTIVE if due is None else SCHEDULED
             times = (now, due, expires)
             content = (properties, message.body, encoded_of(message))
-            rows.append((queue.next_key(), sessions[name], status, *times, *content))
+            key = queue.next_key()
+            rows.append((key, sessions[name][0], status, *times, *content))
             if due is None:
-                visible.add(name)
+                visible.setdefault(name, key)
             if due is not None or expires is not None:
                 self._core.due.schedule(tx, due=due, expires=expires)
         if not rows:
             return
         store.add_messages(rows)
         store.set_next_sequence(queue.id, queue.next_sequence)
-        for name in visible:
-            store.update_session(sessions[name])
-            self._core.notify_waiters(tx, (queue.id, name))
+        for name, key in visible.items():
+            session, head = sessions[name]
+            if head is None:  # Otherwise an earlier message is the first one.
+                store.set_head(session, key)
+            self._core.notify_waiters(tx, (queue.id, name), queue)
 
     def resubmit(self, entity: str, sequence_number: int, context: CallContext) -> Future[None]:
         """Move a dead letter to the end of its session, as a new message."""

@@ -360,6 +360,9 @@ class Acceptors:
     def __iter__(self) -> Iterator[Waiter]:
         return iter(list(self._waiting))
 
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
     def add(self, waiter: Waiter) -> None:
         """Add an accept behind the others."""
         self._waiting[waiter] = None

@@ -48,9 +48,12 @@ class Settling:
             if lock is not None:
                 lock.save_for_rollback(tx)
             done: list[tuple[Settlement, LockedMessage]] = []
+            size = 0
             for settlement in settlements[before : before + STEP_SETTLEMENTS]:
+                known = len(done)
                 codes.append(self._claim(queue, lock, settlement, done))
-                if sum(message.size for _, message in done) > STEP_BYTES:
+                size += sum(message.size for _, message in done[known:])
+                if size > STEP_BYTES:
                     break
             if lock is not None and done:
                 self._apply(tx, queue, lock, done)

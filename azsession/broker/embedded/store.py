@@ -51,7 +51,14 @@ class Store:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._run = connection.execute
-        self._many = connection.executemany
+
+    def _many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run a statement for each row. `executemany` takes longer for one row, and also for none."""
+        every = rows if isinstance(rows, list) else list(rows)
+        if len(every) == 1:
+            self._run(statement, every[0])
+        elif every:
+            self._connection.executemany(statement, every)
 
     # Queues
 
@@ -123,14 +130,18 @@ class Store:
         ).fetchone()
         return row
 
-    def ensure_session(self, queue: int, name: str, locked: bool) -> int:
-        """Return the row id of a session, which is created if it does not exist."""
+    def ensure_session(self, queue: int, name: str, locked: bool) -> tuple[int, int | None]:
+        """Return what `session` returns. Create the session if it does not exist."""
         found = self.session(queue, name)
         if found is not None:
-            return found[0]
+            return found
         cursor = self._run("INSERT INTO sessions (queue, name, locked) VALUES (?, ?, ?)", (queue, name, locked))
         assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        return cursor.lastrowid, None
+
+    def set_head(self, session: int, head: int) -> None:
+        """Store the key of the first active message of a session that had none."""
+        self._run("UPDATE sessions SET head = ? WHERE id = ?", (head, session))
 
     def update_session(self, session: int) -> None:
         """Update the key of the session's first active message. Delete a session without messages and state."""
@@ -171,7 +182,7 @@ class Store:
         return None if row is None else row[0]
 
     def set_state(self, queue: int, name: str, state: bytes | None, locked: bool, now: float) -> None:
-        session = self.ensure_session(queue, name, locked)
+        session, _ = self.ensure_session(queue, name, locked)
         self._run("UPDATE sessions SET state = ?, state_set = ? WHERE id = ?", (state, now, session))
         if state is None:
             self.update_session(session)
