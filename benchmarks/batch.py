@@ -8,6 +8,8 @@ from .common import QUEUE, Figure, arguments, data_file, fill, gateway, interlea
 
 #: The size of a message body in bytes.
 SIZE = 256
+#: Messages a second in batches, on 2 cores.
+TARGET = 9000
 
 
 def main() -> None:
@@ -49,8 +51,8 @@ def main() -> None:
                 f"{found['single']:.0f}/s   receive_message + complete_message",
                 f"{found['batch']:.0f}/s   receive_messages({options.batch}) + complete_messages",
                 found["batch"] / found["single"],
-                "at least 5000/s on 2 cores",
-                found["batch"] >= 5000,
+                f"at least {TARGET}/s on 2 cores",
+                found["batch"] >= TARGET,
             )
         ],
     )
