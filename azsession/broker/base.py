@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 from ..messages import Message, PeekedMessage, ReceivedMessage, SessionInfo
 from ..queues import QueueInfo, QueueSettings, QueueStatistics
-from .calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settlement
+from .calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settled, Settlement
 
 
 class Broker(abc.ABC):
@@ -39,6 +39,11 @@ class Broker(abc.ABC):
     * `QueueNotFoundError`: The entity does not exist.
     * `ConnectionFailedError`: The remote service cannot be reached, or did not answer before the deadline.
     * `ProviderError`: The broker is closed, or it failed.
+
+    The future of an operation with a `lock_id` can get these, too, except where it gives something back or releases:
+
+    * `SessionLockedError`: Another holder has the lock.
+    * `SessionNotFoundError`: The holder lost the lock.
     """
 
     # Sessions
@@ -46,10 +51,6 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     def receive(self, request: ReceiveRequest, *, context: CallContext = BLOCKING) -> Future[Delivery]:
         """Take the session lock if it is free, and receive messages. Waits for the first message.
-
-        Args:
-            request: The session, the holder, and how many messages to receive.
-            context: How the operation is called.
 
         Returns:
             The messages; none if the timeout passed or `stop_waiting` was called.
@@ -63,11 +64,9 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def accept(self, request: AcceptRequest, *, context: CallContext = BLOCKING) -> Future[Delivery | None]:
-        """Take the lock of a session. Waits until a session has messages, if the request names no session.
+        """Take the lock of a session, and receive messages that are there if the request asks for messages.
 
-        Args:
-            request: The session, and the holder.
-            context: How the operation is called.
+        Waits until a session has messages, if the request names no session. A session that the request names can be empty.
 
         Returns:
             The session; `None` if no session came before the timeout or `stop_waiting` was called.
@@ -96,22 +95,45 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
+    def settle_and_receive(
+        self, settlements: Sequence[Settlement], request: ReceiveRequest, *, context: CallContext = BLOCKING
+    ) -> Future[Settled]:
+        """Settle messages, then receive the messages that are there. A failed settlement prevents the receive.
+
+        The messages are those of the session of `request`. The timeout of `request` is ignored: this does not wait.
+
+        Returns:
+            A result also if the receive is refused, because the lock is lost or too many callers wait. Then the settlements
+            stand.
+
+        Raises:
+            ProviderError: A later attempt of the same request replaced this one.
+        """
+
+    @abc.abstractmethod
     def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[float]:
         """Renew the session lock.
 
         Returns:
             Seconds until the lock expires.
-
-        Raises:
-            SessionLockedError: Another holder has the lock.
-            SessionNotFoundError: The holder lost the lock.
         """
 
     @abc.abstractmethod
-    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        """Release the session lock if this holder has it; otherwise do nothing.
+    def release(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        settlements: Sequence[Settlement] = (),
+        *,
+        context: CallContext = BLOCKING,
+    ) -> Future[Sequence[str | None]]:
+        """Settle messages, then release the session lock if this holder has it. Also if a settlement fails.
 
         The session's unsettled messages return to their places. Their deliveries do not count.
+
+        Returns:
+            One item for each settlement; see `settle`.
         """
 
     @abc.abstractmethod
@@ -130,34 +152,24 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def undo_accept(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        """Give back the lock that an accept took, because its caller did not get the answer.
+    def undo_accept(self, request: AcceptRequest, delivery: Delivery, *, context: CallContext = BLOCKING) -> Future[None]:
+        """Give back the messages and the lock that an accept took, because its caller did not get the answer.
 
-        Nothing happens if a repeated attempt of the same accept has got the session. Unlike `release`, this lets the same
-        holder take the session again.
+        The messages return as with `give_back`. The lock stays if a repeated attempt of the same accept has got the session.
+        Unlike `release`, this lets the same holder take the session again.
         """
 
     @abc.abstractmethod
     def get_state(
         self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING
     ) -> Future[bytes | None]:
-        """Return the session state, or `None` if the session has none.
-
-        Raises:
-            SessionLockedError: Another holder has the lock.
-            SessionNotFoundError: The holder lost the lock.
-        """
+        """Return the session state, or `None` if the session has none."""
 
     @abc.abstractmethod
     def set_state(
         self, entity: str, session_id: str, lock_id: str, state: bytes | None, *, context: CallContext = BLOCKING
     ) -> Future[None]:
-        """Store the session state; `None` deletes it.
-
-        Raises:
-            SessionLockedError: Another holder has the lock.
-            SessionNotFoundError: The holder lost the lock.
-        """
+        """Store the session state; `None` deletes it."""
 
     @abc.abstractmethod
     def receive_deferred(
@@ -172,8 +184,6 @@ class Broker(abc.ABC):
         """Receive deferred messages: all of them, or none and an error.
 
         Raises:
-            SessionLockedError: Another holder has the lock.
-            SessionNotFoundError: The holder lost the lock.
             ProviderError: The session has no deferred message with one of these numbers (code ``MessageNotFound``).
         """
 
@@ -189,23 +199,10 @@ class Broker(abc.ABC):
         *,
         context: CallContext = BLOCKING,
     ) -> Future[int]:
-        """Dead-letter all messages of the session.
-
-        Args:
-            entity: The queue or subscription.
-            session_id: The session.
-            lock_id: The holder of the session lock.
-            reason: Why; each dead letter keeps it.
-            description: More about the reason, or `None`.
-            request_id: The same for all attempts of one request.
-            context: How the operation is called.
+        """Dead-letter all messages of the session. Each dead letter keeps `reason` and `description`.
 
         Returns:
             How many messages the request dead-lettered. A later attempt of the same request returns the same number.
-
-        Raises:
-            SessionLockedError: Another holder has the lock.
-            SessionNotFoundError: The holder lost the lock.
         """
 
     @abc.abstractmethod
@@ -278,11 +275,7 @@ class Broker(abc.ABC):
     ) -> Future[int]:
         """Delete the active, deferred and scheduled messages that are there, but no dead letters and no session state.
 
-        Args:
-            entity: The queue or subscription.
-            session_id: The session; `None` purges all sessions that nobody holds.
-            request_id: The same for all attempts of one request.
-            context: How the operation is called.
+        Without a `session_id`, all sessions are purged that nobody holds.
 
         Returns:
             How many messages were deleted. A later attempt of a finished request returns the same number.

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import attrs
 
-from ..errors import ProviderError, ThrottledError
+from ..errors import ProviderError, SessionLockedError, SessionNotFoundError, ThrottledError
 from ..messages import Message, PeekedMessage, ReceivedMessage
 from ..protocol.error_codes import SERVER_BUSY, THROTTLED
 
@@ -62,7 +62,7 @@ class Delivery:
 
     Attributes:
         session_id: The session.
-        messages: The received messages. Empty if none came in time, and for an accept.
+        messages: The received messages. Empty if none came in time, and for an accept that asks for none.
         lock_expires_in: Seconds until the session lock expires, counted from the end of the call.
         waited: Seconds that the call took.
     """
@@ -71,6 +71,23 @@ class Delivery:
     messages: Sequence[ReceivedMessage]
     lock_expires_in: float
     waited: float
+
+
+@attrs.frozen
+class Settled:
+    """The result of `Broker.settle_and_receive`.
+
+    Attributes:
+        codes: One item for each settlement: `None` if the message is settled, else the error code.
+        delivery: The result of the receive; `None` if a settlement failed, or if the receive was refused.
+    """
+
+    codes: Sequence[str | None]
+    delivery: Delivery | None
+
+
+#: The errors for which `Broker.settle_and_receive` has a result without a delivery. The next receive reports them.
+RECEIVE_REFUSED = (SessionNotFoundError, SessionLockedError, ThrottledError)
 
 
 @attrs.frozen(kw_only=True)
@@ -227,6 +244,8 @@ class AcceptRequest:
         lock_id: The holder of the session lock; ``""`` for the shared holder of the plain dialect.
         timeout: Seconds to wait for a session, from 0.
         request_id: The same for all attempts of one request; ``""`` if the caller does not retry.
+        max_count: Messages to receive with the session at most, 1 to 1,000; `None` receives none.
+        taken: Messages that the caller uses at once; see `ReceiveRequest`.
         client: Who accepts, for people; ``""`` if the client did not say.
     """
 
@@ -235,12 +254,29 @@ class AcceptRequest:
     lock_id: str
     timeout: float = attrs.field(kw_only=True)
     request_id: str = attrs.field(default="", kw_only=True)
+    max_count: int | None = attrs.field(default=None, kw_only=True)
+    taken: int | None = attrs.field(default=None, kw_only=True)
     client: str = attrs.field(default="", kw_only=True)
 
+    def receive_from(self, session_id: str, max_count: int) -> ReceiveRequest:
+        """Return the request for the messages that the accept asks for. It does not wait for messages."""
+        return ReceiveRequest(
+            self.entity,
+            session_id,
+            self.lock_id,
+            max_count=max_count,
+            timeout=0.0,
+            request_id=self.request_id,
+            taken=self.taken,
+            client=self.client,
+        )
 
-def superseded_error() -> ProviderError:
-    """Return the error of a receive that a later attempt of the same request replaced.
+
+class SupersededError(ProviderError):
+    """A later attempt of the same request has replaced this one.
 
     Attempts can overtake each other. The error is transient, so a client whose latest attempt gets the error tries again.
     """
-    return ProviderError("another attempt of this request replaced this one", code=SERVER_BUSY, is_transient=True)
+
+    def __init__(self) -> None:
+        super().__init__("another attempt of this request replaced this one", code=SERVER_BUSY, is_transient=True)

@@ -15,6 +15,7 @@ from ..errors import QueueError, SessionLockedError, UnsupportedOperationError, 
 from ..logs import SessionLogger, get_logger
 from ..messages import PeekedMessage
 from ..protocol import COUNT_HEADER, ENVELOPE_TYPE, ERROR_CODE_HEADER, JSON_TYPE, LOCK_EXPIRES_HEADER
+from ..protocol.combined import combined_pieces
 from ..protocol.error_codes import INTERNAL_ERROR, INVALID_REQUEST, NOT_SUPPORTED, answer_to, code_of
 from ..protocol.routes import NoRouteError
 from ..protocol.wire import MalformedError, encode_single, envelope_pieces, fits_headers
@@ -33,7 +34,7 @@ class Answer:
         headers: The headers that belong to the answer, without the ones of the transport such as ``Content-Length``.
         body: The body, or `None`.
         messages: The messages of the answer. `encoded` turns them into headers and a body; a client in the same process
-            takes them as they are.
+            takes them as they are. If there is a body, too, it is a JSON object, and gets a member for the messages.
         single: Encode a single message as headers and a raw body, if it fits. `False` always encodes an envelope.
         download: A file that is the body. The transport reads it in pieces, and closes it.
     """
@@ -46,10 +47,16 @@ class Answer:
     download: Backup | None = None
 
     @classmethod
-    def json(cls, status: int, value: Any, headers: Mapping[str, str] | None = None) -> Answer:
-        """Return an answer with a JSON body."""
+    def json(
+        cls,
+        status: int,
+        value: Any,
+        headers: Mapping[str, str] | None = None,
+        messages: Sequence[PeekedMessage] | None = None,
+    ) -> Answer:
+        """Return an answer with a JSON body. If it has messages, `value` is an object with at least one member."""
         body = json.dumps(value, separators=(",", ":")).encode()
-        return cls(status, {"Content-Type": JSON_TYPE, **(headers or {})}, body)
+        return cls(status, {"Content-Type": JSON_TYPE, **(headers or {})}, body, messages)
 
     def encoded(self) -> Answer:
         """Return the same answer with its messages encoded into headers and body, or with its file read into the body."""
@@ -66,6 +73,8 @@ class Answer:
         messages = self.messages
         if messages is None:
             return self.headers, [self.body] if self.body else []
+        if self.body is not None:
+            return self.headers, combined_pieces(self.body, messages)
         # A repeated request gets the same answer. If the first attempt asked for several messages, there can be more than
         # one here, although this attempt asked for one.
         if self.single and len(messages) == 1:
@@ -92,6 +101,11 @@ class PendingAnswer(Generic[T]):
     make: Callable[[T], Answer]
     give_back: Callable[[T], Future[None] | None] | None = None
     patience: float | None = None
+
+
+def done(future: Future[None], status: int) -> PendingAnswer[None]:
+    """Return an answer without contents, for when the broker has finished."""
+    return PendingAnswer(future, lambda _: Answer(status))
 
 
 def no_metrics() -> PendingAnswer[bytes]:

@@ -1,30 +1,29 @@
-"""The operations of the protocol. Each handler takes an authorized request, calls the broker, and returns the answer."""
+"""The operations of the protocol. Each handler takes an authorized request, calls the broker, and returns the answer.
+
+The handlers of a session's holder are in `session_handlers`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..broker.base import Broker
-from ..broker.calls import AcceptRequest, Backup, Delivery, Disposition, ReceiveRequest, Settlement
-from ..errors import InvalidReceiptError, ValidationError
-from ..logs import SessionLogger, get_logger
-from ..messages import Message, ReceivedMessage, SessionInfo
-from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, SQLITE_TYPE, WAITED_HEADER
-from ..protocol.error_codes import not_settled
+from ..broker.calls import Backup
+from ..errors import ValidationError
+from ..messages import Message, SessionInfo
+from ..protocol import JSON_TYPE, SQLITE_TYPE
 from ..protocol.queue_json import decode_queue, encode_queue_info, encode_statistics
 from ..protocol.routes import Operation
-from ..protocol.wire import format_date, json_object
+from ..protocol.wire import format_date
 from ..queues import QueueInfo
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_session_id
-from .answer import Answer, PendingAnswer, no_metrics
+from .answer import Answer, PendingAnswer, done, no_metrics
 from .readiness import READY_TIMEOUT, Readiness
-from .request import Request, check_size, iter_messages, read_reason, read_sequence_numbers, read_settlements
-
-logger: SessionLogger = get_logger(__name__)
+from .request import Request, iter_messages, read_sequence_numbers
+from .session_handlers import Handler, SessionHandlers
 
 #: Messages and sessions that a listing returns if the query has no ``max``.
 DEFAULT_PEEK_COUNT, DEFAULT_LIST_COUNT = 10, 100
@@ -45,21 +44,8 @@ class Handlers:
         self._broker = broker
         self._readiness = Readiness(broker)
         self.max_message_size = max_message_size
-        self._handlers: dict[Operation, Callable[[Request], Answer | PendingAnswer[Any]]] = {
-            Operation.RECEIVE: self._receive,
-            Operation.COMPLETE: self._settle_one,
-            Operation.ABANDON: self._settle_one,
-            Operation.DEFER: self._settle_one,
-            Operation.DEAD_LETTER: self._settle_one,
-            Operation.RENEW: self._renew,
-            Operation.ACCEPT: self._accept,
-            Operation.SETTLE: self._settle,
-            Operation.RECEIVE_DEFERRED: self._receive_deferred,
-            Operation.DEAD_LETTER_SESSION: self._dead_letter_session,
-            Operation.RELEASE: self._release,
-            Operation.GET_STATE: self._get_state,
-            Operation.SET_STATE: self._set_state,
-            Operation.CLEAR_STATE: self._clear_state,
+        self._handlers: dict[Operation, Handler] = {
+            **SessionHandlers(broker, max_message_size).by_operation(),
             Operation.PEEK: self._peek,
             Operation.PEEK_QUEUE: self._peek,
             Operation.LIST_SESSIONS: self._list_sessions,
@@ -92,138 +78,6 @@ class Handlers:
         """
         return self._handlers[request.route.operation](request)
 
-    # Receiving
-
-    def _receive(self, request: Request) -> PendingAnswer[Any]:
-        route = request.route
-        wanted = ReceiveRequest(
-            route.entity,
-            route.session_id,
-            request.lock_id,
-            max_count=request.number("max", 1, MAX_BATCH, lowest=1),
-            timeout=request.timeout,
-            request_id=request.request_id,
-            holds_lock=request.headers.get(LOCK_HELD_HEADER) == "1",
-            taken=request.number("taken", 1, MAX_BATCH, lowest=1) if "taken" in request.query else None,
-            client=request.client,
-        )
-        broker, single = self._broker, "max" not in request.query
-
-        def make(delivery: Delivery) -> Answer:
-            if not wanted.holds_lock:
-                _log_lock(request, "took", delivery.session_id)
-            headers = _lock_headers(delivery)
-            if not delivery.messages:
-                return Answer(204, headers)
-            return Answer(201, headers, messages=delivery.messages, single=single)
-
-        def give_back(delivery: Delivery) -> Future[None]:
-            tokens = [message.receipt.handle for message in delivery.messages]
-            return broker.give_back(wanted.entity, wanted.session_id, wanted.lock_id, tokens, context=request.context)
-
-        return PendingAnswer(broker.receive(wanted, context=request.context), make, give_back)
-
-    def _accept(self, request: Request) -> PendingAnswer[Any]:
-        session_id = request.json().get("SessionId")
-        wanted = AcceptRequest(
-            request.route.entity,
-            None if session_id is None else check_session_id(session_id),
-            request.lock_id,
-            timeout=request.timeout,
-            request_id=request.request_id,
-            client=request.client,
-        )
-        broker = self._broker
-
-        def make(delivery: Delivery | None) -> Answer:
-            if delivery is None:
-                return Answer(204)
-            _log_lock(request, "took", delivery.session_id)
-            return Answer.json(201, {"SessionId": delivery.session_id}, _lock_headers(delivery))
-
-        def give_back(delivery: Delivery | None) -> Future[None] | None:
-            if delivery is None:
-                return None
-            return broker.undo_accept(wanted.entity, delivery.session_id, wanted.lock_id, context=request.context)
-
-        return PendingAnswer(broker.accept(wanted, context=request.context), make, give_back)
-
-    def _receive_deferred(self, request: Request) -> PendingAnswer[Any]:
-        numbers = read_sequence_numbers(request.json())
-        holder, broker = _holder(request), self._broker
-
-        def give_back(messages: list[ReceivedMessage]) -> Future[None]:
-            return broker.give_back(*holder, [message.receipt.handle for message in messages], context=request.context)
-
-        future = broker.receive_deferred(*holder, numbers, context=request.context)
-        return PendingAnswer(future, lambda messages: Answer(201, messages=messages), give_back)
-
-    # Settling
-
-    def _settle_one(self, request: Request) -> PendingAnswer[Any]:
-        route = request.route
-        disposition = _DISPOSITIONS[route.operation]
-        reason, description = (None, None)
-        if disposition is Disposition.DEAD_LETTER:
-            reason, description = read_reason(request.json())
-        delay = request.delay if disposition is Disposition.ABANDON else 0.0
-        settlement = Settlement(route.lock_token, disposition, reason, description, delay)
-
-        def make(codes: list[str | None]) -> Answer:
-            code = codes[0]
-            if code is not None:
-                raise InvalidReceiptError(not_settled(code), code=code)
-            return Answer(204)
-
-        return PendingAnswer(self._broker.settle(route.entity, route.session_id, [settlement], context=request.context), make)
-
-    def _settle(self, request: Request) -> PendingAnswer[Any]:
-        settlements = read_settlements(json_object(request.body))
-        route = request.route
-
-        def make(codes: list[str | None]) -> Answer:
-            failed = [
-                {"LockToken": settlement.lock_token, "code": code}
-                for settlement, code in zip(settlements, codes, strict=True)
-                if code is not None
-            ]
-            return Answer.json(200, {"failed": failed})
-
-        return PendingAnswer(self._broker.settle(route.entity, route.session_id, settlements, context=request.context), make)
-
-    def _dead_letter_session(self, request: Request) -> PendingAnswer[Any]:
-        reason, description = read_reason(request.json())
-        future = self._broker.dead_letter_session(
-            *_holder(request), reason or "", description, request.request_id, context=request.context
-        )
-        return PendingAnswer(future, lambda count: Answer.json(200, {"count": count}))
-
-    # The session's lock and state
-
-    def _renew(self, request: Request) -> PendingAnswer[Any]:
-        future = self._broker.renew(*_holder(request), context=request.context)
-        return PendingAnswer(future, lambda seconds: Answer(204, {LOCK_EXPIRES_HEADER: _decimal(seconds)}))
-
-    def _release(self, request: Request) -> PendingAnswer[Any]:
-        def make(_: None) -> Answer:
-            _log_lock(request, "released", request.route.session_id)
-            return Answer(204)
-
-        return PendingAnswer(self._broker.release(*_holder(request), context=request.context), make)
-
-    def _get_state(self, request: Request) -> PendingAnswer[Any]:
-        def make(state: bytes | None) -> Answer:
-            return Answer(204) if state is None else Answer(200, {"Content-Type": "application/octet-stream"}, state)
-
-        return PendingAnswer(self._broker.get_state(*_holder(request), context=request.context), make)
-
-    def _set_state(self, request: Request) -> PendingAnswer[Any]:
-        check_size(len(request.body), "the session state", self.max_message_size)
-        return _done(self._broker.set_state(*_holder(request), request.body, context=request.context), 204)
-
-    def _clear_state(self, request: Request) -> PendingAnswer[Any]:
-        return _done(self._broker.set_state(*_holder(request), None, context=request.context), 204)
-
     # Browsing
 
     def _peek(self, request: Request) -> PendingAnswer[Any]:
@@ -244,7 +98,7 @@ class Handlers:
 
     def _send(self, request: Request) -> PendingAnswer[Any]:
         messages = self._messages(request)
-        return _done(self._broker.send(request.route.entity, messages, request.request_id, context=request.context), 201)
+        return done(self._broker.send(request.route.entity, messages, request.request_id, context=request.context), 201)
 
     def _messages(self, request: Request) -> Sequence[Message]:
         if request.messages is not None:
@@ -261,7 +115,7 @@ class Handlers:
 
     def _cancel_scheduled(self, request: Request) -> PendingAnswer[Any]:
         numbers = read_sequence_numbers(request.json())
-        return _done(self._broker.cancel_scheduled(request.route.entity, numbers, context=request.context), 204)
+        return done(self._broker.cancel_scheduled(request.route.entity, numbers, context=request.context), 204)
 
     def _purge(self, request: Request) -> PendingAnswer[Any]:
         route = request.route
@@ -279,10 +133,10 @@ class Handlers:
         return PendingAnswer(future, lambda messages: Answer(200, messages=messages))
 
     def _resubmit(self, request: Request) -> PendingAnswer[Any]:
-        return _done(self._broker.resubmit(request.route.entity, request.route.sequence_number, context=request.context), 201)
+        return done(self._broker.resubmit(request.route.entity, request.route.sequence_number, context=request.context), 201)
 
     def _delete_dead_letter(self, request: Request) -> PendingAnswer[Any]:
-        return _done(
+        return done(
             self._broker.delete_dead_letter(request.route.entity, request.route.sequence_number, context=request.context), 204
         )
 
@@ -317,7 +171,7 @@ class Handlers:
         return PendingAnswer(future, lambda statistics: Answer.json(200, encode_statistics(statistics)))
 
     def _delete_queue(self, request: Request) -> PendingAnswer[Any]:
-        return _done(self._broker.delete_queue(request.route.entity, context=request.context), 204)
+        return done(self._broker.delete_queue(request.route.entity, context=request.context), 204)
 
     def _list_queues(self, request: Request) -> PendingAnswer[Any]:
         key = request.key
@@ -329,30 +183,10 @@ class Handlers:
         return PendingAnswer(self._broker.list_queues(context=request.context), make)
 
 
-_DISPOSITIONS = {
-    Operation.COMPLETE: Disposition.COMPLETE,
-    Operation.ABANDON: Disposition.ABANDON,
-    Operation.DEFER: Disposition.DEFER,
-    Operation.DEAD_LETTER: Disposition.DEAD_LETTER,
-}
-
-
-def _log_lock(request: Request, what: str, session_id: str) -> None:
-    # A client in the same process, whose thread waits for the broker, logs this itself.
-    if not request.context.blocking:
-        name = request.route.entity
-        logger.info("a client %s the session %r of %r", what, session_id, name, queue=name, session_id=session_id)
-
-
 @cache
 def openapi_document() -> bytes:
     """Return the description of the protocol in OpenAPI."""
     return Path(__file__).with_name("openapi.json").read_bytes()
-
-
-def _done(future: Future[None], status: int) -> PendingAnswer[None]:
-    """Return an answer without contents, for when the broker has finished."""
-    return PendingAnswer(future, lambda _: Answer(status))
 
 
 def _session_list(sessions: list[SessionInfo]) -> Answer:
@@ -369,21 +203,7 @@ def _session_list(sessions: list[SessionInfo]) -> Answer:
     return Answer.json(200, {"sessions": listed})
 
 
-def _holder(request: Request) -> tuple[str, str, str]:
-    """Return the entity, the session and the holder that a request is about."""
-    return request.route.entity, request.route.session_id, request.lock_id
-
-
 def _peek_range(request: Request) -> tuple[int, int]:
     """Return the first sequence number, and how many messages to return."""
     start = request.number("from", 0, MAX_SEQUENCE_NUMBER)
     return start, request.number("max", DEFAULT_PEEK_COUNT, MAX_BATCH, lowest=1)
-
-
-def _decimal(seconds: float) -> str:
-    """Return seconds rounded down, so that a client never counts on more time than the lock has."""
-    return f"{max(0.0, int(seconds * 1000) / 1000):.3f}"
-
-
-def _lock_headers(delivery: Delivery) -> dict[str, str]:
-    return {LOCK_EXPIRES_HEADER: _decimal(delivery.lock_expires_in), WAITED_HEADER: _decimal(delivery.waited)}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from prometheus_client import CollectorRegistry, Counter
 
 from ..broker.base import Broker
-from ..broker.calls import BLOCKING, AcceptRequest, CallContext, Delivery, Disposition, ReceiveRequest, Settlement
+from ..broker.calls import BLOCKING, AcceptRequest, CallContext, Delivery, Disposition, ReceiveRequest, Settled, Settlement
 from ..broker.dead_letter_reasons import counted_as
 from ..messages import Message, ReceivedMessage
 
@@ -106,11 +106,11 @@ class _MeasuredBroker:
 
     def receive(self, request: ReceiveRequest, *, context: CallContext = BLOCKING) -> Future[Delivery]:
         future = self._broker.receive(request, context=context)
-        return self._counted(future, request.entity, lambda delivery: self._delivered(delivery.messages))
+        return self._counted(future, request.entity, self._delivered_with)
 
     def accept(self, request: AcceptRequest, *, context: CallContext = BLOCKING) -> Future[Delivery | None]:
         future = self._broker.accept(request, context=context)
-        return self._counted(future, request.entity, lambda _: None)
+        return self._counted(future, request.entity, self._delivered_with)
 
     def receive_deferred(
         self,
@@ -124,6 +124,10 @@ class _MeasuredBroker:
         future = self._broker.receive_deferred(entity, session_id, lock_id, sequence_numbers, context=context)
         return self._counted(future, entity, self._delivered)
 
+    def _delivered_with(self, delivery: Delivery | None) -> None:
+        if delivery is not None:
+            self._delivered(delivery.messages)
+
     def _delivered(self, messages: Sequence[ReceivedMessage]) -> None:
         if messages:
             self._counters.delivered.inc(len(messages))
@@ -133,6 +137,28 @@ class _MeasuredBroker:
     ) -> Future[list[str | None]]:
         future = self._broker.settle(entity, session_id, settlements, context=context)
         return self._counted(future, entity, partial(self._settled, settlements))
+
+    def settle_and_receive(
+        self, settlements: Sequence[Settlement], request: ReceiveRequest, *, context: CallContext = BLOCKING
+    ) -> Future[Settled]:
+        def count(result: Settled) -> None:
+            self._settled(settlements, result.codes)
+            self._delivered_with(result.delivery)
+
+        future = self._broker.settle_and_receive(settlements, request, context=context)
+        return self._counted(future, request.entity, count)
+
+    def release(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        settlements: Sequence[Settlement] = (),
+        *,
+        context: CallContext = BLOCKING,
+    ) -> Future[Sequence[str | None]]:
+        future = self._broker.release(entity, session_id, lock_id, settlements, context=context)
+        return self._counted(future, entity, partial(self._settled, settlements)) if settlements else future
 
     def _settled(self, settlements: Sequence[Settlement], codes: Sequence[str | None]) -> None:
         for settlement, code in zip(settlements, codes, strict=True):

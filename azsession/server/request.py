@@ -162,6 +162,15 @@ class Request:
             raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}, not {text[:80]!r}")
         return int(text)
 
+    @property
+    def taken(self) -> int | None:
+        """The number of messages that the client uses at once, of those that it receives; `None` for all.
+
+        Raises:
+            ValidationError: It is not a number of messages.
+        """
+        return self.number("taken", 1, MAX_BATCH, lowest=1) if "taken" in self.query else None
+
     def json(self) -> Mapping[str, Any]:
         """Return the body as a JSON object. For bodies that do not describe messages.
 

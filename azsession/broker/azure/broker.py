@@ -24,7 +24,7 @@ from ...queues import QueueInfo, QueueSettings, QueueStatistics
 from ...token_cache import TokenCache
 from ...tokens import source_of
 from ..base import Broker
-from ..calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settlement
+from ..calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settled, Settlement
 from .batches import EncodedMessages
 from .browsing import MessageBrowser
 from .delays import DelayedSessions
@@ -144,8 +144,21 @@ class AzureBroker(Broker):
     def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[float]:
         return self._run(context, lambda operation: self._held.renew(entity, session_id, lock_id, operation))
 
-    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        return self._run(context, lambda operation: self._held.release(entity, session_id, lock_id, operation))
+    def settle_and_receive(
+        self, settlements: Sequence[Settlement], request: ReceiveRequest, *, context: CallContext = BLOCKING
+    ) -> Future[Settled]:
+        return self._run(context, lambda operation: self._held.settle_and_receive(settlements, request, operation))
+
+    def release(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        settlements: Sequence[Settlement] = (),
+        *,
+        context: CallContext = BLOCKING,
+    ) -> Future[Sequence[str | None]]:
+        return self._run(context, lambda operation: self._held.release(entity, session_id, lock_id, settlements, operation))
 
     def give_back(
         self,
@@ -158,8 +171,8 @@ class AzureBroker(Broker):
     ) -> Future[None]:
         return self._run(context, lambda operation: self._held.give_back(entity, session_id, lock_id, lock_tokens, operation))
 
-    def undo_accept(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        return self._run(context, lambda operation: self._held.undo_accept(entity, session_id, lock_id, operation))
+    def undo_accept(self, request: AcceptRequest, delivery: Delivery, *, context: CallContext = BLOCKING) -> Future[None]:
+        return self._run(context, lambda operation: self._held.undo_accept(request, delivery, operation))
 
     def get_state(
         self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING

@@ -6,10 +6,12 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import attrs
+
 from ...amqp import Condition, Response
 from ...errors import ProviderError, QueueError, SessionNotFoundError, UnsupportedOperationError
 from ...protocol.error_codes import MESSAGE_LOCK_LOST, NOT_SUPPORTED, SESSION_LOCK_LOST
-from ..calls import Disposition, ReceiveRequest, Settlement
+from ..calls import RECEIVE_REFUSED, AcceptRequest, Delivery, Disposition, ReceiveRequest, Settled, Settlement
 from .browsing import MessageBrowser
 from .delays import DelayedSessions
 from .error_mapping import error_of
@@ -76,6 +78,19 @@ class HeldSessionOperations:
                 codes[index] = await self._settle_elsewhere(entity, session_id, settlement, operation)
         return codes
 
+    async def settle_and_receive(
+        self, settlements: Sequence[Settlement], request: ReceiveRequest, operation: Operation
+    ) -> Settled:
+        """Settle messages, then receive those that are there: Azure has no request for both."""
+        codes = await self.settle(request.entity, request.session_id, settlements, operation)
+        if any(code is not None for code in codes):
+            return Settled(codes, None)
+        try:
+            delivery = await self._receiver.receive(attrs.evolve(request, timeout=0.0), operation.part())
+        except RECEIVE_REFUSED:
+            return Settled(codes, None)
+        return Settled(codes, delivery)
+
     async def _settle_here(
         self, session: HeldSession, settlements: Sequence[Settlement], operation: Operation
     ) -> list[str | None]:
@@ -126,12 +141,14 @@ class HeldSessionOperations:
             # Deferring them again counts no delivery.
             _settle(session, [Settlement(message.token, Disposition.RELEASE) for message in unread])
 
-    async def undo_accept(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> None:
-        """Give back the lock of a session whose accept was not answered, unless another call has used the session."""
+    async def undo_accept(self, request: AcceptRequest, delivery: Delivery, operation: Operation) -> None:
+        """Give back what an accept took that was not answered. The lock stays if another call has used the session."""
         operation.commit()
-        session = self._registry.held(entity, session_id)
-        if session is not None and session.lock_id == lock_id and not session.is_shared:
-            await self._namespace.wait(session.release(may_return=True), operation)
+        session = self._registry.held(request.entity, delivery.session_id)
+        if session is not None and session.lock_id == request.lock_id:
+            session.receives.give_back([message.receipt.handle for message in delivery.messages])
+            if not session.is_shared:
+                await self._namespace.wait(session.release(may_return=True), operation)
 
     async def dead_letter_session(
         self,
@@ -187,15 +204,19 @@ class HeldSessionOperations:
             raise error_of(answer, entity=entity, session_id=session_id)
         return session.lock.left()
 
-    async def release(self, entity: str, session_id: str, lock_id: str, operation: Operation) -> None:
-        """Release the lock if this holder has it."""
+    async def release(
+        self, entity: str, session_id: str, lock_id: str, settlements: Sequence[Settlement], operation: Operation
+    ) -> Sequence[str | None]:
+        """Settle messages, then release the lock if this holder has it. Return an error code or `None` for each message."""
         operation.commit()
+        codes = await self.settle(entity, session_id, settlements, operation) if settlements else []
         session = self._registry.held(entity, session_id)
         if session is not None and session.lock_id == lock_id:
             if not self._delays.keep(session):
                 await self._namespace.wait(session.release(), operation)
         else:
             self._registry.note_ended(entity, session_id, lock_id)
+        return codes
 
     # The state
 

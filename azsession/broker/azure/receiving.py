@@ -14,7 +14,7 @@ from ...errors import ProviderError, QueueError, ThrottledError
 from ...logs import SessionLogger, get_logger
 from ...messages import ReceivedMessage
 from ...protocol.error_codes import MESSAGE_NOT_FOUND, SESSION_UNUSABLE
-from ..calls import AcceptRequest, Delivery, ReceiveRequest
+from ..calls import AcceptRequest, Delivery, ReceiveRequest, SupersededError
 from .answer_size import fitting
 from .error_mapping import error_of
 from .namespace import CONNECT_TIMEOUT, Namespace
@@ -163,7 +163,7 @@ class SessionReceiver:
             operation: The call.
 
         Returns:
-            The session without messages; `None` if no session came.
+            The session, with messages that are there if the request asks for messages; `None` if no session came.
 
         Raises:
             SessionLockedError: Another holder has the session that the request names.
@@ -181,12 +181,11 @@ class SessionReceiver:
             self._open(session, operation, self._patience(request.timeout))
         try:
             await self._wait_until_opened(session, self._namespace.timeout, operation)
-            operation.commit()
+            return await self._accepted(session, request.session_id, request, operation)
         except (Exception, WithdrawnError) as error:
             if is_new:
                 self._undo(session, error)
             raise
-        return _accepted(session, request.session_id, request, operation)
 
     async def _accept_next(self, request: AcceptRequest, operation: Operation) -> Delivery | None:
         deadline, seconds = operation.started + request.timeout, FIRST_PAUSE
@@ -201,8 +200,7 @@ class SessionReceiver:
             try:
                 is_granted = await self._wait_until_opened(session, left + CONNECT_TIMEOUT, operation)
                 if is_granted and session.session_id is not None:
-                    operation.commit()
-                    return _accepted(session, session.session_id, request, operation)
+                    return await self._accepted(session, session.session_id, request, operation)
             except QueueError as error:
                 session.withdraw()
                 if unusable.is_new(error) and time.monotonic() < deadline:
@@ -224,6 +222,35 @@ class SessionReceiver:
                 unusable.report()
                 return None
             seconds = min(MAX_PAUSE, seconds * 2)
+
+    async def _accepted(
+        self, session: HeldSession, session_id: str, request: AcceptRequest, operation: Operation
+    ) -> Delivery:
+        """Return a session that was granted, with its first messages if the request asks for messages."""
+        session.client = request.client or session.client
+        found: Sequence[ReceivedMessage] = []
+        if request.max_count is not None:
+            found = await self._first_messages(session, request.receive_from(session_id, request.max_count), operation)
+        operation.commit()
+        return Delivery(session_id, found, session.lock.left(), time.monotonic() - operation.started)
+
+    async def _first_messages(
+        self, session: HeldSession, request: ReceiveRequest, operation: Operation
+    ) -> Sequence[ReceivedMessage]:
+        """Return messages that are there; none if Azure fails now, because the session is granted already."""
+        receive = PendingReceive(request.max_count, request.request_id, waits=False, taken=request.taken)
+        session.receive(receive)
+        try:
+            await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
+            operation.commit()
+        except SupersededError:
+            raise
+        except (QueueError, WithdrawnError) as error:
+            session.receives.take_back(receive)
+            if isinstance(error, WithdrawnError):
+                raise
+            return []
+        return ReceivedMessages(session, receive.future.result())
 
     async def _wait_until_opened(self, session: HeldSession, seconds: float, operation: Operation) -> bool:
         """Return whether Azure granted a session."""
@@ -341,8 +368,3 @@ class _UnusableSessions:
         """Raise the first error, which names its session, if there was any."""
         if self._errors:
             raise next(iter(self._errors.values()))
-
-
-def _accepted(session: HeldSession, session_id: str, request: AcceptRequest, operation: Operation) -> Delivery:
-    session.client = request.client or session.client
-    return Delivery(session_id, [], session.lock.left(), time.monotonic() - operation.started)

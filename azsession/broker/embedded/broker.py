@@ -15,7 +15,7 @@ from ...protocol.error_codes import CONFLICT
 from ...queues import QueueInfo, QueueSettings, QueueStatistics
 from ...validation import as_list, check_flag, check_queue_name, shown
 from ..base import Broker
-from ..calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settlement
+from ..calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, ReceiveRequest, Settled, Settlement
 from ..clock import Clock
 from .backup import Backups, remove_unfinished
 from .browsing import Browsing
@@ -122,8 +122,21 @@ class EmbeddedBroker(Broker):
     def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[float]:
         return self._settling.renew(entity, session_id, lock_id, context)
 
-    def release(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        return self._settling.release(entity, session_id, lock_id, context)
+    def settle_and_receive(
+        self, settlements: Sequence[Settlement], request: ReceiveRequest, *, context: CallContext = BLOCKING
+    ) -> Future[Settled]:
+        return self._receiving.settle_and_receive(settlements, request, context)
+
+    def release(
+        self,
+        entity: str,
+        session_id: str,
+        lock_id: str,
+        settlements: Sequence[Settlement] = (),
+        *,
+        context: CallContext = BLOCKING,
+    ) -> Future[Sequence[str | None]]:
+        return self._settling.release(entity, session_id, lock_id, settlements, context)
 
     def give_back(
         self,
@@ -136,8 +149,8 @@ class EmbeddedBroker(Broker):
     ) -> Future[None]:
         return self._settling.give_back(entity, session_id, lock_id, lock_tokens, context)
 
-    def undo_accept(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[None]:
-        return self._settling.undo_accept(entity, session_id, lock_id, context)
+    def undo_accept(self, request: AcceptRequest, delivery: Delivery, *, context: CallContext = BLOCKING) -> Future[None]:
+        return self._settling.undo_accept(request, delivery, context)
 
     def get_state(
         self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING

@@ -95,6 +95,11 @@ class Holder:
     def complete(self, *messages: ReceivedMessage) -> list[str | None]:
         return self.settle(*messages)
 
+    def undo_accept(self, *messages: ReceivedMessage) -> None:
+        """Undo an accept whose answer did not arrive."""
+        request = AcceptRequest(QUEUE, None, self.lock_id, timeout=0.0)
+        self.broker.undo_accept(request, Delivery(self.session_id, messages, 0.0, 0.0)).result(10)
+
     def renew(self) -> float:
         return wait_for(self.broker.renew(*self.whose))
 

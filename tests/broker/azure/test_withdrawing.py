@@ -164,7 +164,7 @@ def test_an_accept_whose_answer_was_lost_is_undone(namespace: StandIn, broker: A
     send(broker, "a")
     holder = Holder(broker)
     assert holder.accept_next(request_id="r1") == "s1"
-    broker.undo_accept(*holder.whose).result(10)
+    holder.undo_accept()
     assert not namespace.locked_sessions(QUEUE)
     # The holder may take the session again.
     assert holder.accept_next(request_id="r1") == "s1"
@@ -175,7 +175,7 @@ def test_an_accept_whose_second_answer_arrived_is_not_undone(namespace: StandIn,
     send(broker, "a")
     holder = Holder(broker)
     assert holder.accept_next(request_id="r1") == holder.accept_next(request_id="r1") == "s1"
-    broker.undo_accept(*holder.whose).result(10)
+    holder.undo_accept()
     assert namespace.locked_sessions(QUEUE) == {"s1"}
     assert holder.renew() > 0
 

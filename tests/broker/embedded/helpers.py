@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from azsession import Message, ReceivedMessage
-from azsession.broker.calls import AcceptRequest, CallContext, Disposition, ReceiveRequest, Settlement, wait_for
+from azsession.broker.calls import (
+    AcceptRequest,
+    CallContext,
+    Delivery,
+    Disposition,
+    ReceiveRequest,
+    Settled,
+    Settlement,
+    wait_for,
+)
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.jobs import Transaction
@@ -115,6 +124,47 @@ def accept(
     """Return the id of the accepted session."""
     delivery = wait_for(broker.accept(AcceptRequest("q", session, lock, timeout=timeout, request_id=request_id)))
     return None if delivery is None else delivery.session_id
+
+
+def accept_messages(
+    broker: EmbeddedBroker,
+    lock: str = "A",
+    session: str | None = None,
+    *,
+    count: int = 10,
+    taken: int | None = None,
+    request_id: str = "",
+) -> Delivery | None:
+    """Accept a session with messages that are there."""
+    request = AcceptRequest("q", session, lock, timeout=0, request_id=request_id, max_count=count, taken=taken)
+    return wait_for(broker.accept(request))
+
+
+def undo_accept(
+    broker: EmbeddedBroker, lock: str = "A", session: str = "s", messages: Sequence[ReceivedMessage] = ()
+) -> None:
+    """Undo an accept whose answer did not arrive."""
+    request, delivery = AcceptRequest("q", None, lock, timeout=0), Delivery(session, messages, 0.0, 0.0)
+    broker.undo_accept(request, delivery).result()
+
+
+def settle_and_receive(
+    broker: EmbeddedBroker,
+    settled: Sequence[ReceivedMessage],
+    lock: str = "A",
+    count: int = 1,
+    *,
+    disposition: Disposition = COMPLETE,
+    session: str = "s",
+    taken: int | None = None,
+    request_id: str = "",
+) -> Settled:
+    """Settle messages in one way, and receive those that are there. The holder says that it has the lock."""
+    settlements = [Settlement(one.receipt.handle, disposition) for one in settled]
+    request = ReceiveRequest(
+        "q", session, lock, max_count=count, timeout=0, request_id=request_id, taken=taken, holds_lock=True
+    )
+    return wait_for(broker.settle_and_receive(settlements, request))
 
 
 def settle(

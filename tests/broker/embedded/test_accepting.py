@@ -9,7 +9,7 @@ import pytest
 from azsession import SessionLockedError
 from azsession.broker.embedded import EmbeddedBroker
 
-from .helpers import COMPLETE, DEFER, HandClock, accept, copy_data, receive, send, settle
+from .helpers import COMPLETE, DEFER, HandClock, accept, copy_data, receive, send, settle, undo_accept
 
 
 def test_accept_takes_the_session_with_the_oldest_first_message(broker: EmbeddedBroker) -> None:
@@ -137,16 +137,16 @@ def test_an_accept_that_is_undone_frees_the_session_for_all_holders(broker: Embe
     send(broker, "a")
     for holder in ("A", "A", "B"):
         assert accept(broker, holder) == "s"
-        broker.undo_accept("q", "s", holder).result()
+        undo_accept(broker, holder)
 
 
 def test_an_accept_that_was_repeated_is_not_undone(broker: EmbeddedBroker) -> None:
     send(broker, "a")
     assert accept(broker, "A", request_id="r1") == "s"
     assert accept(broker, "A", request_id="r1") == "s"
-    broker.undo_accept("q", "s", "A").result()
+    undo_accept(broker, "A")
     assert accept(broker, "B") is None
-    broker.undo_accept("q", "s", "A").result()
+    undo_accept(broker, "A")
     assert accept(broker, "B") == "s"
 
 
@@ -154,6 +154,6 @@ def test_a_lock_that_an_accept_did_not_take_is_not_undone(broker: EmbeddedBroker
     send(broker, "a")
     settle(broker, COMPLETE, *receive(broker, "A"))
     assert accept(broker, "A", "s") == "s"
-    broker.undo_accept("q", "s", "A").result()
+    undo_accept(broker, "A")
     with pytest.raises(SessionLockedError):
         accept(broker, "B", "s")

@@ -6,7 +6,7 @@ import pytest
 
 from azsession import ProviderError
 from azsession.broker.calls import AcceptRequest, ReceiveRequest
-from azsession.broker.embedded import EmbeddedBroker, receiving
+from azsession.broker.embedded import EmbeddedBroker, accepting
 
 from .helpers import ABANDON, COMPLETE, DEFER, HandClock, accept, at, bodies, numbers, receive, receive_deferred, send, settle
 
@@ -176,7 +176,7 @@ def test_accepts_whose_locks_are_held_are_remembered_and_others_forgotten(broker
 
 
 def test_the_latest_accepts_are_remembered(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiving, "MAX_ACCEPTS", 3)
+    monkeypatch.setattr(accepting, "MAX_ACCEPTS", 3)
     for number in range(5):
         send(broker, "a", session=f"s{number}")
         assert accept(broker, f"A{number}", request_id=f"r{number}") == f"s{number}"

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from ....amqp.message_mapping import has_expired
 from ....errors import QueueError
-from ...calls import superseded_error
+from ...calls import SupersededError
 from ..answer_size import fitting
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
@@ -150,7 +150,7 @@ class PendingReceives:
             for earlier in [one for one in self._receives if one.request_id == receive.request_id]:
                 # Nobody reads the result of the first attempt: it must not take messages.
                 self._receives.remove(earlier)
-                earlier.future.set_exception(superseded_error())
+                earlier.future.set_exception(SupersededError())
         if not self._receives and any(has_expired(message.message) for message in self._ready):
             # Azure must decide: it would not have delivered the message now.
             self.return_ready()
