@@ -21,7 +21,7 @@ FETCH_AHEAD = "fetch-ahead"
 STATISTICS = "statistics"
 #: Combined requests: an accept returns messages, ``$settle`` returns messages, and a release settles.
 COMBINED = "combined"
-SERVER_EXTENSIONS = f"{FETCH_AHEAD}, {STATISTICS}"
+SERVER_EXTENSIONS = f"{FETCH_AHEAD}, {STATISTICS}, {COMBINED}"
 #: The holder of a session's lock: a UUID that the client creates each time it takes the lock.
 LOCK_ID_HEADER = "Azsession-Lock-Id"
 #: ``1`` on a receive of a client that already held the lock under this lock id. The server must not grant a new lock to it. A
