@@ -16,7 +16,7 @@ from .conftest import InterruptError, interrupted_in
 
 BODIES = ["0", "1", "2", "3", "4", "5"]
 #: The functions that a receive enters, in their order.
-ENTERED = ["request_id", "send", "_exchange", "read_received", "read_messages", "_refresh", "watch", "register", "check"]
+ENTERED = ["request_id", "send", "_exchange", "read_received", "read_messages", "refresh", "watch", "register", "check"]
 
 
 def rest(session: SessionClient) -> list[str]:
