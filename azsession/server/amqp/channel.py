@@ -5,6 +5,7 @@ The session and its links have the client's channel number and handles in both d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from ... import amqp
@@ -44,8 +45,9 @@ class Channel:
         self.number = number
         self._links: dict[int, Link] = {}
         self._flow: amqp.SessionFlow[Link] = amqp.SessionFlow(number, connection.send)
-        #: The unsettled deliveries to the client: their link and its key.
+        #: The unsettled deliveries to the client: their link and its key, and their ids by key.
         self._unsettled: dict[int, tuple[Link, str]] = {}
+        self._numbers: dict[str, int] = {}
         self._handle_max = min(MAX_HANDLE, begin.handle_max)
         self._flow.on_begin(begin)
         self._flow.begin(MAX_HANDLE, remote_channel=number)
@@ -123,7 +125,7 @@ class Channel:
             raise SessionFaultError("amqp:invalid-field", "The last delivery of a disposition comes before its first.")
         found: dict[Link, list[tuple[int, str]]] = {}
         for number in numbers:
-            link, key = self._unsettled.pop(number)
+            link, key = self._pop(number)
             found.setdefault(link, []).append((number, key))
         for link, deliveries in found.items():
             link.on_disposition(deliveries, disposition)
@@ -150,6 +152,7 @@ class Channel:
         self._links.clear()
         self._flow.clear()
         self._unsettled.clear()
+        self._numbers.clear()
 
     # Called by the links
 
@@ -176,6 +179,7 @@ class Channel:
         )
         if key is not None:
             self._unsettled[number] = (link, key)
+            self._numbers[key] = number
         return number
 
     def settle_outgoing(self, numbers: list[int], outcome: bytes) -> None:
@@ -207,7 +211,18 @@ class Channel:
         """Forget the deliveries of a link that has ended."""
         self._flow.drop(link)
         for number in [number for number, (owner, _) in self._unsettled.items() if owner is link]:
-            del self._unsettled[number]
+            self._pop(number)
+
+    def forget_deliveries(self, keys: Iterable[str]) -> None:
+        """Forget deliveries that the client has settled in another way: with a request to ``$management``."""
+        for number in [self._numbers[key] for key in keys if key in self._numbers]:
+            self._pop(number)
+        self.on_room()
+
+    def _pop(self, number: int) -> tuple[Link, str]:
+        link, key = self._unsettled.pop(number)
+        self._numbers.pop(key, None)
+        return link, key
 
     def on_room(self) -> None:
         """Let the links send again, if there is room."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ class SessionHolder(Protocol):
     @property
     def locked_for(self) -> float: ...
     def renewed(self, seconds: float) -> None: ...
+    def forget(self, tokens: Iterable[str]) -> None: ...
 
 
 class LinkConnection(Protocol):
@@ -65,6 +66,7 @@ class LinkChannel(Protocol):
     def settle_outgoing(self, numbers: list[int], outcome: bytes) -> None: ...
     def settle_incoming(self, number: int, error: Condition | None) -> None: ...
     def forget(self, link: Link) -> None: ...
+    def forget_deliveries(self, keys: Iterable[str]) -> None: ...
 
 
 class Link:

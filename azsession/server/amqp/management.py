@@ -170,7 +170,7 @@ class ManagementRequests(RequestLink):
         )
         if asked.get("receiver-settle-mode") == amqp.RECEIVER_FIRST:
             done = [Settlement(message.receipt.handle, Settles.COMPLETE) for message in received]
-            await self._settle(session_id, done)
+            await self._settle(session_id, done, holder)
             return 200, {
                 "messages": [{"message": encode_received(one, locked_for=None, is_deferred=True)} for one in received]
             }
@@ -193,13 +193,18 @@ class ManagementRequests(RequestLink):
             for token in tokens:
                 await settle_dead_letter(self.channel, self.entity, token, disposition)
             return 200, None
-        session_id, _ = self._held(asked)
+        session_id, holder = self._held(asked)
         reason, description = short(asked.get("deadletter-reason")), short(asked.get("deadletter-description"))
-        await self._settle(session_id, [Settlement(token, disposition, reason, description) for token in tokens])
+        settlements = [Settlement(token, disposition, reason, description) for token in tokens]
+        await self._settle(session_id, settlements, holder)
+        if disposition is Settles.DEAD_LETTER:
+            self._services.dead_letter_locks.announce(self.entity)
         return 200, None
 
-    async def _settle(self, session_id: str, settlements: list[Settlement]) -> None:
+    async def _settle(self, session_id: str, settlements: list[Settlement], holder: SessionHolder) -> None:
         codes = await result_of(self._broker.settle(self.entity, session_id, settlements, context=CONTEXT))
+        # Also those that were not settled: their locks are lost.
+        holder.forget([one.lock_token for one in settlements])
         for code in codes:
             if code is not None:
                 raise not_settled(code if code == SESSION_LOCK_LOST else "")

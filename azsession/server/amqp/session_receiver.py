@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -30,8 +30,8 @@ DEFAULT_WAIT, MAX_WAIT = 65.0, 86400.0
 MAX_FETCH = 100
 #: Messages that the first fetch has at most, and bytes that a fetch has about if messages are as large as the last ones.
 FIRST_FETCH, FETCH_BYTES = 16, 1024 * 1024
-#: Seconds after the end of a lock when the receiver looks whether the lock is lost.
-AFTER_EXPIRY = 0.02
+#: Seconds after the end of a lock when the receiver looks whether the lock is lost, and seconds between two looks at most.
+AFTER_EXPIRY, LONGEST_LOOK_PAUSE = 0.02, 1.0
 
 
 class SessionReceiver(OutgoingLink):
@@ -100,6 +100,7 @@ class SessionReceiver(OutgoingLink):
         """Note for how many seconds the lock lasts now."""
         self._lock_seconds = seconds
         self._ends_at = asyncio.get_running_loop().time() + seconds
+        self._look_pause = AFTER_EXPIRY
         if self._expiry is not None:
             self._expiry.cancel()
         self._expiry = asyncio.get_running_loop().call_later(seconds + AFTER_EXPIRY, self._look_at_lock)
@@ -117,7 +118,13 @@ class SessionReceiver(OutgoingLink):
     async def _ask(self) -> None:
         # A receive of no deferred messages has no effect, and fails if the lock is lost.
         await result_of(self._broker.receive_deferred(self.entity, self._session, self.lock_id, [], context=CONTEXT))
-        self._expiry = asyncio.get_running_loop().call_later(AFTER_EXPIRY, self._look_at_lock)
+        # Somebody else has renewed the lock: a client over HTTP with the same lock handle.
+        self._look_pause = min(LONGEST_LOOK_PAUSE, 2 * self._look_pause)
+        self._expiry = asyncio.get_running_loop().call_later(self._look_pause, self._look_at_lock)
+
+    def forget(self, tokens: Iterable[str]) -> None:
+        """Forget deliveries that were settled with a request to ``$management``."""
+        self.channel.forget_deliveries(tokens)
 
     @property
     def _session(self) -> str:
@@ -210,6 +217,9 @@ class SessionReceiver(OutgoingLink):
     def on_disposition(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
         settlements = [settlement_of(token, disposition) for _, token in deliveries]
         future = self._broker.settle(self.entity, self._session, settlements, context=CONTEXT)
+        if any(one.disposition is Settles.DEAD_LETTER for one in settlements):
+            locks = self.channel.connection.services.dead_letter_locks
+            when_done(future, lambda _: locks.announce(self.entity))
         if not disposition.settled:
             when_done(future, lambda done: self._settled(deliveries, disposition, done))
 
