@@ -41,6 +41,9 @@ class Delays:
     def __iter__(self) -> Iterator[SessionKey]:
         return iter(list(self._ends))
 
+    def __bool__(self) -> bool:
+        return bool(self._ends)
+
     def __contains__(self, key: SessionKey) -> bool:
         return key in self._ends
 

@@ -150,11 +150,13 @@ class DueWork:
 
     def do_due_work(self, tx: Transaction) -> None:
         """End expired locks and delays, and do a part of the work on due and expired messages."""
-        for lock in itertools.islice(self._state.locks.expired(tx, self.expiry_limit(tx)), STEP_LOCKS):
-            self._state.end_lock(tx, lock)
-            self._state.events.lock_expired(tx, self._queue_name(lock.key[0]), lock)
-        for key in self._state.delays.over(STEP_LOCKS):
-            self._state.end_delay(tx, key)
+        state, limit = self._state, self.expiry_limit(tx)
+        if state.locks.may_have_expired(limit):
+            for lock in itertools.islice(state.locks.expired(tx, limit), STEP_LOCKS):
+                state.end_lock(tx, lock)
+                state.events.lock_expired(tx, self._queue_name(lock.key[0]), lock)
+        for key in state.delays.over(STEP_LOCKS) if state.delays else ():
+            state.end_delay(tx, key)
         now = self._clock.now()
         # One step for each transaction, however many jobs share it.
         if self._is_past(self._next_due, now) or self._is_past(self._next_expiry, now):
@@ -243,6 +245,8 @@ class DueWork:
 
     def dead_letter(self, tx: Transaction, rows: Sequence[tuple[str | None, str | None, int]]) -> None:
         """Dead-letter messages: the reason, the description and the key of each. The caller updates their sessions."""
+        if not rows:
+            return
         self._store.dead_letter(rows)
         self._state.events.dead_lettered(tx, self._queue_name, self._store.session_of, rows)
         tx.after_commit(lambda: self.dead_letter_counts.update(counted_as(reason) for reason, _, _ in rows))

@@ -322,6 +322,10 @@ class SessionLocks:
         """Return whether this holder lost or released this session."""
         return (key, holder) in self._lost or (key, holder) in self._refused
 
+    def may_have_expired(self, now: float) -> bool:
+        """Return whether `expired` could yield a lock. This takes less time, and changes nothing."""
+        return bool(self._expiries) and self._expiries[0][0] <= now
+
     def expired(self, tx: Transaction, now: float) -> Iterator[SessionLock]:
         """Yield the locks that have expired, in order of their expiry. The caller ends them."""
         while self._expiries and self._expiries[0][0] <= now:

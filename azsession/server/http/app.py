@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from contextlib import suppress
@@ -29,6 +29,7 @@ from . import access_log
 from .asgi import CONNECTION_KEY, ASGIApplication, ClientGoneError, Receive, RequestConnection, Scope, Send
 from .body import Body
 from .framing import read_head
+from .turns import collect, encode
 from .waiting import result_of
 
 if TYPE_CHECKING:
@@ -41,12 +42,8 @@ _WAITING = frozenset({Operation.RECEIVE, Operation.ACCEPT})
 _LONG = _WAITING | {Operation.BACKUP}
 #: Bytes of a body that are read past after an early answer, so that the connection can be used again.
 MAX_SKIPPED = 65536
-#: Bytes of an answer that are passed to the server at once.
-PIECE_SIZE = 65536
 #: Bytes of a file that are read and sent at once.
 FILE_PIECE_SIZE = 256 * 1024
-#: Seconds for which messages are encoded or decoded before other requests get their turn.
-TURN = 0.01
 
 
 def create_app(
@@ -209,8 +206,7 @@ class _Exchange:
             if operation not in OPEN or self._body.complete:
                 body = await self._read_body(self._gateway.max_body_size, self._gateway.body_too_large)
             if operation in (Operation.SEND, Operation.SCHEDULE):
-                found = iter_messages(headers, body, self._gateway.max_message_size)
-                messages = [message async for message in _in_turns(found)]
+                messages = await collect(iter_messages(headers, body, self._gateway.max_message_size))
             request = Request(admitted.route, admitted.query, headers, body, self._context, messages, admitted.key)
             answer = self._gateway.answer(request)
             return answer if isinstance(answer, Answer) else await self._wait(answer, admitted)
@@ -275,7 +271,7 @@ class _Exchange:
         if self._pending is not None and await connection.has_left(self._receive):
             return False
         headers, pieces = answer.pieces()
-        encoded = await _encode(pieces)
+        encoded = await encode(pieces)
         download = answer.download
         fields = [(_header_name(name), value.encode("latin-1")) for name, value in headers.items()]
         fields += _ALWAYS
@@ -339,33 +335,6 @@ class _Exchange:
         if revocation.cancelled():
             with suppress(RuntimeError):  # The loop is closed already.
                 loop.call_soon_threadsafe(self._connection.abort)
-
-
-async def _in_turns(items: Iterable[T]) -> AsyncIterator[T]:
-    """Yield items. Give other requests their turn from time to time."""
-    turn_ends = time.monotonic() + TURN
-    for item in items:
-        yield item
-        if time.monotonic() > turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = time.monotonic() + TURN
-
-
-async def _encode(pieces: Iterable[bytes]) -> list[bytes]:
-    """Return the body of an answer in pieces of about `PIECE_SIZE`."""
-    if isinstance(pieces, list) and (not pieces or len(pieces[0]) <= PIECE_SIZE):
-        return pieces
-    encoded: list[bytes] = []
-    small = bytearray()
-    async for piece in _in_turns(pieces):
-        if small and len(small) + len(piece) > PIECE_SIZE:
-            encoded.append(bytes(small))
-            small.clear()
-        if len(piece) >= PIECE_SIZE:
-            encoded += [piece[start : start + PIECE_SIZE] for start in range(0, len(piece), PIECE_SIZE)]
-        else:
-            small += piece
-    return [*encoded, bytes(small)] if small else encoded
 
 
 def _split_root(path: str, root: str, *, encoded: bool) -> tuple[str, tuple[str, ...]]:
