@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import struct
 import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -18,6 +19,8 @@ from ..messages import AttributeValue, Message, PeekedMessage, ReceiptHandle, Re
 from .message import AmqpMessage, as_bytes, encode_message
 from .types import Described, Long, Timestamp, Ulong
 
+#: A GUID in .NET's byte order: the first three of its numbers are little-endian.
+_GUID = struct.Struct("<IHH8s")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _UINT_MAX = 0xFFFFFFFF
@@ -102,7 +105,11 @@ def token_of(delivery_tag: bytes) -> str:
     Raises:
         ValueError: The tag is not a GUID.
     """
-    return str(uuid.UUID(bytes_le=delivery_tag))
+    if len(delivery_tag) != 16:
+        raise ValueError(f"a delivery tag of {len(delivery_tag)} bytes; a lock token has 16")
+    low, middle, high, rest = _GUID.unpack(delivery_tag)
+    digits = rest.hex()
+    return f"{low:08x}-{middle:04x}-{high:04x}-{digits[:4]}-{digits[4:]}"
 
 
 def received(
@@ -128,12 +135,10 @@ def received(
     fields["session_id"] = session_id
     # The header counts failed deliveries: those before this one (AMQP 1.0 §3.2.1).
     fields["delivery_count"] += 1
-    return ReceivedMessage(
-        **fields,
-        state=_state(message),
-        receipt=ReceiptHandle(lock_token, expires_at, queue_name=queue_name, session_id=session_id),
-        delivered_at=delivered_at or datetime.now(timezone.utc),
-    )
+    fields["state"] = _state(message)
+    fields["receipt"] = ReceiptHandle(lock_token, expires_at, queue_name=queue_name, session_id=session_id)
+    fields["delivered_at"] = delivered_at or datetime.now(timezone.utc)
+    return ReceivedMessage(**fields)
 
 
 def peeked(message: AmqpMessage, *, dead_letter: bool = False) -> PeekedMessage:
@@ -176,17 +181,16 @@ def sent_fields(message: AmqpMessage) -> dict[str, Any]:
 
 
 def _fields(message: AmqpMessage) -> dict[str, Any]:
-    fields, annotations = sent_fields(message), message.annotations
-    for name in (_DEAD_LETTER_REASON, _DEAD_LETTER_DESCRIPTION):
-        fields["attributes"].pop(name, None)
-    return {
-        **fields,
-        "sequence_number": _whole(annotations.get(_SEQUENCE_NUMBER)) or 0,
-        "delivery_count": _whole(message.delivery_count) or 0,
-        "enqueued_at": _instant(annotations.get(_ENQUEUED_TIME)),
-        "dead_letter_reason": text_of(message.application_properties.get(_DEAD_LETTER_REASON)),
-        "dead_letter_description": text_of(message.application_properties.get(_DEAD_LETTER_DESCRIPTION)),
-    }
+    fields, annotations, properties = sent_fields(message), message.annotations, message.application_properties
+    fields["sequence_number"] = _whole(annotations.get(_SEQUENCE_NUMBER)) or 0
+    fields["delivery_count"] = _whole(message.delivery_count) or 0
+    fields["enqueued_at"] = _instant(annotations.get(_ENQUEUED_TIME))
+    if properties:
+        fields["dead_letter_reason"] = text_of(properties.get(_DEAD_LETTER_REASON))
+        fields["dead_letter_description"] = text_of(properties.get(_DEAD_LETTER_DESCRIPTION))
+        for name in (_DEAD_LETTER_REASON, _DEAD_LETTER_DESCRIPTION):
+            fields["attributes"].pop(name, None)
+    return fields
 
 
 def _time_to_live(message: AmqpMessage) -> timedelta | None:

@@ -302,3 +302,14 @@ def test_a_lock_token_is_the_guid_of_the_delivery_tag() -> None:
 def test_a_tag_that_is_not_a_guid_is_refused(tag: bytes) -> None:
     with pytest.raises(ValueError, match="16"):
         token_of(tag)
+
+
+@given(st.uuids())
+def test_a_lock_token_is_the_guid_in_the_delivery_tag(token: uuid.UUID) -> None:
+    assert token_of(token.bytes_le) == str(token)
+
+
+@pytest.mark.parametrize("tag", [b"", b"x" * 15, b"x" * 17])
+def test_a_delivery_tag_that_is_no_guid_is_an_error(tag: bytes) -> None:
+    with pytest.raises(ValueError, match="lock token"):
+        token_of(tag)

@@ -28,6 +28,7 @@ from ..calls import BLOCKING, AcceptRequest, Backup, CallContext, Delivery, Rece
 from .batches import EncodedMessages
 from .browsing import MessageBrowser
 from .delays import DelayedSessions
+from .direct_settling import DirectSettler
 from .held_operations import HeldSessionOperations
 from .namespace import Namespace
 from .operation import Operation
@@ -91,6 +92,7 @@ class AzureBroker(Broker):
         self._resubmitter = DeadLetterResubmitter(self._namespace, self._browser, self._sender)
         self._delays = DelayedSessions(self._registry, self._loop)
         self._held = HeldSessionOperations(self._namespace, self._registry, self._receiver, self._browser, self._delays)
+        self._settler = DirectSettler(self._namespace, self._registry, self._held)
         self._scheduler = MessageScheduler(self._namespace)
         self._purger = Purger(
             self._namespace,
@@ -139,7 +141,7 @@ class AzureBroker(Broker):
     def settle(
         self, entity: str, session_id: str, settlements: Sequence[Settlement], *, context: CallContext = BLOCKING
     ) -> Future[list[str | None]]:
-        return self._run(context, lambda operation: self._held.settle(entity, session_id, settlements, operation))
+        return self._settler.settle(entity, session_id, settlements, context)
 
     def renew(self, entity: str, session_id: str, lock_id: str, *, context: CallContext = BLOCKING) -> Future[float]:
         return self._run(context, lambda operation: self._held.renew(entity, session_id, lock_id, operation))

@@ -96,13 +96,13 @@ class HeldSessionOperations:
     ) -> list[str | None]:
         delay = _delay_of(settlements)
         if not delay:
-            return await self._namespace.wait(_settle(session, settlements), operation)
+            return await self._namespace.wait(settle_held(session, settlements), operation)
         session.receives.withdraw_offer()
         messages = session.unsettled.with_tokens([settlement.lock_token for settlement in settlements])
         is_new = any(message.settlement is None for message in messages)
         if is_new:
             self._delays.begin(session, delay)
-        codes = await self._namespace.wait(_settle(session, settlements), operation)
+        codes = await self._namespace.wait(settle_held(session, settlements), operation)
         if is_new and None not in codes:
             self._delays.cancel(session)
         return codes
@@ -139,7 +139,7 @@ class HeldSessionOperations:
             session.receives.give_back(lock_tokens)
             unread = session.unsettled.take_back_by_number(lock_tokens)
             # Deferring them again counts no delivery.
-            _settle(session, [Settlement(message.token, Disposition.RELEASE) for message in unread])
+            settle_held(session, [Settlement(message.token, Disposition.RELEASE) for message in unread])
 
     async def undo_accept(self, request: AcceptRequest, delivery: Delivery, operation: Operation) -> None:
         """Give back what an accept took that was not answered. The lock stays if another call has used the session."""
@@ -169,7 +169,7 @@ class HeldSessionOperations:
 
         async def dead_letter(tokens: Sequence[str]) -> int:
             settlements = [Settlement(token, Disposition.DEAD_LETTER, reason, description) for token in tokens]
-            return (await self._namespace.wait(_settle(session, settlements), operation)).count(None)
+            return (await self._namespace.wait(settle_held(session, settlements), operation)).count(None)
 
         session.receives.withdraw_offer()
         count = await dead_letter([message.token for message in session.unsettled])
@@ -239,7 +239,7 @@ def _delay_of(settlements: Sequence[Settlement]) -> float:
     return max((one.delay for one in settlements if one.disposition is Disposition.ABANDON), default=0.0)
 
 
-def _settle(session: HeldSession, settlements: Sequence[Settlement]) -> LocalFuture[list[str | None]]:
+def settle_held(session: HeldSession, settlements: Sequence[Settlement]) -> LocalFuture[list[str | None]]:
     """Settle messages of a session that is held here."""
     results = SettlementResults(len(settlements))
     session.settle(settlements, results)

@@ -122,8 +122,12 @@ class Namespace:
         """
         limit = operation.left(self.timeout if seconds is None else seconds)
         if not await done_within(future, limit):
-            raise ConnectionFailedError(f"no answer from {self._address.host} within {limit:g} s", maybe_delivered=True)
+            raise self.no_answer(limit)
         return future.result()
+
+    def no_answer(self, seconds: float) -> ConnectionFailedError:
+        """Return the error for a request that Azure did not answer within so many seconds."""
+        return ConnectionFailedError(f"no answer from {self._address.host} within {seconds:g} s", maybe_delivered=True)
 
     async def sender(self, entity: str, operation: Operation) -> EntitySender:
         """Return the link that sends to an entity. It knows the limits of the entity, or has ended.

@@ -11,6 +11,11 @@ from ..calls import BLOCKING, CallContext
 from .transport.task import Task, WithdrawnError
 
 
+def seconds_left(context: CallContext, seconds: float) -> float:
+    """Return `seconds`, or less if the caller gives up before."""
+    return seconds if context.deadline is None else max(0.0, min(seconds, context.deadline - time.monotonic()))
+
+
 class Operation(Task[Any]):
     """One call.
 
@@ -31,9 +36,7 @@ class Operation(Task[Any]):
 
     def left(self, seconds: float) -> float:
         """Return `seconds`, or less if the caller gives up before."""
-        if self.context.deadline is None:
-            return seconds
-        return max(0.0, min(seconds, self.context.deadline - time.monotonic()))
+        return seconds_left(self.context, seconds)
 
     def commit(self) -> None:
         """Commit to an effect, or to giving a result: the caller cannot cancel the call any more. Idempotent.

@@ -64,6 +64,7 @@ class UnsettledMessage:
     ahead: bool = False
     azure_token: str = attrs.Factory(lambda self: self.token, takes_self=True)
     _message: AmqpMessage | None = attrs.field(default=None, repr=False)
+    _sequence_number: int | None = attrs.field(default=None, repr=False)
 
     @property
     def message(self) -> AmqpMessage:
@@ -74,8 +75,10 @@ class UnsettledMessage:
 
     @property
     def sequence_number(self) -> int:
-        number = self.message.annotations.get(SEQUENCE_NUMBER)
-        return number if isinstance(number, int) else -1
+        if self._sequence_number is None:
+            number = self.message.annotations.get(SEQUENCE_NUMBER)
+            self._sequence_number = number if isinstance(number, int) else -1
+        return self._sequence_number
 
     @property
     def delivery_count(self) -> int:
@@ -222,9 +225,15 @@ class UnsettledMessages:
 
     def _use_next(self) -> None:
         """Note that the holder uses the first message that was fetched ahead, if the messages before it are settled."""
-        left = [message for message in self if message.settlement is None]
-        if left and all(message.ahead for message in left):
-            min(left, key=lambda message: message.sequence_number).ahead = False
+        first: UnsettledMessage | None = None
+        for message in self._messages.values():
+            if message.settlement is None:
+                if not message.ahead:
+                    return
+                if first is None or message.sequence_number < first.sequence_number:
+                    first = message
+        if first is not None:
+            first.ahead = False
 
     def unconfirmed(self) -> list[UnsettledMessage]:
         """Return the messages whose settlements Azure has not confirmed."""

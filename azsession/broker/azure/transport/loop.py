@@ -22,7 +22,7 @@ from ....errors import ProviderError, QueueError
 from ....futures import Future
 from ....logs import SessionLogger, get_logger
 from ....protocol.error_codes import SERVER_BUSY
-from .task import Task
+from .task import Suspended, Task
 
 logger: SessionLogger = get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Loop:
     Thread-safe where a method says so; all other methods are for the loop's thread.
 
     Attributes:
-        suspended: The coroutines that wait.
+        suspended: The calls that wait.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Loop:
         #: Whether the thread is, or is about to be, blocked in the selector.
         self._asleep = False
         self._jobs: deque[Callable[[], object]] = deque()
-        self.suspended: set[Task[Any]] = set()
+        self.suspended: set[Suspended] = set()
         self._timers: list[tuple[float, int, Timer]] = []
         self._many_timers = FEW_TIMERS
         self._tie = itertools.count()

@@ -132,10 +132,17 @@ class CancellableTimer(Protocol):
         """Drop the job of the timer."""
 
 
-class TaskLoop(Protocol):
-    """The loop, as its tasks see it. `suspended` are the tasks that wait."""
+class Suspended(Protocol):
+    """A call that waits for something."""
 
-    suspended: set[Task[Any]]
+    def end(self, error: QueueError) -> None:
+        """End the call with an error: the loop ends."""
+
+
+class TaskLoop(Protocol):
+    """The loop, as its tasks see it. `suspended` are the calls that wait."""
+
+    suspended: set[Suspended]
 
     def call(self, job: Callable[[], object]) -> None:
         """Run a job in the loop's thread. Any thread may call this."""
