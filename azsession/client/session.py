@@ -209,7 +209,7 @@ class SessionClient(SettlingMethods):
             prefetch: How many messages to fetch in one request, 1 to 1000. This does not change which messages come, their
                 order, or their delivery counts. Later receives of this client return the messages that were not handed out
                 yet. `abandon_message` and `close_session` give them back. Settle each message before the next step: otherwise
-                each step needs a request of its own.
+                each step needs a request of its own. The settlement of the last one also fetches the next messages.
 
         Raises:
             SessionNotFoundError: The lock is lost, or the session was closed.
