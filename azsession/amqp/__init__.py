@@ -65,7 +65,7 @@ from .performatives import (
     decode_frame,
 )
 from .resending import resent
-from .sections import data_sections, delivered, stored
+from .sections import data_sections, delivered, stored, with_properties
 from .server_frames import attach_answer, sasl_mechanisms, sasl_outcome
 from .session_flow import SessionFlow, numbers_between, remaining
 from .types import Array, Described, Long, MalformedFrameError, Symbol, Timestamp, Uint, Ulong
@@ -161,4 +161,5 @@ __all__ = [
     "sasl_outcome",
     "stored",
     "transfer_frames",
+    "with_properties",
 ]

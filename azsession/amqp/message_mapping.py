@@ -11,6 +11,7 @@ import json
 import math
 import struct
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -78,10 +79,19 @@ def to_amqp(message: Message | PeekedMessage, now: datetime | None = None, messa
             creation_time=created,
             group_id=message.session_id,
             reply_to_group_id=message.reply_to_session_id,
-            application_properties={name: _typed(name, value) for name, value in message.attributes.items()},
+            application_properties=to_properties(message.attributes),
             data=message.body,
         )
     )
+
+
+def to_properties(attributes: Mapping[str, AttributeValue]) -> dict[str, Any]:
+    """Return attributes as application properties.
+
+    Raises:
+        ValidationError: An attribute is an integer of more than 64 bits.
+    """
+    return {name: _typed(name, value) for name, value in attributes.items()}
 
 
 def _typed(name: str, value: AttributeValue) -> Any:
@@ -176,7 +186,7 @@ def sent_fields(message: AmqpMessage) -> dict[str, Any]:
         "to": text_of(message.to),
         "time_to_live": _time_to_live(message),
         "scheduled_enqueue_time": _instant(message.annotations.get(_SCHEDULED_TIME)),
-        "attributes": _attributes(message.application_properties),
+        "attributes": attributes_of(message.application_properties),
     }
 
 
@@ -242,7 +252,7 @@ def text_of(value: Any) -> str | None:
     return str(value)
 
 
-def _attributes(properties: dict[str, Any]) -> dict[str, AttributeValue]:
+def attributes_of(properties: Mapping[Any, Any]) -> dict[str, AttributeValue]:
     """Return application properties as attributes.
 
     Texts, integers of all widths, finite floats, booleans, binary, times, UUIDs and null keep their types. Other values, and

@@ -203,6 +203,23 @@ def delivered(
     return b"".join([*out, *(bodies or [descriptor(DATA), sized(0xA0, body)])])
 
 
+def with_properties(kept: bytes, properties: Mapping[str, Any]) -> bytes:
+    """Return a message as `stored` returned it, with further application properties, or other values of those that it has.
+
+    Raises:
+        MalformedFrameError: `kept` is not an AMQP 1.0 message.
+    """
+    try:
+        sections = list(each_section(kept))
+        applied = _without(_items(kept, sections, APPLICATION_PROPERTIES), properties)
+    except NONSENSE as error:
+        raise MalformedFrameError(f"a message is malformed: {error}") from error
+    applied += [part for name, value in properties.items() for part in (string(name), encode_value(value))]
+    before = [kept[each.start : each.end] for each in sections if each.code < APPLICATION_PROPERTIES]
+    behind = [kept[each.start : each.end] for each in sections if each.code > APPLICATION_PROPERTIES]
+    return b"".join([*before, descriptor(APPLICATION_PROPERTIES), compound(0xC1, applied), *behind])
+
+
 def _items(buf: bytes, sections: Iterable[Section], code: int) -> list[bytes]:
     """Return the encoded items of the first section with a code."""
     return next((parts_of(buf, each.value) for each in sections if each.code == code), [])

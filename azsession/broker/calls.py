@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
 from typing import Any, BinaryIO, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 import attrs
 
 from ..errors import ProviderError, SessionLockedError, SessionNotFoundError, ThrottledError
-from ..messages import Message, PeekedMessage, ReceivedMessage
+from ..messages import AttributeValue, Message, PeekedMessage, ReceivedMessage
 from ..protocol.error_codes import SERVER_BUSY, THROTTLED
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ class Settlement:
         reason: Why the message is dead-lettered; ignored for other dispositions.
         description: More about the reason; ignored for other dispositions.
         delay: Seconds for which nobody gets the session after an abandon, from 0; ignored for other dispositions.
+        attributes: Attributes that the message gets besides its own, or instead of those with the same names, if it is
+            abandoned, deferred or dead-lettered. Only the embedded broker changes them.
     """
 
     lock_token: str = attrs.field(repr=False)
@@ -54,6 +56,7 @@ class Settlement:
     reason: str | None = None
     description: str | None = None
     delay: float = 0.0
+    attributes: Mapping[str, AttributeValue] | None = None
 
 
 @attrs.frozen

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ...protocol.error_codes import CONFLICT, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
+from ...messages import AttributeValue
+from ...protocol.error_codes import CONFLICT, INVALID_REQUEST, MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
 from ..calls import Disposition, Settlement
 from ..dead_letter_reasons import MAX_DELIVERY_EXCEEDED
+from .attribute_changes import changed_content
 from .core import Core
 from .database_file import DEFERRED
 from .jobs import Transaction, Unfinished
@@ -84,12 +86,15 @@ class SettleCall:
     def _claim(
         self, queue: Queue, lock: SessionLock | None, settlement: Settlement, done: list[tuple[Settlement, LockedMessage]]
     ) -> str | None:
-        """Move a message from its lock to `done`, or return the error code."""
+        """Move a message from its lock to `done`, and change its attributes, or return the error code."""
         if lock is not None and settlement.disposition is Disposition.TAKE and settlement.lock_token in lock.tokens:
             done.append((settlement, lock.tokens[settlement.lock_token]))
             return None
-        in_hand = None if lock is None else lock.tokens.pop(settlement.lock_token, None)
-        if in_hand is not None:
+        in_hand = None if lock is None else lock.tokens.get(settlement.lock_token)
+        if in_hand is not None and not self._change_attributes(in_hand.key, settlement.attributes):
+            return INVALID_REQUEST
+        if lock is not None and in_hand is not None:
+            del lock.tokens[settlement.lock_token]
             done.append((settlement, in_hand))
             return None
         key = token_key(queue.id, settlement.lock_token)
@@ -100,6 +105,15 @@ class SettleCall:
         if before is None:
             return SESSION_LOCK_LOST if lock is None else MESSAGE_LOCK_LOST
         return None if before == settlement.disposition.value else CONFLICT
+
+    def _change_attributes(self, key: int, changes: Mapping[str, AttributeValue] | None) -> bool:
+        """Change attributes of a message; return `False` if they would be too large together."""
+        if not changes:
+            return True
+        content = changed_content(self._core.store.content(key), changes)
+        if content is not None:
+            self._core.store.set_content(key, *content)
+        return content is not None
 
     def _apply(self, tx: Transaction, queue: Queue, lock: SessionLock, done: list[tuple[Settlement, LockedMessage]]) -> None:
         store = self._core.store

@@ -232,6 +232,15 @@ class Store:
     def set_status(self, keys: Iterable[int], status: int) -> None:
         self._many("UPDATE messages SET status = ? WHERE key = ?", [(status, key) for key in keys])
 
+    def content(self, key: int) -> tuple[str, bytes | None]:
+        """Return the properties and the AMQP parts of a message."""
+        properties, encoded = self._run("SELECT properties, encoded FROM messages WHERE key = ?", (key,)).fetchone()
+        return properties, encoded
+
+    def set_content(self, key: int, properties: str, encoded: bytes | None) -> None:
+        """Replace the properties and the AMQP parts of a message."""
+        self._run("UPDATE messages SET properties = ?, encoded = ? WHERE key = ?", (properties, encoded, key))
+
     def dead_letter(self, rows: Iterable[tuple[str | None, str | None, int]]) -> None:
         """Dead-letter messages. A row has reason, description and key."""
         self._many(f"UPDATE messages SET status = {DEAD}, reason = ?, description = ? WHERE key = ?", rows)

@@ -20,7 +20,14 @@ from ...errors import (
     UnsupportedOperationError,
     ValidationError,
 )
-from ...protocol.error_codes import MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND, SERVER_BUSY, SESSION_LOCK_LOST, code_of
+from ...protocol.error_codes import (
+    INVALID_REQUEST,
+    MESSAGE_LOCK_LOST,
+    MESSAGE_NOT_FOUND,
+    SERVER_BUSY,
+    SESSION_LOCK_LOST,
+    code_of,
+)
 
 SESSION_LOST = "com.microsoft:session-lock-lost"
 MESSAGE_LOST = "com.microsoft:message-lock-lost"
@@ -84,6 +91,8 @@ def message_lost() -> RefusedError:
 
 def not_settled(code: str) -> RefusedError:
     """Return the refusal for a settlement that a broker answered with an error code."""
+    if code == INVALID_REQUEST:
+        return RefusedError(ARGUMENT_ERROR, "With these changes, the properties of the message would be too large.")
     return session_lost() if code == SESSION_LOCK_LOST else message_lost()
 
 

@@ -16,7 +16,6 @@ from ...broker.base import Broker
 from ...broker.calls import Disposition as Settles
 from ...broker.calls import EncodedMessage, Settlement
 from ...errors import QueueError
-from ...protocol.error_codes import SESSION_LOCK_LOST
 from ...protocol.routes import Operation
 from ...validation import MAX_BATCH
 from .batch_delete import MAX_DELETES, delete_dead_letters, delete_of_session
@@ -26,7 +25,7 @@ from .dead_letter_receiver import settle_dead_letter
 from .entities import DEAD_LETTERS, MANAGEMENT, stores_of
 from .link import SessionHolder
 from .messages import encode_peeked, encode_received, instant_in, read_message
-from .outcomes import short
+from .outcomes import changed_attributes, short
 from .requests import Answer, RequestLink
 from .services import Services
 
@@ -195,7 +194,8 @@ class ManagementRequests(RequestLink):
             return 200, None
         session_id, holder = self._held(asked)
         reason, description = short(asked.get("deadletter-reason")), short(asked.get("deadletter-description"))
-        settlements = [Settlement(token, disposition, reason, description) for token in tokens]
+        changes = changed_attributes(asked.get("properties-to-modify"))
+        settlements = [Settlement(token, disposition, reason, description, attributes=changes) for token in tokens]
         await self._settle(session_id, settlements, holder)
         if disposition is Settles.DEAD_LETTER:
             self._services.dead_letter_locks.announce(self.entity)
@@ -207,7 +207,7 @@ class ManagementRequests(RequestLink):
         holder.forget([one.lock_token for one in settlements])
         for code in codes:
             if code is not None:
-                raise not_settled(code if code == SESSION_LOCK_LOST else "")
+                raise not_settled(code)
 
     async def _renew_locks(self, asked: Body) -> Result:
         """Renew the locks of single messages: only dead letters have them."""

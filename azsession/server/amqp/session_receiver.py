@@ -215,7 +215,12 @@ class SessionReceiver(OutgoingLink):
     # Settling
 
     def on_disposition(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
-        settlements = [settlement_of(token, disposition) for _, token in deliveries]
+        try:
+            settlements = [settlement_of(token, disposition) for _, token in deliveries]
+        except RefusedError as refusal:
+            if not disposition.settled:
+                self.channel.settle_outgoing([number for number, _ in deliveries], amqp.rejected(refusal.error))
+            return
         future = self._broker.settle(self.entity, self._session, settlements, context=CONTEXT)
         if any(one.disposition is Settles.DEAD_LETTER for one in settlements):
             locks = self.channel.connection.services.dead_letter_locks

@@ -71,14 +71,16 @@ try {
     const receiver = await client.acceptSession(queue, "settle");
     const [complete, abandon, dead, defer] = await receiveExactly(receiver, 4);
     await receiver.completeMessage(complete);
-    await receiver.abandonMessage(abandon);
-    await receiver.deadLetterMessage(dead, { deadLetterReason: "why", deadLetterErrorDescription: "more" });
-    await receiver.deferMessage(defer);
+    await receiver.abandonMessage(abandon, { changed: "abandon" });
+    await receiver.deadLetterMessage(dead, { deadLetterReason: "why", deadLetterErrorDescription: "more", changed: "dead" });
+    await receiver.deferMessage(defer, { changed: "defer" });
     const [again] = await receiveExactly(receiver, 1);
     assert.deepEqual([again.body, again.deliveryCount], ["abandon", 1]);
+    assert.deepEqual(again.applicationProperties, { changed: "abandon" });
     await receiver.completeMessage(again);
     const [late] = await receiver.receiveDeferredMessages(defer.sequenceNumber);
     assert.equal(late.body, "defer");
+    assert.deepEqual(late.applicationProperties, { changed: "defer" });
     await receiver.completeMessage(late);
     await receiver.close();
   });
@@ -86,6 +88,7 @@ try {
     const receiver = client.createReceiver(queue, { subQueueType: "deadLetter" });
     const [dead] = await receiveExactly(receiver, 1);
     assert.deepEqual([dead.body, dead.deadLetterReason, dead.deadLetterErrorDescription], ["dead", "why", "more"]);
+    assert.equal(dead.applicationProperties.changed, "dead");
     await receiver.completeMessage(dead);
     await receiver.close();
   });
