@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from .. import interrupts
 from ..errors import QueueError, UnsupportedOperationError
 from ..logs import SessionLogger, get_logger
-from . import fetched_ahead
+from . import background, fetched_ahead
 from .holder import Holder
 from .lock_handle import LockHandle
 
@@ -48,6 +48,7 @@ def resume(holder: Holder, handle: LockHandle) -> None:
 
 def detach(holder: Holder) -> None:
     """Close the client, and leave the lock to another process. Messages fetched ahead go back uncounted. Idempotent."""
+    background.finish(holder.lock.background)
     if holder.lock.is_live and holder.lock.ahead_count and holder.transport.speaks_v1:
         try:
             fetched_ahead.give_back(holder)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import queue
 import threading
 import time
 import weakref
@@ -22,8 +21,6 @@ logger: SessionLogger = get_logger(__name__)
 
 #: The largest number of renewals at the same time.
 MAX_WORKERS = 32
-#: Seconds after which an idle worker ends.
-WORKER_IDLE = 2.0
 #: Seconds after which to try again if the system could not start a thread.
 NO_THREAD_PAUSE = 0.1
 #: Seconds after which to renew a lock again if its holder failed in a way that it does not handle itself.
@@ -47,6 +44,9 @@ class Renewer:
     """
 
     def __init__(self) -> None:
+        self._workers: threads.Workers[weakref.ref[Renewable]] = threads.Workers(
+            "azsession-renewer-worker", MAX_WORKERS, self._renew
+        )
         self._reset()
 
     def _reset(self) -> None:
@@ -59,10 +59,7 @@ class Renewer:
         self._next: dict[weakref.ref[Renewable], float] = {}
         self._clean_at = 64
         self._order = itertools.count()
-        self._work: queue.SimpleQueue[weakref.ref[Renewable] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._workers: set[threading.Thread] = set()
-        self._outstanding = 0
         self._stopped = False
 
     def watch(self, holder: Renewable) -> None:
@@ -149,43 +146,8 @@ class Renewer:
         if due > time.monotonic():
             self._push(due, holder)
             return
-        with self._lock:
-            if self._stopped:
-                return
-            if self._has_worker():
-                self._outstanding += 1
-                self._work.put(holder)
-                return
-        self._push(time.monotonic() + NO_THREAD_PAUSE, holder)
-
-    def _has_worker(self) -> bool:
-        """Start a worker for one more renewal if needed. Return whether there is any. The caller holds `_lock`."""
-        if len(self._workers) < min(self._outstanding + 1, MAX_WORKERS):
-            worker = threading.Thread(target=self._serve, name="azsession-renewer-worker", daemon=True)
-            try:
-                worker.start()
-            except RuntimeError:
-                return bool(self._workers)
-            self._workers.add(worker)
-        return True
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                holder = self._work.get(timeout=WORKER_IDLE)
-            except queue.Empty:
-                with self._lock:
-                    if not self._work.empty():
-                        continue
-                    self._workers.discard(threading.current_thread())
-                    return
-            if holder is None:
-                return
-            try:
-                self._renew(holder)
-            finally:
-                with self._lock:
-                    self._outstanding -= 1
+        if not self._workers.put(holder):
+            self._push(time.monotonic() + NO_THREAD_PAUSE, holder)
 
     def _renew(self, holder: weakref.ref[Renewable]) -> None:
         known = holder()
@@ -221,10 +183,9 @@ class Renewer:
             self._due.clear()
             self._next.clear()
             self._changed.set()
-            for _ in self._workers:
-                self._work.put(None)
-            return [*self._workers, *([self._thread] if self._thread is not None else [])]
+            return [*self._workers.dismiss(), *([self._thread] if self._thread is not None else [])]
 
     def after_fork(self) -> None:
         """In a forked child: start without threads and holders. The parent goes on renewing its locks."""
+        self._workers.after_fork()
         self._reset()

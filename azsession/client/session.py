@@ -15,7 +15,7 @@ from ..config import ServiceBusConfig
 from ..errors import SessionNotFoundError
 from ..messages import ReceivedMessage
 from ..validation import check_count, check_queue_name, check_session_id, check_state, seconds
-from . import handover, operations, receiving
+from . import background, handover, operations, receiving
 from .holder import Holder, LockOptions, hook_without_reference
 from .server_connection import ServerConnection
 from .session_lock import Stage
@@ -322,6 +322,7 @@ class SessionClient(SettlingMethods):
         A receive that waits in another thread ends with `SessionNotFoundError`. The plain dialect has no release: there the
         server keeps the lock until it expires. A release that fails is logged, not raised.
         """
+        background.finish(self._holder.lock.background)
         self._holder.close()
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from ..errors import InvalidReceiptError, SessionNotFoundError
 from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import route_of
+from .background import BackgroundSettlements
 from .fetch_turns import FetchTurns
 from .ids import new_id
 from .lock_origin import LockOrigin
@@ -68,6 +69,8 @@ class SessionLock:
         #: `True` after the lock was handed over: another process may hold it, too.
         self.is_shared: bool = False
         self.fetches: FetchTurns = FetchTurns()
+        #: The settlements that a `SessionProcessor` sends from other threads, if there are any.
+        self.background: BackgroundSettlements | None = None
         self._origin = LockOrigin()
 
     @property
@@ -344,7 +347,9 @@ class SessionLock:
         """Return up to `count` of the messages that were fetched ahead, and whether other messages are in use.
 
         A message is in use if it was handed out and is not settled. Another process that holds the same lock may use some.
+        Messages that are settled in the background are not in use any more.
         """
+        settling = 0 if self.background is None else self.background.unconfirmed
         own = self._running()
         with self._guard:
             taken = [self._ahead[number] for number in range(min(count, len(self._ahead)))]
@@ -352,7 +357,7 @@ class SessionLock:
                 own.arrived.append(("", taken))
             for _ in taken:
                 self._ahead.popleft()
-            return taken, self.is_shared or len(self._receipts) - len(self._ahead) > len(taken)
+            return taken, self.is_shared or len(self._receipts) - len(self._ahead) - settling > len(taken)
 
     def take_all_ahead(self, into: list[ReceivedMessage]) -> None:
         """Move all messages that were fetched ahead to a list. After an interrupt, they can be in both places."""

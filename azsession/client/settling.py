@@ -12,7 +12,7 @@ from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST
 from ..telemetry import Operation
 from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text, seconds
-from . import combining, operations
+from . import background, combining, operations
 from .call import Call, SessionTarget
 from .fetched_ahead import give_back, settle_many
 from .holder import Holder
@@ -152,6 +152,28 @@ def _complete_many(holder: Holder, receipts: Sequence[Receipt]) -> None:
         )
 
 
+def complete_together(holder: Holder, messages: Sequence[ReceivedMessage]) -> dict[str, str]:
+    """Complete up to `MAX_BATCH` messages in one request, one message if the server speaks the plain dialect.
+
+    Returns:
+        The error codes of the messages that could not be completed, by lock token.
+
+    Raises:
+        InvalidReceiptError: The only message could not be completed, or one of the messages was settled here before.
+    """
+    is_batch = len(messages) > 1
+    with holder.telemetry.settle("complete", holder.queue_name, holder.session_id, messages, is_batch=is_batch):
+        holder.check(settling=True)
+        tokens = [holder.lock.resolve(message) for message in messages]
+        if not is_batch:
+            _settle_token(holder, tokens[0], operations.complete)
+            return {}
+        failed = settle_many(holder, {"complete": tokens})
+        if SESSION_LOCK_LOST in failed.values():
+            holder.found_lost(SESSION_LOCK_LOST)
+        return failed
+
+
 def dead_letter_session(holder: Holder, reason: str, description: str | None) -> int:
     """Dead-letter all messages of the session. Return how many there were."""
     _check_reason(reason, description)
@@ -163,6 +185,7 @@ def dead_letter_session(holder: Holder, reason: str, description: str | None) ->
 
 
 def _dead_letter_session(holder: Holder, reason: str, description: str | None) -> int:
+    background.finish(holder.lock.background)
     holder.check()
     ahead: list[ReceivedMessage] = []
     try:

@@ -54,7 +54,7 @@ def _settings(option: Option) -> dict[str, Any]:
         return {"metavar": "ADDRESS", "default": option.default, "show_default": True}
     if option.kind is Kind.PORT:
         return {"type": click.IntRange(0, option.highest), "metavar": "PORT"}
-    number = click.IntRange(1, option.highest) if option.kind is Kind.COUNT else click.FloatRange(0)
+    number = click.IntRange(option.lowest, option.highest) if option.kind is Kind.COUNT else click.FloatRange(0)
     return {"type": number, "default": option.default, "show_default": option.default is not None}
 
 

@@ -34,6 +34,7 @@ class Option:
         kind: The kind of its value.
         help: One sentence for the help text.
         default: The default of the argument of `SessionProcessor`.
+        lowest: The lowest count that the command line accepts.
         highest: The highest count that the command line accepts. `SessionProcessor` checks all values too.
     """
 
@@ -41,6 +42,7 @@ class Option:
     kind: Kind
     help: str
     default: float | bool | str | None = None
+    lowest: int = 1
     highest: int | None = None
 
     @property
@@ -70,6 +72,14 @@ OPTIONS = (
         Kind.FLAG,
         "End when no session has a message. Sessions that others hold are not waited for.",
         default=False,
+    ),
+    Option(
+        "settle_in_background",
+        Kind.COUNT,
+        "Handled messages of a session that may be unconfirmed while its next one is handled. After a crash they come again.",
+        default=0,
+        lowest=0,
+        highest=1000,
     ),
     Option("grace_period", Kind.SECONDS, "Seconds to wait for running functions at the end.", default=30.0),
     Option("on_error", Kind.FUNCTION, "Called with each error, its session and its message (or None)."),

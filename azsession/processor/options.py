@@ -11,7 +11,7 @@ import attrs
 from ..client.session import SessionClient
 from ..errors import ValidationError
 from ..messages import ReceivedMessage
-from ..validation import as_list, check_count, check_flag, check_queue_name, check_session_id, seconds
+from ..validation import MAX_BATCH, as_list, check_count, check_flag, check_queue_name, check_session_id, seconds
 
 #: Called for each message. Its return value is ignored.
 Handler = Callable[[ReceivedMessage, SessionClient], object]
@@ -75,6 +75,10 @@ def _prefetch(value: int) -> int:
     return check_count(value, "prefetch")
 
 
+def _settle_in_background(value: int | None) -> int:
+    return 0 if value is None else check_count(value, "settle_in_background", MAX_BATCH, lowest=0)
+
+
 def _max_renewal(value: float | timedelta | None) -> float | None:
     return None if value is None else seconds(value, "max_renewal")
 
@@ -101,6 +105,7 @@ class ProcessorArguments(TypedDict, total=False):
     on_session_closed: OnSession | None
     grace_period: float | timedelta
     until_empty: bool
+    settle_in_background: int | None
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -124,3 +129,4 @@ class ProcessorOptions:
     on_session_closed: OnSession | None = attrs.field(default=None, converter=_on_session_closed)
     grace_period: float = attrs.field(default=30.0, converter=_grace_period)
     until_empty: bool = attrs.field(default=False, converter=_until_empty)
+    settle_in_background: int = attrs.field(default=0, converter=_settle_in_background)

@@ -114,6 +114,9 @@ class SessionProcessor:
         grace_period: Seconds that running handlers get to finish when the processor stops.
         until_empty: Stop when no session has a message for this processor. Failed messages are tried again before that, until
             they succeed or are dead-lettered. Sessions that other clients hold are not waited for.
+        settle_in_background: Number of handled messages of a session whose completions may be unconfirmed while its next
+            message is handled, up to 1000. After a crash, these messages are delivered again. A completion that fails stops
+            the session. With 0 or `None`, each message is completed before the next one is handled.
 
     Raises:
         ConfigurationError: `provider` is not a `ServiceBusProvider`.
@@ -137,6 +140,7 @@ class SessionProcessor:
         on_session_closed: Callable[[SessionClient], object] | None = None,
         grace_period: float | timedelta = 30,
         until_empty: bool = False,
+        settle_in_background: int | None = 0,
     ) -> None:
         if not isinstance(provider, ServiceBusProvider):
             raise ConfigurationError(f"provider must be a ServiceBusProvider, not {type(provider).__name__}")
@@ -156,6 +160,7 @@ class SessionProcessor:
             on_session_closed=on_session_closed,
             grace_period=grace_period,
             until_empty=until_empty,
+            settle_in_background=settle_in_background,
         )
         self._options = attrs.evolve(options, handler=self._times.measured(options.handler))
         self._lifecycle = _Lifecycle()

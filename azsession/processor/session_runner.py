@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import attrs
 
@@ -16,14 +17,19 @@ from ..events import Event
 from ..logs import About, SessionLogger, get_logger
 from ..messages import ReceivedMessage
 from ..telemetry import Operation
+from ..threads import Workers
 from ..validation import MAX_REASON_LENGTH, fitted
 from .backoff import Backoff
+from .completions import BackgroundCompletions, Completions, ImmediateCompletions
 from .options import OnSession, ProcessorOptions
 from .outcomes import DeadLetter, DeadLetterSession
 from .sources import TakenSession
 from .stats import StatsCounters
 
 logger: SessionLogger = get_logger(__name__)
+
+#: Number of threads that settle in the background, at most. Each has one request under way.
+MAX_SETTLERS = 32
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -55,6 +61,7 @@ class Outcome:
 class _Progress:
     """How far the handling of one session has come."""
 
+    completions: Completions
     handled: bool = False
     #: Messages that were passed to the handler.
     used: int = 0
@@ -95,6 +102,9 @@ class SessionRunner:
         self._lock = threading.Lock()  # Guards _open and _receiving.
         self._open: set[SessionClient] = set()
         self._receiving: set[SessionClient] = set()
+        self._workers: Workers[BackgroundCompletions] = Workers(
+            "azsession-processor-settler", min(options.max_concurrent_sessions, MAX_SETTLERS), BackgroundCompletions.send
+        )
         self.stopping: Event = Event()
 
     def open_sessions(self) -> list[SessionClient]:
@@ -110,9 +120,14 @@ class SessionRunner:
         for session in receiving:
             holder_of(session).stop_waiting()
 
+    def end(self) -> list[threading.Thread]:
+        """Tell the threads that settle in the background to end, after the last session. Return them."""
+        return self._workers.dismiss()
+
     def after_fork(self) -> None:
         """Stop in a forked child: the parent continues to handle the sessions."""
         self._lock = threading.Lock()
+        self._workers.after_fork()
         self.stopping = Event()
         self.stopping.set()
 
@@ -121,7 +136,7 @@ class SessionRunner:
         session = taken.session
         with self._lock:
             self._open.add(session)
-        progress = _Progress()
+        progress = _Progress(self._completions(session))
         try:
             failure, fatal = None, None
             try:
@@ -129,21 +144,56 @@ class SessionRunner:
             except _ExitError as leaving:
                 failure, fatal = leaving.failure, leaving.failure.error
             except QueueError as error:
-                if not self._was_stopped(session):
+                if not (progress.completions.failures or self._was_stopped(session)):
                     failure = Failure(error)
             finally:
-                session.close_session()
-            if failure is not None and failure.message is not None:
-                self.report(failure.error, session, failure.message)
+                self._finish(session, progress.completions)
+            failures = [Failure(each.error, each.message) for each in progress.completions.failures]
+            failures += [] if failure is None else [failure]
+            self._report_messages(failures, session)
             if progress.handled:
                 self._counters.add("sessions_done")
-            return Outcome(progress.handled, progress.had_turn, failure, fatal)
+            return Outcome(progress.handled, progress.had_turn, failures[0] if failures else None, fatal)
         finally:
             with self._lock:
                 self._open.discard(session)
             if progress.handled:
                 self._counters.add("sessions_open", -1)
                 _call_session_hook(self._options.on_session_closed, session)
+
+    def _completions(self, session: SessionClient) -> Completions:
+        def confirmed(count: int) -> None:
+            self._counters.add("messages_done", count)
+            self._backoff.succeeded(session.session_id)
+
+        def failed() -> None:
+            with self._lock:
+                is_receiving = session in self._receiving
+            if is_receiving:
+                holder_of(session).stop_waiting()
+
+        limit = self._options.settle_in_background
+        if not limit:
+            return ImmediateCompletions(session, confirmed)
+        completions = BackgroundCompletions(session, limit, self._workers, confirmed, failed)
+        holder_of(session).lock.background = completions
+        return completions
+
+    def _finish(self, session: SessionClient, completions: Completions) -> None:
+        """Wait for the completions in the background, give back those that failed, and release the session."""
+        try:
+            if not completions.finish():
+                # The messages behind the first one return to the queue with the release.
+                self._counters.add("messages_failed", len(completions.failures) - 1)
+                self._give_back(session, completions.failures[0].message, delayed=True)
+        finally:
+            session.close_session()
+            holder_of(session).lock.background = None
+
+    def _report_messages(self, failures: Sequence[Failure], session: SessionClient) -> None:
+        for each in failures:
+            if each.message is not None:
+                self.report(each.error, session, each.message)
 
     def _was_stopped(self, session: SessionClient) -> bool:
         """Tell whether a receive failed only because the processor stops."""
@@ -166,7 +216,7 @@ class SessionRunner:
                 progress.handled = True
                 self._counters.add("sessions_open")
                 _call_session_hook(options.on_session_opened, session)
-            if session.is_lock_lost:
+            if session.is_lock_lost or progress.completions.failures:
                 return None
             failure = self._handle_message(session, message, progress)
             if failure is not None or progress.is_done:
@@ -194,7 +244,7 @@ class SessionRunner:
                 progress.had_turn = True
                 return None
         with self._lock:
-            if self.stopping.is_set():
+            if self.stopping.is_set() or progress.completions.failures:
                 return None
             self._receiving.add(session)
         try:
@@ -214,33 +264,42 @@ class SessionRunner:
     def _call_handler(
         self, session: SessionClient, message: ReceivedMessage, progress: _Progress, operation: Operation
     ) -> Failure | None:
+        completions = progress.completions
         try:
             try:
                 self._options.handler(message, session)
             except DeadLetter as request:
                 operation.returned()
-                session.dead_letter_message(message, *_texts(request, session, message))
-                self._counters.add("messages_dead_lettered")
+                if completions.finish():
+                    session.dead_letter_message(message, *_texts(request, session, message))
+                    self._dead_lettered(session, 1)
             except DeadLetterSession as request:
                 operation.returned()
                 progress.is_done = True
-                count = session.dead_letter_session(*_texts(request, session, message))
-                self._counters.add("messages_dead_lettered", count)
+                if completions.finish():
+                    self._dead_lettered(session, session.dead_letter_session(*_texts(request, session, message)))
             else:
                 operation.returned()
-                if not holder_of(session).has_settled(message):
-                    session.complete_message(message)
-                self._counters.add("messages_done")
+                if holder_of(session).has_settled(message):
+                    self._counters.add("messages_done")
+                    self._backoff.succeeded(session.session_id)
+                else:
+                    completions.complete(message)
         except BaseException as error:
             operation.returned(error)
             failure = Failure(error, message)
             leaves = isinstance(error, (KeyboardInterrupt, SystemExit))
+            completions.finish()
             self._give_back(session, message, delayed=not leaves)
             if leaves:
                 raise _ExitError(failure) from None
             return failure
-        self._backoff.succeeded(session.session_id)
+        progress.is_done = progress.is_done or bool(completions.failures)
         return None
+
+    def _dead_lettered(self, session: SessionClient, count: int) -> None:
+        self._counters.add("messages_dead_lettered", count)
+        self._backoff.succeeded(session.session_id)
 
     def _give_back(self, session: SessionClient, message: ReceivedMessage, *, delayed: bool) -> None:
         """Abandon a failed message if that is possible. Messages fetched ahead are given back with it."""

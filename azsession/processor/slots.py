@@ -11,7 +11,6 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable
 
 from ..client.cancellation import PendingCalls
 from ..client.provider import ServiceBusProvider, core_of
@@ -28,6 +27,7 @@ from .parking import ParkedSessions, close_all
 from .permanence import Permanence
 from .reachability import Reachability
 from .session_runner import Outcome, SessionRunner
+from .slot_threads import SlotThreads
 from .sources import ListedSessions, NextAvailableSessions, Source, TakenSession
 from .stats import StatsCounters
 
@@ -69,15 +69,12 @@ class Slots:
                 self._backoff,
                 until_empty=options.until_empty,
             )
+        self._threads = SlotThreads(self._end, self._threads_ended)
         self._changed = Condition()  # Guards all fields below, except `wakeups` and `done`.
         #: Number of sessions that are being handled.
         self._busy = 0
         self._parked = ParkedSessions()
         self._parked_thread: threading.Thread | None = None
-        self._threads: list[threading.Thread] = []
-        #: Number of live threads. `start` counts as one, because another thread may stop the slots meanwhile.
-        self._alive = 1
-        self._started = 0
         self._in_background = False
         self.error: BaseException | None = None
         self.wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -110,19 +107,19 @@ class Slots:
         logger.info("the session processor of %r starts with %d slots", name, self._slot_count, queue=name)
         try:
             for _ in range(self._slot_count):
-                self._start_thread(self._run_slot)
+                self._threads.start(self._run_slot)
         except RuntimeError as error:  # The system has no more threads, or the interpreter is shutting down.
-            if self._started == 1:
+            if self._threads.started == 1:
                 raise
             logger.warning(
                 "the session processor runs with %d of %d slots: %s",
-                self._started - 1,
+                self._threads.started - 1,
                 self._slot_count,
                 error,
                 queue=self._options.queue_name,
             )
         finally:
-            self._thread_ended()
+            self._threads.release()
 
     def begin_stop(self) -> None:
         """Pass no further message to the handler, and end all waits. Do not wait for the threads."""
@@ -162,17 +159,16 @@ class Slots:
 
     def join(self) -> None:
         """Wait for the threads, all of which have finished their work."""
-        with self._changed:
-            threads = list(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        self._threads.join()
+        for settler in self._runner.end():
+            settler.join()
         name = self._options.queue_name
         logger.info("the session processor of %r has stopped", name, queue=name)
 
     def after_fork(self) -> None:
         """Stop in a forked child. At most one of the threads exists there: the one that forked, which then ends."""
         self._changed = Condition()
+        self._threads.after_fork()
         self._waits = PendingCalls()
         self._counters.after_fork()
         self._backoff.after_fork()
@@ -184,41 +180,12 @@ class Slots:
 
     def owns_current_thread(self) -> bool:
         """Tell whether the calling thread is one of these threads."""
-        return threading.current_thread() in self._threads
+        return self._threads.owns_current_thread()
 
-    def _start_thread(self, work: Callable[[], object]) -> threading.Thread:
-        with self._changed:
-            self._started += 1
-            # Threads of parked sessions end early, so forget those that have ended.
-            self._threads = list(filter(lambda each: each.ident is None or each.is_alive(), self._threads))
-            name = f"azsession-processor-{self._started}"
-            thread = threading.Thread(target=self._run_thread, args=(work,), name=name, daemon=True)
-            self._alive += 1
-            self._threads.append(thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            with self._changed:
-                self._alive -= 1
-                self._threads.remove(thread)
-            raise
-        return thread
-
-    def _run_thread(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            self._end(error)
-        finally:
-            self._thread_ended()
-
-    def _thread_ended(self) -> None:
-        with self._changed:
-            self._alive -= 1
-            is_last = self._alive == 0
-        if is_last:
-            self.done.set()
-            self.wakeups.put(None)
+    def _threads_ended(self) -> None:
+        self._runner.end()
+        self.done.set()
+        self.wakeups.put(None)
 
     # The work of a slot
 
@@ -340,7 +307,7 @@ class Slots:
             if not stopping and not is_full:
                 self._parked.add(session, due)
                 if self._parked_thread is None:
-                    self._parked_thread = self._start_thread(self._run_parked)
+                    self._parked_thread = self._threads.start(self._run_parked)
                 self._changed.notify_all()
                 return
         if not stopping:
@@ -360,7 +327,7 @@ class Slots:
                 taken = TakenSession(self._parked.pop())
                 self._busy += 1
             try:
-                self._start_thread(functools.partial(self._handle, taken))
+                self._threads.start(functools.partial(self._handle, taken))
             except RuntimeError:
                 self._handle(taken)
         close_all(sessions)

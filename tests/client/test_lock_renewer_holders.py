@@ -134,7 +134,7 @@ def test_a_renewal_that_raises_after_the_lock_ended_is_not_repeated(
     eventually(lambda: lock.renewed)
     lock.due = None
     lock.gate.set()
-    eventually(lambda: renewer._outstanding == 0)
+    eventually(lambda: renewer._workers._outstanding == 0)
     assert lock not in [ref() for ref in renewer._next]
     eventually(lambda: later.renewed)
     assert len(lock.renewed) == 1
@@ -215,7 +215,7 @@ def test_a_lock_with_a_void_entry_is_renewed_again_after_entries_were_removed(re
     renewer.watch(lock)
     lock.due = time.monotonic()
     renewer.watch(lock)
-    eventually(lambda: lock.renewed and renewer._outstanding == 0)
+    eventually(lambda: lock.renewed and renewer._workers._outstanding == 0)
     for _ in range(200):
         renewer.watch(Lock(60))
     lock.due = time.monotonic()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from azsession.client import lock_renewer
+from azsession import threads as azsession_threads
 from azsession.client.lock_renewer import MAX_WORKERS, Renewer
 from azsession.events import Event
 
@@ -64,10 +63,10 @@ def test_one_worker_renews_all_locks_if_no_more_can_be_started(renewer: Renewer,
     eventually(lambda: slow.renewed)
     refuse(monkeypatch, "azsession-renewer-worker")
     renewer.watch(other)
-    eventually(lambda: renewer._outstanding == 2)
+    eventually(lambda: renewer._workers._outstanding == 2)
     slow.gate.set()
     eventually(lambda: other.renewed)
-    assert len(renewer._workers) == 1
+    assert len(renewer._workers._threads) == 1
 
 
 # Workers
@@ -80,13 +79,13 @@ def test_a_slow_renewal_does_not_delay_others_up_to_the_largest_number_of_worker
     for lock in locks:
         renewer.watch(lock)
     eventually(lambda: sum(len(lock.renewed) for lock in locks) == MAX_WORKERS)
-    eventually(lambda: renewer._outstanding == MAX_WORKERS + 1)
+    eventually(lambda: renewer._workers._outstanding == MAX_WORKERS + 1)
     assert len(workers()) == MAX_WORKERS
     assert all(thread.daemon for thread in workers())
     for lock in locks:
         lock.gate.set()
     eventually(lambda: all(lock.renewed for lock in locks))
-    eventually(lambda: renewer._outstanding == 0)
+    eventually(lambda: renewer._workers._outstanding == 0)
 
 
 def test_a_worker_that_is_free_is_used_again(renewer: Renewer) -> None:
@@ -97,11 +96,11 @@ def test_a_worker_that_is_free_is_used_again(renewer: Renewer) -> None:
 
 
 def test_an_idle_worker_ends_and_the_next_renewal_starts_another(renewer: Renewer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_renewer, "WORKER_IDLE", 0.05)
+    monkeypatch.setattr(azsession_threads, "WORKER_IDLE", 0.05)
     first = Lock()
     renewer.watch(first)
     eventually(lambda: first.renewed and not workers())
-    assert not renewer._workers
+    assert not renewer._workers._threads
     second = Lock()
     renewer.watch(second)
     eventually(lambda: second.renewed)
@@ -169,7 +168,7 @@ def test_a_forked_child_starts_without_the_parents_threads_and_locks(renewer: Re
     stop(renewer)
     # The parent's renewer ends, too.
     vars(renewer).update(parent)
-    assert isinstance(renewer._work, queue.SimpleQueue)
+    assert renewer._thread is thread
 
 
 class _CountedEvent(Event):

@@ -12,6 +12,11 @@ from collections.abc import Callable
 import pytest
 
 from azsession import Message, NoSessionAvailableError, ServiceBusProvider
+from azsession.processor.backoff import Backoff
+from azsession.processor.options import ProcessorOptions
+from azsession.processor.session_runner import SessionRunner
+from azsession.processor.sources import TakenSession
+from azsession.processor.stats import StatsCounters
 
 from ..api.conftest import Arrangement
 from ..conftest import eventually
@@ -190,9 +195,34 @@ def close(context: Context) -> None:
     context.check_rest(context.open(), "0", "1", "2")
 
 
+def handle_and_settle_in_background(context: Context) -> None:
+    """As a Celery task does it, which handles its session in the main thread."""
+    handled: list[str] = []
+    session = receive(context)
+    options = ProcessorOptions(
+        queue_name=context.queue,
+        handler=lambda message, _: handled.append(message.text()),
+        settle_in_background=1,
+        on_error=lambda *_: None,
+    )
+    runner = SessionRunner(options, Backoff(), StatsCounters(), delays=False)
+    context.interrupt(lambda: runner.handle(TakenSession(session)))
+    session.close()
+    for thread in runner.end():
+        thread.join(20)
+    with context.open() as other:
+        rest = context.rest(other)
+    # No message overtook another one, or was completed without being handled.
+    assert rest == ["0", "1", "2"][3 - len(rest) :], context.interrupter.where
+    assert handled == ["0", "1", "2"][: len(handled)], context.interrupter.where
+    assert len(handled) + len(rest) >= 3, context.interrupter.where
+    context.check_rest(context.open())
+
+
 SCENARIOS: list[Scenario] = [
     receive_one, receive_many, iterate, receive_fetched_ahead, complete, complete_many, abandon, abandon_with_messages_ahead,
     defer, receive_deferred, dead_letter, renew, keep_state, send, accept, accept_nothing, browse, close,
+    handle_and_settle_in_background,
 ]  # fmt: skip
 
 

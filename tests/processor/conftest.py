@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from azsession import ServiceBusProvider
 from azsession.processor import backoff
 from azsession.testing import AzsessionServer
 
+from .front import Front, fronted
 from .helpers import QUEUE
 
 
@@ -22,3 +25,10 @@ def provider(azsession_server: AzsessionServer, azsession_provider: ServiceBusPr
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pause after a failure short."""
     monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.02)
+
+
+@pytest.fixture
+def front(azsession_server: AzsessionServer, provider: ServiceBusProvider) -> Iterator[Front]:
+    """A front of the gateway. `provider` is not behind it."""
+    with fronted(azsession_server) as front:
+        yield front

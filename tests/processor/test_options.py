@@ -11,6 +11,7 @@ from azsession import (
     SessionProcessor,
     ValidationError,
 )
+from azsession.processor.options import ProcessorOptions
 
 from .helpers import QUEUE, Seen
 
@@ -28,8 +29,17 @@ from .helpers import QUEUE, Seen
         {"on_error": "print"},
         {"grace_period": float("nan")},
         {"max_renewal": "1"},
+        {"settle_in_background": -1},
+        {"settle_in_background": 1001},
+        {"settle_in_background": True},
     ],
 )
 def test_the_error_names_the_invalid_option(provider: ServiceBusProvider, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="session id" if wrong.get("session_ids") == ["s" * 129] else next(iter(wrong))):
         SessionProcessor(provider, QUEUE, Seen(), **wrong)
+
+
+@pytest.mark.parametrize("off", [0, None])
+def test_settling_in_the_background_is_off_by_default(off: int | None) -> None:
+    assert ProcessorOptions(queue_name=QUEUE, handler=Seen()).settle_in_background == 0
+    assert ProcessorOptions(queue_name=QUEUE, handler=Seen(), settle_in_background=off).settle_in_background == 0

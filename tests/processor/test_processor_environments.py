@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
+
+import pytest
 
 from azsession import ServiceBusProvider, SessionProcessor
 from azsession.testing import AzsessionServer
@@ -45,7 +48,8 @@ with ServiceBusProvider.from_connection_string(sys.argv[1]) as provider:
     provider.send_messages("orders", [Message("slow", session_id="s"), Message("next", session_id="s")])
     for number in range(10):
         provider.send_messages("orders", [Message(str(n), session_id=f"q{number}") for n in range(5)])
-    with SessionProcessor(provider, "orders", handler, max_concurrent_sessions=4) as processor:
+    options = {"max_concurrent_sessions": 4, "settle_in_background": int(sys.argv[2])}
+    with SessionProcessor(provider, "orders", handler, **options) as processor:
         deadline = time.monotonic() + 30
         while processor.stats.messages_done < 52 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -62,10 +66,11 @@ print("done")
 """
 
 
-def test_client_renewal_and_processor_work_under_gevent(azsession_server: AzsessionServer) -> None:
+@pytest.mark.parametrize("in_background", [0, 3])
+def test_client_renewal_and_processor_work_under_gevent(azsession_server: AzsessionServer, in_background: int) -> None:
     azsession_server.create_queue("orders", lock_duration=1)
     done = subprocess.run(
-        [sys.executable, "-c", _UNDER_GEVENT, azsession_server.connection_string],
+        [sys.executable, "-c", _UNDER_GEVENT, azsession_server.connection_string, str(in_background)],
         capture_output=True,
         text=True,
         timeout=100,
@@ -74,14 +79,16 @@ def test_client_renewal_and_processor_work_under_gevent(azsession_server: Azsess
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
 
 
-def test_sessions_on_azure_are_handled_in_order() -> None:
+@pytest.mark.parametrize("in_background", [0, 3])
+def test_sessions_on_azure_are_handled_in_order(in_background: int) -> None:
     with require_standin()() as standin:
         standin.create_queue("orders")
         with ServiceBusProvider.from_connection_string(standin.connection_string) as provider:
             for number in range(6):
                 send(provider, f"s{number}", map(str, range(7)))
             seen = Seen()
-            with SessionProcessor(provider, "orders", seen, max_concurrent_sessions=3, prefetch=4) as processor:
+            options: dict[str, Any] = {"max_concurrent_sessions": 3, "prefetch": 4, "settle_in_background": in_background}
+            with SessionProcessor(provider, "orders", seen, **options) as processor:
                 eventually(lambda: processor.stats.messages_done == 42, seconds=30)
                 eventually(lambda: processor.stats.sessions_open == 0)
             assert all(seen.by_session[f"s{number}"] == [str(n) for n in range(7)] for number in range(6))

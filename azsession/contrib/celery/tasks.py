@@ -39,6 +39,7 @@ def session_task(
     idle_timeout: float | timedelta = 0,
     prefetch: int = 10,
     max_renewal: float | timedelta | None = None,
+    settle_in_background: int | None = 0,
     **task_options: object,
 ) -> Callable[[Callable[..., object]], Task]:
     """Return a decorator that makes a Celery task from a function that handles one message.
@@ -57,6 +58,8 @@ def session_task(
         prefetch: Messages to receive in one request, 1 to 1000.
         max_renewal: Seconds (or a timedelta) after which the session's lock is not renewed. `None` means that the renewal
             has no limit.
+        settle_in_background: Handled messages whose completions may be unconfirmed while the next one is handled, up to 1000.
+            After a crash these messages are delivered again. With 0 or `None`, each one is completed before the next.
         task_options: Celery's options, for example `name`, `queue` or `time_limit`. The default of `max_retries` is `None`:
             the queue's ``max_delivery_count`` dead-letters a message that always fails.
 
@@ -84,6 +87,7 @@ def session_task(
             session_idle_timeout=idle_timeout,
             prefetch=prefetch,
             max_renewal=max_renewal,
+            settle_in_background=settle_in_background,
             grace_period=0.0,
         )
 
@@ -156,7 +160,10 @@ class _Turn:
         # Celery decides when the task runs again.
         runner = SessionRunner(self._options, backoff, self._counters, delays=False)
         runner.stopping = WorkerEnds()
-        return runner.handle(TakenSession(self._session))
+        try:
+            return runner.handle(TakenSession(self._session))
+        finally:
+            runner.end()
 
     def pause_before_next(self, outcome: Outcome) -> float | None:
         """Return the seconds before the next task for the session. `None` means no task, or a retry of this one."""

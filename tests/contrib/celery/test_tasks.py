@@ -19,6 +19,7 @@ from azsession import (
     SessionClient,
     ValidationError,
 )
+from azsession.client import settling
 from azsession.contrib.celery import session_task
 from azsession.testing import AzsessionServer
 
@@ -282,6 +283,34 @@ def test_a_worker_retries_a_task_if_the_server_cannot_be_reached(app: Celery) ->
         task.pop_request()
     assert isinstance(caught.value.__cause__, ConnectionFailedError)
     assert caught.value.when > 1  # type: ignore[attr-defined]
+
+
+def test_a_task_can_settle_in_the_background(
+    app: Celery, azsession_provider: ServiceBusProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(message: ReceivedMessage, session: SessionClient) -> None:
+        if message.text() == "4" and message.delivery_count == 1:
+            raise OSError("not now")
+
+    threads: set[str] = set()
+    together = settling.complete_together
+
+    def noted(*arguments: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return together(*arguments)
+
+    monkeypatch.setattr(settling, "complete_together", noted)
+    seen = Seen(judge)
+    send(azsession_provider, "a", "123456")
+    task = make(app, seen, settle_in_background=2)
+    with pytest.raises(OSError, match="not now"):
+        task("a")
+    assert left(azsession_provider) == 3
+    assert task("a") == 3
+    assert seen.all == [f"a{number}" for number in "1234456"]
+    assert threads == {"azsession-processor-settler"}
+    with pytest.raises(ValidationError, match="settle_in_background"):
+        make(app, seen, settle_in_background=-1)
 
 
 def test_a_task_has_its_body_as_an_attribute(app: Celery) -> None:
