@@ -11,11 +11,12 @@ from collections import Counter, deque
 from types import TracebackType
 from typing import Any
 
-from tests.standin.boxes import Counts, Options
+from tests.standin.boxes import Options
 from tests.standin.connection import Peer
+from tests.standin.inside import Inside
 from tests.standin.links import Receives, SessionReceives
 from tests.standin.loop import Loop
-from tests.standin.refusal import Refusal
+from tests.standin.refusal import STATUS, Refusal
 from tests.standin.state import Queue
 from tests.standin.tokens import ALL, path_of
 from tests.standin.topic import Topic
@@ -24,7 +25,7 @@ from tests.standin.wire import Content, parse
 Entry = tuple[str | None, int, Any]
 
 
-class StandIn:
+class StandIn(Inside):
     """An AMQP 1.0 stand-in for an Azure Service Bus namespace. It listens on a free loopback port during its `with` block.
 
     Every public method is thread-safe, takes effect before it returns, and does not wait for clients.
@@ -99,6 +100,10 @@ class StandIn:
         """Return the connection string with one of `keys`."""
         text = f"Endpoint=sb://127.0.0.1:{self.port};SharedAccessKeyName={key_name};SharedAccessKey={self.keys[key_name][0]}"
         return text if self._tls is not None else f"{text};UseDevelopmentEmulator=true"
+
+    def add_key(self, name: str, rights: frozenset[str]) -> None:
+        """Add a key with some of the rights in `ALL`."""
+        self.keys[name] = (base64.b64encode(os.urandom(32)).decode(), rights)
 
     # Entities
 
@@ -195,44 +200,6 @@ class StandIn:
         """Add encoded messages to an entity as if a client had sent them; return their sequence numbers."""
         return self.loop.call(lambda: self.enqueue(path_of(entity), [parse(each) for each in encoded]))
 
-    # Looking inside
-
-    def counts(self, entity: str) -> Counts:
-        """Return the numbers of an entity's messages by state."""
-        return self.loop.call(lambda: self._queue(entity).counts())
-
-    def completed(self, entity: str) -> list[Entry]:
-        """Return session id, sequence number and message id of the completed messages, in order."""
-        return self.loop.call(lambda: list(self._queue(entity).completed))
-
-    def accepted(self, entity: str) -> list[Entry]:
-        """Return session id, sequence number and message id of the accepted messages, in order."""
-        return self.loop.call(lambda: list(self._queue(entity).accepted))
-
-    def locked_sessions(self, entity: str) -> set[str]:
-        """Return the ids of the locked sessions."""
-        boxes = self._queue(entity).boxes
-        return self.loop.call(lambda: {box.name for box in boxes.values() if box.holder is not None})
-
-    def waiting_accepts(self, entity: str) -> int:
-        """Return how many links wait for the next available session of an entity."""
-        queue = self._queue(entity)
-        return self.loop.call(lambda: len(queue.waiting))
-
-    def links(self) -> int:
-        """Return how many links there are, including those of `$cbs` and `$management`."""
-        return self.loop.call(lambda: sum(len(peer.links) for peer in self.peers))
-
-    def connections(self) -> int:
-        """Return how many connections there are."""
-        return self.loop.call(lambda: len(self.peers))
-
-    def _queue(self, entity: str) -> Queue:
-        queue = self._find(path_of(entity))
-        if queue is None:
-            raise KeyError(entity)
-        return queue
-
     # Misbehaving
 
     def detach_links(
@@ -300,8 +267,16 @@ class StandIn:
 
     def refuse(self, operation: str, condition: str, n: int = 1, description: str = "Refused by the test.") -> None:
         """Refuse the next n operations of a kind, for example `attach`, `send`, `disposition` or `renew-session-lock`."""
-        refusal = Refusal(condition, description, _STATUS.get(condition, 400))
+        refusal = Refusal(condition, description, STATUS.get(condition, 400))
         self.loop.call(lambda: self._refusals.setdefault(operation, deque()).extend([refusal] * n))
+
+    def refusals(self) -> int:
+        """Return how many operations `refuse` will still refuse."""
+        return self.loop.call(lambda: sum(map(len, self._refusals.values())))
+
+    def refuse_no_more(self) -> None:
+        """End what `refuse` began."""
+        self.loop.call(self._refusals.clear)
 
     def swallow(self, operation: str, n: int = 1) -> None:
         """Perform the next n operations of a kind without an answer."""
@@ -382,16 +357,3 @@ class StandIn:
             dirty, self._dirty = self._dirty, set()
             for peer in dirty:
                 peer.flush()
-
-
-_STATUS = {
-    "amqp:unauthorized-access": 401,
-    "amqp:not-found": 404,
-    "com.microsoft:message-not-found": 404,
-    "com.microsoft:timeout": 408,
-    "com.microsoft:session-lock-lost": 410,
-    "com.microsoft:message-lock-lost": 410,
-    "com.microsoft:session-cannot-be-locked": 410,
-    "com.microsoft:server-busy": 503,
-    "amqp:internal-error": 500,
-}

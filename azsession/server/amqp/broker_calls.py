@@ -37,12 +37,17 @@ async def result_of(future: Future[T], give_back: Callable[[T], object] | None =
         try:
             await over.wait()
         except asyncio.CancelledError:
-            if not future.cancel() and give_back is not None:
-                future.add_done_callback(lambda done: _give_back(done, give_back))
+            withdraw(future, give_back)
             raise
     if future.cancelled():
         raise WithdrawnError
     return future.result()
+
+
+def withdraw(future: Future[T], give_back: Callable[[T], object] | None) -> None:
+    """Withdraw an operation. If it has taken effect already, `give_back` gets its result, in any thread."""
+    if not future.cancel() and give_back is not None:
+        future.add_done_callback(lambda done: _give_back(done, give_back))
 
 
 def _give_back(future: Future[T], give_back: Callable[[T], object]) -> None:

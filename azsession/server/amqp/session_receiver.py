@@ -16,7 +16,7 @@ from ...broker.calls import Disposition as Settles
 from ...errors import QueueError
 from ...messages import ReceivedMessage
 from ...protocol.routes import Operation
-from .broker_calls import CONTEXT, WithdrawnError, result_of, when_done
+from .broker_calls import CONTEXT, WithdrawnError, result_of, when_done, withdraw
 from .conditions import TIMEOUT, RefusedError, not_settled, refusal_of
 from .link import LinkChannel
 from .messages import encode_received, ticks_in
@@ -56,6 +56,7 @@ class SessionReceiver(OutgoingLink):
         self._session_id = session_id
         self._broker = channel.connection.services.broker
         self._deletes = attach.sender_settle_mode == amqp.SENDER_SETTLED
+        self._accepting: Future[Delivery | None] | None = None
         self._has_lock = False
         self._lock_seconds = 0.0
         self._expiry: asyncio.TimerHandle | None = None
@@ -75,7 +76,9 @@ class SessionReceiver(OutgoingLink):
         timeout = given / 1000 if isinstance(given, int) else DEFAULT_WAIT
         wait = 0.0 if self._session_id is not None else max(0.0, min(timeout, MAX_WAIT))
         request = AcceptRequest(self.entity, self._session_id, self.lock_id, timeout=wait)
-        delivery = await result_of(self._broker.accept(request, context=CONTEXT), self._undo)
+        self._accepting = self._broker.accept(request, context=CONTEXT)
+        delivery = await result_of(self._accepting)
+        self._accepting = None
         if delivery is None:
             text = "The operation did not complete within the allotted timeout: no session was available."
             raise RefusedError(TIMEOUT, text, 408)
@@ -133,6 +136,10 @@ class SessionReceiver(OutgoingLink):
 
     def release(self) -> None:
         super().release()
+        accepting, self._accepting = self._accepting, None
+        if accepting is not None:
+            # Now, and not in the task: the client must not see its detach answered before the session is free again.
+            withdraw(accepting, self._undo)
         if self._expiry is not None:
             self._expiry.cancel()
         if self._has_lock:

@@ -1,10 +1,9 @@
-"""Fixtures of the tests of the broker on Azure: a stand-in for a namespace, brokers on it, and a gateway in front of it."""
+"""Fixtures of the tests of the broker on Azure: a namespace, brokers on it, and a gateway in front of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,24 +11,29 @@ from azsession import ServiceBusConfig, ServiceBusProvider
 from azsession.broker.azure import AzureBroker
 from azsession.server import AccessKey, GatewayService
 
+from ...namespaces import Namespace
+from ...namespaces.choice import SERVERS, namespace_on
 from ...server.raw import KEYS, Gateway, SteppedClock
-from ...standin.require import require_standin
 from .holders import QUEUE, Holder, broker_on
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> str:
+    """The name of the server for `namespace`."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
+def namespace(server: str) -> Iterator[Namespace]:
     """A namespace with one queue, whose locks last a minute."""
-    with require_standin()() as namespace:
+    with namespace_on(server) as namespace:
         namespace.create_queue(QUEUE)
         yield namespace
 
 
 @pytest.fixture(params=["in-process", "over-HTTP"])
-def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[ServiceBusProvider]:
+def provider(request: pytest.FixtureRequest, namespace: Namespace) -> Iterator[ServiceBusProvider]:
     """A provider of the namespace, directly and through a gateway."""
     with ExitStack() as stack:
         where = namespace.connection_string
@@ -40,21 +44,21 @@ def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[Ser
 
 
 @pytest.fixture
-def broker(namespace: StandIn) -> Iterator[AzureBroker]:
+def broker(namespace: Namespace) -> Iterator[AzureBroker]:
     """A broker on the namespace."""
     with broker_on(namespace) as broker:
         yield broker
 
 
 @pytest.fixture
-def other(namespace: StandIn) -> Iterator[AzureBroker]:
+def other(namespace: Namespace) -> Iterator[AzureBroker]:
     """The broker of another process."""
     with broker_on(namespace) as broker:
         yield broker
 
 
 @pytest.fixture
-def gateway(namespace: StandIn) -> Iterator[Gateway]:
+def gateway(namespace: Namespace) -> Iterator[Gateway]:
     """A gateway in front of the namespace, for requests that a test writes itself."""
     azure = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string), None)
     with GatewayService(azure, KEYS, max_waiting=16) as service:

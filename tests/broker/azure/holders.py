@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from azsession import Message, ReceivedMessage, ServiceBusConfig
 from azsession.broker.azure import AzureBroker
@@ -25,9 +25,7 @@ from azsession.broker.calls import (
 )
 
 from ...conftest import eventually
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
+from ...namespaces import Namespace
 
 T = TypeVar("T")
 
@@ -35,7 +33,7 @@ QUEUE = "orders"
 
 
 @contextmanager
-def broker_on(namespace: StandIn, **config_fields: Any) -> Iterator[AzureBroker]:
+def broker_on(namespace: Namespace, **config_fields: Any) -> Iterator[AzureBroker]:
     """Open a broker with a connection of its own; close it at the end of the ``with`` block."""
     config = ServiceBusConfig(connection_string=namespace.connection_string, **config_fields)
     broker = AzureBroker(config, None)
@@ -117,7 +115,7 @@ def texts(messages: list[ReceivedMessage]) -> list[str]:
     return [message.text() for message in messages]
 
 
-def completed(namespace: StandIn, session_id: str = "s1") -> list[Any]:
+def completed(namespace: Namespace, session_id: str = "s1") -> list[Any]:
     """Return the ids of the messages of a session that were completed, in the order of completion."""
     return [message_id for session, _, message_id in namespace.completed(QUEUE) if session == session_id]
 
@@ -147,7 +145,7 @@ def waits_in(holder: Holder) -> int:
     return broker._loop.run(count)
 
 
-def held_again(namespace: StandIn, holder: Holder) -> None:
+def held_again(namespace: Namespace, holder: Holder) -> None:
     """Return when the session is locked again, and its check is over."""
     broker = holder.broker
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken
@@ -22,11 +22,9 @@ from azsession.broker.azure import AzureBroker
 from azsession.protocol.sas import generate_sas_token
 
 from ...conftest import eventually
-from ...standin.require import require_standin
+from ...namespaces import Namespace
+from ...namespaces.choice import namespace_on, stand_in_only
 from .holders import QUEUE, Holder, broker_on, completed, send
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 class Credential:
@@ -44,15 +42,15 @@ class Credential:
 
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
+def namespace(server: str) -> Iterator[Namespace]:
+    with namespace_on(server) as namespace:
         namespace.create_queue(QUEUE)
         namespace.create_queue("others")
         yield namespace
 
 
 @contextmanager
-def broker_with(namespace: StandIn, credential: Any) -> Iterator[AzureBroker]:
+def broker_with(namespace: Namespace, credential: Any) -> Iterator[AzureBroker]:
     broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string), credential)
     try:
         yield broker
@@ -60,12 +58,12 @@ def broker_with(namespace: StandIn, credential: Any) -> Iterator[AzureBroker]:
         broker.close()
 
 
-def puts(namespace: StandIn) -> int:
-    """Return how many tokens the stand-in has."""
-    return sum(len(peer.grants) for peer in list(namespace.peers))
+def puts(namespace: Namespace) -> int:
+    """Return how many tokens the namespace has."""
+    return len(namespace.tokens())
 
 
-def test_each_entity_gets_one_token(namespace: StandIn) -> None:
+def test_each_entity_gets_one_token(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         for _ in range(3):
             send(broker, "x")
@@ -73,7 +71,8 @@ def test_each_entity_gets_one_token(namespace: StandIn) -> None:
         assert puts(namespace) == 2
 
 
-def test_a_token_of_a_credential_is_refreshed_before_its_end_on_the_same_connection(namespace: StandIn) -> None:
+@stand_in_only("tokens of Microsoft Entra")
+def test_a_token_of_a_credential_is_refreshed_before_its_end_on_the_same_connection(namespace: Namespace) -> None:
     credential = Credential(3)
     with broker_with(namespace, credential) as broker:
         holder = Holder(broker)
@@ -84,7 +83,7 @@ def test_a_token_of_a_credential_is_refreshed_before_its_end_on_the_same_connect
         assert (namespace.connections(), namespace.log["open"], namespace.log["detach"]) == (1, 1, 0)
 
 
-def test_a_signature_is_refreshed_before_its_end(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signature_is_refreshed_before_its_end(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens_module, "SAS_LIFETIME", 3)
     with broker_on(namespace) as broker:
         send(broker, "one")
@@ -92,7 +91,7 @@ def test_a_signature_is_refreshed_before_its_end(namespace: StandIn, monkeypatch
         messages = holder.take()
 
         def ends() -> float:
-            return max(grant.expires for peer in list(namespace.peers) for grant in peer.grants.values())
+            return max(namespace.tokens())
 
         first = ends()
         eventually(lambda: ends() > first + 2)
@@ -100,7 +99,7 @@ def test_a_signature_is_refreshed_before_its_end(namespace: StandIn, monkeypatch
         assert (namespace.connections(), namespace.log["detach"]) == (1, 0)
 
 
-def test_expired_tokens_are_put_again(namespace: StandIn) -> None:
+def test_expired_tokens_are_put_again(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one", "two")
         holder = Holder(broker)
@@ -113,7 +112,8 @@ def test_expired_tokens_are_put_again(namespace: StandIn) -> None:
         assert namespace.connections() == 1
 
 
-def test_a_revoked_token_is_replaced_once(namespace: StandIn) -> None:
+@stand_in_only("tokens of Microsoft Entra")
+def test_a_revoked_token_is_replaced_once(namespace: Namespace) -> None:
     credential = Credential(3600, "revoked", "good")
     with broker_with(namespace, credential) as broker:
         send(broker, "one")
@@ -122,14 +122,14 @@ def test_a_revoked_token_is_replaced_once(namespace: StandIn) -> None:
     assert [bool(claims) for claims in credential.asked] == [False, True]
 
 
-def test_a_credential_whose_tokens_are_refused_is_asked_twice(namespace: StandIn) -> None:
+def test_a_credential_whose_tokens_are_refused_is_asked_twice(namespace: Namespace) -> None:
     credential = Credential(3600, "bad")
     with broker_with(namespace, credential) as broker, pytest.raises(AuthenticationFailedError):
         send(broker, "one")
     assert len(credential.asked) == 2
 
 
-def test_a_wrong_key_is_a_failed_authentication(namespace: StandIn) -> None:
+def test_a_wrong_key_is_a_failed_authentication(namespace: Namespace) -> None:
     wrong = namespace.connection_string.replace("SharedAccessKey=", "SharedAccessKey=x")
     broker = AzureBroker(ServiceBusConfig(connection_string=wrong))
     try:
@@ -143,8 +143,8 @@ def test_a_wrong_key_is_a_failed_authentication(namespace: StandIn) -> None:
 
 
 @pytest.mark.parametrize("right", ["Send", "Listen"])
-def test_a_key_without_the_right_is_denied(namespace: StandIn, right: str) -> None:
-    namespace.keys["limited"] = (namespace.keys["RootManageSharedAccessKey"][0], frozenset({right}))
+def test_a_key_without_the_right_is_denied(namespace: Namespace, right: str) -> None:
+    namespace.add_key("limited", frozenset({right}))
     broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string_of("limited")))
     calls = {"Send": lambda: send(broker, "one"), "Listen": lambda: Holder(broker).receive(timeout=0)}
     try:
@@ -155,8 +155,9 @@ def test_a_key_without_the_right_is_denied(namespace: StandIn, right: str) -> No
         broker.close()
 
 
-def test_a_signature_of_the_connection_string_is_used_until_its_end(namespace: StandIn) -> None:
-    name, (key, _) = next(iter(namespace.keys.items()))
+def test_a_signature_of_the_connection_string_is_used_until_its_end(namespace: Namespace) -> None:
+    fields = dict(part.split("=", 1) for part in namespace.connection_string.split(";"))
+    name, key = fields["SharedAccessKeyName"], fields["SharedAccessKey"]
 
     def string(expires_on: float) -> str:
         token = generate_sas_token("sb://127.0.0.1/", name, key, int(expires_on))
@@ -175,7 +176,7 @@ def test_a_signature_of_the_connection_string_is_used_until_its_end(namespace: S
         broker.close()
 
 
-def test_an_unanswered_token_is_put_again_by_the_next_call(namespace: StandIn) -> None:
+def test_an_unanswered_token_is_put_again_by_the_next_call(namespace: Namespace) -> None:
     namespace.swallow("put-token")
     with broker_on(namespace, request_timeout=1.0) as broker:
         with pytest.raises(ConnectionFailedError) as caught:
@@ -185,7 +186,7 @@ def test_an_unanswered_token_is_put_again_by_the_next_call(namespace: StandIn) -
         assert len(namespace.accepted(QUEUE)) == 1
 
 
-def test_an_internal_error_for_a_token_is_transient(namespace: StandIn) -> None:
+def test_an_internal_error_for_a_token_is_transient(namespace: Namespace) -> None:
     namespace.refuse("put-token", "amqp:internal-error")
     with broker_on(namespace) as broker:
         with pytest.raises(QueueError) as caught:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +11,9 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.azure.batches import EncodedMessages, divide
 
 from ...conftest import eventually
+from ...namespaces import Namespace
+from ...namespaces.choice import stand_in_only
 from .holders import QUEUE, broker_on, in_thread
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 MB = 1024 * 1024
 
@@ -24,7 +22,7 @@ def messages(count: int, sessions: int = 1, size: int = 10) -> list[Message]:
     return [Message(b"x" * size, session_id=f"s{at % sessions}", message_id=f"m{at}") for at in range(count)]
 
 
-def accepted(namespace: StandIn, queue: str) -> list[str]:
+def accepted(namespace: Namespace, queue: str) -> list[str]:
     return [entry[2] for entry in namespace.accepted(queue)]
 
 
@@ -49,8 +47,9 @@ def test_a_transfer_has_at_most_the_size_of_a_batch() -> None:
             assert not per_session or len({encoded.session_ids[at] for at in flat}) == 1
 
 
+@stand_in_only("partitions")
 def test_messages_of_several_sessions_reach_a_partitioned_queue_in_the_order_of_each_session(
-    provider: ServiceBusProvider, namespace: StandIn
+    provider: ServiceBusProvider, namespace: Namespace
 ) -> None:
     namespace.create_queue("partitioned", partitioned=True, duplicate_detection=600.0)
     for start in (0, 100):
@@ -61,7 +60,8 @@ def test_messages_of_several_sessions_reach_a_partitioned_queue_in_the_order_of_
         assert ids == [f"m{start + at}" for start in (0, 100) for at in range(100) if at % 7 == number]
 
 
-def test_a_retried_request_to_a_partitioned_queue_sends_only_what_was_not_accepted(namespace: StandIn) -> None:
+@stand_in_only("partitions")
+def test_a_retried_request_to_a_partitioned_queue_sends_only_what_was_not_accepted(namespace: Namespace) -> None:
     namespace.create_queue("partitioned", partitioned=True)
     with broker_on(namespace) as broker:
         broker.send("partitioned", messages(2, 2)).result()
@@ -75,23 +75,25 @@ def test_a_retried_request_to_a_partitioned_queue_sends_only_what_was_not_accept
     assert sorted(accepted(namespace, "partitioned")[2:]) == ["n0", "n1", "n2"]
 
 
+@stand_in_only("sizes of batches that differ from the sizes of messages")
 @pytest.mark.parametrize("announced", [True, False])
 def test_batches_stay_below_a_megabyte_where_messages_may_be_larger(
-    provider: ServiceBusProvider, namespace: StandIn, announced: bool
+    provider: ServiceBusProvider, namespace: Namespace, announced: bool
 ) -> None:
     namespace.create_queue("premium", max_message_size=100 * MB, announces_batch_size=announced)
     ids = provider.send_messages("premium", messages(30, size=100_000))
     assert accepted(namespace, "premium") == ids
 
 
-def test_the_announced_size_of_batches_is_kept(provider: ServiceBusProvider, namespace: StandIn) -> None:
+@stand_in_only("sizes of batches that differ from the sizes of messages")
+def test_the_announced_size_of_batches_is_kept(provider: ServiceBusProvider, namespace: Namespace) -> None:
     namespace.create_queue("small", max_batch_size=5000)
     ids = provider.send_messages("small", messages(40, size=500))
     assert accepted(namespace, "small") == ids
 
 
 def test_a_message_that_is_too_large_is_named_by_its_position_before_anything_is_sent(
-    provider: ServiceBusProvider, namespace: StandIn
+    provider: ServiceBusProvider, namespace: Namespace
 ) -> None:
     sent = messages(6)
     sent[3] = Message(b"x" * 300_000, session_id="s0")
@@ -103,7 +105,7 @@ def test_a_message_that_is_too_large_is_named_by_its_position_before_anything_is
 
 
 def test_positions_count_in_the_callers_list_beyond_the_first_request(
-    provider: ServiceBusProvider, namespace: StandIn
+    provider: ServiceBusProvider, namespace: Namespace
 ) -> None:
     sent = messages(1010)
     sent[1004] = Message(b"x" * 300_000, session_id="s0")
@@ -112,7 +114,7 @@ def test_positions_count_in_the_callers_list_beyond_the_first_request(
     assert caught.value.accepted == 1000
 
 
-def test_a_detach_with_a_reason_raises_that_error(broker: AzureBroker, namespace: StandIn) -> None:
+def test_a_detach_with_a_reason_raises_that_error(broker: AzureBroker, namespace: Namespace) -> None:
     broker.send(QUEUE, messages(1)).result()
     namespace.swallow("send")
     sending = in_thread(lambda: broker.send(QUEUE, messages(2)).result())
@@ -122,7 +124,8 @@ def test_a_detach_with_a_reason_raises_that_error(broker: AzureBroker, namespace
         sending.result(10)
 
 
-def test_a_batch_is_not_sent_before_the_link_says_how_large_it_may_be(namespace: StandIn) -> None:
+@stand_in_only("sizes of batches that differ from the sizes of messages")
+def test_a_batch_is_not_sent_before_the_link_says_how_large_it_may_be(namespace: Namespace) -> None:
     namespace.create_queue("small", max_batch_size=5000)
     with broker_on(namespace) as broker:
         namespace.delay(0.2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +11,8 @@ from azsession.broker.azure import AzureBroker, browsing
 from azsession.broker.calls import Disposition
 
 from ...conftest import eventually
+from ...namespaces import Namespace
 from .holders import QUEUE, Holder, broker_on, connection_of, send, texts
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 def dead_letter(broker: AzureBroker, *bodies: str) -> dict[str, int]:
@@ -39,7 +36,7 @@ def test_peeking_goes_on_beyond_a_page(broker: AzureBroker) -> None:
 
 
 def test_a_resubmitted_dead_letter_goes_to_the_end_of_its_session_with_its_attributes(
-    broker: AzureBroker, namespace: StandIn
+    broker: AzureBroker, namespace: Namespace
 ) -> None:
     numbers = dead_letter(broker, "one", "two", "three")
     send(broker, "four")
@@ -65,7 +62,7 @@ def test_a_dead_letter_that_does_not_exist_is_not_found(broker: AzureBroker, num
 
 
 def test_a_dead_letter_that_another_client_has_locked_is_a_transient_error(
-    broker: AzureBroker, namespace: StandIn, monkeypatch: pytest.MonkeyPatch
+    broker: AzureBroker, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = dead_letter(broker, "one", "two")
     with broker_on(namespace) as other:
@@ -85,13 +82,12 @@ def test_a_dead_letter_that_another_client_has_locked_is_a_transient_error(
         broker.delete_dead_letter(QUEUE, numbers["two"]).result()
 
 
-def test_a_dead_letter_that_comes_while_a_search_ends_is_released(broker: AzureBroker, namespace: StandIn) -> None:
+def test_a_dead_letter_that_comes_while_a_search_ends_is_released(broker: AzureBroker, namespace: Namespace) -> None:
     numbers = dead_letter(broker, "one")
     dead_letters = QUEUE + browsing.DEAD_LETTER_QUEUE
-    queue = namespace._queue(dead_letters)
 
-    def locked() -> list[bytes]:
-        return namespace.loop.call(lambda: list(queue.locked))
+    def locked() -> list[str]:
+        return namespace.locked_dead_letters(QUEUE)
 
     def search_on(broker: AzureBroker, number: int) -> browsing._DeadLetterSearch:
         connection = connection_of(broker, dead_letters)
@@ -116,7 +112,7 @@ def test_a_dead_letter_that_comes_while_a_search_ends_is_released(broker: AzureB
         assert late.seen == 0
 
 
-def test_many_dead_letters_are_resubmitted_at_the_same_time(namespace: StandIn) -> None:
+def test_many_dead_letters_are_resubmitted_at_the_same_time(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         numbers = dead_letter(broker, *(str(number) for number in range(12)))
     with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider, ThreadPoolExecutor(4) as pool:

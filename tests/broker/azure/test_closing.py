@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,11 +22,8 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.azure.transport.loop import Loop
 
 from ...conftest import eventually
+from ...namespaces import Namespace
 from .holders import QUEUE, Holder, broker_on, completed, in_thread, send, texts, waiting_accepts, waits_in
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
-
 
 #: The names of the threads of a broker on Azure. Servers of other tests may run at the same time.
 NAMES = ("azsession-amqp", "azsession-connect", "azsession-tokens")
@@ -56,7 +53,7 @@ def in_child(run: Callable[[], object]) -> None:
 # Closing
 
 
-def test_close_releases_sessions_and_ends_waits_and_threads(namespace: StandIn) -> None:
+def test_close_releases_sessions_and_ends_waits_and_threads(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one")
         holder = Holder(broker)
@@ -78,7 +75,7 @@ def test_close_releases_sessions_and_ends_waits_and_threads(namespace: StandIn) 
             holder.receive()
 
 
-def test_an_interpreter_that_ends_with_an_open_provider_prints_nothing(namespace: StandIn) -> None:
+def test_an_interpreter_that_ends_with_an_open_provider_prints_nothing(namespace: Namespace) -> None:
     code = f"""
 from azsession import Message, ServiceBusProvider
 provider = ServiceBusProvider.from_connection_string({namespace.connection_string!r})
@@ -93,7 +90,7 @@ print("done")
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
 
 
-def test_stop_waiting_ends_all_receives_and_accepts_that_wait(namespace: StandIn, broker: AzureBroker) -> None:
+def test_stop_waiting_ends_all_receives_and_accepts_that_wait(namespace: Namespace, broker: AzureBroker) -> None:
     holders = [Holder(broker, f"s{number}") for number in range(20)]
     waits = [in_thread(one.receive) for one in holders]
     eventually(lambda: len(namespace.locked_sessions(QUEUE)) == 20)
@@ -110,7 +107,7 @@ def test_stop_waiting_ends_all_receives_and_accepts_that_wait(namespace: StandIn
     assert Holder(broker).accept_next(timeout=60) is None
 
 
-def test_stop_waiting_ends_receives_whose_links_are_lost(namespace: StandIn, broker: AzureBroker) -> None:
+def test_stop_waiting_ends_receives_whose_links_are_lost(namespace: Namespace, broker: AzureBroker) -> None:
     holders = [Holder(broker, f"s{number}") for number in range(5)]
     waits = [in_thread(one.receive) for one in holders]
     eventually(lambda: len(namespace.locked_sessions(QUEUE)) == 5)
@@ -121,7 +118,7 @@ def test_stop_waiting_ends_receives_whose_links_are_lost(namespace: StandIn, bro
     assert [waiting.result() for waiting in waits] == [[]] * 5
 
 
-def test_close_releases_all_sessions_and_ends_all_waits(namespace: StandIn) -> None:
+def test_close_releases_all_sessions_and_ends_all_waits(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         holders = [Holder(broker, f"s{number}") for number in range(50)]
         for holder in holders:
@@ -143,7 +140,7 @@ def test_close_releases_all_sessions_and_ends_all_waits(namespace: StandIn) -> N
 
 @pytest.mark.parametrize("how", ["dropped", "silent"])
 def test_close_does_not_hang_if_the_namespace_does_not_answer(
-    namespace: StandIn, monkeypatch: pytest.MonkeyPatch, how: str
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr("azsession.broker.azure.broker.RELEASE_TIMEOUT", 0.3)
     with broker_on(namespace) as broker:
@@ -166,7 +163,7 @@ def test_close_does_not_hang_if_the_namespace_does_not_answer(
 # Forks
 
 
-def test_a_forked_child_opens_a_connection_and_the_parent_keeps_its_own(namespace: StandIn) -> None:
+def test_a_forked_child_opens_a_connection_and_the_parent_keeps_its_own(namespace: Namespace) -> None:
     with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
         provider.send_messages(QUEUE, [Message(text, session_id="s1") for text in ("one", "two")])
         with provider.create_session_client(QUEUE, "s1") as client:
@@ -193,7 +190,7 @@ def test_a_forked_child_opens_a_connection_and_the_parent_keeps_its_own(namespac
     assert len(completed(namespace, "s2")) == 1
 
 
-def test_an_inherited_broker_does_not_close_descriptors_that_a_forked_child_reuses(namespace: StandIn) -> None:
+def test_an_inherited_broker_does_not_close_descriptors_that_a_forked_child_reuses(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one")
 
@@ -278,9 +275,9 @@ def test_cancelled_timers_are_removed() -> None:
 # Logging
 
 
-def test_no_secret_and_no_body_is_logged(namespace: StandIn, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_and_no_body_is_logged(namespace: Namespace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    key = namespace.keys["RootManageSharedAccessKey"][0]
+    key = namespace.connection_string.partition("SharedAccessKey=")[2].partition(";")[0]
     namespace.refuse("put-token", "amqp:unauthorized-access", description="Bad SharedAccessSignature sr=x&sig=leak&se=1")
     with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
         provider.send_message(QUEUE, Message("topsecretbody", session_id="s1", attributes={"a": "topsecretattribute"}))

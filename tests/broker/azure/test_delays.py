@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,21 +11,19 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition, Settlement
 
 from ...conftest import eventually
+from ...namespaces import Namespace
 from .holders import QUEUE, Holder, broker_on, send, texts
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 @pytest.fixture
-def short_locks(namespace: StandIn) -> str:
+def short_locks(namespace: Namespace) -> str:
     """A queue whose locks last a second."""
     namespace.create_queue("short", lock_duration=1)
     return "short"
 
 
 @pytest.mark.parametrize("is_closed", [False, True], ids=["held", "closed"])
-def test_the_lock_is_kept_for_longer_than_it_lasts(namespace: StandIn, short_locks: str, is_closed: bool) -> None:
+def test_the_lock_is_kept_for_longer_than_it_lasts(namespace: Namespace, short_locks: str, is_closed: bool) -> None:
     from azsession import Message
 
     text = namespace.connection_string
@@ -52,7 +49,7 @@ def test_the_lock_is_kept_for_longer_than_it_lasts(namespace: StandIn, short_loc
         session.close_session()
 
 
-def test_closing_the_broker_frees_a_session_that_it_kept(namespace: StandIn) -> None:
+def test_closing_the_broker_frees_a_session_that_it_kept(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         send(broker, "a")
         holder = Holder(broker)
@@ -66,7 +63,7 @@ def test_closing_the_broker_frees_a_session_that_it_kept(namespace: StandIn) -> 
         assert texts(Holder(broker).receive()) == ["a"]
 
 
-def test_a_lost_connection_does_not_end_a_delay(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_lost_connection_does_not_end_a_delay(namespace: Namespace, broker: AzureBroker) -> None:
     send(broker, "a", "b")
     holder = Holder(broker)
     (message,) = holder.receive()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from azsession import ReceivedMessage
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition
 
 from ...conftest import eventually
+from ...namespaces import Namespace
 from .holders import QUEUE, Holder, send, texts, waits_in
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 def give_back(holder: Holder, messages: list[ReceivedMessage]) -> None:
@@ -24,7 +20,7 @@ def counted(messages: list[ReceivedMessage]) -> list[tuple[str, int]]:
 
 
 def test_given_back_messages_are_released_at_once_and_uncounted(
-    namespace: StandIn, broker: AzureBroker, other: AzureBroker
+    namespace: Namespace, broker: AzureBroker, other: AzureBroker
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c", "d")
@@ -57,7 +53,7 @@ def test_given_back_messages_go_to_a_receive_that_waits(broker: AzureBroker) -> 
 
 
 def test_a_message_that_was_fetched_ahead_comes_after_those_that_were_given_back(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c")
@@ -85,7 +81,7 @@ def test_messages_that_a_repeated_receive_has_got_are_not_given_back(broker: Azu
     assert holder.receive(timeout=0) == []
 
 
-def test_settled_messages_and_those_of_another_holder_are_not_given_back(namespace: StandIn, broker: AzureBroker) -> None:
+def test_settled_messages_and_those_of_another_holder_are_not_given_back(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     messages = holder.take(2)
@@ -99,7 +95,7 @@ def test_settled_messages_and_those_of_another_holder_are_not_given_back(namespa
 
 
 def test_deferred_messages_that_are_given_back_stay_deferred_and_uncounted(
-    namespace: StandIn, broker: AzureBroker, other: AzureBroker
+    namespace: Namespace, broker: AzureBroker, other: AzureBroker
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")

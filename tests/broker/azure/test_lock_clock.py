@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -19,11 +19,9 @@ from azsession.broker.azure.session.lock_probe import LockProbe
 from azsession.broker.calls import ReceiveRequest, wait_for
 
 from ...conftest import eventually
-from ...standin.require import require_standin
+from ...namespaces import Namespace
+from ...namespaces.choice import namespace_on
 from .holders import QUEUE, Holder, broker_on, send
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 LOCK_DURATION = 8.0
 
@@ -161,15 +159,15 @@ def test_the_sure_time_is_never_too_long(lasts: float, wrong_by: float, events: 
 
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
+def namespace(server: str) -> Iterator[Namespace]:
+    with namespace_on(server) as namespace:
         namespace.create_queue(QUEUE, lock_duration=LOCK_DURATION)
         yield namespace
 
 
 @pytest.mark.parametrize("step", [-7200.0, -60.0, 60.0, 7200.0])
 def test_a_renewal_returns_the_time_that_the_lock_has_after_the_clock_was_set(
-    namespace: StandIn, step: float, monkeypatch: pytest.MonkeyPatch
+    namespace: Namespace, step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with broker_on(namespace) as broker:
         send(broker, "x", "y", session_id="s1")
@@ -184,11 +182,10 @@ def test_a_renewal_returns_the_time_that_the_lock_has_after_the_clock_was_set(
 
 @pytest.mark.parametrize("behind", BEHIND)
 def test_a_lock_is_kept_and_its_end_never_late_while_the_clock_is_behind(
-    namespace: StandIn, behind: float, monkeypatch: pytest.MonkeyPatch
+    namespace: Namespace, behind: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(SimpleNamespace(time=lambda: time.time() - behind, monotonic=time.monotonic), monkeypatch)
     namespace.create_queue("short", lock_duration=5.5)
-    box: Any = None
     with (
         ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
         provider.create_session_client("short", "s1") as session,
@@ -197,17 +194,17 @@ def test_a_lock_is_kept_and_its_end_never_late_while_the_clock_is_behind(
         started = time.monotonic()
         while time.monotonic() - started < 8.0:
             until = session.session_expires_at.timestamp()
-            box = namespace.loop.call(lambda: namespace._queue("short").boxes.get("s1"))
-            assert box is not None
-            assert until <= box.locked_until + 0.05
+            end = namespace.lock_end("short", "s1")
+            assert end is not None
+            assert until <= end + 0.05
             time.sleep(0.05)
             if time.monotonic() - started > 2.75:
-                assert namespace.requests["renew-session-lock"] > 0
+                assert namespace.log["renew-session-lock"] > 0
         assert not session.is_lock_lost
         session.renew_session_lock()
 
 
-def test_a_probe_shows_how_long_locks_last_and_leaves_nothing(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_shows_how_long_locks_last_and_leaves_nothing(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace.create_queue("short", lock_duration=6.5)
     use(SimpleNamespace(time=lambda: time.time() - 6.0, monotonic=time.monotonic), monkeypatch)
     with broker_on(namespace) as broker:
@@ -226,7 +223,7 @@ def test_a_probe_begins_after_some_renewals_of_locks_that_may_last_longer(broker
 
 
 @pytest.fixture
-def broker_renewing(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def broker_renewing(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The queues for which a probe began during renewals of locks of 60 and of 8 seconds."""
     namespace.create_queue("a", lock_duration=60.0)
     with broker_on(namespace) as broker:

@@ -6,7 +6,6 @@ import gc
 import tracemalloc
 import uuid
 import weakref
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,10 +14,8 @@ from azsession.broker.azure import AzureBroker, recent_requests
 from azsession.broker.azure.recent_requests import RecentRequests
 
 from ...conftest import eventually
+from ...namespaces import Namespace
 from .holders import QUEUE, Holder, send
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 SIZE = 50_000
 
@@ -70,7 +67,7 @@ def test_an_open_session_keeps_no_bodies_of_settled_messages(broker: AzureBroker
         tracemalloc.stop()
 
 
-def test_sends_leave_a_few_bytes_each(broker: AzureBroker, namespace: StandIn) -> None:
+def test_sends_leave_a_few_bytes_each(broker: AzureBroker, namespace: Namespace) -> None:
     def send_many(count: int) -> None:
         for _ in range(count):
             broker.send(QUEUE, [Message("x", session_id="s1", time_to_live=0.001)], str(uuid.uuid4())).result()

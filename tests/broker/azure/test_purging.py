@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from azsession import Message
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import ReceiveRequest, wait_for
 
+from ...namespaces import Namespace
+from ...namespaces.choice import stand_in_only
 from .holders import broker_on
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 QUEUE = "many"
 
@@ -21,7 +19,8 @@ def send(broker: AzureBroker, *session_ids: str) -> None:
     broker.send(QUEUE, [Message("a", session_id=name) for name in session_ids]).result()
 
 
-def test_sessions_that_others_hold_do_not_delay_a_purge_one_after_another(namespace: StandIn) -> None:
+@stand_in_only("attaches that wait for held sessions")
+def test_sessions_that_others_hold_do_not_delay_a_purge_one_after_another(namespace: Namespace) -> None:
     namespace.create_queue(QUEUE, waits_for_held_sessions=True)
     names = [f"held-{number}" for number in range(60)]
     with broker_on(namespace) as holder, broker_on(namespace) as broker:
@@ -35,14 +34,14 @@ def test_sessions_that_others_hold_do_not_delay_a_purge_one_after_another(namesp
         assert time.monotonic() - begin < 10.0
 
 
-def test_an_attempt_waits_for_the_one_before(broker: AzureBroker, namespace: StandIn) -> None:
+def test_an_attempt_waits_for_the_one_before(broker: AzureBroker, namespace: Namespace) -> None:
     namespace.create_queue(QUEUE)
     send(broker, "a", "a")
     futures = [broker.purge(QUEUE, "a", "request") for _ in range(2)]
     assert [future.result() for future in futures] == [2, 2]
 
 
-def test_a_request_that_has_finished_is_not_repeated(broker: AzureBroker, namespace: StandIn) -> None:
+def test_a_request_that_has_finished_is_not_repeated(broker: AzureBroker, namespace: Namespace) -> None:
     namespace.create_queue(QUEUE)
     for session_id in (None, "a"):
         send(broker, "a", "a")

@@ -5,33 +5,30 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
 from azsession import AuthenticationFailedError, ConnectionFailedError, ProviderError, ServiceBusConfig
 from azsession.broker.azure import AzureBroker
 
+from ...namespaces import Namespace
 from .holders import broker_on, in_thread
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
-
-def test_a_broker_whose_namespace_answers_is_ready(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_broker_whose_namespace_answers_is_ready(namespace: Namespace, broker: AzureBroker) -> None:
     for _ in range(3):
         broker.check_ready().result(10)
     assert (namespace.log["open"], namespace.log["attach"]) == (1, 2)
 
 
-def test_a_broker_becomes_ready_when_its_connection_is_restored(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_broker_becomes_ready_when_its_connection_is_restored(namespace: Namespace, broker: AzureBroker) -> None:
     broker.check_ready().result(10)
     namespace.drop_connections()
     broker.check_ready().result(10)
     assert namespace.log["open"] == 2
 
 
-def test_a_broker_whose_namespace_cannot_be_reached_is_not_ready(namespace: StandIn) -> None:
+def test_a_broker_whose_namespace_cannot_be_reached_is_not_ready(namespace: Namespace) -> None:
     closed = namespace.connection_string.replace(f":{namespace.port};", ":1;")
     broker = AzureBroker(ServiceBusConfig(connection_string=closed))
     try:
@@ -41,7 +38,7 @@ def test_a_broker_whose_namespace_cannot_be_reached_is_not_ready(namespace: Stan
         broker.close()
 
 
-def test_a_broker_whose_namespace_does_not_answer_is_not_ready_within_a_few_seconds(namespace: StandIn) -> None:
+def test_a_broker_whose_namespace_does_not_answer_is_not_ready_within_a_few_seconds(namespace: Namespace) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = namespace.connection_string.replace(f":{namespace.port};", f":{server.getsockname()[1]};")
         broker = AzureBroker(ServiceBusConfig(connection_string=silent))
@@ -54,7 +51,7 @@ def test_a_broker_whose_namespace_does_not_answer_is_not_ready_within_a_few_seco
             broker.close()
 
 
-def test_a_broker_whose_token_is_refused_is_not_ready(namespace: StandIn) -> None:
+def test_a_broker_whose_token_is_refused_is_not_ready(namespace: Namespace) -> None:
     wrong = namespace.connection_string.replace("SharedAccessKey=", "SharedAccessKey=x")
     broker = AzureBroker(ServiceBusConfig(connection_string=wrong))
     try:
@@ -64,7 +61,7 @@ def test_a_broker_whose_token_is_refused_is_not_ready(namespace: StandIn) -> Non
         broker.close()
 
 
-def test_the_key_of_one_queue_is_checked_for_that_queue(namespace: StandIn) -> None:
+def test_the_key_of_one_queue_is_checked_for_that_queue(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         assert broker._checked_entity == ""
     broker = AzureBroker(ServiceBusConfig(connection_string=f"{namespace.connection_string};EntityPath=orders"))
@@ -75,7 +72,7 @@ def test_the_key_of_one_queue_is_checked_for_that_queue(namespace: StandIn) -> N
         broker.close()
 
 
-def test_a_credential_that_hangs_ends_the_check_and_is_asked_by_one_thread(namespace: StandIn) -> None:
+def test_a_credential_that_hangs_ends_the_check_and_is_asked_by_one_thread(namespace: Namespace) -> None:
     ended = threading.Event()
 
     class Hanging:

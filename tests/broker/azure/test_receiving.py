@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -24,25 +24,17 @@ from azsession.protocol.sas import generate_sas_token
 from azsession.server import AccessKey, GatewayService
 
 from ...conftest import eventually
+from ...namespaces import Namespace
+from ...namespaces.choice import stand_in_only
 from ...server.raw import Gateway
 from ...standin.require import require_standin
 from .conftest import holder_behind
 from .holders import QUEUE, Holder, broker_on, in_thread, send, texts, waiting_accepts, waits_in
 from .transport.raw_peer import Talk, raw_peer
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
-
-
-def waiting_links(namespace: StandIn) -> int:
-    """Return how many attaches wait for a session at the namespace."""
-    queue = namespace._queue(QUEUE)
-    found: int = namespace.loop.call(lambda: len(queue.waiting))
-    return found
-
 
 @pytest.mark.parametrize("timeout", [0.0, 0.3])
-def test_an_accept_that_finds_no_session_ends_at_its_timeout(namespace: StandIn, timeout: float) -> None:
+def test_an_accept_that_finds_no_session_ends_at_its_timeout(namespace: Namespace, timeout: float) -> None:
     with broker_on(namespace) as broker:
         send(broker, "x", session_id="taken")
         taken = Holder(broker)
@@ -51,11 +43,11 @@ def test_an_accept_that_finds_no_session_ends_at_its_timeout(namespace: StandIn,
         assert Holder(broker).accept_next(timeout=timeout) is None
         # Far less than the minute that Azure waits without a timeout.
         assert timeout <= time.monotonic() - began < 10
-        eventually(lambda: waiting_links(namespace) == 0)
+        eventually(lambda: namespace.waiting_accepts(QUEUE) == 0)
         assert namespace.locked_sessions(QUEUE) == {"taken"}
 
 
-def test_an_accept_with_timeout_zero_takes_a_session_that_is_available(namespace: StandIn) -> None:
+def test_an_accept_with_timeout_zero_takes_a_session_that_is_available(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         send(broker, "x", session_id="there")
         assert Holder(broker).accept_next(timeout=0) == "there"
@@ -68,7 +60,7 @@ def long_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.standin.admission._SESSION_ID_MAX", 200)
 
 
-def put_by_another_sender(namespace: StandIn, *session_ids: str) -> None:
+def put_by_another_sender(namespace: Namespace, *session_ids: str) -> None:
     """Add a message of another program to each of these sessions."""
     from tests.standin.sdk import put
 
@@ -77,7 +69,7 @@ def put_by_another_sender(namespace: StandIn, *session_ids: str) -> None:
 
 @pytest.mark.parametrize("behind", ["in process", "gateway"])
 def test_sessions_with_odd_ids_from_another_sender_do_not_delay_a_healthy_one(
-    namespace: StandIn, gateway: Gateway, behind: str
+    namespace: Namespace, gateway: Gateway, behind: str
 ) -> None:
     # The stand-in cannot make an id with NUL: its library ends a text there.
     odd = ["", ".", "..", *(chr(code) for code in range(1, 18))]
@@ -94,9 +86,10 @@ def test_sessions_with_odd_ids_from_another_sender_do_not_delay_a_healthy_one(
     assert namespace.locked_sessions(QUEUE) == set()
 
 
+@stand_in_only("session ids that are too long")
 @pytest.mark.usefixtures("long_ids")
 def test_sessions_that_cannot_be_served_do_not_delay_a_healthy_one(
-    namespace: StandIn, caplog: pytest.LogCaptureFixture
+    namespace: Namespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     unusable = [f"{number}".ljust(129, "x") for number in range(20)]
     put_by_another_sender(namespace, *unusable, "healthy")
@@ -111,10 +104,11 @@ def test_sessions_that_cannot_be_served_do_not_delay_a_healthy_one(
     assert all(any(repr(name) in record.getMessage() for record in caplog.records) for name in unusable)
 
 
+@stand_in_only("session ids that are too long")
 @pytest.mark.usefixtures("long_ids")
 @pytest.mark.parametrize("timeout", [0.0, 0.5])
 def test_a_session_that_cannot_be_served_is_released_and_named_in_the_error(
-    namespace: StandIn, gateway: Gateway, timeout: float
+    namespace: Namespace, gateway: Gateway, timeout: float
 ) -> None:
     put_by_another_sender(namespace, "x" * 129)
     for text in (namespace.connection_string, gateway.service.connection_string()):
@@ -125,7 +119,7 @@ def test_a_session_that_cannot_be_served_is_released_and_named_in_the_error(
             eventually(lambda: namespace.locked_sessions(QUEUE) == set())
 
 
-def test_the_attach_carries_the_timeout_in_milliseconds(namespace: StandIn) -> None:
+def test_the_attach_carries_the_timeout_in_milliseconds(namespace: Namespace) -> None:
     attaches: list[Any] = []
 
     def script(talk: Talk) -> None:
@@ -148,19 +142,19 @@ def test_the_attach_carries_the_timeout_in_milliseconds(namespace: StandIn) -> N
 
 
 @pytest.mark.parametrize("how", ["stop_waiting", "close"])
-def test_an_accept_ends_when_the_broker_stops(namespace: StandIn, how: str) -> None:
+def test_an_accept_ends_when_the_broker_stops(namespace: Namespace, how: str) -> None:
     with broker_on(namespace) as broker:
         accepting = in_thread(lambda: Holder(broker).accept_next(timeout=60))
-        eventually(lambda: waiting_links(namespace) == 1)
+        eventually(lambda: namespace.waiting_accepts(QUEUE) == 1)
         getattr(broker, how)()
         assert accepting.result(10) is None
-        eventually(lambda: waiting_links(namespace) == 0)
+        eventually(lambda: namespace.waiting_accepts(QUEUE) == 0)
     with broker_on(namespace) as other:
         send(other, "x")
         assert not namespace.locked_sessions(QUEUE)
 
 
-def test_an_accept_of_a_client_that_went_away_locks_no_session(namespace: StandIn) -> None:
+def test_an_accept_of_a_client_that_went_away_locks_no_session(namespace: Namespace) -> None:
     key = AccessKey.generate()
     broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string))
     with GatewayService(broker, [key]) as service:
@@ -169,9 +163,9 @@ def test_an_accept_of_a_client_that_went_away_locks_no_session(namespace: StandI
         link = http.client.HTTPConnection(host)
         headers = {"Authorization": token, "Azsession-Lock-Id": str(uuid.uuid4())}
         link.request("POST", f"/{QUEUE}/sessions?timeout=60", b"{}", headers)
-        eventually(lambda: waiting_links(namespace) == 1)
+        eventually(lambda: namespace.waiting_accepts(QUEUE) == 1)
         link.close()
-        eventually(lambda: waiting_links(namespace) == 0)
+        eventually(lambda: namespace.waiting_accepts(QUEUE) == 0)
         with ServiceBusProvider.from_connection_string(service.connection_string()) as provider:
             provider.send_message(QUEUE, Message("x", session_id="s1"))
             assert not namespace.locked_sessions(QUEUE)
@@ -179,17 +173,17 @@ def test_an_accept_of_a_client_that_went_away_locks_no_session(namespace: StandI
                 assert client.session_id == "s1"
 
 
-def test_closing_a_provider_ends_its_accepts(namespace: StandIn) -> None:
+def test_closing_a_provider_ends_its_accepts(namespace: Namespace) -> None:
     provider = ServiceBusProvider.from_connection_string(namespace.connection_string)
     accepting = in_thread(lambda: provider.create_session_client(QUEUE, accept_timeout=60))
-    eventually(lambda: waiting_links(namespace) == 1)
+    eventually(lambda: namespace.waiting_accepts(QUEUE) == 1)
     provider.close()
     assert accepting.exception(10) is not None
     eventually(lambda: not namespace.connections())
     assert not namespace.locked_sessions(QUEUE)
 
 
-def test_a_provider_raises_an_error_if_no_session_came(namespace: StandIn) -> None:
+def test_a_provider_raises_an_error_if_no_session_came(namespace: Namespace) -> None:
     with (
         ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
         pytest.raises(NoSessionAvailableError),
@@ -197,7 +191,7 @@ def test_a_provider_raises_an_error_if_no_session_came(namespace: StandIn) -> No
         provider.create_session_client(QUEUE, accept_timeout=0.2)
 
 
-def test_a_repeated_accept_returns_the_same_session(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_repeated_accept_returns_the_same_session(namespace: Namespace, broker: AzureBroker) -> None:
     send(broker, "a", session_id="s1")
     send(broker, "b", session_id="s2")
     holder = Holder(broker)
@@ -208,7 +202,7 @@ def test_a_repeated_accept_returns_the_same_session(namespace: StandIn, broker: 
     assert Holder(broker).accept_next(request_id="r1") in ("s1", "s2")
 
 
-def test_a_repeated_accept_replaces_the_first_attempt(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_repeated_accept_replaces_the_first_attempt(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.accept_next(request_id="r1"))
     eventually(lambda: waiting_accepts(broker))
@@ -220,11 +214,11 @@ def test_a_repeated_accept_replaces_the_first_attempt(namespace: StandIn, broker
     assert namespace.locked_sessions(QUEUE) == {"s1"}
 
 
-def test_an_accept_goes_on_waiting_after_its_link_was_lost(namespace: StandIn, broker: AzureBroker) -> None:
+def test_an_accept_goes_on_waiting_after_its_link_was_lost(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     accepting = in_thread(holder.accept_next)
     for number in range(6):
-        eventually(lambda: waiting_links(namespace))
+        eventually(lambda: namespace.waiting_accepts(QUEUE))
         if number % 2:
             namespace.drop_connections()
         else:
@@ -235,7 +229,7 @@ def test_an_accept_goes_on_waiting_after_its_link_was_lost(namespace: StandIn, b
     assert texts(holder.take()) == ["a"]
 
 
-def test_a_client_that_closes_its_socket_gets_no_message(namespace: StandIn, gateway: Gateway) -> None:
+def test_a_client_that_closes_its_socket_gets_no_message(namespace: Namespace, gateway: Gateway) -> None:
     holder = gateway.holder(QUEUE, "s1", str(uuid.uuid4()))
     behind = holder_behind(gateway)
     sock = holder.start_receive(30, {"Azsession-Request-Id": str(uuid.uuid4())})
@@ -248,7 +242,7 @@ def test_a_client_that_closes_its_socket_gets_no_message(namespace: StandIn, gat
     assert (reply.body, reply.properties["DeliveryCount"]) == (b"a", 1)
 
 
-def test_a_client_that_closes_its_socket_during_an_accept_gets_no_session(namespace: StandIn, gateway: Gateway) -> None:
+def test_a_client_that_closes_its_socket_during_an_accept_gets_no_session(namespace: Namespace, gateway: Gateway) -> None:
     headers = {"Azsession-Lock-Id": str(uuid.uuid4()), "Content-Type": "application/json", "Content-Length": "2"}
     sock = gateway.open_socket(gateway.head("POST", f"/{QUEUE}/sessions?timeout=30", headers) + b"{}")
     registry = holder_behind(gateway).broker._registry
@@ -261,8 +255,9 @@ def test_a_client_that_closes_its_socket_during_an_accept_gets_no_session(namesp
     assert gateway.holder(QUEUE, "s1", str(uuid.uuid4())).receive("timeout=5").body == b"a"
 
 
+@stand_in_only("attaches that wait for held sessions")
 @pytest.mark.parametrize("timeout", [0.0, 2.0])
-def test_a_session_that_is_held_elsewhere_is_reported_within_the_callers_time(namespace: StandIn, timeout: float) -> None:
+def test_a_session_that_is_held_elsewhere_is_reported_within_the_callers_time(namespace: Namespace, timeout: float) -> None:
     namespace.create_queue("slow", waits_for_held_sessions=True)
     with (
         ServiceBusProvider.from_connection_string(namespace.connection_string) as holding,
@@ -277,7 +272,8 @@ def test_a_session_that_is_held_elsewhere_is_reported_within_the_callers_time(na
         assert time.monotonic() - started < max(timeout, 1.5)
 
 
-def test_a_receive_gets_a_session_that_another_process_releases_meanwhile(namespace: StandIn) -> None:
+@stand_in_only("attaches that wait for held sessions")
+def test_a_receive_gets_a_session_that_another_process_releases_meanwhile(namespace: Namespace) -> None:
     namespace.create_queue("slow", waits_for_held_sessions=True)
     with (
         ServiceBusProvider.from_connection_string(namespace.connection_string) as holding,
@@ -288,7 +284,7 @@ def test_a_receive_gets_a_session_that_another_process_releases_meanwhile(namesp
         provider.send_message("slow", Message("x", session_id="s1"))
         held.receive_message(timeout=0)
         waiting = in_thread(lambda: session.receive_message(timeout=20))
-        eventually(lambda: namespace.loop.call(lambda: len(namespace.peers)) == 2)
+        eventually(lambda: namespace.connections() == 2)
         held.close()
         message = waiting.result(20)
         assert message is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +11,8 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import CallContext, Disposition
 
 from ...conftest import eventually
+from ...namespaces import Namespace
 from .holders import Holder, in_thread, send
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 def _deferred(holder: Holder, *bodies: str) -> list[int]:
@@ -27,7 +24,7 @@ def _deferred(holder: Holder, *bodies: str) -> list[int]:
 
 
 def test_a_deferred_message_that_is_being_received_comes_with_the_same_token_to_a_second_call(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     numbers = _deferred(holder, "a", "b")
@@ -43,7 +40,7 @@ def test_a_deferred_message_that_is_being_received_comes_with_the_same_token_to_
 
 
 def test_a_deferred_message_whose_answer_came_too_late_comes_to_the_next_call(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     numbers = _deferred(holder, "a")
@@ -58,7 +55,7 @@ def test_a_deferred_message_whose_answer_came_too_late_comes_to_the_next_call(
 
 
 def test_a_deferred_message_that_is_being_deferred_again_is_received_afterwards(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     numbers = _deferred(holder, "a")

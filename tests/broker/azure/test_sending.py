@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,13 +21,12 @@ from azsession.broker.azure import AzureBroker, error_mapping
 from azsession.protocol.error_codes import OUTCOME_UNKNOWN
 
 from ...conftest import eventually
+from ...namespaces import Namespace
+from ...namespaces.choice import stand_in_only
 from .holders import QUEUE, Holder, broker_on, in_thread, send
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
-
-def test_every_property_arrives(namespace: StandIn) -> None:
+def test_every_property_arrives(namespace: Namespace) -> None:
     message = Message(
         b"\x00body",
         session_id="s1",
@@ -45,7 +43,7 @@ def test_every_property_arrives(namespace: StandIn) -> None:
         assert getattr(got, name) == getattr(message, name), name
 
 
-def test_a_scheduled_message_comes_when_it_is_due(namespace: StandIn) -> None:
+def test_a_scheduled_message_comes_when_it_is_due(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         due = datetime.now(timezone.utc) + timedelta(seconds=0.7)
         broker.send(QUEUE, [Message("later", session_id="s1", scheduled_enqueue_time=due)]).result()
@@ -55,8 +53,9 @@ def test_a_scheduled_message_comes_when_it_is_due(namespace: StandIn) -> None:
         assert datetime.now(timezone.utc) >= due - timedelta(seconds=0.05)
 
 
+@stand_in_only("topics without subscriptions")
 def test_a_topic_without_subscriptions_takes_messages_that_nobody_gets(
-    provider: ServiceBusProvider, namespace: StandIn
+    provider: ServiceBusProvider, namespace: Namespace
 ) -> None:
     namespace.create_topic("unheard")
     provider.send_messages("unheard", [Message(name, session_id=name) for name in "ab"])
@@ -65,7 +64,7 @@ def test_a_topic_without_subscriptions_takes_messages_that_nobody_gets(
     assert provider.list_sessions("unheard/subscriptions/late") == []
 
 
-def test_a_batch_is_accepted_or_refused_as_a_whole(provider: ServiceBusProvider, namespace: StandIn) -> None:
+def test_a_batch_is_accepted_or_refused_as_a_whole(provider: ServiceBusProvider, namespace: Namespace) -> None:
     messages = [Message(str(number), session_id="s1") for number in range(5)]
     namespace.refuse("send", "com.microsoft:argument-error")
     with pytest.raises(ValidationError):
@@ -76,7 +75,7 @@ def test_a_batch_is_accepted_or_refused_as_a_whole(provider: ServiceBusProvider,
 
 
 def test_a_send_whose_answer_was_lost_raises_an_error_and_is_not_repeated(
-    provider: ServiceBusProvider, namespace: StandIn
+    provider: ServiceBusProvider, namespace: Namespace
 ) -> None:
     provider.send_message(QUEUE, Message("first", session_id="s1"))
     namespace.swallow("send")
@@ -90,7 +89,7 @@ def test_a_send_whose_answer_was_lost_raises_an_error_and_is_not_repeated(
     assert len(namespace.accepted(QUEUE)) == 2
 
 
-def test_a_send_that_is_never_answered_may_have_been_delivered(namespace: StandIn) -> None:
+def test_a_send_that_is_never_answered_may_have_been_delivered(namespace: Namespace) -> None:
     with broker_on(namespace, request_timeout=1.0) as broker:
         send(broker, "first")
         namespace.swallow("send")
@@ -100,7 +99,7 @@ def test_a_send_that_is_never_answered_may_have_been_delivered(namespace: StandI
     assert caught.value.code == OUTCOME_UNKNOWN
 
 
-def test_a_namespace_that_cannot_be_reached_is_a_failed_connection(namespace: StandIn) -> None:
+def test_a_namespace_that_cannot_be_reached_is_a_failed_connection(namespace: Namespace) -> None:
     string = namespace.connection_string
     closed = string.replace(f":{namespace.port};", ":1;")
     with (
@@ -112,7 +111,7 @@ def test_a_namespace_that_cannot_be_reached_is_a_failed_connection(namespace: St
 
 
 def test_a_send_whose_connection_was_lost_before_it_is_sent_by_another_one(
-    provider: ServiceBusProvider, namespace: StandIn
+    provider: ServiceBusProvider, namespace: Namespace
 ) -> None:
     for number in range(5):
         provider.send_message(QUEUE, Message(str(number), session_id="s1"))
@@ -121,7 +120,7 @@ def test_a_send_whose_connection_was_lost_before_it_is_sent_by_another_one(
     assert [entry[0] for entry in namespace.accepted(QUEUE)] == ["s1"] * 5
 
 
-def test_messages_of_each_thread_arrive_in_its_order(namespace: StandIn) -> None:
+def test_messages_of_each_thread_arrive_in_its_order(namespace: Namespace) -> None:
     with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
 
         def run(name: str) -> None:
@@ -140,7 +139,7 @@ def test_messages_of_each_thread_arrive_in_its_order(namespace: StandIn) -> None
             assert own == [f"t{number}-{at}" for at in range(200)]
 
 
-def test_a_send_whose_answer_was_lost_is_uncertain_and_is_not_sent_again(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_send_whose_answer_was_lost_is_uncertain_and_is_not_sent_again(namespace: Namespace, broker: AzureBroker) -> None:
     send(broker, "first")
     namespace.swallow("send")
     sending = in_thread(lambda: send(broker, "a"))
@@ -154,7 +153,7 @@ def test_a_send_whose_answer_was_lost_is_uncertain_and_is_not_sent_again(namespa
 
 
 def test_attempts_of_one_send_that_wait_at_the_same_time_send_once_and_all_succeed(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     send(broker, "first")
     namespace.delay(0.5)
@@ -176,7 +175,9 @@ def test_an_unknown_queue_is_not_found(provider: ServiceBusProvider) -> None:
         client.receive_message(timeout=0)
 
 
-def test_a_disabled_queue_and_a_full_queue_have_errors_of_their_own(provider: ServiceBusProvider, namespace: StandIn) -> None:
+def test_a_disabled_queue_and_a_full_queue_have_errors_of_their_own(
+    provider: ServiceBusProvider, namespace: Namespace
+) -> None:
     namespace.disable(QUEUE)
     with pytest.raises(ProviderError) as disabled:
         provider.send_message(QUEUE, Message("x", session_id="s1"))
@@ -189,7 +190,7 @@ def test_a_disabled_queue_and_a_full_queue_have_errors_of_their_own(provider: Se
 
 
 def test_a_send_to_a_busy_namespace_is_repeated_and_fails_with_a_time_to_wait(
-    provider: ServiceBusProvider, namespace: StandIn, monkeypatch: pytest.MonkeyPatch
+    provider: ServiceBusProvider, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(error_mapping, "BUSY_SECONDS", 0.1)
     namespace.throttle(1)
@@ -210,12 +211,13 @@ def test_the_error_of_a_message_that_is_too_large_has_its_size_and_the_limit(pro
     assert caught.value.size > 300_000
 
 
-def test_a_batch_that_is_too_large_for_the_link_is_divided(provider: ServiceBusProvider, namespace: StandIn) -> None:
+def test_a_batch_that_is_too_large_for_the_link_is_divided(provider: ServiceBusProvider, namespace: Namespace) -> None:
     ids = provider.send_messages(QUEUE, [Message(b"x" * 10_000, session_id="s1") for _ in range(100)])
     assert [entry[2] for entry in namespace.accepted(QUEUE)] == ids
 
 
-def test_a_queue_that_does_not_require_sessions_is_refused(provider: ServiceBusProvider, namespace: StandIn) -> None:
+@stand_in_only("queues without sessions")
+def test_a_queue_that_does_not_require_sessions_is_refused(provider: ServiceBusProvider, namespace: Namespace) -> None:
     namespace.create_queue("plain", requires_session=False)
     with provider.create_session_client("plain", "s1") as client, pytest.raises(ValidationError, match="require sessions"):
         client.receive_message(timeout=0)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from azsession import Message, ServiceBusProvider
 from azsession.broker.azure import AzureBroker, session_listing
 
+from ...namespaces import Namespace
+from ...namespaces.choice import stand_in_only
 from .holders import QUEUE, broker_on
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 def fill(broker: AzureBroker, count: int) -> list[str]:
@@ -33,18 +30,19 @@ def test_sessions_are_listed_beyond_a_page(broker: AzureBroker) -> None:
     assert listed(broker, names[400], 3) == names[401:404]
 
 
-def test_a_short_page_is_not_taken_for_the_last_one(namespace: StandIn) -> None:
+@stand_in_only("short pages")
+def test_a_short_page_is_not_taken_for_the_last_one(namespace: Namespace) -> None:
     namespace.create_queue("capped", session_page=7)
     with broker_on(namespace) as broker:
         broker.send("capped", [Message("x", session_id=f"s{number:03}") for number in range(50)]).result()
         assert len(broker.list_sessions("capped", "", 1000).result()) == 50
 
 
-def test_each_page_of_azure_is_fetched_once_for_all_pages_of_the_caller(broker: AzureBroker, namespace: StandIn) -> None:
+def test_each_page_of_azure_is_fetched_once_for_all_pages_of_the_caller(broker: AzureBroker, namespace: Namespace) -> None:
     names = fill(broker, 4000)
     with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
         assert [session.session_id for session in provider.list_sessions(QUEUE)] == names
-    assert namespace.requests["get-message-sessions"] == 4000 // 100 + 1
+    assert namespace.log["get-message-sessions"] == 4000 // 100 + 1
 
 
 def test_a_new_list_shows_sessions_that_came_after_the_last_one(broker: AzureBroker) -> None:

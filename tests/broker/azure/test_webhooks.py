@@ -11,7 +11,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import pytest
@@ -29,10 +29,8 @@ from azsession.errors import (
 from azsession.server import AccessKey, GatewayService
 
 from ...conftest import eventually
-from ...standin.require import require_standin
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
+from ...namespaces import Namespace
+from ...namespaces.choice import namespace_on
 
 QUEUE = "webhooks"
 CONSUMERS = 16
@@ -46,13 +44,13 @@ Key = tuple[str, int]
 
 
 @contextmanager
-def in_process(namespace: StandIn) -> Iterator[ServiceBusProvider]:
+def in_process(namespace: Namespace) -> Iterator[ServiceBusProvider]:
     with ServiceBusProvider.from_connection_string(namespace.connection_string, **PATIENCE) as provider:
         yield provider
 
 
 @contextmanager
-def over_http(namespace: StandIn) -> Iterator[ServiceBusProvider]:
+def over_http(namespace: Namespace) -> Iterator[ServiceBusProvider]:
     broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string), None)
     with (
         GatewayService(broker, [AccessKey.generate()], max_waiting=64) as service,
@@ -62,14 +60,14 @@ def over_http(namespace: StandIn) -> Iterator[ServiceBusProvider]:
 
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
+def namespace(server: str) -> Iterator[Namespace]:
+    with namespace_on(server) as namespace:
         namespace.create_queue(QUEUE)
         yield namespace
 
 
 @pytest.fixture(params=[in_process, over_http], ids=["in-process", "over-HTTP"])
-def provider(request: pytest.FixtureRequest, namespace: StandIn) -> Iterator[ServiceBusProvider]:
+def provider(request: pytest.FixtureRequest, namespace: Namespace) -> Iterator[ServiceBusProvider]:
     with request.param(namespace) as provider:
         yield provider
 
@@ -87,7 +85,7 @@ class Event:
 class Scene:
     """Consumers, and a thread that causes faults."""
 
-    def __init__(self, namespace: StandIn, provider: ServiceBusProvider, stack: ExitStack) -> None:
+    def __init__(self, namespace: Namespace, provider: ServiceBusProvider, stack: ExitStack) -> None:
         self.namespace = namespace
         self.provider = provider
         self.report: list[Event] = []
@@ -220,7 +218,7 @@ def by_session(keys: Iterable[Key]) -> dict[str, list[int]]:
 
 
 @pytest.fixture
-def scene(namespace: StandIn, provider: ServiceBusProvider) -> Iterator[Scene]:
+def scene(namespace: Namespace, provider: ServiceBusProvider) -> Iterator[Scene]:
     with ExitStack() as stack:
         yield Scene(namespace, provider, stack)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pytest
 
 from azsession.broker.azure.session import relock
 
+from ....namespaces import Namespace
 from ..holders import QUEUE
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
-
 #: How a holder's link is lost.
-LOSSES: dict[str, Callable[[StandIn], object]] = {
+LOSSES: dict[str, Callable[[Namespace], object]] = {
     "link-detached": lambda namespace: namespace.detach_links(QUEUE),
     "connection-dropped": lambda namespace: namespace.drop_connections(),
     "connection-closed": lambda namespace: namespace.drop_connections(polite=True),
@@ -23,9 +20,9 @@ LOSSES: dict[str, Callable[[StandIn], object]] = {
 
 
 @pytest.fixture(params=list(LOSSES.values()), ids=list(LOSSES))
-def lose_link(request: pytest.FixtureRequest) -> Callable[[StandIn], object]:
+def lose_link(request: pytest.FixtureRequest) -> Callable[[Namespace], object]:
     """Each way to lose a link."""
-    call: Callable[[StandIn], object] = request.param
+    call: Callable[[Namespace], object] = request.param
     return call
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from azsession import (
@@ -12,14 +10,12 @@ from azsession import (
 from azsession.broker.azure import AzureBroker
 
 from ....conftest import eventually
+from ....namespaces import Namespace
 from ..holders import QUEUE, Holder, in_thread, send, texts, waiting_accepts
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 def test_a_session_that_lost_its_link_is_not_given_to_an_accept_of_the_same_process(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
@@ -37,7 +33,7 @@ def test_a_session_that_lost_its_link_is_not_given_to_an_accept_of_the_same_proc
 
 
 def test_a_session_whose_lock_expired_is_given_to_an_accept_of_the_same_process(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder, heir = Holder(broker), Holder(broker)
     send(broker, "a")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,22 +14,20 @@ from azsession import (
 )
 
 from ....conftest import eventually
-from ....standin.require import require_standin
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
+from ....namespaces import Namespace
+from ....namespaces.choice import namespace_on
 
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
+def namespace(server: str) -> Iterator[Namespace]:
+    with namespace_on(server) as namespace:
         namespace.create_queue("orders", lock_duration=30, max_delivery_count=3)
         namespace.create_queue("brief", lock_duration=1, max_delivery_count=3)
         yield namespace
 
 
 @pytest.fixture
-def provider(namespace: StandIn) -> Iterator[ServiceBusProvider]:
+def provider(namespace: Namespace) -> Iterator[ServiceBusProvider]:
     with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
         yield provider
 
@@ -45,7 +42,7 @@ def take(session: SessionClient) -> ReceivedMessage:
     return message
 
 
-def test_the_next_message_is_fetched_when_one_was_settled(namespace: StandIn, provider: ServiceBusProvider) -> None:
+def test_the_next_message_is_fetched_when_one_was_settled(namespace: Namespace, provider: ServiceBusProvider) -> None:
     fill(provider, "orders", 3)
     with provider.create_session_client("orders", "s") as session:
         first = take(session)
@@ -56,7 +53,7 @@ def test_the_next_message_is_fetched_when_one_was_settled(namespace: StandIn, pr
         assert take(session).text() == "1"
 
 
-def test_no_message_is_fetched_ahead_of_batches(namespace: StandIn, provider: ServiceBusProvider) -> None:
+def test_no_message_is_fetched_ahead_of_batches(namespace: Namespace, provider: ServiceBusProvider) -> None:
     fill(provider, "orders", 5)
     with provider.create_session_client("orders", "s") as session:
         session.complete_messages(session.receive_messages(2, timeout=5))
@@ -65,7 +62,7 @@ def test_no_message_is_fetched_ahead_of_batches(namespace: StandIn, provider: Se
 
 
 def test_an_abandoned_message_comes_before_the_one_that_was_fetched_ahead(
-    namespace: StandIn, provider: ServiceBusProvider
+    namespace: Namespace, provider: ServiceBusProvider
 ) -> None:
     fill(provider, "orders", 3)
     with provider.create_session_client("orders", "s") as session:
@@ -90,7 +87,7 @@ def test_a_message_that_is_abandoned_at_once_comes_before_the_one_on_its_way(pro
 
 
 def test_messages_fetched_ahead_are_returned_uncounted_before_the_lock_expires(
-    namespace: StandIn, provider: ServiceBusProvider
+    namespace: Namespace, provider: ServiceBusProvider
 ) -> None:
     fill(provider, "brief", 3)
     slow = provider.create_session_client("brief", "s", auto_renew=False)
@@ -106,7 +103,7 @@ def test_messages_fetched_ahead_are_returned_uncounted_before_the_lock_expires(
 
 
 def test_a_message_fetched_ahead_goes_to_the_next_holder_when_the_session_is_released(
-    namespace: StandIn, provider: ServiceBusProvider
+    namespace: Namespace, provider: ServiceBusProvider
 ) -> None:
     fill(provider, "orders", 2)
     with provider.create_session_client("orders", "s") as session:
@@ -117,7 +114,7 @@ def test_a_message_fetched_ahead_goes_to_the_next_holder_when_the_session_is_rel
         assert (second.text(), second.delivery_count) == ("1", 1)
 
 
-def test_a_batch_begins_with_the_message_fetched_ahead(namespace: StandIn, provider: ServiceBusProvider) -> None:
+def test_a_batch_begins_with_the_message_fetched_ahead(namespace: Namespace, provider: ServiceBusProvider) -> None:
     fill(provider, "orders", 6)
     with provider.create_session_client("orders", "s") as session:
         session.complete_message(take(session))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,14 +15,12 @@ from azsession import (
 from azsession.broker.azure import AzureBroker
 
 from ....conftest import eventually
-from ....standin.require import require_standin
+from ....namespaces import Namespace
+from ....namespaces.choice import namespace_on
 from ..holders import QUEUE, Holder, broker_on, in_thread, send, texts, waits_in
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
-
-def test_a_lock_that_expired_is_lost(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_lock_that_expired_is_lost(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a")
     (a,) = holder.take()
@@ -37,7 +34,7 @@ def test_a_lock_that_expired_is_lost(namespace: StandIn, broker: AzureBroker) ->
     assert again.delivery_count == 2
 
 
-def test_a_lock_that_expired_while_the_link_was_lost_is_lost(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_lock_that_expired_while_the_link_was_lost_is_lost(namespace: Namespace, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     holder = Holder(broker)
     send(broker, "a")
@@ -46,7 +43,7 @@ def test_a_lock_that_expired_while_the_link_was_lost_is_lost(namespace: StandIn,
     namespace.detach_links(QUEUE)
     settling = in_thread(lambda: holder.complete(a))
     assert settling.result(10) == ["SessionLockLost"]
-    namespace._refusals.clear()
+    namespace.refuse_no_more()
     with pytest.raises(SessionNotFoundError):
         holder.renew()
     assert texts(Holder(broker).take()) == ["a"]
@@ -60,10 +57,10 @@ def test_the_lock_is_lost_if_the_namespace_cannot_be_reached_until_it_expires(br
 
 
 @pytest.fixture
-def broker_then_none() -> Iterator[Holder]:
+def broker_then_none(server: str) -> Iterator[Holder]:
     """A holder whose namespace has gone."""
     with ExitStack() as stack:
-        with require_standin()() as namespace:
+        with namespace_on(server) as namespace:
             namespace.create_queue(QUEUE, lock_duration=1.0)
             broker = stack.enter_context(broker_on(namespace))
             send(broker, "a")
@@ -72,7 +69,7 @@ def broker_then_none() -> Iterator[Holder]:
         yield holder
 
 
-def test_the_lock_of_a_silent_holder_expires(namespace: StandIn, broker: AzureBroker) -> None:
+def test_the_lock_of_a_silent_holder_expires(namespace: Namespace, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     holder, next_holder = Holder(broker), Holder(broker)
     send(broker, "a")
@@ -86,7 +83,7 @@ def test_the_lock_of_a_silent_holder_expires(namespace: StandIn, broker: AzureBr
     assert holder.complete(a) == ["MessageLockLost"]
 
 
-def test_the_lock_of_an_accepted_session_expires_without_a_receive(namespace: StandIn, broker: AzureBroker) -> None:
+def test_the_lock_of_an_accepted_session_expires_without_a_receive(namespace: Namespace, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     send(broker, "a")
     holder = Holder(broker)
@@ -97,7 +94,7 @@ def test_the_lock_of_an_accepted_session_expires_without_a_receive(namespace: St
         holder.receive(timeout=0)
 
 
-def test_a_waiting_receive_keeps_the_lock(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_waiting_receive_keeps_the_lock(namespace: Namespace, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     first, accepted = Holder(broker), Holder(broker)
     send(broker, "a", session_id="s2")
@@ -110,7 +107,7 @@ def test_a_waiting_receive_keeps_the_lock(namespace: StandIn, broker: AzureBroke
     assert first.renew() > 0
 
 
-def test_failed_renewals_are_repeated_before_the_lock_expires(namespace: StandIn, broker: AzureBroker) -> None:
+def test_failed_renewals_are_repeated_before_the_lock_expires(namespace: Namespace, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.5)
     holder = Holder(broker)
     waiting = in_thread(lambda: holder.receive(timeout=2.5))

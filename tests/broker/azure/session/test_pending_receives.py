@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from azsession import (
@@ -12,13 +10,11 @@ from azsession import (
 from azsession.broker.azure import AzureBroker
 
 from ....conftest import eventually
+from ....namespaces import Namespace
 from ..holders import QUEUE, Holder, in_thread, send, texts, waits_in
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
-
-def test_a_repeated_receive_returns_the_same_messages(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_repeated_receive_returns_the_same_messages(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c")
     first = holder.receive(2, request_id="r1")
@@ -30,7 +26,7 @@ def test_a_repeated_receive_returns_the_same_messages(namespace: StandIn, broker
 
 
 def test_a_repeated_receive_returns_the_same_messages_after_the_link_was_lost(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
@@ -42,7 +38,7 @@ def test_a_repeated_receive_returns_the_same_messages_after_the_link_was_lost(
     assert texts(holder.receive(request_id="r2")) == ["b"]
 
 
-def test_a_late_attempt_of_a_receive_without_messages_takes_none(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_late_attempt_of_a_receive_without_messages_takes_none(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     assert holder.receive(timeout=0, request_id="r1") == []
     send(broker, "a", "b")
@@ -51,7 +47,9 @@ def test_a_late_attempt_of_a_receive_without_messages_takes_none(namespace: Stan
     assert texts(holder.receive(request_id="r3")) == ["b"]
 
 
-def test_receives_without_messages_do_not_displace_the_results_with_messages(namespace: StandIn, broker: AzureBroker) -> None:
+def test_receives_without_messages_do_not_displace_the_results_with_messages(
+    namespace: Namespace, broker: AzureBroker
+) -> None:
     holder = Holder(broker)
     send(broker, "a")
     (first,) = holder.receive(request_id="r1")
@@ -61,7 +59,7 @@ def test_receives_without_messages_do_not_displace_the_results_with_messages(nam
     assert again.receipt.handle == first.receipt.handle
 
 
-def test_a_repeated_receive_replaces_the_first_attempt(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_repeated_receive_replaces_the_first_attempt(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.receive(request_id="r1"))
     eventually(lambda: waits_in(holder))
@@ -75,7 +73,7 @@ def test_a_repeated_receive_replaces_the_first_attempt(namespace: StandIn, broke
 
 
 def test_a_repeated_receive_replaces_the_first_attempt_while_the_link_is_lost(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     first = in_thread(lambda: holder.receive(request_id="r1"))

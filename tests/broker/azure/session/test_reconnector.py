@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,9 +16,7 @@ from azsession.broker.calls import ReceiveRequest, wait_for
 from azsession.config import ServiceBusConfig
 
 from ....conftest import eventually
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
+from ....namespaces import Namespace
 
 
 class Relay:
@@ -77,14 +74,14 @@ class Relay:
 
 
 @pytest.fixture
-def relay(namespace: StandIn) -> Iterator[Relay]:
+def relay(namespace: Namespace) -> Iterator[Relay]:
     relay = Relay(namespace.port)
     yield relay
     relay.close()
 
 
 def test_sessions_share_few_attempts_while_the_namespace_is_away_and_go_on_when_it_is_back(
-    namespace: StandIn, relay: Relay
+    namespace: Namespace, relay: Relay
 ) -> None:
     queues = [f"q{number}" for number in range(4)]
     for queue in queues:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,10 +13,8 @@ from azsession import (
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import ReceiveRequest
 
+from ....namespaces import Namespace
 from ..holders import QUEUE, Holder
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 def test_a_receive_with_a_lock_that_was_taken_elsewhere_does_not_take_it_again(broker: AzureBroker) -> None:
@@ -39,7 +36,7 @@ def test_a_receive_with_a_lock_that_was_taken_elsewhere_does_not_take_it_again(b
     ids=["get state", "set state", "receive deferred", "dead-letter session", "renew"],
 )
 def test_an_operation_with_a_lock_that_was_taken_elsewhere_takes_no_lock(
-    operation: Callable[[AzureBroker, tuple[str, str, str]], object], namespace: StandIn, broker: AzureBroker
+    operation: Callable[[AzureBroker, tuple[str, str, str]], object], namespace: Namespace, broker: AzureBroker
 ) -> None:
     with pytest.raises(SessionNotFoundError) as caught:
         operation(broker, Holder(broker).whose)

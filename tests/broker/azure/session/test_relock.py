@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,15 +15,13 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition
 
 from ....conftest import eventually
+from ....namespaces import Namespace
 from ..holders import QUEUE, Holder, broker_on, completed, held_again, in_thread, send, texts, waits_in
 from .conftest import LOSSES
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
-
 
 def test_unsettled_messages_are_completed_after_the_link_was_lost(
-    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c", "d")
@@ -39,7 +36,7 @@ def test_unsettled_messages_are_completed_after_the_link_was_lost(
     assert namespace.counts(QUEUE).active == 0
 
 
-def test_a_link_that_is_lost_many_times_loses_no_message(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_link_that_is_lost_many_times_loses_no_message(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     bodies = [f"m{number:02}" for number in range(30)]
     send(broker, *bodies)
@@ -52,7 +49,7 @@ def test_a_link_that_is_lost_many_times_loses_no_message(namespace: StandIn, bro
 
 
 def test_an_abandoned_message_comes_first_after_the_link_was_lost(
-    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c", "d", "e")
@@ -66,7 +63,7 @@ def test_an_abandoned_message_comes_first_after_the_link_was_lost(
 
 
 def test_a_settlement_whose_answer_was_lost_with_the_connection_is_done_once(
-    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
@@ -83,7 +80,7 @@ def test_a_settlement_whose_answer_was_lost_with_the_connection_is_done_once(
 
 @pytest.mark.parametrize("how", [Disposition.ABANDON, Disposition.DEFER, Disposition.DEAD_LETTER])
 def test_other_settlements_whose_answer_was_lost_are_done_once(
-    namespace: StandIn, broker: AzureBroker, how: Disposition
+    namespace: Namespace, broker: AzureBroker, how: Disposition
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
@@ -103,7 +100,7 @@ def test_other_settlements_whose_answer_was_lost_are_done_once(
     assert (counts.deferred, counts.dead_letter) == (int(how is Disposition.DEFER), int(how is Disposition.DEAD_LETTER))
 
 
-def test_a_settlement_that_never_arrived_is_sent_again(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_settlement_that_never_arrived_is_sent_again(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     a, b = holder.take(2)
@@ -115,7 +112,7 @@ def test_a_settlement_that_never_arrived_is_sent_again(namespace: StandIn, broke
 
 
 def test_a_waiting_receive_gets_a_message_that_is_sent_after_its_link_was_lost(
-    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holder = Holder(broker)
     waiting = in_thread(holder.receive)
@@ -129,7 +126,7 @@ def test_a_waiting_receive_gets_a_message_that_is_sent_after_its_link_was_lost(
 
 
 def test_messages_that_were_not_handed_out_come_once_and_in_order_after_the_link_was_lost(
-    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c")
@@ -141,7 +138,7 @@ def test_messages_that_were_not_handed_out_come_once_and_in_order_after_the_link
     assert holder.complete(*messages) == [None] * 3
 
 
-def test_a_lock_is_renewed_for_a_waiting_receive_after_it_was_taken_again(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_lock_is_renewed_for_a_waiting_receive_after_it_was_taken_again(namespace: Namespace, broker: AzureBroker) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     holder = Holder(broker)
     waiting = in_thread(lambda: holder.receive(timeout=2.5))
@@ -153,7 +150,7 @@ def test_a_lock_is_renewed_for_a_waiting_receive_after_it_was_taken_again(namesp
 
 @pytest.mark.parametrize("refusal", ["com.microsoft:session-cannot-be-locked", "com.microsoft:server-busy"])
 def test_the_lock_is_taken_again_after_azure_refused_it_for_some_time(
-    namespace: StandIn, broker: AzureBroker, refusal: str
+    namespace: Namespace, broker: AzureBroker, refusal: str
 ) -> None:
     holder = Holder(broker)
     send(broker, "a")
@@ -163,7 +160,7 @@ def test_the_lock_is_taken_again_after_azure_refused_it_for_some_time(
     assert holder.complete(message) == [None]
 
 
-def test_a_link_that_is_lost_while_it_attaches_is_attached_again(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_link_that_is_lost_while_it_attaches_is_attached_again(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     a, b = holder.take(2)
@@ -177,7 +174,7 @@ def test_a_link_that_is_lost_while_it_attaches_is_attached_again(namespace: Stan
 
 
 def test_requests_about_the_session_wait_for_its_link(
-    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holder = Holder(broker)
     holder.receive(timeout=0)
@@ -193,7 +190,7 @@ def test_requests_about_the_session_wait_for_its_link(
 
 @pytest.mark.parametrize("operation", ["renew-session-lock", "get-session-state", "set-session-state"])
 def test_a_request_whose_answer_was_lost_with_the_connection_is_sent_again(
-    namespace: StandIn, broker: AzureBroker, operation: str
+    namespace: Namespace, broker: AzureBroker, operation: str
 ) -> None:
     holder = Holder(broker)
     holder.receive(timeout=0)
@@ -213,7 +210,7 @@ def test_a_request_whose_answer_was_lost_with_the_connection_is_sent_again(
 
 
 def test_deferred_messages_are_settled_after_the_link_was_lost(
-    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", "b", "c")
@@ -232,7 +229,7 @@ def test_deferred_messages_are_settled_after_the_link_was_lost(
 
 @pytest.mark.parametrize("how", [Disposition.COMPLETE, Disposition.ABANDON])
 def test_a_deferred_message_whose_settlement_was_not_answered_is_settled_once(
-    namespace: StandIn, broker: AzureBroker, how: Disposition
+    namespace: Namespace, broker: AzureBroker, how: Disposition
 ) -> None:
     holder = Holder(broker)
     send(broker, "a")
@@ -253,7 +250,7 @@ def test_a_deferred_message_whose_settlement_was_not_answered_is_settled_once(
 
 
 def test_two_hundred_sessions_are_locked_again(
-    namespace: StandIn, broker: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holders = [Holder(broker, f"session-{number}") for number in range(200)]
     messages = []
@@ -269,7 +266,7 @@ def test_two_hundred_sessions_are_locked_again(
 
 
 def test_a_session_is_released_while_its_link_is_lost(
-    namespace: StandIn, broker: AzureBroker, other: AzureBroker, lose_link: Callable[[StandIn], object]
+    namespace: Namespace, broker: AzureBroker, other: AzureBroker, lose_link: Callable[[Namespace], object]
 ) -> None:
     holder = Holder(broker)
     send(broker, "a")
@@ -283,7 +280,7 @@ def test_a_session_is_released_while_its_link_is_lost(
     assert holder.complete(a) == ["SessionLockLost"]
 
 
-def test_disabling_an_entity_ends_its_locks(namespace: StandIn, broker: AzureBroker) -> None:
+def test_disabling_an_entity_ends_its_locks(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     waiting = in_thread(holder.receive)
     eventually(lambda: waits_in(holder) and "s1" in namespace.locked_sessions(QUEUE))
@@ -295,7 +292,7 @@ def test_disabling_an_entity_ends_its_locks(namespace: StandIn, broker: AzureBro
         holder.receive(timeout=0)
 
 
-def test_a_session_goes_on_after_its_token_expired(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_session_goes_on_after_its_token_expired(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a", "b")
     (a,) = holder.take()
@@ -304,7 +301,7 @@ def test_a_session_goes_on_after_its_token_expired(namespace: StandIn, broker: A
     assert texts(holder.take()) == ["b"]
 
 
-def test_calls_from_many_threads_in_one_session_survive_lost_links(namespace: StandIn, broker: AzureBroker) -> None:
+def test_calls_from_many_threads_in_one_session_survive_lost_links(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     bodies = [f"m{number:03}" for number in range(120)]
     send(broker, *bodies)

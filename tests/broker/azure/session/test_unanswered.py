@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,14 +13,12 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition
 
 from ....conftest import eventually
+from ....namespaces import Namespace
 from ..holders import QUEUE, Holder, broker_on, completed, held_again, send
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 @pytest.fixture
-def hasty(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureBroker]:
+def hasty(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureBroker]:
     """A broker with short timeouts."""
     monkeypatch.setattr("azsession.broker.azure.session.relock.VERIFY_TIMEOUT", 0.3)
     monkeypatch.setattr("azsession.broker.azure.session.opening.ANSWER_TIME", 0.2)
@@ -30,7 +27,7 @@ def hasty(namespace: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure
         yield broker
 
 
-def test_an_attach_that_is_not_answered_is_given_up(namespace: StandIn, hasty: AzureBroker) -> None:
+def test_an_attach_that_is_not_answered_is_given_up(namespace: Namespace, hasty: AzureBroker) -> None:
     holder = Holder(hasty)
     send(hasty, "a")
     namespace.swallow("attach")
@@ -41,7 +38,7 @@ def test_an_attach_that_is_not_answered_is_given_up(namespace: StandIn, hasty: A
     assert holder.complete(a) == [None]
 
 
-def test_an_attach_for_any_session_that_is_not_answered_is_given_up(namespace: StandIn, hasty: AzureBroker) -> None:
+def test_an_attach_for_any_session_that_is_not_answered_is_given_up(namespace: Namespace, hasty: AzureBroker) -> None:
     send(hasty, "a")
     namespace.swallow("attach")
     with pytest.raises(ConnectionFailedError):
@@ -50,7 +47,7 @@ def test_an_attach_for_any_session_that_is_not_answered_is_given_up(namespace: S
     assert Holder(hasty).accept_next() == "s1"
 
 
-def test_an_unanswered_attach_is_repeated_after_the_link_was_lost(namespace: StandIn, hasty: AzureBroker) -> None:
+def test_an_unanswered_attach_is_repeated_after_the_link_was_lost(namespace: Namespace, hasty: AzureBroker) -> None:
     holder = Holder(hasty)
     send(hasty, "a")
     (a,) = holder.take()
@@ -60,7 +57,7 @@ def test_an_unanswered_attach_is_repeated_after_the_link_was_lost(namespace: Sta
     assert holder.complete(a) == [None]
 
 
-def test_an_unanswered_check_of_the_state_is_repeated_by_another_link(namespace: StandIn, hasty: AzureBroker) -> None:
+def test_an_unanswered_check_of_the_state_is_repeated_by_another_link(namespace: Namespace, hasty: AzureBroker) -> None:
     holder = Holder(hasty)
     holder.receive(timeout=0)
     hasty.set_state(*holder.whose, b"1").result()
@@ -70,7 +67,7 @@ def test_an_unanswered_check_of_the_state_is_repeated_by_another_link(namespace:
     assert holder.renew() > 0
 
 
-def test_messages_that_came_during_an_unanswered_check_are_handed_out_once(namespace: StandIn, hasty: AzureBroker) -> None:
+def test_messages_that_came_during_an_unanswered_check_are_handed_out_once(namespace: Namespace, hasty: AzureBroker) -> None:
     holder = Holder(hasty)
     send(hasty, "a", "b")
     a, b = holder.take(2)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
 
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition
 
 from ....conftest import eventually
+from ....namespaces import Namespace
 from ....server.raw import Gateway
 from ..holders import QUEUE, Holder, completed, in_thread, send
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
-
-def test_a_repeated_settlement_succeeds_and_a_different_one_is_a_conflict(namespace: StandIn, broker: AzureBroker) -> None:
+def test_a_repeated_settlement_succeeds_and_a_different_one_is_a_conflict(namespace: Namespace, broker: AzureBroker) -> None:
     holder = Holder(broker)
     send(broker, "a")
     messages = holder.take()
@@ -29,7 +26,7 @@ def test_a_repeated_settlement_succeeds_and_a_different_one_is_a_conflict(namesp
 
 
 def test_a_repeated_settlement_waits_for_the_first_and_a_different_one_is_a_conflict(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     send(broker, "a")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,14 +14,12 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition, Settlement
 
 from ....conftest import eventually
+from ....namespaces import Namespace
 from ..holders import QUEUE, Holder, in_thread, send, texts
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 
 @pytest.fixture
-def taken(namespace: StandIn, broker: AzureBroker, other: AzureBroker) -> tuple[Holder, Holder]:
+def taken(namespace: Namespace, broker: AzureBroker, other: AzureBroker) -> tuple[Holder, Holder]:
     """A holder with unsettled messages, and another one that took the session when the first one's link was lost."""
     holder, thief = Holder(broker), Holder(other)
     send(broker, "a", "b", "c")
@@ -30,7 +27,7 @@ def taken(namespace: StandIn, broker: AzureBroker, other: AzureBroker) -> tuple[
     holder.take(2)
     namespace.refuse("attach", "com.microsoft:server-busy")
     namespace.detach_links(QUEUE)
-    eventually(lambda: not namespace.locked_sessions(QUEUE))
+    eventually(lambda: not namespace.locked_sessions(QUEUE) and not namespace.refusals())
     thief.take(2)
     return holder, thief
 
@@ -43,7 +40,7 @@ def unsettled_tokens(holder: Holder) -> list[str]:
 
 @pytest.mark.parametrize("how", [Disposition.COMPLETE, Disposition.ABANDON, Disposition.DEFER, Disposition.DEAD_LETTER])
 def test_the_lock_is_lost_if_another_holder_settled_a_message(
-    namespace: StandIn, taken: tuple[Holder, Holder], how: Disposition
+    namespace: Namespace, taken: tuple[Holder, Holder], how: Disposition
 ) -> None:
     holder, thief = taken
     waiting = in_thread(holder.receive)
@@ -59,7 +56,7 @@ def test_the_lock_is_lost_if_another_holder_settled_a_message(
 
 
 def test_a_settlement_that_was_not_sent_fails_if_another_holder_completed_the_message(
-    namespace: StandIn, taken: tuple[Holder, Holder]
+    namespace: Namespace, taken: tuple[Holder, Holder]
 ) -> None:
     holder, thief = taken
     tokens = unsettled_tokens(holder)
@@ -74,7 +71,9 @@ def test_a_settlement_that_was_not_sent_fails_if_another_holder_completed_the_me
     assert settling.result(10) == ["SessionLockLost"] * 2
 
 
-def test_a_session_that_another_holder_left_unchanged_is_held_again(namespace: StandIn, taken: tuple[Holder, Holder]) -> None:
+def test_a_session_that_another_holder_left_unchanged_is_held_again(
+    namespace: Namespace, taken: tuple[Holder, Holder]
+) -> None:
     holder, thief = taken
     thief.release()
     assert texts(holder.take()) == ["c"]
@@ -82,7 +81,7 @@ def test_a_session_that_another_holder_left_unchanged_is_held_again(namespace: S
 
 
 def test_a_session_that_another_holder_keeps_is_lost_when_its_lock_expires(
-    namespace: StandIn, broker: AzureBroker, other: AzureBroker
+    namespace: Namespace, broker: AzureBroker, other: AzureBroker
 ) -> None:
     namespace.create_queue(QUEUE, lock_duration=1.0)
     holder, thief = Holder(broker), Holder(other)
@@ -90,7 +89,7 @@ def test_a_session_that_another_holder_keeps_is_lost_when_its_lock_expires(
     holder.take()
     namespace.refuse("attach", "com.microsoft:server-busy")
     namespace.detach_links(QUEUE)
-    eventually(lambda: not namespace.locked_sessions(QUEUE))
+    eventually(lambda: not namespace.locked_sessions(QUEUE) and not namespace.refusals())
     thief.take()
     with pytest.raises(SessionNotFoundError):
         holder.receive()
@@ -99,14 +98,14 @@ def test_a_session_that_another_holder_keeps_is_lost_when_its_lock_expires(
 
 
 def test_the_lock_is_lost_if_another_holder_changed_the_state(
-    namespace: StandIn, broker: AzureBroker, other: AzureBroker
+    namespace: Namespace, broker: AzureBroker, other: AzureBroker
 ) -> None:
     holder, thief = Holder(broker), Holder(other)
     holder.receive(timeout=0)
     assert broker.get_state(*holder.whose).result() is None
     namespace.refuse("attach", "com.microsoft:server-busy")
     namespace.detach_links(QUEUE)
-    eventually(lambda: not namespace.locked_sessions(QUEUE))
+    eventually(lambda: not namespace.locked_sessions(QUEUE) and not namespace.refusals())
     thief.receive(timeout=0)
     other.set_state(*thief.whose, b"theirs").result()
     thief.release()
@@ -119,7 +118,7 @@ def test_the_lock_is_lost_if_another_holder_changed_the_state(
 
 
 def test_the_lock_is_lost_if_another_holder_completed_a_deferred_message(
-    namespace: StandIn, broker: AzureBroker, other: AzureBroker
+    namespace: Namespace, broker: AzureBroker, other: AzureBroker
 ) -> None:
     holder, thief = Holder(broker), Holder(other)
     send(broker, "a")
@@ -129,7 +128,7 @@ def test_the_lock_is_lost_if_another_holder_completed_a_deferred_message(
     (mine,) = broker.receive_deferred(*holder.whose, [number]).result()
     namespace.refuse("attach", "com.microsoft:server-busy")
     namespace.detach_links(QUEUE)
-    eventually(lambda: not namespace.locked_sessions(QUEUE))
+    eventually(lambda: not namespace.locked_sessions(QUEUE) and not namespace.refusals())
     thief.receive(timeout=0)
     (theirs,) = other.receive_deferred(*thief.whose, [number]).result()
     assert thief.complete(theirs) == [None]
@@ -138,7 +137,7 @@ def test_the_lock_is_lost_if_another_holder_completed_a_deferred_message(
 
 
 def test_the_lock_is_lost_if_an_unsettled_message_expired_while_the_link_was_lost(
-    namespace: StandIn, broker: AzureBroker
+    namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
     send(broker, "a", time_to_live=timedelta(milliseconds=200))

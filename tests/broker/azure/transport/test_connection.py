@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,17 +16,15 @@ from azsession.broker.azure import namespace as namespace_module
 from azsession.broker.azure.transport import connection as connection_module
 
 from ....conftest import eventually
-from ....standin.require import require_standin
+from ....namespaces import Namespace
+from ....namespaces.choice import namespace_on
 from ..holders import QUEUE, Holder, broker_on, in_thread, send
 from .raw_peer import RawPeer, Talk, mechanisms, outcome, raw_peer
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
-
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
+def namespace(server: str) -> Iterator[Namespace]:
+    with namespace_on(server) as namespace:
         namespace.create_queue(QUEUE)
         yield namespace
 
@@ -51,8 +48,8 @@ def failure_of(peer: RawPeer) -> QueueError:
 # Heartbeats and timeouts
 
 
-def test_heartbeats_keep_an_idle_connection_open() -> None:
-    with require_standin()(idle_timeout=1.0) as namespace:
+def test_heartbeats_keep_an_idle_connection_open(server: str) -> None:
+    with namespace_on(server, idle_timeout=1.0) as namespace:
         namespace.create_queue(QUEUE)
         with broker_on(namespace) as broker:
             send(broker, "one")
@@ -124,7 +121,7 @@ def test_a_peer_that_does_not_answer_the_open_in_time_fails_the_connection(monke
     assert not error.maybe_delivered
 
 
-def test_the_next_call_replaces_a_lost_connection(namespace: StandIn) -> None:
+def test_the_next_call_replaces_a_lost_connection(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one")
         for polite in (False, True):
@@ -222,7 +219,7 @@ def test_a_connection_that_is_closed_before_authentication_sends_no_close_frame(
     assert b"".join(received) == amqp.SASL_HEADER
 
 
-def test_frames_for_unknown_links_and_channels_are_ignored(namespace: StandIn) -> None:
+def test_frames_for_unknown_links_and_channels_are_ignored(namespace: Namespace) -> None:
     served = threading.Event()
 
     def script(talk: Talk) -> None:

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,23 +13,21 @@ from azsession import Message, ProviderError, ServiceBusProvider, SessionClient
 from azsession.broker.azure import namespace as namespace_module
 
 from ....conftest import eventually
-from ....standin.require import require_standin
+from ....namespaces import Namespace
+from ....namespaces.choice import namespace_on
 from ..holders import QUEUE, Holder, broker_on, completed, in_thread, send, waits_in
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 MEGABYTE = 1024 * 1024
 
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()(handle_max=15) as namespace:
+def namespace(server: str) -> Iterator[Namespace]:
+    with namespace_on(server, handle_max=15) as namespace:
         namespace.create_queue(QUEUE)
         yield namespace
 
 
-def test_sessions_beyond_the_handle_maximum_get_another_channel(namespace: StandIn) -> None:
+def test_sessions_beyond_the_handle_maximum_get_another_channel(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         holders = [Holder(broker, f"s{number}") for number in range(40)]
         for holder in holders:
@@ -42,8 +39,8 @@ def test_sessions_beyond_the_handle_maximum_get_another_channel(namespace: Stand
         assert namespace.log["begin"] >= 3
 
 
-def test_a_released_session_frees_its_handle() -> None:
-    with require_standin()(handle_max=7, channel_max=0) as namespace:
+def test_a_released_session_frees_its_handle(server: str) -> None:
+    with namespace_on(server, handle_max=7, channel_max=0) as namespace:
         namespace.create_queue(QUEUE)
         with broker_on(namespace) as broker:
             for number in range(500):
@@ -56,8 +53,8 @@ def test_a_released_session_frees_its_handle() -> None:
         assert len(namespace.completed(QUEUE)) == 500
 
 
-def test_another_connection_is_opened_when_all_channels_are_full() -> None:
-    with require_standin()(handle_max=15, channel_max=1) as namespace:
+def test_another_connection_is_opened_when_all_channels_are_full(server: str) -> None:
+    with namespace_on(server, handle_max=15, channel_max=1) as namespace:
         namespace.create_queue(QUEUE)
         with broker_on(namespace) as broker:
             holders = [Holder(broker, f"s{number}") for number in range(100)]
@@ -76,9 +73,9 @@ def test_another_connection_is_opened_when_all_channels_are_full() -> None:
             assert namespace.links() <= 40
 
 
-def test_a_full_last_connection_gives_a_transient_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_last_connection_gives_a_transient_error(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespace_module, "MAX_CONNECTIONS", 1)
-    with require_standin()(handle_max=15, channel_max=0) as namespace:
+    with namespace_on(server, handle_max=15, channel_max=0) as namespace:
         namespace.create_queue(QUEUE)
         with ServiceBusProvider.from_connection_string(namespace.connection_string, retry_attempts=0) as provider:
 
@@ -93,8 +90,8 @@ def test_a_full_last_connection_gives_a_transient_error(monkeypatch: pytest.Monk
         assert caught.value.is_transient
 
 
-def test_sessions_accepted_at_the_same_time_all_find_room() -> None:
-    with require_standin()(handle_max=15, channel_max=0) as namespace:
+def test_sessions_accepted_at_the_same_time_all_find_room(server: str) -> None:
+    with namespace_on(server, handle_max=15, channel_max=0) as namespace:
         namespace.create_queue(QUEUE)
         with (
             ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
@@ -106,9 +103,9 @@ def test_sessions_accepted_at_the_same_time_all_find_room() -> None:
 
 
 @pytest.mark.parametrize("max_frame_size", [1024, 65536])
-def test_a_message_of_a_megabyte_is_sent_and_received_in_many_frames(max_frame_size: int) -> None:
+def test_a_message_of_a_megabyte_is_sent_and_received_in_many_frames(server: str, max_frame_size: int) -> None:
     body = os.urandom(MEGABYTE)
-    with require_standin()(max_frame_size=max_frame_size) as namespace:
+    with namespace_on(server, max_frame_size=max_frame_size) as namespace:
         namespace.create_queue(QUEUE, max_message_size=2 * MEGABYTE)
         with broker_on(namespace) as broker:
             broker.send(QUEUE, [Message(body, session_id="s1")]).result()
@@ -117,9 +114,9 @@ def test_a_message_of_a_megabyte_is_sent_and_received_in_many_frames(max_frame_s
             assert received[0].body == body
 
 
-def test_messages_of_more_frames_than_the_window_arrive_whole(namespace: StandIn) -> None:
+def test_messages_of_more_frames_than_the_window_arrive_whole(server: str, namespace: Namespace) -> None:
     """The client's window is 5,000 frames; frames of 512 bytes use it up."""
-    with require_standin()(max_frame_size=512) as small:
+    with namespace_on(server, max_frame_size=512) as small:
         small.create_queue(QUEUE, max_message_size=8 * MEGABYTE)
         with broker_on(small) as broker:
             bodies = [os.urandom(MEGABYTE) for _ in range(4)]
@@ -128,8 +125,8 @@ def test_messages_of_more_frames_than_the_window_arrive_whole(namespace: StandIn
             assert [message.body for message in Holder(broker).take(4)] == bodies
 
 
-def test_two_threads_hold_a_thousand_sessions() -> None:
-    with require_standin()() as namespace:
+def test_two_threads_hold_a_thousand_sessions(server: str) -> None:
+    with namespace_on(server) as namespace:
         namespace.create_queue(QUEUE)
         with broker_on(namespace) as broker, ThreadPoolExecutor(32) as pool:
             names = [f"s{number}" for number in range(1000)]
@@ -153,11 +150,12 @@ def test_two_threads_hold_a_thousand_sessions() -> None:
                 holder.release()
 
             list(pool.map(finish, holders))
-            assert not namespace.locked_sessions(QUEUE)
+            # The broker may have locked a session of its own, to learn how long locks last.
+            assert not namespace.locked_sessions(QUEUE) & set(names)
             assert len(namespace.completed(QUEUE)) == 1000
 
 
-def test_a_waiting_receive_does_not_delay_settlements_and_renewals_of_its_session(namespace: StandIn) -> None:
+def test_a_waiting_receive_does_not_delay_settlements_and_renewals_of_its_session(namespace: Namespace) -> None:
     with broker_on(namespace) as broker:
         send(broker, "one")
         holder = Holder(broker)

@@ -6,7 +6,6 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import trustme
@@ -14,12 +13,10 @@ import trustme
 from azsession import ConnectionFailedError, Message, ServiceBusProvider
 
 from ....conftest import eventually
-from ....standin.require import require_standin
+from ....namespaces import Namespace
+from ....namespaces.choice import namespace_on
 from ..holders import QUEUE
 from .websocket_bridge import Bridge
-
-if TYPE_CHECKING:
-    from tests.standin import StandIn
 
 BODY = os.urandom(700_000)
 
@@ -50,8 +47,8 @@ def certificates(tmp_path: Path) -> Certificates:
 
 
 @pytest.fixture
-def plain() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
+def plain(server: str) -> Iterator[Namespace]:
+    with namespace_on(server) as namespace:
         namespace.create_queue(QUEUE, max_message_size=2_000_000)
         yield namespace
 
@@ -69,8 +66,8 @@ def send_and_receive(provider: ServiceBusProvider) -> None:
         assert bodies == [BODY, b"small"]
 
 
-def test_a_certificate_of_a_trusted_authority_is_accepted(certificates: Certificates) -> None:
-    with require_standin()(tls=certificates.files) as namespace:
+def test_a_certificate_of_a_trusted_authority_is_accepted(server: str, certificates: Certificates) -> None:
+    with namespace_on(server, tls=certificates.files) as namespace:
         namespace.create_queue(QUEUE, max_message_size=2_000_000)
         with ServiceBusProvider.from_connection_string(
             namespace.connection_string, transport="amqp", ca_bundle=certificates.bundle
@@ -85,11 +82,11 @@ def test_a_certificate_of_a_trusted_authority_is_accepted(certificates: Certific
     ids=["unknown-authority", "another-host"],
 )
 def test_an_invalid_certificate_is_refused_with_the_reason(
-    tmp_path: Path, transport: str, host: str, trusted: bool, why: str
+    server: str, tmp_path: Path, transport: str, host: str, trusted: bool, why: str
 ) -> None:
     certificates = Certificates(tmp_path, host)
     bundle = certificates.bundle if trusted else None
-    with require_standin()() as namespace, Bridge(namespace.port, certificates.context) as bridge:
+    with namespace_on(server) as namespace, Bridge(namespace.port, certificates.context) as bridge:
         string = namespace.connection_string.replace(f":{namespace.port}", f":{bridge.port}")
         string = string.replace(";UseDevelopmentEmulator=true", "")
         with (
@@ -104,7 +101,7 @@ def test_an_invalid_certificate_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("piece", [700, 65536])
-def test_messages_are_sent_and_received_over_websockets(plain: StandIn, certificates: Certificates, piece: int) -> None:
+def test_messages_are_sent_and_received_over_websockets(plain: Namespace, certificates: Certificates, piece: int) -> None:
     with Bridge(plain.port, certificates.context, piece=piece) as bridge:
         string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
         string = string.replace(";UseDevelopmentEmulator=true", "")
@@ -119,7 +116,7 @@ def test_messages_are_sent_and_received_over_websockets(plain: StandIn, certific
         assert bridge.pongs[:3] == [b"ping 1", b"ping 2", b"ping 3"]
 
 
-def test_websockets_without_tls_reach_an_emulator(plain: StandIn) -> None:
+def test_websockets_without_tls_reach_an_emulator(plain: Namespace) -> None:
     with Bridge(plain.port) as bridge:
         string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
         with ServiceBusProvider.from_connection_string(string, transport="amqp-websockets") as provider:
@@ -132,7 +129,7 @@ def test_websockets_without_tls_reach_an_emulator(plain: StandIn) -> None:
         assert len(bridge.requests) == 2
 
 
-def test_a_server_with_another_subprotocol_is_refused(plain: StandIn) -> None:
+def test_a_server_with_another_subprotocol_is_refused(plain: Namespace) -> None:
     with Bridge(plain.port, protocol="chat") as bridge:
         string = plain.connection_string.replace(f":{plain.port}", f":{bridge.port}")
         with (
