@@ -170,7 +170,8 @@ class Storage:
 @click.option(
     "--max-connections",
     type=click.IntRange(1),
-    help="Number of connections. Beyond it, the connection that was idle longest is closed, or a new one gets status 503. "
+    help="Connections at most, over HTTP and AMQP together. Beyond it, the HTTP connection that is idle longest is closed, "
+    "or a new one is refused, over HTTP with status 503. "
     "Default: the process's limit of open files minus a reserve, at most 16384.",
 )
 @click.option(

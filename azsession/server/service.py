@@ -56,9 +56,10 @@ class GatewayService:
         max_waiting: Receives and accepts that may wait at once, from 1. Others get status 429.
         max_body_size: Bytes of a request's body at most.
         max_message_size: Bytes of a message's body, or of a session state, at most.
-        max_connections: Connections that may be open at once. Beyond the limit, the service closes the connection that has
-            been idle longest, or answers a new connection with status 503. By default, the limit follows from the number of
-            files that the process may open, and is 16,384 at most.
+        max_connections: Connections that may be open at once, over HTTP and AMQP together. Beyond the limit, the service
+            closes the HTTP connection that has been idle longest, or answers a new one with status 503, and closes a new one
+            over AMQP. By default, the limit follows from the number of files that the process may open, and is at most
+            16,384.
         explorer: Serve the Explorer, a web interface, at ``/explorer``.
         amqp_port: The port of the AMQP endpoint, for the SDKs of Azure Service Bus; 0 uses a free port. AMQP over WebSockets
             is on `port`. `None`: the service has no such endpoint.
@@ -123,9 +124,14 @@ class GatewayService:
         if amqp_port is not None:
             need("websockets", "server")
             measured = broker if metrics is None else metrics.measured(broker)
-            self._endpoint = Endpoint(measured, self._guard, max_message_size=max_message_size, tls=self._amqp_tls)
-        new_websocket = None if self._endpoint is None else self._endpoint.new_websocket
-        self._listener = Listener(self._app, tls, max_connections, new_websocket)
+            self._endpoint = Endpoint(
+                measured,
+                self._guard,
+                max_message_size=max_message_size,
+                has_room=lambda: self._listener.connections.has_room(),
+                tls=self._amqp_tls,
+            )
+        self._listener = Listener(self._app, tls, max_connections, self._endpoint)
         self._metrics = metrics
         self._metrics_address = (metrics_host, metrics_port)
         self._metrics_port: MetricsPort | None = None
@@ -223,7 +229,7 @@ class GatewayService:
 
     def _serve(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         try:
-            loop.run_until_complete(self._listener.serve(sock, self._stopping, self._endpoint))
+            loop.run_until_complete(self._listener.serve(sock, self._stopping))
         except Exception:
             logger.exception("the gateway's server failed")
         finally:

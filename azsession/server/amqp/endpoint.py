@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 
 from ...broker.base import Broker
@@ -27,7 +28,8 @@ class Endpoint:
         broker: The broker. The caller closes it.
         guard: Checks tokens and keys.
         max_message_size: Bytes of a message, of a batch, and of a session state, at most.
-        max_connections: Connections at most. A further one is closed at once. By default `limits.MAX_CONNECTIONS`.
+        has_room: Returns whether the server may have another connection. Without room, a new one is closed at once. Called in
+            the event loop.
         tls: The context of TLS connections; `None` without TLS.
     """
 
@@ -37,11 +39,11 @@ class Endpoint:
         guard: Guard,
         *,
         max_message_size: int,
-        max_connections: int | None = None,
+        has_room: Callable[[], bool],
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._services = Services(broker, guard, max_message_size)
-        self._max_connections = limits.MAX_CONNECTIONS if max_connections is None else max_connections
+        self._has_room = has_room
         self._sock: socket.socket | None = None
         self._tls = tls
         self._is_stopping = False
@@ -101,7 +103,7 @@ class Endpoint:
 
     def has_room(self) -> bool:
         """Return whether there may be another connection."""
-        return not self._is_stopping and len(self._connections) < self._max_connections
+        return not self._is_stopping and self._has_room()
 
     def add(self, connection: Connection) -> bool:
         """Count a new connection; return whether there is room for it."""

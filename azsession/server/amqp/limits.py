@@ -22,5 +22,3 @@ WRITE_BUFFER = 256 * 1024
 MAX_HELD = 8 * 1024 * 1024
 #: Seconds of the longest timer. Later times are reached in steps.
 LONGEST_TIMER = 86400.0
-#: Connections at most.
-MAX_CONNECTIONS = 16384

@@ -21,12 +21,20 @@ class Connections:
     Args:
         make_inner: Makes the protocol object of the HTTP server for a connection. Its argument becomes the ``state`` of the
             connection's requests.
-        limit: Connections at most. An eighth more are kept for as long as it takes to refuse them.
+        limit: Connections at most, with those of other servers in this process. An eighth more are kept for as long as it
+            takes to refuse them.
+        count_others: Returns how many connections the other servers have.
     """
 
-    def __init__(self, make_inner: Callable[[dict[str, Any]], asyncio.Protocol], limit: int) -> None:
+    def __init__(
+        self,
+        make_inner: Callable[[dict[str, Any]], asyncio.Protocol],
+        limit: int,
+        count_others: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._make_inner = make_inner
         self._limit = limit
+        self._count_others = count_others
         self._limit_refused = limit + max(8, limit // 8)
         self._open: set[Connection] = set()
         #: The connections that were idle at the last check, and until when. The one that has been idle longest comes first.
@@ -41,14 +49,21 @@ class Connections:
 
     def new(self) -> Connection | None:
         """Return a new connection, or `None` if there must be no more."""
-        if self.is_stopping or len(self._open) >= self._limit_refused:
+        if self.is_stopping or self._count() >= self._limit_refused:
             return None
-        is_refused = len(self._open) >= self._limit and not self.make_room()
+        is_refused = not self.has_room()
         connection = Connection(self.remove, lambda: self._make_inner({CONNECTION_KEY: connection}), is_refused)
         self._open.add(connection)
         if self._timer is None:
             self._schedule()
         return connection
+
+    def has_room(self) -> bool:
+        """Return whether there may be another connection. The one that has been idle longest makes room."""
+        return self._count() < self._limit or self.make_room()
+
+    def _count(self) -> int:
+        return len(self._open) + self._count_others()
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is closed."""

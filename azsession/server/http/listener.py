@@ -9,7 +9,6 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,7 +42,14 @@ _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Companion(Protocol):
-    """A server that runs in the event loop of a `Listener`."""
+    """A server that runs in the event loop of a `Listener`, and shares its limit of connections."""
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections it has."""
+
+    def new_websocket(self) -> asyncio.Protocol:
+        """Return the protocol to which a request for a WebSocket is handed over."""
 
     async def start(self) -> None:
         """Start to serve."""
@@ -59,8 +65,8 @@ class Listener:
         application: The application.
         tls: The context of HTTPS connections; `None` for HTTP.
         max_connections: Connections at most; by default as many as the process can open files, less a reserve.
-        new_websocket: Makes the protocol to which a request for a WebSocket is handed over. Without it, such requests are
-            requests like others.
+        companion: Another server for the same event loop, which starts and ends with this one. Without it, a request for a
+            WebSocket is a request like others.
     """
 
     def __init__(
@@ -68,14 +74,15 @@ class Listener:
         application: ASGIApplication,
         tls: ssl.SSLContext | None,
         max_connections: int | None,
-        new_websocket: Callable[[], asyncio.Protocol] | None = None,
+        companion: Companion | None = None,
     ) -> None:
         self._tls = tls
+        self._companion = companion
         options: dict[str, Any] = {
             "log_config": None,
             "lifespan": "off",
             # A class for uvicorn, which passes its own objects to it.
-            "ws": "none" if new_websocket is None else lambda **_: new_websocket(),
+            "ws": "none" if companion is None else lambda **_: companion.new_websocket(),
             "proxy_headers": False,
             "server_header": False,
             "date_header": False,
@@ -94,6 +101,7 @@ class Listener:
         self.connections: Connections = Connections(
             lambda state: inner_class(config=config, server_state=server_state, app_state=state),
             most if max_connections is None else min(max_connections, most),
+            (lambda: 0) if companion is None else lambda: companion.connection_count,
         )
         # On Windows, the loop must be one that can watch a socket.
         self._make_loop = asyncio.SelectorEventLoop if sys.platform == "win32" else config.get_loop_factory()
@@ -105,15 +113,14 @@ class Listener:
         loop.set_exception_handler(_log_loop_error)
         return loop
 
-    async def serve(self, sock: socket.socket, stopping: asyncio.Event, companion: Companion | None = None) -> None:
+    async def serve(self, sock: socket.socket, stopping: asyncio.Event) -> None:
         """Serve until `stopping` is set. Then close the listening socket, and finish the running requests.
 
         Args:
             sock: The listening socket.
             stopping: Ends the server.
-            companion: Another server for the same event loop, which starts and ends with this one.
         """
-        loop = asyncio.get_running_loop()
+        loop, companion = asyncio.get_running_loop(), self._companion
         loop.add_reader(sock, self._accept, loop, sock)
         try:
             if companion is not None:

@@ -19,6 +19,7 @@ from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import AccessKey, GatewayMetrics, GatewayService, Right
 from azsession.server.amqp import limits
 from azsession.server.amqp.endpoint import Endpoint
+from azsession.server.http import limits as http_limits
 
 from ...conftest import eventually
 from ...support.sdk import message, send
@@ -185,9 +186,8 @@ def test_connections_that_do_not_open_are_closed_and_others_are_served(
         one.socket.close()
 
 
-def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 2)
-    with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0) as service:
+def test_too_many_connections_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0, max_connections=2) as service:
         with RawClient(service) as first, RawClient(service) as second:
             assert (first.sasl(), second.sasl()) == (0, 0)
             with RawClient(service) as third:
@@ -196,6 +196,28 @@ def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch, caplo
         with RawClient(service) as fourth:
             assert fourth.sasl() == 0
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_both_protocols_share_the_limit_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_limits, "IDLE_GRACE", 0.0)
+    monkeypatch.setattr(http_limits, "CHECK_PAUSE", 0.05)
+    with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0, max_connections=2) as service:
+        address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
+        request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        with RawClient(service) as first, socket.create_connection(address, timeout=10) as idle:
+            assert first.sasl() == 0
+            idle.sendall(request)
+            assert idle.recv(1000).startswith(b"HTTP/1.1 200 ")
+            # The idle connection over HTTP makes room for one over AMQP, when the server has seen that it is idle.
+            eventually(lambda: service._listener.connections._idle)
+            with RawClient(service) as second:
+                assert second.sasl() == 0
+                assert idle.recv(1000) == b""
+                # Connections over AMQP make no room.
+                with socket.create_connection(address, timeout=10) as refused, RawClient(service) as third:
+                    refused.sendall(request)
+                    assert refused.recv(1000).startswith(b"HTTP/1.1 503 ")
+                    third.assert_ended()
 
 
 def test_a_silent_client_is_cut_off(service: GatewayService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,9 +342,8 @@ def test_a_client_that_only_pings_and_never_reads_is_not_answered_for_ever(servi
         assert endpoint_of(service).unsent_bytes < 2 * 1024 * 1024
 
 
-def test_websockets_count_as_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 1)
-    with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0) as service:
+def test_websockets_count_as_connections() -> None:
+    with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0, max_connections=1) as service:
         with WebSocketClient(service) as first:
             first.open(ROOT)
             with pytest.raises(websocket.WebSocketBadStatusException, match="503"):
