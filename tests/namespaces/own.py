@@ -74,7 +74,8 @@ class OwnNamespace:
 
     async def _run(self) -> None:
         options: Any = {"max_message_size": self._max_message_size, "tls": self._tls}
-        self._endpoint = FaultyEndpoint(self._faults, self.broker, self._guard, self._sock, **options)
+        self._endpoint = FaultyEndpoint(self._faults, self.broker, self._guard, **options)
+        self._endpoint.bind(self._sock)
         await self._endpoint.start()
         self._started.set()
         await self._stopping.wait()
