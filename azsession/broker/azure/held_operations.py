@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -81,7 +82,37 @@ class HeldSessionOperations:
     async def settle_and_receive(
         self, settlements: Sequence[Settlement], request: ReceiveRequest, operation: Operation
     ) -> Settled:
-        """Settle messages, then receive those that are there: Azure has no request for both."""
+        """Settle messages, then receive those that are there.
+
+        Azure has no request for both. Both are sent in one step where this cannot change the order of messages.
+        """
+        session = self._registry.held(request.entity, request.session_id)
+        if session is None or session.lock_id != request.lock_id or any(_returns(one) for one in settlements):
+            return await self._settle_then_receive(settlements, request, operation)
+        operation.commit()
+        session.is_shared = True
+        session.client = request.client or session.client
+        settling = settle_held(session, settlements)
+        receive = self._receiver.begin(session, request)
+        codes: list[str | None] | None = None
+        try:
+            codes = await self._namespace.wait(settling, operation)
+            if all(code is None for code in codes):
+                found = await self._receiver.finish(session, receive, operation)
+                waited = time.monotonic() - operation.started
+                return Settled(codes, Delivery(request.session_id, found, session.lock.left(), waited))
+        except RECEIVE_REFUSED:
+            if codes is None:
+                raise
+        except QueueError:
+            session.receives.take_back(receive)
+            raise
+        session.receives.take_back(receive)
+        return Settled(codes, None)
+
+    async def _settle_then_receive(
+        self, settlements: Sequence[Settlement], request: ReceiveRequest, operation: Operation
+    ) -> Settled:
         codes = await self.settle(request.entity, request.session_id, settlements, operation)
         if any(code is not None for code in codes):
             return Settled(codes, None)
@@ -237,6 +268,11 @@ class HeldSessionOperations:
 def _delay_of(settlements: Sequence[Settlement]) -> float:
     """Return the longest delay of messages that are abandoned."""
     return max((one.delay for one in settlements if one.disposition is Disposition.ABANDON), default=0.0)
+
+
+def _returns(settlement: Settlement) -> bool:
+    """Return whether the message comes again in this session."""
+    return settlement.disposition in (Disposition.ABANDON, Disposition.RELEASE)
 
 
 def settle_held(session: HeldSession, settlements: Sequence[Settlement]) -> LocalFuture[list[str | None]]:

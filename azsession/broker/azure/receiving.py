@@ -238,10 +238,9 @@ class SessionReceiver:
         self, session: HeldSession, request: ReceiveRequest, operation: Operation
     ) -> Sequence[ReceivedMessage]:
         """Return messages that are there; none if Azure fails now, because the session is granted already."""
-        receive = PendingReceive(request.max_count, request.request_id, waits=False, taken=request.taken)
-        session.receive(receive)
+        receive = self.begin(session, request)
         try:
-            await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
+            found = await self.finish(session, receive, operation)
             operation.commit()
         except SupersededError:
             raise
@@ -250,6 +249,24 @@ class SessionReceiver:
             if isinstance(error, WithdrawnError):
                 raise
             return []
+        return found
+
+    def begin(self, session: HeldSession, request: ReceiveRequest) -> PendingReceive:
+        """Request the messages that are there, of a session that is held. Give the result to `finish`."""
+        receive = PendingReceive(request.max_count, request.request_id, waits=False, taken=request.taken)
+        session.receive(receive)
+        return receive
+
+    async def finish(self, session: HeldSession, receive: PendingReceive, operation: Operation) -> ReceivedMessages:
+        """Return the messages of a receive that `begin` began.
+
+        Raises:
+            SessionNotFoundError: The lock is lost.
+            ProviderError: A later attempt of the same request replaced this one.
+            QueueError: Another error of Azure.
+        """
+        # Azure answers which messages are there. A session that is being relocked takes its own time.
+        await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
         return ReceivedMessages(session, receive.future.result())
 
     async def _wait_until_opened(self, session: HeldSession, seconds: float, operation: Operation) -> bool:
