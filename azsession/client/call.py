@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import attrs
+from urllib3 import HTTPHeaderDict
 
 from ..events import Event
 from ..messages import PeekedMessage
@@ -87,8 +88,8 @@ class ServerResponse:
 
     @property
     def items(self) -> Iterable[tuple[str, str]]:
-        """The headers as pairs. The names have the case that the server sent."""
-        return self.headers.items()
+        """The headers as pairs. The names have the case that the server sent. Values of one name are joined."""
+        return self.headers.itermerged() if isinstance(self.headers, HTTPHeaderDict) else self.headers.items()
 
 
 # Without a `repr`, which makes `import azsession` faster. rich shows the fields of attrs classes nevertheless, so that those

@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.cookies import extract_cookies_to_jar
 from requests.utils import prepend_scheme_if_needed, select_proxy
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.response import BaseHTTPResponse
 
 from ..errors import ConfigurationError
 from . import cancellation
@@ -43,6 +45,27 @@ class PooledAdapter(HTTPAdapter):
         pool = self._known_pools.get(key)
         if pool is None or pool.pool is None:
             pool = self._known_pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        found: HTTPConnectionPool = pool
+        return found
+
+    def pool(self, server: str, *, verify: Any, cert: Any, proxies: Mapping[str, str]) -> HTTPConnectionPool:
+        """Return the pool for a server, as `send` uses it.
+
+        Args:
+            server: Scheme and host of the URL.
+            verify: The setting of requests.
+            cert: The setting of requests.
+            proxies: The setting of requests.
+
+        Raises:
+            OSError: There is no such certificate.
+        """
+        pool = self._known_pools.get((server, verify, cert, tuple(proxies.items()) if proxies else None))
+        if pool is None or pool.pool is None:
+            request = requests.PreparedRequest()
+            request.prepare_url(f"{server}/", None)
+            pool = self.get_connection_with_tls_context(request, verify, proxies, cert)
+            self.cert_verify(pool, f"{server}/", verify, cert)
         found: HTTPConnectionPool = pool
         return found
 
@@ -80,6 +103,7 @@ def send_prepared(
     request: requests.PreparedRequest,
     in_flight: RequestInFlight,
     sink: ResponseSink | None = None,
+    adapter: BaseAdapter | None = None,
     **settings: Any,
 ) -> requests.Response:
     """Send a prepared request, and return the response with its body read. Blocks.
@@ -91,6 +115,7 @@ def send_prepared(
         request: The request.
         in_flight: The limits of the response. It is told how far the request came.
         sink: Takes the body of a success. `None`: the response has it.
+        adapter: Sends the request without the session, whose hooks do not run then. `None`: the session sends it.
         settings: Further arguments of `requests.Session.send`.
 
     Raises:
@@ -102,9 +127,14 @@ def send_prepared(
     before = current_request()
     cancellation.current.request = in_flight
     try:
-        with free_cookies(http):
-            response = http.send(request, allow_redirects=False, **settings)
+        if adapter is None:
+            with free_cookies(http):
+                response = http.send(request, allow_redirects=False, **settings)
+        else:
+            response = adapter.send(request, **settings)
         try:
+            if adapter is not None and "Set-Cookie" in response.headers:
+                keep_cookies(http, request, response.raw)
             response._content = _read_body(response, in_flight, sink)
             return response
         except BaseException:
@@ -115,28 +145,103 @@ def send_prepared(
         cancellation.current.request = before
 
 
+def send_with_pool(
+    pool: HTTPConnectionPool,
+    request: tuple[str, str, dict[str, str], bytes | None],
+    in_flight: RequestInFlight,
+    sink: ResponseSink | None,
+    *,
+    on_cookies: Callable[[BaseHTTPResponse], object],
+    **options: Any,
+) -> tuple[int, Mapping[str, str], bytes]:
+    """Send a request without an adapter, and return the status, the headers and the body of the response. Blocks.
+
+    Args:
+        pool: The pool of the server, whose connections are tracked.
+        request: The method, the target, the headers and the body.
+        in_flight: See `send_prepared`.
+        sink: See `send_prepared`.
+        on_cookies: Called with a response that sets cookies.
+        options: Further arguments of `urlopen`.
+
+    Raises:
+        urllib3.exceptions.HTTPError: There was no response, or a malformed one.
+        ResponseTooLargeError: The body of a success is larger than the request allows.
+    """
+    method, target, headers, body = request
+    before = current_request()
+    cancellation.current.request = in_flight
+    try:
+        response = pool.urlopen(
+            method,
+            target,
+            body=body,
+            headers=headers,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+            **options,
+        )
+        try:
+            if "Set-Cookie" in response.headers:
+                on_cookies(response)
+            return response.status, response.headers, _read_raw(response, in_flight, sink)
+        except BaseException:
+            response.close()
+            raise
+    finally:
+        cancellation.current.request = before
+
+
+def keep_cookies(http: requests.Session, request: requests.PreparedRequest, raw: Any) -> None:
+    """Put the cookies of a response into the HTTP session, as `requests.Session.send` does."""
+    with free_cookies(http):
+        extract_cookies_to_jar(http.cookies, request, raw)
+
+
 def _read_body(response: requests.Response, in_flight: RequestInFlight, sink: ResponseSink | None) -> bytes:
-    has_raw = response.raw is not None  # An adapter without sockets may leave it out.
-    if sink is not None and response.status_code < 300:
+    # An adapter without sockets may leave `raw` out.
+    has_raw = response.raw is not None
+    parts = response.iter_content(_CHUNK) if has_raw else iter([response.content or b""])
+    if sink is None and not has_raw:
+        return next(parts)
+    return _joined(parts, response, response.status_code, in_flight, sink)
+
+
+def _read_raw(response: BaseHTTPResponse, in_flight: RequestInFlight, sink: ResponseSink | None) -> bytes:
+    length, limit = response.length_remaining, ERROR_SIZE if response.status >= 300 else in_flight.max_body_size
+    if sink is None and length is not None and length <= limit and "Content-Encoding" not in response.headers:
+        return response.read()
+    return _joined(response.stream(_CHUNK, decode_content=True), response, response.status, in_flight, sink)
+
+
+def _joined(
+    parts: Iterator[bytes],
+    response: requests.Response | BaseHTTPResponse,
+    status: int,
+    in_flight: RequestInFlight,
+    sink: ResponseSink | None,
+) -> bytes:
+    """Return the parts of a body, or give them to `sink` if there is one. Read an error's body up to `ERROR_SIZE`."""
+    is_error = status >= 300
+    if sink is not None and not is_error:
         sink.begin()
-        for part in response.iter_content(_CHUNK) if has_raw else [response.content or b""]:
+        for part in parts:
             sink.write(part)
         return b""
-    if not has_raw:
-        return response.content or b""
-    parts: list[bytes] = []
-    size, is_error = 0, response.status_code >= 300
-    limit = ERROR_SIZE if is_error else in_flight.max_body_size
+    kept: list[bytes] = []
+    size, limit = 0, ERROR_SIZE if is_error else in_flight.max_body_size
     # The size is checked after decompression, part by part: a small compressed body can become a large one.
-    for part in response.iter_content(_CHUNK):
-        parts.append(part)
+    for part in parts:
+        kept.append(part)
         size += len(part)
         if size > limit:
             if not is_error:
                 raise ResponseTooLargeError(f"the response has more than {limit} bytes")
             response.close()
             break
-    return b"".join(parts)
+    return b"".join(kept)
 
 
 class _RedactLockTokens(logging.Filter):

@@ -44,8 +44,10 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
     Args:
         config: Where the server is, timeouts, retries, and the key that signs tokens.
         credential: A `TokenCredential`, for example one of azure-identity, to use instead of a key.
-        http: The `requests.Session` to use, with its proxies, certificates and adapters. The provider does not close it. For
-            an Azure URL the provider mounts an adapter that speaks AMQP. Closing `http` closes this adapter.
+        http: The `requests.Session` to use, with its proxies, certificates, adapters, headers, cookies, hooks and
+            authentication. Only the header ``Authorization`` is always the provider's, and redirects are not followed. The
+            provider does not close it. For an Azure URL the provider mounts an adapter that speaks AMQP. Closing `http`
+            closes this adapter.
 
     Raises:
         ConfigurationError: `config` is wrong, there is nothing to authenticate with, or an extra is not installed.

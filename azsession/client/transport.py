@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import requests
-from requests.structures import CaseInsensitiveDict
 
 from .. import interrupts
-from ..config import ServiceBusConfig, is_loopback
+from ..config import ServiceBusConfig
 from ..errors import (
     AuthenticationFailedError,
     ConfigurationError,
@@ -25,7 +24,6 @@ from ..errors import (
 )
 from ..protocol import (
     COMBINED,
-    EXTENSIONS_HEADER,
     FETCH_AHEAD,
     LOCK_EXPIRES_HEADER,
     PROTOCOL_HEADER,
@@ -41,7 +39,7 @@ from ..tokens import Token
 from . import operations, request_log
 from .call import Call, ServerResponse
 from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
-from .http_sockets import drop_inherited, free_cookies, ignore_redirect, proxy_of, send_prepared, track_connections
+from .http_exchange import HttpExchange
 from .network_errors import NETWORK_ERRORS, clock_hint, failure_of
 from .redacted import Redacted
 from .response_sink import copy_file
@@ -52,8 +50,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds to wait for a connection.
-CONNECT_TIMEOUT = 10.0
 #: Statuses other than 2xx that have a meaning in version 1 of the protocol. Only a gateway answers with them.
 _PROTOCOL_STATUSES = frozenset({404, 409, 410, 423})
 #: Statuses of a proxy that did not pass the request on: it arrived too late, or it was one too many.
@@ -86,14 +82,11 @@ class Transport:
         in_process: InProcessAdapter | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self._http = http
         self._in_process = in_process
         self._url = url.rstrip("/")
         self._config = config
         self._tokens = tokens
-        self._telemetry = telemetry or Telemetry()
-        self._http_settings: tuple[object, dict[str, Any]] | None = None
-        self._proxy: str | None = None
+        self._http = HttpExchange(http, self._url, config, telemetry or Telemetry())
         self.speaks_v1: bool = in_process is not None
         self.fetches_ahead: bool = in_process is not None
         self.combines: bool = in_process is not None and COMBINED in SERVER_EXTENSIONS
@@ -114,8 +107,7 @@ class Transport:
 
     def after_fork(self) -> None:
         """In a forked child: let go of the parent's connections."""
-        drop_inherited(self._http)
-        self._http_settings = None
+        self._http.after_fork()
         if self._tokens is not None:
             self._tokens.after_fork()
 
@@ -228,10 +220,9 @@ class Transport:
         if 300 <= status < 400 or status < 200:
             return ProviderError(f"{self._url} answered {status}, which the protocol does not use", status=status)
         if status == 407:
-            return ProviderError(
-                f"the proxy {self._proxy or self._url} refused the request (407): it needs a user and a password in its URL",
-                status=status,
-            )
+            proxy = self._http.proxy or self._url
+            text = f"the proxy {proxy} refused the request (407): it needs a user and a password in its URL"
+            return ProviderError(text, status=status)
         error = error_from(
             status,
             headers,
@@ -259,74 +250,18 @@ class Transport:
                     copy_file(answer.download.file, call.sink)
                 body = answer.body or b""
                 return ServerResponse(answer.status, answer.headers, body, sent_at, answer.messages, SERVER_EXTENSIONS)
-            request = self._prepare(call, target, token)
-            sent_at = time.monotonic()
-            response = send_prepared(
-                self._http,
-                request,
-                in_flight,
-                call.sink,
-                timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
-                **self._current_http_settings(),
-            )
-            extensions = response.headers.get(EXTENSIONS_HEADER, "")
-            return ServerResponse(response.status_code, response.headers, response.content, sent_at, extensions=extensions)
+            return self._http.send(call, target, None if token is None else token.header, in_flight, timeout)
         except QueueError:
             raise
         except NETWORK_ERRORS as error:
             interrupts.let_pass(error, older)
-            failure = failure_of(error, self._url, in_flight, proxy=self._proxy)
+            failure = failure_of(error, self._url, in_flight, proxy=self._http.proxy)
             if isinstance(failure.cause, ResponseTooLargeError):
                 # A retry would get the same response.
                 raise failure.error from failure.cause
             raise failure from None
         finally:
             call.in_flight = None
-
-    def _prepare(self, call: Call[T], target: str, token: Token | None) -> requests.PreparedRequest:
-        """Return the request. `requests.Session.prepare_request` would look for proxies and netrc each time."""
-        request = requests.PreparedRequest()
-        request.method = call.method
-        request.url = f"{self._url}{target}"
-        headers: CaseInsensitiveDict[str | bytes] = CaseInsensitiveDict(self._http.headers.items())
-        if token is not None:
-            headers["Authorization"] = token.header
-        for name, value in call.headers.items():
-            headers[name] = value
-        self._telemetry.inject(headers)
-        request.headers = headers
-        if call.body is not None or call.method != "DELETE":
-            request.body = call.body or b""
-            if call.method != "GET":
-                headers["Content-Length"] = str(len(request.body))
-            elif not request.body:
-                request.body = None
-        request.hooks = _with_own_hook(self._http.hooks)
-        request._cookies = self._http.cookies
-        if self._http.cookies:
-            with free_cookies(self._http):
-                request.prepare_cookies(self._http.cookies)
-        return request
-
-    def _current_http_settings(self) -> dict[str, Any]:
-        """Return proxies, CA and client certificates. The environment is read again only if the session's settings change."""
-        http = self._http
-        key = (http.verify, http.cert, http.trust_env, tuple(http.proxies.items()))
-        known = self._http_settings
-        if known is None or known[0] != key:
-            found = http.merge_environment_settings(self._url, {}, False, None, None)
-            if not self._config.tls and is_loopback(self._config.host):
-                # A proxy of the environment would see the tokens in clear text, and would connect to its own loopback.
-                found["proxies"] = dict(http.proxies)
-            if self._config.ca_bundle is not None:
-                found["verify"] = self._config.ca_bundle
-            elif not found["verify"] and found["verify"] is not False:
-                # requests does not verify certificates for any false value, for example an empty text.
-                found["verify"] = True
-            track_connections(http, self._url, found["proxies"])
-            self._proxy = proxy_of(self._url, found["proxies"])
-            known = self._http_settings = (key, dict(found))
-        return known[1]
 
     def require_v1(self, operation: str) -> None:
         """Return if the server speaks version 1 of the protocol. Ask the server first if that is unknown. Blocks.
@@ -352,9 +287,3 @@ class Transport:
                 raise
         if not self.speaks_v1:
             raise UnsupportedOperationError(f"{self._url} speaks only the plain dialect, which cannot {operation}")
-
-
-def _with_own_hook(hooks: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hooks of the HTTP session, and after them `ignore_redirect`."""
-    given: Callable[..., object] | list[Callable[..., object]] = hooks.get("response") or []
-    return {**hooks, "response": [*([given] if callable(given) else given), ignore_redirect]}

@@ -19,6 +19,7 @@ from azsession.client.transport import Transport
 
 from ..concurrency.servers import Acceptor
 from ..support.plain_server import Fate, PlainServer, answer
+from .http_sessions import WAYS, new_session
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def server() -> Iterator[PlainServer]:
         yield server
 
 
-@pytest.fixture
-def http() -> Iterator[requests.Session]:
-    with requests.Session() as http:
+@pytest.fixture(params=WAYS)
+def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
+    with new_session(request.param) as http:
         yield http
 
 

@@ -32,6 +32,7 @@ from azsession.tokens import Token
 
 from ..conftest import eventually
 from ..support.plain_server import CLOSED_BEFORE, NEVER, PlainServer, answer
+from .http_sessions import WAYS, new_session
 
 V1 = {"Azsession-Protocol": "1"}
 
@@ -66,9 +67,9 @@ def server() -> Iterator[PlainServer]:
         yield server
 
 
-@pytest.fixture
-def http() -> Iterator[requests.Session]:
-    with requests.Session() as http:
+@pytest.fixture(params=WAYS)
+def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
+    with new_session(request.param) as http:
         yield http
 
 

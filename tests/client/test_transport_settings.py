@@ -16,6 +16,7 @@ from azsession.token_cache import TokenCache
 from azsession.tokens import SasKey
 
 from ..support.plain_server import PlainServer, answer
+from .http_sessions import WAYS, new_session
 
 
 class Recorder(HTTPAdapter):
@@ -33,9 +34,9 @@ class Recorder(HTTPAdapter):
         return response
 
 
-@pytest.fixture
-def http() -> Iterator[requests.Session]:
-    with requests.Session() as http:
+@pytest.fixture(params=WAYS)
+def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
+    with new_session(request.param) as http:
         yield http
 
 

@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-import requests
 
 from azsession import ServiceBusConfig, ServiceBusProvider
 from azsession.client import http_connections
 
+from ..client.http_sessions import WAYS, new_session
 from ..support.plain_server import PlainServer
 from .sweep import BytecodeInterrupter, Handler
 
@@ -24,9 +24,11 @@ def in_another_thread(call: Any) -> Any:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 handles signals before most instructions")
-def test_a_request_can_be_interrupted_anywhere() -> None:
-    with PlainServer() as server, requests.Session() as http:
-        http.cookies.set("kind", "plain", domain="127.0.0.1")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_request_can_be_interrupted_anywhere(way: str) -> None:
+    with PlainServer() as server, new_session(way) as http:
+        if way != "pool":
+            http.cookies.set("kind", "plain", domain="127.0.0.1")
         provider = ServiceBusProvider(ServiceBusConfig(connection_string=server.connection_string), http=http)
         with provider, provider.create_session_client("q", "s") as session:
             session.receive_message(timeout=0)
