@@ -50,6 +50,9 @@ class Completions(Protocol):
             QueueError: The message could not be completed.
         """
 
+    def complete_last(self, message: ReceivedMessage) -> bool:
+        """Complete a message and close the session, in one request if the server can. Otherwise the same as `complete`."""
+
     def finish(self) -> bool:
         """Wait until all completions are confirmed, or one has failed. Return whether none has failed."""
 
@@ -69,6 +72,11 @@ class ImmediateCompletions:
 
     def complete(self, message: ReceivedMessage) -> bool:
         self._session.complete_message(message)
+        self._confirmed(1)
+        return True
+
+    def complete_last(self, message: ReceivedMessage) -> bool:
+        settling.settle_and_close(holder_of(self._session), message)
         self._confirmed(1)
         return True
 
@@ -137,6 +145,13 @@ class BackgroundCompletions:
         if must_queue and not self._workers.put(self):
             self._complete_here()  # There are too many threads, or the interpreter is exiting.
         return self._wait(0 if message.delivery_count > 1 else self._limit)
+
+    def complete_last(self, message: ReceivedMessage) -> bool:
+        if not self.finish():
+            return False
+        settling.settle_and_close(holder_of(self._session), message)
+        self._confirmed(1)
+        return True
 
     def finish(self) -> bool:
         if os.getpid() != self._process:

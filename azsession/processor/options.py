@@ -130,3 +130,8 @@ class ProcessorOptions:
     grace_period: float = attrs.field(default=30.0, converter=_grace_period)
     until_empty: bool = attrs.field(default=False, converter=_until_empty)
     settle_in_background: int = attrs.field(default=0, converter=_settle_in_background)
+
+    def batch(self, used: int = 0) -> int:
+        """Return how many messages to fetch in one request from a session of which `used` were handled in its turn."""
+        share = self.max_messages_per_session
+        return self.prefetch if share is None else min(self.prefetch, share - used)

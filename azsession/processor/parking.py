@@ -9,7 +9,12 @@ import heapq
 import itertools
 from collections.abc import Iterable
 
+from ..client import fetched_ahead
 from ..client.session import SessionClient, holder_of
+from ..errors import QueueError
+from ..logs import SessionLogger, get_logger
+
+logger: SessionLogger = get_logger(__name__)
 
 #: Number of sessions that can be parked. With more, a slot waits together with its session.
 MAX_PARKED = 1000
@@ -46,6 +51,15 @@ class ParkedSessions:
         """Remove and return all sessions."""
         sessions, self._due = [session for _, _, session in self._due], []
         return sessions
+
+
+def return_messages(session: SessionClient) -> None:
+    """Return the messages that came with a session, uncounted: no handler gets them before the session is due."""
+    holder = holder_of(session)
+    try:
+        fetched_ahead.give_back(holder)
+    except QueueError as error:
+        logger.info("messages of %s stay with its lock: %s", holder.lock.name, error, **holder.about)
 
 
 def close_all(sessions: Iterable[SessionClient]) -> None:

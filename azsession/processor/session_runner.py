@@ -136,11 +136,14 @@ class SessionRunner:
         session = taken.session
         with self._lock:
             self._open.add(session)
-        progress = _Progress(self._completions(session))
+        progress = _Progress(self._completions(session), fetched=holder_of(session).lock.ahead_count)
+        progress.ran_empty = 0 < progress.fetched < taken.asked
         try:
             failure, fatal = None, None
             try:
-                failure = self._handle_messages(session, taken.wait, progress)
+                # The wait is that for the first message, which may have come with the session.
+                wait = self._options.session_idle_timeout if progress.fetched else taken.wait
+                failure = self._handle_messages(session, wait, progress)
             except _ExitError as leaving:
                 failure, fatal = leaving.failure, leaving.failure.error
             except QueueError as error:
@@ -236,13 +239,12 @@ class SessionRunner:
     def _fetch(self, session: SessionClient, wait: float, progress: _Progress) -> ReceivedMessage | None:
         """Receive messages. Return the first one. The others are fetched ahead."""
         # After a failure fetch one message only. If it fails again, the messages behind it would be fetched in vain.
-        count = 1 if self._backoff.due(session.session_id) is not None else self._options.prefetch
+        count = self._options.batch(progress.used)
+        if count <= 0:
+            progress.had_turn = True
+            return None
+        count = 1 if self._backoff.due(session.session_id) is not None else count
         count = fetched_ahead.batch_size(holder_of(session), count)
-        if self._options.max_messages_per_session is not None:
-            count = min(count, self._options.max_messages_per_session - progress.used)
-            if count <= 0:
-                progress.had_turn = True
-                return None
         with self._lock:
             if self.stopping.is_set() or progress.completions.failures:
                 return None
@@ -283,6 +285,9 @@ class SessionRunner:
                 if holder_of(session).has_settled(message):
                     self._counters.add("messages_done")
                     self._backoff.succeeded(session.session_id)
+                elif self._is_last(session, progress):
+                    progress.is_done = True
+                    completions.complete_last(message)
                 else:
                     completions.complete(message)
         except BaseException as error:
@@ -296,6 +301,17 @@ class SessionRunner:
             return failure
         progress.is_done = progress.is_done or bool(completions.failures)
         return None
+
+    def _is_last(self, session: SessionClient, progress: _Progress) -> bool:
+        """Tell whether the session is released after the message that was handled."""
+        if self.stopping.is_set():
+            return True
+        if progress.fetched > 0 and holder_of(session).lock.ahead_count:
+            return False
+        if progress.ran_empty and self._options.session_idle_timeout == 0:
+            return True
+        progress.had_turn = self._options.batch(progress.used) <= 0
+        return progress.had_turn
 
     def _dead_lettered(self, session: SessionClient, count: int) -> None:
         self._counters.add("messages_dead_lettered", count)

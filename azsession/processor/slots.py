@@ -23,7 +23,7 @@ from .backoff import LONGEST_OUTAGE_PAUSE, Backoff, pause_after
 from .fairness import Fairness
 from .options import ProcessorOptions
 from .outcomes import ProcessorStats
-from .parking import ParkedSessions, close_all
+from .parking import ParkedSessions, close_all, return_messages
 from .permanence import Permanence
 from .reachability import Reachability
 from .session_runner import Outcome, SessionRunner
@@ -56,7 +56,12 @@ class Slots:
         if options.session_ids is None:
             self._slot_count = options.max_concurrent_sessions
             self._source = NextAvailableSessions(
-                provider, options.queue_name, options.max_renewal, self._waits, until_empty=options.until_empty
+                provider,
+                options.queue_name,
+                options.max_renewal,
+                self._waits,
+                prefetch=options.batch(),
+                until_empty=options.until_empty,
             )
         else:
             self._slot_count = min(options.max_concurrent_sessions, len(options.session_ids))
@@ -302,6 +307,7 @@ class Slots:
 
     def _park(self, session: SessionClient, due: float) -> None:
         """Hold a session until it is due, without a slot. If too many are parked, this slot waits with it."""
+        return_messages(session)
         with self._changed:
             stopping, is_full = self.stopping, self._parked.is_full
             if not stopping and not is_full:

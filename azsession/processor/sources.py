@@ -34,10 +34,12 @@ class TakenSession:
     Attributes:
         session: The client, which may not have its lock yet.
         wait: Seconds that the first receive waits for a message.
+        asked: How many messages were requested together with the session. 0: none.
     """
 
     session: SessionClient
     wait: float = 0.0
+    asked: int = 0
 
 
 class Source(Protocol):
@@ -74,7 +76,7 @@ class Source(Protocol):
 
 
 class NextAvailableSessions:
-    """Takes the next session that has messages."""
+    """Takes the next session that has messages, with its first messages if the server can."""
 
     def __init__(
         self,
@@ -83,12 +85,14 @@ class NextAvailableSessions:
         max_renewal: float | None,
         waits: PendingCalls,
         *,
+        prefetch: int = 1,
         until_empty: bool = False,
     ) -> None:
         self._core = core_of(provider)
         self._queue_name = queue_name
         self._options = LockOptions(self._core.config.session_timeout, max_renewal=max_renewal)
         self._waits = waits
+        self._prefetch = prefetch
         self._wait = SHORT_POLL if until_empty else LONG_POLL
         self._is_answered = False
         self._lock = threading.Lock()  # Guards all fields below.
@@ -125,7 +129,7 @@ class NextAvailableSessions:
             self._asking.add(number)
         session, is_answered = None, False
         try:
-            session = self._core.accept_next(self._queue_name, self._options, wait, self._waits)
+            session = self._core.accept_next(self._queue_name, self._options, wait, self._waits, prefetch=self._prefetch)
             is_answered = True
         finally:
             with self._lock:
@@ -140,7 +144,7 @@ class NextAvailableSessions:
                 elif self._taken == 0 and self._changes == before:
                     # No slot had a session meanwhile, whose handler could have sent messages.
                     self._in_doubt = set(self._asking)
-        return None if session is None else TakenSession(session)
+        return None if session is None else TakenSession(session, asked=self._prefetch)
 
     def give_back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         with self._lock:

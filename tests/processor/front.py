@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from azsession import ReceivedMessage, ServiceBusProvider, SessionClient, SessionProcessor
 from azsession.client.session import holder_of
 from azsession.processor.completions import BackgroundCompletions
+from azsession.protocol import EXTENSIONS_HEADER
 from azsession.testing import AzsessionServer
 
 from ..concurrency.servers import Handler, QuietHTTPServer
@@ -32,6 +33,8 @@ class Front(QuietHTTPServer):
         refuse: How many of the next settlements are answered with status 400.
         waiting: How many settlements have come and are not answered.
         provider: A provider whose server is this front.
+        hides: Texts that are removed from the list of the server's extensions.
+        requests: The method and the last parts of the path of each request about a session, without ids, and its query.
     """
 
     provider: ServiceBusProvider
@@ -46,6 +49,7 @@ class Front(QuietHTTPServer):
         self.refuse = 0
         self._accepted_before = 0
         self.waiting = 0
+        self.hides: tuple[str, ...] = ()
         self.requests: list[str] = []
 
     def refuse_after(self, count: int) -> None:
@@ -75,7 +79,7 @@ class _Forwarder(Handler):
     def answer(self) -> None:
         front, settlement = self.server, self._settlement()
         with front.changed:
-            front.requests.append(f"{self.command} {self.path}")
+            front.requests += _named(self.command, self.path)
         if not settlement:
             self._forward()
             return
@@ -108,9 +112,26 @@ class _Forwarder(Handler):
             found = way.getresponse()
             hop = ("content-length", "transfer-encoding", "connection")
             headers: dict[str, Any] = {name: value for name, value in found.getheaders() if name.lower() not in hop}
+            for name in headers:
+                if name.lower() == EXTENSIONS_HEADER.lower():
+                    headers[name] = " ".join(
+                        each for each in headers[name].split() if each.strip(",") not in self.server.hides
+                    )
             self.give(found.status, headers, found.read())
         finally:
             way.close()
+
+
+def _named(method: str, path: str) -> list[str]:
+    """Return the name of a request about a session, for example ``release``."""
+    parts = unquote(urlsplit(path).path).split("/")
+    if "sessions" not in parts or (parts[-1] == "sessions" and method == "GET"):
+        return []
+    if parts[-1] == "sessions":
+        return ["accept"]
+    if parts[-1] == "head":
+        return ["receive"]
+    return ["complete" if parts[-2] == "messages" and method == "DELETE" else parts[-1]]
 
 
 @contextmanager
