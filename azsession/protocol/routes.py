@@ -100,7 +100,7 @@ class Route:
 
 
 _TOKEN = "{token}"
-_GUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z"
+_is_guid = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 _SOME_GUID = "00000000-0000-0000-0000-000000000000"
 #: The longest path, in characters, whose result is cached.
 _SHORT = 400
@@ -194,7 +194,7 @@ def parse_route(method: str, path: str, *, encoded: bool) -> Route:
     if len(path) > _SHORT:
         return _parse(method, path, encoded)
     head, _, last = path.rpartition("/")
-    if not re.match(_GUID, last):
+    if not _is_guid(last):
         return _parse_known(method, path, encoded)
     # Probably a lock token, which differs in each request. Cache the result for the rest of the path.
     route = _parse_known(method, f"{head}/{_SOME_GUID}", encoded)
@@ -314,7 +314,7 @@ def _match_session(method: str, entity: str, tail: list[str], encoded: bool, att
                 continue
             token = ""
             for part, wanted in zip(tail[at:], suffix, strict=True):
-                if wanted == _TOKEN and part and ((exact and encoded) or re.match(_GUID, part)):
+                if wanted == _TOKEN and part and ((exact and encoded) or _is_guid(part)):
                     token = part
                 elif part != wanted:
                     break

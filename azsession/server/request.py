@@ -47,6 +47,13 @@ IDENTIFIER = r"[A-Za-z0-9._{}-]{0,64}"
 #: The form of the name that a client gives itself: printable ASCII.
 CLIENT_NAME = r"[!-~]([ -~]{0,126}[!-~])?"
 
+# Compiled here: each request uses them, and the cache of `re` takes longer than most of these matches.
+_is_identifier = re.compile(IDENTIFIER).fullmatch
+_is_client_name = re.compile(CLIENT_NAME).fullmatch
+_is_timeout = re.compile(r"[0-9]{1,6}(\.[0-9]{1,9})?").fullmatch
+_is_delay = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?").fullmatch
+_is_number = re.compile(r"[0-9]{1,19}").fullmatch
+
 
 class Headers:
     """The headers of a request.
@@ -100,7 +107,7 @@ class Request:
             ValidationError: The header has another form.
         """
         value = self.headers.get(name) or ""
-        if not re.fullmatch(IDENTIFIER, value):
+        if not _is_identifier(value):
             # The value is not shown: a lock id is enough to use a session.
             raise ValidationError(f"the header {name} must be a UUID, not a text of {len(value)} characters")
         return value
@@ -118,7 +125,7 @@ class Request:
         """Who makes the request, for people: what the client says of itself, and the name of its key."""
         name = self.headers.get(CLIENT_HEADER) or ""
         # As with unknown headers, a malformed one changes nothing else.
-        named = name if re.fullmatch(CLIENT_NAME, name) else UNKNOWN_CLIENT
+        named = name if _is_client_name(name) else UNKNOWN_CLIENT
         return named if self.key is None else f"{named}, key {self.key.name}"
 
     @property
@@ -131,7 +138,7 @@ class Request:
         text = self.query.get("timeout")
         seconds = DEFAULT_TIMEOUT
         if text is not None:
-            if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) or float(text) > MAX_TIMEOUT:
+            if not _is_timeout(text) or float(text) > MAX_TIMEOUT:
                 raise ValidationError(f"timeout must be a number of seconds from 0 to {MAX_TIMEOUT:.0f}, not {text[:80]!r}")
             seconds = float(text)
         deadline = self.context.deadline
@@ -145,7 +152,7 @@ class Request:
             ValidationError: The delay is not a number of seconds, or too large.
         """
         text = self.query.get("delay", "0")
-        if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", text) or float(text) > MAX_SECONDS:
+        if not _is_delay(text) or float(text) > MAX_SECONDS:
             raise ValidationError(f"delay must be a number of seconds from 0 to {MAX_SECONDS:.0f}, not {text[:80]!r}")
         return float(text)
 
@@ -158,7 +165,7 @@ class Request:
         text = self.query.get(name)
         if text is None:
             return default
-        if not re.fullmatch(r"[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
+        if not _is_number(text) or not lowest <= int(text) <= highest:
             raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}, not {text[:80]!r}")
         return int(text)
 

@@ -219,7 +219,7 @@ class _Exchange:
         scope = self._scope
         target_size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
         self._closes = True  # If the head is refused.
-        head = read_head(scope["http_version"], target_size, scope["headers"])
+        head = read_head(scope["http_version"], target_size, list(scope["headers"]))
         self._closes = head.asks_for_upgrade
         self._body = Body(self._receive, self._connection.body_arrived, head)
         return head.headers

@@ -6,7 +6,8 @@ section 11.2). The ASGI application therefore refuses every head whose meaning i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import attrs
 
@@ -45,7 +46,7 @@ class Head:
     asks_for_upgrade: bool
 
 
-def read_head(version: str, target_size: int, fields: Iterable[tuple[bytes, bytes]]) -> Head:
+def read_head(version: str, target_size: int, fields: Sequence[tuple[bytes, bytes]]) -> Head:
     """Read the headers of a request.
 
     Args:
@@ -57,14 +58,9 @@ def read_head(version: str, target_size: int, fields: Iterable[tuple[bytes, byte
         ValidationError: The end of the request is not certain.
         MessageTooLargeError: The head has more than `MAX_HEAD_SIZE` bytes.
     """
-    size = target_size
-    texts = []
-    special = []
-    for name, value in fields:
-        size += len(name) + len(value) + _HEADER_EXTRA
-        texts.append((name.decode("latin-1"), value.decode("latin-1")))
-        if name in _READ:
-            special.append((name, value.strip()))
+    size = target_size + len(fields) * _HEADER_EXTRA + sum(map(len, chain.from_iterable(fields)))
+    texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+    special = [(name, value.strip()) for name, value in fields if name in _READ]
     found = dict(special)
     for name, _ in special:
         if name in _FRAMING_TWINS:

@@ -55,7 +55,7 @@ def test_an_answer_has_a_length_the_protocol_version_and_is_not_stored(app: Appl
     assert answer.headers == {
         "content-length": "0",
         "azsession-protocol": "1",
-        "azsession-extensions": "fetch-ahead, statistics",
+        "azsession-extensions": "fetch-ahead, statistics, combined",
         "cache-control": "no-store",
     }
 
