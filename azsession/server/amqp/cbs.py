@@ -6,7 +6,7 @@ from ...amqp import Request
 from ...errors import QueueError
 from .claims import path_of
 from .conditions import RefusedError, refusal_of
-from .entities import entity_of, stores_of
+from .entities import existing_entity, stores_of
 from .requests import Answer, RequestLink
 
 #: The types of tokens. Microsoft's SDK for Python puts shared access signatures also as "jwt".
@@ -38,7 +38,7 @@ class TokenRequests(RequestLink):
         connection = self.channel.connection
         connection.claims.put(audience, request.body)
         path = path_of(audience)
-        entity = entity_of(path)
+        entity = await existing_entity(connection.services.broker, path)
         # Only clients that may use an entity learn whether it exists. An attach of others is refused in any case.
         if entity and connection.claims.may_use(path, entity):
             await stores_of(connection.services.broker, entity)

@@ -7,16 +7,19 @@ and its key may be revoked.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import attrs
 
 from ...errors import AuthenticationFailedError, QueueError
+from ...protocol.entity_resources import entity_resources
 from ...protocol.routes import Operation
 from ...protocol.sas import MAX_TOKEN_LENGTH, expiry_of
 from ..access_keys import AccessKey
 from ..authorization import Guard, require
 from .conditions import TOO_MANY, RefusedError
+from .entities import split_path
 
 #: The most tokens of one connection.
 MAX_TOKENS = 1000
@@ -73,7 +76,7 @@ class Claims:
             raise RefusedError(TOO_MANY, f"The connection has {MAX_TOKENS} tokens already.", 403)
         # A client may leave the name out of its open frame.
         host = self.host or _host_of(audience)
-        self._guard.check(token, host, _segments(path), None)
+        self._check(_Put(token, host, 0), path)
         self._put[path] = _Put(token, host, expiry_of(token))
 
     def check(self, path: str, entity: str, *operations: Operation) -> tuple[AccessKey, Operation]:
@@ -102,10 +105,20 @@ class Claims:
                 put = self._put.get("/".join(segments[:length]))
                 try:
                     if put is not None:
-                        return self._guard.check(put.token, put.host, segments, operation, entity), operation
+                        return self._check(put, path, operation, entity), operation
                 except QueueError as refused:
                     error = refused
         raise error
+
+    def _check(self, put: _Put, path: str, operation: Operation | None = None, entity: str = "") -> AccessKey:
+        """Return the key of a token that covers a path, in one of the forms in which tokens name it."""
+        written, rest = split_path(path)
+        behind = _segments(rest.lstrip("/"))
+        *others, usual = entity_resources(written)
+        for resource in others:
+            with suppress(QueueError):
+                return self._guard.check(put.token, put.host, (*resource, *behind), operation, entity)
+        return self._guard.check(put.token, put.host, (*usual, *behind), operation, entity)
 
     def may_use(self, path: str, entity: str) -> bool:
         """Return whether the client may send to an entity or receive from it."""

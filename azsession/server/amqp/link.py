@@ -16,6 +16,7 @@ from ..access_keys import AccessKey
 from .broker_calls import when_done
 from .claims import Claims
 from .conditions import INTERNAL, NOT_ALLOWED, UNAUTHORIZED, LinkFaultError, RefusedError, refusal_of
+from .entities import existing_entity
 from .services import Services
 from .states import LinkState
 
@@ -112,6 +113,7 @@ class Link:
         self.run(self._open())
 
     async def _open(self) -> None:
+        self.entity = await existing_entity(self.channel.connection.services.broker, self.path)
         self._claim()
         await self.prepare()
         self.grant()
