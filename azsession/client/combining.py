@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import InvalidReceiptError
-from ..events import Event
 from ..protocol.error_codes import SESSION_LOCK_LOST, not_settled
 from . import combined_operations
 from .fetched_ahead import batch_size
@@ -33,19 +32,19 @@ def settle_and_receive(holder: Holder, token: str, settlement: Settlement, count
     Raises:
         InvalidReceiptError: The message could not be settled. Nothing was received.
     """
-    lock, own = holder.lock, Event()
+    lock = holder.lock
+    running = lock.begin_receive()
     try:
-        if lock.fetches.begin(own) is not None:
-            holder.transport.send(settlement.call(holder.target(), token))
-            return
-        running = lock.begin_receive()
         try:
-            _settle_and_receive(holder, token, settlement, count)
-        except BaseException:
-            lock.undo_receive(running)
-            raise
-    finally:
-        lock.fetches.end(own)
+            if lock.fetches.begin(running.turn) is None:
+                _settle_and_receive(holder, token, settlement, count)
+            else:
+                holder.transport.send(settlement.call(holder.target(), token))
+        finally:
+            lock.fetches.end(running.turn)
+    except BaseException:
+        lock.undo_receive(running)
+        raise
 
 
 def _settle_and_receive(holder: Holder, token: str, settlement: Settlement, count: int) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from .. import interrupts
 from ..errors import QueueError, ValidationError
-from ..events import Event
 from ..logs import SessionLogger, get_logger
 from ..messages import ReceivedMessage
 from ..telemetry import Operation
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count
 from . import fetched_ahead, operations
 from .holder import Holder
+from .running_receive import Receive
 from .session_lock import Stage
 
 logger: SessionLogger = get_logger(__name__)
@@ -31,7 +31,7 @@ def receive_one(holder: Holder, timeout: float) -> ReceivedMessage | None:
     running = holder.lock.begin_receive()
     try:
         with _operation(holder, is_batch=False) as operation:
-            messages = _receive(holder, 1, timeout)
+            messages = _receive(holder, running, 1, timeout)
             operation.messages(messages)
             return messages[0] if messages else None
     except BaseException:
@@ -43,7 +43,7 @@ def fetch(holder: Holder, timeout: float, prefetch: int) -> ReceivedMessage | No
     """Return the next message for a handler. Wait up to `timeout` seconds for it. Fetch up to `prefetch` in one request."""
     running = holder.lock.begin_receive()
     try:
-        messages = _receive(holder, 1, timeout, prefetch)
+        messages = _receive(holder, running, 1, timeout, prefetch)
         return messages[0] if messages else None
     except BaseException:
         holder.lock.undo_receive(running)
@@ -55,7 +55,7 @@ def receive(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]
     running = holder.lock.begin_receive()
     try:
         with _operation(holder, is_batch=True) as operation:
-            messages = _receive(holder, count, timeout)
+            messages = _receive(holder, running, count, timeout)
             operation.messages(messages)
             return messages
     except BaseException:
@@ -78,13 +78,13 @@ def next_ahead(holder: Holder) -> ReceivedMessage | None:
         raise
 
 
-def _receive(holder: Holder, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:
+def _receive(holder: Holder, running: Receive, count: int, timeout: float, prefetch: int = 1) -> list[ReceivedMessage]:
     """Return up to `count` messages. Fetch up to `prefetch` in one request.
 
     One request at a time fetches ahead. Other threads wait for it, because the messages that it brings come before theirs.
     """
     lock, deadline, left = holder.lock, time.monotonic() + timeout, timeout
-    own = Event()
+    own = running.turn
     try:
         while True:
             holder.check()
@@ -123,7 +123,7 @@ def iterate(holder: Holder, timeout: float, prefetch: int) -> Iterator[ReceivedM
         running = holder.lock.begin_receive()
         try:
             with _operation(holder, is_batch=False) as operation:
-                messages = _receive(holder, 1, timeout, prefetch)
+                messages = _receive(holder, running, 1, timeout, prefetch)
                 operation.messages(messages)
             if not messages:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..events import Event
 from ..messages import ReceivedMessage
 
 
@@ -15,6 +16,7 @@ class Receive:
 
     Attributes:
         arrived: The messages that came in, with the id of the request that they answer.
+        turn: Set when the receive no longer fetches ahead, see `FetchTurns`.
         has_ended: The receive was interrupted or failed, or its loop was left.
         yielded: The lock token of the message that the loop yielded, while the loop's caller has it.
         next_count: How many messages the loop fetches in its next request.
@@ -23,6 +25,7 @@ class Receive:
     def __init__(self, thread: int) -> None:
         self.thread: int = thread
         self.arrived: list[tuple[str, Sequence[ReceivedMessage]]] = []
+        self.turn: Event = Event()
         self.has_ended: bool = False
         self.yielded: str | None = None
         self.next_count: int = 0

@@ -224,6 +224,7 @@ class SessionLock:
     def undo_receive(self, receive: Receive) -> None:
         """Note that a receive was interrupted or failed. The messages that it did not return come first in the next one."""
         receive.has_ended = True
+        self.fetches.end(receive.turn)  # An interrupt can have come just before its end.
         with self._guard:
             for request_id, messages in receive.arrived:
                 self._put_back(request_id, messages)

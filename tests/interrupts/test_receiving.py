@@ -16,7 +16,19 @@ from .conftest import InterruptError, interrupted_in
 
 BODIES = ["0", "1", "2", "3", "4", "5"]
 #: The functions that a receive enters, in their order.
-ENTERED = ["request_id", "send", "_exchange", "read_received", "read_messages", "refresh", "watch", "register", "check"]
+ENTERED = [
+    "begin",
+    "end",
+    "request_id",
+    "send",
+    "_exchange",
+    "read_received",
+    "read_messages",
+    "refresh",
+    "watch",
+    "register",
+    "check",
+]
 
 
 def rest(session: SessionClient) -> list[str]:
@@ -44,7 +56,36 @@ def test_after_an_interrupted_receive_all_messages_come_in_order(
         with interrupted_in(name) as entered, pytest.raises(InterruptError):
             WAYS[way](session)
         assert entered
+        assert holder_of(session).lock.fetches.begin(None) is None
         assert rest(session) == BODIES
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["request_id", "send", "_exchange", "read_settled_and_received", "register", "put_ahead", "refresh", "forget", "end"],
+)
+@pytest.mark.parametrize("settles_again", [True, False])
+def test_after_an_interrupted_settlement_that_fetches_messages_they_come_in_order(
+    provider: ServiceBusProvider, queue: str, name: str, settles_again: bool
+) -> None:
+    provider.send_messages(queue, [Message(body, session_id="s") for body in BODIES])
+    with provider.create_session_client(queue, "s") as session:
+        messages = session.messages(timeout=10, prefetch=2)
+        session.complete_message(next(messages))
+        last = next(messages)
+        with interrupted_in(name) as entered, pytest.raises(InterruptError):
+            session.complete_message(last)
+        assert entered
+        assert holder_of(session).lock.fetches.begin(None) is None
+        if settles_again:
+            session.complete_message(last)
+            assert rest(session) == BODIES[2:]
+        else:
+            # The caller does not know whether the message is settled. If it is not, it comes when the session is closed.
+            assert rest(session) == BODIES[2:]
+            session.close()
+            with provider.create_session_client(queue, "s") as again:
+                assert rest(again) in ([], ["1"])
 
 
 @pytest.mark.parametrize("name", ["take_ahead", "check"])

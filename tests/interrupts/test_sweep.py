@@ -11,7 +11,12 @@ from collections.abc import Callable
 
 import pytest
 
-from azsession import Message, NoSessionAvailableError, ServiceBusProvider
+from azsession import Message, NoSessionAvailableError, ServiceBusProvider, SessionClient
+from azsession.client import receiving, settling
+from azsession.client.cancellation import PendingCalls
+from azsession.client.holder import LockOptions
+from azsession.client.provider import core_of
+from azsession.client.session import holder_of
 from azsession.processor.backoff import Backoff
 from azsession.processor.options import ProcessorOptions
 from azsession.processor.session_runner import SessionRunner
@@ -67,6 +72,28 @@ def complete(context: Context) -> None:
     context.interrupt(lambda: session.complete_message(message))
     again(lambda: session.complete_message(message))
     context.check_rest(session, "1", "2")
+
+
+def complete_in_loop(context: Context) -> None:
+    session = receive(context)
+    messages = session.messages(timeout=20, prefetch=2)
+    session.complete_message(next(messages))
+    last = next(messages)
+    # This also fetches the third message.
+    context.interrupt(lambda: session.complete_message(last))
+    again(lambda: session.complete_message(last))
+    context.check_rest(session, "2")
+
+
+def complete_and_close(context: Context) -> None:
+    session = receive(context)
+    message = first(session)
+    is_done = context.interrupt(lambda: settling.settle_and_close(holder_of(session), message) or True)
+    session.close()
+    other = context.open()
+    found = context.rest(other)
+    assert found in ([["1", "2"]] if is_done else [["1", "2"], ["0", "1", "2"]]), context.interrupter.where
+    context.check_rest(other)
 
 
 def complete_many(context: Context) -> None:
@@ -163,6 +190,22 @@ def accept(context: Context) -> None:
     context.check_rest(session, "0", "1", "2")
 
 
+def accept_with_messages(context: Context) -> None:
+    context.send("0", "1", "2")
+
+    def call() -> SessionClient | None:
+        return core_of(context.provider).accept_next(context.queue, LockOptions(30), 20, PendingCalls(), prefetch=2)
+
+    session = context.interrupt(call) or call()
+    assert session is not None
+    assert session.session_id == context.session_id
+    ahead = receiving.next_ahead(holder_of(session))
+    if ahead is not None:  # Azure sends messages a moment later.
+        assert ahead.text() == "0"
+        session.complete_message(ahead)
+    context.check_rest(session, *("0", "1", "2")[ahead is not None :])
+
+
 def accept_nothing(context: Context) -> None:
     def call() -> None:
         with pytest.raises(NoSessionAvailableError):
@@ -220,8 +263,9 @@ def handle_and_settle_in_background(context: Context) -> None:
 
 
 SCENARIOS: list[Scenario] = [
-    receive_one, receive_many, iterate, receive_fetched_ahead, complete, complete_many, abandon, abandon_with_messages_ahead,
-    defer, receive_deferred, dead_letter, renew, keep_state, send, accept, accept_nothing, browse, close,
+    receive_one, receive_many, iterate, receive_fetched_ahead, complete, complete_in_loop, complete_and_close, complete_many,
+    abandon, abandon_with_messages_ahead, defer, receive_deferred, dead_letter, renew, keep_state, send, accept,
+    accept_with_messages, accept_nothing, browse, close,
     handle_and_settle_in_background,
 ]  # fmt: skip
 
