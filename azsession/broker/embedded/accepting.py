@@ -65,7 +65,8 @@ class AcceptCall:
             return Unfinished.WAITING
         messages = self._messages(tx, queue, lock, is_repeated=is_repeated)
         if messages is None:
-            # The messages of the session have just expired. Look for another one, as if it had become available now.
+            # The messages of the session have just expired, or were just dead-lettered. Look for another session, as if it had
+            # just become available.
             waiter.woken = True
             core.undo_take_lock(tx, lock)
             return Unfinished.CONTINUE
@@ -114,10 +115,12 @@ class AcceptCall:
         request, session_id = self._request, lock.key[1]
         if request.max_count is None or (is_repeated and request.request_id not in lock.answers):
             return []
-        wanted = request.receive_from(session_id, request.max_count)
-        messages = deliver(self._core, tx, queue, lock, wanted, self._context)
-        if messages and not isinstance(messages, Unfinished):
-            return messages
+        # Nobody may see a session that is dead-lettered in part.
+        if not self._core.due.continue_dead_lettering(tx, queue, session_id):
+            wanted = request.receive_from(session_id, request.max_count)
+            messages = deliver(self._core, tx, queue, lock, wanted, self._context)
+            if messages and not isinstance(messages, Unfinished):
+                return messages
         return [] if is_repeated or request.session_id is not None else None
 
     def _remember(self, queue: Queue, lock: SessionLock) -> None:

@@ -74,7 +74,7 @@ class Model:
         self.settled: dict[str, tuple[Disposition, float, str]] = {}
         #: Lock tokens of locks that ended, with their sessions.
         self.stale: list[tuple[str, str]] = []
-        self.accepts: dict[str, tuple[str, str, Held]] = {}
+        self.accepts: dict[str, tuple[str, str, Held, list[str]]] = {}
         self.requests: list[tuple[str, list[Message], float]] = []
         self.duplicates: dict[str, float] = {}
         #: The highest sequence number so far.
@@ -253,14 +253,22 @@ class Model:
                 taken.append(one)
         return taken
 
-    def next_session(self, holder: str) -> str | None:
-        """Return the session that an accept gets."""
+    def next_session(self, holder: str, *, deliverable: bool) -> str | None:
+        """Return the session that an accept gets.
+
+        An accept with messages passes over a session whose messages were all delivered too often. They become dead letters.
+        """
         heads = [
             (active[0].place, name)
             for name in SESSIONS
             if name not in self.locks and (name, holder) not in self.lost and (active := self.of(name, "Active"))
         ]
-        return min(heads)[1] if heads else None
+        for _, name in sorted(heads):
+            limit = self.settings.max_delivery_count
+            if not deliverable or any(one.count < limit for one in self.of(name, "Active")):
+                return name
+            assert self.take_messages(name, 1) == []
+        return None
 
     # Comparison with the broker
 

@@ -6,71 +6,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import rule, run_state_machine_as_test
 
-from azsession import ProviderError, ReceivedMessage, SessionLockedError, SessionNotFoundError
-from azsession.broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settlement
+from azsession import ProviderError, ReceivedMessage, SessionNotFoundError
+from azsession.broker.calls import Disposition, ReceiveRequest, Settlement
 
-from .machine import BrokerMachine
 from .model import LOCK_SECONDS, SESSIONS
-
-#: The caller: the holder of the lock, a new one, one that lost the lock, or the shared holder of the plain dialect.
-CALLERS = st.sampled_from(["holder", "holder", "new", "former", "plain"])
-MOSTLY_HOLDER = st.sampled_from(["holder", "holder", "holder", "new", "former", "plain"])
+from .receiving_machine import CALLERS, MOSTLY_HOLDER, ReceivingMachine
 
 
-class HolderMachine(BrokerMachine):
-    """Adds the operations of holders, and those on dead letters."""
-
-    # Receiving
-
-    @rule(
-        session=st.sampled_from(SESSIONS),
-        who=MOSTLY_HOLDER,
-        count=st.integers(1, 4),
-        with_request=st.booleans(),
-        taken=st.sampled_from([None, None, 1, 2]),
-    )
-    def receive(self, session: str, who: str, count: int, with_request: bool, taken: int | None) -> None:
-        self.model.tick()
-        holder = self.model.holder(session, who)
-        request = f"request-{next(self.model.numbers)}" if with_request else ""
-        delivery = self.try_receive(session, holder, count, request, taken)
-        if delivery is None:
-            return
-        lock = self.model.take(session, holder)
-        lock.expires = self.model.steady + LOCK_SECONDS
-        received = list(delivery.messages)
-        expected = self.model.take_messages(session, count)
-        assert [one.body.decode() for one in received] == [one.body for one in expected]
-        for index, (one, message) in enumerate(zip(expected, received, strict=True)):
-            self.model.deliver(one, message, "Active", ahead=taken is not None and index >= taken)
-        if received:
-            lock.last_request = (request, [one.receipt.handle for one in received]) if request else None
-
-    def try_receive(self, session: str, holder: str, count: int, request: str, taken: int | None = None) -> Delivery | None:
-        """Return the delivery, or `None` if the holder got the expected error."""
-
-        def call() -> Delivery:
-            return self.broker.receive(
-                ReceiveRequest("q", session, holder, max_count=count, timeout=0, request_id=request, taken=taken)
-            ).result()
-
-        refusal = self.model.refusal(session, holder)
-        if refusal is not None:
-            with pytest.raises(refusal) as caught:
-                call()
-            if refusal is SessionLockedError:
-                until = caught.value.locked_until  # type: ignore[attr-defined]
-                assert until.timestamp() == pytest.approx(self.model.locked_until(session), abs=1e-3)
-            return None
-        delivery = call()
-        assert delivery.lock_expires_in == pytest.approx(LOCK_SECONDS)
-        return delivery
+class HolderMachine(ReceivingMachine):
+    """Adds settlements, the other operations of holders, and those on dead letters."""
 
     @rule(session=st.sampled_from(SESSIONS), kind=st.sampled_from([None, *Disposition]), then=st.sampled_from([0, 3.0, 31.0]))
     def receive_and_settle(self, session: str, kind: Disposition | None, then: float) -> None:
@@ -82,68 +33,6 @@ class HolderMachine(BrokerMachine):
             self.model.check_settled(session, in_hand[-1], kind, code)
             self.model.use_next(session)
         self.clock.advance(then)
-
-    @rule(session=st.sampled_from(SESSIONS))
-    def receive_again(self, session: str) -> None:
-        self.model.tick()
-        lock = self.model.locks.get(session)
-        if lock is None or lock.last_request is None:
-            return
-        request, tokens = lock.last_request
-        delivery = self.try_receive(session, lock.holder, 4, request)
-        assert delivery is not None
-        lock.expires = self.model.steady + LOCK_SECONDS
-        by_token = {one.token: one for one in self.model.of(session)}
-        still = [by_token[token] for token in tokens if token in by_token]
-        assert len(delivery.messages) == len(still)
-        for one, message in zip(still, delivery.messages, strict=True):
-            self.model.count(one)
-            self.model.check_delivery(one, message)
-            one.answers += 1
-
-    @rule(
-        session=st.sampled_from([None, None, *SESSIONS]),
-        who=st.sampled_from(["holder", "new", "former", "plain"]),
-        with_request=st.booleans(),
-    )
-    def accept(self, session: str | None, who: str, with_request: bool) -> None:
-        self.model.tick()
-        holder = self.model.holder(session or "a", who)
-        request = f"request-{next(self.model.numbers)}" if with_request else ""
-
-        def call() -> Delivery | None:
-            return self.broker.accept(AcceptRequest("q", session, holder, timeout=0, request_id=request)).result()
-
-        refusal = None if session is None else self.model.refusal(session, holder)
-        if refusal is not None:
-            with pytest.raises(refusal):
-                call()
-            return
-        if session is None:
-            session = self.model.next_session(holder)
-        delivery = call()
-        if session is None:
-            assert delivery is None
-            return
-        assert delivery is not None
-        assert delivery.session_id == session
-        assert delivery.lock_expires_in == pytest.approx(LOCK_SECONDS)
-        lock = self.model.take(session, holder)
-        lock.expires = self.model.steady + LOCK_SECONDS
-        if request:
-            self.model.accepts[request] = (session, holder, lock)
-
-    @precondition(lambda self: self.model.accepts)
-    @rule(data=st.data())
-    def accept_again(self, data: st.DataObject) -> None:
-        self.model.tick()
-        request = data.draw(st.sampled_from(sorted(self.model.accepts)))
-        session, holder, lock = self.model.accepts[request]
-        if self.model.locks.get(session) is lock:
-            delivery = self.broker.accept(AcceptRequest("q", None, holder, timeout=0, request_id=request)).result()
-            assert delivery is not None
-            assert delivery.session_id == session
-            lock.expires = self.model.steady + LOCK_SECONDS
 
     @rule(
         session=st.sampled_from(SESSIONS),
@@ -213,18 +102,64 @@ class HolderMachine(BrokerMachine):
     )
     def settle(self, session: str, kinds: list[Disposition], data: st.DataObject) -> None:
         self.model.tick()
-        held = [one.token for one in self.model.of(session) if one.token is not None]
-        tokens = list(held)
+        chosen = self.choose(session, kinds, data)
+        codes = self.broker.settle("q", session, settlements(chosen)).result()
+        self.check_codes(session, chosen, codes)
+
+    def choose(self, session: str, kinds: list[Disposition], data: st.DataObject) -> list[tuple[str, Disposition]]:
+        """Choose messages to settle: unsettled ones, and some that the broker must refuse."""
+        tokens = [one.token for one in self.model.of(session) if one.token is not None]
         tokens += [token for where, token in self.model.stale[-3:] if where == session]
         tokens += [token for token, (_, _, where) in list(self.model.settled.items())[-6:] if where == session]
         tokens.append("00000000-0000-0000-0000-000000000000")
-        chosen = [(data.draw(st.sampled_from(tokens)), kind) for kind in kinds]
-        codes = self.broker.settle("q", session, [Settlement(token, kind, "why", "more") for token, kind in chosen]).result()
+        return [(data.draw(st.sampled_from(tokens)), kind) for kind in kinds]
+
+    def check_codes(self, session: str, chosen: list[tuple[str, Disposition]], codes: Sequence[str | None]) -> None:
+        """Compare the results of settlements with the model."""
+        held = {one.token for one in self.model.of(session) if one.token is not None}
         assert len(codes) == len(chosen)
         for (token, kind), code in zip(chosen, codes, strict=True):
             self.model.check_settled(session, token, kind, code)
         if any(token in held and code is None for (token, _), code in zip(chosen, codes, strict=True)):
             self.model.use_next(session)
+
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        who=MOSTLY_HOLDER,
+        kinds=st.lists(st.sampled_from(list(Disposition)), max_size=3),
+        count=st.integers(1, 4),
+        taken=st.sampled_from([None, None, 1, 2]),
+        holds=st.booleans(),
+        data=st.data(),
+    )
+    def settle_and_receive(
+        self,
+        session: str,
+        who: str,
+        kinds: list[Disposition],
+        count: int,
+        taken: int | None,
+        holds: bool,
+        data: st.DataObject,
+    ) -> None:
+        """Settle messages, those in hand first, and receive."""
+        self.model.tick()
+        holder, request = self.model.holder(session, who), f"request-{next(self.model.numbers)}"
+        first = [one.token for one in self.model.of(session) if one.token is not None][:1]
+        chosen = [(token, Disposition.COMPLETE) for token in first] + self.choose(session, kinds, data)
+        wanted = ReceiveRequest(
+            "q", session, holder, max_count=count, timeout=0, request_id=request, taken=taken, holds_lock=holds
+        )
+        settled = self.broker.settle_and_receive(settlements(chosen), wanted).result()
+        self.check_codes(session, chosen, settled.codes)
+        is_lost = self.model.refusal(session, holder) is not None or (
+            holds and bool(holder) and session not in self.model.locks
+        )
+        if is_lost or any(code is not None for code in settled.codes):
+            assert settled.delivery is None
+            return
+        assert settled.delivery is not None
+        self.check_received(session, holder, settled.delivery, count, request, taken)
 
     @rule(
         session=st.sampled_from(SESSIONS),
@@ -273,11 +208,18 @@ class HolderMachine(BrokerMachine):
             assert call() == pytest.approx(LOCK_SECONDS)
             self.model.locks[session].expires = self.model.steady + LOCK_SECONDS
 
-    @rule(session=st.sampled_from(SESSIONS), who=CALLERS)
-    def release(self, session: str, who: str) -> None:
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        who=CALLERS,
+        kinds=st.lists(st.sampled_from(list(Disposition)), max_size=2),
+        data=st.data(),
+    )
+    def release(self, session: str, who: str, kinds: list[Disposition], data: st.DataObject) -> None:
         self.model.tick()
         holder = self.model.holder(session, who)
-        self.broker.release("q", session, holder).result()
+        chosen = self.choose(session, kinds, data)
+        codes = self.broker.release("q", session, holder, settlements(chosen)).result()
+        self.check_codes(session, chosen, codes)
         lock = self.model.locks.get(session)
         if lock is not None and lock.holder == holder:
             self.model.end(session, counted=False)
@@ -323,6 +265,10 @@ class HolderMachine(BrokerMachine):
             one.expires = None if one.lasts is None else self.model.now + one.lasts
         else:
             self.model.kept.remove(one)
+
+
+def settlements(chosen: Sequence[tuple[str, Disposition]]) -> list[Settlement]:
+    return [Settlement(token, kind, "why", "more") for token, kind in chosen]
 
 
 _LONGER = int(os.environ.get("AZSESSION_MODEL_EXAMPLES", "0"))
