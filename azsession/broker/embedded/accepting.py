@@ -65,9 +65,8 @@ class AcceptCall:
             return Unfinished.WAITING
         messages = self._messages(tx, queue, lock, is_repeated=is_repeated)
         if messages is None:
-            # The messages of the session have just expired, or were just dead-lettered. Look for another session, as if it had
-            # just become available.
-            waiter.woken = True
+            # The messages of the session have just expired, or were just dead-lettered. Look for another session.
+            waiter.woken = was_woken
             core.undo_take_lock(tx, lock)
             return Unfinished.CONTINUE
         if not job.claim(tx):

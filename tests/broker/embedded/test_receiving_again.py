@@ -8,7 +8,25 @@ from azsession import ProviderError
 from azsession.broker.calls import AcceptRequest, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker, accepting
 
-from .helpers import ABANDON, COMPLETE, DEFER, HandClock, accept, at, bodies, numbers, receive, receive_deferred, send, settle
+from .helpers import (
+    ABANDON,
+    COMPLETE,
+    DEFER,
+    MANY,
+    NO_WAIT,
+    HandClock,
+    Hold,
+    accept,
+    at,
+    bodies,
+    broker_with,
+    numbers,
+    receive,
+    receive_deferred,
+    send,
+    send_many,
+    settle,
+)
 
 
 def counts(broker: EmbeddedBroker) -> list[int]:
@@ -181,3 +199,19 @@ def test_the_latest_accepts_are_remembered(broker: EmbeddedBroker, monkeypatch: 
         send(broker, "a", session=f"s{number}")
         assert accept(broker, f"A{number}", request_id=f"r{number}") == f"s{number}"
     assert list(broker._core.queues["q"].accepts) == ["r2", "r3", "r4"]
+
+
+def test_an_attempt_that_is_replaced_between_two_steps_does_not_keep_the_lock(clock: HandClock) -> None:
+    with broker_with(clock, sessions_expire_together=True) as broker:
+        receive(broker, "A")
+        send_many(broker, MANY, time_to_live=10)
+        clock.advance(10)
+        hold = Hold(broker)
+        request = ReceiveRequest("q", "s", "A", max_count=1, timeout=0, request_id="r")
+        first, second = (broker.receive(request, context=NO_WAIT) for _ in range(2))
+        hold.let_go()
+        with pytest.raises(ProviderError, match="another attempt"):
+            first.result(10)
+        assert second.result(10).messages == []
+        clock.advance(61)
+        assert accept(broker, "B", "s") == "s"
