@@ -47,12 +47,13 @@ class Condition(NamedTuple):
 
 
 class Open(NamedTuple):
-    """Opens a connection (§2.7.1). `hostname` is the name that a client used for the server."""
+    """Opens a connection (§2.7.1). `hostname` is the name that a client used for the server, `container_id` its own name."""
 
     max_frame_size: int
     channel_max: int
     idle_timeout_ms: int | None
     hostname: str | None = None
+    container_id: str = ""
 
 
 class Begin(NamedTuple):
@@ -246,9 +247,10 @@ def _condition(value: Any) -> Condition | None:
 
 
 def _open(fields: list[Any]) -> Open:
-    _, hostname, size, channels, idle = exactly(fields, 5)
+    container, hostname, size, channels, idle = exactly(fields, 5)
     name = None if hostname is None else str(hostname)
-    return Open(_number(size, _UINT_MAX), _number(channels, _USHORT_MAX, _USHORT_MAX), _optional_number(idle), name)
+    largest, highest = _number(size, _UINT_MAX), _number(channels, _USHORT_MAX, _USHORT_MAX)
+    return Open(largest, highest, _optional_number(idle), name, str(container or ""))
 
 
 def _begin(fields: list[Any]) -> Begin:

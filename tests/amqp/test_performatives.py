@@ -15,7 +15,7 @@ from .amqp_bytes import described, from_the_sdk, symbol
 
 
 def test_missing_fields_have_the_defaults_of_the_standard() -> None:
-    assert decode_frame(described(amqp.OPEN, "c"))[1] == Open(0xFFFFFFFF, 65535, None)
+    assert decode_frame(described(amqp.OPEN, "c"))[1] == Open(0xFFFFFFFF, 65535, None, None, "c")
     assert decode_frame(described(amqp.BEGIN, 1, 2, 3, 4))[1] == Begin(1, 2, 3, 4, 0xFFFFFFFF)
     assert decode_frame(described(amqp.DISPOSITION, True, 5))[1] == Disposition(True, 5, 5, False, None, None)
     assert decode_frame(b"\x00\x53\x18\x45") == (amqp.CLOSE, (None,))

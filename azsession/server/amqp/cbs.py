@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ...amqp import Request
 from ...errors import QueueError
+from ...protocol.sas import SCHEME
 from .claims import path_of
-from .conditions import RefusedError, refusal_of
+from .conditions import UNAUTHORIZED, RefusedError, refusal_of
 from .entities import existing_entity, stores_of
 from .requests import Answer, RequestLink
 
@@ -35,6 +36,9 @@ class TokenRequests(RequestLink):
             raise RefusedError("amqp:not-implemented", f"The operation {operation!s:.100} is not supported.", 501)
         if asked.get("type") not in _TYPES or not isinstance(request.body, str) or not isinstance(audience, str):
             raise RefusedError("amqp:invalid-field", "The request needs a name, a type of token, and the token as a string.")
+        if asked.get("type") == "jwt" and not request.body.startswith(SCHEME):
+            text = "Tokens of Microsoft Entra are not supported. Use a connection string, or a shared access signature."
+            raise RefusedError(UNAUTHORIZED, text, 401)
         connection = self.channel.connection
         connection.claims.put(audience, request.body)
         path = path_of(audience)

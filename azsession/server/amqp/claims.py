@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from ...amqp import Open
 from ...errors import AuthenticationFailedError, QueueError
 from ...protocol.entity_resources import entity_resources
 from ...protocol.routes import Operation
@@ -46,10 +47,12 @@ class Claims:
 
     Attributes:
         host: The name that the client used for the server, from its open frame.
+        container_id: The client's own name, from its open frame.
     """
 
     def __init__(self, guard: Guard) -> None:
         self.host: str = ""
+        self.container_id: str = ""
         self._guard = guard
         self._signed_in: AccessKey | None = None
         self._put: dict[str, _Put] = {}
@@ -61,6 +64,10 @@ class Claims:
             AuthenticationFailedError: There is no such key.
         """
         self._signed_in = self._guard.sign_in(name, secret)
+
+    def introduce(self, opened: Open) -> None:
+        """Note the names in the client's open frame."""
+        self.host, self.container_id = opened.hostname or "", opened.container_id
 
     def put(self, audience: str, token: str) -> None:
         """Take a token for an audience and everything below it.

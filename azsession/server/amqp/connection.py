@@ -238,7 +238,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionFaultError("amqp:invalid-field", f"max-frame-size must be at least {limits.MIN_MAX_FRAME_SIZE}.")
         self.state = ConnectionState.OPENED
         self._linked = self._loop.time()
-        self.claims.host = opened.hostname or ""
+        self.claims.introduce(opened)
         self.max_frame_size = min(limits.MAX_FRAME_SIZE, opened.max_frame_size)
         if opened.idle_timeout_ms:
             # The client should announce half of its timeout (§2.4.5), but might not: send well within half of it.

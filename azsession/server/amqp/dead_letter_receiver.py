@@ -31,6 +31,7 @@ class DeadLetterReceiver(OutgoingLink):
     """A client's receiver of dead letters."""
 
     operations: tuple[Operation, ...] = (Operation.PEEK_DEAD_LETTERS,)
+    can_be_stolen = True
 
     def __init__(self, channel: LinkChannel, attach: Attach, path: str, entity: str) -> None:
         super().__init__(channel, attach, path, entity)

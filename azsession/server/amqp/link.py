@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from ...protocol.routes import Operation
 from ..access_keys import AccessKey
 from .broker_calls import when_done
 from .claims import Claims
-from .conditions import INTERNAL, NOT_ALLOWED, UNAUTHORIZED, LinkFaultError, RefusedError, refusal_of
+from .conditions import INTERNAL, NOT_ALLOWED, STOLEN, UNAUTHORIZED, LinkFaultError, RefusedError, refusal_of
 from .entities import existing_entity
 from .services import Services
 from .states import LinkState
@@ -81,9 +81,11 @@ class Link:
 
     Attributes:
         operations: The link needs the right to one of these operations.
+        can_be_stolen: Whether a link of the same client with the same name takes the place of this one.
     """
 
     operations: tuple[Operation, ...] = ()
+    can_be_stolen: bool = False
 
     def __init__(self, channel: LinkChannel, attach: Attach, path: str, entity: str) -> None:
         self.channel = channel
@@ -115,9 +117,25 @@ class Link:
     async def _open(self) -> None:
         self.entity = await existing_entity(self.channel.connection.services.broker, self.path)
         self._claim()
+        if self.can_be_stolen:
+            self._steal()
         await self.prepare()
         self.grant()
         self.on_granted()
+
+    def _steal(self) -> None:
+        """End a former link of the same name, for example on a connection that the client has lost (§2.6.1).
+
+        Only a client with the right to the entity gets here, and only links of the same entity are compared.
+        """
+        former = self.channel.connection.services.named_links.get(self._name)
+        self.channel.connection.services.named_links[self._name] = self
+        if former is not None:
+            former.fail(RefusedError(STOLEN, f"The client attached another link with the name '{self.attach.name[:100]}'."))
+
+    @property
+    def _name(self) -> Hashable:
+        return self.channel.connection.claims.container_id, self.attach.name, self.attach.is_receiver, self.path
 
     async def prepare(self) -> None:
         """Do what the link needs before it is granted. Raises `RefusedError` or `QueueError` if it is refused."""
@@ -192,6 +210,9 @@ class Link:
         """Give back everything that the link has. Called when the link ends in any way, also more than once."""
         self.state = LinkState.DETACHED
         self.channel.forget(self)
+        named = self.channel.connection.services.named_links
+        if named.get(self._name) is self:
+            del named[self._name]
         if self._revocation is not None:
             self._revocation.cancel()
         for task in list(self._tasks):

@@ -20,6 +20,7 @@ class Sender(IncomingLink):
     """A client's sender on an entity."""
 
     operations: tuple[Operation, ...] = (Operation.SEND,)
+    can_be_stolen = True
     _stores: Sequence[str] = ()
 
     async def prepare(self) -> None:

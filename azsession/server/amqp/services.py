@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Hashable
+from typing import Protocol
 
 import attrs
 
 from ...broker.base import Broker
 from ..authorization import Guard
+from .conditions import RefusedError
 from .dead_letter_locks import DeadLetterLocks
+
+
+class StolenLink(Protocol):
+    """A link, as another link of the same name ends it."""
+
+    def fail(self, refusal: RefusedError) -> None: ...
 
 
 @attrs.frozen
@@ -23,6 +32,7 @@ class Services:
         dead_letter_locks: The locks on dead letters.
         tasks: The tasks that outlive their links.
         container_id: The name of the server for its clients.
+        named_links: The links that have a name of their own; see `Link.steal`.
     """
 
     broker: Broker
@@ -31,3 +41,4 @@ class Services:
     dead_letter_locks: DeadLetterLocks = attrs.field(factory=DeadLetterLocks)
     tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
     container_id: str = attrs.field(factory=lambda: uuid.uuid4().hex)
+    named_links: dict[Hashable, StolenLink] = attrs.field(factory=dict)

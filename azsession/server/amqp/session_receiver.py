@@ -49,6 +49,7 @@ class SessionReceiver(OutgoingLink):
     """
 
     operations: tuple[Operation, ...] = (Operation.RECEIVE,)
+    can_be_stolen = True
 
     def __init__(self, channel: LinkChannel, attach: Attach, path: str, entity: str, session_id: str | None) -> None:
         super().__init__(channel, attach, path, entity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from types import TracebackType
@@ -17,6 +18,7 @@ from azsession.server import AccessKey, GatewayService
 #: Seconds that a test waits for a frame.
 PATIENCE = 10.0
 WINDOW = 100_000
+_numbers = itertools.count()
 
 
 class RawClient:
@@ -25,6 +27,8 @@ class RawClient:
     def __init__(self, service: GatewayService) -> None:
         assert service.amqp_port is not None
         self.socket = socket.create_connection(("127.0.0.1", service.amqp_port), timeout=PATIENCE)
+        #: The client's name. Links of two clients never have the same full name.
+        self.container_id = f"raw-{next(_numbers)}"
         self._splitter = amqp.FrameSplitter(1 << 20)
         self._items: list[bytes | amqp.RawFrame] = []
 
@@ -92,7 +96,7 @@ class RawClient:
         self.send(
             amqp.AMQP_HEADER,
             amqp.open_frame(
-                container_id="raw",
+                container_id=self.container_id,
                 hostname="127.0.0.1",
                 max_frame_size=max_frame_size,
                 channel_max=100,
@@ -131,7 +135,7 @@ class RawClient:
             )
         )
 
-    def put_token(self, audience: str, token: str) -> int:
+    def put_token(self, audience: str, token: str, kind: str = "servicebus.windows.net:sastoken") -> int:
         """Put a token on ``$cbs``; return the status."""
         self.send(
             amqp.attach_receiver(0, name="cbs-in", handle=100, address="$cbs"),
@@ -140,11 +144,13 @@ class RawClient:
         self.expect(amqp.ATTACH)
         self.expect(amqp.ATTACH)
         self.credit(100, 10)
-        return self.put_next_token(0, audience, token)
+        return self.put_next_token(0, audience, token, kind)
 
-    def put_next_token(self, delivery_id: int, audience: str, token: str) -> int:
+    def put_next_token(
+        self, delivery_id: int, audience: str, token: str, kind: str = "servicebus.windows.net:sastoken"
+    ) -> int:
         """Put another token on the same link; return the status."""
-        properties = {"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": audience}
+        properties = {"operation": "put-token", "type": kind, "name": audience}
         request = amqp.encode_request("1", "receiver-link-cbs-in", properties, token)
         self.send(transfer(101, delivery_id, request))
         return amqp.decode_response(self.expect(amqp.TRANSFER).payload).status

@@ -107,6 +107,18 @@ def test_a_token_for_something_else_is_refused(service: GatewayService, queue: s
         assert raw.put_token(audience, token_for(ROOT, queue)) == 401
 
 
+def test_a_token_of_microsoft_entra_is_refused_with_the_reason(service: GatewayService, queue: str) -> None:
+    audience = f"sb://127.0.0.1/{queue}"
+    with RawClient(service) as raw:
+        # Microsoft's SDK for Python calls also a shared access signature "jwt".
+        assert raw.open().put_token(audience, token_for(ROOT, queue), "jwt") == 202
+        request = {"operation": "put-token", "type": "jwt", "name": audience}
+        raw.send(transfer(101, 1, amqp.encode_request("1", "receiver-link-cbs-in", request, "eyJhbGciOiJub25lIn0.e30.")))
+        response = amqp.decode_response(raw.expect(amqp.TRANSFER).payload)
+        assert (response.status, response.condition) == (401, "amqp:unauthorized-access")
+        assert "Microsoft Entra are not supported. Use a connection string" in response.description
+
+
 @pytest.mark.parametrize("right", [Right.MANAGE, Right.METRICS])
 def test_a_token_does_not_tell_whether_a_queue_exists_that_its_key_cannot_use(right: Right) -> None:
     queues = None if right is Right.METRICS else frozenset({"own", "own-missing"})
