@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ..namespaces.choice import OWN, STANDIN
 from .run import torture
 
 
@@ -16,7 +17,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="how long faults are injected (default: 2)")
     parser.add_argument("--seed", type=int, help="seed of the faults and of the work (default: random); it is printed")
-    parser.add_argument("--azure", action="store_true", help="run the gateway in front of the stand-in for Azure")
+    parser.add_argument(
+        "--azure",
+        nargs="?",
+        const=OWN,
+        choices=[OWN, STANDIN],
+        help=f"run the gateway in front of a namespace: azsession's own AMQP endpoint ({OWN}, default) or the stand-in",
+    )
     parser.add_argument(
         "--folder",
         type=Path,

@@ -1,4 +1,4 @@
-"""The processes of a torture run with Azure: the stand-in, a gateway, and a TCP proxy between them that can be cut."""
+"""The processes of a torture run with Azure: a namespace, a gateway, and a TCP proxy between them that can be cut."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from pathlib import Path
 
+from ..namespaces.choice import OWN
 from .faults import Fault
 from .rules import Rules
 from .scene import LOCK_DURATION, MAX_DELIVERY_COUNT, Process, Scene
@@ -15,18 +16,27 @@ from .worker import QUEUE
 
 
 class AzureScene(Scene):
-    """A scene whose messages are in the stand-in for Azure. The stand-in is a process that gets no faults."""
+    """A scene whose messages are in a namespace: azsession's own AMQP endpoint, or the stand-in for Azure.
+
+    The namespace is a process that gets no faults.
+
+    Args:
+        folder: The folder of the run.
+        seed: The seed of the run.
+        server: The name of the namespace's server; see `namespaces.choice`.
+    """
 
     strict = has_file = False
     #: A gateway in front of Azure remembers requests and receipts only while it runs, and a lost link can end a lock.
     rules = Rules(doubled_sends=True, locks_outlast=False, kills_count=False, fetches_ahead=True)
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, server: str = OWN) -> None:
         super().__init__(folder, seed)
-        command = ["tests.standin", "--queue", QUEUE, "--lock-duration", str(LOCK_DURATION)]
+        module = "tests.namespaces" if server == OWN else "tests.standin"
+        command = [module, "--queue", QUEUE, "--lock-duration", str(LOCK_DURATION)]
         command += ["--max-delivery-count", str(MAX_DELIVERY_COUNT)]
-        self._standin = Process(command, "standin", self._log, {})
-        started = json.loads(self._standin.first_line())
+        self._namespace = Process(command, "namespace", self._log, {})
+        started = json.loads(self._namespace.first_line())
         self.wire = Wire(started["port"])
         self._azure = str(started["connection_string"]).replace(f":{started['port']}", f":{self.wire.port}")
 
@@ -34,7 +44,7 @@ class AzureScene(Scene):
         return ["serve", "--azure", self._azure]
 
     def prepare(self) -> None:
-        """Do nothing: the stand-in has created the queue."""
+        """Do nothing: the namespace has created the queue."""
 
     def is_empty(self) -> bool:
         sessions = self.direct.list_sessions(QUEUE)
@@ -47,7 +57,7 @@ class AzureScene(Scene):
     def close(self) -> None:
         super().close()
         self.wire.close()
-        self._standin.kill()
+        self._namespace.kill()
 
 
 def wire_faults(scene: AzureScene) -> dict[str, Fault]:

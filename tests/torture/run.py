@@ -38,13 +38,13 @@ class Plan:
         seed: The seed of the run.
         seconds: How long faults are injected.
         kinds: The faults.
-        azure: The gateway runs in front of the stand-in for Azure.
+        azure: The server in the place of Azure, in front of which the gateway runs; `None` with the embedded broker.
     """
 
     seed: int
     seconds: float
     kinds: Sequence[str]
-    azure: bool = False
+    azure: str | None = None
 
     @property
     def wanted(self) -> int:
@@ -90,9 +90,9 @@ class Report:
         return "\n".join([*lines, *map(str, self.violations[:50])])
 
 
-def torture(folder: Path, seed: int, seconds: float, *, azure: bool = False) -> Report:
+def torture(folder: Path, seed: int, seconds: float, *, azure: str | None = None) -> Report:
     """Run a scene with faults for some seconds, let it finish without faults, and check its history."""
-    with AzureScene(folder, seed) if azure else Scene(folder, seed) as scene:
+    with AzureScene(folder, seed, azure) if azure else Scene(folder, seed) as scene:
         time.sleep(min(3.0, seconds / 4))
         groups = fault_groups(scene)
         chaos = Chaos(groups, seed, scene.record_fault)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ..standin.require import require_standin
+from ..namespaces.choice import SERVERS
 from .run import torture
 
 
@@ -18,7 +18,7 @@ def test_the_embedded_broker_keeps_its_guarantees_under_faults(tmp_path: Path, s
 
 
 @pytest.mark.timeout(400)
-def test_a_gateway_in_front_of_azure_keeps_its_guarantees_under_faults(tmp_path: Path) -> None:
-    require_standin()
-    report = torture(tmp_path, 13, 30, azure=True)
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_gateway_in_front_of_azure_keeps_its_guarantees_under_faults(tmp_path: Path, server: str) -> None:
+    report = torture(tmp_path, 13, 30, azure=server)
     assert report.is_good, report.text()
