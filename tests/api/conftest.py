@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import pytest
 
 from azsession import Message, QueueSettings, ReceivedMessage, ServiceBusConfig, ServiceBusProvider, SessionClient
-from azsession.queues import QueueFields
 
+from ..namespaces import Namespace, OwnNamespace
+from ..namespaces.choice import SERVERS, STANDIN
 from ..standin.require import require_standin
 from ..support.processes import Served
 
@@ -127,17 +128,22 @@ class EmbeddedOverHTTP(Arrangement):
 
 
 class AzureInProcess(Arrangement):
-    """The AMQP stand-in for Azure, used by the provider's own process."""
+    """The Azure engine in the provider's own process, with azsession's AMQP endpoint in the place of Azure."""
 
     name = "Azure-in-process"
     is_azure = True
     in_process = True
 
     def start(self) -> None:
-        self._namespace = self._stack.enter_context(require_standin()())
+        self._namespace: Namespace = self._stack.enter_context(OwnNamespace())
         self.connection_string = self._namespace.connection_string
 
     def create_queue(self, name: str, settings: dict[str, Any]) -> None:
+        # The endpoint has no partitions.
+        self.create_at(name, **{key: value for key, value in settings.items() if key != "partitioned"})
+
+    def create_at(self, name: str, **settings: Any) -> None:
+        """Create a queue or a subscription in the namespace."""
         topic, _, subscription = name.partition("/subscriptions/")
         if subscription:
             self._namespace.create_subscription(topic, subscription, **settings)
@@ -146,7 +152,7 @@ class AzureInProcess(Arrangement):
 
 
 class AzureBehindGateway(AzureInProcess):
-    """`azsession serve` as a process, in front of the stand-in for Azure. All tests share it; each has its own queues."""
+    """`azsession serve` as a process, in front of the AMQP endpoint. All tests share it; each has its own queues."""
 
     name = "Azure-behind-a-gateway"
     in_process = False
@@ -155,43 +161,34 @@ class AzureBehindGateway(AzureInProcess):
         self._namespace, self.connection_string = self._request.getfixturevalue("azure_gateway")
 
 
-class AzureEngineOnOwnEndpoint(Arrangement):
-    """The Azure engine in process, with the AMQP endpoint of a gateway in the place of Azure."""
+class AzureOnStandIn(AzureInProcess):
+    """The Azure engine in process, with the stand-in in the place of Azure."""
 
-    name = "Azure-engine-on-own-endpoint"
-    is_azure = True
-    in_process = True
+    name = "Azure-on-stand-in"
 
     def start(self) -> None:
-        from azsession.broker.embedded import EmbeddedBroker
-        from azsession.server import AccessKey, GatewayService
-
-        broker = EmbeddedBroker()
-        self._service = self._stack.enter_context(GatewayService(broker, [AccessKey.generate()], amqp_port=0))
-        self.connection_string = self._service.amqp_connection_string()
+        self._namespace = self._stack.enter_context(require_standin()())
+        self.connection_string = self._namespace.connection_string
 
     def create_queue(self, name: str, settings: dict[str, Any]) -> None:
-        known = {key: value for key, value in settings.items() if key in QueueFields.__annotations__}
-        if settings.get("duplicate_detection") is not None:
-            known["requires_duplicate_detection"] = True
-        self._service.broker.create_queue(name, QueueSettings(**known)).result()
+        self.create_at(name, **settings)
 
 
 @pytest.fixture(scope="session")
-def azure_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+def azure_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Namespace, str]]:
     """A namespace, and the connection string of the gateway in front of it."""
     keys = tmp_path_factory.mktemp("gateway") / "keys"
-    with require_standin()() as namespace, Served("--azure", namespace.connection_string, "--key-file", keys) as served:
+    with OwnNamespace() as namespace, Served("--azure", namespace.connection_string, "--key-file", keys) as served:
         yield namespace, served.line
 
 
-#: Every test of this folder runs in each of these.
+#: Every test of this folder runs in each of these: on the stand-in, where it can run.
 ARRANGEMENTS: tuple[type[Arrangement], ...] = (
     EmbeddedInProcess,
     EmbeddedOverHTTP,
     AzureInProcess,
     AzureBehindGateway,
-    AzureEngineOnOwnEndpoint,
+    *([AzureOnStandIn] if STANDIN in SERVERS else []),
 )
 
 #: The arrangements that have a connection string.

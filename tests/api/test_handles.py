@@ -29,7 +29,6 @@ from .conftest import (
     ARRANGEMENTS,
     Arrangement,
     AzureBehindGateway,
-    AzureEngineOnOwnEndpoint,
     AzureInProcess,
     EmbeddedOverHTTP,
     left,
@@ -230,7 +229,7 @@ def test_text_that_is_not_a_handle_is_refused(provider: ServiceBusProvider, hand
             provider.session_from_handle(text)
 
 
-@pytest.mark.parametrize("arrangement", [AzureInProcess, AzureEngineOnOwnEndpoint], indirect=True, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("arrangement", [AzureInProcess], indirect=True, ids=lambda kind: kind.name)
 def test_straight_to_azure_no_lock_can_be_handed_over(provider: ServiceBusProvider, queue: str) -> None:
     send(provider, queue, "a")
     with provider.create_session_client(queue, "s1") as session:

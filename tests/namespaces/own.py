@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
+
+import pytest
 
 from azsession import QueueNotFoundError, QueueSettings
 from azsession.amqp.message import HEADER
 from azsession.amqp.sections import each_section
 from azsession.broker.calls import CallContext, encoded_of
 from azsession.queues import QueueFields
-from azsession.server import AccessKey, Right
+from azsession.server import AccessKey, GatewayService, Right
+from azsession.server import service as service_module
 from azsession.server.amqp.conditions import FORCED, ConnectionFaultError, RefusedError
 from azsession.server.amqp.link import Link
 from azsession.server.amqp.messages import read_message
 from azsession.server.amqp.session_receiver import SessionReceiver
-from azsession.server.authorization import Guard
-from azsession.server.http.listener import listen
 from tests.namespaces.faults import Faults
 from tests.namespaces.faulty_endpoint import FaultyEndpoint
 from tests.namespaces.namespace import Counts, Entry
@@ -45,49 +46,39 @@ class OwnNamespace:
 
     def __init__(self, *, tls: tuple[str, str] | None = None, max_message_size: int = 256 * 1024) -> None:
         self.broker = RecordingBroker()
-        self.port = 0
-        self._keys = {ROOT: AccessKey(ROOT, _new_secret(), frozenset({Right.MANAGE}))}
-        self._guard = Guard(self._keys.values())
         self._faults = Faults()
-        self._tls: ssl.SSLContext | None = None
-        if tls is not None:
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._tls.load_cert_chain(*tls)
+        self._keys = {ROOT: AccessKey(ROOT, _new_secret(), frozenset({Right.MANAGE}))}
         self._max_message_size = max_message_size
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="own-namespace", daemon=True)
-        self._started = threading.Event()
-        self._stopping = asyncio.Event()
+        cert, key = tls or (None, None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(service_module, "Endpoint", partial(FaultyEndpoint, self._faults))
+            self._service = GatewayService(
+                self.broker,
+                self._keys.values(),
+                amqp_port=0,
+                max_message_size=max_message_size,
+                tls_cert=cert,
+                tls_key=key,
+            )
+        endpoint = self._service._endpoint
+        assert isinstance(endpoint, FaultyEndpoint)
+        self._endpoint = endpoint
 
     def __enter__(self) -> OwnNamespace:
-        self._sock = listen("127.0.0.1", 0)
-        self.port = self._sock.getsockname()[1]
-        self._thread.start()
-        assert self._started.wait(10)
+        before = set(threading.enumerate())
+        self._service.start()
+        # The broker's thread begins with the first operation that does not block.
+        self.broker.list_queues(context=CallContext(blocking=False)).result()
+        for thread in set(threading.enumerate()) - before:
+            # The fixtures that look for threads mean those of the code under test.
+            thread.name = f"namespace of {thread.name}"
+        self.port = self._service.amqp_port or 0
         return self
 
-    def _serve(self) -> None:
-        try:
-            self._loop.run_until_complete(self._run())
-        finally:
-            self._loop.close()
-
-    async def _run(self) -> None:
-        options: Any = {"max_message_size": self._max_message_size, "tls": self._tls}
-        self._endpoint = FaultyEndpoint(self._faults, self.broker, self._guard, **options)
-        self._endpoint.bind(self._sock)
-        await self._endpoint.start()
-        self._started.set()
-        await self._stopping.wait()
-        for connection in self._endpoint.connections:
-            connection.abort()
-        await self._endpoint.stop()
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.broker.stop_waiting()
-        self._call(self._stopping.set)
-        self._thread.join(10)
-        self.broker.close()
+        with suppress(RuntimeError):  # The loop is closed already.
+            self.drop_connections()
+        self._service.stop()
 
     def _call(self, function: Callable[[], T]) -> T:
         """Call a function in the event loop of the endpoint."""
@@ -95,7 +86,7 @@ class OwnNamespace:
         async def call() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(call(), _started(self._service._loop)).result(10)
 
     # Keys
 
@@ -106,14 +97,12 @@ class OwnNamespace:
 
     def connection_string_of(self, key_name: str) -> str:
         """Return the connection string with a key."""
-        secret = self._keys[key_name].key
-        text = f"Endpoint=sb://127.0.0.1:{self.port};SharedAccessKeyName={key_name};SharedAccessKey={secret}"
-        return text if self._tls is not None else f"{text};UseDevelopmentEmulator=true"
+        return self._service.amqp_connection_string(self._keys[key_name])
 
     def add_key(self, name: str, rights: frozenset[str]) -> None:
         """Add a key with some of the rights ``Send``, ``Listen`` and ``Manage``."""
         self._keys[name] = AccessKey(name, _new_secret(), frozenset(Right(right) for right in rights))
-        self._guard.replace_keys(self._keys.values())
+        self._service.replace_keys(self._keys.values())
 
     # Entities
 
@@ -294,6 +283,11 @@ class OwnNamespace:
     def enable(self, entity: str) -> None:
         """Enable a disabled entity."""
         self._call(lambda: self._faults.disabled.discard(entity.lower()))
+
+
+def _started(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
+    assert loop is not None
+    return loop
 
 
 def _without_header(encoded: bytes) -> list[bytes]:
