@@ -262,7 +262,8 @@ def test_two_hundred_sessions_are_locked_again(
         assert holder.complete(message) == [None]
         assert texts(holder.take()) == ["b"]
     assert len(namespace.completed(QUEUE)) == 200
-    assert len(namespace.locked_sessions(QUEUE)) == 200
+    # The broker may have locked a session of its own, to learn how long locks last.
+    assert {holder.session_id for holder in holders} <= namespace.locked_sessions(QUEUE)
 
 
 def test_a_session_is_released_while_its_link_is_lost(
