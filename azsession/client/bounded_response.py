@@ -14,7 +14,7 @@ from http.client import HTTPMessage, HTTPResponse, RemoteDisconnected
 from typing import Any
 
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request
-from .http_heads import response_head
+from .http_heads import ResponseHead, response_head
 
 #: Bytes a second at which a body may arrive after the deadline of its request. A slower one is given up.
 SLOWEST_RATE = 16 * 1024
@@ -89,10 +89,10 @@ class BoundedResponse(HTTPResponse):
     """A response that must be complete, alone on its connection, and within the limits of its request.
 
     Attributes:
-        fields: The headers of a plain response, see `http_heads`. `None` for other responses.
+        head: The head of a plain response, see `http_heads`. `None` for other responses.
     """
 
-    fields: list[tuple[str, str]] | None = None
+    head: ResponseHead | None = None
     #: The file of the response, or `None`. After an interrupt at any place, the finalizer can close it.
     fp: Any = None
 
@@ -119,14 +119,14 @@ class BoundedResponse(HTTPResponse):
         if head is None:
             return False
         message = HTTPMessage()
-        for name, value in head.fields:
+        for name, value in head.headers.fields:
             message.set_raw(name, value)
         self.fp.read(end + 4)
         self.version, self.reason, self.length = 11, head.reason, head.length
         self.code = self.status = head.status
         self.chunked = self.will_close = False
         self.headers = self.msg = message
-        self.fields = head.fields
+        self.head = head
         bounded.in_body = True
         return True
 

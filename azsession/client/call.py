@@ -18,6 +18,7 @@ from ..protocol import LOCK_ID_HEADER, ROUTE_HEADER
 from ..protocol.error_codes import ABOUT_QUEUE
 from ..protocol.routes import session_path
 from .cancellation import RequestInFlight
+from .http_heads import ResponseHeaders
 from .response_sink import ResponseSink
 
 T = TypeVar("T")
@@ -89,7 +90,9 @@ class ServerResponse:
     @property
     def items(self) -> Iterable[tuple[str, str]]:
         """The headers as pairs. The names have the case that the server sent. Values of one name are joined."""
-        return self.headers.itermerged() if isinstance(self.headers, HTTPHeaderDict) else self.headers.items()
+        if isinstance(self.headers, HTTPHeaderDict):
+            return self.headers.itermerged()
+        return self.headers.pairs() if isinstance(self.headers, ResponseHeaders) else self.headers.items()
 
 
 # Without a `repr`, which makes `import azsession` faster. rich shows the fields of attrs classes nevertheless, so that those

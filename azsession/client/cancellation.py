@@ -50,9 +50,10 @@ class RequestInFlight:
         tracked: The code that carries the request sets `written`. If not, `written` means nothing.
         written: The server may have received a part of the request.
         cancelled: The request was cancelled.
+        takes_whole: The code that sends the request takes a `http_connections.WholeResponse`.
     """
 
-    __slots__ = ("_connection", "_end_wait", "cancelled", "deadline", "max_body_size", "tracked", "written")
+    __slots__ = ("_connection", "_end_wait", "cancelled", "deadline", "max_body_size", "takes_whole", "tracked", "written")
 
     def __init__(self, deadline: float | None = None, max_body_size: int = sys.maxsize) -> None:
         self.deadline: float | None = deadline
@@ -60,6 +61,7 @@ class RequestInFlight:
         self.tracked: bool = False
         self.written: bool = False
         self.cancelled: bool = False
+        self.takes_whole: bool = False
         self._connection: CancellableConnection | None = None
         self._end_wait: Callable[[], object] | None = None
 

@@ -25,9 +25,11 @@ from ..futures import Condition
 from . import cancellation
 from .bounded_response import BoundedResponse
 from .cancellation import RequestInFlight, current_request, socket_of
-from .http_heads import host_of, request_head
+from .http_heads import ResponseHead, ResponseHeaders, host_of, request_head
 from .originals import Methods
 
+#: The largest body, in bytes, that is read together with the headers.
+WHOLE_SIZE = 65536
 #: The methods whose requests need no length if they have no body.
 _WITHOUT_BODY = frozenset({"GET", "DELETE"})
 
@@ -144,7 +146,10 @@ class _PlainConnection(_TrackedConnection):
             response.begin()
             if response.will_close:
                 self.close()
-            return _as_urllib3(response, *sent)
+            request = current_request()
+            if request is not None and request.takes_whole and _is_small(response, request.max_body_size):
+                return WholeResponse(response, sent, self)
+            return _as_urllib3(response, sent)
         except BaseException as error:
             if isinstance(error, ConnectionError):
                 self.close()
@@ -152,14 +157,60 @@ class _PlainConnection(_TrackedConnection):
             raise
 
 
-def _as_urllib3(response: BoundedResponse, method: str, url: str, options: Mapping[str, Any]) -> HTTPResponse:
-    """Return a response as urllib3 gives it to its callers."""
-    fields = response.fields
-    if fields is None:
+def _is_small(response: BoundedResponse, limit: int) -> bool:
+    """Return whether the body of a response can be read at once."""
+    head = response.head
+    return head is not None and head.length <= min(limit, WHOLE_SIZE) and "content-encoding" not in head.headers
+
+
+class WholeResponse:
+    """A plain response whose body is read. For all but the attributes below it makes the response of urllib3.
+
+    `HTTPConnectionPool.urlopen` reads and sets some of them.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers.
+        body: The body.
+    """
+
+    version_string: str = "HTTP/1.1"
+    length_remaining: int = 0
+
+    def __init__(
+        self, response: BoundedResponse, sent: tuple[str, str, Mapping[str, Any]], connection: _PlainConnection
+    ) -> None:
+        self._original_response = response
+        self._sent = sent
+        self._own_connection = connection
+        self.status: int = response.status
+        self.headers: ResponseHeaders = cast("ResponseHead", response.head).headers
+        self.body: bytes = response.read()
+
+    def release_to(self, pool: Any) -> None:
+        """Put the connection back into its pool."""
+        pool._put_conn(self._own_connection)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._own_connection.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_as_urllib3(self._original_response, self._sent, self.body), name)
+
+
+def _as_urllib3(
+    response: BoundedResponse, sent: tuple[str, str, Mapping[str, Any]], body: bytes | None = None
+) -> HTTPResponse:
+    """Return a response as urllib3 gives it to its callers. `body`: its body, if it is read."""
+    method, url, options = sent
+    if response.head is not None:
+        fields = response.head.headers.fields
+    else:
         # A value can span several lines (RFC 9112, section 5.2).
         fields = [(name, re.sub(r"\r?\n[ \t]+", " ", value)) for name, value in response.headers.items()]
     found = HTTPResponse(
-        body=response,
+        body=response if body is None else body,
         headers=HTTPHeaderDict(fields),
         status=response.status,
         version=response.version,

@@ -7,8 +7,9 @@ urllib3 and `http.client`, which handle each header in several steps: the functi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 from urllib3.util import SKIP_HEADER
 
@@ -62,22 +63,54 @@ def host_of(host: str, port: int | None, default_port: int) -> str | None:
     return host if port is None or port == default_port else f"{host}:{port}"
 
 
+class ResponseHeaders(Mapping[str, str]):
+    """The headers of a response. The case of a name does not matter. Values of one name are joined (RFC 9110, section 5.3).
+
+    Args:
+        fields: Names and values, as the server sent them.
+        values: The values by name in lower case.
+    """
+
+    __slots__ = ("_values", "fields")
+
+    def __init__(self, fields: list[tuple[str, str]], values: dict[str, str]) -> None:
+        self.fields: list[tuple[str, str]] = fields
+        self._values = values
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._values.get(name.lower(), default)
+
+    def __iter__(self) -> Iterator[str]:
+        # With the case in which the server sent each name first.
+        return iter({name.lower(): name for name, _ in reversed(self.fields)}.values())
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def pairs(self) -> Iterable[tuple[str, str]]:
+        """Return each name with its values."""
+        return self.fields if len(self.fields) == len(self._values) else self.items()
+
+
 class ResponseHead:
     """The head of a plain response: it has a body of a known length, or none, and its connection stays open.
 
     Attributes:
         status: The HTTP status.
         reason: The text after it.
-        fields: The headers.
+        headers: The headers.
         length: The bytes of the body.
     """
 
-    __slots__ = ("fields", "length", "reason", "status")
+    __slots__ = ("headers", "length", "reason", "status")
 
-    def __init__(self, status: int, reason: str, fields: list[tuple[str, str]], length: int) -> None:
+    def __init__(self, status: int, reason: str, headers: ResponseHeaders, length: int) -> None:
         self.status: int = status
         self.reason: str = reason
-        self.fields: list[tuple[str, str]] = fields
+        self.headers: ResponseHeaders = headers
         self.length: int = length
 
 
@@ -89,22 +122,22 @@ def response_head(data: bytes) -> ResponseHead | None:
     if match is None or breaks > _MOST_HEADERS or data.count(b"\n") != breaks or data.count(b"\r") != breaks:
         return None
     fields: list[tuple[str, str]] = []
-    length: str | None = None
+    values: dict[str, str] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(":")
         # A line that continues the one before begins with a blank, which no name does.
         if not colon or not _is_name(name):
             return None
         value = value.strip(" \t")
-        lowered = name.lower()
-        if lowered == "content-length":
-            if length is not None or not _is_length(value):
-                return None
-            length = value
-        elif lowered == "transfer-encoding" or (lowered == "connection" and value.lower() != "keep-alive"):
-            return None
         fields.append((name, value))
-    status = int(match[1])
+        lowered = name.lower()
+        values[lowered] = value if lowered not in values else f"{values[lowered]}, {value}"
+    status, length = int(match[1]), values.get("content-length")
+    if "transfer-encoding" in values or values.get("connection", "keep-alive").lower() != "keep-alive":
+        return None
     if status in (204, 304):
-        return None if length not in (None, "0") else ResponseHead(status, match[2].strip(), fields, 0)
-    return None if length is None else ResponseHead(status, match[2].strip(), fields, int(length))
+        if length not in (None, "0"):
+            return None
+    elif length is None or not _is_length(length):  # Two lengths are joined, and are no number.
+        return None
+    return ResponseHead(status, match[2].strip(), ResponseHeaders(fields, values), int(length or 0))

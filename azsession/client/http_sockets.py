@@ -22,7 +22,7 @@ from urllib3.response import BaseHTTPResponse
 from ..errors import ConfigurationError
 from . import cancellation
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request
-from .http_connections import forget_inherited, tracked
+from .http_connections import WholeResponse, forget_inherited, tracked
 from .response_sink import ResponseSink
 
 #: The bytes of an error's body that are read.
@@ -151,7 +151,7 @@ def send_with_pool(
     in_flight: RequestInFlight,
     sink: ResponseSink | None,
     *,
-    on_cookies: Callable[[BaseHTTPResponse], object],
+    on_cookies: Callable[[Any], object],
     **options: Any,
 ) -> tuple[int, Mapping[str, str], bytes]:
     """Send a request without an adapter, and return the status, the headers and the body of the response. Blocks.
@@ -169,10 +169,11 @@ def send_with_pool(
         ResponseTooLargeError: The body of a success is larger than the request allows.
     """
     method, target, headers, body = request
+    in_flight.takes_whole = sink is None
     before = current_request()
     cancellation.current.request = in_flight
     try:
-        response = pool.urlopen(
+        response: BaseHTTPResponse | WholeResponse = pool.urlopen(
             method,
             target,
             body=body,
@@ -186,6 +187,9 @@ def send_with_pool(
         try:
             if "Set-Cookie" in response.headers:
                 on_cookies(response)
+            if isinstance(response, WholeResponse):
+                response.release_to(pool)
+                return response.status, response.headers, response.body
             return response.status, response.headers, _read_raw(response, in_flight, sink)
         except BaseException:
             response.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import time
 from collections.abc import Iterator
 from http.client import HTTPConnection as StandardConnection
 from typing import Any
@@ -13,8 +14,12 @@ import requests
 from urllib3.connection import HTTPConnection
 
 from azsession import ServiceBusConfig
-from azsession.client import http_connections
+from azsession.client import cancellation, http_connections
 from azsession.client.call import Call, ServerResponse
+from azsession.client.cancellation import RequestInFlight
+from azsession.client.http_connections import WHOLE_SIZE, WholeResponse
+from azsession.client.http_heads import ResponseHeaders
+from azsession.client.http_sockets import PooledAdapter, track_connections
 from azsession.client.transport import Transport
 
 from ..concurrency.servers import Acceptor
@@ -164,3 +169,35 @@ def test_a_cookie_of_a_plain_answer_is_kept_and_sent(server: PlainServer, http: 
     transport.send(call())
     assert http.cookies.get_dict() == {"route": "a"}
     assert server.seen[1].headers["Cookie"] == "route=a"
+
+
+def test_a_response_that_is_read_at_once_has_all_attributes_of_urllib3s(server: PlainServer) -> None:
+    """urllib3 may read further attributes in later versions."""
+    with new_session("pool") as http:
+        track_connections(http, server.url, {})
+        adapter = http.get_adapter(server.url)
+        assert isinstance(adapter, PooledAdapter)
+        pool = adapter.pool(server.url, verify=True, cert=None, proxies={})
+        in_flight = RequestInFlight(time.monotonic() + 20)
+        in_flight.takes_whole = True
+        server.next(answer(200, {"X-A": "b"}, b"abc"))
+        cancellation.current.request = in_flight
+        try:
+            response: Any = pool.urlopen("GET", "/x", headers=dict(http.headers.items()), preload_content=False)
+        finally:
+            cancellation.current.request = None
+        assert isinstance(response, WholeResponse)
+        assert (response.status, response.body, response.headers["x-a"]) == (200, b"abc", "b")
+        assert (response.reason, response.data, response.version, response.geturl()) == ("Scripted", b"abc", 11, "/x")
+        with pytest.raises(AttributeError):
+            _ = response.no_such_attribute
+        response.close()
+
+
+@pytest.mark.parametrize(("size", "whole"), [(WHOLE_SIZE, True), (WHOLE_SIZE + 1, False)])
+def test_only_small_bodies_are_read_together_with_the_headers(server: PlainServer, size: int, whole: bool) -> None:
+    with new_session("pool") as http:
+        server.next(answer(200, {}, b"x" * size))
+        response = made(server.url, http).send(call("GET"))
+        assert response.body == b"x" * size
+        assert isinstance(response.headers, ResponseHeaders) is whole

@@ -75,7 +75,19 @@ def test_a_plain_response_has_its_status_headers_and_length() -> None:
     )
     assert head is not None
     assert (head.status, head.reason, head.length) == (201, "Well Created", 12)
-    assert head.fields == [("A", "b"), ("a", "c\xe9"), ("Content-Length", "12"), ("Connection", "Keep-Alive")]
+    assert head.headers.fields == [("A", "b"), ("a", "c\xe9"), ("Content-Length", "12"), ("Connection", "Keep-Alive")]
+
+
+def test_headers_are_found_in_any_case_and_joined_by_name() -> None:
+    head = response_head(_lines("HTTP/1.1 204 ", "X-One: a", "Y: b", "x-one: c"))
+    assert head is not None
+    assert dict(head.headers) == {"X-One": "a, c", "Y": "b"}
+    assert (head.headers["x-ONE"], head.headers.get("y")) == ("a, c", "b")
+    assert (head.headers.get("z"), head.headers.get("z", "d")) == (None, "d")
+    assert (len(head.headers), "y" in head.headers, "z" in head.headers) == (2, True, False)
+    assert list(head.headers.pairs()) == [("X-One", "a, c"), ("Y", "b")]
+    with pytest.raises(KeyError):
+        head.headers["z"]
 
 
 @pytest.mark.parametrize("lines", [("HTTP/1.1 204 No Content",), ("HTTP/1.1 304 ", "Content-Length: 0")])
@@ -146,6 +158,6 @@ def test_a_plain_response_is_read_as_http_client_reads_it(text: str, status: str
     if head is None:
         return
     expected = http.client.parse_headers(io.BytesIO(data.split(b"\r\n", 1)[1] + b"\r\n\r\n"))
-    assert [(name, value.rstrip(" \t")) for name, value in expected.items()] == head.fields
+    assert [(name, value.rstrip(" \t")) for name, value in expected.items()] == head.headers.fields
     assert expected.get_all("Content-Length") == [str(head.length)]
     assert not expected.defects
