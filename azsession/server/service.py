@@ -130,6 +130,7 @@ class GatewayService:
                 max_message_size=max_message_size,
                 has_room=lambda: self._listener.connections.has_room(),
                 tls=self._amqp_tls,
+                metrics=metrics,
             )
         self._listener = Listener(self._app, tls, max_connections, self._endpoint)
         self._metrics = metrics

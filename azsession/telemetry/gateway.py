@@ -1,17 +1,20 @@
-"""`GatewayTelemetry`: the spans of a gateway, one for each HTTP request. This module needs opentelemetry-api.
+"""`GatewayTelemetry`: the spans of a gateway, one for each HTTP request, and for each operation over AMQP.
 
-They follow the semantic conventions for HTTP servers (https://opentelemetry.io/docs/specs/semconv/http/http-spans/). A path
-can contain a lock token, so ``url.path`` has placeholders like ``http.route``.
+This module needs opentelemetry-api. The spans of requests follow the semantic conventions for HTTP servers
+(https://opentelemetry.io/docs/specs/semconv/http/http-spans/). A path can contain a lock token, so ``url.path`` has
+placeholders like ``http.route``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from .conventions import ERROR_TYPE, OPERATION_NAME
 from .instruments import has_tracer_provider, instruments, log_failure
 from .message_context import EMPTY, PROPAGATOR, TRACE_PARENT, TRACE_STATE
 
@@ -40,6 +43,43 @@ class GatewayTelemetry:
         except Exception as error:
             log_failure(error)
             return None
+
+    def amqp_operation(
+        self, operation: str, queue_name: str, client: Sequence[Any] | None, seconds: float, status: int
+    ) -> None:
+        """Make the span of an operation over AMQP that has just ended.
+
+        Args:
+            operation: The name of the operation.
+            queue_name: The queue or subscription; ``""`` if it is not known.
+            client: The client's host and port, if they are known.
+            seconds: How long the operation lasted.
+            status: The status that an answer over HTTP would have.
+        """
+        if not self._is_on and not has_tracer_provider():
+            return
+        self._is_on = True
+        try:
+            attributes: dict[str, str | int] = {
+                "messaging.system": "servicebus",
+                OPERATION_NAME: operation,
+                "network.protocol.name": "amqp",
+            }
+            if queue_name:
+                attributes["messaging.destination.name"] = queue_name
+            if client:
+                attributes.update({"client.address": str(client[0]), "client.port": int(client[1])})
+            began = time.time_ns() - int(seconds * 1e9)
+            span = self._instruments.tracer.start_span(
+                f"AMQP {operation}", EMPTY, SpanKind.SERVER, attributes, start_time=began
+            )
+            if status >= 400:
+                span.set_attribute(ERROR_TYPE, str(status))
+            if status >= 500:
+                span.set_status(Status(StatusCode.ERROR))
+            span.end()
+        except Exception as error:
+            log_failure(error)
 
     def _begin(self, scope: Mapping[str, Any]) -> RequestSpan | None:
         if trace.get_current_span().get_span_context().is_valid:

@@ -75,6 +75,9 @@ class _Transport:
     def abort(self) -> None:
         self.is_closed = True
 
+    def get_extra_info(self, name: str) -> None:
+        """Return nothing: nobody is connected."""
+
     def get_write_buffer_size(self) -> int:
         return 0
 

@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from azsession import Message, ServiceBusProvider
+from azsession import Message, ServiceBusProvider, amqp
 from azsession.broker.embedded import EmbeddedBroker
-from azsession.server import create_app
+from azsession.server import AccessKey, GatewayService, create_app
 from azsession.testing import AzsessionServer
 
 from ..api.conftest import take
 from ..conftest import eventually
+from ..server.amqp.raw import RawClient
 from ..server.raw import serving
 from .exported import Exported, ids
 
@@ -109,3 +110,21 @@ def test_a_request_whose_client_goes_away_is_an_error(telemetry: Exported) -> No
         eventually(lambda: [each for each in telemetry.spans() if attributes_of(each).get("error.type") == "client gone"])
     (gone,) = [span for span in telemetry.spans() if span.status.status_code is StatusCode.ERROR]
     assert (gone.name, attributes_of(gone)["error.type"]) == (f"DELETE {RECEIVE}", "client gone")
+
+
+def test_operations_over_amqp_have_spans(telemetry: Exported) -> None:
+    key = AccessKey("root", "cm9vdA==")
+    with GatewayService(EmbeddedBroker(queues=["q"]), [key], amqp_port=0) as service, RawClient(service) as raw:
+        raw.open(key)
+        assert raw.attach_receiver("q", "s").has_source
+        assert not raw.attach_receiver("q", "s", handle=3).has_source
+        raw.expect(amqp.DETACH)
+    eventually(lambda: len(telemetry.spans("AMQP accept")) == 2)
+    granted, refused = telemetry.spans("AMQP accept")
+    assert (granted.kind, granted.parent, granted.status.status_code) == (SpanKind.SERVER, None, StatusCode.UNSET)
+    found = attributes_of(granted)
+    assert (found["messaging.operation.name"], found["messaging.destination.name"]) == ("accept", "q")
+    assert (found["network.protocol.name"], found["client.address"]) == ("amqp", "127.0.0.1")
+    assert granted.end_time >= granted.start_time
+    assert "error.type" not in found
+    assert attributes_of(refused)["error.type"] == "410"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ...amqp import Request
 from ...errors import QueueError
 from ...protocol.sas import SCHEME
@@ -18,6 +20,13 @@ class TokenRequests(RequestLink):
     """A client's requests to ``$cbs``."""
 
     async def perform(self, request: Request) -> Answer:
+        began = time.monotonic()
+        properties, body = await self._answer(request)
+        if properties["status-code"] != 202:
+            self.report(None, int(properties["status-code"]), began)
+        return properties, body
+
+    async def _answer(self, request: Request) -> Answer:
         try:
             await self._put_token(request)
         except RefusedError as refusal:

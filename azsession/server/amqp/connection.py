@@ -11,7 +11,7 @@ Every state may also go straight to CLOSED.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 from ... import amqp
@@ -23,7 +23,7 @@ from .claims import Claims
 from .conditions import INTERNAL, ConnectionFaultError, RefusedError, SessionFaultError, inactive
 from .link import Link, SessionHolder
 from .services import Services
-from .states import ConnectionState, LinkState
+from .states import AWAITED_HEADERS, ConnectionState, LinkState
 
 logger: SessionLogger = get_logger(__name__)
 
@@ -140,6 +140,12 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.resume_reading()
 
+    @property
+    def client(self) -> Sequence[Any] | None:
+        """The client's host and port."""
+        address: Sequence[Any] | None = self._transport.get_extra_info("peername")
+        return address
+
     # Sending
 
     @property
@@ -168,7 +174,7 @@ class Connection(asyncio.Protocol):
     # Frames
 
     def _on_header(self, header: bytes) -> None:
-        expected, following = _AWAITED_HEADERS[self.state]
+        expected, following = AWAITED_HEADERS[self.state]
         if header != expected:
             # The server names the protocol that it wants, and closes (§2.2).
             self.send(expected)
@@ -374,12 +380,6 @@ class Connection(asyncio.Protocol):
         for channel in channels.values():
             channel.release()
 
-
-#: In the states that wait for a header: the header, and the state that follows.
-_AWAITED_HEADERS = {
-    ConnectionState.SASL_HEADER: (amqp.SASL_HEADER, ConnectionState.SASL),
-    ConnectionState.AMQP_HEADER: (amqp.AMQP_HEADER, ConnectionState.OPENING),
-}
 
 #: The frames that are allowed before OPENED.
 _EARLY_FRAMES: dict[tuple[ConnectionState, int], Callable[[Connection, Any], None]] = {

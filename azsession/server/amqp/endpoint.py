@@ -13,6 +13,7 @@ from ..authorization import Guard
 from . import limits
 from .conditions import FORCED, ConnectionFaultError
 from .connection import Connection
+from .reporter import OperationMetrics, Reporter
 from .services import Services
 
 #: Connections that the system keeps until they are accepted.
@@ -31,6 +32,7 @@ class Endpoint:
         has_room: Returns whether the server may have another connection. Without room, a new one is closed at once. Called in
             the event loop.
         tls: The context of TLS connections; `None` without TLS.
+        metrics: Count the operations, if they are there.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class Endpoint:
         max_message_size: int,
         has_room: Callable[[], bool],
         tls: ssl.SSLContext | None = None,
+        metrics: OperationMetrics | None = None,
     ) -> None:
-        self._services = Services(broker, guard, max_message_size)
+        self._services = Services(broker, guard, max_message_size, Reporter(metrics))
         self._has_room = has_room
         self._sock: socket.socket | None = None
         self._tls = tls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from ... import amqp
 from ...amqp import Attach, Condition, Disposition, Flow, Transfer
 from ...errors import QueueError
 from ...logs import SessionLogger, get_logger
-from ...protocol.routes import Operation
+from ...protocol.routes import Operation, Route
 from ..access_keys import AccessKey
 from .broker_calls import when_done
 from .claims import Claims
@@ -45,6 +46,8 @@ class LinkConnection(Protocol):
     def held(self) -> dict[tuple[str, str], SessionHolder]: ...
     @property
     def links(self) -> list[Link]: ...
+    @property
+    def client(self) -> Sequence[Any] | None: ...
     def hold(self, size: int) -> None: ...
     def let_go(self, size: int) -> None: ...
     def watch_tokens(self) -> None: ...
@@ -97,6 +100,9 @@ class Link:
         self._revocation: Future[None] | None = None
         #: The key that gives the right to the link, and the operation. The revocation is about them.
         self._claimed: tuple[AccessKey, Operation] | None = None
+        self._began = time.monotonic()
+        #: Seconds that the link waited for a session.
+        self._waited = 0.0
 
     @property
     def handle(self) -> int:
@@ -136,6 +142,15 @@ class Link:
     @property
     def _name(self) -> Hashable:
         return self.channel.connection.claims.container_id, self.attach.name, self.attach.is_receiver, self.path
+
+    def report(self, operation: Operation | None, status: int, began: float, *, waited: float = 0.0, **about: Any) -> None:
+        """Report an operation of the client that has ended; see `Reporter.operation`. `about` has fields of its route."""
+        connection = self.channel.connection
+        if not connection.services.reporter.is_on:
+            return
+        route = None if operation is None else Route(operation, self.entity, **about)
+        key = None if self._claimed is None else self._claimed[0].name
+        connection.services.reporter.operation(route, status, began, key=key, client=connection.client, waited=waited)
 
     async def prepare(self) -> None:
         """Do what the link needs before it is granted. Raises `RefusedError` or `QueueError` if it is refused."""
@@ -191,6 +206,7 @@ class Link:
         if self.state is LinkState.DETACHED:
             return
         if self.state is LinkState.ATTACHING:
+            self.report(next(iter(self.operations), None), refusal.status, self._began, waited=self._waited, **self.about)
             self.channel.send(amqp.attach_answer(self.channel.number, self.attach, granted=False))
         self.state = LinkState.DETACHED
         self.channel.send(amqp.detach_frame(self.channel.number, handle=self.handle, error=refusal.error))
@@ -247,6 +263,11 @@ class Link:
     def session_id(self) -> str | None:
         """The message session of the link, for texts of errors."""
         return None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The session of the link, as a field of a route."""
+        return {} if self.session_id is None else {"session_id": self.session_id}
 
     # Frames
 

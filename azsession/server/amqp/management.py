@@ -5,6 +5,7 @@ The operations are those of Microsoft's "AMQP 1.0 in Azure Service Bus: request-
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timezone
@@ -63,9 +64,17 @@ class ManagementRequests(RequestLink):
         return self._services.broker
 
     async def perform(self, request: Request) -> Answer:
+        began = time.monotonic()
         name = str(request.properties.get("operation", "")).removeprefix("com.microsoft:")
+        known = _OPERATIONS.get(name)
+        properties, result = await self._answer(request, name, known)
+        session_id = request.body.get("session-id") if isinstance(request.body, dict) else None
+        about: dict[str, Any] = {"session_id": session_id} if isinstance(session_id, str) else {}
+        self.report(None if known is None else known[0], int(properties["statusCode"]), began, **about)
+        return properties, result
+
+    async def _answer(self, request: Request, name: str, known: Known | None) -> Answer:
         try:
-            known = _OPERATIONS.get(name)
             if known is None:
                 raise RefusedError(NOT_IMPLEMENTED, f"The operation {name[:100]} is not supported.", 501)
             operation, perform = known
@@ -244,7 +253,10 @@ class ManagementRequests(RequestLink):
         return stores[0]
 
 
-_OPERATIONS: dict[str, tuple[Operation, Callable[[ManagementRequests, Body], Awaitable[Result]]]] = {
+#: An operation over HTTP whose right is needed, and the method that performs the request.
+Known = tuple[Operation, Callable[[ManagementRequests, Body], Awaitable[Result]]]
+
+_OPERATIONS: dict[str, Known] = {
     "renew-session-lock": (Operation.RENEW, ManagementRequests._renew_session),
     "get-session-state": (Operation.GET_STATE, ManagementRequests._get_state),
     "set-session-state": (Operation.SET_STATE, ManagementRequests._set_state),

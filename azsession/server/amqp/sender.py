@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -32,17 +33,22 @@ class Sender(IncomingLink):
         return {**super().answer(), "properties": {"com.microsoft:max-message-batch-size": size}}
 
     def take(self, first: Transfer, payload: bytes, *, is_settled: bool) -> None:
-        size = len(payload)
+        began = time.monotonic()
+
+        def answer(refusal: RefusedError | None) -> None:
+            self.report(Operation.SEND, 201 if refusal is None else refusal.status, began)
+            self.answered(first, len(payload), refusal, is_settled=is_settled)
+
         try:
             is_batch = first.message_format == BATCH_FORMAT
             messages = (
                 read_batch(payload, self.max_message_size) if is_batch else [read_message(payload, self.max_message_size)]
             )
         except RefusedError as refusal:
-            self.answered(first, size, refusal, is_settled=is_settled)
+            answer(refusal)
             return
         if not messages:
-            self.answered(first, size, None, is_settled=is_settled)
+            answer(None)
             return
 
         # A message for several subscriptions is accepted when all have it.
@@ -54,7 +60,7 @@ class Sender(IncomingLink):
             missing -= 1
             refused = refused or self._refusal(future)
             if missing == 0:
-                self.answered(first, size, refused, is_settled=is_settled)
+                answer(refused)
 
         for store in self._stores:
             when_done(self.channel.connection.services.broker.send(store, messages, context=CONTEXT), stored)

@@ -13,6 +13,7 @@ from ...broker.base import Broker
 from ..authorization import Guard
 from .conditions import RefusedError
 from .dead_letter_locks import DeadLetterLocks
+from .reporter import Reporter
 
 
 class StolenLink(Protocol):
@@ -29,6 +30,7 @@ class Services:
         broker: The broker. The caller closes it.
         guard: Checks tokens and keys.
         max_message_size: Bytes of a message, of a batch, and of a session state, at most.
+        reporter: Reports the operations of clients.
         dead_letter_locks: The locks on dead letters.
         tasks: The tasks that outlive their links.
         container_id: The name of the server for its clients.
@@ -38,6 +40,7 @@ class Services:
     broker: Broker
     guard: Guard
     max_message_size: int
+    reporter: Reporter = attrs.field(factory=Reporter)
     dead_letter_locks: DeadLetterLocks = attrs.field(factory=DeadLetterLocks)
     tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
     container_id: str = attrs.field(factory=lambda: uuid.uuid4().hex)

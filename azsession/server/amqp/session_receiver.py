@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from .link import LinkChannel
 from .messages import encode_received, ticks_in
 from .outcomes import outcome_of, settlement_of
 from .outgoing import OutgoingLink, Signal
+from .reporter import Reporter, log_lock
 from .states import LinkState
 
 #: Seconds that Azure lets a receiver wait for a session if the attach has no timeout, and seconds at most.
@@ -48,7 +50,7 @@ class SessionReceiver(OutgoingLink):
         session_id: The message session; `None` for the next available one.
     """
 
-    operations: tuple[Operation, ...] = (Operation.RECEIVE,)
+    operations: tuple[Operation, ...] = (Operation.ACCEPT,)
     can_be_stolen = True
 
     def __init__(self, channel: LinkChannel, attach: Attach, path: str, entity: str, session_id: str | None) -> None:
@@ -70,6 +72,10 @@ class SessionReceiver(OutgoingLink):
     def session_id(self) -> str | None:
         return self._session_id
 
+    @property
+    def _reporter(self) -> Reporter:
+        return self.channel.connection.services.reporter
+
     # The session's lock
 
     async def prepare(self) -> None:
@@ -78,8 +84,9 @@ class SessionReceiver(OutgoingLink):
         wait = 0.0 if self._session_id is not None else max(0.0, min(timeout, MAX_WAIT))
         request = AcceptRequest(self.entity, self._session_id, self.lock_id, timeout=wait)
         self._accepting = self._broker.accept(request, context=CONTEXT)
-        delivery = await result_of(self._accepting)
-        self._accepting = None
+        with self._reporter.waiting(Operation.ACCEPT, self._accepting) as waiting:
+            delivery = await result_of(self._accepting)
+        self._accepting, self._waited = None, waiting.seconds
         if delivery is None:
             text = "The operation did not complete within the allotted timeout: no session was available."
             raise RefusedError(TIMEOUT, text, 408)
@@ -87,6 +94,8 @@ class SessionReceiver(OutgoingLink):
         self._has_lock = True
         self.channel.connection.held[self.entity, delivery.session_id] = self
         self.renewed(delivery.lock_expires_in)
+        self.report(Operation.ACCEPT, 201, self._began, waited=self._waited, **self.about)
+        log_lock("took", self.entity, delivery.session_id)
 
     def _undo(self, delivery: Delivery | None) -> None:
         """Give back a session that came after the client had gone."""
@@ -146,6 +155,8 @@ class SessionReceiver(OutgoingLink):
         if self._has_lock:
             self._has_lock = False
             self.channel.connection.held.pop((self.entity, self._session), None)
+            if self.locked_for > 0:
+                log_lock("released", self.entity, self._session)
             # The messages return to their places, and their deliveries do not count.
             self._broker.release(self.entity, self._session, self.lock_id, context=CONTEXT)
 
@@ -176,14 +187,16 @@ class SessionReceiver(OutgoingLink):
         request = ReceiveRequest(
             self.entity, self._session, self.lock_id, max_count=self._wanted, timeout=wait, holds_lock=True
         )
-        self._receiving = self._broker.receive(request, context=CONTEXT)
+        self._receiving, began = self._broker.receive(request, context=CONTEXT), time.monotonic()
         try:
-            delivery = await result_of(self._receiving, self._return_all)
+            with self._reporter.waiting(Operation.RECEIVE, self._receiving) as waiting:
+                delivery = await result_of(self._receiving, self._return_all)
         except WithdrawnError:
             return
         finally:
             self._receiving = None
         self.renewed(delivery.lock_expires_in)
+        self.report(Operation.RECEIVE, 201 if delivery.messages else 204, began, waited=waiting.seconds, **self.about)
         await self._send(list(delivery.messages))
         if is_draining and self.is_draining and len(delivery.messages) < self._wanted:
             self.drained()
@@ -223,9 +236,11 @@ class SessionReceiver(OutgoingLink):
     # Settling
 
     def on_disposition(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
+        began = time.monotonic()
         try:
             settlements = [settlement_of(token, disposition) for _, token in deliveries]
         except RefusedError as refusal:
+            self.report(Operation.SETTLE, refusal.status, began, **self.about)
             if not disposition.settled:
                 self.channel.settle_outgoing([number for number, _ in deliveries], amqp.rejected(refusal.error))
             return
@@ -233,21 +248,26 @@ class SessionReceiver(OutgoingLink):
         if any(one.disposition is Settles.DEAD_LETTER for one in settlements):
             locks = self.channel.connection.services.dead_letter_locks
             when_done(future, lambda _: locks.announce(self.entity))
-        if not disposition.settled:
-            when_done(future, lambda done: self._settled(deliveries, disposition, done))
+        when_done(future, lambda done: self._settled(deliveries, disposition, done, began))
 
     def _settled(
-        self, deliveries: Sequence[tuple[int, str]], disposition: Disposition, future: Future[list[str | None]]
+        self,
+        deliveries: Sequence[tuple[int, str]],
+        disposition: Disposition,
+        future: Future[list[str | None]],
+        began: float,
     ) -> None:
         """Report the outcomes to the client: its own, or a rejection with the error."""
-        if self.state is not LinkState.ATTACHED:
-            return
         error = future.exception()
         if error is not None:
             refusal = refusal_of(error, self.entity, self._session_id) if isinstance(error, QueueError) else not_settled("")
             codes: list[Any] = [refusal] * len(deliveries)
         else:
             codes = [None if code is None else not_settled(code) for code in future.result()]
+        refused = next((each for each in codes if each is not None), None)
+        self.report(Operation.SETTLE, 200 if refused is None else refused.status, began, **self.about)
+        if disposition.settled or self.state is not LinkState.ATTACHED:
+            return
         good = [number for (number, _), refusal in zip(deliveries, codes, strict=True) if refusal is None]
         if good:
             self.channel.settle_outgoing(good, outcome_of(disposition))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from ... import amqp
+
 
 class ConnectionState(Enum):
     """How far a connection is."""
@@ -23,3 +25,10 @@ class LinkState(Enum):
     ATTACHING = "attaching"
     ATTACHED = "attached"
     DETACHED = "detached"
+
+
+#: In the states that wait for a header: the header, and the state that follows.
+AWAITED_HEADERS = {
+    ConnectionState.SASL_HEADER: (amqp.SASL_HEADER, ConnectionState.SASL),
+    ConnectionState.AMQP_HEADER: (amqp.AMQP_HEADER, ConnectionState.OPENING),
+}
