@@ -75,7 +75,7 @@ class _Transport:
     def abort(self) -> None:
         self.is_closed = True
 
-    def get_extra_info(self, name: str) -> None:
+    def get_extra_info(self, name: str, default: Any = None) -> None:
         """Return nothing: nobody is connected."""
 
     def get_write_buffer_size(self) -> int:
