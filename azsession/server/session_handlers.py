@@ -14,7 +14,7 @@ from ..broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest,
 from ..errors import InvalidReceiptError
 from ..logs import SessionLogger, get_logger
 from ..messages import ReceivedMessage
-from ..protocol import LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
+from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
 from ..protocol.error_codes import not_settled
 from ..protocol.routes import Operation
 from ..protocol.wire import json_object
@@ -202,6 +202,10 @@ _DISPOSITIONS = {
 }
 
 
+#: The body of most answers to settlements. It is not encoded each time.
+_NONE_FAILED = b'{"failed":[]}'
+
+
 def _log_lock(request: Request, what: str, session_id: str) -> None:
     # A client in the same process, whose thread waits for the broker, logs this itself.
     if not request.context.blocking:
@@ -239,6 +243,8 @@ def _failed(
         for settlement, code in zip(settlements, codes, strict=True)
         if code is not None
     ]
+    if not failed:
+        return Answer(200, {"Content-Type": JSON_TYPE, **(headers or {})}, _NONE_FAILED, messages)
     return Answer.json(200, {"failed": failed}, headers, messages)
 
 

@@ -220,7 +220,7 @@ class _SettleAndReceive:
         self._core = core
         self._context = context
         self._settle = SettleCall(core, request.entity, request.session_id, settlements)
-        self._receive = ReceiveCall(core, attrs.evolve(request, timeout=0.0), context)
+        self._receive = ReceiveCall(core, attrs.evolve(request, timeout=0.0) if request.timeout else request, context)
 
     def submit(self) -> Future[Settled]:
         return self._core.submit(self._attempt, self._context, durable=self._settle.is_durable, waiter=self._receive.waiter)

@@ -115,23 +115,24 @@ class ReceivingMachine(BrokerMachine):
             with pytest.raises(refusal):
                 call()
             return
-        if session is None:
-            session = self.model.next_session(holder, deliverable=count is not None)
         delivery = call()
-        if session is None:
+        expected = session
+        if expected is None:
+            expected = self.model.next_session(holder, deliverable=count is not None)
+        if expected is None:
             assert delivery is None
             return
         assert delivery is not None
-        assert delivery.session_id == session
+        assert delivery.session_id == expected
         assert delivery.lock_expires_in == pytest.approx(LOCK_SECONDS)
         if count is None:
             assert not delivery.messages
-            self.model.take(session, holder).expires = self.model.steady + LOCK_SECONDS
+            self.model.take(expected, holder).expires = self.model.steady + LOCK_SECONDS
         else:
-            self.check_received(session, holder, delivery, count, request, taken)
+            self.check_received(expected, holder, delivery, count, request, taken)
         if request:
             tokens = [one.receipt.handle for one in delivery.messages]
-            self.model.accepts[request] = (session, holder, self.model.locks[session], tokens)
+            self.model.accepts[request] = (expected, holder, self.model.locks[expected], tokens)
 
     @precondition(lambda self: self.model.accepts)
     @rule(data=st.data())
