@@ -1,34 +1,31 @@
-"""Fixtures for `azsession serve` in front of an Azure namespace, which the stand-in serves."""
+"""Fixtures for `azsession serve` in front of an Azure namespace, which azsession's own AMQP endpoint serves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from azsession.cli.serve_azure import ENV_AZURE
 
-from ..standin.require import require_standin
+from ..namespaces import OwnNamespace
 from ..support.processes import Served
-
-if TYPE_CHECKING:
-    from ..standin.server import StandIn
 
 QUEUE = "orders"
 
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
+def namespace() -> Iterator[OwnNamespace]:
+    with OwnNamespace() as namespace:
         namespace.create_queue(QUEUE)
         yield namespace
 
 
 @pytest.fixture
-def serve(namespace: StandIn, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def serve(namespace: OwnNamespace, tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Start gateways in front of the namespace, with one key file for all of them."""
     with ExitStack() as stack:
 

@@ -16,7 +16,7 @@ from azsession import Message, ServiceBusProvider
 from azsession.broker.embedded import check_data_file
 
 from ..conftest import eventually
-from ..standin.require import require_standin
+from ..namespaces import OwnNamespace
 from ..support.processes import COMMAND, Served, assert_one_line, environment, run, run_here, start
 
 
@@ -123,5 +123,5 @@ def test_in_front_of_azure_it_says_what_to_do(tmp_path: Path, azure_line: str) -
 
 @pytest.fixture
 def azure_line() -> Iterator[str]:
-    with require_standin()() as namespace:
+    with OwnNamespace() as namespace:
         yield namespace.connection_string

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from azsession.cli.serve_azure import ENV_AZURE
 
+from ..namespaces import OwnNamespace
 from ..support.processes import Served, assert_one_line, run, run_here
 from .helpers import key_of
-
-if TYPE_CHECKING:
-    from ..standin.server import StandIn
 
 
 def test_the_default_data_file_is_in_the_users_data_folder(tmp_path: Path) -> None:
@@ -26,7 +23,7 @@ def test_a_missing_folder_prints_one_line(tmp_path: Path) -> None:
     assert_one_line(run_here("serve", "--data", tmp_path / "missing" / "data.db"), "missing", "folder")
 
 
-def test_the_key_file_is_in_the_users_folder_and_named_after_the_namespace(namespace: StandIn, tmp_path: Path) -> None:
+def test_the_key_file_is_in_the_users_folder_and_named_after_the_namespace(namespace: OwnNamespace, tmp_path: Path) -> None:
     environ = {ENV_AZURE: namespace.connection_string, "XDG_DATA_HOME": str(tmp_path)}
     lines = []
     for _ in range(2):

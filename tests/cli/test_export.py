@@ -26,7 +26,7 @@ from azsession.server import AccessKey, GatewayService, Right
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
-from ..standin.require import require_standin
+from ..namespaces import OwnNamespace
 from ..support.processes import COMMAND, Served, assert_one_line, environment, run, run_here, start
 
 LATER = datetime(2099, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -50,7 +50,7 @@ def line(request: pytest.FixtureRequest) -> Iterator[str]:
         with GatewayService(EmbeddedBroker(queues=["source", "target"]), [AccessKey.generate()]) as service:
             yield service.connection_string()
     else:
-        with require_standin()() as namespace:
+        with OwnNamespace() as namespace:
             namespace.create_queue("source")
             namespace.create_queue("target")
             yield namespace.connection_string

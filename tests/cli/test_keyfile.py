@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,12 +16,10 @@ from azsession import ConfigurationError
 from azsession.cli.keyfile import check_private
 from azsession.cli.serve_azure import ENV_AZURE
 
+from ..namespaces import OwnNamespace
 from ..support.processes import Served, assert_one_line, run, run_here
 from .conftest import QUEUE
 from .helpers import SECRET, key_of
-
-if TYPE_CHECKING:
-    from ..standin.server import StandIn
 
 
 def test_only_the_owner_can_read_key_and_data(tmp_path: Path) -> None:
@@ -78,7 +75,7 @@ def test_gateways_that_start_at_the_same_time_create_one_key(serve: Callable[...
     assert len({key_of(served.line) for served in gateways}) == 1
 
 
-def test_a_key_file_can_limit_the_rights_of_a_key(namespace: StandIn, tmp_path: Path) -> None:
+def test_a_key_file_can_limit_the_rights_of_a_key(namespace: OwnNamespace, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("in:first:Send\n\nout:second:Listen\n")
     keys.chmod(0o600)

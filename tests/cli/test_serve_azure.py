@@ -1,4 +1,4 @@
-"""`azsession serve` in front of an Azure namespace, as processes. The stand-in serves the namespace."""
+"""`azsession serve` in front of an Azure namespace, as processes. Azsession's own AMQP endpoint serves the namespace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import requests
@@ -19,12 +19,10 @@ from azsession import (
     ServiceBusProvider,
 )
 
+from ..namespaces import OwnNamespace
 from ..support.processes import PATIENCE, Served, assert_one_line, environment, run, run_here
 from .conftest import QUEUE
 from .helpers import key_of
-
-if TYPE_CHECKING:
-    from ..standin.server import StandIn
 
 CONNECTION = "AZSESSION_AZURE_CONNECTION_STRING"
 NAMESPACE = "AZSESSION_AZURE_NAMESPACE"
@@ -47,7 +45,7 @@ def _stderr_line(served: Served, words: str) -> str:
 
 
 def test_messages_pass_through_the_gateway_to_the_namespace_and_back(
-    namespace: StandIn, serve: Callable[..., Served]
+    namespace: OwnNamespace, serve: Callable[..., Served]
 ) -> None:
     served = serve()
     with _provider(served.line) as provider:
@@ -63,7 +61,7 @@ def test_messages_pass_through_the_gateway_to_the_namespace_and_back(
     assert served.end()[0] == 0
 
 
-def test_the_output_names_the_namespace_and_contains_no_secret(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_the_output_names_the_namespace_and_contains_no_secret(namespace: OwnNamespace, serve: Callable[..., Served]) -> None:
     served = serve("--json")
     output = json.loads(served.line)
     assert set(output) == {"connection_string", "url", "data", "azure"}
@@ -79,7 +77,7 @@ def test_the_output_names_the_namespace_and_contains_no_secret(namespace: StandI
     assert secret != key_of(output["connection_string"])
 
 
-def test_the_command_line_overrides_the_environment(namespace: StandIn, tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_environment(namespace: OwnNamespace, tmp_path: Path) -> None:
     arguments = ("--azure", namespace.connection_string, "--key", "app:c2VjcmV0:Send,Listen")
     with Served(*arguments, env={NAMESPACE: "elsewhere"}, cwd=tmp_path) as served, _provider(served.line) as provider:
         provider.send_message(QUEUE, Message("x", session_id="s"))
@@ -145,7 +143,7 @@ def _serve_warns(azure: str, *words: str, serve: Callable[..., Served]) -> None:
     assert key_of(azure) not in line + err
 
 
-def test_an_unreachable_namespace_prints_a_warning(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_an_unreachable_namespace_prints_a_warning(namespace: OwnNamespace, serve: Callable[..., Served]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = str(unused.getsockname()[1])
@@ -153,7 +151,7 @@ def test_an_unreachable_namespace_prints_a_warning(namespace: StandIn, serve: Ca
         _serve_warns(azure, "cannot be reached", f"127.0.0.1:{port}", serve=serve)
 
 
-def test_a_key_that_the_namespace_refuses_prints_a_warning(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_a_key_that_the_namespace_refuses_prints_a_warning(namespace: OwnNamespace, serve: Callable[..., Served]) -> None:
     azure = namespace.connection_string.replace(key_of(namespace.connection_string), "wrong")
     _serve_warns(azure, "refused", "EntityPath", serve=serve)
 
@@ -179,7 +177,7 @@ with ServiceBusProvider.from_env() as provider:
 
 
 def test_another_process_completes_a_message_with_the_text_of_its_receipt(
-    namespace: StandIn, serve: Callable[..., Served]
+    namespace: OwnNamespace, serve: Callable[..., Served]
 ) -> None:
     line = serve().line
     with _provider(line) as provider:

@@ -1,4 +1,4 @@
-"""Shutdown and failover of `azsession serve` in front of an Azure namespace, which the stand-in serves."""
+"""Shutdown and failover of `azsession serve` in front of an Azure namespace, which azsession's own AMQP endpoint serves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -25,11 +25,9 @@ from azsession import (
 )
 
 from ..conftest import eventually
+from ..namespaces import OwnNamespace
 from ..support.processes import PATIENCE, Served
 from .conftest import QUEUE
-
-if TYPE_CHECKING:
-    from ..standin.server import StandIn
 
 
 def _provider(connection_string: str, **fields: Any) -> ServiceBusProvider:
@@ -42,7 +40,9 @@ def take(session: SessionClient) -> ReceivedMessage:
     return message
 
 
-def test_a_signal_answers_waiting_receives_and_releases_the_locks(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_a_signal_answers_waiting_receives_and_releases_the_locks(
+    namespace: OwnNamespace, serve: Callable[..., Served]
+) -> None:
     served = serve()
     got: list[object] = []
     with _provider(served.line, retry_attempts=0) as provider, ThreadPoolExecutor(2) as pool:
@@ -102,7 +102,7 @@ class Workers:
 
 
 def test_a_second_gateway_continues_the_sessions_of_a_killed_gateway(
-    namespace: StandIn, serve: Callable[..., Served], webhooks: list[dict[str, Any]]
+    namespace: OwnNamespace, serve: Callable[..., Served], webhooks: list[dict[str, Any]]
 ) -> None:
     first, second = serve(), serve()
     with _provider(second.line) as provider:
@@ -141,7 +141,7 @@ def test_a_second_gateway_continues_the_sessions_of_a_killed_gateway(
     assert all(order == sorted(order) for order in numbers.values())
 
 
-def test_the_sessions_of_a_killed_gateway_are_free_at_once(namespace: StandIn, serve: Callable[..., Served]) -> None:
+def test_the_sessions_of_a_killed_gateway_are_free_at_once(namespace: OwnNamespace, serve: Callable[..., Served]) -> None:
     first, second = serve(), serve()
     with _provider(first.line, retry_attempts=0) as one, _provider(second.line) as other:
         one.send_messages(QUEUE, [Message(text, session_id="s1") for text in "ab"])

@@ -12,7 +12,7 @@ import pytest
 
 from azsession import Message, ServiceBusProvider, SessionClient
 
-from ..standin.require import require_standin
+from ..namespaces import OwnNamespace
 from ..support.processes import Served
 from ..torture import clockshim
 
@@ -22,9 +22,10 @@ BEHIND = (6.0, 20.0, 45.0, 300.0)
 LOCK_DURATION, HELD = 5.0, 9.0
 
 
-def locked_until(namespace: Any, session_id: str) -> float:
+def locked_until(namespace: OwnNamespace, session_id: str) -> float:
     """Return when a lock ends, by Azure's clock."""
-    found: float = namespace.loop.call(lambda: namespace._queue("orders").boxes[session_id].locked_until)
+    found = namespace.lock_end("orders", session_id)
+    assert found is not None
     return found
 
 
@@ -33,7 +34,7 @@ def sessions(tmp_path: Path) -> Iterator[tuple[Any, dict[SessionClient, list[Exc
     """A namespace, and for each clock a session that is held through a gateway with that clock, with its errors."""
     clockshim.needs_clock_steps()
     with ExitStack() as stack:
-        namespace = stack.enter_context(require_standin()())
+        namespace = stack.enter_context(OwnNamespace())
         namespace.create_queue("orders", lock_duration=LOCK_DURATION)
         held: dict[SessionClient, list[Exception]] = {}
         for behind in BEHIND:
@@ -61,7 +62,7 @@ def test_locks_are_renewed_in_time_behind_gateways_with_late_clocks(
         for session in held:
             told = session.session_expires_at
             assert told is not None
-            # The clock of this process is that of the stand-in.
+            # The clock of this process is that of the namespace.
             assert told.timestamp() <= locked_until(namespace, session.session_id), session.session_id
         time.sleep(0.05)
     for session, lost in held.items():

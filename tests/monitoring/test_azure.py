@@ -9,7 +9,7 @@ from azsession import Message, ServiceBusConfig, ServiceBusProvider
 from azsession.broker.azure import AzureBroker
 from azsession.server import AccessKey, GatewayMetrics, GatewayService
 
-from ..standin.require import require_standin
+from ..namespaces import OwnNamespace
 
 
 def samples(service: GatewayService) -> dict[str, float]:
@@ -20,7 +20,7 @@ def samples(service: GatewayService) -> dict[str, float]:
 
 
 def test_the_sessions_of_the_queues_that_clients_use_are_counted() -> None:
-    with require_standin()() as namespace:
+    with OwnNamespace() as namespace:
         namespace.create_queue("orders")
         namespace.create_queue("unused")
         broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string))

@@ -12,7 +12,7 @@ from azsession import ServiceBusProvider, SessionProcessor
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
-from ..standin.require import require_standin
+from ..namespaces import OwnNamespace
 from .helpers import Seen, send
 
 _UNDER_GEVENT = """
@@ -81,9 +81,9 @@ def test_client_renewal_and_processor_work_under_gevent(azsession_server: Azsess
 
 @pytest.mark.parametrize("in_background", [0, 3])
 def test_sessions_on_azure_are_handled_in_order(in_background: int) -> None:
-    with require_standin()() as standin:
-        standin.create_queue("orders")
-        with ServiceBusProvider.from_connection_string(standin.connection_string) as provider:
+    with OwnNamespace() as namespace:
+        namespace.create_queue("orders")
+        with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
             for number in range(6):
                 send(provider, f"s{number}", map(str, range(7)))
             seen = Seen()
@@ -93,18 +93,18 @@ def test_sessions_on_azure_are_handled_in_order(in_background: int) -> None:
                 eventually(lambda: processor.stats.sessions_open == 0)
             assert all(seen.by_session[f"s{number}"] == [str(n) for n in range(7)] for number in range(6))
             assert seen.most_of_one == 1
-        assert len(standin.completed("orders")) == 42
-        assert standin.locked_sessions("orders") == set()
+        assert len(namespace.completed("orders")) == 42
+        assert namespace.locked_sessions("orders") == set()
 
 
 def test_a_queue_on_azure_is_drained() -> None:
-    with require_standin()() as standin:
-        standin.create_queue("orders")
-        with ServiceBusProvider.from_connection_string(standin.connection_string) as provider:
+    with OwnNamespace() as namespace:
+        namespace.create_queue("orders")
+        with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
             for number in range(6):
                 send(provider, f"s{number}", map(str, range(7)))
             processor = SessionProcessor(provider, "orders", Seen(), max_concurrent_sessions=3, until_empty=True)
             processor.run()
             assert (processor.stats.messages_done, processor.stats.sessions_done) == (42, 6)
-        assert len(standin.completed("orders")) == 42
-        assert standin.locked_sessions("orders") == set()
+        assert len(namespace.completed("orders")) == 42
+        assert namespace.locked_sessions("orders") == set()

@@ -13,7 +13,7 @@ from azsession.broker.azure import AzureBroker
 from azsession.server import GatewayService
 
 from ..conftest import eventually
-from ..standin.require import require_standin
+from ..namespaces import OwnNamespace
 from .raw import KEYS, Gateway, Holder, Reply, SteppedClock, fresh_id, serving
 
 LOCK_HEADERS = ("Azsession-Lock-Expires-In", "Azsession-Waited")
@@ -44,13 +44,12 @@ class Side:
 
 
 @pytest.fixture(params=["embedded", "azure"])
-def side(request: pytest.FixtureRequest) -> Iterator[Side]:
-    """A gateway with an embedded broker, and one in front of a stand-in for Azure."""
+def side(request: pytest.FixtureRequest, gateway: Gateway) -> Iterator[Side]:
+    """A gateway with an embedded broker, and one in front of Azure."""
     if request.param == "embedded":
-        gateway: Gateway = request.getfixturevalue("gateway")
         yield Side(gateway, gateway.queue())
         return
-    with require_standin()() as namespace:
+    with OwnNamespace() as namespace:
         namespace.create_queue("orders")
         azure = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string), None)
         with GatewayService(azure, KEYS, max_waiting=16) as service:

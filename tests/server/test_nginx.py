@@ -41,7 +41,7 @@ from azsession.server import AccessKey, GatewayService
 
 from ..api.test_names import SESSION_IDS
 from ..conftest import eventually
-from ..standin.require import require_standin
+from ..namespaces import OwnNamespace
 from ..support.processes import PATIENCE, Served, environment
 from .nginx import Nginx, require_nginx
 
@@ -55,7 +55,7 @@ class Scene:
 
     def __init__(self, stack: ExitStack, place: Path) -> None:
         require_nginx()
-        self.namespace = stack.enter_context(require_standin()())
+        self.namespace = stack.enter_context(OwnNamespace())
         self.namespace.create_queue(QUEUE)
         self.namespace.create_subscription("events", "audit")
         self._stack, self._place = stack, place

@@ -1,42 +1,35 @@
-"""Traces that cross between azsession and the official SDK, with azure-core-tracing-opentelemetry, on the stand-in."""
+"""Traces that cross between azsession and the official SDK, with azure-core-tracing-opentelemetry, on the AMQP endpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 from azure.core.settings import settings
+from azure.servicebus import ServiceBusClient
 
 from azsession import Message, ServiceBusProvider
-from tests.standin.require import require_standin
+from azsession.server import GatewayService
 
-from ..standin.conftest import _sdk_sockets, client, namespace, queue, sid
+from ..server.amqp.conftest import client, new_queue, queue, service, sid
+from ..support.sdk import message, send, session
 from .exported import Exported, ids, link_of
 
-if TYPE_CHECKING:
-    from azure.servicebus import ServiceBusClient
-
-    from tests.standin import StandIn
-
-__all__ = ["_sdk_sockets", "client", "namespace", "queue", "sid"]
+__all__ = ["client", "new_queue", "queue", "service", "sid"]
 
 
 @pytest.fixture(autouse=True)
 def _sdk_is_traced() -> Iterator[None]:
-    require_standin()
     settings.tracing_implementation = "opentelemetry"
     yield
     settings.tracing_implementation = None
 
 
 def test_a_message_of_the_sdk_is_linked_to_the_span_of_its_sender(
-    client: ServiceBusClient, namespace: StandIn, queue: str, sid: str, telemetry: Exported
+    client: ServiceBusClient, service: GatewayService, queue: str, sid: str, telemetry: Exported
 ) -> None:
-    from tests.standin.sdk import message, send
-
     send(client, queue, message("x", sid))
-    provider = ServiceBusProvider.from_connection_string(namespace.connection_string)
+    provider = ServiceBusProvider.from_connection_string(service.amqp_connection_string())
     with provider, provider.create_session_client(queue, sid) as session:
         received = session.receive_message(timeout=10)
         assert received is not None
@@ -47,11 +40,9 @@ def test_a_message_of_the_sdk_is_linked_to_the_span_of_its_sender(
 
 
 def test_the_sdk_links_a_message_to_the_span_of_azsession(
-    client: ServiceBusClient, namespace: StandIn, queue: str, sid: str, telemetry: Exported
+    client: ServiceBusClient, service: GatewayService, queue: str, sid: str, telemetry: Exported
 ) -> None:
-    from tests.standin.sdk import session
-
-    with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
+    with ServiceBusProvider.from_connection_string(service.amqp_connection_string()) as provider:
         provider.send_messages(queue, [Message(text, session_id=sid) for text in "ab"])
     with session(client, queue, sid) as receiver:
         received = receiver.receive_messages(2, max_wait_time=10)
@@ -67,11 +58,9 @@ def test_the_sdk_links_a_message_to_the_span_of_azsession(
 
 
 def test_a_message_that_the_sdk_passes_on_keeps_its_trace(
-    client: ServiceBusClient, namespace: StandIn, queue: str, sid: str, telemetry: Exported
+    client: ServiceBusClient, service: GatewayService, queue: str, sid: str, telemetry: Exported
 ) -> None:
-    from tests.standin.sdk import message, send, session
-
-    with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
+    with ServiceBusProvider.from_connection_string(service.amqp_connection_string()) as provider:
         provider.send_message(queue, Message("x", session_id=sid))
         with session(client, queue, sid) as receiver:
             (received,) = receiver.receive_messages(1, max_wait_time=10)

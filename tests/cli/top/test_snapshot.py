@@ -10,7 +10,7 @@ import pytest
 
 from azsession import Message, QueueNotFoundError, QueueStatistics, ServiceBusProvider, SessionInfo, UnsupportedOperationError
 from azsession.cli.top.snapshot import QueueNumbers, Snapshot, consumers, sorted_sessions, take_snapshot
-from tests.standin.require import require_standin
+from tests.namespaces import OwnNamespace
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -72,7 +72,7 @@ def test_consumers_are_those_who_hold_sessions() -> None:
 
 
 def test_azure_tells_its_sessions_and_needs_the_name_of_the_queue() -> None:
-    with require_standin()() as namespace:
+    with OwnNamespace() as namespace:
         namespace.create_queue("orders")
         with ServiceBusProvider.from_connection_string(namespace.connection_string) as provider:
             provider.send_message("orders", Message("x", session_id="s1"))

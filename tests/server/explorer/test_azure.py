@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,23 +11,20 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import AcceptRequest
 from azsession.server import GatewayService
 
-from ...standin.require import require_standin
+from ...namespaces import OwnNamespace
 from .test_dead_letter_pages import fields
 from .visitor import KEYS, LOCK, ORDERS, ROOT, Site, Visitor, text_of
 
-if TYPE_CHECKING:
-    from tests.standin import StandIn
-
 
 @pytest.fixture
-def namespace() -> Iterator[StandIn]:
-    with require_standin()() as namespace:
+def namespace() -> Iterator[OwnNamespace]:
+    with OwnNamespace() as namespace:
         namespace.create_queue("orders")
         yield namespace
 
 
 @pytest.fixture
-def azure(namespace: StandIn) -> Iterator[Site]:
+def azure(namespace: OwnNamespace) -> Iterator[Site]:
     broker = AzureBroker(ServiceBusConfig(connection_string=namespace.connection_string))
     with GatewayService(broker, KEYS) as service:
         yield Site(service, broker)
@@ -80,7 +76,7 @@ def test_dead_letters_are_resubmitted_and_deleted(azure: Site) -> None:
     assert azure.dead("orders") == [b"four"]
 
 
-def test_a_subscription_is_opened_and_takes_no_messages(azure: Site, namespace: StandIn) -> None:
+def test_a_subscription_is_opened_and_takes_no_messages(azure: Site, namespace: OwnNamespace) -> None:
     namespace.create_topic("events")
     namespace.create_subscription("events", "audit")
     azure.broker.send("events", [Message("x", session_id="s")]).result()
