@@ -273,8 +273,8 @@ def run(provider: ServiceBusProvider, queue: str, seconds: float, seed: int, *, 
 
 @contextmanager
 def _azure(queue: str) -> Iterator[str]:
-    """Run the stand-in for Azure, and return its connection string."""
-    command = [sys.executable, "-m", "tests.standin", "--queue", queue, "--duplicate-detection", "600"]
+    """Run a namespace in the place of Azure, and return its connection string."""
+    command = [sys.executable, "-m", "tests.namespaces", "--queue", queue, "--duplicate-detection", "600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -21,13 +21,19 @@ def main() -> None:
     parser.add_argument("--queue", action="append", default=[], help="a queue to create; repeatable")
     parser.add_argument("--lock-duration", type=float, default=60.0, help="in seconds")
     parser.add_argument("--max-delivery-count", type=int, default=10)
+    parser.add_argument("--duplicate-detection", type=float, help="the window in seconds; without it there is none")
     asked = parser.parse_args()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     broker = EmbeddedBroker()
     with GatewayService(broker, [AccessKey.generate()], amqp_port=0) as service:
-        settings = QueueSettings(lock_duration=asked.lock_duration, max_delivery_count=asked.max_delivery_count)
+        settings = QueueSettings(
+            lock_duration=asked.lock_duration,
+            max_delivery_count=asked.max_delivery_count,
+            requires_duplicate_detection=asked.duplicate_detection is not None,
+            duplicate_detection_window=asked.duplicate_detection or 600,
+        )
         for name in asked.queue:
             broker.create_queue(name, settings).result()
         print(json.dumps({"connection_string": service.amqp_connection_string(), "port": service.amqp_port}), flush=True)
