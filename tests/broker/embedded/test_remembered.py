@@ -9,6 +9,7 @@ import pytest
 from azsession import ProviderError
 from azsession.broker.calls import Disposition
 from azsession.broker.embedded import EmbeddedBroker, remembered
+from azsession.broker.embedded.jobs import Transaction
 from azsession.queues import QueueSettings
 
 from .helpers import (
@@ -87,6 +88,28 @@ def test_request_ids_survive_a_failed_write_at_the_end_of_their_period(path: Pat
         broker.send("q", messages("third"), "r3").result()
         broker.send("q", messages("second"), "r2").result()
         assert peek(broker) == ["first", "second", "third"]
+
+
+def test_request_ids_survive_two_requests_in_a_transaction_that_fails_at_the_end_of_their_period(
+    broker: EmbeddedBroker, clock: HandClock
+) -> None:
+    core = broker._core
+
+    def failing(tx: Transaction) -> None:
+        for request in ("r1", "r2"):
+            core.remembered.remember_request(core.queue("q").id, request, clock.steady())
+        raise ZeroDivisionError
+
+    broker.send("q", messages("first"), "r0").result()
+    clock.advance(601)
+    with pytest.raises(ZeroDivisionError):
+        core.perform(failing)
+    broker.send("q", messages("second"), "r3").result()
+    clock.advance(601)
+    broker.send("q", messages("third"), "r4").result()
+    assert core.remembered.saw_request(core.queue("q").id, "r3"), "an entry lives for at least one period"
+    broker.send("q", messages("second"), "r3").result()
+    assert peek(broker) == ["first", "second", "third"]
 
 
 def test_request_ids_survive_a_wall_clock_that_is_set_back_between_two_runs(path: Path) -> None:
