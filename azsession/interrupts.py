@@ -15,10 +15,13 @@ import inspect
 import os
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
+#: How often `persist` continues.
+MAX_INTERRUPTS = 100
 
 
 def handled() -> BaseException | None:
@@ -95,3 +98,19 @@ def _was_given(frame: FrameType, caller: FrameType) -> bool:
     if code.co_flags & inspect.CO_VARARGS:
         given += variables.get(names[count], ())
     return any(each is caller for each in given)
+
+
+def persist(work: Callable[[], object]) -> None:
+    """Do work to its end, although a signal handler raises exceptions. The last exception is raised afterwards.
+
+    The work is called again after each exception, and continues, up to `MAX_INTERRUPTS` times.
+    """
+    interrupt: BaseException | None = None
+    for _ in range(MAX_INTERRUPTS):
+        try:
+            work()
+            break
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt

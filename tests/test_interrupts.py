@@ -132,3 +132,29 @@ def test_a_handler_learns_whether_it_has_interrupted_the_package(inside: bool) -
         signal.signal(signal.SIGUSR1, before)
     assert found == [inside]
     assert interrupts.has_interrupted_us() is False
+
+
+def test_work_is_continued_after_each_exception_and_the_last_one_is_raised() -> None:
+    left = [InterruptError("first"), InterruptError("last")]
+    done: list[str] = []
+
+    def work() -> None:
+        if left:
+            raise left.pop(0)
+        done.append("done")
+
+    with pytest.raises(InterruptError, match="last"):
+        interrupts.persist(work)
+    assert done == ["done"]
+
+
+def test_work_that_always_fails_is_given_up() -> None:
+    tries: list[int] = []
+
+    def work() -> None:
+        tries.append(len(tries))
+        raise InterruptError
+
+    with pytest.raises(InterruptError):
+        interrupts.persist(work)
+    assert len(tries) == interrupts.MAX_INTERRUPTS

@@ -16,14 +16,16 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ... import interrupts
 from ...errors import ProviderError, QueueError
 from ...protocol.error_codes import SERVER_BUSY
 from ..clock import Clock
 from .jobs import Job, JobFuture, Transaction, Unfinished, WithdrawnError
+from .storage_errors import storage_error
 
 T = TypeVar("T")
 
@@ -31,8 +33,6 @@ T = TypeVar("T")
 MAX_JOBS = 256
 #: Seconds after which a transaction takes no further job.
 MAX_SECONDS = 0.02
-#: How often work is continued after an interrupt.
-MAX_INTERRUPTS = 100
 
 
 class GroupCommit:
@@ -109,7 +109,7 @@ class GroupCommit:
                 self._lead(job)
         except BaseException:
             # For example, KeyboardInterrupt during the wait. A job that has not begun never runs, and must not keep the lead.
-            _despite_interrupts(lambda: self._leave(job))
+            interrupts.persist(lambda: self._leave(job))
             raise
         return job.future
 
@@ -215,14 +215,22 @@ class GroupCommit:
                 self._fill(batch)
             interrupt = self._run_batch(batch)
         finally:
-            _despite_interrupts(lambda: self._end_turn(leader, batch))
+            interrupts.persist(lambda: self._end_turn(leader, batch))
         if interrupt is not None and own is not None:
             raise interrupt
 
-    def _fill(self, batch: deque[Job[Any]]) -> None:
-        """Move the next jobs from the queue to a batch. The caller holds `_lock`."""
+    def _fill(self, batch: deque[Job[Any]], *, durable: bool = True) -> None:
+        """Move the next jobs from the queue to a batch. The caller holds `_lock`.
+
+        Args:
+            batch: The batch. Its own jobs that were queued again are not added: a transaction runs each job once.
+            durable: Whether the batch may get jobs whose commit must be on disk.
+        """
+        known = set(map(id, batch))
         while self._queue and len(batch) < MAX_JOBS:
             job = self._queue[0]
+            if id(job) in known or (job.durable and not durable):
+                return
             job.tx, job.is_queued = None, False
             if not job.is_finished:
                 batch.append(job)
@@ -289,7 +297,7 @@ class GroupCommit:
     def _run_batch(self, batch: deque[Job[Any]]) -> BaseException | None:
         """Run jobs. Return an exception that a signal handler raised, if no job can be blamed for it."""
         jobs = list(batch)
-        done, error = self._transact(jobs)
+        done, error = self._transact(jobs, batch)
         self._put_back(jobs[len(done) :], batch)
         if error is not None and len(done) == 1:
             done[0].error = error
@@ -304,8 +312,14 @@ class GroupCommit:
                 return error
         return None
 
-    def _transact(self, jobs: list[Job[Any]]) -> tuple[list[Job[Any]], BaseException | None]:
+    def _transact(
+        self, jobs: list[Job[Any]], batch: deque[Job[Any]] | None = None
+    ) -> tuple[list[Job[Any]], BaseException | None]:
         """Run jobs in one transaction, as long as there is time.
+
+        Args:
+            jobs: The jobs.
+            batch: The batch of the jobs. Jobs that were queued meanwhile are added to both, and share the commit.
 
         Returns:
             The jobs that were run, and the error that rolled the transaction back, or `None`.
@@ -315,13 +329,15 @@ class GroupCommit:
         until = time.perf_counter() + MAX_SECONDS
         is_committing = False
         try:
-            self._set_sync(any(job.durable for job in jobs))
+            durable = any(job.durable for job in jobs)
+            self._set_sync(durable)
             self._connection.execute("BEGIN")
-            for job in jobs:
-                if done and time.perf_counter() > until:
-                    break
-                done.append(job)
-                self._run_job(job, tx)
+            self._run_jobs(jobs, done, tx, until)
+            if batch is not None and len(done) == len(jobs):
+                with self._lock:
+                    self._fill(batch, durable=durable)
+                jobs += list(batch)[len(jobs) :]
+                self._run_jobs(jobs[len(done) :], done, tx, until)
             is_committing = True
             self._connection.execute("COMMIT")
             tx.is_committed = True
@@ -332,11 +348,19 @@ class GroupCommit:
             is_unclear = is_committing and not tx.is_committed and not isinstance(error, sqlite3.Error)
             if is_unclear and not self._connection.in_transaction:
                 tx.is_committed = True
-            _despite_interrupts(tx.finish if tx.is_committed else lambda: self._roll_back(tx))
+            interrupts.persist(tx.finish if tx.is_committed else lambda: self._roll_back(tx))
             if tx.is_committed or not isinstance(error, Exception):
                 raise
             return done or jobs, storage_error(error) if isinstance(error, sqlite3.Error) else error
         return done, None
+
+    def _run_jobs(self, jobs: Sequence[Job[Any]], done: list[Job[Any]], tx: Transaction, until: float) -> None:
+        """Run jobs, and add each to `done` before it runs. Only the first job of the transaction runs after `until`."""
+        for job in jobs:
+            if done and time.perf_counter() > until:
+                return
+            done.append(job)
+            self._run_job(job, tx)
 
     @staticmethod
     def _run_job(job: Job[Any], tx: Transaction) -> None:
@@ -364,37 +388,3 @@ class GroupCommit:
 
 #: The functions that other objects call, and that take the lock.
 _WITH_LOCK = frozenset(function.__code__ for function in (GroupCommit.submit, GroupCommit.requeue, GroupCommit.fail_queued))
-
-
-def _despite_interrupts(work: Callable[[], object]) -> None:
-    """Do work to its end, although a signal handler raises exceptions. The last exception is raised afterwards.
-
-    The work is called again after each exception, and continues.
-    """
-    interrupt: BaseException | None = None
-    for _ in range(MAX_INTERRUPTS):
-        try:
-            work()
-            break
-        except BaseException as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
-
-
-def storage_error(error: sqlite3.Error) -> ProviderError:
-    """Return the error for a failure of SQLite. The transaction was rolled back."""
-    text = str(error).lower()
-    if "full" in text:
-        meaning = "the disk is full; nothing was changed"
-    elif "readonly" in text or "read-only" in text:
-        meaning = "the data file cannot be written; nothing was changed"
-    elif "malformed" in text or "not a database" in text:
-        meaning = "the data file is damaged; nothing was changed"
-    elif "closed" in text:
-        meaning = "the broker is closed"
-    else:
-        meaning = "the data file could not be read or written; nothing was changed"
-    wrapped = ProviderError(f"{meaning} ({type(error).__name__}: {error})", code=SERVER_BUSY, is_transient=True)
-    wrapped.__cause__ = error
-    return wrapped

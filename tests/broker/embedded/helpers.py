@@ -252,10 +252,10 @@ class JobLog:
         transact = broker._core.commits._transact
         connection = broker._core.connection
 
-        def counted(batch: list[object]) -> object:
+        def counted(*arguments: Any) -> object:
             before = connection.total_changes
             try:
-                return transact(batch)  # type: ignore[arg-type]
+                return transact(*arguments)
             finally:
                 # The last transaction closes the connection.
                 with suppress(sqlite3.ProgrammingError):

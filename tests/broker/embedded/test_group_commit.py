@@ -14,7 +14,7 @@ from azsession import ProviderError, QueueError, SessionLockedError
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import group_commit
 from azsession.broker.embedded.group_commit import MAX_JOBS, GroupCommit
-from azsession.broker.embedded.jobs import Job, Transaction
+from azsession.broker.embedded.jobs import Job, Transaction, Unfinished
 from tests.conftest import eventually
 
 from .commit_helpers import Connection, Gate, insert, stored
@@ -74,6 +74,49 @@ def test_the_jobs_of_one_transaction_are_bounded(group: GroupCommit, connection:
     for job in jobs:
         job.result()
     assert len(commits) == 3
+
+
+def test_a_job_that_arrives_while_a_transaction_runs_shares_its_commit(
+    group: GroupCommit, connection: Connection, commits: list[str]
+) -> None:
+    late: Job[int] = Job(insert(connection, 2), True, 0.0)
+
+    def first(tx: Transaction) -> None:
+        connection.execute("INSERT INTO t VALUES (1)")
+        group.submit(late, blocking=False)
+
+    group.run(first, durable=True)
+    assert late.future.result(0) == 2
+    assert len(commits) == 1
+    assert stored(connection) == [1, 2]
+
+
+def test_a_durable_job_does_not_join_a_transaction_that_is_not(
+    group: GroupCommit, connection: Connection, commits: list[str]
+) -> None:
+    late: Job[int] = Job(insert(connection, 2), True, 0.0)
+    group.run(lambda tx: group.submit(late, blocking=False), durable=False)
+    assert not late.future.done()
+    group.lead()
+    assert late.future.result(0) == 2
+    assert len(commits) == 2
+
+
+def test_a_job_that_is_queued_again_while_its_transaction_runs_runs_once_in_it(
+    group: GroupCommit, commits: list[str]
+) -> None:
+    runs: list[int] = []
+
+    def work(tx: Transaction) -> Unfinished:
+        runs.append(len(commits))
+        return Unfinished.WAITING
+
+    waiting: Job[Unfinished] = Job(work, True, 0.0, may_wait=True)
+    group.submit(waiting, blocking=False)
+    group.submit(Job(lambda tx: group.requeue(waiting), True, 0.0), blocking=False)
+    group.lead()
+    group.lead()
+    assert runs == [0, 1]
 
 
 def test_a_transaction_takes_no_further_job_after_its_time(
@@ -154,26 +197,6 @@ def test_only_the_failing_job_of_a_shared_transaction_fails(
     assert jobs[4].result() == 2
     assert stored(connection) == [1, 2, 3]
     assert undone == ["x"], "each failed attempt is undone once"
-
-
-@pytest.mark.parametrize(
-    ("text", "meaning"),
-    [
-        ("database or disk is full", "the disk is full"),
-        ("attempt to write a readonly database", "cannot be written"),
-        ("database disk image is malformed", "is damaged"),
-        ("file is not a database", "is damaged"),
-        ("Cannot operate on a closed database.", "the broker is closed"),
-        ("disk I/O error", "could not be read or written"),
-    ],
-)
-def test_errors_of_sqlite_become_errors_with_a_clear_text(group: GroupCommit, text: str, meaning: str) -> None:
-    def job(tx: Transaction) -> None:
-        raise sqlite3.OperationalError(text)
-
-    with pytest.raises(ProviderError, match=meaning) as caught:
-        group.run(job, durable=True)
-    assert (caught.value.code, caught.value.is_transient) == ("ServerBusy", True)
 
 
 def test_first_touch_is_true_once_for_each_object_and_transaction() -> None:

@@ -107,7 +107,8 @@ class Turn:
             self.connection.execute("INSERT INTO t VALUES (?)", (value,))
             return value
 
-        return self.group.run(job, durable=False)
+        # Durable: it does not join the transaction of the holder, which is not.
+        return self.group.run(job, durable=True)
 
     @staticmethod
     def _succeeds(value: str, call: Background[str]) -> bool:
@@ -156,6 +157,35 @@ def test_an_interrupt_at_any_place_leaves_the_jobs_of_other_threads_going(
         if not has_place:
             break
     assert place > 100
+
+
+def test_an_interrupt_at_any_place_tells_the_truth_about_a_job_that_arrived_during_the_transaction(
+    connection: sqlite3.Connection,
+) -> None:
+    def insert(value: str) -> str:
+        connection.execute("INSERT INTO t VALUES (?)", (value,))
+        return value
+
+    for place in itertools.count(1):
+        connection.execute("DELETE FROM t")
+        group = GroupCommit(connection, Clock(), lambda: None)
+        late: Job[str] = Job(lambda tx: insert("late"), True, 0.0)
+
+        def own(tx: Transaction, group: GroupCommit = group, late: Job[str] = late) -> None:
+            insert("own")
+            group.submit(late, blocking=False)
+
+        has_place = interrupted(lambda group=group, own=own: group.run(own, durable=True), place, KeyboardInterrupt)
+        group.lead()
+        assert group._leader is None
+        assert not connection.in_transaction
+        has_succeeded = late.future.done() and not late.future.cancelled() and late.future.exception() is None
+        assert has_succeeded == bool(connection.execute("SELECT 1 FROM t WHERE x = 'late'").fetchall())
+        assert group.run(lambda tx: 2, durable=False) == 2
+        if not has_place:
+            break
+    assert has_succeeded
+    assert place > 50
 
 
 OPERATIONS: dict[str, Callable[[EmbeddedBroker, ReceivedMessage], object]] = {
@@ -232,7 +262,7 @@ def test_a_signal_handler_does_not_wait_for_the_broker_while_its_thread_passes_t
             answers[0] = "refused"
 
     group = GroupCommit(connection, Clock(), handle_signal)
-    job: Job[None] = Job(lambda tx: None, False, 0.0)
+    job: Job[None] = Job(lambda tx: None, True, 0.0)
 
     def queue_another(tx: Transaction) -> None:
         group.requeue(job)
