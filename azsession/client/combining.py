@@ -68,16 +68,12 @@ def settle_and_release(holder: Holder, token: str, settlement: Settlement) -> No
     Raises:
         InvalidReceiptError: The message could not be settled. The lock is released nevertheless.
     """
-    holder.stop_waiting()
+    holder.stop_waiting()  # First, as in a close.
+    # From here on, a renewal or receive that is refused is no loss: it can have come after the release.
     holder.is_releasing = True
-    try:
-        call = combined_operations.settle_and_release(holder.target(), settlement.dispositions(token))
-        failed = holder.transport.send(call)
-    except BaseException:
-        holder.is_releasing = False
-        raise
+    call = combined_operations.settle_and_release(holder.target(), settlement.dispositions(token))
+    failed = holder.transport.send(call)
     holder.released()
-    # `False` only after a loss, which the caller reports: the answer to a renewal that follows the release is no loss.
     holder.is_releasing = failed.get(token) != SESSION_LOCK_LOST
     _check(failed, token)
 

@@ -128,7 +128,7 @@ class Holder:
     @property
     def combines(self) -> bool:
         """Whether the gateway that has the lock is known to take two steps in one request."""
-        return self._grant_combines and self.transport.combines and self.lock.is_live
+        return self._grant_combines and self.lock.is_live
 
     @property
     def telemetry(self) -> Telemetry:

@@ -129,7 +129,6 @@ def iterate(holder: Holder, timeout: float, prefetch: int) -> Iterator[ReceivedM
                 return
             running.next_count, running.yielded = prefetch, messages[0].receipt.handle
             yield messages[0]
-            running.yielded = None
         except GeneratorExit:
             running.has_ended = True
             raise  # The caller has got the message.

@@ -81,8 +81,10 @@ class DeliveryCounts:
         kills = set(self._kills)
         self._other_downs = [at for at in self._downs if at not in kills]
         self._unseen: dict[str, list[Operation]] = defaultdict(list)
+        #: Accepts that may have fetched messages of any session.
+        self._unseen_anywhere = [one for one in history.operations if one.fetches and not one.session]
         for one in history.operations:
-            if one.name in ("receive", "receive_deferred") and self._may_hide_messages(one):
+            if one.fetches or (one.name in ("receive", "receive_deferred") and self._may_hide_messages(one)):
                 self._unseen[one.session].append(one)
 
     def _may_hide_messages(self, receive: Operation) -> bool:
@@ -139,7 +141,11 @@ class DeliveryCounts:
     def _failed_before(self, message: str, session: str, first: Operation | None) -> Failures:
         """Return how many deliveries of a message failed before the first receive that returned it."""
         sent, until = self._sent.get(message, 0.0), NEVER if first is None else first.end
-        unseen = [one for one in self._unseen[session] if self._fetches_until(one) >= sent and one.begin <= until]
+        unseen = [
+            one
+            for one in (*self._unseen[session], *self._unseen_anywhere)
+            if self._fetches_until(one) >= sent and one.begin <= until
+        ]
         return self._failed_unseen(unseen, until, first)
 
     def _failed_since(self, before: Delivery, after: Delivery | None) -> Failures:
@@ -149,7 +155,7 @@ class DeliveryCounts:
         again = before.receive.holder if self._rules.fetches_ahead else None
         unseen = [
             one
-            for one in self._unseen[before.receive.session]
+            for one in (*self._unseen[before.receive.session], *self._unseen_anywhere)
             if one.begin <= until and (one.begin > before.since or one.holder == again)
         ]
         if not any(one.name in ("abandon", "defer") and one.may_have_acted for one in self._settled_by(before, until)):

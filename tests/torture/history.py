@@ -84,6 +84,11 @@ class Operation:
         return f"{self.holder or self.process} ({self.name} from {self.begin:.3f} to {self.end:.3f})"
 
     @property
+    def fetches(self) -> bool:
+        """Whether the operation may fetch messages that it does not return: an accept, or the settlement of a loop."""
+        return self.name != "receive" and "prefetch" in self.about
+
+    @property
     def may_have_acted(self) -> bool:
         return self.outcome != FAILED
 

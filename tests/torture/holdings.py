@@ -77,7 +77,7 @@ def find_deliveries(history: History) -> dict[int, list[Delivery]]:
     found: dict[int, list[Delivery]] = defaultdict(list)
     fetched: dict[str, float] = {}
     for one in history.operations:
-        if one.name == "receive":
+        if one.name == "receive" or one.fetches:
             fetched[one.holder] = one.begin
         if one.name in RECEIVING and one.outcome == OK:
             since = fetched.get(one.holder, one.begin) if one.name == "receive_ahead" else one.begin

@@ -14,16 +14,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from azsession import Message, ReceivedMessage, ServiceBusProvider, SessionClient
+from azsession.client.holder import LockOptions
+from azsession.client.provider import core_of
 from azsession.client.session import holder_of
+from azsession.client.settling import settle_and_close
 from azsession.errors import (
     ConnectionFailedError,
     InvalidReceiptError,
-    NoSessionAvailableError,
     ProviderError,
     QueueError,
     SessionNotFoundError,
@@ -118,12 +120,15 @@ class Consumer:
         def on_lock_lost(client: SessionClient, error: SessionNotFoundError) -> None:
             self._recorder.record_event("lost", holder=holder, left=holder_of(client).lock.seconds_left(), error=str(error))
 
-        with self._recorder.operation("accept", holder) as result:
+        # As an application does, or as a processor does, which takes the session with its first messages.
+        about, core = {"prefetch": 3} if self._random.random() < 0.4 else {}, core_of(self._provider)
+        options = LockOptions(core.config.session_timeout)
+        with self._recorder.operation("accept", holder, **about) as result:
             try:
-                session = self._provider.create_session_client(QUEUE, accept_timeout=1.0, on_lock_lost=on_lock_lost)
-            except NoSessionAvailableError:
-                result["outcome"] = FAILED
-                return None
+                session = core.accept_next(QUEUE, options, 1.0, core.pending, on_lock_lost, **about)
+                if session is None:
+                    result["outcome"] = FAILED
+                    return None
             except QueueError as error:
                 result.update(outcome=outcome_of(error, strict=self._strict), error=repr(error))
                 time.sleep(0.1)
@@ -141,6 +146,8 @@ class Hold:
         self._holder = holder
         self._random = chance
         self._strict = strict
+        #: The loop that yielded the latest message. While it is alive, a settlement can fetch the next messages.
+        self._loop: Iterator[ReceivedMessage] | None = None
 
     def run(self, ended: threading.Event) -> None:
         try:
@@ -188,7 +195,7 @@ class Hold:
         self._client.renew_session_lock()
 
     def _receive(self) -> list[ReceivedMessage] | None:
-        count, prefetch = self._random.choice([(1, 1), (1, 1), (3, 1), (1, 5)])
+        count, prefetch = self._random.choice([(1, 1), (1, 2), (3, 1), (1, 5)])
         timeout = self._random.choice([0.0, 0.0, 0.2, 1.0])
         messages: list[ReceivedMessage] = []
 
@@ -204,7 +211,8 @@ class Hold:
         if prefetch == 1:
             message = self._client.receive_message(timeout)
         else:
-            message = next(self._client.messages(timeout, prefetch), None)
+            self._loop = self._client.messages(timeout, prefetch)
+            message = next(self._loop, None)
         return [] if message is None else [message]
 
     def _settle(self, messages: list[ReceivedMessage]) -> bool:
@@ -238,18 +246,29 @@ class Hold:
     def _complete(self, messages: list[ReceivedMessage]) -> bool:
         if not messages:
             return True
+        if len(messages) == 1 and self._random.random() < 0.1:
+            return self._complete_and_close(messages[0])
         if len(messages) == 1 or self._random.random() < 0.5:
             return all(self._settle_one("complete", self._client.complete_message, message) for message in messages)
         return self._settle_many("complete", lambda: self._client.complete_messages(messages), messages)
+
+    def _complete_and_close(self, message: ReceivedMessage) -> bool:
+        """Complete a message and close the session, as a processor does with the last message."""
+        lock_until = holder_of(self._client).lock.term.deadline
+        about = {"session": self._client.session_id, "lock_until": lock_until}
+        with self._recorder.operation("close", self._holder, **about) as result:
+            self._settle_many("complete", lambda: settle_and_close(holder_of(self._client), message), [message])
+            result["outcome"] = OK
+        return False
 
     def _settle_one(
         self, name: str, settle: Callable[[ReceivedMessage], None], message: ReceivedMessage, **about: Any
     ) -> bool:
         return self._settle_many(name, lambda: settle(message), [message], **about)
 
-    def _settle_many(self, name: str, settle: Callable[[], None], messages: Iterable[ReceivedMessage], **about: Any) -> bool:
-        sequences = [message.sequence_number for message in messages]
-        about.update(session=self._client.session_id, sequences=sequences)
+    def _settle_many(self, name: str, settle: Callable[[], None], messages: Sequence[ReceivedMessage], **about: Any) -> bool:
+        sequences, fetches = [message.sequence_number for message in messages], self._fetches_with(messages)
+        about.update(session=self._client.session_id, sequences=sequences, **({"prefetch": fetches} if fetches else {}))
         with self._recorder.operation(name, self._holder, **about) as result:
             try:
                 settle()
@@ -261,6 +280,10 @@ class Hold:
                 return False
             result["outcome"] = OK
             return True
+
+    def _fetches_with(self, messages: Sequence[ReceivedMessage]) -> int:
+        """Return how many messages the settlement of these messages may fetch."""
+        return holder_of(self._client).lock.fetch_after(messages[0].receipt.handle) if len(messages) == 1 else 0
 
 
 def _has_ahead(client: SessionClient) -> bool:
