@@ -68,9 +68,9 @@ def settle_and_release(holder: Holder, token: str, settlement: Settlement) -> No
     Raises:
         InvalidReceiptError: The message could not be settled. The lock is released nevertheless.
     """
-    holder.stop_waiting()  # First, as in a close.
-    # From here on, a renewal or receive that is refused is no loss: it can have come after the release.
+    # First: a renewal that is refused can have come after the release.
     holder.is_releasing = True
+    holder.stop_waiting()
     call = combined_operations.settle_and_release(holder.target(), settlement.dispositions(token))
     failed = holder.transport.send(call)
     holder.released()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -30,7 +29,7 @@ from ..messages import ReceiptHandle, ReceivedMessage
 from ..protocol.error_codes import SESSION_LOCK_LOST
 from ..protocol.routes import is_fragile, must_be_escaped
 from ..telemetry import Telemetry
-from ..validation import check_flag, check_function, seconds
+from ..validation import check_flag, seconds
 from . import operations
 from .call import Call, SessionTarget
 from .cancellation import PendingCalls
@@ -42,7 +41,6 @@ from .transport import Transport
 logger: SessionLogger = get_logger(__name__)
 
 T = TypeVar("T")
-ClientT = TypeVar("ClientT")
 
 #: Seconds in which a release must be answered, and in which it is retried. They are few, because the lock expires anyway.
 RELEASE_PATIENCE = 2.5
@@ -87,7 +85,8 @@ class Holder:
     Attributes:
         lock: The state of the session's lock.
         pending: The receives that wait. `shut` and `stop_waiting` cancel them.
-        is_releasing: A request releases the lock. An error of another one that says so is no loss.
+        renewals: The renewals that wait. `shut` cancels them.
+        is_releasing: A settlement releases the lock, too. Only renewals go on, and one that is refused finds no lost lock.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class Holder:
         self.queue_name = queue_name
         self.options = options
         self.lock: SessionLock = SessionLock(f"the session {session_id!r} of {queue_name!r}", options.session_timeout)
-        self.pending: PendingCalls = PendingCalls()
+        self.pending, self.renewals = PendingCalls(), PendingCalls()
         self._on_lost = on_lost
         self._owns_connection = owns_connection
         self._renew_until: float | None = None
@@ -179,6 +178,7 @@ class Holder:
         """
         self.lock.close()
         self.pending.stop()
+        self.renewals.stop()
         may_be_locked = self.lock.stage in (Stage.REQUESTED, Stage.HELD) and self.lock.error is None
         return may_be_locked and not self._is_released and self.transport.may_speak_v1
 
@@ -217,7 +217,7 @@ class Holder:
     def after_fork(self) -> None:
         """In a forked child: leave the session to the parent process."""
         self.lock.after_fork()
-        self.pending = PendingCalls()
+        self.pending, self.renewals = PendingCalls(), PendingCalls()
 
     # Renewal, for the renewer
 
@@ -243,7 +243,7 @@ class Holder:
         call.response_timeout = max(left / 3, min(left / 2, 1.0))
         call.retry_within = 0.0
         try:
-            self.send_for_lock(call)
+            self.send_for_lock(call, self.renewals)
         except SessionNotFoundError:
             return None
         except Exception as error:
@@ -306,7 +306,7 @@ class Holder:
         """
         self.connection.renewer.ensure_thread()
         try:
-            self.lock.check(settling=settling)
+            self.lock.check(settling=settling, closed=self.is_releasing)
         except LockExpiredError as expired:
             self._lose(expired.error)
             raise expired.error from None
@@ -321,10 +321,10 @@ class Holder:
             if grant is not None:
                 self.refresh(grant)
 
-    def send_for_lock(self, call: Call[LockGrant]) -> LockGrant:
+    def send_for_lock(self, call: Call[LockGrant], pending: PendingCalls | None = None) -> LockGrant:
         """Send a call that takes or renews the lock."""
         self.lock.request()
-        grant = self.send(call, self.pending)
+        grant = self.send(call, pending or self.pending)
         self.refresh(grant)
         return grant
 
@@ -380,20 +380,3 @@ class Holder:
                 interrupts.let_pass(failure, error)
                 logger.exception("on_lock_lost of %s failed", self.lock.name, **self.about)
         logger.info("the lock of %s is lost: %s", self.lock.name, error, **self.about)
-
-
-def hook_without_reference(
-    client: ClientT, hook: Callable[[ClientT, SessionNotFoundError], object] | None
-) -> Callable[[SessionNotFoundError], object] | None:
-    """Return an `on_lost` that calls `hook` with `client`. It does not keep the client alive, as a holder must not."""
-    check_function(hook, "on_lock_lost")
-    if hook is None:
-        return None
-    known = weakref.ref(client)
-
-    def on_lost(error: SessionNotFoundError) -> None:
-        living = known()
-        if living is not None:
-            hook(living, error)
-
-    return on_lost

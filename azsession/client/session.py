@@ -16,7 +16,8 @@ from ..errors import SessionNotFoundError
 from ..messages import ReceivedMessage
 from ..validation import check_count, check_queue_name, check_session_id, check_state, seconds
 from . import background, handover, operations, receiving
-from .holder import Holder, LockOptions, hook_without_reference
+from .holder import Holder, LockOptions
+from .lost_hook import hook_without_reference
 from .server_connection import ServerConnection
 from .session_lock import Stage
 from .settling_methods import SettlingMethods

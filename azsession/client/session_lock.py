@@ -112,14 +112,18 @@ class SessionLock:
         """Return the seconds until the lock ends."""
         return self._term.deadline - time.monotonic()
 
-    def check(self, *, settling: bool = False) -> None:
+    def check(self, *, settling: bool = False, closed: bool = False) -> None:
         """Check that a call can succeed. A forked child may settle (`settling`), but nothing else.
+
+        Args:
+            settling: The call settles messages.
+            closed: The session is about to be closed, so that no call begins.
 
         Raises:
             SessionNotFoundError: The session was closed, its lock is lost, or it belongs to another process.
             LockExpiredError: The lock expired, and `lose` was not called yet.
         """
-        if self._closed:
+        if self._closed or closed:
             raise SessionNotFoundError(f"{self.name} is closed", code=SESSION_LOCK_LOST)
         if self._error is not None:
             raise SessionNotFoundError(str(self._error), code=self._error.code) from self._error

@@ -14,6 +14,7 @@ from azsession import (
     InvalidReceiptError,
     ServiceBusConfig,
     ServiceBusProvider,
+    SessionNotFoundError,
 )
 from azsession.client import receiving, settling
 from azsession.client.session import holder_of
@@ -104,6 +105,22 @@ def test_a_session_is_closed_also_if_the_settlement_fails(provider: ServiceBusPr
     assert provider.list_sessions("orders")[0].locked_until is None
 
 
+def test_a_lock_that_the_settlement_finds_lost_is_reported(provider: ServiceBusProvider) -> None:
+    send(provider, 1)
+    lost: list[str | None] = []
+    session = provider.create_session_client(
+        "orders", accept_timeout=5, on_lock_lost=lambda _, error: lost.append(error.code)
+    )
+    message = session.receive_message(timeout=5)
+    assert message is not None
+    provider.session_from_handle(session.lock_handle()).close_session()
+    with pytest.raises(InvalidReceiptError) as caught:
+        settling.settle_and_close(holder_of(session), message)
+    assert caught.value.code == "SessionLockLost"
+    assert lost == ["SessionLockLost"]
+    assert session.closed
+
+
 def test_a_session_is_closed_also_if_nobody_answers(proxy: FaultyProxy, azsession_provider: ServiceBusProvider) -> None:
     with ServiceBusProvider.from_connection_string(proxy.connection_string, retry_attempts=0) as provider:
         send(provider, 2)
@@ -152,5 +169,5 @@ def test_a_renewal_that_follows_the_release_is_no_loss(provider: ServiceBusProvi
 
     http.hooks["response"].append(renew)
     settling.settle_and_close(holder_of(session), message)
-    assert len(refused) == 1
+    assert refused == [SessionNotFoundError]
     assert lost == []

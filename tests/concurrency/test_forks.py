@@ -344,3 +344,27 @@ provider.close()
             service.connection_string(), ca_bundle=str(tmp_path / "ca.pem")
         ) as provider:
             provider.send_message("q", Message(b"still well", session_id="s"))
+
+
+def test_a_child_settles_in_its_parents_loop_without_fetching_or_releasing(azsession_server: AzsessionServer) -> None:
+    run(
+        """
+from azsession.client import settling
+provider.send_messages("q", [Message(str(n), session_id="s") for n in range(3)])
+session = provider.create_session_client("q", "s")
+messages = session.messages(timeout=5, prefetch=1)
+first = next(messages)
+join(fork(lambda: session.complete_message(first)))
+second = next(messages)
+assert second.text() == "1", second
+join(fork(lambda: settling.settle_and_close(holder_of(session), second)))
+assert provider.list_sessions("q")[0].locked_until is not None
+third = next(messages)
+assert (third.text(), third.delivery_count) == ("2", 1), third
+session.complete_message(third)
+session.close_session()
+assert provider.peek_messages("q", "s") == []
+provider.close()
+""",
+        azsession_server.connection_string,
+    )

@@ -7,9 +7,10 @@ delivery counts are right.
 A history contains these operations and events:
 
 * of senders: ``send``, with the ids of the messages in order;
-* of consumers: ``accept``, ``receive``, ``receive_ahead`` and ``receive_deferred`` (with the received messages: id, sequence
-  number, delivery count; a ``receive`` also with the number of messages that it may fetch), ``complete``, ``abandon``,
-  ``defer`` and ``dead_letter`` (with sequence numbers; an ``abandon`` also with its delay), ``set_state``, ``get_state``,
+* of consumers: ``accept`` (with the time of the grant), ``receive``, ``receive_ahead`` and ``receive_deferred`` (with the
+  received messages: id, sequence number, delivery count), ``complete``, ``abandon``, ``defer`` and ``dead_letter`` (with
+  sequence numbers; an ``abandon`` also with its delay), all of these with the number of messages that they may fetch, if they
+  fetch messages ahead; ``set_state``, ``get_state``,
   ``renew`` and ``close`` (with the time until which the client had its lock), each under the name of a session client;
 * of the scene: the events ``killed`` (a process; recorded just before), ``gateway-down`` (recorded before and after; how it
   went down: killed or ended), ``link-down`` (between the gateway and Azure), and ``left`` (the messages in the queue at the

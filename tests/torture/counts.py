@@ -24,6 +24,8 @@ from .rules import Rules, Violation
 EXCEEDED = "MaxDeliveryCountExceeded"
 #: Seconds for which a lock in Azure lasts at most after its holder has gone: its last request may be delayed on its way.
 LINGER = 10.0
+#: Seconds in which somebody gets a session again after an accept whose answer was lost.
+SHORT_WHILE = 30.0
 
 
 @attrs.frozen
@@ -81,8 +83,8 @@ class DeliveryCounts:
         kills = set(self._kills)
         self._other_downs = [at for at in self._downs if at not in kills]
         self._unseen: dict[str, list[Operation]] = defaultdict(list)
-        #: Accepts that may have fetched messages of any session.
-        self._unseen_anywhere = [one for one in history.operations if one.fetches and not one.session]
+        #: Accepts without an answer. They may have fetched messages of any session.
+        self._unseen_accepts = [one for one in history.operations if one.fetches and not one.session]
         for one in history.operations:
             if one.fetches or (one.name in ("receive", "receive_deferred") and self._may_hide_messages(one)):
                 self._unseen[one.session].append(one)
@@ -141,11 +143,7 @@ class DeliveryCounts:
     def _failed_before(self, message: str, session: str, first: Operation | None) -> Failures:
         """Return how many deliveries of a message failed before the first receive that returned it."""
         sent, until = self._sent.get(message, 0.0), NEVER if first is None else first.end
-        unseen = [
-            one
-            for one in (*self._unseen[session], *self._unseen_anywhere)
-            if self._fetches_until(one) >= sent and one.begin <= until
-        ]
+        unseen = [one for one in self._unseen_in(session, until) if self._fetches_until(one) >= sent and one.begin <= until]
         return self._failed_unseen(unseen, until, first)
 
     def _failed_since(self, before: Delivery, after: Delivery | None) -> Failures:
@@ -155,13 +153,18 @@ class DeliveryCounts:
         again = before.receive.holder if self._rules.fetches_ahead else None
         unseen = [
             one
-            for one in (*self._unseen[before.receive.session], *self._unseen_anywhere)
+            for one in self._unseen_in(before.receive.session, until)
             if one.begin <= until and (one.begin > before.since or one.holder == again)
         ]
         if not any(one.name in ("abandon", "defer") and one.may_have_acted for one in self._settled_by(before, until)):
             # The holder had the message in its hand all the time.
             unseen = [one for one in unseen if one.holder != before.receive.holder]
         return self._fate(before, until) + self._failed_unseen(unseen, until, None if after is None else after.receive)
+
+    def _unseen_in(self, session: str, until: float) -> list[Operation]:
+        """Return the operations that may have got messages of a session that nobody saw, until a time."""
+        accepts = [one for one in self._unseen_accepts if until - SHORT_WHILE <= one.begin <= until]
+        return [*self._unseen[session], *accepts]
 
     def _fetches_until(self, receive: Operation) -> float:
         """Return until when a receive may have got messages."""

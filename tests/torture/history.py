@@ -86,7 +86,7 @@ class Operation:
     @property
     def fetches(self) -> bool:
         """Whether the operation may fetch messages that it does not return: an accept, or the settlement of a loop."""
-        return self.name != "receive" and "prefetch" in self.about
+        return self.name != "receive" and "prefetch" in self.about and self.may_have_acted
 
     @property
     def may_have_acted(self) -> bool:

@@ -78,7 +78,8 @@ def find_deliveries(history: History) -> dict[int, list[Delivery]]:
     fetched: dict[str, float] = {}
     for one in history.operations:
         if one.name == "receive" or one.fetches:
-            fetched[one.holder] = one.begin
+            # An accept can wait for long until another holder releases the session.
+            fetched[one.holder] = one.result.get("granted", one.begin)
         if one.name in RECEIVING and one.outcome == OK:
             since = fetched.get(one.holder, one.begin) if one.name == "receive_ahead" else one.begin
             for message, sequence, count in one.result["messages"]:

@@ -21,10 +21,9 @@ from .history import Recorder
 from .process import Process
 from .proxy import Proxy
 from .rules import Rules
-from .worker import HOST, QUEUE
+from .worker import HOST, LOCK_DURATION, QUEUE
 
 KEY = "dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmUgdG9ydHVyZSE="
-LOCK_DURATION = 5.0
 #: Few, so that some messages are dead-lettered after failed deliveries.
 MAX_DELIVERY_COUNT = 3
 SENDERS, CONSUMERS = 2, 4

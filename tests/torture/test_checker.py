@@ -265,3 +265,11 @@ def test_a_history_is_read_from_the_files_of_its_processes(tmp_path: Path) -> No
     ]
     assert history.operations[-1].end == float("inf")
     assert [(event.name, event.fields) for event in history.events] == [("lost", {"holder": "p.1", "left": 1.0})]
+
+
+def test_a_message_that_came_with_the_lock_came_when_the_lock_was_granted() -> None:
+    history = Forged().send("a").accept("p.1").receive("p.1", ("a", 1))
+    history.add("accept", "q.1", at=(1.0, 20.0), result={"granted": 10.0}, prefetch=3)
+    history.settle("abandon", "p.1", 1, at=(5.0, 6.0)).add("close", "p.1", at=(7.0, 8.0))
+    history.receive("q.1", ("a", 1, 2), name="receive_ahead").settle("complete", "q.1", 1)
+    assert history.kinds() == []

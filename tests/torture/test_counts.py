@@ -209,3 +209,16 @@ def test_deliveries_whose_responses_were_lost_may_make_a_message_a_dead_letter()
 def test_a_message_is_not_delivered_beyond_the_limit() -> None:
     forged = failed(3).accept("q.1").receive("q.1", ("a", 1, 4)).settle("complete", "q.1", 1, outcome=OK).send("b")
     assert forged.left("active", ("b", 2, 0)).kinds() == ["count"]
+
+
+def test_a_message_that_came_with_a_settlement_may_count_before_it_is_seen() -> None:
+    history = Forged().send("0").send("a").accept("p.1").receive("p.1", ("0", 0))
+    fetched = history.copy().settle("complete", "p.1", 0, prefetch=1).event("killed", victim="p")
+    assert counts(fetched) == [1, 2]
+    assert counts(history.settle("complete", "p.1", 0).event("killed", victim="p")) == [1]
+
+
+def test_a_message_that_came_with_a_lost_accept_may_count_before_it_is_seen() -> None:
+    history = Forged().send("a").add("accept", "p.1", "", UNKNOWN, prefetch=3).event("killed", victim="p")
+    assert counts(history) == [1, 2]
+    assert counts(Forged().send("a").add("accept", "p.1", "", UNKNOWN).event("killed", victim="p")) == [1]

@@ -34,6 +34,8 @@ from azsession.errors import (
 from .history import FAILED, OK, UNKNOWN, Recorder
 
 QUEUE = "orders"
+LOCK_DURATION = 5.0
+LOCK_DURATION = 5.0
 #: The name of the gateway. Only the workers can resolve it.
 HOST = "gateway.torture"
 SESSIONS = [f"order/{number}" if number % 2 else f"größe {number}%" for number in range(40)]
@@ -133,7 +135,8 @@ class Consumer:
                 result.update(outcome=outcome_of(error, strict=self._strict), error=repr(error))
                 time.sleep(0.1)
                 return None
-            result.update(outcome=OK, session=session.session_id)
+            granted = holder_of(session).lock.term.deadline - LOCK_DURATION
+            result.update(outcome=OK, session=session.session_id, granted=granted)
             return session
 
 
