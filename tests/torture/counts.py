@@ -163,7 +163,7 @@ class DeliveryCounts:
 
     def _unseen_in(self, session: str, until: float) -> list[Operation]:
         """Return the operations that may have got messages of a session that nobody saw, until a time."""
-        accepts = [one for one in self._unseen_accepts if until - SHORT_WHILE <= one.begin <= until]
+        accepts = [one for one in self._unseen_accepts if until == NEVER or until - SHORT_WHILE <= one.begin <= until]
         return [*self._unseen[session], *accepts]
 
     def _fetches_until(self, receive: Operation) -> float:

@@ -35,7 +35,6 @@ from .history import FAILED, OK, UNKNOWN, Recorder
 
 QUEUE = "orders"
 LOCK_DURATION = 5.0
-LOCK_DURATION = 5.0
 #: The name of the gateway. Only the workers can resolve it.
 HOST = "gateway.torture"
 SESSIONS = [f"order/{number}" if number % 2 else f"größe {number}%" for number in range(40)]
