@@ -1,9 +1,10 @@
 """Runs the embedded broker's operations one at a time, and groups operations that arrive together into one commit.
 
 `Core` runs every operation as a job of `GroupCommit`. One thread at a time leads: it runs all queued jobs in one transaction,
-commits, resolves their futures, and passes the lead on. A caller that blocks leads itself if no other thread does, so without
-concurrent callers a job runs in its caller's thread, without any thread switch. The broker's own thread runs the
-jobs of callers that do not block. If the database is in memory and no other thread leads, such a caller leads, too.
+and then those that arrived meanwhile, commits, resolves their futures, and passes the lead on. A caller that blocks leads
+itself if no other thread does, so without concurrent callers a job runs in its caller's thread, without any thread switch.
+The broker's own thread runs the jobs of callers that do not block. If the database is in memory and no other thread leads,
+such a caller leads, too.
 
 A signal handler can raise an exception anywhere in a leading thread, for example KeyboardInterrupt. The other threads must
 not wait for ever then. The methods that end a turn can therefore be called again after an interrupt, and continue.
