@@ -17,10 +17,10 @@ class Certificate:
     authority: Path
 
 
-def issue_certificate(folder: Path) -> Certificate:
-    """Write a certificate for 127.0.0.1 to a folder."""
+def issue_certificate(folder: Path, host: str = "127.0.0.1") -> Certificate:
+    """Write a certificate for a host to a folder."""
     authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
+    issued = authority.issue_cert(host)
     files = Certificate(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
     issued.cert_chain_pems[0].write_to_path(files.cert)
     issued.private_key_pem.write_to_path(files.key)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import ssl
+import sys
 from pathlib import Path
 
 import pytest
+from azure.servicebus.exceptions import ServiceBusConnectionError
 
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import ConfigurationError
 from azsession.server import GatewayService
 
+from ...support.sdk import message, receive, sockets_closed
 from .certificates import issue_certificate
-from .conftest import ROOT
+from .conftest import ROOT, sdk_client
 from .raw import RawClient
 
 
@@ -28,6 +32,33 @@ def test_clients_connect_with_tls(tmp_path: Path) -> None:
             # A client without TLS gets no frame.
             raw.send(b"AMQP\x03\x01\x00\x00" * 10)
             assert b"AMQP" not in raw.socket.recv(1000)
+
+
+def test_the_sdk_checks_the_certificate_against_a_given_authority(tmp_path: Path) -> None:
+    # The SDK uses port 5671 with TLS, whatever the connection string says. On Linux, every 127.x.y.z is this machine.
+    host = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}.1" if sys.platform == "linux" else "127.0.0.1"
+    files = issue_certificate(tmp_path, host)
+    broker = EmbeddedBroker(queues=["q"])
+    tls = {"tls_cert": files.cert, "tls_key": files.key}
+    with (
+        sockets_closed(),
+        GatewayService(broker, [ROOT], **tls, host=host, amqp_port=5671) as service,
+    ):
+        where = service.amqp_connection_string()
+        with sdk_client(where, connection_verify=str(files.authority)) as client:
+            with client.get_queue_sender("q") as sender:
+                sender.send_messages(message("over TLS", "s"))
+            with client.get_queue_receiver("q", session_id="s") as receiver:
+                (received,) = receive(receiver, 1)
+                assert str(received) == "over TLS"
+                receiver.complete_message(received)
+        # The authority is not one of the system's.
+        with (
+            sdk_client(where) as client,
+            pytest.raises(ServiceBusConnectionError, match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            client.get_queue_sender("q").send_messages(message("refused", "s"))
+        assert broker.peek("q", None, 0, 10).result() == []
 
 
 def test_an_address_that_is_not_loopback_needs_tls() -> None:
