@@ -26,7 +26,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from azsession import InvalidReceiptError, Message, QueueError, QueueSettings, ServiceBusProvider, SessionClient
+from azsession import (
+    InvalidReceiptError,
+    Message,
+    QueueError,
+    QueueSettings,
+    ReceivedMessage,
+    ServiceBusProvider,
+    SessionClient,
+)
 
 from ..support.processes import Served
 
@@ -103,6 +111,8 @@ class Mix:
         self._session_id = f"mix-{uuid.uuid4()}"
         self._chance = random.Random(seed)
         self._session: SessionClient | None = None
+        #: The loop that yielded the latest message. While it is alive, a settlement can fetch the next messages.
+        self._messages: Iterator[ReceivedMessage] = iter(())
         self._child_uses_provider, self._child_settles = child_uses_provider, child_settles
         self.interrupts = self.forks = self.closes = 0
         self._next = 0
@@ -137,7 +147,7 @@ class Mix:
     def step(self) -> None:
         """Send, receive and complete one message, each with interrupts. Sometimes fork, or close the session."""
         self._send()
-        message = self._attempt(lambda: self._open().receive_message(timeout=self._chance.choice([0, 0.01])))
+        message = self._attempt(self._receive)
         if message is not None:
             self._check(int(message.text()))
         if self._chance.random() < 0.01:
@@ -149,6 +159,13 @@ class Mix:
             self.closes += 1
             self._attempt(session.close)
             session.close()
+
+    def _receive(self) -> ReceivedMessage | None:
+        timeout, prefetch = self._chance.choice([0, 0.01]), self._chance.choice([0, 1, 3])
+        if prefetch == 0:
+            return self._open().receive_message(timeout=timeout)
+        self._messages = self._open().messages(timeout, prefetch)
+        return next(self._messages, None)
 
     def _send(self) -> None:
         number, self._next = self._next, self._next + 1
