@@ -85,6 +85,19 @@ def test_a_context_of_the_caller_stays(provider: ServiceBusProvider, queue: str,
         assert format(link_of(span).span_id, "x") == "b7ad6b7169203331"
 
 
+def test_a_settlement_that_fetches_messages_has_the_same_spans_as_two_requests(
+    provider: ServiceBusProvider, queue: str, telemetry: Exported
+) -> None:
+    names = provider.send_messages(queue, [Message(text, session_id="s1") for text in "abc"])
+    with provider.create_session_client(queue, "s1") as session:
+        for message in session.messages(timeout=2, prefetch=1):
+            session.complete_message(message)
+    receives = [attributes_of(span).get("messaging.message.id") for span in telemetry.spans(f"receive {queue}")]
+    assert receives == [*names, None]
+    assert [attributes_of(span)["messaging.message.id"] for span in telemetry.spans(f"complete {queue}")] == names
+    assert telemetry.measured(CONSUMED, messaging_operation_name="receive", messaging_destination_name=queue) == 3
+
+
 def test_a_receive_is_linked_to_the_message_and_describes_it(
     provider: ServiceBusProvider, queue: str, telemetry: Exported
 ) -> None:
