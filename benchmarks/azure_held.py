@@ -19,7 +19,7 @@ import psutil
 from azsession import Message, ReceivedMessage, ServiceBusProvider, SessionClient
 
 from .common import QUEUE, Figure, arguments, fill, show
-from .standin import namespace
+from .standin import SERVERS, namespace
 
 #: Bytes of a message's body.
 SIZE = 256
@@ -68,10 +68,10 @@ def _hold(provider: ServiceBusProvider, count: int) -> list[SessionClient]:
 
 def main() -> None:
     """Run the benchmark, and print its figures."""
-    options = arguments("azure_held", __doc__ or "", sessions=1000, seconds=10, count=500, lock_seconds=15)
+    options = arguments("azure_held", __doc__ or "", sessions=1000, seconds=10, count=500, lock_seconds=15, server=SERVERS)
     own = psutil.Process()
     with ExitStack() as stack:
-        standin = stack.enter_context(namespace(QUEUE, lock_duration=options.lock_seconds))
+        standin = stack.enter_context(namespace(QUEUE, lock_duration=options.lock_seconds, server=options.server))
         provider = stack.enter_context(standin.provider())
         found = _overtaking(provider, options.count)
         gc.collect()

@@ -119,11 +119,21 @@ def interleaved(rounds: int, **measures: Callable[[], float]) -> dict[str, float
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def arguments(name: str, what: str, **options: int) -> argparse.Namespace:
-    """Parse the command line: one option with a whole number for each of `options`, which are the defaults."""
+def arguments(name: str, what: str, **options: int | tuple[str, ...]) -> argparse.Namespace:
+    """Parse the command line: one option for each of `options`.
+
+    Args:
+        name: The name of the benchmark.
+        what: What it measures.
+        **options: The default of an option with a whole number, or the choices of an option. The first choice is the default.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
     for option, default in options.items():
-        parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=default, help=f"default {default}")
+        flag = f"--{option.replace('_', '-')}"
+        if isinstance(default, tuple):
+            parser.add_argument(flag, choices=default, default=default[0], help=f"default {default[0]}")
+        else:
+            parser.add_argument(flag, type=int, default=default, help=f"default {default}")
     return parser.parse_args()
 
 

@@ -1,4 +1,7 @@
-"""Shared by the benchmarks of Azure: the stand-in for a namespace in its own process, and clients and a gateway for it."""
+"""Shared by the benchmarks of Azure: a server for a namespace in its own process, and clients and a gateway for it.
+
+The server is the tests' stand-in, which is built on Qpid Proton, or the AMQP endpoint of azsession's own gateway.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,28 @@ from azsession import Message, ServiceBusProvider
 
 from .common import Gateway
 
-__all__ = ["PEER", "Namespace", "azure_gateway", "fill_sessions", "namespace", "sdk_receiver", "sdk_session"]
+__all__ = ["PEER", "SERVERS", "Namespace", "azure_gateway", "fill_sessions", "namespace", "sdk_receiver", "sdk_session"]
 
 #: The peer. By default it settles with dispositions that are settled already, so that Azure does not confirm them.
 PEER = f"azure-servicebus {SDK_VERSION}, its settlements unconfirmed"
 
+#: The servers that stand for a namespace: the option ``--server``.
+SERVERS = ("standin", "gateway")
+#: The process of the AMQP endpoint: a gateway that keeps its messages in memory.
+_ENDPOINT = """
+import json
+import sys
+from azsession import QueueSettings
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.server import AccessKey, GatewayService
+
+broker = EmbeddedBroker(None)
+for name in sys.argv[2:]:
+    broker.create_queue(name, QueueSettings(lock_duration=float(sys.argv[1]))).result()
+with GatewayService(broker, [AccessKey.generate()], amqp_port=0) as service:
+    print(json.dumps({"connection_string": service.amqp_connection_string()}), flush=True)
+    sys.stdin.read()
+"""
 #: The gateway's process: serves in front of a namespace until its standard input ends.
 _GATEWAY = """
 import sys
@@ -38,7 +58,7 @@ with GatewayService(broker, [AccessKey.generate()]) as service:
 
 @attrs.frozen
 class Namespace:
-    """The stand-in for an Azure namespace, in a process of its own."""
+    """A server that stands for an Azure namespace, in a process of its own."""
 
     connection_string: str
     process: psutil.Process
@@ -53,16 +73,19 @@ class Namespace:
 
 
 @contextmanager
-def namespace(*queues: str, lock_duration: float = 300.0) -> Iterator[Namespace]:
-    """Run the stand-in, with these queues, until the ``with`` block ends."""
-    command = [sys.executable, "-m", "tests.standin", "--lock-duration", str(lock_duration)]
-    for queue in queues:
-        command += ["--queue", queue]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def namespace(*queues: str, lock_duration: float = 300.0, server: str = SERVERS[0]) -> Iterator[Namespace]:
+    """Run one of `SERVERS`, with these queues, until the ``with`` block ends."""
+    if server == "gateway":
+        command = [sys.executable, "-c", _ENDPOINT, str(lock_duration), *queues]
+    else:
+        command = [sys.executable, "-m", "tests.standin", "--lock-duration", str(lock_duration)]
+        for queue in queues:
+            command += ["--queue", queue]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise SystemExit("the stand-in did not start: it needs the extras standin and dev, and the tests beside it")
+            raise SystemExit("the server did not start: the stand-in needs the extras standin and dev, and the tests")
         try:
             yield Namespace(json.loads(line)["connection_string"], psutil.Process(process.pid))
         finally:
