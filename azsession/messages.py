@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TypeAlias, overload
 
@@ -339,6 +340,22 @@ class ReceivedMessage(PeekedMessage):
 
     receipt: ReceiptHandle = attrs.field(repr=False)
     delivered_at: datetime
+
+
+class UndecodedMessages(Sequence[ReceivedMessage]):
+    """Received messages of a broker that makes the objects when they are first read."""
+
+    def received_as(
+        self, receipt: Callable[[str], ReceiptHandle], session_id: str, delivered_at: datetime
+    ) -> list[ReceivedMessage]:
+        """Return the messages with the receipts of their receiver.
+
+        Args:
+            receipt: Returns the receipt for a lock token.
+            session_id: The session, as the receiver names it.
+            delivered_at: When the receiver got the messages (timezone-aware, UTC).
+        """
+        raise NotImplementedError
 
 
 @attrs.frozen

@@ -122,32 +122,22 @@ def token_of(delivery_tag: bytes) -> str:
     return f"{low:08x}-{middle:04x}-{high:04x}-{digits[:4]}-{digits[4:]}"
 
 
-def received(
-    message: AmqpMessage,
-    lock_token: str,
-    *,
-    queue_name: str,
-    session_id: str,
-    expires_at: datetime | None,
-    delivered_at: datetime | None = None,
-) -> ReceivedMessage:
+def received(message: AmqpMessage, receipt: ReceiptHandle, *, session_id: str, delivered_at: datetime) -> ReceivedMessage:
     """Return a message that was received under a session's lock.
 
     Args:
         message: The AMQP message.
-        lock_token: Its lock token.
-        queue_name: The queue or subscription.
+        receipt: Its receipt.
         session_id: The session.
-        expires_at: When the session's lock ends; aware, UTC.
-        delivered_at: When the message came; the present, if absent.
+        delivered_at: When the message came; aware, UTC.
     """
     fields = _fields(message)
     fields["session_id"] = session_id
     # The header counts failed deliveries: those before this one (AMQP 1.0 §3.2.1).
     fields["delivery_count"] += 1
     fields["state"] = _state(message)
-    fields["receipt"] = ReceiptHandle(lock_token, expires_at, queue_name=queue_name, session_id=session_id)
-    fields["delivered_at"] = delivered_at or datetime.now(timezone.utc)
+    fields["receipt"] = receipt
+    fields["delivered_at"] = delivered_at
     return ReceivedMessage(**fields)
 
 

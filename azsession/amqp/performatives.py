@@ -203,7 +203,10 @@ def decode_frame(body: bytes | memoryview) -> tuple[int, Any]:
     if not buf:
         return HEARTBEAT, None
     try:
-        code, pos = read_descriptor(buf, 0)
+        if buf[0] == 0 and buf[1] == 0x53:
+            code, pos = buf[2], 3  # A shortcut for descriptors below 256.
+        else:
+            code, pos = read_descriptor(buf, 0)
         fields, pos = READERS[buf[pos]](buf, pos + 1, 0)
         if not isinstance(fields, list):
             raise MalformedFrameError(f"the fields of a frame are a {type(fields).__name__}, not a list")

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import attrs
 
 from ..errors import ValidationError
-from ..messages import AttributeValue, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo
+from ..messages import AttributeValue, PeekedMessage, ReceiptHandle, ReceivedMessage, SessionInfo, UndecodedMessages
 from ..protocol import COMBINED, COUNT_HEADER, ENVELOPE_TYPE, LOCK_EXPIRES_HEADER, WAITED_HEADER
 from ..protocol.error_codes import parse_seconds
 from ..protocol.queue_json import decode_queue_info, decode_statistics
@@ -124,6 +124,8 @@ def own_messages(messages: Sequence[PeekedMessage], session: SessionTarget, seco
     """Return the messages of a broker in this process, with the lock's expiry as this client calculates it."""
     now = datetime.now(timezone.utc)
     expires_at = now + timedelta(seconds=seconds_left)
+    if isinstance(messages, UndecodedMessages):
+        return messages.received_as(lambda token: _receipt(token, session, expires_at), session.session_id, now)
     return [
         _with_own_receipt(message, session, now, expires_at) for message in messages if isinstance(message, ReceivedMessage)
     ]

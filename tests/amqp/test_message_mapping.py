@@ -26,7 +26,7 @@ from azsession.amqp import (
 )
 from azsession.amqp.message_mapping import peeked, received, to_amqp, token_of
 from azsession.errors import ValidationError
-from azsession.messages import PeekedMessage, ReceivedMessage
+from azsession.messages import PeekedMessage, ReceiptHandle, ReceivedMessage
 from azsession.protocol.wire import decode_envelope, encode_envelope
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
@@ -57,7 +57,8 @@ def there_and_back(message: Message) -> PeekedMessage:
 
 
 def delivered(message: AmqpMessage) -> ReceivedMessage:
-    return received(message, "token", queue_name="q", session_id="s", expires_at=NOW, delivered_at=NOW)
+    receipt = ReceiptHandle("token", NOW, queue_name="q", session_id="s")
+    return received(message, receipt, session_id="s", delivered_at=NOW)
 
 
 def test_every_property_survives_the_round_trip() -> None:

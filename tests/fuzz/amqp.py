@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from azsession import amqp
@@ -10,6 +11,7 @@ from azsession.broker.azure.browsing import messages_of
 from azsession.broker.azure.error_mapping import error_of, refusal_of
 from azsession.broker.azure.transport.stream import _WebSocket
 from azsession.errors import QueueError
+from azsession.messages import ReceiptHandle
 from azsession.protocol.wire import decode_envelope, decode_single, encode_envelope, encode_single
 
 TOKEN = "6b2d11f2-0ab2-4b2e-9f7a-1f6f2f0e9d3c"
@@ -29,7 +31,8 @@ def message(data: bytes) -> None:
     """Parse a message, and convert it into both HTTP representations."""
     read = amqp.decode_message(data)
     assert isinstance(read.body, bytes)
-    given = received(read, TOKEN, queue_name="q", session_id="s", expires_at=None)
+    receipt = ReceiptHandle(TOKEN, None, queue_name="q", session_id="s")
+    given = received(read, receipt, session_id="s", delivered_at=datetime.now(timezone.utc))
     envelope = encode_envelope([given, peeked(read, dead_letter=True)])
     assert decode_envelope(envelope)[0]["body"] == given.body
     headers, body = encode_single(given)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import overload
 
 from ...amqp.message_mapping import received
-from ...messages import ReceivedMessage
+from ...messages import ReceiptHandle, ReceivedMessage, UndecodedMessages
 from .session.offers import OfferingSession
 from .session.unsettled import UnsettledMessage
 
 
-class ReceivedMessages(Sequence[ReceivedMessage]):
+class ReceivedMessages(UndecodedMessages):
     """The messages of a receive. The caller's thread decodes them, not the loop's: many messages take tens of milliseconds.
 
     Args:
@@ -47,15 +47,17 @@ class ReceivedMessages(Sequence[ReceivedMessage]):
             expires_at, delivered_at = (
                 datetime.fromtimestamp(at, timezone.utc) for at in (self._expires_at, self._delivered_at)
             )
-            self._decoded = [
-                received(
-                    message.message,
-                    message.token,
-                    queue_name=self._queue_name,
-                    session_id=self._session_id,
-                    expires_at=expires_at,
-                    delivered_at=delivered_at,
-                )
-                for message in self._encoded
-            ]
+
+            def receipt(token: str) -> ReceiptHandle:
+                return ReceiptHandle(token, expires_at, queue_name=self._queue_name, session_id=self._session_id)
+
+            self._decoded = self.received_as(receipt, self._session_id, delivered_at)
         return self._decoded
+
+    def received_as(
+        self, receipt: Callable[[str], ReceiptHandle], session_id: str, delivered_at: datetime
+    ) -> list[ReceivedMessage]:
+        return [
+            received(one.message, receipt(one.token), session_id=session_id, delivered_at=delivered_at)
+            for one in self._encoded
+        ]

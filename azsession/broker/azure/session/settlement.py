@@ -126,11 +126,16 @@ class SettlementHistory:
 
     def __init__(self) -> None:
         self._settled: OrderedDict[str, tuple[Disposition, float]] = OrderedDict()
+        #: When old settlements were forgotten last, on the monotonic clock.
+        self._cleaned = 0.0
 
     def add(self, settlement: Settlement) -> None:
         """Remember a settlement, and forget the oldest past the limits."""
         now = time.monotonic()
         self._settled[settlement.lock_token] = (settlement.disposition, now)
+        if now < self._cleaned + 1.0 and len(self._settled) <= MAX_SETTLED:
+            return
+        self._cleaned = now
         while self._settled:
             token, (_, when) = next(iter(self._settled.items()))
             if len(self._settled) <= MAX_SETTLED and now - when < SETTLED_SECONDS:

@@ -10,6 +10,7 @@ Every other state may also go straight to CLOSED. CLOSED is final; the namespace
 
 from __future__ import annotations
 
+import struct
 import time
 import uuid
 from collections import deque
@@ -38,6 +39,8 @@ MAX_CHANNELS = 256
 RESERVED = 8
 #: Seconds without a frame after which the peer counts as gone. The open frame announces them (§2.4.5).
 IDLE_TIMEOUT = 60.0
+#: The header of a frame: size, data offset in words of 4 bytes, type, and channel (§2.3.1).
+_FRAME_HEADER = struct.Struct(">IBBH")
 #: How many reads one event allows, so that a busy connection does not starve the others.
 _MAX_READS = 16
 
@@ -225,15 +228,15 @@ class Connection:
                     self._on_header(data[at : at + 8])
                     at += 8
                     continue
-            size = int.from_bytes(data[at : at + 4], "big")
+            size, words, _, number = _FRAME_HEADER.unpack_from(data, at)
             if not 8 <= size <= MAX_FRAME_SIZE:
                 raise MalformedFrameError(f"a frame of {size} bytes; 8 to {MAX_FRAME_SIZE} are allowed")
             if end - at < size:
                 break
-            offset = 4 * data[at + 4]
+            offset = 4 * words
             if not 8 <= offset <= size:
                 raise MalformedFrameError(f"a frame of {size} bytes with a data offset of {offset}")
-            self._on_frame(int.from_bytes(data[at + 6 : at + 8], "big"), data[at + offset : at + size])
+            self._on_frame(number, data[at + offset : at + size])
             at += size
         self._in = data[at:]
 
