@@ -38,7 +38,7 @@ class Side:
         """Accept a session; return the answer, and the holder of the session."""
         given = {"Azsession-Lock-Id": fresh_id(), **(headers or {})}
         body = {} if session_id is None else {"SessionId": session_id}
-        reply = self.gateway.ask("POST", f"/{self.queue}/sessions?timeout=5&{query}", body, given)
+        reply = self.gateway.ask("POST", f"/{self.queue}/sessions?timeout=30&{query}", body, given)
         name = reply.json["SessionId"] if reply.status == 201 else ""
         return reply, self.gateway.holder(self.queue, name, given["Azsession-Lock-Id"])
 
@@ -295,10 +295,10 @@ def lose_answer(side: Side, method: str, path: str, headers: dict[str, str], bod
 
 
 @pytest.fixture
-def large_side(request: pytest.FixtureRequest) -> Iterator[Side]:
+def large_side() -> Iterator[Side]:
     """A queue with a session of large messages: answers do not fit into the buffers of a connection."""
-    with serving() as gateway:
-        side = Side(gateway, gateway.queue())
+    with serving() as served:
+        side = Side(served, served.queue())
         for body in BODIES:
             side.send("a", body)
         yield side
