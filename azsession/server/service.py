@@ -129,6 +129,7 @@ class GatewayService:
                 self._guard,
                 max_message_size=max_message_size,
                 has_room=lambda: self._listener.connections.has_room(),
+                make_room=lambda: self._listener.connections.make_room(),
                 tls=self._amqp_tls,
                 metrics=metrics,
             )

@@ -10,14 +10,13 @@ from contextlib import suppress
 
 from ...broker.base import Broker
 from ..authorization import Guard
+from ..http.acceptor import Acceptor
 from . import limits
 from .conditions import FORCED, ConnectionFaultError
 from .connection import Connection
 from .reporter import OperationMetrics, Reporter
 from .services import Services
 
-#: Connections that the system keeps until they are accepted.
-BACKLOG = 1024
 #: Seconds between the close frames and the end of the connections, when the server stops.
 STOP_PATIENCE = 2.0
 
@@ -31,6 +30,7 @@ class Endpoint:
         max_message_size: Bytes of a message, of a batch, and of a session state, at most.
         has_room: Returns whether the server may have another connection. Without room, a new one is closed at once. Called in
             the event loop.
+        make_room: Closes an idle connection of another server of this process; returns whether there was one.
         tls: The context of TLS connections; `None` without TLS.
         metrics: Count the operations, if they are there.
     """
@@ -42,22 +42,26 @@ class Endpoint:
         *,
         max_message_size: int,
         has_room: Callable[[], bool],
+        make_room: Callable[[], bool],
         tls: ssl.SSLContext | None = None,
         metrics: OperationMetrics | None = None,
     ) -> None:
         self._services = Services(broker, guard, max_message_size, Reporter(metrics))
         self._has_room = has_room
+        self._make_room = make_room
         self._sock: socket.socket | None = None
         self._tls = tls
         self._is_stopping = False
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
+        #: The accepted connections that are not open yet, and the tasks that open them: over TLS, with the handshake.
+        self._opening: dict[Connection, asyncio.Task[None]] = {}
         self._emptied: asyncio.Future[None] | None = None
         self._connections: set[Connection] = set()
 
     @property
     def connection_count(self) -> int:
-        """How many connections there are."""
-        return len(self._connections)
+        """How many connections there are, with those whose TLS handshake is not over."""
+        return len(self._connections) + len(self._opening)
 
     @property
     def unsent_bytes(self) -> int:
@@ -81,19 +85,36 @@ class Endpoint:
     async def start(self) -> None:
         """Serve on the socket, in the running event loop."""
         assert self._sock is not None
-        self._server = await asyncio.get_running_loop().create_server(
-            self.new_connection,
-            sock=self._sock,
-            backlog=BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=None if self._tls is None else limits.HANDSHAKE_TIMEOUT,
-        )
+        self._acceptor = Acceptor(self._sock, self._on_socket, self._make_room)
+        self._acceptor.start()
+
+    def _on_socket(self, sock: socket.socket) -> None:
+        if not self.has_room():
+            sock.close()
+            return
+        connection = self.new_connection()
+        task = asyncio.get_running_loop().create_task(self._open(sock, connection))
+        self._opening[connection] = task
+        task.add_done_callback(lambda _: self._opening.pop(connection, None))
+
+    async def _open(self, sock: socket.socket, connection: Connection) -> None:
+        seconds = None if self._tls is None else limits.HANDSHAKE_TIMEOUT
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=seconds
+            )
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError):  # The client went away, sent something else than TLS, or was too slow.
+                raise
 
     async def stop(self) -> None:
         """Close the connections, and wait until they are gone."""
         self._is_stopping = True
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.stop()
+        for task in list(self._opening.values()):
+            task.cancel()
         fault = ConnectionFaultError(FORCED, "The server is stopping.")
         for connection in list(self._connections):
             connection.close(fault)
@@ -110,8 +131,10 @@ class Endpoint:
 
     def add(self, connection: Connection) -> bool:
         """Count a new connection; return whether there is room for it."""
-        if not self.has_room():
+        # An accepted connection has its place already, and one of a WebSocket gets it now.
+        if self._is_stopping or not (connection in self._opening or self.has_room()):
             return False
+        self._opening.pop(connection, None)
         self._connections.add(connection)
         return True
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,18 +16,15 @@ import uvicorn
 from ...errors import ConfigurationError
 from ...logs import SessionLogger, get_logger
 from . import limits
+from .acceptor import Acceptor
 from .asgi import ASGIApplication
 from .connection import Connection
 from .connections import Connections
 
 logger: SessionLogger = get_logger(__name__)
 
-#: Connections that the system keeps until they are accepted, and connections that are accepted before others get their turn.
+#: Connections that the system keeps until they are accepted.
 BACKLOG = 4096
-MAX_ACCEPTS = 64
-#: Seconds without accepting after the system had no room for a connection, and seconds between two warnings about it.
-NO_ROOM_PAUSE = 0.2
-WARN_PAUSE = 60.0
 #: Seconds in which running requests can finish when the server stops.
 STOP_PATIENCE = 5.0
 #: The name of the server's thread.
@@ -37,8 +32,6 @@ THREAD_NAME = "azsession-server"
 #: Seconds of silence after which the system asks whether the peer is still there, seconds between such questions, and how
 #: many of them may stay without an answer.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-
-_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Companion(Protocol):
@@ -105,7 +98,6 @@ class Listener:
         )
         # On Windows, the loop must be one that can watch a socket.
         self._make_loop = asyncio.SelectorEventLoop if sys.platform == "win32" else config.get_loop_factory()
-        self._warned_at = float("-inf")
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
         """Return an event loop for `serve`."""
@@ -120,14 +112,14 @@ class Listener:
             sock: The listening socket.
             stopping: Ends the server.
         """
-        loop, companion = asyncio.get_running_loop(), self._companion
-        loop.add_reader(sock, self._accept, loop, sock)
+        companion = self._companion
+        acceptor = Acceptor(sock, self._on_socket, self.connections.make_room)
+        acceptor.start()
         try:
             if companion is not None:
                 await companion.start()
             await stopping.wait()
-            loop.remove_reader(sock)
-            sock.close()
+            acceptor.stop()
             draining = [self.connections.drain(STOP_PATIENCE)]
             if companion is not None:
                 draining.append(companion.stop())
@@ -138,34 +130,12 @@ class Listener:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
 
-    def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
-        for _ in range(MAX_ACCEPTS):
-            try:
-                sock, _ = listener.accept()
-            except OSError as error:
-                if error.errno in _NO_ROOM:
-                    self._on_no_room(loop, listener, error)
-                return
-            sock.setblocking(False)
-            connection = self.connections.new()
-            if connection is None:
-                sock.close()
-            else:
-                connection.open(loop.create_task(self._open(connection, sock)), sock)
-
-    def _on_no_room(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, error: OSError) -> None:
-        """Make room for a connection, or wait: the process or the system can open no more files."""
-        now = time.monotonic()
-        if now > self._warned_at + WARN_PAUSE:
-            self._warned_at = now
-            logger.warning("no more connections can be accepted (%s); new ones must wait", error.strerror)
-        if not self.connections.make_room():
-            loop.remove_reader(listener)
-            loop.call_later(NO_ROOM_PAUSE, self._resume, loop, listener)
-
-    def _resume(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
-        if not self.connections.is_stopping:
-            loop.add_reader(listener, self._accept, loop, listener)
+    def _on_socket(self, sock: socket.socket) -> None:
+        connection = self.connections.new()
+        if connection is None:
+            sock.close()
+        else:
+            connection.open(asyncio.get_running_loop().create_task(self._open(connection, sock)), sock)
 
     async def _open(self, connection: Connection, sock: socket.socket) -> None:
         """Make the transport of a connection. Returns after the TLS handshake."""

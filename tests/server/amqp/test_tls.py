@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import ssl
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.servicebus.exceptions import ServiceBusConnectionError
@@ -13,7 +15,9 @@ from azure.servicebus.exceptions import ServiceBusConnectionError
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import ConfigurationError
 from azsession.server import GatewayService
+from azsession.server.amqp import limits
 
+from ...conftest import eventually
 from ...support.sdk import message, receive, sockets_closed
 from .certificates import issue_certificate
 from .conftest import ROOT, sdk_client
@@ -71,3 +75,33 @@ def test_a_service_without_the_endpoint_has_no_connection_string_for_it() -> Non
         assert service.amqp_port is None
         with pytest.raises(ConfigurationError, match="amqp_port"):
             service.amqp_connection_string()
+
+
+def test_connections_without_a_handshake_count(tmp_path: Path) -> None:
+    files = issue_certificate(tmp_path)
+    context = ssl.create_default_context(cafile=files.authority)
+    options: dict[str, Any] = {"tls_cert": files.cert, "tls_key": files.key, "amqp_port": 0, "max_connections": 3}
+    with GatewayService(EmbeddedBroker(queues=["q"]), [ROOT], **options) as service, ExitStack() as stack:
+        silent = [stack.enter_context(RawClient(service)) for _ in range(3)]
+        eventually(lambda: service._connection_count() == 3)
+        with RawClient(service) as refused:
+            refused.assert_ended()
+        for each in silent:
+            each.socket.close()
+        eventually(lambda: service._connection_count() == 0)
+        with RawClient(service) as raw:
+            raw.socket = context.wrap_socket(raw.socket, server_hostname="127.0.0.1")
+            assert raw.open(ROOT).attach_receiver("q").has_source
+            assert service._connection_count() == 1
+        stack.enter_context(RawClient(service))
+        eventually(lambda: service._connection_count() == 1)
+        # The end of the service does not wait for the handshake.
+
+
+def test_a_handshake_that_takes_too_long_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_TIMEOUT", 0.5)
+    files = issue_certificate(tmp_path)
+    options: dict[str, Any] = {"tls_cert": files.cert, "tls_key": files.key, "amqp_port": 0}
+    with GatewayService(EmbeddedBroker(queues=["q"]), [ROOT], **options) as service, RawClient(service) as silent:
+        silent.assert_ended()
+        eventually(lambda: service._connection_count() == 0)
