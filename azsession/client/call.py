@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import attrs
-from urllib3 import HTTPHeaderDict
 
 from ..events import Event
 from ..messages import PeekedMessage
@@ -90,9 +89,11 @@ class ServerResponse:
     @property
     def items(self) -> Iterable[tuple[str, str]]:
         """The headers as pairs. The names have the case that the server sent. Values of one name are joined."""
-        if isinstance(self.headers, HTTPHeaderDict):
-            return self.headers.itermerged()
-        return self.headers.pairs() if isinstance(self.headers, ResponseHeaders) else self.headers.items()
+        if isinstance(self.headers, ResponseHeaders):
+            return self.headers.pairs()
+        merged = getattr(self.headers, "itermerged", self.headers.items)  # urllib3's `items` does not join them.
+        pairs: Iterable[tuple[str, str]] = merged()
+        return pairs
 
 
 # Without a `repr`, which makes `import azsession` faster. rich shows the fields of attrs classes nevertheless, so that those

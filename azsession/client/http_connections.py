@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
-from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.response import HTTPResponse
@@ -211,7 +210,7 @@ def _as_urllib3(
         fields = [(name, re.sub(r"\r?\n[ \t]+", " ", value)) for name, value in response.headers.items()]
     found = HTTPResponse(
         body=response if body is None else body,
-        headers=HTTPHeaderDict(fields),
+        headers=fields,  # type: ignore[arg-type]
         status=response.status,
         version=response.version,
         reason=response.reason,

@@ -10,20 +10,22 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import extract_cookies_to_jar
 from requests.utils import prepend_scheme_if_needed, select_proxy
 from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.response import BaseHTTPResponse
 
 from ..errors import ConfigurationError
 from . import cancellation
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request
 from .http_connections import WholeResponse, forget_inherited, tracked
 from .response_sink import ResponseSink
+
+if TYPE_CHECKING:
+    from urllib3.response import BaseHTTPResponse
 
 #: The bytes of an error's body that are read.
 ERROR_SIZE = 65536
