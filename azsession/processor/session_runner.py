@@ -285,7 +285,7 @@ class SessionRunner:
                 if holder_of(session).has_settled(message):
                     self._counters.add("messages_done")
                     self._backoff.succeeded(session.session_id)
-                elif self._is_last(session, progress):
+                elif self._is_last(progress):
                     progress.is_done = True
                     completions.complete_last(message)
                 else:
@@ -302,11 +302,12 @@ class SessionRunner:
         progress.is_done = progress.is_done or bool(completions.failures)
         return None
 
-    def _is_last(self, session: SessionClient, progress: _Progress) -> bool:
+    def _is_last(self, progress: _Progress) -> bool:
         """Tell whether the session is released after the message that was handled."""
         if self.stopping.is_set():
             return True
-        if progress.fetched > 0 and holder_of(session).lock.ahead_count:
+        if progress.fetched > 0:
+            # Also if they were given back: then the session is not empty.
             return False
         if progress.ran_empty and self._options.session_idle_timeout == 0:
             return True

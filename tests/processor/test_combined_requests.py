@@ -15,6 +15,8 @@ from azsession import (
     SessionProcessor,
     ValidationError,
 )
+from azsession.client import fetched_ahead
+from azsession.client.session import holder_of
 from azsession.protocol import COMBINED
 
 from ..conftest import eventually
@@ -72,6 +74,21 @@ def test_the_last_message_of_a_turn_is_settled_with_the_release(provider: Servic
 def test_a_listed_session_is_received_with_its_lock(provider: ServiceBusProvider, front: Front) -> None:
     send(provider, "a", ["1"])
     assert run(front, Seen(), session_ids=["a"])[:2] == ["receive", "release"]
+
+
+def test_a_handler_that_gives_later_messages_back_gets_them_in_the_same_turn(
+    provider: ServiceBusProvider, front: Front
+) -> None:
+    """The session was known to be empty behind them, and is not any more."""
+
+    def give_back(message: ReceivedMessage, session: SessionClient) -> None:
+        if message.text() == "1":
+            fetched_ahead.give_back(holder_of(session))
+
+    send(provider, "a", ["1", "2"])
+    seen = Seen(give_back)
+    assert run(front, seen) == ["accept", "$settle", "complete", "receive", "release"]
+    assert seen.by_session["a"] == ["1", "2"]
 
 
 def test_an_idle_timeout_keeps_the_session_after_its_last_message(provider: ServiceBusProvider, front: Front) -> None:
