@@ -193,6 +193,10 @@ class SessionReceiver(OutgoingLink):
                 delivery = await result_of(self._receiving, self._return_all)
         except WithdrawnError:
             return
+        except QueueError as error:
+            refused = refusal_of(error, self.entity, self._session_id)
+            self.report(Operation.RECEIVE, refused.status, began, waited=waiting.seconds, **self.about)
+            raise
         finally:
             self._receiving = None
         self.renewed(delivery.lock_expires_in)

@@ -93,6 +93,23 @@ def test_operations_are_in_the_access_log(raw: RawClient, caplog: pytest.LogCapt
     assert "private" not in caplog.text
 
 
+def test_a_lost_session_is_in_the_access_log(
+    raw: RawClient, served: GatewayService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, ACCESS_LOG)
+    raw.attach_receiver("q", "s")
+    raw.credit(2, 1)
+    raw.attach_sender("q")
+    endpoint = served._endpoint
+    assert endpoint is not None
+    (connection,) = endpoint._connections
+    (holder,) = connection.held.values()
+    served.broker.release("q", "s", holder.lock_id).result()
+    assert raw.expect(amqp.DETACH).error.condition == "com.microsoft:session-lock-lost"
+    last = [record for record in caplog.records if record.name == ACCESS_LOG][-1]
+    assert fields(last, "route", "status", "session_id") == ("/q/sessions/{sid}/messages/head", 410, "s")
+
+
 def test_refused_clients_are_in_the_access_log(served: GatewayService, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, ACCESS_LOG)
     with RawClient(served) as raw:
