@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from azsession import ProviderError, QueueError, ReceivedMessage
+from azsession.broker.calls import Settlement
 from azsession.broker.clock import Clock
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded import broker as broker_module
@@ -27,7 +28,22 @@ from azsession.broker.embedded.jobs import Job, Transaction
 from azsession.queues import QueueSettings
 from tests.conftest import eventually
 
-from .helpers import ABANDON, COMPLETE, Background, accept, messages, receive, receivers, send, settle
+from .helpers import (
+    ABANDON,
+    COMPLETE,
+    Background,
+    accept,
+    accept_messages,
+    bodies,
+    messages,
+    peek,
+    receive,
+    receivers,
+    send,
+    settle,
+    settle_and_receive,
+    undo_accept,
+)
 from .model import check_counters
 
 #: Python ignores exceptions that are raised while it closes a generator.
@@ -195,8 +211,14 @@ OPERATIONS: dict[str, Callable[[EmbeddedBroker, ReceivedMessage], object]] = {
     "receive and wait": lambda broker, message: receive(broker, "B", session="other", timeout=0.01),
     "accept": lambda broker, message: accept(broker, "B", request_id="request"),
     "accept and wait": lambda broker, message: accept(broker, "B", timeout=0.01),
+    "accept with messages": lambda broker, message: accept_messages(broker, "B", request_id="request"),
     "complete": lambda broker, message: settle(broker, COMPLETE, message),
     "abandon": lambda broker, message: settle(broker, ABANDON, message),
+    "settle and receive": lambda broker, message: settle_and_receive(broker, [message], request_id="request"),
+    "settle and release": lambda broker, message: broker.release(
+        "q", "s", "A", [Settlement(message.receipt.handle, COMPLETE)]
+    ).result(),
+    "undo an accept with messages": lambda broker, message: undo_accept(broker, messages=[message]),
     "release": lambda broker, message: broker.release("q", "s", "A").result(),
     "give back": lambda broker, message: broker.give_back("q", "s", "A", [message.receipt.handle]).result(),
     "dead-letter the session": lambda broker, message: broker.dead_letter_session("q", "s", "A", "why", None).result(),
@@ -212,7 +234,7 @@ def test_an_operation_that_is_interrupted_at_any_place_has_happened_or_not(opera
         with EmbeddedBroker(queues=["q"]) as broker:
             send(broker, "a", "b")
             (message,) = receive(broker, "A")
-            if operation == "accept":
+            if operation in ("accept", "accept with messages"):
                 send(broker, "free", session="free")
             has_place = interrupted(partial(OPERATIONS[operation], broker, message), place, KeyboardInterrupt)
             check_consistency(broker)
@@ -220,6 +242,25 @@ def test_an_operation_that_is_interrupted_at_any_place_has_happened_or_not(opera
         if not has_place:
             break
     assert place > 30
+
+
+def test_an_interrupted_request_has_settled_and_received_or_neither() -> None:
+    outcomes = set()
+    for place in itertools.count(1):
+        with EmbeddedBroker(queues=["q"]) as broker:
+            send(broker, "a", "b")
+            (message,) = receive(broker, "A")
+            call = partial(settle_and_receive, broker, [message], request_id="request")
+            has_place = interrupted(call, place, KeyboardInterrupt)
+            (lock,) = broker._core.locks
+            unsettled = sorted(one.key for one in lock.tokens.values())
+            outcomes.add((peek(broker) == ["b"], "request" in lock.answers, len(unsettled)))
+            # The repeated request has the same result in both cases.
+            again = settle_and_receive(broker, [message], request_id="request")
+            assert (again.codes, again.delivery and bodies(again.delivery.messages)) == ([None], ["b"])
+        if not has_place:
+            break
+    assert outcomes == {(False, False, 1), (True, True, 1)}
 
 
 def check_consistency(broker: EmbeddedBroker) -> None:
