@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .encoding import FALSE, NULL, TRUE, encode_value, symbol_map, ubyte
+from .encoding import FALSE, NULL, TRUE, compound, encode_value, symbol_map, ubyte
 from .frames import SASL_FRAME, SOURCE, TARGET, frame, terminus
 from .performatives import ATTACH, SASL_MECHANISMS, SASL_OUTCOME, SESSION_FILTER, Attach
-from .types import Array, Symbol, Uint, Ulong
+from .types import Array, Described, Symbol, Uint, Ulong
 
 
 def sasl_mechanisms(*names: str) -> bytes:
@@ -44,7 +44,7 @@ def attach_answer(
         properties: Link properties, for example ``com.microsoft:locked-until-utc``.
     """
     is_sender = attach.is_receiver  # The server sends to a client that receives.
-    filters = NULL if session_id is None else symbol_map({SESSION_FILTER: session_id})
+    filters = NULL if session_id is None else _session_filter(attach, session_id)
     source, target = _end(SOURCE, attach, filters), _end(TARGET, attach)
     if not granted:
         source, target = (NULL, target) if is_sender else (source, NULL)
@@ -66,6 +66,19 @@ def attach_answer(
         NULL,
         symbol_map(properties) if properties else NULL,
     )
+
+
+def _session_filter(attach: Attach, session_id: str) -> bytes:
+    """Return the filter of a locked session, in the client's form.
+
+    It is a described value by §3.5.8, and Azure's library for Go reads no other. Other clients send and read the bare id.
+    """
+    asked = None if attach.source is None else attach.source.filters.get(SESSION_FILTER)
+    value = encode_value(session_id)
+    if isinstance(asked, Described):
+        descriptor = Ulong(asked.descriptor) if isinstance(asked.descriptor, int) else Symbol(str(asked.descriptor))
+        value = b"\x00" + encode_value(descriptor) + value
+    return compound(0xC1, [encode_value(Symbol(SESSION_FILTER)), value])
 
 
 def _end(code: int, attach: Attach, filters: bytes = NULL) -> bytes:
