@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -39,6 +40,36 @@ WEBHOOKS = Path(__file__).parent / "data" / "github-webhooks.jsonl"
 def webhooks() -> list[dict[str, Any]]:
     """Return the webhooks in the order of the file."""
     return [json.loads(line) for line in WEBHOOKS.read_text(encoding="utf-8").splitlines()]
+
+
+class _UnreadableRecords(logging.Handler):
+    """Notes the log calls whose arguments do not fit their text. They must not fail the operation that logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            record.getMessage()
+        except Exception as error:
+            self.found.append(f"{record.pathname}:{record.lineno}: {error!r}")
+
+
+@pytest.fixture(scope="session")
+def unreadable_records() -> Iterator[_UnreadableRecords]:
+    handler = _UnreadableRecords()
+    logging.getLogger("azsession").addHandler(handler)
+    yield handler
+    logging.getLogger("azsession").removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_unreadable_record(unreadable_records: _UnreadableRecords) -> Iterator[None]:
+    """Fail a test during which a log call of azsession could not be shown."""
+    unreadable_records.found.clear()
+    yield
+    assert unreadable_records.found == []
 
 
 @pytest.fixture(autouse=True)

@@ -51,7 +51,8 @@ def test_serve_logs_no_events_by_default() -> None:
 def test_serve_with_v_logs_sessions_and_dead_letters_and_no_requests() -> None:
     lines, _ = log_of_serve("-v")
     text = "\n".join(lines)
-    assert re.search(r"(?m)^\S+Z INFO    azsession\.server\.handlers: a client took the session 's1\\x0aERROR forged", text)
+    took = r"(?m)^\S+Z INFO    azsession\.server\.session_handlers: a client took the session 's1\\x0aERROR forged"
+    assert re.search(took, text)
     assert re.search(r"INFO    azsession\.broker\.\S+: message 1 of the session .* was dead-lettered: Malformed", text)
     assert "access_log" not in text
 
