@@ -34,8 +34,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.02)
 
 
-def process(provider: ServiceBusProvider, queue: str, handler: Handler) -> None:
-    SessionProcessor(provider, queue, handler, max_concurrent_sessions=1, until_empty=True).run()
+def process(provider: ServiceBusProvider, queue: str, handler: Handler, **options: Any) -> None:
+    SessionProcessor(provider, queue, handler, max_concurrent_sessions=1, until_empty=True, **options).run()
 
 
 def test_the_span_is_current_in_the_handler_and_continues_the_trace_of_the_sender(
@@ -71,6 +71,20 @@ def test_the_settlement_belongs_to_the_span_and_not_to_its_time(
     assert handled.end_time is not None
     assert settled.start_time is not None
     assert handled.end_time <= settled.start_time
+
+
+def test_settlements_in_the_background_have_spans_of_their_own(
+    provider: ServiceBusProvider, queue: str, telemetry: Exported
+) -> None:
+    provider.send_messages(queue, [Message(text, session_id="s1") for text in "abc"])
+    process(provider, queue, lambda message, session: None, settle_in_background=5)
+    settled = telemetry.spans(f"complete {queue}")
+    counts = [int((span.attributes or {}).get("messaging.batch.message_count") or 1) for span in settled]  # type: ignore[arg-type]
+    assert sum(counts) == 3
+    # The last message is completed with the release of the session, in the thread of its handler.
+    handled = telemetry.spans(f"process {queue}")
+    parents = [None if span.parent is None else ids(span.parent) for span in settled]
+    assert parents == [*[None] * (len(settled) - 1), ids(handled[-1].get_span_context())]
 
 
 def test_messages_fetched_ahead_have_their_own_spans(provider: ServiceBusProvider, queue: str, telemetry: Exported) -> None:
