@@ -190,6 +190,20 @@ def test_a_failed_settlement_raises_the_usual_error_and_receives_nothing(
     assert traffic.names[-5:] == ["receive 1", "complete", "receive 1", "complete", "receive 1"]
 
 
+def test_a_receive_after_a_failed_settlement_is_no_repetition(provider: ServiceBusProvider, http: requests.Session) -> None:
+    send(provider, 1)
+    traffic = Traffic(http)
+    with provider.create_session_client("orders", "s1") as session:
+        message = next(messages := session.messages(timeout=0, prefetch=1))
+        with provider.session_from_receipt(message.receipt) as other:
+            other.defer_message(message)
+        with pytest.raises(InvalidReceiptError):
+            session.complete_message(message)
+        messages.close()
+        assert session.receive_message(timeout=0) is None
+    assert traffic.names == ["receive 1", "settle", "complete 1", "receive 1", "release"]
+
+
 def test_a_lock_that_is_found_lost_is_reported(provider: ServiceBusProvider, http: requests.Session) -> None:
     send(provider, 2)
     lost: list[str | None] = []

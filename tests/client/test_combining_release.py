@@ -21,7 +21,8 @@ from azsession.client.session import holder_of
 from azsession.client.settlement import COMPLETE, dead_lettering
 from azsession.testing import AzsessionServer
 
-from ..hostile.servers import FaultyProxy, raw
+from ..conftest import eventually
+from ..hostile.servers import FaultyProxy, ScriptedAnswer, raw
 from .combined import Traffic, accept, rest, send
 
 
@@ -144,6 +145,23 @@ def test_a_repeated_release_settles_once(proxy: FaultyProxy, azsession_provider:
         settling.settle_and_close(holder_of(session), message)
         with azsession_provider.create_session_client("orders", "s1") as again:
             assert rest(again) == [("1", 1)]
+
+
+def test_the_lock_is_renewed_until_the_settlement_is_answered(azsession_server: AzsessionServer, proxy: FaultyProxy) -> None:
+    azsession_server.create_queue("orders", lock_duration=2)
+    with ServiceBusProvider.from_connection_string(proxy.connection_string) as provider:
+        send(provider, 1)
+        session = accept(provider, 1)
+        message = receiving.next_ahead(holder_of(session))
+        assert message is not None
+
+        def stall(_: bytes) -> list[bytes]:
+            eventually(lambda: [line for line in proxy.requests if "/renewlock" in line], seconds=20)
+            return []
+
+        proxy.script(ScriptedAnswer(stall))  # The first attempt gets no answer.
+        settling.settle_and_close(holder_of(session), message)
+        assert provider.peek_messages("orders", "s1") == []
 
 
 def test_a_renewal_that_follows_the_release_is_no_loss(provider: ServiceBusProvider, http: requests.Session) -> None:
