@@ -20,7 +20,7 @@ NOT_RUN = {
     "azure.md": 1,
     "commands.md": 1,
     "deployment.md": 3,
-    "emulator.md": 2,
+    "emulator.md": 3,
     "explorer.md": 1,
     "gateways.md": 2,
     "migrating.md": 1,
