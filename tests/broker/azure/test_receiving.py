@@ -289,3 +289,25 @@ def test_a_receive_gets_a_session_that_another_process_releases_meanwhile(namesp
         message = waiting.result(20)
         assert message is not None
         assert message.text() == "x"
+
+
+def test_accepts_wait_at_the_same_time_by_one_connection_and_lock_no_session_that_nobody_wants(
+    namespace: Namespace, broker: AzureBroker
+) -> None:
+    holders = [Holder(broker) for _ in range(4)]
+    accepting = [holder.start_accept(30.0) for holder in holders]
+    eventually(lambda: namespace.waiting_accepts(QUEUE) == 4)
+    assert namespace.connections() == 1
+    with broker_on(namespace) as sender:
+        for name in ("a", "b"):
+            send(sender, "x", session_id=name)
+        eventually(lambda: sum(future.done() for future in accepting) == 2)
+        for future in accepting:
+            future.cancel()
+        eventually(lambda: namespace.waiting_accepts(QUEUE) == 0)
+        send(sender, "y", session_id="c")
+        assert namespace.locked_sessions(QUEUE) == {"a", "b"}
+        assert sorted(future.result().session_id for future in accepting if not future.cancelled()) == ["a", "b"]
+        other = Holder(sender)
+        assert other.accept_next() == "c"
+        assert [message.delivery_count for message in other.take()] == [1]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Container
 from typing import Protocol
 
+from ....amqp import MalformedFrameError
 from ....amqp.message_mapping import has_expired
 from ...calls import ReceiveRequest
 from .unsettled import UnsettledMessage
@@ -69,8 +70,11 @@ class Offer:
         """Take the message for a receive; return whether it got it. Any thread may call this."""
         if self._claims or request.request_id in self._answered or time.monotonic() >= self._until:
             return False
-        if has_expired(self.message.message):
-            return False  # Azure would not have delivered it now, so Azure must decide.
+        try:
+            if has_expired(self.message.message):
+                return False  # Azure would not have delivered it now, so Azure must decide.
+        except MalformedFrameError:
+            return False  # The loop's thread reports the error.
         self._claims.append(request)
         return self._claims[0] is request
 

@@ -15,6 +15,8 @@ import pytest
 from azsession import ReceivedMessage, SessionLockedError
 from azsession.amqp.message_mapping import has_expired
 from azsession.broker.azure import AzureBroker
+from azsession.broker.azure.session.offers import Offer
+from azsession.broker.azure.session.unsettled import UnsettledMessage
 from azsession.broker.calls import Delivery, Disposition, ReceiveRequest, Settlement, wait_for
 
 from ....conftest import eventually
@@ -245,3 +247,12 @@ def test_two_receives_do_not_take_the_same_message(broker: AzureBroker, holder: 
         assert first.done()
         assert not second.done()
     assert [texts(list(future.result(10).messages)) for future in (first, second)] == [["2"], ["3"]]
+
+
+def test_a_message_that_cannot_be_decoded_is_left_to_the_loop(broker: AzureBroker, holder: OneByOne) -> None:
+    session = broker._registry.held(*holder.whose[:2])
+    assert session is not None
+    request = ReceiveRequest(*holder.whose, max_count=1, timeout=0.0, request_id="r", holds_lock=True)
+    offer = Offer(session, UnsettledMessage("token", 1, b"no message", None), ())
+    assert not offer.take(request)
+    assert offer.withdraw() is None
