@@ -26,7 +26,18 @@ from itertools import pairwise
 
 from .counts import EXCEEDED, DeliveryCounts
 from .history import FAILED, OK, UNKNOWN, Event, History, Operation
-from .holdings import FINAL, HOLDING, NEVER, SETTLING, Delivery, find_deliveries, find_holdings, find_settlings, is_any_in
+from .holdings import (
+    FINAL,
+    GRANT_DOUBT,
+    HOLDING,
+    NEVER,
+    SETTLING,
+    Delivery,
+    find_deliveries,
+    find_holdings,
+    find_settlings,
+    is_any_in,
+)
 from .rules import Rules, Violation
 
 
@@ -42,7 +53,7 @@ class _Check:
         self._operations = history.operations
         self._events = history.events
         self._sends = [one for one in history.operations if one.name == "send"]
-        self._deliveries = find_deliveries(history)
+        self._deliveries = find_deliveries(history, 0.0 if rules.locks_outlast else GRANT_DOUBT)
         self._settlings = find_settlings(history)
         self._holdings = find_holdings(history)
         self._left: dict[int, Event] = {}

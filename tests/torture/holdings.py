@@ -19,6 +19,9 @@ HOLDING = ("receive", "receive_deferred", *SETTLING, "set_state", "get_state", "
 RECEIVING = ("receive", "receive_deferred", "receive_ahead")
 
 NEVER = float("inf")
+#: Seconds by which a lock on Azure can have been granted later than its client reckons: the time that the broker allows for
+#: the way of the answer (`ANSWER_MARGIN` in `azsession.broker.azure.session.lock_timer`), and a little for its caution.
+GRANT_DOUBT = 0.75
 
 
 @attrs.frozen
@@ -72,14 +75,20 @@ class Holding:
         return min(self.closed, self.lock_until, self.lost, self.killed)
 
 
-def find_deliveries(history: History) -> dict[int, list[Delivery]]:
-    """Return the deliveries of each message in their order, by sequence number."""
+def find_deliveries(history: History, grant_doubt: float = 0.0) -> dict[int, list[Delivery]]:
+    """Return the deliveries of each message in their order, by sequence number.
+
+    Args:
+        history: The history.
+        grant_doubt: Seconds by which a lock can have been granted later than its client reckons.
+    """
     found: dict[int, list[Delivery]] = defaultdict(list)
     fetched: dict[str, float] = {}
     for one in history.operations:
         if one.name == "receive" or one.fetches:
             # An accept can wait for long until another holder releases the session.
-            fetched[one.holder] = one.result.get("granted", one.begin)
+            granted = one.result.get("granted")
+            fetched[one.holder] = one.begin if granted is None else min(one.end, max(one.begin, granted + grant_doubt))
         if one.name in RECEIVING and one.outcome == OK:
             since = fetched.get(one.holder, one.begin) if one.name == "receive_ahead" else one.begin
             for message, sequence, count in one.result["messages"]:

@@ -273,3 +273,11 @@ def test_a_message_that_came_with_the_lock_came_when_the_lock_was_granted() -> N
     history.settle("abandon", "p.1", 1, at=(5.0, 6.0)).add("close", "p.1", at=(7.0, 8.0))
     history.receive("q.1", ("a", 1, 2), name="receive_ahead").settle("complete", "q.1", 1)
     assert history.kinds() == []
+
+
+@pytest.mark.parametrize(("rules", "kinds"), [(Rules(locks_outlast=False), []), (Rules(), ["duplicate"])])
+def test_a_client_of_azure_reckons_that_its_lock_was_granted_earlier_than_it_was(rules: Rules, kinds: list[str]) -> None:
+    history = Forged().send("a").accept("p.1").add("receive", "p.1", at=(9.6, 9.7), result={"messages": [["a", 1, 1]]})
+    history.add("close", "p.1", at=(9.8, 9.9)).add("accept", "q.1", at=(1.5, 10.0), result={"granted": 9.5}, prefetch=3)
+    history.receive("q.1", ("a", 1), name="receive_ahead").settle("complete", "q.1", 1)
+    assert history.kinds(rules) == kinds
