@@ -1,9 +1,8 @@
-"""The official SDK sends, receives, settles and browses messages on the AMQP endpoint, as it does on Azure."""
+"""The official SDK and messages on the AMQP endpoint: the cases beside `tests/sdk`, for example those with HTTP."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -20,31 +19,6 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azsession import Message, ServiceBusProvider
 
 from ...support.sdk import message, receive, send, session
-
-
-def test_all_properties_of_a_message_are_delivered(client: ServiceBusClient, queue: str) -> None:
-    given = {
-        "message_id": "m-1",
-        "correlation_id": "c-1",
-        "subject": "created",
-        "content_type": "application/json",
-        "reply_to": "answers",
-        "reply_to_session_id": "r",
-        "to": "there",
-        "time_to_live": timedelta(minutes=5),
-    }
-    own = {"text": "é", "number": 2**30, "float": 1.5, "flag": True, "id": uuid.uuid4()}
-    send(client, queue, message(b'{"n": 1}\x00\xff', application_properties=dict(own), **given))
-    with session(client, queue) as receiver:
-        (received,) = receive(receiver, 1)
-        assert b"".join(received.body) == b'{"n": 1}\x00\xff'
-        assert {name: getattr(received, name) for name in given} == given
-        expected = {**own, "text": "é".encode()}
-        assert {name.decode(): value for name, value in received.application_properties.items()} == expected
-        assert (received.session_id, received.delivery_count) == ("s", 0)
-        assert received.sequence_number == received.enqueued_sequence_number > 0
-        assert isinstance(received.lock_token, uuid.UUID)
-        assert abs(received.enqueued_time_utc - datetime.now(timezone.utc)) < timedelta(seconds=30)
 
 
 @pytest.mark.parametrize(
@@ -135,25 +109,6 @@ def test_all_messages_of_a_batch_are_stored_in_order(
     assert [one.text() for one in provider.peek_messages(queue, "s1", 100)] == [str(number) for number in range(1, 20, 2)]
 
 
-def test_a_message_larger_than_a_frame_is_delivered(client: ServiceBusClient, queue: str) -> None:
-    body = bytes(range(256)) * 800
-    send(client, queue, message(body))
-    with session(client, queue) as receiver:
-        assert b"".join(receive(receiver, 1)[0].body) == body
-
-
-def test_a_message_above_the_size_limit_is_refused(client: ServiceBusClient, queue: str) -> None:
-    with client.get_queue_sender(queue) as sender:
-        with pytest.raises(errors.MessageSizeExceededError):
-            sender.send_messages(message(b"x" * 1_100_000))
-        sender.send_messages(message("after it"))
-
-
-def test_a_message_without_a_session_id_is_refused(client: ServiceBusClient, queue: str) -> None:
-    with client.get_queue_sender(queue) as sender, pytest.raises(errors.ServiceBusError, match="SessionId"):
-        sender.send_messages(message("lost", None))
-
-
 def test_messages_are_settled_in_every_way(client: ServiceBusClient, provider: ServiceBusProvider, queue: str) -> None:
     send(client, queue, *(message(name, message_id=name) for name in ("complete", "dead-letter", "defer", "abandon")))
     with session(client, queue) as receiver:
@@ -209,17 +164,6 @@ def test_receive_and_delete_settles_nothing_and_leaves_nothing(
     with session(client, queue, receive_mode=mode, wait_for_close=True) as receiver:
         assert [str(one) for one in receive(receiver, 2)] == ["1", "2"]
     assert provider.peek_messages(queue, "s") == []
-
-
-def test_a_message_that_fails_too_often_is_dead_lettered(
-    client: ServiceBusClient, provider: ServiceBusProvider, new_queue: Callable[..., str]
-) -> None:
-    queue = new_queue(max_delivery_count=2)
-    send(client, queue, message("bad"))
-    with session(client, queue) as receiver:
-        for _ in range(2):
-            receiver.abandon_message(receive(receiver, 1)[0])
-    assert [one.dead_letter_reason for one in provider.dead_letters(queue)] == ["MaxDeliveryCountExceeded"]
 
 
 def test_messages_are_scheduled_and_cancelled(client: ServiceBusClient, queue: str) -> None:

@@ -1,4 +1,4 @@
-"""The official SDK uses sessions, entities and access rights on the AMQP endpoint, as it does on Azure."""
+"""The official SDK and sessions on the AMQP endpoint: the cases beside `tests/sdk`, for example those with HTTP."""
 
 from __future__ import annotations
 
@@ -15,15 +15,6 @@ from azsession.server import GatewayService
 
 from ...conftest import eventually
 from ...support.sdk import message, receive, send, session
-from .conftest import SENDER, sdk_client
-
-
-def test_the_next_available_session_is_the_one_that_waits_longest(client: ServiceBusClient, queue: str) -> None:
-    send(client, queue, message("1", "x"), message("2", "y"))
-    with session(client, queue, NEXT_AVAILABLE_SESSION) as first, session(client, queue, NEXT_AVAILABLE_SESSION) as second:
-        assert (first.session.session_id, second.session.session_id) == ("x", "y")
-        left = first.session.locked_until_utc - datetime.now(timezone.utc)
-        assert timedelta(seconds=30) < left <= timedelta(seconds=61)
 
 
 def test_a_session_that_is_held_over_amqp_is_locked_for_all(
@@ -40,29 +31,12 @@ def test_a_session_that_is_held_over_amqp_is_locked_for_all(
             pass
 
 
-def test_an_accept_without_an_available_session_times_out(client: ServiceBusClient, queue: str) -> None:
-    with pytest.raises(errors.OperationTimeoutError), session(client, queue, NEXT_AVAILABLE_SESSION, max_wait_time=0.3):
-        pass
-
-
 def test_a_waiting_accept_gets_the_session_of_a_new_message(
     client: ServiceBusClient, provider: ServiceBusProvider, queue: str
 ) -> None:
     provider.send_message(queue, Message("1", session_id="late"))
     with session(client, queue, NEXT_AVAILABLE_SESSION, max_wait_time=5) as receiver:
         assert receiver.session.session_id == "late"
-
-
-def test_a_session_lock_is_renewed_and_its_state_is_kept(client: ServiceBusClient, queue: str) -> None:
-    with session(client, queue, wait_for_close=True) as receiver:
-        before = receiver.session.locked_until_utc
-        assert receiver.session.get_state() is None
-        receiver.session.set_state(b"half done")
-        assert receiver.session.renew_lock() > before
-    with session(client, queue) as receiver:
-        assert receiver.session.get_state() == b"half done"
-        receiver.session.set_state(None)
-        assert receiver.session.get_state() is None
 
 
 def test_an_expired_session_lock_is_lost_and_its_deliveries_count(
@@ -108,12 +82,6 @@ def test_a_session_that_was_closed_counts_no_delivery(client: ServiceBusClient, 
             assert receive(receiver, 1)[0].delivery_count == 0
 
 
-def test_sessions_are_listed_in_pages(client: ServiceBusClient, provider: ServiceBusProvider, queue: str) -> None:
-    names = [f"s{number:03}" for number in range(120)]
-    provider.send_messages(queue, [Message("x", session_id=name) for name in names])
-    assert list(client.list_queue_sessions(queue)) == names
-
-
 def test_sessions_are_listed_by_the_time_of_their_state(client: ServiceBusClient, queue: str) -> None:
     send(client, queue, message("1", "without"))
     now, margin = datetime.now(timezone.utc), timedelta(seconds=5)
@@ -121,24 +89,6 @@ def test_sessions_are_listed_by_the_time_of_their_state(client: ServiceBusClient
         receiver.session.set_state(b"x")
     assert list(client.list_queue_sessions(queue, state_updated_after=now - margin)) == ["with"]
     assert list(client.list_queue_sessions(queue, state_updated_after=now + 12 * margin)) == []
-
-
-def test_the_session_without_a_name_is_a_session(client: ServiceBusClient, queue: str) -> None:
-    send(client, queue, message("1", ""), message("2", ""))
-    with session(client, queue, NEXT_AVAILABLE_SESSION, wait_for_close=True) as receiver:
-        assert receiver.session.session_id == ""
-        assert [(str(each), each.session_id) for each in receive(receiver, 2)] == [("1", ""), ("2", "")]
-        assert [str(each) for each in receiver.peek_messages(5, sequence_number=1)] == ["1", "2"]
-
-
-def test_a_receiver_without_a_session_is_refused(client: ServiceBusClient, queue: str) -> None:
-    with pytest.raises(errors.ServiceBusError, match="not-allowed"), client.get_queue_receiver(queue):
-        pass
-
-
-def test_a_session_id_that_is_not_text_is_refused(client: ServiceBusClient, queue: str) -> None:
-    with pytest.raises(errors.ServiceBusError), session(client, queue, 1):
-        pass
 
 
 def test_a_missing_entity_is_refused(client: ServiceBusClient) -> None:
@@ -158,16 +108,3 @@ def test_each_subscription_gets_a_copy(
     with client.get_subscription_receiver("events", "mail", session_id="s") as receiver:
         assert str(receive(receiver, 1)[0]) == "created"
     assert [one.text() for one in provider.peek_messages("events/subscriptions/audit", "s")] == ["created"]
-
-
-def test_a_wrong_key_is_refused(service: GatewayService, queue: str) -> None:
-    text = service.amqp_connection_string().replace("SharedAccessKey=cm9vdA==", "SharedAccessKey=d3Jvbmc=")
-    with sdk_client(text) as client, pytest.raises(errors.ServiceBusAuthenticationError), client.get_queue_sender(queue):
-        pass
-
-
-def test_a_key_without_the_right_is_refused(service: GatewayService, queue: str) -> None:
-    with sdk_client(service.amqp_connection_string(SENDER)) as client:
-        send(client, queue, message("1"))
-        with pytest.raises(errors.ServiceBusAuthorizationError), session(client, queue, wait_for_close=True):
-            pass
