@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import pytest
 from tests.standin.require import require_standin
 
 if TYPE_CHECKING:
-    from azure.servicebus import ServiceBusClient, ServiceBusSender
+    from azure.servicebus import ServiceBusClient
 
     from tests.standin import StandIn
 
@@ -46,20 +45,6 @@ def client(namespace: StandIn) -> Iterator[ServiceBusClient]:
     with ServiceBusClient.from_connection_string(namespace.connection_string, retry_total=0, keep_alive=None) as client:
         yield client
         wait_for_closings()
-
-
-@pytest.fixture(scope="module")
-def shared(client: ServiceBusClient, namespace: StandIn) -> Iterator[ServiceBusSender]:
-    """The sender of the queue "shared": the SDK takes a second to open and close one."""
-    namespace.create_queue("shared")
-    with client.get_queue_sender("shared") as sender:
-        yield sender
-
-
-@pytest.fixture
-def sid() -> str:
-    """The id of a session that only one test uses."""
-    return str(uuid.uuid4())
 
 
 @pytest.fixture
