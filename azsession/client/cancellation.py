@@ -149,7 +149,7 @@ current: threading.local = threading.local()
 
 
 def current_request() -> RequestInFlight | None:
-    """Return the request that this thread sends with `http_sockets.send_prepared`, if any."""
+    """Return the request that this thread sends over HTTP, if any."""
     request: RequestInFlight | None = getattr(current, "request", None)
     return request
 

@@ -32,10 +32,9 @@ WHOLE_SIZE = 65536
 #: The methods whose requests need no length if they have no body.
 _WITHOUT_BODY = frozenset({"GET", "DELETE"})
 
-
-connections: weakref.WeakSet[_TrackedConnection] = weakref.WeakSet()
-pools: weakref.WeakSet[_TrackedPool] = weakref.WeakSet()
-
+#: The connections and pools of this process, for `forget_inherited`.
+_connections: weakref.WeakSet[_TrackedConnection] = weakref.WeakSet()
+_pools: weakref.WeakSet[_TrackedPool] = weakref.WeakSet()
 
 #: The methods that `_PlainConnection` does not call. In version 1 of urllib3, whose connections return other responses,
 #: `getresponse` is that of `http.client`, so that its connections are used as they are.
@@ -77,7 +76,7 @@ class _TrackedConnection:
         request = current_request()
         if request is not None:
             request.use_connection(self)
-        connections.add(self)
+        _connections.add(self)
         super().connect()  # type: ignore[misc]
 
     def request(self, *args: Any, **kwargs: Any) -> None:
@@ -267,7 +266,7 @@ class _TrackedPool:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        pools.add(self)
+        _pools.add(self)
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         _returned.connection = None
@@ -297,8 +296,8 @@ def tracked(pool_class: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
     )
     if connection_class in (HTTPConnection, HTTPSConnection):
         bases = (_PlainConnection, *bases)
-    connections = type(f"_Tracked{connection_class.__name__}", bases, {})
-    classes: dict[str, Any] = {"ConnectionCls": connections}
+    tracked_class = type(f"_Tracked{connection_class.__name__}", bases, {})
+    classes: dict[str, Any] = {"ConnectionCls": tracked_class}
     if pool_class.QueueCls is queue.LifoQueue:
         classes["QueueCls"] = ConnectionQueue
     return type(f"_Tracked{pool_class.__name__}", (_TrackedPool, pool_class), classes)
@@ -307,13 +306,13 @@ def tracked(pool_class: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
 def forget_inherited() -> None:
     """In a forked child: close the child's copies of the parent's sockets, and empty the pools."""
     cancellation.connection_owners = threading.RLock()
-    for connection in list(connections):
+    for connection in list(_connections):
         for sock in (connection.opening, socket_of(connection.sock)):
             # This closes the descriptor of this process only. The connection stays the parent's: no TLS or TCP shutdown.
             if sock is not None and sock.fileno() >= 0:
                 socket.close(socket.socket.detach(sock))
         connection.sock = connection.opening = None
-    for pool in list(pools):
+    for pool in list(_pools):
         if pool.pool is not None:
             # This empties the queue and replaces its locks. Another thread of the parent may have held them at the fork, and
             # urllib3 takes them when the pool is closed.

@@ -1,6 +1,6 @@
 """The head of a plain HTTP/1.1 request as bytes, and of a plain response as fields, each in one step.
 
-`http_sockets` and `bounded_response` use these functions for most requests and responses. Everything unusual is left to
+`http_connections` and `bounded_response` use these functions for most requests and responses. Everything unusual is left to
 urllib3 and `http.client`, which handle each header in several steps: the functions return `None` for it.
 """
 

@@ -1,6 +1,6 @@
 """The sockets under requests: adapters with tracked connections, the size of response bodies, and forks.
 
-`Transport` is the caller.
+`HttpExchange` is the caller.
 """
 
 from __future__ import annotations

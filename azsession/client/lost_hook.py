@@ -1,4 +1,4 @@
-"""`hook_without_reference`: the hook for a lost lock, for a holder that its client's hook must not keep alive."""
+"""`hook_without_reference`: lets a holder call its client's hook for a lost lock without keeping the client alive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ ClientT = TypeVar("ClientT")
 def hook_without_reference(
     client: ClientT, hook: Callable[[ClientT, SessionNotFoundError], object] | None
 ) -> Callable[[SessionNotFoundError], object] | None:
-    """Return an `on_lost` that calls `hook` with `client`. It does not keep the client alive, as a holder must not."""
+    """Return a function for `Holder` that calls `hook` with `client`, unless `client` was garbage-collected.
+
+    Args:
+        client: The client. The function does not keep it alive.
+        hook: The caller's `on_lock_lost`. `None`: the result is `None`, too.
+
+    Raises:
+        ValidationError: `hook` cannot be called.
+    """
     check_function(hook, "on_lock_lost")
     if hook is None:
         return None

@@ -89,7 +89,7 @@ class Transport:
         self._http = HttpExchange(http, self._url, config, telemetry or Telemetry())
         self.speaks_v1: bool = in_process is not None
         self.fetches_ahead: bool = in_process is not None
-        self.combines: bool = in_process is not None and COMBINED in SERVER_EXTENSIONS
+        self.combines: bool = in_process is not None
         self._has_answered_plainly = False
 
     @property

@@ -200,8 +200,6 @@ _DISPOSITIONS = {
     Operation.DEFER: Disposition.DEFER,
     Operation.DEAD_LETTER: Disposition.DEAD_LETTER,
 }
-
-
 #: The body of most answers to settlements. It is not encoded each time.
 _NONE_FAILED = b'{"failed":[]}'
 

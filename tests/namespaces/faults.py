@@ -6,18 +6,7 @@ from collections import Counter, deque
 
 from azsession.server.amqp.conditions import BUSY, RefusedError
 
-#: The status codes of responses, by condition. Others have 400.
-_STATUS = {
-    "amqp:unauthorized-access": 401,
-    "amqp:not-found": 404,
-    "com.microsoft:message-not-found": 404,
-    "com.microsoft:timeout": 408,
-    "com.microsoft:session-lock-lost": 410,
-    "com.microsoft:message-lock-lost": 410,
-    "com.microsoft:session-cannot-be-locked": 410,
-    "com.microsoft:server-busy": 503,
-    "amqp:internal-error": 500,
-}
+from ..standin.refusal import STATUS
 
 
 class Faults:
@@ -42,7 +31,7 @@ class Faults:
 
     def refuse(self, operation: str, condition: str, n: int, description: str) -> None:
         """Refuse the next operations of a kind."""
-        refusal = RefusedError(condition, description, _STATUS.get(condition, 400))
+        refusal = RefusedError(condition, description, STATUS.get(condition, 400))
         self._refusals.setdefault(operation, deque()).extend([refusal] * n)
 
     @property

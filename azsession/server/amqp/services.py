@@ -34,7 +34,8 @@ class Services:
         dead_letter_locks: The locks on dead letters.
         tasks: The tasks that outlive their links.
         container_id: The name of the server for its clients.
-        named_links: The links that have a name of their own; see `Link.steal`.
+        named_links: The links of all connections by client and name. A client that lost its connection attaches such a link
+            again, which ends the former one; see `Link.can_be_stolen`.
     """
 
     broker: Broker

@@ -53,6 +53,7 @@ class Offer:
     Attributes:
         session: The session.
         message: The message.
+        key: The entity, the session and the holder, as `Offers` finds the offer.
     """
 
     __slots__ = ("_answered", "_claims", "_until", "key", "message", "session")
