@@ -187,13 +187,17 @@ class ListedSessions:
         self._backoff = backoff
         #: Orders sessions that are due at the same time.
         self._numbers = itertools.count()
-        self._lock = threading.Lock()  # Guards _due, _times_empty and _empty.
+        self._lock = threading.Lock()  # Guards _due, _times_empty, _empty, _changes and _taken_at.
         self._due = [(0.0, next(self._numbers), session_id) for session_id in session_ids]
         self._times_empty: dict[str, int] = {}
         self._wait = LONG_POLL if len(self._due) <= slots and not until_empty else 0.0
         self._count = len(self._due)
         #: The sessions that were found empty, or held by another client, since the last one that had a message.
         self._empty: set[str] = set()
+        #: Counts the sessions that had a message, and what it was when each session was taken. A session that was found empty
+        #: before a handler sent a message to it can be given back after that handler's session.
+        self._changes = 0
+        self._taken_at: dict[str, int] = {}
 
     @property
     def is_drained(self) -> bool:
@@ -208,6 +212,8 @@ class ListedSessions:
                 pause = later - time.monotonic()
                 if found is not None and pause > 0:
                     heapq.heappush(self._due, (later, next(self._numbers), session_id))
+                elif found is not None:
+                    self._taken_at[session_id] = self._changes
             if found is None:
                 # Other slots have all sessions of the list.
                 sleep(EMPTY_PAUSES[1])
@@ -228,7 +234,8 @@ class ListedSessions:
         with self._lock:
             if handled:
                 self._empty.clear()
-            else:
+                self._changes += 1
+            elif self._taken_at.get(session_id) == self._changes:
                 self._empty.add(session_id)
             if locked_for is not None:
                 due += min(max(locked_for, EMPTY_PAUSES[0]), LOCKED_PAUSE)
@@ -242,6 +249,7 @@ class ListedSessions:
     def doubt(self) -> None:
         with self._lock:
             self._empty.clear()
+            self._changes += 1
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()

@@ -8,6 +8,8 @@ from azsession import (
     ServiceBusProvider,
     SessionProcessor,
 )
+from azsession.processor.backoff import Backoff
+from azsession.processor.sources import ListedSessions
 
 from ..conftest import eventually
 from .helpers import QUEUE, Seen, locked, send
@@ -50,3 +52,20 @@ def test_a_listed_session_locked_by_another_holder_is_taken_later(provider: Serv
             holder.close()
             eventually(lambda: seen.count == 2, seconds=20)
     assert errors == []
+
+
+def test_a_listed_session_that_was_empty_before_another_one_was_handled_is_looked_at_again(
+    provider: ServiceBusProvider,
+) -> None:
+    # The handler of `a` can have sent a message to `b` after `b` was found empty, and before `b` was given back.
+    source = ListedSessions(provider, QUEUE, None, ["a", "b"], 2, Backoff(), until_empty=True)
+    taken = [source.take(time.sleep), source.take(time.sleep)]
+    assert [each.session.session_id for each in taken if each is not None] == ["a", "b"]
+    source.give_back("a", handled=True, locked_for=None)
+    source.give_back("b", handled=False, locked_for=None)
+    assert source.take(time.sleep) is not None
+    source.give_back("a", handled=False, locked_for=None)
+    assert not source.is_drained
+    eventually(lambda: source.take(time.sleep) is not None)
+    source.give_back("b", handled=False, locked_for=None)
+    assert source.is_drained
