@@ -101,12 +101,10 @@ class HeldSessionOperations:
                 found = await self._receiver.finish(session, receive, operation)
                 waited = time.monotonic() - operation.started
                 return Settled(codes, Delivery(request.session_id, found, session.lock.left(), waited))
-        except RECEIVE_REFUSED:
-            if codes is None:
+        except QueueError as error:
+            if codes is None or not isinstance(error, RECEIVE_REFUSED):
+                session.receives.take_back(receive)
                 raise
-        except QueueError:
-            session.receives.take_back(receive)
-            raise
         session.receives.take_back(receive)
         return Settled(codes, None)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azsession import ReceivedMessage
+from azsession import ReceivedMessage, ThrottledError
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition, ReceiveRequest, Settled, Settlement
 from azsession.protocol.error_codes import MESSAGE_LOCK_LOST, SESSION_LOCK_LOST
@@ -92,6 +92,15 @@ def test_nothing_is_received_after_a_settlement_that_failed(holder: Combining) -
     assert (list(settled.codes), settled.delivery) == ([MESSAGE_LOCK_LOST], None)
     messages = holder.take(4)
     assert [(message.text(), message.delivery_count) for message in messages] == [(text, 1) for text in "2345"]
+
+
+def test_no_message_is_kept_after_a_settlement_that_was_throttled(namespace: StandIn, holder: Combining) -> None:
+    first = holder.take()
+    namespace.refuse("disposition", "com.microsoft:server-busy")
+    with pytest.raises(ThrottledError):
+        holder.start(first).result(20)
+    messages = holder.take(2)
+    assert [(message.text(), message.delivery_count) for message in messages] == [("2", 1), ("3", 1)]
 
 
 def test_a_repeated_operation_settles_nothing_twice_and_gets_the_same_messages(holder: Combining) -> None:
