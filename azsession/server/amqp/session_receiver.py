@@ -154,7 +154,10 @@ class SessionReceiver(OutgoingLink):
             self._expiry.cancel()
         if self._has_lock:
             self._has_lock = False
-            self.channel.connection.held.pop((self.entity, self._session), None)
+            held, key = self.channel.connection.held, (self.entity, self._session)
+            # Another link of the connection may have got the session when the lock of this one expired.
+            if held.get(key) is self:
+                del held[key]
             if self.locked_for > 0:
                 log_lock("released", self.entity, self._session)
             # The messages return to their places, and their deliveries do not count.

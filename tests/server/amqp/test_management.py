@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -50,6 +50,21 @@ def manager(service: GatewayService, queue: str) -> Iterator[Manager]:
     with RawClient(service) as raw:
         raw.open(ROOT).attach_receiver(queue)
         yield Manager(raw, queue)
+
+
+def test_a_link_that_got_a_session_when_the_lock_of_another_link_expired_keeps_it(
+    service: GatewayService, new_queue: Callable[..., str], provider: ServiceBusProvider
+) -> None:
+    queue = new_queue(lock_duration=1)
+    put(provider, queue, 1)
+    with RawClient(service) as raw:
+        manager = Manager(raw.open(ROOT), queue)
+        raw.attach_receiver(queue)
+        assert raw.attach_receiver(queue, None, handle=3).session_id == "s"
+        # The broker has given the session away. Now the former link learns of it.
+        detach = raw.expect(amqp.DETACH)
+        assert (detach.handle, detach.error.condition) == (2, "com.microsoft:session-lock-lost")
+        assert manager.ask("renew-session-lock", {"session-id": "s"}).status == 200
 
 
 def now_ms(seconds: float = 0.0) -> Timestamp:
