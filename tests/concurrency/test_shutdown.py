@@ -36,7 +36,9 @@ def until(condition):
 
 def waits(client):
     """Return whether a request of the client waits for its answer."""
-    return any(call.in_flight is not None and call.in_flight.written for call in list(holder_of(client).pending._calls))
+    holder = holder_of(client)
+    calls = [*holder.pending._calls, *holder.renewals._calls]
+    return any(call.in_flight is not None and call.in_flight.written for call in calls)
 
 
 def threads():
