@@ -253,7 +253,7 @@ def test_an_abandoned_message_comes_before_those_that_came_with_a_settlement(ses
 def test_a_message_that_expires_before_the_loop_goes_on_is_not_yielded(provider: ServiceBusProvider) -> None:
     send(provider, 1)
     for session_id in ("s1", "other"):
-        provider.send_message("orders", Message("short", session_id=session_id, time_to_live=1.0))
+        provider.send_message("orders", Message("short", session_id=session_id, time_to_live=3.0))
     provider.send_message("orders", Message("last", session_id="s1"))
     with provider.create_session_client("orders", "s1") as session:
         messages = session.messages(timeout=0, prefetch=1)

@@ -148,7 +148,7 @@ def test_a_repeated_release_settles_once(proxy: FaultyProxy, azsession_provider:
 
 
 def test_the_lock_is_renewed_until_the_settlement_is_answered(azsession_server: AzsessionServer, proxy: FaultyProxy) -> None:
-    azsession_server.create_queue("orders", lock_duration=2)
+    azsession_server.create_queue("orders", lock_duration=5)
     with ServiceBusProvider.from_connection_string(proxy.connection_string) as provider:
         send(provider, 1)
         session = accept(provider, 1)

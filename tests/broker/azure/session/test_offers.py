@@ -195,7 +195,7 @@ def test_a_session_that_is_held_back_offers_nothing(broker: AzureBroker, holder:
 
 def test_a_message_whose_time_to_live_is_over_is_not_taken(namespace: StandIn, broker: AzureBroker) -> None:
     send(broker, "1")
-    send(broker, "brief", time_to_live=timedelta(seconds=1))
+    send(broker, "brief", time_to_live=timedelta(seconds=3))
     send(broker, "3")
     holder = OneByOne(broker)
     (first,) = holder.receive()
