@@ -1,4 +1,4 @@
-"""Messages per second of one session, received and completed by one thread: one by one, iterated, in batches, by a gateway.
+"""Messages per second of one session and one thread: one by one, with the iterator, in batches, and through a gateway.
 
 The peer completes each message with a disposition that Azure does not confirm. azsession waits until Azure has confirmed each
 message (`complete_message`) or all of them (`complete_messages`).

@@ -11,8 +11,8 @@ from .routes import Operation, Route
 def entity_resources(entity: str) -> tuple[tuple[str, ...], ...]:
     """Return the forms in which a token over AMQP may name an entity, as segments; the last one is that of `Route.resource`.
 
-    Clients of other makers know no marks, and write the name as it is. This form does not count if it could be a session:
-    a token for a session must not be one for another queue.
+    Azure's SDKs write the name as it is, without the tildes of `Route.resource`. This form is left out if it could name a
+    session: a token for a session must not be a token for another queue.
     """
     if not entity:
         return ((),)
