@@ -1,4 +1,4 @@
-"""Fixtures: one session of a gateway, and a gateway whose answers can be lost."""
+"""Fixtures: one session of a gateway, a gateway whose answers can be lost, and a server that answers as a test says."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from azsession import ServiceBusProvider, SessionClient
 from azsession.testing import AzsessionServer
 
 from ..hostile.servers import FaultyProxy
+from ..support.plain_server import PlainServer
 
 
 @pytest.fixture
 def session(azsession_provider: ServiceBusProvider) -> Iterator[SessionClient]:
     with azsession_provider.create_session_client("orders", "s1") as session:
         yield session
+
+
+@pytest.fixture
+def server() -> Iterator[PlainServer]:
+    with PlainServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -27,12 +27,6 @@ from ..support.plain_server import Fate, PlainServer, answer
 from .http_sessions import WAYS, new_session
 
 
-@pytest.fixture
-def server() -> Iterator[PlainServer]:
-    with PlainServer() as server:
-        yield server
-
-
 @pytest.fixture(params=WAYS)
 def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
     with new_session(request.param) as http:

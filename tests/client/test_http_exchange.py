@@ -31,12 +31,6 @@ from .http_sessions import WAYS, call, headers_of, made, new_session
 TOKEN = "SharedAccessSignature sr="
 
 
-@pytest.fixture
-def server() -> Iterator[PlainServer]:
-    with PlainServer() as server:
-        yield server
-
-
 @pytest.fixture(params=WAYS)
 def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
     with new_session(request.param) as http:

@@ -89,12 +89,6 @@ def call(**fields: Any) -> Call[int]:
 
 
 @pytest.fixture
-def server() -> Iterator[PlainServer]:
-    with PlainServer() as server:
-        yield server
-
-
-@pytest.fixture
 def transport(server: PlainServer) -> Iterator[Transport]:
     config = ServiceBusConfig(connection_string=server.connection_string, retry_attempts=0)
     with ServiceBusProvider(config) as provider:

@@ -61,12 +61,6 @@ class Tokens:
         return Token(f"token {number}", time.time() + 3600)
 
 
-@pytest.fixture
-def server() -> Iterator[PlainServer]:
-    with PlainServer() as server:
-        yield server
-
-
 @pytest.fixture(params=WAYS)
 def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
     with new_session(request.param) as http:
