@@ -5,6 +5,7 @@ A log handler can block, for example on a full pipe. The thread that leads must 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -68,7 +69,7 @@ class LogThread:
                 continue
             is_idle = False
             if record is not None:
-                record()
+                _make(record)
             self._report_left_out()
 
     def _ends(self) -> bool:
@@ -82,3 +83,11 @@ class LogThread:
             count, self._left_out = self._left_out, 0
         if count:
             logger.warning("%d log records of the broker were left out, because a log handler is too slow", count)
+
+
+def _make(record: Callable[[], object]) -> None:
+    try:
+        record()
+    except BaseException:
+        # The thread goes on also after a `SystemExit` of a log handler. Python shows the error as if it had ended the thread.
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))

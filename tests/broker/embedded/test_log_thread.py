@@ -75,3 +75,18 @@ def test_a_record_that_closes_the_broker_does_not_wait_for_itself(log: LogThread
     log.submit(close)
     assert has_closed.wait(60)
     log.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("kind", [SystemExit, BaseException, ValueError])
+def test_an_error_of_any_kind_does_not_end_the_thread(log: LogThread, kind: type[BaseException]) -> None:
+    made: list[int] = []
+
+    def fail() -> None:
+        made.append(1)
+        raise kind("of the handler")
+
+    log.submit(fail)
+    log.submit(lambda: made.append(2))
+    eventually(lambda: made == [1, 2])
+    log.close()
