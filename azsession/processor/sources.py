@@ -194,9 +194,9 @@ class ListedSessions:
         self._count = len(self._due)
         #: The sessions that were found empty, or held by another client, since the last one that had a message.
         self._empty: set[str] = set()
-        #: Counts the sessions that had a message, and what it was when each session was taken. A session that was found empty
-        #: before a handler sent a message to it can be given back after that handler's session.
+        #: How often a session had a message, whose handler may have sent messages to other sessions.
         self._changes = 0
+        #: The value of `_changes` when each session was taken. One that is given back as empty may have got a message since.
         self._taken_at: dict[str, int] = {}
 
     @property

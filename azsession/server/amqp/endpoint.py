@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ...broker.base import Broker
+from ..acceptor import Acceptor
 from ..authorization import Guard
-from ..http.acceptor import Acceptor
 from . import limits
 from .conditions import FORCED, ConnectionFaultError
 from .connection import Connection

@@ -15,8 +15,8 @@ import uvicorn
 
 from ...errors import ConfigurationError
 from ...logs import SessionLogger, get_logger
+from ..acceptor import Acceptor
 from . import limits
-from .acceptor import Acceptor
 from .asgi import ASGIApplication
 from .connection import Connection
 from .connections import Connections

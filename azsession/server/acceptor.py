@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from ...logs import SessionLogger, get_logger
+from ..logs import SessionLogger, get_logger
 
 logger: SessionLogger = get_logger(__name__)
 
