@@ -303,7 +303,7 @@ class SessionRunner:
         return None
 
     def _is_last(self, progress: _Progress) -> bool:
-        """Tell whether the session is released after the message that was handled."""
+        """Tell whether the session is released after the message that was handled. Note whether it had its turn."""
         if self.stopping.is_set():
             return True
         if progress.fetched > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import islice
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_a_loop_gets_each_message_once_and_in_order(
         lambda message: session.dead_letter_message(message, "why"),
     ]
     seen = []
-    for number, message in enumerate(session.messages(timeout=1, prefetch=prefetch)):
+    for number, message in enumerate(islice(session.messages(timeout=20, prefetch=prefetch), 7)):
         seen.append((message.text(), message.delivery_count, number_of(message)))
         settle[number % 3](message)
     assert [(text, count) for text, count, _ in seen] == [(str(number), 1) for number in range(7)]
@@ -62,12 +63,13 @@ def test_a_message_that_was_sent_during_the_handling_comes_in_its_turn(
 ) -> None:
     send(provider, queue, "0")
     seen = []
-    for message in session.messages(timeout=2, prefetch=3):
+    for message in islice(session.messages(timeout=20, prefetch=3), 5):
         seen.append(message.text())
         if len(seen) < 5:
             send(provider, queue, str(len(seen)))
         session.complete_message(message)
     assert seen == ["0", "1", "2", "3", "4"]
+    assert left(provider, queue) == []
 
 
 def test_messages_that_came_with_a_settlement_go_back_uncounted(

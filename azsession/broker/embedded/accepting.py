@@ -16,7 +16,13 @@ from .session_locks import SessionLock, Waiter
 
 
 class AcceptCall:
-    """One accept, from its first attempt to its result."""
+    """One accept, from its first attempt to its result.
+
+    Args:
+        core: The broker's state.
+        request: The accept.
+        context: How the operation is called.
+    """
 
     def __init__(self, core: Core, request: AcceptRequest, context: CallContext) -> None:
         self._core = core

@@ -78,6 +78,7 @@ class Endpoint:
 
     def new_websocket(self) -> asyncio.Protocol:
         """Return the protocol for a connection of the HTTP server that asks for a WebSocket. Called in the event loop."""
+        # Not at the top: a gateway without AMQP does not need the package websockets.
         from .websocket import WebSocket
 
         return WebSocket(self.new_connection, self.has_room)
