@@ -33,7 +33,7 @@ def settle_and_receive(holder: Holder, token: str, settlement: Settlement, count
         InvalidReceiptError: The message could not be settled. Nothing was received.
     """
     lock = holder.lock
-    running = lock.begin_receive()
+    running = lock.begin_receive(is_prompt=True)
     try:
         try:
             if lock.fetches.begin(running.turn) is None:

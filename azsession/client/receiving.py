@@ -99,7 +99,7 @@ def _receive(holder: Holder, running: Receive, count: int, timeout: float, prefe
                 return _merged(holder, _fetch(holder, count, left), count)
             if not under_way.wait(left):
                 messages = _fetch(holder, count, 0.0)
-                if messages:
+                if messages or under_way.is_prompt:
                     under_way.wait(TRANSIT_TIME)
                 return _merged(holder, messages, count)
             left = max(0.0, deadline - time.monotonic())
@@ -109,7 +109,7 @@ def _receive(holder: Holder, running: Receive, count: int, timeout: float, prefe
 
 def _merged(holder: Holder, messages: list[ReceivedMessage], count: int) -> list[ReceivedMessage]:
     """Return the first `count` of received messages and those that were fetched ahead. The others are kept."""
-    if holder.lock.ahead_count and messages:
+    if holder.lock.ahead_count:
         holder.lock.put_ahead(messages)
         return fetched_ahead.take(holder, count)
     if len(messages) > count:

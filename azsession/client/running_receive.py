@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..events import Event
 from ..messages import ReceivedMessage
+from .fetch_turns import Turn
 
 
 class Receive:
@@ -13,6 +13,7 @@ class Receive:
 
     Args:
         thread: The thread's id.
+        is_prompt: It does not wait for messages.
 
     Attributes:
         arrived: The messages that came in, with the id of the request that they answer.
@@ -22,10 +23,10 @@ class Receive:
         next_count: How many messages the loop fetches in its next request.
     """
 
-    def __init__(self, thread: int) -> None:
+    def __init__(self, thread: int, *, is_prompt: bool = False) -> None:
         self.thread: int = thread
         self.arrived: list[tuple[str, Sequence[ReceivedMessage]]] = []
-        self.turn: Event = Event()
+        self.turn: Turn = Turn(is_prompt=is_prompt)
         self.has_ended: bool = False
         self.yielded: str | None = None
         self.next_count: int = 0

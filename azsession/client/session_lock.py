@@ -219,9 +219,13 @@ class SessionLock:
 
     # Receives whose answer never came
 
-    def begin_receive(self) -> Receive:
-        """Note that this thread begins a receive. The caller keeps the result until the receive ends."""
-        receive = Receive(threading.get_ident())
+    def begin_receive(self, *, is_prompt: bool = False) -> Receive:
+        """Note that this thread begins a receive. The caller keeps the result until the receive ends.
+
+        Args:
+            is_prompt: The receive does not wait for messages.
+        """
+        receive = Receive(threading.get_ident(), is_prompt=is_prompt)
         self._receives[receive.thread] = weakref.ref(receive)
         return receive
 

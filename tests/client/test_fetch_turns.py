@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from azsession.client.fetch_turns import FetchTurns
-from azsession.events import Event
+from azsession.client.fetch_turns import FetchTurns, Turn
 
 
 def test_one_receive_has_the_turn_until_it_ends() -> None:
-    turns, first, second = FetchTurns(), Event(), Event()
+    turns, first, second = FetchTurns(), Turn(), Turn()
     assert turns.begin(first) is None
     assert turns.begin(second) is first
     assert turns.begin(None) is first
@@ -22,4 +21,4 @@ def test_one_receive_has_the_turn_until_it_ends() -> None:
 def test_a_receive_that_fetches_nothing_ahead_takes_no_turn() -> None:
     turns = FetchTurns()
     assert turns.begin(None) is None
-    assert turns.begin(Event()) is None
+    assert turns.begin(Turn()) is None
