@@ -28,7 +28,6 @@ from .counts import EXCEEDED, DeliveryCounts
 from .history import FAILED, OK, UNKNOWN, Event, History, Operation
 from .holdings import (
     FINAL,
-    GRANT_DOUBT,
     HOLDING,
     NEVER,
     SETTLING,
@@ -53,7 +52,7 @@ class _Check:
         self._operations = history.operations
         self._events = history.events
         self._sends = [one for one in history.operations if one.name == "send"]
-        self._deliveries = find_deliveries(history, 0.0 if rules.locks_outlast else GRANT_DOUBT)
+        self._deliveries = find_deliveries(history)
         self._settlings = find_settlings(history)
         self._holdings = find_holdings(history)
         self._left: dict[int, Event] = {}
@@ -62,6 +61,7 @@ class _Check:
         self._downs = [event.at for event in history.events if event.name == "gateway-down"]
         self._link_downs = [event.at for event in history.events if event.name == "link-down"]
         for sequence, delivered in self._deliveries.items():
+            self._put_in_order(delivered, self._settlings.get(sequence, []))
             for delivery in delivered:
                 self._copies[delivery.message].add(sequence)
                 self._session_of[sequence] = delivery.receive.session
@@ -213,6 +213,16 @@ class _Check:
                     yield Violation(
                         "undone", f"number {sequence} was completed, but then was delivered to {delivery.receive.holder}"
                     )
+
+    def _put_in_order(self, deliveries: list[Delivery], settlings: list[Operation]) -> None:
+        """Exchange neighbours that can have come in either order, if their delivery counts or their causes tell the order."""
+        for at, (before, after) in enumerate(pairwise(list(deliveries))):
+            before = deliveries[at]
+            if not after.may_come_before(before) or before.count < after.count:
+                continue
+            is_reversed = not self._is_explained(before, after, settlings) and self._is_explained(after, before, settlings)
+            if before.count > after.count or is_reversed:
+                deliveries[at : at + 2] = after, before
 
     def _is_explained(self, before: Delivery, after: Delivery, settlings: list[Operation]) -> bool:
         began, ended = before.since, after.receive.end

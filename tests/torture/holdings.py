@@ -19,9 +19,6 @@ HOLDING = ("receive", "receive_deferred", *SETTLING, "set_state", "get_state", "
 RECEIVING = ("receive", "receive_deferred", "receive_ahead")
 
 NEVER = float("inf")
-#: Seconds by which a lock on Azure can have been granted later than its client reckons: the time that the broker allows for
-#: the way of the answer (`ANSWER_MARGIN` in `azsession.broker.azure.session.lock_timer`), and a little for its caution.
-GRANT_DOUBT = 0.75
 
 
 @attrs.frozen
@@ -33,7 +30,8 @@ class Delivery:
         sequence: Its sequence number.
         count: Its delivery count.
         receive: The operation that returned the message.
-        since: When the request that fetched the message began, at the earliest.
+        since: When the message came to the holder, at the earliest.
+        until: When it came, at the latest: the end of the request that fetched it.
     """
 
     message: str
@@ -41,6 +39,11 @@ class Delivery:
     count: int
     receive: Operation
     since: float
+    until: float
+
+    def may_come_before(self, other: Delivery) -> bool:
+        """Return whether this delivery can have come before one whose latest time is earlier."""
+        return self.since <= other.until
 
 
 @attrs.frozen
@@ -75,26 +78,22 @@ class Holding:
         return min(self.closed, self.lock_until, self.lost, self.killed)
 
 
-def find_deliveries(history: History, grant_doubt: float = 0.0) -> dict[int, list[Delivery]]:
-    """Return the deliveries of each message in their order, by sequence number.
-
-    Args:
-        history: The history.
-        grant_doubt: Seconds by which a lock can have been granted later than its client reckons.
-    """
+def find_deliveries(history: History) -> dict[int, list[Delivery]]:
+    """Return the deliveries of each message by sequence number, in the order of the latest times at which they came."""
     found: dict[int, list[Delivery]] = defaultdict(list)
-    fetched: dict[str, float] = {}
+    fetched: dict[str, tuple[float, float]] = {}
     for one in history.operations:
         if one.name == "receive" or one.fetches:
-            # An accept can wait for long until another holder releases the session.
-            granted = one.result.get("granted")
-            fetched[one.holder] = one.begin if granted is None else min(one.end, max(one.begin, granted + grant_doubt))
+            # An accept can wait for long until another holder releases the session. Its client reckons that the lock was
+            # granted earlier than it was, by the time for which the request was on its way.
+            fetched[one.holder] = min(one.end, max(one.begin, one.result.get("granted", one.begin))), one.end
         if one.name in RECEIVING and one.outcome == OK:
-            since = fetched.get(one.holder, one.begin) if one.name == "receive_ahead" else one.begin
+            own = one.begin, one.end
+            since, until = fetched.get(one.holder, own) if one.name == "receive_ahead" else own
             for message, sequence, count in one.result["messages"]:
-                found[sequence].append(Delivery(message, sequence, count, one, since))
+                found[sequence].append(Delivery(message, sequence, count, one, since, until))
     for each in found.values():
-        each.sort(key=lambda delivery: delivery.since)
+        each.sort(key=lambda delivery: delivery.until)
     return found
 
 
