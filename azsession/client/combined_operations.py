@@ -25,8 +25,8 @@ def settle_and_receive(
 ) -> Call[tuple[dict[str, str], LockGrant | None]]:
     """Return the call that settles messages, and then receives messages that are there. The caller has the lock.
 
-    Its result is the error codes of settlements that failed, by lock token, and the messages. They are `None` if nothing was
-    received: a settlement failed, or the server only settles.
+    Its result is the error codes of settlements that failed, by lock token, and the messages with the lock. The second part
+    is `None` if nothing was received: a settlement failed, or the server only settles.
 
     Args:
         session: The session.

@@ -50,7 +50,7 @@ def read_settled_and_received(
 ) -> tuple[dict[str, str], LockGrant | None]:
     """Return the error codes of failed settlements, by lock token, and the received messages.
 
-    They are `None` if nothing was received: a settlement failed, or the server only settles.
+    The second part is `None` if nothing was received: a settlement failed, or the server only settles.
     """
     result, items = _parts(response)
     failed = failed_settlements(result)

@@ -19,7 +19,7 @@ from ..client.session import SessionClient, holder_of
 from ..errors import InvalidReceiptError
 from ..events import Event
 from ..messages import ReceivedMessage
-from ..protocol.error_codes import not_settled
+from ..protocol.error_codes import why_not_settled
 from ..threads import Workers
 from ..validation import MAX_BATCH
 
@@ -247,7 +247,7 @@ def _complete(session: SessionClient, messages: list[ReceivedMessage]) -> tuple[
         return 0, [FailedCompletion(error, message) for message in messages]
     failures = [
         FailedCompletion(
-            InvalidReceiptError(not_settled(failed[message.receipt.handle]), code=failed[message.receipt.handle]),
+            InvalidReceiptError(why_not_settled(failed[message.receipt.handle]), code=failed[message.receipt.handle]),
             message,
         )
         for message in messages

@@ -113,7 +113,7 @@ ABOUT_RECEIPT = "receipt"
 ABOUT_QUEUE = "queue"
 
 
-def not_settled(code: str) -> str:
+def why_not_settled(code: str) -> str:
     """Return the error message for a message that could not be settled."""
     return _NOT_SETTLED.get(code, f"the server did not settle the message: {code}")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from azsession.server.amqp.conditions import BUSY, RefusedError
-
-from ..standin.refusal import STATUS
+from tests.standin.refusal import STATUS
 
 
 class Faults:
