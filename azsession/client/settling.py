@@ -153,7 +153,7 @@ def _complete_many(holder: Holder, receipts: Sequence[Receipt]) -> None:
 
 
 def complete_together(holder: Holder, messages: Sequence[ReceivedMessage]) -> dict[str, str]:
-    """Complete up to `MAX_BATCH` messages in one request, one message if the server speaks the plain dialect.
+    """Complete up to `MAX_BATCH` messages in one request. The server must speak version 1 of the protocol.
 
     Returns:
         The error codes of the messages that could not be completed, by lock token.

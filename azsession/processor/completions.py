@@ -137,6 +137,12 @@ class BackgroundCompletions:
             # A handler forked. The child has no workers, and the parent completes the earlier messages.
             self._session.complete_message(message)
             return True
+        if not holder_of(self._session).transport.speaks_v1:
+            # A server of the plain dialect cannot release a session. After a failure the messages behind the failed one would
+            # stay locked, and later ones would overtake them.
+            self._session.complete_message(message)
+            self._confirmed(1)
+            return True
         with self._guard:
             if self.failures:
                 return False
@@ -216,9 +222,7 @@ class BackgroundCompletions:
 
     def _begin(self) -> bool:
         with self._guard:
-            # A server of the plain dialect takes one settlement in a request.
-            count = MAX_BATCH if holder_of(self._session).transport.speaks_v1 else 1
-            self._under_way, self._waiting = self._waiting[:count], self._waiting[count:]
+            self._under_way, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
             self._is_served = bool(self._under_way)
             return self._is_served
 

@@ -116,7 +116,8 @@ class SessionProcessor:
             they succeed or are dead-lettered. Sessions that other clients hold are not waited for.
         settle_in_background: Number of handled messages of a session whose completions may be unconfirmed while its next
             message is handled, up to 1000. After a crash, these messages are delivered again. A completion that fails stops
-            the session. With 0 or `None`, each message is completed before the next one is handled.
+            the session. With 0 or `None`, or on a server with the plain dialect, each message is completed before the next
+            one is handled.
 
     Raises:
         ConfigurationError: `provider` is not a `ServiceBusProvider`.

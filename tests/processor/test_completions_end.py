@@ -20,7 +20,7 @@ from azsession import (
 from ..client.renewals import refuse
 from ..conftest import eventually
 from ..support.plain_server import PlainServer
-from .front import Front, Reported, Sessions, first_alone, fronted, processing
+from .front import Front, Reported, Sessions, fronted, processing
 from .helpers import QUEUE, Gate, Seen, left, locked, send
 
 
@@ -157,18 +157,29 @@ def test_without_threads_the_slots_complete_the_messages(
     assert seen.by_session["a"] == ["1", "2", "3"]
 
 
-def test_a_server_of_the_plain_dialect_gets_one_completion_in_a_request() -> None:
+def test_a_server_of_the_plain_dialect_confirms_each_message_before_the_next_one_is_handled() -> None:
+    """It cannot release a session, so that a failure would leave messages locked, and later ones would overtake them."""
+    unconfirmed: list[int] = []
     with PlainServer() as server, fronted(server) as front:
-        seen = first_alone(front)
-        server.put(QUEUE, "a", *(str(number).encode() for number in range(6)))
-        front.open_gate.clear()
+        seen = Seen(lambda message, session: unconfirmed.append(len(server.left(QUEUE, "a"))))
+        server.put(QUEUE, "a", *(str(number).encode() for number in range(20)))
         with processing(front, seen, 3, session_ids=["a"]) as processor:
-            eventually(lambda: seen.count == 4)
-            front.open_gate.set()
-            eventually(lambda: processor.stats.messages_done == 6)
-        assert server.left(QUEUE, "a") == []
-    assert seen.by_session["a"] == [str(number) for number in range(6)]
-    assert front.settled == [{"complete": 1}] * 6
+            eventually(lambda: processor.stats.messages_done == 20)
+    assert seen.by_session["a"] == [str(number) for number in range(20)]
+    assert unconfirmed == list(range(20, 0, -1))
+
+
+def test_a_failed_completion_on_a_server_of_the_plain_dialect_lets_no_message_overtake() -> None:
+    def fail(message: ReceivedMessage, session: SessionClient) -> None:
+        if message.text() == "1" and seen.count == 2:
+            front.refuse = 1
+
+    with PlainServer() as server, fronted(server) as front:
+        seen = Seen(fail)
+        server.put(QUEUE, "a", *(str(number).encode() for number in range(5)))
+        with processing(front, seen, 3, session_ids=["a"], on_error=lambda *_: None):
+            eventually(lambda: not server.left(QUEUE, "a"))
+    assert seen.by_session["a"] == ["0", "1", "1", "2", "3", "4"]
 
 
 def test_the_embedded_broker_of_the_same_process_is_served() -> None:
