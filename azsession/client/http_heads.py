@@ -13,18 +13,24 @@ from typing import Any
 
 from urllib3.util import SKIP_HEADER
 
-#: The most headers of a response (`http.client` has the same limit).
-_MOST_HEADERS = 100
+#: The most headers of a response. `http.client` has the same limit: 100 lines with the empty one.
+_MOST_HEADERS = 99
 #: The characters of a header's name (RFC 9110, section 5.6.2).
 _is_name = lru_cache(512)(re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch)
 #: The target of a request has visible ASCII characters only.
 _is_target = re.compile(r"/[!-~]*").fullmatch
 #: urllib3 adds these headers if they are missing. In other cases than that of `requests` the head is left to it.
 _NEEDED = ("User-Agent", "Accept-Encoding")
-_UNUSUAL = ("Host", "host", "Transfer-Encoding", "transfer-encoding")
+#: Headers in any case that change how the request is written.
+_UNUSUAL = frozenset({"host", "transfer-encoding"})
 _is_host = re.compile(r"[0-9A-Za-z._-]+").fullmatch
 _STATUS_LINE = re.compile(r"HTTP/1\.1 ([2-9][0-9][0-9]) ([^\r\n]*)")
 _is_length = re.compile(r"[0-9]{1,15}").fullmatch
+
+
+@lru_cache(512)
+def _is_usual(name: str) -> bool:
+    return bool(_is_name(name)) and name.lower() not in _UNUSUAL
 
 
 def request_head(method: str, target: str, host: str, headers: Mapping[str, str]) -> bytes | None:
@@ -41,9 +47,7 @@ def request_head(method: str, target: str, host: str, headers: Mapping[str, str]
     """
     lines = [f"{method} {target} HTTP/1.1", "Host: " + host]
     try:
-        if not (_is_target(target) and all(map(_is_name, headers))):
-            return None
-        if not all(map(headers.__contains__, _NEEDED)) or any(map(headers.__contains__, _UNUSUAL)):
+        if not (_is_target(target) and all(map(_is_usual, headers)) and all(map(headers.__contains__, _NEEDED))):
             return None
         lines += [name + ": " + value for name, value in headers.items()]
         text = "\r\n".join(lines)
