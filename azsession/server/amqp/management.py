@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -36,7 +36,13 @@ END_OF_TIME = 253402300799999 - 1000
 MAX_RESPONSE = 4 * 1024 * 1024
 _DEAD = DEAD_LETTERS + MANAGEMENT
 
-Body = Mapping[Any, Any]
+
+class Body(dict[Any, Any]):
+    """The body of a request. `link_name` is the name of the client's link that the request is about, if it says that."""
+
+    link_name: object = None
+
+
 #: The status and the body of a response.
 Result = tuple[int, Any]
 _NOTHING: Result = (204, None)
@@ -79,7 +85,8 @@ class ManagementRequests(RequestLink):
                 raise RefusedError(NOT_IMPLEMENTED, f"The operation {name[:100]} is not supported.", 501)
             operation, perform = known
             self.channel.connection.claims.check(self.path, self.entity, operation)
-            body = request.body if isinstance(request.body, dict) else {}
+            body = Body(request.body if isinstance(request.body, dict) else {})
+            body.link_name = request.properties.get("associated-link-name")
             status, result = await perform(self, body)
         except RefusedError as refusal:
             return _refused(refusal)
@@ -92,10 +99,15 @@ class ManagementRequests(RequestLink):
     # Sessions
 
     def _held(self, asked: Body) -> tuple[str, SessionHolder]:
-        """Return the session that a request names, and its holder. Only the connection that holds a session may use it."""
+        """Return the session that a request names, and its holder. Only the connection that holds a session may use it.
+
+        If the request names another link, the client does not know yet that this link has lost the session to the holder.
+        """
         session_id = asked.get("session-id")
         holder = self.channel.connection.held.get((self.entity, session_id)) if isinstance(session_id, str) else None
         if holder is None or not isinstance(session_id, str):
+            raise session_lost()
+        if isinstance(asked.link_name, str) and asked.link_name != holder.link_name:
             raise session_lost()
         return session_id, holder
 

@@ -73,6 +73,11 @@ class SessionReceiver(OutgoingLink):
         return self._session_id
 
     @property
+    def link_name(self) -> str:
+        """The client's name of the link."""
+        return self.attach.name
+
+    @property
     def _reporter(self) -> Reporter:
         return self.channel.connection.services.reporter
 

@@ -33,10 +33,10 @@ class Manager:
         assert raw.expect(amqp.ATTACH).has_target
         raw.credit(50, 100)
 
-    def ask(self, operation: str, body: Any) -> Response:
-        """Send a request; return the response."""
+    def ask(self, operation: str, body: Any, **properties: Any) -> Response:
+        """Send a request, with further properties; return the response."""
         number = next(_numbers)
-        properties = {"operation": f"com.microsoft:{operation}"}
+        properties["operation"] = f"com.microsoft:{operation}"
         request = amqp.encode_request(str(number), "receiver-link-m-in", properties, body)
         self._raw.send(transfer(51, number, request))
         response = amqp.decode_response(self._raw.expect(amqp.TRANSFER).payload)
@@ -65,6 +65,14 @@ def test_a_link_that_got_a_session_when_the_lock_of_another_link_expired_keeps_i
         detach = raw.expect(amqp.DETACH)
         assert (detach.handle, detach.error.condition) == (2, "com.microsoft:session-lock-lost")
         assert manager.ask("renew-session-lock", {"session-id": "s"}).status == 200
+        # The client of the former link may still send requests about the session, which it has lost.
+        state = {"session-id": "s", "session-state": b"former"}
+        former = manager.ask("set-session-state", state, **{"associated-link-name": "r-2"})
+        assert (former.status, former.condition) == (410, "com.microsoft:session-lock-lost")
+        assert manager.ask("get-session-state", state, **{"associated-link-name": "r-3"}).body == {"session-state": None}
+        # Anybody may look at the messages.
+        peek = {"session-id": "s", "from-sequence-number": 0, "message-count": 1}
+        assert manager.ask("peek-message", peek, **{"associated-link-name": "r-2"}).status == 200
 
 
 def now_ms(seconds: float = 0.0) -> Timestamp:
