@@ -39,7 +39,7 @@ def client(namespace: StandIn) -> Iterator[ServiceBusClient]:
     """A client of the SDK for all tests of a module."""
     from azure.servicebus import ServiceBusClient
 
-    from tests.standin.sdk import wait_for_closings
+    from tests.support.sdk import wait_for_closings
 
     # With keep_alive, each sender has a thread that sleeps, and close waits for it.
     with ServiceBusClient.from_connection_string(namespace.connection_string, retry_total=0, keep_alive=None) as client:

@@ -14,7 +14,7 @@ require_standin()
 from azure.servicebus import ServiceBusClient  # noqa: E402
 from azure.servicebus import exceptions as errors  # noqa: E402
 
-from tests.standin.sdk import message, receive, send, session  # noqa: E402
+from tests.support.sdk import message, receive, send, session  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.standin import StandIn

@@ -62,16 +62,18 @@ def long_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def put_by_another_sender(namespace: Namespace, *session_ids: str) -> None:
     """Add a message of another program to each of these sessions."""
-    from tests.standin.sdk import put
-
-    put(namespace, QUEUE, *((f"m{number}", session_id) for number, session_id in enumerate(session_ids)))
+    messages = [
+        amqp.AmqpMessage(message_id=f"m{number}", group_id=session_id, data=b"x")
+        for number, session_id in enumerate(session_ids)
+    ]
+    namespace.put(QUEUE, [amqp.encode_message(each) for each in messages])
 
 
 @pytest.mark.parametrize("behind", ["in process", "gateway"])
 def test_sessions_with_odd_ids_from_another_sender_do_not_delay_a_healthy_one(
     namespace: Namespace, gateway: Gateway, behind: str
 ) -> None:
-    # The stand-in cannot make an id with NUL: its library ends a text there.
+    # The stand-in cannot keep an id with NUL: its library ends a text there.
     odd = ["", ".", "..", *(chr(code) for code in range(1, 18))]
     put_by_another_sender(namespace, *odd, "healthy")
     seen: dict[str, float] = {}
