@@ -144,11 +144,14 @@ class _Check:
                     yield Violation("misordered", f"{session}: number {min(numbers)} was sent after {highest} was accepted")
 
     def _completed_order(self) -> Iterator[Violation]:
-        """A message is settled only when all earlier messages are settled or are being settled."""
+        """A message is settled only when all earlier messages are settled or are being settled.
+
+        The failure that dead-letters a message at its limit has no time here. Settlements of it came later, without effect.
+        """
         first: dict[str, list[tuple[int, float, Operation | None]]] = defaultdict(list)
         for sequence, session in self._session_of.items():
             final = [one for one in self._settlings.get(sequence, []) if one.name in FINAL and one.may_have_acted]
-            if final:
+            if final and not self._is_exceeded(sequence):
                 first[session].append((sequence, final[0].begin, final[0]))
             elif sequence in self._left and self._left[sequence].fields["where"] == "active":
                 first[session].append((sequence, float("inf"), None))
@@ -162,6 +165,11 @@ class _Check:
                     )
                 if at > begun:
                     latest, begun = sequence, at
+
+    def _is_exceeded(self, sequence: int) -> bool:
+        """Tell whether a message was dead-lettered because too many deliveries failed."""
+        left = self._left.get(sequence)
+        return left is not None and any(each[1] == sequence and each[3] == EXCEEDED for each in left.fields["messages"])
 
     # One holder
 

@@ -308,3 +308,12 @@ def test_a_lock_is_never_granted_earlier_than_its_client_reckons() -> None:
     history = received_at_9(accepted_late(granted=9.5), count=2)
     history.events.append(Event("lost", "q", 8.0, {"holder": "q.1", "left": 0.0}))
     assert history.settle("complete", "p.1", 1, at=(20.3, 20.4)).kinds() == ["count", "duplicate"]
+
+
+def test_a_late_settlement_of_a_message_that_was_dead_lettered_at_its_limit_does_not_disturb_the_order() -> None:
+    history = Forged().send("a", "b").accept("p.1")
+    for count in (1, 2, 3):
+        history.receive("p.1", ("a", 1, count)).settle("abandon", "p.1", 1)
+    history.receive("p.1", ("b", 2)).settle("complete", "p.1", 2).settle("complete", "p.1", 1, outcome=UNKNOWN)
+    assert history.copy().left("dead", ("a", 1, 3), reason=EXCEEDED).kinds() == []
+    assert history.kinds() == ["misordered"]
