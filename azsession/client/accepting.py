@@ -108,6 +108,7 @@ class Acceptance:
             grant = self._send_again(call) if error.maybe_delivered else None
         if grant is None:
             self._sent = None
+            core.check_open()  # The broker of a closed provider ends the wait.
             return None
         client = self._client_of(grant)
         if core.closed or pending.stopped.is_set():

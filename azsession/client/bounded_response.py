@@ -93,6 +93,15 @@ class BoundedResponse(HTTPResponse):
     """
 
     head: ResponseHead | None = None
+    headers: HTTPMessage
+    msg: HTTPMessage
+    version: int
+    status: int
+    code: int
+    reason: str
+    length: int | None
+    chunked: bool
+    will_close: bool
     #: The file of the response, or `None`. After an interrupt at any place, the finalizer can close it.
     fp: Any = None
 

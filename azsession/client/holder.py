@@ -105,7 +105,8 @@ class Holder:
         self.queue_name = queue_name
         self.options = options
         self.lock: SessionLock = SessionLock(f"the session {session_id!r} of {queue_name!r}", options.session_timeout)
-        self.pending, self.renewals = PendingCalls(), PendingCalls()
+        self.pending: PendingCalls = PendingCalls()
+        self.renewals: PendingCalls = PendingCalls()
         self._on_lost = on_lost
         self._owns_connection = owns_connection
         self._renew_until: float | None = None

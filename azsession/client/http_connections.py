@@ -247,6 +247,11 @@ class ConnectionQueue(queue.LifoQueue[Any]):
     An interrupt does not leave its lock taken. A signal handler can use the queue while its thread is in a method.
     """
 
+    mutex: threading.Lock
+    not_empty: threading.Condition
+    not_full: threading.Condition
+    all_tasks_done: threading.Condition
+
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
         if hasattr(self, "mutex"):  # The queues of gevent have none.

@@ -60,9 +60,6 @@ class Operation(Enum):
     METRICS = "metrics"
     BACKUP = "backup"
 
-    # That of `Enum` is written in Python, and each request looks up its operation several times.
-    __hash__ = object.__hash__
-
 
 @attrs.frozen
 class Route:

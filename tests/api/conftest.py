@@ -29,12 +29,14 @@ class Arrangement(abc.ABC):
     Attributes:
         name: The name in the test's id.
         is_azure: Azure keeps the messages. `test_differences` lists the consequences.
+        is_own_endpoint: Azure is azsession's own AMQP endpoint.
         in_process: The Azure engine runs in the process of the provider.
         connection_string: Reaches the broker from any process. Empty if only the arrangement's own provider can reach it.
     """
 
     name: ClassVar[str]
     is_azure: ClassVar[bool]
+    is_own_endpoint: ClassVar[bool] = False
     in_process: ClassVar[bool] = False
     connection_string: str = ""
 
@@ -132,6 +134,7 @@ class AzureInProcess(Arrangement):
 
     name = "Azure-in-process"
     is_azure = True
+    is_own_endpoint = True
     in_process = True
 
     def start(self) -> None:
@@ -165,6 +168,7 @@ class AzureOnStandIn(AzureInProcess):
     """The Azure engine in process, with the stand-in in the place of Azure."""
 
     name = "Azure-on-stand-in"
+    is_own_endpoint = False
 
     def start(self) -> None:
         self._namespace = self._stack.enter_context(require_standin()())

@@ -6,7 +6,14 @@ import time
 
 import pytest
 
-from azsession import Message, ReceiptHandle, ServiceBusProvider, SessionProcessor, ValidationError
+from azsession import (
+    AuthenticationFailedError,
+    Message,
+    ReceiptHandle,
+    ServiceBusProvider,
+    SessionProcessor,
+    ValidationError,
+)
 from azsession.protocol.routes import session_path
 
 from .conftest import Arrangement, left, send, take, take_many
@@ -130,6 +137,11 @@ def test_an_entity_name_can_have_slashes(arrangement: Arrangement, provider: Ser
     if subscription and not arrangement.is_azure:
         topic = name
     arrangement.queue(name)
+    if arrangement.is_own_endpoint and "sessions" in topic.split("/")[1:]:
+        # The plain name in a token of Azure's form could be that of a session of another queue, see `entity_resources`.
+        with pytest.raises(AuthenticationFailedError, match="refused the token"):
+            provider.send_message(topic, Message("a", session_id="s/1"))
+        return
     send(provider, topic, "a", "b", "c", session_id="s/1")
     assert [info.session_id for info in provider.list_sessions(name)] == ["s/1"]
     with provider.create_session_client(name, "s/1") as session:

@@ -38,7 +38,7 @@ def test_a_request_can_be_interrupted_anywhere(way: str) -> None:
             for at in range(1, whole.lines + 1):
                 interrupter = BytecodeInterrupter(at)
                 interrupter.run(lambda: session.receive_message(timeout=0))
-                (pool,) = [each for each in http_connections.pools if each.pool is not None and each.host == "127.0.0.1"]
+                (pool,) = [each for each in http_connections._pools if each.pool is not None and each.host == "127.0.0.1"]
                 found = [each for each in pool.pool.queue if each is not None]
                 assert len(found) == len({id(each) for each in found}), interrupter.where
                 for lock in (pool.pool.mutex, http.cookies._cookies_lock):

@@ -25,7 +25,7 @@ from .tokens import signed, wrong_forms, wrong_resources
 
 KEY = AccessKey("root", "bWFuYWdl+/=", frozenset({Right.MANAGE}))
 GUARD = Guard([KEY, AccessKey("other", "b3RoZXI=")])
-GOOD = signed(quote("sb://here/q", safe=""), KEY)
+GOOD = signed(quote("sb://here/q", safe=""), KEY, se="4102444800")
 
 
 class Watched(bytes):

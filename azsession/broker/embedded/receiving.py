@@ -120,7 +120,7 @@ class ReceiveCall:
         self._request = request
         self._context = context
         self._started = core.clock.monotonic()
-        self.waiter = Waiter(
+        self.waiter: Waiter = Waiter(
             request.request_id,
             self._started + request.timeout,
             core.commits.requeue,

@@ -100,7 +100,8 @@ def session_task(
         if name.isidentifier():
             run.__name__ = run.__qualname__ = name
         options = {"max_retries": None, **task_options, "bind": True, "session_queue": queue_name, "body": staticmethod(body)}
-        task = shared_task(**options)(run) if app is None else app.task(**options)(run)
+        # A task of one app is not announced to the other apps, unless the caller asks for it.
+        task = shared_task(**options)(run) if app is None else app.task(**{"shared": False, **options})(run)
         return task
 
     if callable(queue_name):

@@ -96,7 +96,7 @@ class Link:
         self.channel = channel
         self.attach = attach
         self.path = path
-        self.entity = entity
+        self.entity: str = entity
         self.state: LinkState = LinkState.ATTACHING
         self._tasks: set[asyncio.Task[None]] = set()
         self._revocation: Future[None] | None = None

@@ -59,9 +59,9 @@ class Offer:
     __slots__ = ("_answered", "_claims", "_until", "key", "message", "session")
 
     def __init__(self, session: OfferingSession, message: UnsettledMessage, answered: Container[str]) -> None:
-        self.session = session
-        self.message = message
-        self.key = (session.entity, session.session_id, session.lock_id)
+        self.session: OfferingSession = session
+        self.message: UnsettledMessage = message
+        self.key: tuple[str, str | None, str] = (session.entity, session.session_id, session.lock_id)
         self._answered = answered
         self._until = session.lock.renewal_due
         #: The receives that tried to take the message, and `None` for the loop. The first one has it.
