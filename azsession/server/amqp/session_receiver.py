@@ -185,6 +185,8 @@ class SessionReceiver(OutgoingLink):
                     self.drained()
                 await self._signal.wait()
             await self._fetch()
+            # A broker that stops answers at once. Other work must go on then, for example the end of this link.
+            await asyncio.sleep(0)
 
     async def _fetch(self) -> None:
         is_draining = self.is_draining

@@ -1,0 +1,29 @@
+"""A gateway that stops while clients wait over AMQP."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from azure.servicebus import ServiceBusClient
+from azure.servicebus.exceptions import ServiceBusError
+
+from azsession.broker.embedded import EmbeddedBroker
+from azsession.server import GatewayService
+
+from .conftest import ROOT
+
+
+def test_a_receiver_with_credit_does_not_hold_up_the_end() -> None:
+    broker = EmbeddedBroker(queues=["q"])
+    with GatewayService(broker, [ROOT], amqp_port=0) as service:
+        client = ServiceBusClient.from_connection_string(service.amqp_connection_string(), retry_total=0)
+        receiver = client.get_queue_receiver("q", session_id="s", prefetch_count=50)
+        assert receiver.receive_messages(max_wait_time=1) == []
+        began = time.monotonic()
+    # Connections that do not end in 20 s are cut.
+    assert time.monotonic() - began < 15
+    with suppress(ServiceBusError):
+        receiver.close()
+    with suppress(ServiceBusError):
+        client.close()
