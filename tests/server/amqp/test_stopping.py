@@ -11,10 +11,16 @@ from azure.servicebus.exceptions import ServiceBusError
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import GatewayService
 
+from ...support.sdk import sockets_closed
 from .conftest import ROOT
 
 
 def test_a_receiver_with_credit_does_not_hold_up_the_end() -> None:
+    with sockets_closed():
+        stop_with_a_waiting_receiver()
+
+
+def stop_with_a_waiting_receiver() -> None:
     broker = EmbeddedBroker(queues=["q"])
     with GatewayService(broker, [ROOT], amqp_port=0) as service:
         client = ServiceBusClient.from_connection_string(service.amqp_connection_string(), retry_total=0)
