@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl
 
 import attrs
 
@@ -23,6 +22,7 @@ from ..protocol.wire import MalformedError
 from .access_keys import AccessKey
 from .answer import Answer, PendingAnswer, error_answer, no_metrics
 from .authorization import OPEN, Guard
+from .fields import read_fields
 from .handlers import Handlers
 from .request import Headers, Request
 
@@ -181,14 +181,9 @@ def parse_query(text: str) -> Mapping[str, str]:
 
 @lru_cache(256)
 def _parse_query(text: str) -> Mapping[str, str]:
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=16)
-    except ValueError:
-        raise ValidationError("the query is malformed") from None
-    query = dict(pairs)
-    if len(query) != len(pairs):
-        raise ValidationError("the query has the same parameter twice")
-    return query
+    return read_fields(text, _MAX_PARAMETERS, place="the query", field="parameter")
 
 
 _SHORT_QUERY = 64
+#: Parameters of a query at most.
+_MAX_PARAMETERS = 16

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import attrs
 
 from ...errors import ValidationError
 from ...validation import MAX_SEQUENCE_NUMBER, check_queue_name, check_session_id
+from .. import fields
 from ..request import Headers
 from .sign_in_tokens import SignedIn
 
@@ -109,14 +110,7 @@ def read_fields(text: str) -> Mapping[str, str]:
     Raises:
         ValidationError: The text is malformed, has too many fields, or has a field twice.
     """
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
-    except ValueError:
-        raise ValidationError("the query or the form is malformed") from None
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValidationError("the query or the form has the same field twice")
-    return fields
+    return fields.read_fields(text, _MAX_FIELDS, place="the query or the form", field="field")
 
 
 def read_form(body: bytes, content_type: str) -> Mapping[str, str]:
