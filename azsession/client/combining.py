@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import InvalidReceiptError
-from ..protocol.error_codes import SESSION_LOCK_LOST, why_not_settled
+from ..protocol.error_codes import SESSION_LOCK_LOST, not_settled
 from . import combined_operations
 from .fetched_ahead import batch_size
 from .holder import Holder
@@ -81,4 +80,4 @@ def settle_and_release(holder: Holder, token: str, settlement: Settlement) -> No
 def _check(failed: Mapping[str, str], token: str) -> None:
     code = failed.get(token)
     if code is not None:
-        raise InvalidReceiptError(why_not_settled(code), code=code)
+        raise not_settled(code)

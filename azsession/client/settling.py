@@ -9,7 +9,7 @@ from .. import interrupts
 from ..errors import InvalidReceiptError
 from ..logs import SessionLogger, get_logger
 from ..messages import ReceiptHandle, ReceivedMessage
-from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST, why_not_settled
+from ..protocol.error_codes import CONFLICT, SESSION_LOCK_LOST, not_settled
 from ..telemetry import Operation
 from ..validation import MAX_BATCH, MAX_REASON_LENGTH, as_list, check_text, seconds
 from . import background, combining, operations
@@ -84,7 +84,7 @@ def _abandon(holder: Holder, receipt: Receipt, later: float) -> None:
         if code == SESSION_LOCK_LOST:
             holder.found_lost(code)
         if code is not None:
-            raise InvalidReceiptError(why_not_settled(code), code=code)
+            raise not_settled(code)
         return
     _settle_token(holder, token, lambda target, each: operations.abandon(target, each, later))
 

@@ -16,10 +16,9 @@ import attrs
 
 from ..client import settling
 from ..client.session import SessionClient, holder_of
-from ..errors import InvalidReceiptError
 from ..events import Event
 from ..messages import ReceivedMessage
-from ..protocol.error_codes import why_not_settled
+from ..protocol.error_codes import not_settled
 from ..threads import Workers
 from ..validation import MAX_BATCH
 
@@ -45,7 +44,7 @@ class Completions(Protocol):
         """Complete a message. Blocks as long as too many are not confirmed.
 
         Returns:
-            Whether the session can go on: no completion has failed.
+            `True` if no completion has failed, so that the session can go on.
 
         Raises:
             QueueError: The message could not be completed.
@@ -250,10 +249,7 @@ def _complete(session: SessionClient, messages: list[ReceivedMessage]) -> tuple[
         # Not only errors of the package: a hook of the caller's `requests.Session` can raise any.
         return 0, [FailedCompletion(error, message) for message in messages]
     failures = [
-        FailedCompletion(
-            InvalidReceiptError(why_not_settled(failed[message.receipt.handle]), code=failed[message.receipt.handle]),
-            message,
-        )
+        FailedCompletion(not_settled(failed[message.receipt.handle]), message)
         for message in messages
         if message.receipt.handle in failed
     ]

@@ -113,9 +113,9 @@ ABOUT_RECEIPT = "receipt"
 ABOUT_QUEUE = "queue"
 
 
-def why_not_settled(code: str) -> str:
-    """Return the error message for a message that could not be settled."""
-    return _NOT_SETTLED.get(code, f"the server did not settle the message: {code}")
+def not_settled(code: str) -> InvalidReceiptError:
+    """Return the error of a message that could not be settled."""
+    return InvalidReceiptError(_NOT_SETTLED.get(code, f"the server did not settle the message: {code}"), code=code)
 
 
 def code_of(error: QueueError) -> str:

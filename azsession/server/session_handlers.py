@@ -11,11 +11,10 @@ from typing import Any
 
 from ..broker.base import Broker
 from ..broker.calls import AcceptRequest, Delivery, Disposition, ReceiveRequest, Settled, Settlement
-from ..errors import InvalidReceiptError
 from ..logs import SessionLogger, get_logger
 from ..messages import ReceivedMessage
 from ..protocol import JSON_TYPE, LOCK_EXPIRES_HEADER, LOCK_HELD_HEADER, WAITED_HEADER
-from ..protocol.error_codes import why_not_settled
+from ..protocol.error_codes import not_settled
 from ..protocol.routes import Operation
 from ..protocol.wire import json_object
 from ..validation import MAX_BATCH, check_session_id
@@ -133,7 +132,7 @@ class SessionHandlers:
         def make(codes: list[str | None]) -> Answer:
             code = codes[0]
             if code is not None:
-                raise InvalidReceiptError(why_not_settled(code), code=code)
+                raise not_settled(code)
             return Answer(204)
 
         return PendingAnswer(self._broker.settle(route.entity, route.session_id, [settlement], context=request.context), make)
