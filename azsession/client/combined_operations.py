@@ -16,7 +16,7 @@ from .combined_responses import read_settled_and_received, read_settled_and_rele
 from .operations import session_call, size_of
 from .responses import LockGrant
 
-#: What to settle: for example ``{"complete": [token]}``.
+#: The lock tokens of the messages to settle, by disposition: for example ``{"complete": [token]}``.
 Dispositions = Mapping[str, Sequence[Any]]
 
 

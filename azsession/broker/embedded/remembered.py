@@ -83,7 +83,7 @@ class Remembered:
         """Return the number of the table for new entries. Clear the older table when its period ends."""
         known = self._current.get(name)
         if known is not None and now < known[1] <= now + period:
-            return int(known[0])
+            return int(known[0])  # Only numbers and constants may become a part of a statement.
         row = self._run("SELECT current, until FROM turnover WHERE name = ?", (name,)).fetchone()
         current, until = (0, None) if row is None else (int(row[0]), row[1])
         # If the wall clock was set back between two runs, `until` is too far ahead. Then start a new period.

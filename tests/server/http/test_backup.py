@@ -78,7 +78,7 @@ def test_a_client_that_leaves_while_its_backup_is_made_ends_it(gateway: Gateway)
     first.result().file.close()
     with gateway.open_socket(gateway.head("GET", "/$backup")):
         pass
-    # Whether it had been made or not.
+    # The backup of the client that left may have been made already, or not yet.
     eventually(lambda: gateway.ask("GET", "/$backup").status == 200)
     eventually(lambda: open_backups() == 0)
 
