@@ -85,7 +85,7 @@ def test_a_lock_that_was_extended_in_between_is_not_renewed_at_the_former_time(
     lock.due = extended = time.monotonic() + 0.4
     eventually(lambda: lock.renewed)
     assert lock.renewed[0] >= extended
-    assert caplog.records == []
+    assert not [record for record in caplog.records if record.name.startswith("azsession")]
 
 
 def test_a_lock_that_ended_in_between_is_not_renewed(renewer: Renewer) -> None:

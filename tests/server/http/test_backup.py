@@ -107,7 +107,7 @@ def test_a_revoked_key_gets_no_more_of_its_backup(gateway: Gateway, reads: bool,
         # A client that does not read does not keep the backup open.
         eventually(lambda: open_backups() == 0)
     assert gateway.ask("GET", "/healthz").status == 200
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("azsession")]
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE"])
