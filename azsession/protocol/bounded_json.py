@@ -22,6 +22,8 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 
 #: Characters from which the number of values is limited.
 _LARGE = 256 * 1024
+#: Characters in which an element is looked for as a whole. They hold too few values to take long.
+_WINDOW = 8 * 1024
 #: The most digits of a whole number. Python needs quadratic time to parse a number.
 _MAX_DIGITS = 400
 
@@ -114,12 +116,24 @@ class _BoundedParser:
             return
         while True:
             self._left = MAX_VALUES
-            value, at = self._value(at, 1)
+            value, at = self._element(at, 1)
             yield value
             at, ends = self._next(at, "]")
             if ends:
                 self._expect_end(at)
                 return
+
+    def _element(self, at: int, depth: int) -> tuple[Any, int]:
+        """Return an element whose values are counted for itself. A short one, such as a usual message, is not counted."""
+        if self._text[at : at + 1] in ("{", '"'):
+            # Only of these, the beginning is never a value of its own.
+            try:
+                value, length = _JSON.raw_decode(self._text[at : at + _WINDOW])
+            except (ValueError, RecursionError):
+                pass  # The element is longer, or malformed.
+            else:
+                return value, at + length
+        return self._value(at, depth)
 
     def _value(self, at: int, depth: int) -> tuple[Any, int]:
         self._left -= 1
@@ -162,7 +176,7 @@ class _BoundedParser:
         while True:
             if by_element:
                 self._left = MAX_VALUES
-            value, at = self._value(at, depth)
+            value, at = self._element(at, depth) if by_element else self._value(at, depth)
             found.append(value)
             at, ends = self._next(at, "]")
             if ends:
@@ -181,6 +195,8 @@ class _BoundedParser:
         raise ValueError("a comma is missing")
 
     def _skip(self, at: int) -> int:
+        if self._text[at : at + 1] > " ":
+            return at  # The usual case: programs write few blanks.
         match = _BLANKS.match(self._text, at)
         return at if match is None else match.end()
 

@@ -79,6 +79,22 @@ def test_very_many_values_are_refused_soon(value: str) -> None:
     assert seconds_for(16_000_000) < 5 * seconds_for(1_000_000)
 
 
+def test_a_usual_message_takes_as_long_in_a_large_array_as_in_a_small_one() -> None:
+    item = json.dumps({"Body": "x" * 256, "BrokerProperties": {f"Name{number}": str(number) for number in range(9)}})
+    small, large = (f"[{','.join([item] * count)}]".encode() for count in (100, 1000))
+
+    def read(text: bytes, times: int) -> None:
+        for _ in range(times):
+            assert list(json_items(text))
+
+    assert cpu_seconds(lambda: read(large, 10)) < 8 * cpu_seconds(lambda: read(small, 100))
+
+
+def test_an_item_of_any_length_is_read_in_a_large_array() -> None:
+    items = [{"Body": "x" * length} for length in (0, 8_000, 8_181, 8_192, 100_000)]
+    assert list(json_items(json.dumps(items * 3).encode())) == items * 3
+
+
 def test_each_item_of_a_large_array_may_have_many_values() -> None:
     item = json.dumps(dict.fromkeys(map(str, range(MAX_VALUES // 2)), 0))
     assert len(list(json_items(f"[{item},{item},{item}]".encode()))) == 3
