@@ -167,6 +167,8 @@ def _list(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
 
 
 def _map(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
+    unpack_long = struct.Struct(">q").unpack_from
+
     def read(buf: bytes, pos: int, depth: int) -> tuple[dict[Any, Any], int]:
         count, pos, end = bounds(buf, pos)
         _check_compound(buf, count, pos, end, depth)
@@ -182,7 +184,14 @@ def _map(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
                 key = buf[start:pos].decode("utf-8", "replace")
             else:
                 key, pos = READERS[code](buf, pos + 1, depth)
-            values[key], pos = READERS[buf[pos]](buf, pos + 1, depth)
+            code = buf[pos]
+            if code == 0x83 or code == 0x81:
+                # A shortcut without a call: most annotations that Azure sets are timestamps and longs.
+                number = unpack_long(buf, pos + 1)[0]
+                values[key] = Timestamp(number) if code == 0x83 else number
+                pos += 9
+            else:
+                values[key], pos = READERS[code](buf, pos + 1, depth)
         if pos > end:
             raise MalformedFrameError("the entries of a map are longer than the map")
         return values, end
@@ -325,9 +334,9 @@ def code_of(descriptor: Any) -> int:
     return descriptor if isinstance(descriptor, int) else _SYMBOLS.get(descriptor, -1)
 
 
-def exactly(values: Sequence[Any], count: int) -> list[Any]:
+def exactly(values: Sequence[Any], count: int) -> Sequence[Any]:
     """Return exactly `count` fields: fields missing at the end are null (§1.4)."""
     length = len(values)
     if length == count:
-        return list(values)
+        return values
     return [*values[:count], *[None] * (count - length)]

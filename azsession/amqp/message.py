@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .decoding import NONSENSE, READERS, exactly, read_descriptor
@@ -187,29 +188,50 @@ def _message(buf: bytes) -> AmqpMessage:
             section, pos = buf[pos + 2], pos + 3  # A shortcut for descriptors below 256.
         else:
             section, pos = read_descriptor(buf, pos)
-        if section == DELIVERY_ANNOTATIONS and buf[pos] == 0xC1:
+        code = buf[pos]
+        if section == HEADER and code == 0xC0:
+            start, pos = pos, pos + 2 + buf[pos + 1]
+            sections[section] = _short_header(buf[start:pos])
+            continue
+        if section == DELIVERY_ANNOTATIONS and code == 0xC1:
             # Azure puts the lock token there, which the delivery tag has, too. Decoding it would take a tenth of the time.
             pos += 2 + buf[pos + 1]
             continue
-        content, pos = READERS[buf[pos]](buf, pos + 1, 0)
+        content, pos = READERS[code](buf, pos + 1, 0)
+        if section == DATA and type(content) is bytes:
+            data.append(content)
+            continue
         kind = _SECTION_TYPES.get(section)
         if kind is not None and not isinstance(content, kind):
             if content is None:
                 continue
             raise MalformedFrameError(f"section 0x{section:02x} is a {type(content).__name__}, not a {kind.__name__}")
-        if section == DATA:
-            data.append(content)
-        elif section == _SEQUENCE:
+        if section == _SEQUENCE:
             sequences.append(content)
         else:
             sections[section] = content
     if pos > end:
         raise MalformedFrameError("a section ends behind the message")
     value = [item for sequence in sequences for item in sequence] if sequences else sections.get(_VALUE)
-    durable, priority, ttl, _, count = exactly(sections.get(HEADER, ()), 5)
+    return _assembled(sections, data[0] if len(data) == 1 else b"".join(data) if data else None, value)
+
+
+@lru_cache(256)
+def _short_header(encoded: bytes) -> Sequence[Any]:
+    """Return the fields of a header. Most messages of a queue have the same one."""
+    return tuple(exactly(READERS[encoded[0]](encoded, 1, 0)[0], 5))
+
+
+#: The fields of sections that a message does not have.
+_NO_HEADER, _NO_PROPERTIES = (None,) * 5, (None,) * 13
+
+
+def _assembled(sections: Mapping[int, Any], data: bytes | None, value: Any) -> AmqpMessage:
+    """Return the message that has these sections, and this body."""
+    durable, priority, ttl, _, count = exactly(sections.get(HEADER, _NO_HEADER), 5)
     (
         message_id, _, to, subject, reply_to, correlation_id, content_type, _, expiry, created, group, _, reply_group
-    ) = exactly(sections.get(PROPERTIES, ()), 13)  # fmt: skip
+    ) = exactly(sections.get(PROPERTIES, _NO_PROPERTIES), 13)  # fmt: skip
     return AmqpMessage(
         durable,
         priority,
@@ -227,6 +249,6 @@ def _message(buf: bytes) -> AmqpMessage:
         group,
         reply_group,
         sections.get(APPLICATION_PROPERTIES, {}),
-        data[0] if len(data) == 1 else b"".join(data) if data else None,
+        data,
         value,
     )

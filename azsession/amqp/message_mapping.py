@@ -135,10 +135,7 @@ def received(message: AmqpMessage, receipt: ReceiptHandle, *, session_id: str, d
     fields["session_id"] = session_id
     # The header counts failed deliveries: those before this one (AMQP 1.0 §3.2.1).
     fields["delivery_count"] += 1
-    fields["state"] = _state(message)
-    fields["receipt"] = receipt
-    fields["delivered_at"] = delivered_at
-    return ReceivedMessage(**fields)
+    return ReceivedMessage(**fields, state=_state(message), receipt=receipt, delivered_at=delivered_at)
 
 
 def peeked(message: AmqpMessage, *, dead_letter: bool = False) -> PeekedMessage:
@@ -164,19 +161,23 @@ def _state(message: AmqpMessage) -> str:
 
 def sent_fields(message: AmqpMessage) -> dict[str, Any]:
     """Return the arguments of `Message` for a message that a client sent. `Message` checks their ranges."""
+    # Most of them are `None`. The comparison takes a third of the time of a call.
+    subject, content_type, correlation_id = message.subject, message.content_type, message.correlation_id
+    reply_to, reply_to_group, to = message.reply_to, message.reply_to_group_id, message.to
+    scheduled, properties = message.annotations.get(_SCHEDULED_TIME), message.application_properties
     return {
         "body": message.body,
         "session_id": text_of(message.group_id),
         "message_id": text_of(message.message_id),
-        "subject": text_of(message.subject),
-        "content_type": text_of(message.content_type),
-        "correlation_id": text_of(message.correlation_id),
-        "reply_to": text_of(message.reply_to),
-        "reply_to_session_id": text_of(message.reply_to_group_id),
-        "to": text_of(message.to),
-        "time_to_live": _time_to_live(message),
-        "scheduled_enqueue_time": _instant(message.annotations.get(_SCHEDULED_TIME)),
-        "attributes": attributes_of(message.application_properties),
+        "subject": None if subject is None else text_of(subject),
+        "content_type": None if content_type is None else text_of(content_type),
+        "correlation_id": None if correlation_id is None else text_of(correlation_id),
+        "reply_to": None if reply_to is None else text_of(reply_to),
+        "reply_to_session_id": None if reply_to_group is None else text_of(reply_to_group),
+        "to": None if to is None else text_of(to),
+        "time_to_live": None if message.ttl_ms is None else _time_to_live(message),
+        "scheduled_enqueue_time": None if scheduled is None else _instant(scheduled),
+        "attributes": attributes_of(properties) if properties else {},
     }
 
 
@@ -208,6 +209,8 @@ def _time_to_live(message: AmqpMessage) -> timedelta | None:
 
 def _whole(value: Any) -> int | None:
     """Return an integer, or `None` for any other value. Python's booleans are not integers here."""
+    if type(value) is int:
+        return value
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
