@@ -26,10 +26,10 @@ class Remembered:
     def saw_request(self, queue: int, request: str) -> bool:
         """Return whether this request id is remembered."""
         query = (
-            "SELECT EXISTS (SELECT 1 FROM requests_0 WHERE queue = ?1 AND request = ?2) "
-            "OR EXISTS (SELECT 1 FROM requests_1 WHERE queue = ?1 AND request = ?2)"
+            "SELECT EXISTS (SELECT 1 FROM requests_0 WHERE queue = ? AND request = ?) "
+            "OR EXISTS (SELECT 1 FROM requests_1 WHERE queue = ? AND request = ?)"
         )
-        return bool(self._run(query, (queue, request)).fetchone()[0])
+        return bool(self._run(query, (queue, request, queue, request)).fetchone()[0])
 
     def remember_request(self, queue: int, request: str, now: float) -> None:
         table = self._current_table("requests", REQUESTS_SECONDS, now)
