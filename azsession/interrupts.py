@@ -54,7 +54,12 @@ def let_pass(error: BaseException, older: BaseException | None = None) -> None:
                 found = known
             behind += (known.__cause__, known.__context__, getattr(known, "reason", None), *known.args)
     if found is not None:
-        raise found
+        context = found.__context__
+        try:
+            raise found
+        finally:
+            # A handler can raise the same exception again. Do not find the errors of this work behind it then.
+            found.__context__ = context
 
 
 def raised_by_handler(error: BaseException) -> bool:

@@ -68,6 +68,24 @@ def test_an_exception_of_any_type_ends_a_waiting_receive_at_once(
         session.complete_message(message)
 
 
+@pytest.mark.parametrize("kind", [ConnectionResetError, TimeoutError, OSError], ids=lambda kind: kind.__name__)
+def test_a_handler_that_raises_the_same_exception_each_time_is_not_mistaken_for_an_error_behind_it(
+    provider: ServiceBusProvider, queue: str, kind: type[OSError]
+) -> None:
+    error = kind("from the handler")
+
+    def handler(signum: int, frame: object) -> None:
+        raise error
+
+    with provider.create_session_client(queue, "s") as session:
+        session.receive_message(timeout=0)
+        for _ in range(2):
+            with pytest.raises(kind) as caught, alarm(0.2, handler):
+                session.receive_message(timeout=30)
+            assert caught.value is error
+            assert error.__context__ is None
+
+
 @pytest.mark.parametrize("base", [Exception, TimeoutError, ProviderError], ids=lambda base: base.__name__)
 def test_an_exception_ends_the_wait_for_a_session_at_once(
     provider: ServiceBusProvider, queue: str, base: type[BaseException]
