@@ -337,7 +337,7 @@ def delete_dead_letter(entity: str, sequence_number: int) -> Call[None]:
 
 def check_health() -> Call[None]:
     """Return the call that asks the server whether it lives. Its response shows which dialect the server speaks."""
-    return Call(method="GET", path="/healthz", entity="", read=read_nothing)
+    return Call(method="GET", path="/healthz", entity="", read=read_nothing, repeatable=True)
 
 
 def queue_call(

@@ -130,7 +130,7 @@ def names(test: Callable[[Call[Any]], bool]) -> set[str]:
 
 
 def test_only_these_calls_may_be_repeated_in_the_plain_dialect() -> None:
-    assert names(lambda call: call.repeatable) == {"renew", "complete", "abandon"}
+    assert names(lambda call: call.repeatable) == {"renew", "complete", "abandon", "health"}
 
 
 def test_only_a_removal_succeeds_when_a_retry_finds_nothing() -> None:

@@ -21,7 +21,7 @@ from azsession import (
 )
 
 from ..conftest import eventually
-from ..support.plain_server import PlainServer, answer
+from ..support.plain_server import CLOSED_BEFORE, PlainServer, answer
 from .operations import ON_LOCK, SETTLES, received
 
 
@@ -201,6 +201,15 @@ def test_a_failing_server_is_not_mistaken_for_a_plain_server(server: PlainServer
             with pytest.raises(ProviderError) as caught:
                 provider.send_message("orders", Message(b"x", session_id="s"))
             assert (caught.value.status, caught.value.is_transient) == (status, True)
+    assert server.requests() == ["GET /healthz"] * 2
+
+
+def test_the_question_for_the_dialect_is_asked_again_when_its_answer_was_lost(
+    server: PlainServer, provider: ServiceBusProvider
+) -> None:
+    server.next(CLOSED_BEFORE)
+    with pytest.raises(UnsupportedOperationError, match="plain dialect"):
+        provider.list_sessions("orders")
     assert server.requests() == ["GET /healthz"] * 2
 
 
