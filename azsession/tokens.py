@@ -135,7 +135,7 @@ class EntraCredential:
         get_token = getattr(credential, "get_token", None)
         if not callable(get_token):
             raise ConfigurationError("credential has no get_token: give a TokenCredential, for example one of azure.identity")
-        if any(map(inspect.iscoroutinefunction, (get_token, getattr(get_token, "__call__", None)))):  # noqa: B004
+        if any(map(_is_asynchronous, (get_token, getattr(get_token, "__call__", None)))):  # noqa: B004
             raise ConfigurationError(
                 f"{type(credential).__name__} is asynchronous: give a credential for synchronous code, for example one of "
                 "azure.identity instead of azure.identity.aio"
@@ -196,6 +196,10 @@ class EntraCredential:
             self._credential = copy.deepcopy(self._credential)
             found = self._get_token(audience)
         return found
+
+
+def _is_asynchronous(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _reason(error: Exception) -> str:

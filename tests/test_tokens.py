@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
 
@@ -171,7 +171,12 @@ class _AsynchronousPartial:
     get_token = staticmethod(functools.partial(_get_token, None))
 
 
-@pytest.mark.parametrize("kind", [_Asynchronous, _AsynchronousCall, _AsynchronousPartial])
+class _AsynchronousGenerator:
+    async def get_token(self, *scopes: str, **options: Any) -> AsyncIterator[AccessToken]:
+        yield AccessToken("x", int(LATER))
+
+
+@pytest.mark.parametrize("kind", [_Asynchronous, _AsynchronousCall, _AsynchronousPartial, _AsynchronousGenerator])
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "sb://myns.servicebus.windows.net"])
 def test_an_asynchronous_credential_is_refused_when_the_provider_is_created(kind: Callable[[], Any], endpoint: str) -> None:
     with pytest.raises(ConfigurationError, match="is asynchronous: give a credential for synchronous code"):
