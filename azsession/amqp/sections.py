@@ -161,6 +161,7 @@ def delivered(
     failed_deliveries: int,
     annotations: Mapping[str, Any],
     properties: Mapping[str, str],
+    message_id: str | None = None,
     lock_token: uuid.UUID | None = None,
 ) -> bytes:
     """Return the payload that delivers a message.
@@ -171,6 +172,7 @@ def delivered(
         failed_deliveries: The number for the header's delivery count (§3.2.1).
         annotations: The annotations that the broker adds.
         properties: The application properties that the broker sets.
+        message_id: The id that the broker gave the message; used if `kept` has none.
         lock_token: The token of the message's lock, if it is locked.
 
     Raises:
@@ -182,6 +184,7 @@ def delivered(
         fields, carried, noted, applied = (_items(kept, sections, code) for code in codes)
         if properties:
             applied = _without(applied, properties)
+        identified = _identified(kept, sections, message_id)
     except NONSENSE as error:
         raise MalformedFrameError(f"a message is malformed: {error}") from error
     noted += [part for name, value in annotations.items() for part in (encode_value(Symbol(name)), encode_value(value))]
@@ -194,13 +197,22 @@ def delivered(
     if carried:
         out += [descriptor(DELIVERY_ANNOTATIONS), compound(0xC1, carried)]
     out += [descriptor(ANNOTATIONS), compound(0xC1, noted)]
-    out += [kept[each.start : each.end] for each in sections if each.code == PROPERTIES]
+    out.append(identified)
     if properties:
         out += [descriptor(APPLICATION_PROPERTIES), compound(0xC1, applied)]
     else:
         out += [kept[each.start : each.end] for each in sections if each.code == APPLICATION_PROPERTIES]
     bodies = [kept[each.start : each.end] for each in sections if each.code >= DATA]
     return b"".join([*out, *(bodies or [descriptor(DATA), sized(0xA0, body)])])
+
+
+def _identified(kept: bytes, sections: Sequence[Section], message_id: str | None) -> bytes:
+    """Return the section "properties" (§3.2.4), whose first field is the message's id, with an id if it has none."""
+    given = next((each for each in sections if each.code == PROPERTIES), None)
+    if message_id is None or (given is not None and given.content and given.content[0] is not None):
+        return b"" if given is None else kept[given.start : given.end]
+    fields = [] if given is None else parts_of(kept, given.value)
+    return descriptor(PROPERTIES) + fields_of((string(message_id), *fields[1:]))
 
 
 def with_properties(kept: bytes, properties: Mapping[str, Any]) -> bytes:

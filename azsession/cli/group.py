@@ -101,7 +101,8 @@ def _on_usage_error(error: click.UsageError) -> int:
 def _on_os_error(error: OSError) -> int:
     discard_output()
     if error.errno != errno.EPIPE:
-        _print_error(str(error) if error.filename is not None else error.strerror or str(error))
+        reason = error.strerror or str(error)
+        _print_error(reason if error.filename is None else f"{error.filename}: {reason}")
     return FAILED
 
 

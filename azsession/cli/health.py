@@ -31,7 +31,7 @@ class HealthServer:
         try:
             self._server = _Server(("", port), handler)
         except OSError as error:
-            raise ConfigurationError(f"cannot listen on port {port} for --health-port: {error}") from error
+            raise ConfigurationError(f"cannot listen on port {port} for --health-port: {error.strerror or error}") from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="azsession-health", daemon=True)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,12 +178,11 @@ def _new_key(name: str, rights: str, queues: tuple[str, ...]) -> AccessKey:
             raise click.BadParameter(f"{each!r} is no right; the rights are {known}", param_hint="'--rights'")
     with checked_options():
         new = AccessKey.generate(name, frozenset(found[each.lower()] for each in names), queues=frozenset(queues) or None)
-        try:
-            return AccessKey.parse(new.to_text())
-        except ConfigurationError:
-            raise ConfigurationError(
-                f"the name of a key has 1 to 64 letters, digits, '.', '_' or '-', unlike {name!r}"
-            ) from None
+        # A name with a colon makes a text that can be read, but as another key.
+        with suppress(ConfigurationError):
+            if AccessKey.parse(new.to_text()) == new:
+                return new
+        raise ConfigurationError(f"the name of a key has 1 to 64 letters, digits, '.', '_' or '-', unlike {name!r}")
 
 
 def _key_file(key_file: Path | None, data: Path | None) -> Path:

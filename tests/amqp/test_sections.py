@@ -28,6 +28,7 @@ VALUE = descriptor(0x77) + encode_value({"a": [1, None, Timestamp(5)]})
 SEQUENCES = descriptor(0x76) + encode_value([1, "b"]) + descriptor(0x76) + encode_value([2])
 TWO_DATA = descriptor(0x75) + encode_value(b"a") + descriptor(0x75) + encode_value(b"b")
 FOOTER = descriptor(0x78) + encode_value({})
+SUBJECT = descriptor(0x73) + encode_value([None, b"user", "to", "placed", None, "correlation", None, None, None, None, "s"])
 
 
 def sent_again(kept: bytes, body: bytes, **changes: Any) -> bytes:
@@ -73,6 +74,23 @@ def test_delivery_annotations_are_kept_wherever_they_stand_but_not_the_sender_s_
         assert bare(again) == bare(PLAIN)
     with pytest.raises(MalformedFrameError, match="2 sections of delivery annotations"):
         stored(noted + PLAIN + noted)
+
+
+@pytest.mark.parametrize(
+    "properties", [b"", descriptor(0x73) + encode_value(None), descriptor(0x73) + encode_value([]), SUBJECT], ids=repr
+)
+def test_a_message_without_an_id_has_the_id_of_the_broker_and_its_other_properties(properties: bytes) -> None:
+    before = decode_message(properties + VALUE)
+    assert (
+        decode_message(sent_again(stored(properties + VALUE), b"", message_id="given"))[5:]
+        == (before._replace(message_id="given")[5:])
+    )
+
+
+@pytest.mark.parametrize("own", ["m", "", 0, uuid.UUID(int=5), b"m"])
+def test_an_id_of_the_sender_stays(own: Any) -> None:
+    payload = encode_message(AmqpMessage(message_id=own, subject="placed", group_id="s", value=1))
+    assert bare(sent_again(stored(payload), b"", message_id="given")) == bare(payload)
 
 
 @pytest.mark.parametrize("footer", [b"", FOOTER])

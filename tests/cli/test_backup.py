@@ -102,7 +102,7 @@ def test_a_command_that_is_ended_leaves_a_whole_backup_or_none(served: Served, f
 
 def test_a_folder_that_cannot_be_written_is_named(served: Served, folder: Path) -> None:
     ended = run_here("backup", folder / "missing" / "copy.db", connection_string=served.line)
-    assert_one_line(ended, "No such file or directory", "missing/copy.db")
+    assert_one_line(ended, f"azsession: {folder / 'missing' / 'copy.db'}: No such file or directory")
     ended = run_here("backup", folder, connection_string=served.line)
     assert_one_line(ended, "exists already")
     ended = run_here("backup", folder, "--force", connection_string=served.line)

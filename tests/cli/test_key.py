@@ -154,6 +154,7 @@ def test_a_gateway_with_keys_of_its_command_line_is_named(keys: Path) -> None:
         (("add", "root", "--rights", "Send"), ("has a key 'root' already",), 1),
         (("add", "app", "--rights", "Sned"), ("'Sned' is no right", "Send, Listen, Manage, Metrics"), 2),
         (("add", "a b", "--rights", "Send"), ("1 to 64 letters", "'a b'"), 2),
+        (("add", "a:b", "--rights", "Send"), ("1 to 64 letters", "'a:b'"), 2),
         (("add", "app", "--rights", "Metrics", "--queue", "q"), ("Metrics", "cannot be limited"), 2),
         (("add", "app", "--rights", "Send", "--queue", "a b"), ("queue",), 2),
         (("add", "app", "--rights", "Send", "--url", "ftp://x"), ("http",), 2),

@@ -110,7 +110,9 @@ def test_a_second_serve_with_the_same_data_is_refused_and_the_first_continues(tm
 def test_a_port_in_use_prints_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert_one_line(run("serve", "--memory", "--port", str(port)), f"cannot listen on 127.0.0.1:{port}")
+        assert_one_line(
+            run("serve", "--memory", "--port", str(port)), f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        )
 
 
 @pytest.mark.parametrize(

@@ -134,5 +134,6 @@ def _encode(message: PeekedMessage, failed: int, annotations: dict[str, Any], to
         failed_deliveries=max(0, failed),
         annotations=annotations,
         properties=properties,
+        message_id=message.message_id,
         lock_token=token,
     )

@@ -157,7 +157,9 @@ def listen(host: str, port: int) -> socket.socket:
         # This sets SO_REUSEADDR except on Windows, so that a server can be started again on the port that it has just used.
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
+        # Behind the reason, `create_server` repeats the address.
+        reason = (error.strerror or str(error)).partition(" (while ")[0]
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
     listener.setblocking(False)
     # Accepted connections inherit these options.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

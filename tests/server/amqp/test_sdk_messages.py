@@ -59,6 +59,20 @@ def test_bodies_of_all_kinds_come_back_over_amqp_and_mapped_over_http(
     assert found
 
 
+def test_a_message_without_an_id_has_the_same_one_over_both_protocols(
+    client: ServiceBusClient, provider: ServiceBusProvider, queue: str
+) -> None:
+    with client.get_queue_sender(queue) as sender:
+        sender.send_messages(AmqpAnnotatedMessage(data_body=b"x", properties={"group_id": "s", "subject": "placed"}))
+    (peeked,) = provider.peek_messages(queue, "s")
+    with session(client, queue) as receiver:
+        (over_amqp,) = receiver.peek_messages(1)
+        (received,) = receive(receiver, 1)
+    assert peeked.message_id
+    assert received.message_id == over_amqp.message_id == peeked.message_id
+    assert received.subject == "placed"
+
+
 def test_delivery_annotations_come_back(client: ServiceBusClient, queue: str) -> None:
     # The SDK encodes them behind the footer, although AMQP 1.0 §3.2 puts them before the message's annotations.
     sent = AmqpAnnotatedMessage(
