@@ -26,7 +26,7 @@ from ..protocol.routes import entity_path, format_timeout, is_fragile, message_p
 from .call import MAX_RESPONSE_SIZE, Call, ServerResponse, SessionTarget
 from .client_name import client_name
 from .combined_responses import read_accepted
-from .ids import new_id
+from .ids import new_id, new_ordered_id
 from .responses import (
     LockGrant,
     read_count,
@@ -278,7 +278,7 @@ def send(entity: str, envelope: bytes) -> Call[None]:
         path=f"{entity_path(entity)}/messages",
         entity=entity,
         read=read_nothing,
-        headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: new_id()},
+        headers={"Content-Type": ENVELOPE_TYPE, REQUEST_ID_HEADER: new_ordered_id()},
         body=envelope,
     )
 

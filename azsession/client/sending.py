@@ -14,7 +14,7 @@ from ..protocol.wire import encode_item
 from ..telemetry import SendOperation
 from ..validation import MAX_BATCH, as_list, check_instant
 from . import operations, schedule_operations
-from .ids import new_id
+from .ids import new_ordered_id
 from .provider_core import ProviderCore
 
 #: The largest size, in bytes, of the messages in one request.
@@ -106,7 +106,7 @@ def with_id(message: Message) -> Message:
         raise ValidationError(f"a message to send must be a Message, not {type(message).__name__}")
     if message.session_id is None:
         raise ValidationError("a message to send needs a session_id")
-    return message if message.message_id is not None else attrs.evolve(message, message_id=new_id())
+    return message if message.message_id is not None else attrs.evolve(message, message_id=new_ordered_id())
 
 
 def _send_part(send: Callable[[bytes], object], items: Sequence[bytes]) -> int:

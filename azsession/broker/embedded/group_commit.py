@@ -339,6 +339,7 @@ class GroupCommit:
                     self._fill(batch, durable=durable)
                 jobs += list(batch)[len(jobs) :]
                 self._run_jobs(jobs[len(done) :], done, tx, until)
+            tx.prepare()
             is_committing = True
             self._connection.execute("COMMIT")
             tx.is_committed = True

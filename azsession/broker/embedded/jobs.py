@@ -33,7 +33,7 @@ class WithdrawnError(Exception):
 
 
 class Transaction:
-    """The transaction of a job. A job registers here how to undo its changes in memory, and actions that follow the commit.
+    """The transaction of some jobs. A job registers how to undo its changes in memory, and actions around the commit.
 
     Jobs change memory at once, so that the next job of the same transaction sees the changes. If the commit fails, the
     registered functions restore memory. An exception of a signal handler can come at any place. So a job registers a function
@@ -45,10 +45,11 @@ class Transaction:
         is_committed: Whether the transaction was committed.
     """
 
-    __slots__ = ("_after", "_saved", "_undo", "arrived", "is_committed")
+    __slots__ = ("_after", "_before", "_saved", "_undo", "arrived", "is_committed")
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
+        self._before: dict[object, Callable[[], object]] = {}
         self._after: deque[Callable[[], object]] = deque()
         self._saved: set[int] = set()
         self.arrived: float = 0.0
@@ -57,6 +58,10 @@ class Transaction:
     def on_rollback(self, undo: Callable[[], object]) -> None:
         """Call `undo` if the transaction fails. The functions run in reverse order."""
         self._undo.append(undo)
+
+    def before_commit(self, subject: object, action: Callable[[], object]) -> None:
+        """Call `action` before the commit, once for all jobs that ask for the same `subject`. If it raises, they fail."""
+        self._before.setdefault(subject, action)
 
     def after_commit(self, action: Callable[[], object]) -> None:
         """Call `action` after the commit. It must not block or raise."""
@@ -75,6 +80,11 @@ class Transaction:
         while self._undo:
             self._undo[-1]()
             self._undo.pop()
+
+    def prepare(self) -> None:
+        """Run the actions that precede the commit."""
+        for action in self._before.values():
+            action()
 
     def finish(self) -> None:
         """Run the actions that follow the commit. After an interrupt, a second call continues."""

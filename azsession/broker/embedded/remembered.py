@@ -23,17 +23,16 @@ class Remembered:
         """Read the numbers of the present tables again. Called when a transaction was rolled back."""
         self._current = {}
 
-    def saw_request(self, queue: int, request: str) -> bool:
-        """Return whether this request id is remembered."""
-        query = (
-            "SELECT EXISTS (SELECT 1 FROM requests_0 WHERE queue = ? AND request = ?) "
-            "OR EXISTS (SELECT 1 FROM requests_1 WHERE queue = ? AND request = ?)"
-        )
-        return bool(self._run(query, (queue, request, queue, request)).fetchone()[0])
-
-    def remember_request(self, queue: int, request: str, now: float) -> None:
+    def is_repeated(self, queue: int, request: str, now: float) -> bool:
+        """Return whether this request id is remembered. If it is not, remember it."""
         table = self._current_table("requests", REQUESTS_SECONDS, now)
-        self._run(f"INSERT INTO requests_{table} VALUES (?, ?)", (queue, request))
+        # One statement, because each statement of each send counts.
+        cursor = self._run(
+            f"INSERT OR IGNORE INTO requests_{table} SELECT ?, ? "
+            f"WHERE NOT EXISTS (SELECT 1 FROM requests_{1 - table} WHERE queue = ? AND request = ?)",
+            (queue, request, queue, request),
+        )
+        return cursor.rowcount == 0
 
     def result_of(self, queue: int, request: str) -> int | None:
         """Return the remembered result of a request, or `None`."""
@@ -47,7 +46,7 @@ class Remembered:
     def remember_result(self, queue: int, request: str, result: int, now: float) -> None:
         """Remember a request with its result, a number."""
         # One entry: the id, a space, and the result. No request id has a space.
-        self.remember_request(queue, f"{request} {result}", now)
+        self.is_repeated(queue, f"{request} {result}", now)
 
     def is_duplicate(self, queue: int, message_id: str, now: float, window: float) -> bool:
         """Return whether this message id was seen within the window. If it was not, remember it."""

@@ -38,10 +38,9 @@ class Sending:
 
         def job(tx: Transaction) -> None:
             queue = self._core.creation.find_to_write(tx, entity)
-            if request_id:
-                if self._core.remembered.saw_request(queue.id, request_id):
-                    return
-                self._core.remembered.remember_request(queue.id, request_id, self._core.clock.steady())
+            core = self._core
+            if request_id and core.remembered.is_repeated(queue.id, request_id, core.clock.steady()):
+                return
             self._add(tx, queue, prepared, self._core.clock.now())
 
         return self._core.submit(job, context, durable=True)
@@ -128,7 +127,7 @@ class Sending:
         if not rows:
             return
         store.add_messages(rows)
-        store.set_next_sequence(queue.id, queue.next_sequence)
+        tx.before_commit(queue, lambda: store.set_next_sequence(queue.id, queue.next_sequence))
         for name, key in visible.items():
             session, head = sessions[name]
             if head is None:  # Otherwise an earlier message is the first one.

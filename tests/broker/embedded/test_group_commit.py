@@ -199,6 +199,40 @@ def test_only_the_failing_job_of_a_shared_transaction_fails(
     assert undone == ["x"], "each failed attempt is undone once"
 
 
+def test_an_action_before_the_commit_runs_once_for_all_jobs_with_its_subject(
+    group: GroupCommit, connection: Connection
+) -> None:
+    done: list[list[int]] = []
+
+    def job(tx: Transaction) -> None:
+        tx.before_commit(group, lambda: done.append(stored(connection)))
+
+    gate = Gate(group)
+    jobs = gate.queue(job, insert(connection, 1), job)
+    gate.open()
+    for each in jobs:
+        each.result()
+    assert done == [[1]], "it ran once, and after the other job of the transaction"
+    group.run(job, durable=True)
+    assert done == [[1], [1]]
+
+
+def test_an_action_before_the_commit_that_fails_fails_only_the_jobs_that_asked_for_it(
+    group: GroupCommit, connection: Connection
+) -> None:
+    def failing(tx: Transaction) -> None:
+        connection.execute("INSERT INTO t VALUES (99)")
+        tx.before_commit(group, lambda: connection.execute("INSERT INTO missing VALUES (1)"))
+
+    gate = Gate(group)
+    jobs = gate.queue(insert(connection, 1), failing, insert(connection, 2))
+    gate.open()
+    assert (jobs[0].result(), jobs[2].result()) == (1, 2)
+    with pytest.raises(ProviderError, match="missing"):
+        jobs[1].result()
+    assert stored(connection) == [1, 2]
+
+
 def test_first_touch_is_true_once_for_each_object_and_transaction() -> None:
     tx, thing = Transaction(), object()
     assert [tx.first_touch(thing), tx.first_touch(thing), tx.first_touch(object())] == [True, False, True]

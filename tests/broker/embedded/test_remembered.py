@@ -97,7 +97,7 @@ def test_request_ids_survive_two_requests_in_a_transaction_that_fails_at_the_end
 
     def failing(tx: Transaction) -> None:
         for request in ("r1", "r2"):
-            core.remembered.remember_request(core.queue("q").id, request, clock.steady())
+            core.remembered.is_repeated(core.queue("q").id, request, clock.steady())
         raise ZeroDivisionError
 
     broker.send("q", messages("first"), "r0").result()
@@ -107,7 +107,7 @@ def test_request_ids_survive_two_requests_in_a_transaction_that_fails_at_the_end
     broker.send("q", messages("second"), "r3").result()
     clock.advance(601)
     broker.send("q", messages("third"), "r4").result()
-    assert core.remembered.saw_request(core.queue("q").id, "r3"), "an entry lives for at least one period"
+    assert core.remembered.is_repeated(core.queue("q").id, "r3", clock.steady()), "an entry lives for at least one period"
     broker.send("q", messages("second"), "r3").result()
     assert peek(broker) == ["first", "second", "third"]
 

@@ -10,7 +10,8 @@ import pytest
 from azsession import Message, ProviderError, QueueNotFoundError, QueueSettings, ValidationError
 from azsession.broker.embedded import EmbeddedBroker
 
-from .helpers import COMPLETE, DEAD_LETTER, Background, HandClock, at, messages, numbers, peek, receive, send, settle
+from .commit_helpers import Gate
+from .helpers import COMPLETE, DEAD_LETTER, NO_WAIT, Background, HandClock, at, messages, numbers, peek, receive, send, settle
 
 
 def test_sequence_numbers_rise_in_the_order_of_acceptance_across_sessions(broker: EmbeddedBroker) -> None:
@@ -56,6 +57,20 @@ def test_a_send_to_a_missing_queue_fails_unless_queues_are_created_on_use() -> N
     with EmbeddedBroker(auto_create=True) as broker:
         send(broker, "a")
         assert peek(broker) == ["a"]
+
+
+def test_sends_that_share_a_transaction_keep_their_numbers_over_a_restart(path: Path, clock: HandClock) -> None:
+    with EmbeddedBroker(path, queues=["q", "other"], clock=clock) as broker:
+        gate = Gate(broker._core.commits)
+        sent = [broker.send(queue, messages("a"), context=NO_WAIT) for queue in ("q", "other", "q")]
+        gate.open()
+        for future in sent:
+            future.result(10)
+        highest = numbers(broker)[-1]
+        settle(broker, COMPLETE, *receive(broker, count=2))
+    with EmbeddedBroker(path, clock=clock) as broker:
+        send(broker, "b")
+        assert numbers(broker) == [(highest or 0) + 1]
 
 
 @pytest.mark.parametrize("removed", ["nothing", "the last message", "all messages"])
