@@ -20,7 +20,7 @@ import psutil
 
 from azsession import Message, ServiceBusProvider
 
-#: The program of the gateway's process. It serves until its standard input ends.
+#: The program of the gateway's process. It serves until its standard input ends, and answers each line with its commits.
 _GATEWAY = """
 import sys
 from azsession import QueueSettings
@@ -33,7 +33,8 @@ if "bench" not in {queue.name for queue in broker.list_queues().result()}:
     broker.create_queue("bench", QueueSettings(lock_duration=lock_duration)).result()
 with GatewayService(broker, [AccessKey.generate()]) as service:
     print(service.connection_string(), flush=True)
-    sys.stdin.read()
+    for _ in sys.stdin:
+        print(broker.durable_commits, flush=True)
 """
 
 #: The queue of every benchmark.
@@ -55,6 +56,7 @@ class Gateway:
 
     connection_string: str
     process: psutil.Process
+    _pipes: subprocess.Popen[str]
 
     @property
     def url(self) -> str:
@@ -68,6 +70,13 @@ class Gateway:
     def cpu(self) -> float:
         """Return the processor time of the process, in seconds."""
         return processor_time(self.process)
+
+    def commits(self) -> int:
+        """Return how often the gateway has put changes on its disk."""
+        assert self._pipes.stdin is not None
+        assert self._pipes.stdout is not None
+        print(file=self._pipes.stdin, flush=True)
+        return int(self._pipes.stdout.readline())
 
     def peak_memory(self) -> int:
         """Return the peak memory of the process in bytes, or its present memory if the system is not Linux."""
@@ -89,7 +98,7 @@ def gateway(path: Path | str = "", *, lock_duration: float = 300.0) -> Iterator[
         if not line:
             raise SystemExit("the gateway did not start")
         try:
-            yield Gateway(line, psutil.Process(process.pid))
+            yield Gateway(line, psutil.Process(process.pid), process)
         finally:
             process.stdin.close()
 

@@ -105,7 +105,7 @@ def azure_gateway(standin: Namespace) -> Iterator[Gateway]:
         if not line:
             raise SystemExit("the gateway did not start")
         try:
-            yield Gateway(line, psutil.Process(process.pid))
+            yield Gateway(line, psutil.Process(process.pid), process)
         finally:
             process.stdin.close()
 

@@ -289,6 +289,11 @@ class EmbeddedBroker(Broker):
             failed.set_exception(error)
             return failed
 
+    @property
+    def durable_commits(self) -> int:
+        """How often changes were put on disk since the start. Calls that come at the same time share a commit."""
+        return self._core.commits.durable_commits
+
     # Lifecycle
 
     def check_ready(self, *, context: CallContext = BLOCKING) -> Future[None]:

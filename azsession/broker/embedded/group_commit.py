@@ -26,6 +26,7 @@ from ...errors import ProviderError, QueueError
 from ...protocol.error_codes import SERVER_BUSY
 from ..clock import Clock
 from .jobs import Job, JobFuture, Transaction, Unfinished, WithdrawnError
+from .reentry import Reentry, handler_error, is_method_in
 from .storage_errors import storage_error
 
 T = TypeVar("T")
@@ -48,6 +49,9 @@ class GroupCommit:
         wake_thread: Called when the broker's thread gets the lead; the thread then calls `lead`. It must not block.
         in_memory: Whether the database is in memory: jobs and commits then do no I/O.
         on_rollback: Called after each rollback, for values of the database that are kept in memory.
+
+    Attributes:
+        durable_commits: The transactions whose commit had to be on disk, since the start.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class GroupCommit:
         self._closed: ProviderError | None = None
         self._batch: deque[Job[Any]] = deque()
         self._full_sync = True
+        self.durable_commits: int = 0
+        self._reentry = Reentry()
 
     def submit(self, job: Job[T], *, blocking: bool) -> JobFuture[T]:
         """Queue a job and return the future of its result.
@@ -83,17 +89,25 @@ class GroupCommit:
                 and the job may run in this thread. Otherwise this call does not wait. It runs the job in this thread only if
                 the database is in memory and no other job runs: a change of threads costs more than most jobs.
         """
-        if not blocking and not (self._in_memory and self._leader is None):
-            self._enqueue(job)
-            return job.future
-        if blocking and self.is_inside():
-            job.error = ProviderError(
-                "a signal handler cannot wait for this broker, because it interrupted an operation of the broker",
-                code=SERVER_BUSY,
-                is_transient=True,
-            )
-            self._resolve(job)
-            return job.future
+        is_outermost = self._reentry.mark()
+        try:
+            if blocking and not is_outermost:
+                is_outermost = not self.is_inside()
+                if not is_outermost:
+                    job.error = handler_error()
+                    job.resolve()
+                    return job.future
+            if blocking or (self._in_memory and self._leader is None):
+                self._run_or_wait(job, blocking)
+            else:
+                self._enqueue(job)
+        finally:
+            if is_outermost:
+                self._reentry.unmark()
+        return job.future
+
+    def _run_or_wait(self, job: Job[Any], blocking: bool) -> None:
+        """Run a job in this thread if no other thread leads. Otherwise let a blocking caller wait for it."""
         owner = threading.Lock()
         owner.acquire()
         try:
@@ -112,7 +126,6 @@ class GroupCommit:
             # For example, KeyboardInterrupt during the wait. A job that has not begun never runs, and must not keep the lead.
             interrupts.persist(lambda: self._leave(job))
             raise
-        return job.future
 
     def run(self, work: Callable[[Transaction], T], *, durable: bool) -> T:
         """Run a job that finishes at once, and return its result. Blocks until the commit."""
@@ -120,9 +133,14 @@ class GroupCommit:
 
     def requeue(self, job: Job[Any]) -> None:
         """Run a waiting job again, after the jobs that are queued now. Any thread may call this, any number of times."""
-        if not job.is_queued and not job.is_finished and not job.future.done():
-            job.arrived = self._clock.monotonic()
-            self._enqueue(job)
+        is_outermost = self._reentry.mark()
+        try:
+            if not job.is_queued and not job.is_finished and not job.future.done():
+                job.arrived = self._clock.monotonic()
+                self._enqueue(job)
+        finally:
+            if is_outermost:
+                self._reentry.unmark()
 
     def lead(self) -> None:
         """Run jobs in the broker's thread, if it has the lead."""
@@ -133,16 +151,10 @@ class GroupCommit:
         """Return whether a caller of this function's caller is in `submit` already: a signal handler interrupted it there.
 
         The interrupted thread can hold a lock that the leading thread needs, so that the handler must not wait for a job.
-        The stack tells this at every instant. Marks that a thread sets could be set too late, or stay after an interrupt.
         """
         frame = inspect.currentframe()
         caller = frame and frame.f_back
-        frame = caller and caller.f_back
-        while frame is not None:
-            if frame.f_code in _WITH_LOCK and frame.f_locals.get("self") is self:
-                return True
-            frame = frame.f_back
-        return False
+        return is_method_in(caller and caller.f_back, self, _WITH_LOCK)
 
     def close(self) -> None:
         """Close the connection after all queued jobs. Later jobs fail. Idempotent."""
@@ -151,6 +163,14 @@ class GroupCommit:
 
     def fail_queued(self, error: ProviderError) -> None:
         """Fail the queued jobs and all later ones, because the connection is closed and the broker's thread has ended."""
+        is_outermost = self._reentry.mark()
+        try:
+            self._fail_queued(error)
+        finally:
+            if is_outermost:
+                self._reentry.unmark()
+
+    def _fail_queued(self, error: ProviderError) -> None:
         with self._lock:
             self._closed = error
             jobs = list(filter(lambda job: job.owner is None or job.has_run, self._queue))
@@ -266,25 +286,10 @@ class GroupCommit:
         """Resolve the future of a finished job, and let its thread go on."""
         if job.error is not None or job.is_finished:
             job.has_run = job.is_finished = True
-            self._resolve(job)
+            job.resolve()
         if job.owner is not None and job is not leader:
             with suppress(RuntimeError):  # Released already, before an interrupt.
                 job.owner.release()
-
-    @staticmethod
-    def _resolve(job: Job[Any]) -> None:
-        if job.future.done():
-            if not job.future.cancelled():
-                job.future.finish()  # An interrupt came between the result and the callbacks.
-            return
-        if not job.future.claim():
-            return
-        if job.error is not None:
-            job.future.set_exception(job.error)
-        else:
-            job.future.set_result(job.result)
-        # The job may stay referenced, for example by the heap of deadlines. It must not keep messages in memory.
-        job.work = job.result = None
 
     def _put_back(self, jobs: list[Job[Any]], batch: deque[Job[Any]]) -> None:
         """Queue jobs of a batch again, at the front, that the transaction had no time for."""
@@ -343,6 +348,7 @@ class GroupCommit:
             is_committing = True
             self._connection.execute("COMMIT")
             tx.is_committed = True
+            self.durable_commits += durable
             tx.finish()
         except BaseException as error:
             # Without an error of SQLite, an interrupt came during or after the commit, which is complete.
@@ -388,5 +394,5 @@ class GroupCommit:
             self._full_sync = full
 
 
-#: The functions that other objects call, and that take the lock.
-_WITH_LOCK = frozenset(function.__code__ for function in (GroupCommit.submit, GroupCommit.requeue, GroupCommit.fail_queued))
+#: The methods that other objects call, and that take the lock. Each marks its thread before; see `reentry`.
+_WITH_LOCK = frozenset(method.__code__ for method in (GroupCommit.submit, GroupCommit.requeue, GroupCommit.fail_queued))

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from ...futures import Future
 
@@ -193,3 +193,18 @@ class Job(Generic[T]):
             return False
         tx.on_rollback(self.future.release)
         return True
+
+    def resolve(self) -> None:
+        """Set the result of the future. A second call continues after an interrupt."""
+        if self.future.done():
+            if not self.future.cancelled():
+                self.future.finish()  # An interrupt came between the result and the callbacks.
+            return
+        if not self.future.claim():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(cast("T", self.result))
+        # The job may stay referenced, for example by the heap of deadlines. It must not keep messages in memory.
+        self.work = self.result = None

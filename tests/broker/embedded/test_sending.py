@@ -73,6 +73,20 @@ def test_sends_that_share_a_transaction_keep_their_numbers_over_a_restart(path: 
         assert numbers(broker) == [(highest or 0) + 1]
 
 
+def test_sends_that_share_a_transaction_are_one_durable_commit(broker: EmbeddedBroker) -> None:
+    before = broker.durable_commits
+    gate = Gate(broker._core.commits)
+    sent = [broker.send("q", messages("a"), context=NO_WAIT) for _ in range(3)]
+    gate.open()
+    for future in sent:
+        future.result(10)
+    assert broker.durable_commits == before + 1
+    broker.list_queues().result()
+    assert broker.durable_commits == before + 1, "reading needs no durable commit"
+    send(broker, "b")
+    assert broker.durable_commits == before + 2
+
+
 @pytest.mark.parametrize("removed", ["nothing", "the last message", "all messages"])
 def test_a_restart_does_not_reuse_sequence_numbers(path: Path, clock: HandClock, removed: str) -> None:
     with EmbeddedBroker(path, queues=["q"], clock=clock) as broker:
