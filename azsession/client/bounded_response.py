@@ -61,7 +61,12 @@ class _BoundedFile(io.RawIOBase):
         self._request = request
         self._deadline = deadline
         self._received = 0
+        self._unread = b""
         self.in_body: bool = False
+
+    def unread(self, data: bytes) -> None:
+        """Put back bytes that were read from the socket. They are read first."""
+        self._unread = data
 
     def readable(self) -> bool:
         return True
@@ -70,8 +75,13 @@ class _BoundedFile(io.RawIOBase):
         seconds_left = self._deadline + (self._received / SLOWEST_RATE if self.in_body else 0.0) - time.monotonic()
         if seconds_left <= 0:
             raise TimeoutError("the response did not end in time")
-        self._sock.settimeout(seconds_left)
-        count: int | None = self._raw.readinto(buffer)
+        count: int | None
+        if self._unread:
+            count = min(len(buffer), len(self._unread))
+            buffer[:count], self._unread = self._unread[:count], self._unread[count:]
+        else:
+            self._sock.settimeout(seconds_left)
+            count = self._raw.readinto(buffer)
         self._received += count or 0
         if self._received > _HEADERS_SIZE + (self._request.max_body_size if self.in_body else 0):
             if self.in_body:
@@ -113,6 +123,11 @@ class BoundedResponse(HTTPResponse):
             file, self.fp = self.fp, None  # A file cannot be closed once it is detached.
             self._bounded = _BoundedFile(file.detach(), sock, request, request.deadline)
             self.fp = io.BufferedReader(self._bounded)
+
+    def unread(self, data: bytes) -> None:
+        """Put back bytes of the response that were read from the socket. `begin` reads them first."""
+        if self._bounded is not None:
+            self._bounded.unread(data)
 
     def begin(self) -> None:
         if self._bounded is None or self._method == "HEAD" or not self._begin_plainly(self._bounded):  # type: ignore[attr-defined]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.util import Timeout
 
 from ..config import ServiceBusConfig, is_loopback
 from ..protocol import EXTENSIONS_HEADER
@@ -103,7 +102,7 @@ class HttpExchange:
                 in_flight,
                 call.sink,
                 retries=adapter.max_retries,
-                timeout=Timeout(connect=connect_timeout, read=timeout),
+                timeouts=(connect_timeout, timeout),
                 on_cookies=lambda raw: keep_cookies(self._http, self._prepare(call, url, token), raw),
             )
             return ServerResponse(status, fields, body, sent_at, extensions=fields.get(EXTENSIONS_HEADER, ""))

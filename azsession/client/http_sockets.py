@@ -17,11 +17,13 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import extract_cookies_to_jar
 from requests.utils import prepend_scheme_if_needed, select_proxy
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.util import Timeout
 
 from ..errors import ConfigurationError
 from . import cancellation
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request
-from .http_connections import WholeResponse, forget_inherited, tracked
+from .http_connections import WholeResponse
+from .http_pools import TrackedPool, forget_inherited, tracked
 from .response_sink import ResponseSink
 
 if TYPE_CHECKING:
@@ -153,8 +155,9 @@ def send_with_pool(
     in_flight: RequestInFlight,
     sink: ResponseSink | None,
     *,
+    retries: Any,
+    timeouts: tuple[float, float],
     on_cookies: Callable[[Any], object],
-    **options: Any,
 ) -> tuple[int, Mapping[str, str], bytes]:
     """Send a request without an adapter, and return the status, the headers and the body of the response. Blocks.
 
@@ -163,8 +166,9 @@ def send_with_pool(
         request: The method, the target, the headers and the body.
         in_flight: See `send_prepared`.
         sink: See `send_prepared`.
+        retries: How often urllib3 tries to connect.
+        timeouts: Seconds to connect and to write, and seconds for each read.
         on_cookies: Called with a response that sets cookies.
-        options: Further arguments of `urlopen`.
 
     Raises:
         urllib3.exceptions.HTTPError: There was no response, or a malformed one.
@@ -175,17 +179,22 @@ def send_with_pool(
     before = current_request()
     cancellation.current.request = in_flight
     try:
-        response: BaseHTTPResponse | WholeResponse = pool.urlopen(
-            method,
-            target,
-            body=body,
-            headers=headers,
-            redirect=False,
-            assert_same_host=False,
-            preload_content=False,
-            decode_content=False,
-            **options,
-        )
+        reading = {"preload_content": False, "decode_content": False}
+        response: BaseHTTPResponse | WholeResponse | None = None
+        if isinstance(pool, TrackedPool):
+            response = pool.ask(method, target, body, headers, timeouts, **reading)
+        if response is None:
+            response = pool.urlopen(
+                method,
+                target,
+                body=body,
+                headers=headers,
+                retries=retries,
+                redirect=False,
+                assert_same_host=False,
+                timeout=Timeout(connect=timeouts[0], read=timeouts[1]),
+                **reading,
+            )
         try:
             if "Set-Cookie" in response.headers:
                 on_cookies(response)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from azsession import ServiceBusConfig, ServiceBusProvider
-from azsession.client import http_connections
+from azsession.client import http_pools
 
 from ..client.http_sessions import WAYS, new_session
 from ..support.plain_server import PlainServer
@@ -25,7 +25,7 @@ def in_another_thread(call: Any) -> Any:
 
 def pools_to(server: PlainServer) -> list[Any]:
     """Return the open pools for a server. Pools of earlier tests can still be in memory."""
-    return [each for each in list(http_connections._pools) if each.pool is not None and server.url.endswith(f":{each.port}")]
+    return [each for each in list(http_pools.pools) if each.pool is not None and server.url.endswith(f":{each.port}")]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 handles signals before most instructions")
@@ -63,12 +63,12 @@ def _use(pool: queue.LifoQueue[Any], taken: list[Any]) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 handles signals before most instructions")
 def test_a_signal_handler_can_use_the_pool_that_its_thread_is_using() -> None:
     whole = Handler(0, lambda: None)
-    pool = http_connections.ConnectionQueue(2)
+    pool = http_pools.ConnectionQueue(2)
     pool.put("a")
     whole.run(lambda: _use(pool, []))
     assert whole.lines > 10
     for at in range(1, whole.lines + 1):
-        pool = http_connections.ConnectionQueue(2)
+        pool = http_pools.ConnectionQueue(2)
         pool.put("a")
         handler = Handler(at, lambda pool=pool: _use(pool, []))
         # In another thread, because a deadlock is no exception.
@@ -79,7 +79,7 @@ def test_a_signal_handler_can_use_the_pool_that_its_thread_is_using() -> None:
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 handles signals before most instructions")
 def test_a_handler_can_take_the_last_connection_before_its_thread_does() -> None:
     for at in range(1, 60):
-        pool, taken = http_connections.ConnectionQueue(2), list[Any]()
+        pool, taken = http_pools.ConnectionQueue(2), list[Any]()
         pool.put("a")
         handler = Handler(at, lambda pool=pool, taken=taken: taken.append(pool.get(block=False)) if pool.queue else None)
         with suppress(queue.Empty):
