@@ -118,8 +118,12 @@ class ResponseHead:
         self.length: int = length
 
 
+@lru_cache(16)
 def response_head(data: bytes) -> ResponseHead | None:
-    """Return the head in `data`, which ends before the empty line. `None` if it is not plain."""
+    """Return the head in `data`, which ends before the empty line. `None` if it is not plain.
+
+    The answers of one second to settlements have the same head. So the latest results are kept.
+    """
     lines = data.decode("latin-1").split("\r\n")
     match = _STATUS_LINE.fullmatch(lines[0])
     breaks = len(lines) - 1

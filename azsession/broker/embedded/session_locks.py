@@ -153,7 +153,7 @@ class SessionLock:
     expired_through: int = -1
     returned: list[int] = attrs.field(factory=list)
     tokens: dict[str, LockedMessage] = attrs.field(factory=dict)
-    answers: OrderedDict[str, tuple[str, ...]] = attrs.field(factory=OrderedDict)
+    answers: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
     empty: deque[str] = attrs.field(factory=lambda: deque(maxlen=MAX_EMPTY))
     dead_lettered: dict[str, int] = attrs.field(factory=dict)
     waiters: list[Waiter] = attrs.field(factory=list)
@@ -166,7 +166,7 @@ class SessionLock:
         if not tx.first_touch(self):
             return
         expires, cursor, dead_lettered, through = self.expires, self.cursor, self.dead_lettered, self.expired_through
-        returned, tokens, answers = list(self.returned), dict(self.tokens), OrderedDict(self.answers)
+        returned, tokens, answers = list(self.returned), self.tokens.copy(), self.answers.copy()
 
         def restore() -> None:
             self.expires, self.cursor, self.dead_lettered, self.expired_through = expires, cursor, dead_lettered, through
@@ -199,7 +199,7 @@ class SessionLock:
         if request_id:
             self.answers[request_id] = tokens
             while len(self.answers) > MAX_ANSWERS:
-                self.answers.popitem(last=False)
+                del self.answers[next(iter(self.answers))]
 
     def remember_empty(self, request_id: str) -> None:
         """Remember that a receive returned nothing. An earlier attempt of it that comes late must take no message."""

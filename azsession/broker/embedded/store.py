@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from .database_file import ACTIVE, DEAD, DEFERRED, INCREMENTAL, SCHEDULED, is_mostly_free
@@ -45,20 +46,22 @@ def within_step(rows: Iterable[R], size: Callable[[R], int]) -> list[R]:
     return taken
 
 
+def run_many(connection: sqlite3.Connection, statement: str, rows: Iterable[Sequence[object]]) -> None:
+    """Run a statement for each row. `executemany` takes longer for one row, and also for none."""
+    every = rows if isinstance(rows, list) else list(rows)
+    if len(every) == 1:
+        connection.execute(statement, every[0])
+    elif every:
+        connection.executemany(statement, every)
+
+
 class Store:
     """The statements, grouped by purpose. Each method runs one or a few statements. The caller has begun a transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._run = connection.execute
-
-    def _many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run a statement for each row. `executemany` takes longer for one row, and also for none."""
-        every = rows if isinstance(rows, list) else list(rows)
-        if len(every) == 1:
-            self._run(statement, every[0])
-        elif every:
-            self._connection.executemany(statement, every)
+        self._many = partial(run_many, connection)
 
     # Queues
 
@@ -145,16 +148,14 @@ class Store:
 
     def update_session(self, session: int) -> None:
         """Update the key of the session's first active message. Delete a session without messages and state."""
-        self._run(
-            "UPDATE sessions SET head = (SELECT min(key) FROM messages WHERE session = sessions.id AND status = 0) "
-            "WHERE id = ?",
-            (session,),
-        )
-        self._run(
-            "DELETE FROM sessions WHERE id = ? AND head IS NULL AND state IS NULL "
-            "AND NOT EXISTS (SELECT 1 FROM messages WHERE session = sessions.id)",
-            (session,),
-        )
+        (head,) = self._run(f"SELECT min(key) FROM messages WHERE session = ? AND status = {ACTIVE}", (session,)).fetchone()
+        self._run("UPDATE sessions SET head = ? WHERE id = ? AND head IS NOT ?", (head, session, head))
+        if head is None:
+            self._run(
+                "DELETE FROM sessions WHERE id = ? AND state IS NULL "
+                "AND NOT EXISTS (SELECT 1 FROM messages WHERE session = sessions.id)",
+                (session,),
+            )
 
     def update_sessions(self, sessions: Iterable[int]) -> None:
         for session in sessions:

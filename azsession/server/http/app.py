@@ -28,7 +28,6 @@ from ..route_templates import placeholder
 from . import access_log
 from .asgi import CONNECTION_KEY, ASGIApplication, ClientGoneError, Receive, RequestConnection, Scope, Send
 from .body import Body
-from .framing import read_head
 from .turns import collect, encode
 from .waiting import result_of
 
@@ -145,7 +144,7 @@ class _Exchange:
         self._send = send
         self._method: str = scope["method"]
         self._connection: RequestConnection = (scope.get("state") or {}).get(CONNECTION_KEY) or RequestConnection()
-        self._body = Body(receive, self._connection.body_arrived, None)
+        self._body: Body  # `_read_head` sets it.
         #: `True` if the connection must be closed after the request.
         self._closes = False
         #: The answer whose messages return to the broker if the client does not get them.
@@ -216,12 +215,14 @@ class _Exchange:
             return error_answer(error, self._method)
 
     def _read_head(self) -> Headers:
-        scope = self._scope
-        target_size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+        scope, head = self._scope, None
         self._closes = True  # If the head is refused.
-        head = read_head(scope["http_version"], target_size, list(scope["headers"]))
+        try:
+            target_size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+            head = self._connection.heads.read(scope["http_version"], target_size, scope["headers"])
+        finally:
+            self._body = Body(self._receive, self._connection.body_arrived, head)
         self._closes = head.asks_for_upgrade
-        self._body = Body(self._receive, self._connection.body_arrived, head)
         return head.headers
 
     def _path(self) -> tuple[str, tuple[str, ...]]:

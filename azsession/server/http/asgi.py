@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from .framing import HeadReader
+
 Scope = Mapping[str, Any]
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -35,11 +37,16 @@ class RequestConnection:
     Attributes:
         headers: Headers that the server leaves to the application.
         is_last: Whether the connection is closed after the request, because the server stops.
+        heads: Reads the heads of its requests.
     """
 
     headers: Sequence[tuple[bytes, bytes]] = ()
     is_last: bool = False
     _watcher: asyncio.Task[None] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: HeadReader = HeadReader()
 
     def begin(self) -> None:
         """A request begins: its head is complete."""

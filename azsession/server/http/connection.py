@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol, asyncio.Transport, RequestConnection):
         self, on_closed: Callable[[Connection], None], make_inner: Callable[[], asyncio.Protocol], is_refused: bool
     ) -> None:
         super().__init__()
+        RequestConnection.__init__(self)  # The classes of asyncio do not pass the call on.
         self._on_closed = on_closed
         self._make_inner = make_inner
         self._inner: asyncio.Protocol | None = None

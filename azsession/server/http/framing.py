@@ -6,7 +6,7 @@ section 11.2). The ASGI application therefore refuses every head whose meaning i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import attrs
@@ -18,6 +18,8 @@ from .limits import MAX_HEAD_SIZE
 #: Bytes that each header adds to the size of a head: a colon, a space and the end of the line.
 _HEADER_EXTRA = 4
 
+#: The largest headers, in bytes, that a connection keeps for its next request.
+MAX_KEPT = 4096
 #: Headers that a request may have once.
 _ONCE = frozenset((b"authorization", b"content-length", b"host", b"transfer-encoding"))
 _FRAMING_TWINS = frozenset((b"content_length", b"transfer_encoding"))
@@ -32,6 +34,7 @@ class Head:
 
     Attributes:
         headers: The headers.
+        size: Bytes of the headers.
         length: The length that the request announces, or `None`.
         has_body: Whether a body may follow.
         awaits_consent: Whether the client sends the body only after a status 100 (RFC 9110, section 10.1.1). The server sends
@@ -40,25 +43,51 @@ class Head:
     """
 
     headers: Headers
+    size: int
     length: int | None
     has_body: bool
     awaits_consent: bool
     asks_for_upgrade: bool
 
 
-def read_head(version: str, target_size: int, fields: Sequence[tuple[bytes, bytes]]) -> Head:
-    """Read the headers of a request.
+class HeadReader:
+    """Reads the heads of the requests of one connection. Most of them have the same headers, which are read once."""
 
-    Args:
-        version: The HTTP version in the form of ASGI, for example ``1.1``.
-        target_size: Bytes of the path and the query.
-        fields: The headers, with names in lower case.
+    __slots__ = ("_known",)
 
-    Raises:
-        ValidationError: The end of the request is not certain.
-        MessageTooLargeError: The head has more than `MAX_HEAD_SIZE` bytes.
-    """
-    size = target_size + len(fields) * _HEADER_EXTRA + sum(map(len, chain.from_iterable(fields)))
+    def __init__(self) -> None:
+        #: The version and the headers of an earlier request, and their result.
+        self._known: tuple[str, list[tuple[bytes, bytes]], Head] | None = None
+
+    def read(self, version: str, target_size: int, fields: Iterable[tuple[bytes, bytes]]) -> Head:
+        """Read the headers of a request.
+
+        Args:
+            version: The HTTP version in the form of ASGI, for example ``1.1``.
+            target_size: Bytes of the path and the query.
+            fields: The headers, with names in lower case.
+
+        Raises:
+            ValidationError: The end of the request is not certain.
+            MessageTooLargeError: The head has more than `MAX_HEAD_SIZE` bytes.
+        """
+        given, known = list(fields), self._known
+        if known is not None and known[1] == given and known[0] == version:
+            head = known[2]
+        else:
+            head = _read(version, given)
+            self._known = (version, given, head) if head.size <= MAX_KEPT else None
+        size = target_size + head.size
+        if size > MAX_HEAD_SIZE:
+            raise MessageTooLargeError(
+                f"the request line and headers have {size} bytes; the limit is {MAX_HEAD_SIZE}",
+                size=size,
+                limit=MAX_HEAD_SIZE,
+            )
+        return head
+
+
+def _read(version: str, fields: Sequence[tuple[bytes, bytes]]) -> Head:
     texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
     special = [(name, value.strip()) for name, value in fields if name in _READ]
     found = dict(special)
@@ -76,12 +105,9 @@ def read_head(version: str, target_size: int, fields: Sequence[tuple[bytes, byte
     length = found.get(b"content-length")
     if not is_binary:
         _check_framing(version, found, upgrades)
-    if size > MAX_HEAD_SIZE:
-        raise MessageTooLargeError(
-            f"the request line and headers have {size} bytes; the limit is {MAX_HEAD_SIZE}", size=size, limit=MAX_HEAD_SIZE
-        )
     return Head(
         Headers(texts),
+        len(fields) * _HEADER_EXTRA + sum(map(len, chain.from_iterable(fields))),
         None if length is None else int(length),
         is_binary or has_coding or int(length or b"0") > 0,
         found.get(b"expect", b"").lower() == b"100-continue",
