@@ -29,6 +29,14 @@ def test_the_printed_connection_string_works_with_the_sdk_and_survives_a_restart
                 wait_for_closings()
 
 
+@pytest.mark.parametrize("command", [("queue", "list"), ("queue", "create", "new"), ("backup", "copy.db")])
+def test_a_command_that_needs_http_names_the_other_connection_string(tmp_path: Path, command: tuple[str, ...]) -> None:
+    with Served("--memory", "--amqp-port", "0", "--json", cwd=tmp_path) as served:
+        text = json.loads(served.line)["amqp_connection_string"]
+        ended = run(*command, "--connection-string", text, cwd=tmp_path)
+    assert_one_line(ended, "if the server is azsession serve, use the connection string that begins with Endpoint=http")
+
+
 def test_without_the_endpoint_there_is_no_second_connection_string(tmp_path: Path) -> None:
     with Served("--memory", "--no-amqp", "--json", cwd=tmp_path) as served:
         assert set(json.loads(served.line)) == {"connection_string", "url", "data"}

@@ -53,7 +53,10 @@ RELEASE_TIMEOUT = 5.0
 #: Seconds that `check_ready` may take.
 READY_TIMEOUT = 5.0
 
-_UNMANAGED = "queues of an Azure namespace cannot be managed over AMQP: use the Azure portal, the CLI or a template"
+#: `azsession serve` prints a second connection string, which leads here, too.
+_GATEWAY = "if the server is azsession serve, use the connection string that begins with Endpoint=http"
+_UNMANAGED = f"queues cannot be managed over AMQP: on Azure use the portal, the CLI or a template; {_GATEWAY}"
+_NO_BACKUP = f"a namespace cannot be backed up, because Azure keeps its messages: use azsession export; {_GATEWAY}"
 
 
 class AzureBroker(Broker):
@@ -296,7 +299,7 @@ class AzureBroker(Broker):
     # Closing, and forks
 
     def backup(self, *, context: CallContext = BLOCKING) -> Future[Backup]:
-        return _unsupported("a namespace cannot be backed up, because Azure keeps its messages: use azsession export")
+        return _unsupported(_NO_BACKUP)
 
     def check_ready(self, *, context: CallContext = BLOCKING) -> Future[None]:
         """Check whether the namespace can be reached and accepts the token. Takes a few seconds at most.
