@@ -61,13 +61,13 @@ from .performatives import (
     SaslMechanisms,
     SaslOutcome,
     Terminus,
-    Transfer,
     decode_frame,
 )
 from .resending import resent
 from .sections import data_sections, delivered, stored, with_properties
 from .server_frames import attach_answer, sasl_mechanisms, sasl_outcome
 from .session_flow import SessionFlow, numbers_between, remaining
+from .transfers import Transfer
 from .types import Array, Described, Long, MalformedFrameError, Symbol, Timestamp, Uint, Ulong
 
 __all__ = [

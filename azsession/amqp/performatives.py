@@ -10,6 +10,8 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from .decoding import NONSENSE, READERS, code_of, exactly, read_descriptor
+from .fields import UINT_MAX, number, optional, optional_number
+from .transfers import any_transfer, usual_transfer
 from .types import Described, MalformedFrameError
 
 #: Descriptors of performatives (§2.7) and SASL frames (§5.3.3).
@@ -25,7 +27,7 @@ SESSION_FILTER = "com.microsoft:session-filter"
 SENDER_UNSETTLED, SENDER_SETTLED, SENDER_MIXED = 0, 1, 2
 RECEIVER_FIRST, RECEIVER_SECOND = 0, 1
 
-_USHORT_MAX, _UINT_MAX, _ULONG_MAX = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+_USHORT_MAX, _ULONG_MAX = 0xFFFF, 0xFFFFFFFFFFFFFFFF
 
 
 class Absent(Enum):
@@ -105,19 +107,6 @@ class Flow(NamedTuple):
     link_credit: int | None
     drain: bool
     echo: bool
-
-
-class Transfer(NamedTuple):
-    """One frame of a delivery (§2.7.5). Only the first frame must have the id, tag and format."""
-
-    handle: int
-    delivery_id: int | None
-    delivery_tag: bytes | None
-    message_format: int | None
-    settled: bool
-    more: bool
-    aborted: bool
-    payload: bytes
 
 
 class Modified(NamedTuple):
@@ -207,35 +196,19 @@ def decode_frame(body: bytes | memoryview) -> tuple[int, Any]:
             code, pos = buf[2], 3  # A shortcut for descriptors below 256.
         else:
             code, pos = read_descriptor(buf, 0)
+        if code == TRANSFER and buf[pos] == 0xC0:
+            usual = usual_transfer(buf, pos + 1)
+            if usual is not None:
+                return code, usual
         fields, pos = READERS[buf[pos]](buf, pos + 1, 0)
         if not isinstance(fields, list):
             raise MalformedFrameError(f"the fields of a frame are a {type(fields).__name__}, not a list")
         if code == TRANSFER:
-            return code, _transfer(fields, buf[pos:])
+            return code, any_transfer(fields, buf[pos:])
         make = _MAKERS.get(code)
         return code, fields if make is None else make(fields)
     except NONSENSE as error:
         raise MalformedFrameError(f"a frame is malformed: {error}") from error
-
-
-def _number(value: Any, default: int | None = None, highest: int = _UINT_MAX) -> int:
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, int):
-        raise MalformedFrameError(f"a mandatory number is a {type(value).__name__}")
-    if not 0 <= value <= highest:
-        raise MalformedFrameError(f"a number is {value}, not 0 to {highest}")
-    return value
-
-
-def _optional_number(value: Any, highest: int = _UINT_MAX) -> int | None:
-    return None if value is None else _number(value, highest=highest)
-
-
-def _optional(value: Any, kind: type) -> Any:
-    if value is not None and not isinstance(value, kind):
-        raise MalformedFrameError(f"a field is a {type(value).__name__}, not a {kind.__name__}")
-    return value
 
 
 def _names(value: Any) -> dict[str, Any]:
@@ -252,15 +225,13 @@ def _condition(value: Any) -> Condition | None:
 def _open(fields: list[Any]) -> Open:
     container, hostname, size, channels, idle = exactly(fields, 5)
     name = None if hostname is None else str(hostname)
-    largest, highest = _number(size, _UINT_MAX), _number(channels, _USHORT_MAX, _USHORT_MAX)
-    return Open(largest, highest, _optional_number(idle), name, str(container or ""))
+    largest, highest = number(size, UINT_MAX), number(channels, _USHORT_MAX, _USHORT_MAX)
+    return Open(largest, highest, optional_number(idle), name, str(container or ""))
 
 
 def _begin(fields: list[Any]) -> Begin:
     channel, next_id, incoming, outgoing, handles = exactly(fields, 5)
-    return Begin(
-        _optional_number(channel), _number(next_id), _number(incoming), _number(outgoing), _number(handles, _UINT_MAX)
-    )
+    return Begin(optional_number(channel), number(next_id), number(incoming), number(outgoing), number(handles, UINT_MAX))
 
 
 def _attach(fields: list[Any]) -> Attach:
@@ -269,18 +240,18 @@ def _attach(fields: list[Any]) -> Attach:
     ) = exactly(fields, 14)  # fmt: skip
     return Attach(
         str(name),
-        _number(handle),
+        number(handle),
         bool(role),
         source is not None,
         target is not None,
         _session_of(source),
-        _number(count, 0),
-        _optional_number(size, _ULONG_MAX),
+        number(count, 0),
+        optional_number(size, _ULONG_MAX),
         _names(properties),
         _terminus(source),
         _terminus(target),
-        _number(sender_mode, SENDER_MIXED, SENDER_MIXED),
-        _number(receiver_mode, RECEIVER_FIRST, RECEIVER_SECOND),
+        number(sender_mode, SENDER_MIXED, SENDER_MIXED),
+        number(receiver_mode, RECEIVER_FIRST, RECEIVER_SECOND),
     )
 
 
@@ -310,35 +281,21 @@ def _session_of(source: Any) -> str | Absent | None:
 def _flow(fields: list[Any]) -> Flow:
     next_incoming, incoming, next_outgoing, outgoing, handle, count, credit, _, drain, echo = exactly(fields, 10)
     return Flow(
-        _optional_number(next_incoming),
-        _number(incoming),
-        _number(next_outgoing),
-        _number(outgoing),
-        _optional_number(handle),
-        _optional_number(count),
-        _optional_number(credit),
+        optional_number(next_incoming),
+        number(incoming),
+        number(next_outgoing),
+        number(outgoing),
+        optional_number(handle),
+        optional_number(count),
+        optional_number(credit),
         bool(drain),
         bool(echo),
     )
 
 
-def _transfer(fields: list[Any], payload: bytes) -> Transfer:
-    handle, delivery, tag, form, settled, more, _, _, _, aborted = exactly(fields, 10)
-    return Transfer(
-        _number(handle),
-        _optional_number(delivery),
-        _optional(tag, bytes),
-        _optional_number(form),
-        bool(settled),
-        bool(more),
-        bool(aborted),
-        payload,
-    )
-
-
 def _disposition(fields: list[Any]) -> Disposition:
     role, first, last, settled, state = exactly(fields, 5)
-    first = _number(first)
+    first = number(first)
     name, error, modified = None, None, None
     if isinstance(state, Described):
         code = code_of(state.descriptor)
@@ -348,12 +305,12 @@ def _disposition(fields: list[Any]) -> Disposition:
         elif code == _MODIFIED and isinstance(state.value, list):
             failed, undeliverable, changes = exactly(state.value, 3)
             modified = Modified(bool(failed), bool(undeliverable), changes if isinstance(changes, dict) else {})
-    return Disposition(bool(role), first, _number(last, first), bool(settled), name, error, modified)
+    return Disposition(bool(role), first, number(last, first), bool(settled), name, error, modified)
 
 
 def _detach(fields: list[Any]) -> Detach:
     handle, closed, error = exactly(fields, 3)
-    return Detach(_number(handle), bool(closed), _condition(error))
+    return Detach(number(handle), bool(closed), _condition(error))
 
 
 def _mechanisms(fields: list[Any]) -> SaslMechanisms:
@@ -364,7 +321,7 @@ def _mechanisms(fields: list[Any]) -> SaslMechanisms:
 
 def _sasl_init(fields: list[Any]) -> SaslInit:
     mechanism, response, _ = exactly(fields, 3)
-    return SaslInit(str(mechanism or ""), _optional(response, bytes) or b"")
+    return SaslInit(str(mechanism or ""), optional(response, bytes) or b"")
 
 
 _MAKERS: dict[int, Callable[[list[Any]], Any]] = {
@@ -378,5 +335,5 @@ _MAKERS: dict[int, Callable[[list[Any]], Any]] = {
     CLOSE: lambda fields: Close(_condition(exactly(fields, 1)[0])),
     SASL_MECHANISMS: _mechanisms,
     SASL_INIT: _sasl_init,
-    SASL_OUTCOME: lambda fields: SaslOutcome(_number(exactly(fields, 1)[0])),
+    SASL_OUTCOME: lambda fields: SaslOutcome(number(exactly(fields, 1)[0])),
 }

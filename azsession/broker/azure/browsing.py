@@ -23,7 +23,7 @@ from .error_mapping import error_of
 from .namespace import Namespace
 from .operation import Operation
 from .session.pending_receives import DRAIN_TIMEOUT
-from .transport.links import Outcome, Receiver
+from .transport.links import Receiver, Settled
 from .transport.loop import Loop
 from .transport.task import WithdrawnError, done_within
 
@@ -208,7 +208,7 @@ class _DeadLetterSearch(Receiver):
         elif not self.found.done() and self.credit <= 1:
             self.give_credit(SEARCH_CREDIT)
 
-    def complete(self, delivery_id: int, settled: Outcome) -> None:
+    def complete(self, delivery_id: int, settled: Settled) -> None:
         """Complete the message that was found."""
         self._locked.remove(delivery_id)
         self.settle(delivery_id, delivery_id, amqp.ACCEPTED, settled)

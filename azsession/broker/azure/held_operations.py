@@ -155,7 +155,7 @@ class HeldSessionOperations:
             if error.code not in (SESSION_LOCK_LOST, MESSAGE_LOCK_LOST):
                 raise
             return error.code
-        self._registry.history.add(settlement)
+        self._registry.history.add([settlement])
         return None
 
     async def give_back(

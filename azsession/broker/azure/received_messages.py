@@ -58,6 +58,6 @@ class ReceivedMessages(UndecodedMessages):
         self, receipt: Callable[[str], ReceiptHandle], session_id: str, delivered_at: datetime
     ) -> list[ReceivedMessage]:
         return [
-            received(one.message, receipt(one.token), session_id=session_id, delivered_at=delivered_at)
+            received(one.decoded(), receipt(one.token), session_id=session_id, delivered_at=delivered_at)
             for one in self._encoded
         ]

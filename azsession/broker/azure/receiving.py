@@ -129,7 +129,7 @@ class SessionReceiver:
         operation.commit()
         messages = await self.take_deferred(session, sequence_numbers, operation)
         # Those that do not fit stay unsettled: the next request for them gets them.
-        returned = messages[: fitting(message.payload for message in messages)]
+        returned = messages[: fitting([message.payload for message in messages])]
         for message in returned:
             message.answers += 1
         return list(ReceivedMessages(session, returned))

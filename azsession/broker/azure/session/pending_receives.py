@@ -248,8 +248,9 @@ class PendingReceives:
         return bool(self._ready) or any(one.patience is not Patience.WAITS for one in self._receives)
 
     def _hand_out(self, receive: PendingReceive) -> None:
-        count = fitting(message.payload for message in islice(self._ready, receive.max_count))
-        messages = [self._ready.popleft() for _ in range(count)]
+        ready = self._ready
+        count = fitting([message.payload for message in islice(ready, receive.max_count)])
+        messages = [ready.popleft() for _ in range(count)]
         self._note_result(messages, receive.request_id, receive.taken)
         self._resolve(receive, messages)
 

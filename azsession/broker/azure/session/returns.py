@@ -52,13 +52,13 @@ class ReturnedMessages:
         deliveries = [message.delivery_id for message in messages if message.delivery_id is not None]
         self._deliveries.update(deliveries)
         for delivery_id in reversed(deliveries):
-            link.settle(delivery_id, delivery_id, amqp.RELEASED, lambda number, *_: self._on_returned(link, number))
+            link.settle(delivery_id, delivery_id, amqp.RELEASED, lambda numbers, *_: self._on_returned(link, numbers))
         self._stop_timer()
         self._timer = self._loop.later(self._patience, self._end)
 
-    def _on_returned(self, link: Receiver, delivery_id: int) -> None:
+    def _on_returned(self, link: Receiver, delivery_ids: Iterable[int]) -> None:
         if link is self._session.attached_link and self._deliveries:
-            self._deliveries.discard(delivery_id)
+            self._deliveries.difference_update(delivery_ids)
             if not self._deliveries:
                 self._end()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -129,10 +130,10 @@ class SettlementHistory:
         #: When old settlements were forgotten last, on the monotonic clock.
         self._cleaned = 0.0
 
-    def add(self, settlement: Settlement) -> None:
-        """Remember a settlement, and forget the oldest past the limits."""
+    def add(self, settlements: Iterable[Settlement]) -> None:
+        """Remember settlements, and forget the oldest past the limits."""
         now = time.monotonic()
-        self._settled[settlement.lock_token] = (settlement.disposition, now)
+        self._settled.update({settlement.lock_token: (settlement.disposition, now) for settlement in settlements})
         if now < self._cleaned + 1.0 and len(self._settled) <= MAX_SETTLED:
             return
         self._cleaned = now

@@ -102,7 +102,8 @@ class SessionState(Enum):
     @property
     def is_over(self) -> bool:
         """Whether the session is of no more use to its holder."""
-        return self not in _OPENING_STATES and self not in _LOCK_STATES
+        # In this order: the question comes with each message.
+        return self not in _LOCK_STATES and self not in _OPENING_STATES
 
 
 _OPENING_STATES = (SessionState.CLAIMED, SessionState.OPENING, SessionState.CONTENDING)

@@ -73,6 +73,10 @@ class UnsettledMessage:
             self._message = amqp.decode_message(self.payload)
         return self._message
 
+    def decoded(self) -> AmqpMessage:
+        """Return the decoded message without keeping it: the caller makes another object of it."""
+        return amqp.decode_message(self.payload) if self._message is None else self._message
+
     @property
     def sequence_number(self) -> int:
         if self._sequence_number is None:
@@ -269,18 +273,22 @@ class UnsettledMessages:
             if message.settlement is not None:
                 message.settlement.was_sent = True
 
-        def settled(number: int, state: str | None, error: Condition | None) -> None:
-            self._on_outcome(by_delivery_id[number], link, state, error)
+        def settled(numbers: Sequence[int], state: str | None, error: Condition | None) -> None:
+            self._on_outcome([by_delivery_id[number] for number in numbers], link, state, error)
 
         link.settle(first.delivery_id, first.delivery_id + len(run) - 1, outcome_of(settlement.settlement), settled)
 
-    def _on_outcome(self, message: UnsettledMessage, link: Receiver, state: str | None, error: Condition | None) -> None:
-        if message not in self or message.link is not link or state is None:
-            # A state of `None` means that the link ended first. `Verification` finds out whether the message is settled.
+    def _on_outcome(
+        self, messages: Iterable[UnsettledMessage], link: Receiver, state: str | None, error: Condition | None
+    ) -> None:
+        if state is None:
+            # The link ended first. `Verification` finds out whether the messages are settled.
             return
+        present = [message for message in messages if message in self and message.link is link]
         if error is None or error.condition == _DEAD_LETTER:
-            self.confirm(message)
-        else:
+            self.confirm(present)
+            return
+        for message in present:
             self._on_refused(message, error)
 
     def _send_by_number(self, message: UnsettledMessage) -> None:
@@ -293,7 +301,7 @@ class UnsettledMessages:
             if message not in self or message.settlement is None:
                 return
             if isinstance(answer, Response):
-                self.confirm(message)
+                self.confirm([message])
             elif session.link is link:
                 self._on_refused(message, answer)
             # Else the link was lost. `Verification` finds out whether the message is settled.
@@ -302,13 +310,17 @@ class UnsettledMessages:
         body = disposition_body(settlement.settlement, session.session_id or "", message.azure_token)
         session.send_request("update-disposition", body, answered)
 
-    def confirm(self, message: UnsettledMessage) -> None:
-        """Note that Azure settled a message as it was asked to."""
-        self._messages.pop(message.token, None)
-        settlement, message.settlement = message.settlement, None
-        if settlement is not None:
-            self._history.add(settlement.settlement)
-            settlement.finish(None)
+    def confirm(self, messages: Iterable[UnsettledMessage]) -> None:
+        """Note that Azure settled messages as it was asked to."""
+        confirmed: list[PendingSettlement] = []
+        for message in messages:
+            self._messages.pop(message.token, None)
+            settlement, message.settlement = message.settlement, None
+            if settlement is not None:
+                confirmed.append(settlement)
+        self._history.add([pending.settlement for pending in confirmed])
+        for pending in confirmed:
+            pending.finish(None)
 
     def _on_refused(self, message: UnsettledMessage, error: Condition) -> None:
         settlement, message.settlement = message.settlement, None
@@ -335,7 +347,7 @@ def _continues(last: UnsettledMessage, message: UnsettledMessage) -> bool:
     if last.settlement is None or message.settlement is None:
         return False
     one, two = last.settlement.settlement, message.settlement.settlement
-    return (one.disposition, one.reason, one.description) == (two.disposition, two.reason, two.description)
+    return one.disposition is two.disposition and one.reason == two.reason and one.description == two.description
 
 
 def any_returns(messages: Iterable[UnsettledMessage]) -> bool:

@@ -104,7 +104,7 @@ class Verification:
             known.redelivered_as(message)
         elif deliveries == 1 and known.may_be_abandoned:
             # The abandon was done, though not answered: this is a new delivery.
-            self._unsettled.confirm(known)
+            self._unsettled.confirm([known])
             self._receives.add_ready(message)
         else:
             self._session.lose("another holder had it in between")
@@ -125,7 +125,7 @@ class Verification:
             self._session.lose("another holder had it in between")
             return False
         for message in gone:
-            self._unsettled.confirm(message)
+            self._unsettled.confirm([message])
         return True
 
     # Messages that were received by number, and the session state
@@ -164,7 +164,7 @@ class Verification:
                 if deliveries == 0:
                     known.redelivered_as(message)
                 elif deliveries == 1 and known.may_be_abandoned:
-                    self._unsettled.confirm(known)
+                    self._unsettled.confirm([known])
                     self._unsettled.add(message)
                 else:
                     self._session.lose("another holder had it in between")

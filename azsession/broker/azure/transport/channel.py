@@ -10,12 +10,15 @@ A channel may also go straight from BEGINNING to ENDED.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from enum import Enum
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 from .... import amqp
 from ....amqp import Attach, Begin, Condition, Detach, Disposition, Flow, Transfer
-from .links import CONNECTION_LOST, Link, Outcome
+from .links import CONNECTION_LOST, Link, Outcome, Settled
 
 #: How many links a channel may have, unless the peer allows fewer.
 MAX_HANDLES = 1024
@@ -66,7 +69,7 @@ class Channel:
         self._flow: amqp.SessionFlow[Link] = amqp.SessionFlow(number, connection.send)
         # Unsettled deliveries by number: those sent, and those received whose outcome was sent.
         self._sent: dict[int, tuple[Link, Outcome]] = {}
-        self._settling: dict[int, tuple[Link, Outcome]] = {}
+        self._settling: dict[int, tuple[Link, Settled]] = {}
 
     @property
     def size(self) -> int:
@@ -131,9 +134,9 @@ class Channel:
         self._links.pop(link.handle, None)
         heapq.heappush(self._free, link.handle)
         link.channel = None
-        for unsettled in (self._sent, self._settling):
-            for number in [number for number, (owner, _) in unsettled.items() if owner is link]:
-                unsettled.pop(number)[1](number, None, error)
+        for number in [number for number, (owner, _) in self._sent.items() if owner is link]:
+            self._sent.pop(number)[1](number, None, error)
+        self._on_settled([number for number, (owner, _) in self._settling.items() if owner is link], None, error)
         self._connection.on_room()
 
     def on_flow(self, flow: Flow) -> None:
@@ -164,8 +167,18 @@ class Channel:
         if not disposition.settled:
             return
         unsettled = self._sent if disposition.is_receiver else self._settling
-        for number in amqp.numbers_between(unsettled, disposition.first, disposition.last) or ():
-            unsettled.pop(number)[1](number, disposition.state, disposition.error)
+        numbers = amqp.numbers_between(unsettled, disposition.first, disposition.last) or []
+        if not disposition.is_receiver:
+            self._on_settled(numbers, disposition.state, disposition.error)
+            return
+        for number in numbers:
+            self._sent.pop(number)[1](number, disposition.state, disposition.error)
+
+    def _on_settled(self, numbers: Iterable[int], state: str | None, error: Condition | None) -> None:
+        """Report the result of deliveries that were settled: in one call for those that were settled together."""
+        entries = [(number, self._settling.pop(number)) for number in numbers]
+        for (_, settled), group in groupby(entries, key=itemgetter(1)):
+            settled([number for number, _ in group], state, error)
 
     def on_end(self, error: Condition | None) -> None:
         """Handle the end of the channel, by the peer or with its connection. All its links end."""
@@ -198,7 +211,6 @@ class Channel:
         )
         self._sent[number] = (link, outcome)
 
-    def settle(self, link: Link, first: int, last: int, outcome: bytes, settled: Outcome) -> None:
-        for number in range(first, last + 1):
-            self._settling[number] = (link, settled)
+    def settle(self, link: Link, first: int, last: int, outcome: bytes, settled: Settled) -> None:
+        self._settling.update(dict.fromkeys(range(first, last + 1), (link, settled)))
         self._connection.send(amqp.disposition_frame(self.number, first=first, last=last, outcome=outcome))

@@ -13,7 +13,7 @@ link takes its place.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -27,6 +27,9 @@ from ....amqp import ABSENT, Absent, Attach, Condition, Flow, Transfer
 #: then the link's. `UNSENT` means that the delivery was certainly not sent.
 Outcome = Callable[[int, "str | None", "Condition | None"], object]
 UNSENT = "unsent"
+#: The callback for the result of received deliveries that were settled. Its first argument is the numbers of the deliveries
+#: that have the result, in their order. The others are those of `Outcome`.
+Settled = Callable[["Sequence[int]", "str | None", "Condition | None"], object]
 
 #: The condition of links whose connection was lost.
 CONNECTION_LOST = "azsession:connection-lost"
@@ -64,7 +67,7 @@ class LinkChannel(Protocol):
     def transfer(self, link: Link, tag: bytes, message_format: int, payload: bytes, outcome: Outcome) -> None:
         """Send a message."""
 
-    def settle(self, link: Link, first: int, last: int, outcome: bytes, settled: Outcome) -> None:
+    def settle(self, link: Link, first: int, last: int, outcome: bytes, settled: Settled) -> None:
         """Send the outcome of received deliveries."""
 
 
@@ -222,20 +225,20 @@ class Receiver(Link):
             self.on_drained()
 
     def on_transfer(self, transfer: Transfer) -> None:
-        if self._first is None:
-            self._first = transfer
-        first = self._first
+        first, payload = self._first or transfer, transfer.payload
         if transfer.more and not transfer.aborted:
-            self._parts.append(transfer.payload)
+            self._first = first
+            self._parts.append(payload)
             return
-        payload = b"".join([*self._parts, transfer.payload]) if self._parts else transfer.payload
-        self._first, self._parts = None, []
+        if self._parts:
+            payload = b"".join([*self._parts, payload])
+            self._first, self._parts = None, []
         if not transfer.aborted and self.state is not _DETACHING:
             self.on_message(first.delivery_id or 0, first.delivery_tag or b"", payload)
         self._count_to((self._delivery_count + 1) & 0xFFFFFFFF)
 
-    def settle(self, first: int, last: int, outcome: bytes, settled: Outcome) -> None:
-        """Settle deliveries with an encoded outcome; `settled` is called for each with the peer's answer."""
+    def settle(self, first: int, last: int, outcome: bytes, settled: Settled) -> None:
+        """Settle deliveries with an encoded outcome; `settled` is called with each answer of the peer."""
         if self.channel is not None:
             self.channel.settle(self, first, last, outcome, settled)
 
