@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import ValidationError
 from ..queues import QueueInfo, QueueSettings, QueueStatistics
 from ..validation import did_you_mean
-from .wire import MalformedError, format_date, parse_date
+from .dates import format_date
+from .wire import MalformedError, parse_date
 
 _DURATION = (
     r"P(?:(?P<days>\d+(?:\.\d+)?)D)?"

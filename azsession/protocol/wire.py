@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
-from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -20,13 +20,10 @@ from ..messages import AttributeValue, Message, PeekedMessage, ReceivedMessage
 from ..validation import MAX_BATCH
 from .attributes import TYPES_HEADER, TYPES_NAME, from_json, to_headers, to_json
 from .bounded_json import json_items, parse_json
+from .dates import format_date, parse_rfc_1123
 
 BROKER_PROPERTIES = "BrokerProperties"
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
-
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)}
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -47,6 +44,7 @@ _TEXTS = {
     "DeadLetterErrorDescription": "dead_letter_description",
     "State": "state",
 }
+_sent_texts_of, _texts_of = attrgetter(*_SENT_TEXTS.values()), attrgetter(*_TEXTS.values())
 #: The times by their name in ``BrokerProperties``.
 _DATES = {"EnqueuedTimeUtc": "enqueued_at", "ScheduledEnqueueTimeUtc": "scheduled_enqueue_time"}
 #: The whole numbers by their name in ``BrokerProperties``.
@@ -80,16 +78,6 @@ class BatchTooLargeError(MalformedError):
     """The envelope has more than `MAX_BATCH` messages."""
 
 
-@lru_cache(256)
-def format_date(instant: datetime) -> str:
-    """Return a timezone-aware datetime as an RFC 1123 date. The locale does not matter."""
-    at = instant.astimezone(timezone.utc)
-    return (
-        f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} "
-        f"{at.hour:02}:{at.minute:02}:{at.second:02} GMT"
-    )
-
-
 def parse_date(text: str) -> datetime:
     """Return the time of an RFC 1123 or ISO 8601 date. Without a time zone it is UTC.
 
@@ -98,15 +86,7 @@ def parse_date(text: str) -> datetime:
     """
     try:
         if len(text) == 29 and text.endswith(" GMT"):
-            return datetime(
-                int(text[12:16]),
-                _MONTH_NUMBERS[text[8:11]],
-                int(text[5:7]),
-                int(text[17:19]),
-                int(text[20:22]),
-                int(text[23:25]),
-                tzinfo=timezone.utc,
-            )
+            return parse_rfc_1123(text)
         # Python 3.10 parses neither "Z" nor more than six decimals.
         iso = re.sub(r"(\.\d{6})\d+", r"\1", text.strip().replace("Z", "+00:00"))
         iso = re.sub(r"\.(\d{1,5})(?=[+-]|$)", lambda match: "." + match[1].ljust(6, "0"), iso)
@@ -116,27 +96,27 @@ def parse_date(text: str) -> datetime:
         raise MalformedError(f"{text[:40]!r} is not a date in RFC 1123 or ISO 8601") from None
 
 
-def _broker_properties(message: Message | PeekedMessage) -> dict[str, Any]:
-    properties: dict[str, Any] = {}
-    for wire_name, name in (_TEXTS if isinstance(message, PeekedMessage) else _SENT_TEXTS).items():
-        value = getattr(message, name)
-        if value is not None:
-            properties[wire_name] = value
+def _broker_properties(message: Message | PeekedMessage) -> str:
+    """Return the properties as a JSON object.
+
+    Its text is put together here. The encoder of `json` takes twice as long for so small an object.
+    """
+    named, values_of = (_TEXTS, _texts_of) if isinstance(message, PeekedMessage) else (_SENT_TEXTS, _sent_texts_of)
+    members = [f'"{name}":{_to_json(text)}' for name, text in zip(named, values_of(message), strict=True) if text is not None]
     if message.time_to_live is not None:
-        properties["TimeToLive"] = message.time_to_live.total_seconds()
+        members.append(f'"TimeToLive":{_to_json(message.time_to_live.total_seconds())}')
     if message.scheduled_enqueue_time is not None:
         # ISO 8601: RFC 1123 has no fractions of a second, and the message must not become available too early.
-        properties["ScheduledEnqueueTimeUtc"] = message.scheduled_enqueue_time.isoformat().replace("+00:00", "Z")
+        members.append(f'"ScheduledEnqueueTimeUtc":"{message.scheduled_enqueue_time.isoformat().replace("+00:00", "Z")}"')
     if isinstance(message, PeekedMessage):
-        properties["SequenceNumber"] = message.sequence_number or None
-        properties["DeliveryCount"] = message.delivery_count
+        members.append(f'"SequenceNumber":{message.sequence_number or "null"},"DeliveryCount":{message.delivery_count}')
         if message.enqueued_at is not None:
-            properties["EnqueuedTimeUtc"] = format_date(message.enqueued_at)
+            members.append(f'"EnqueuedTimeUtc":"{format_date(message.enqueued_at)}"')
         if isinstance(message, ReceivedMessage):
-            properties["LockToken"] = message.receipt.handle
+            members.append(f'"LockToken":{_to_json(message.receipt.handle)}')
             if message.receipt.expires_at is not None:
-                properties["LockedUntilUtc"] = format_date(message.receipt.expires_at)
-    return properties
+                members.append(f'"LockedUntilUtc":"{format_date(message.receipt.expires_at)}"')
+    return f"{{{','.join(members)}}}"
 
 
 def _attribute_name(name: str) -> str:
@@ -154,7 +134,7 @@ def encode_single(message: PeekedMessage) -> tuple[dict[str, str], bytes]:
     percent-encoded, too, because the names of headers have no case. An attribute with an empty name is left out: a header
     needs a name. azsession does not send such an attribute, but other programs can.
     """
-    headers = {BROKER_PROPERTIES: _to_json(_broker_properties(message))}
+    headers = {BROKER_PROPERTIES: _broker_properties(message)}
     if message.content_type is not None:
         headers["Content-Type"] = _header_text(message.content_type)
     attributes, types = to_headers(message.attributes)
@@ -241,20 +221,19 @@ def envelope_pieces(messages: Iterable[Message | PeekedMessage]) -> Iterator[byt
 
 def encode_item(message: Message | PeekedMessage) -> bytes:
     """Return one message as an element of an envelope."""
-    item: dict[str, Any] = {}
     try:
-        item["Body"] = message.body.decode()
+        members = [f'"Body":{_to_json(message.body.decode())}']
     except UnicodeDecodeError:
-        item["Body"] = base64.b64encode(message.body).decode()
-        item["BodyEncoding"] = "base64"
+        members = [f'"Body":"{base64.b64encode(message.body).decode()}","BodyEncoding":"base64"']
     if message.content_type is not None:
-        item["ContentType"] = message.content_type
-    item["BrokerProperties"] = _broker_properties(message)
+        members.append(f'"ContentType":{_to_json(message.content_type)}')
+    members.append(f'"BrokerProperties":{_broker_properties(message)}')
     if message.attributes:
-        item["UserProperties"], types = to_json(message.attributes)
+        attributes, types = to_json(message.attributes)
+        members.append(f'"UserProperties":{_to_json(attributes)}')
         if types:
-            item[TYPES_NAME] = types
-    return _to_json(item).encode()
+            members.append(f'"{TYPES_NAME}":{_to_json(types)}')
+    return f"{{{','.join(members)}}}".encode()
 
 
 def decode_envelope(data: bytes) -> list[dict[str, Any]]:

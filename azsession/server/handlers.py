@@ -15,9 +15,9 @@ from ..broker.calls import Backup
 from ..errors import ValidationError
 from ..messages import Message, SessionInfo
 from ..protocol import JSON_TYPE, SQLITE_TYPE
+from ..protocol.dates import format_date
 from ..protocol.queue_json import decode_queue, encode_queue_info, encode_statistics
 from ..protocol.routes import Operation
-from ..protocol.wire import format_date
 from ..queues import QueueInfo
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, check_session_id
 from .answer import Answer, PendingAnswer, done, no_metrics

@@ -16,11 +16,12 @@ from azsession.config import ServiceBusConfig
 from azsession.errors import QueueError
 from azsession.messages import ReceiptHandle
 from azsession.protocol import ERROR_CODE_HEADER
+from azsession.protocol.dates import format_date
 from azsession.protocol.error_codes import error_from, parse_seconds
 from azsession.protocol.error_codes import parse_retry_after as read_retry_after
 from azsession.protocol.queue_json import decode_queue, decode_queue_info, encode_queue, encode_queue_info, format_duration
 from azsession.protocol.queue_json import parse_duration as read_duration
-from azsession.protocol.wire import format_date, json_object
+from azsession.protocol.wire import json_object
 from azsession.protocol.wire import parse_date as read_date
 from azsession.queues import QueueInfo
 from azsession.tokens import source_of
