@@ -204,7 +204,7 @@ def test_a_wrong_secret_is_explained(site: Site, open_window: Callable[..., Wind
     assert page.get_by_role("alert").inner_text().startswith("No key has this name")
     assert page.get_by_label("Name of the key").input_value() == "root"
     assert page.get_by_label("Secret, or a connection string").input_value() == ""
-    assert page.evaluate("document.activeElement.id") == "secret"
+    page.wait_for_function("document.activeElement.id === 'secret'")
 
 
 def test_a_key_sees_what_it_may_do(site: Site, open_window: Callable[..., Window]) -> None:

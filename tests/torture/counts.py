@@ -96,7 +96,8 @@ class DeliveryCounts:
     def violations(self) -> Iterator[Violation]:
         """Yield the delivery counts, and the dead letters, that no failed deliveries explain."""
         limit = next((event.fields["max_delivery_count"] for event in self._events if event.name == "left"), None)
-        for sequence, deliveries in self._deliveries.items():
+        for sequence, found in self._deliveries.items():
+            deliveries = self._in_order(found)
             name = f"number {sequence} of {deliveries[0].receive.session}"
             first = deliveries[0]
             failed = self._failed_before(first.message, first.receive.session, first.receive)
@@ -105,16 +106,32 @@ class DeliveryCounts:
                     "count", f"{name} first came with the delivery count {first.count}, {failed} deliveries failed"
                 )
             for before, after in pairwise(deliveries):
-                failed = self._failed_since(before, after)
-                if after.count - before.count not in failed:
+                if not self._permits(before, after):
                     yield Violation(
                         "count",
                         f"{name} came with the delivery count {before.count} to {before.receive}, and with {after.count} to "
-                        f"{after.receive}; {failed} deliveries failed in between",
+                        f"{after.receive}; {self._failed_since(before, after)} deliveries failed in between",
                     )
             if limit is not None and max(one.count for one in deliveries) > limit:
                 yield Violation("count", f"{name} was delivered more than {limit} times")
         yield from self._dead_letters()
+
+    def _in_order(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return the deliveries with those neighbours exchanged whose counts are equal, if these permit only the other order.
+
+        Such neighbours can have come in either order. For example, the response to the first one was delayed, and the second
+        one was abandoned before the response arrived.
+        """
+        ordered = list(deliveries)
+        for at in range(len(ordered) - 1):
+            before, after = ordered[at : at + 2]
+            if before.count == after.count and after.may_come_before(before) and not self._permits(before, after):
+                ordered[at : at + 2] = (after, before) if self._permits(after, before) else (before, after)
+        return ordered
+
+    def _permits(self, before: Delivery, after: Delivery) -> bool:
+        """Return whether the number of deliveries that failed in between permits the count of the later delivery."""
+        return after.count - before.count in self._failed_since(before, after)
 
     def _dead_letters(self) -> Iterator[Violation]:
         for event in self._events:

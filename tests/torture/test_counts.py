@@ -222,3 +222,10 @@ def test_a_message_that_came_with_a_lost_accept_may_count_before_it_is_seen() ->
     history = Forged().send("a").add("accept", "p.1", "", UNKNOWN, prefetch=3).event("killed", victim="p")
     assert counts(history) == [1, 2]
     assert counts(Forged().send("a").add("accept", "p.1", "", UNKNOWN).event("killed", victim="p")) == [1]
+
+
+def test_a_delivery_whose_response_was_delayed_can_have_come_before_one_that_was_abandoned_meanwhile() -> None:
+    forged = Forged().send("a").accept("p.1").event("link-down")
+    forged.receive("p.1", ("a", 1, 1), at=(4.2, 9)).add("accept", "q.1", at=(5.5, 6)).receive("q.1", ("a", 1, 1), at=(6.2, 7))
+    forged.settle("abandon", "q.1", 1, at=(7.2, 7.8)).event("lost", holder="p.1", left=0.0).close("q.1", lock_until=100.0)
+    assert counts(forged, AZURE) == [2]

