@@ -172,7 +172,8 @@ def problem_page(error: QueueError, request: PageRequest) -> Answer:
 
 
 def _problem(request: PageRequest, status: int, title: str, text: str, **headers: str) -> Answer:
-    return render("problem.html", status, headers, status=status, title=title, text=text, request=request)
+    values = {"status": status, "title": title, "text": text, "request": request, "folder": request.folder}
+    return render("problem.html", status, headers, **values)
 
 
 def _not_allowed(request: PageRequest, methods: frozenset[str]) -> Answer:

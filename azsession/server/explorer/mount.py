@@ -103,4 +103,7 @@ class ExplorerMount:
 
 def _page_of(path: str) -> str | None:
     """Return the name of a page. `None`: the path is the root without a slash, which is in the folder above the pages."""
-    return None if path == _ROOT else unquote(path[len(_ROOT) + 1 :])
+    if path == _ROOT:
+        return None
+    # An escaped slash does not make a folder, for browsers either.
+    return "/".join(unquote(part).replace("/", "%2F") for part in path[len(_ROOT) + 1 :].split("/"))

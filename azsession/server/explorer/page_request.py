@@ -47,6 +47,11 @@ class PageRequest:
     user: SignedIn | None = None
 
     @property
+    def folder(self) -> str:
+        """The folder of the pages, as a relative URL: ``""``, except for a page that does not exist, such as ``a/b``."""
+        return "../" * self.page.count("/")
+
+    @property
     def queue(self) -> str:
         """The queue that the page is about.
 

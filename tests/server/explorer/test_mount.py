@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -98,6 +99,14 @@ def test_the_explorer_works_behind_a_proxy_that_removes_a_prefix() -> None:
         assert "orders</a>" in visitor.get("queues").text
         assert {cookie.path for cookie in visitor.http.cookies} == {"/tools/explorer"}
     broker.close()
+
+
+@pytest.mark.parametrize("page", ["nowhere", "queues/", "queues/orders", "a/b/c", "queues%2Forders", "a%2Fb/c"])
+def test_the_page_of_an_error_finds_its_files_and_the_first_page(site: Site, visitor: Visitor, page: str) -> None:
+    answer = visitor.get(page)
+    assert answer.status_code == 404
+    used = [urljoin(f"{site.url}/{page}", found) for found in re.findall(r'(?:href|src)="([^"]*)"', answer.text)]
+    assert set(used) == {f"{site.url}/{name}" for name in ("icon.svg", "explorer.css", "queues")}
 
 
 def test_no_address_in_a_page_is_absolute(site: Site, visitor: Visitor) -> None:
