@@ -41,13 +41,17 @@ class KeyFileWatch:
         self._known = self._identity()
         #: The file at the last look.
         self._last = self._known
+        #: The keys that are used; `None` if it is not known, or after an error.
+        self._keys: list[AccessKey] | None = None
 
-    def start(self, replace_keys: ReplaceKeys) -> None:
+    def start(self, replace_keys: ReplaceKeys, keys: Iterable[AccessKey]) -> None:
         """Begin.
 
         Args:
-            replace_keys: Called with all keys of a changed file.
+            replace_keys: Called with all keys of a file that has other keys.
+            keys: The keys that are used at the beginning. The file may have been created with them after this object.
         """
+        self._keys = list(keys)
         self._thread = threading.Thread(target=self._run, args=(replace_keys,), name="azsession-keys", daemon=True)
         self._thread.start()
 
@@ -71,8 +75,12 @@ class KeyFileWatch:
             # The same file is being written to. Its keys are complete when it has stayed the same for one interval.
             return
         self._known = found
+        used, self._keys = self._keys, None
         try:
-            replace_keys(read_keys(self._path))
+            self._keys = read_keys(self._path)
+            if self._keys == used:
+                return
+            replace_keys(self._keys)
             logger.info("the keys in %s have changed", self._path)
         except FileNotFoundError:
             logger.error("the key file %s is gone; the gateway keeps its keys", self._path)

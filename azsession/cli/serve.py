@@ -247,7 +247,7 @@ def serve(
         if check is not None:
             check.start()
         if watch is not None:
-            watch.start(service.replace_keys)
+            watch.start(service.replace_keys, keys)
         shown = attrs.evolve(keys[0], key=HIDDEN_KEY) if options.hide_key else keys[0]
         amqp = None if service.amqp_port is None else service.amqp_connection_string(shown, urlsplit(url).hostname)
         _print_connection_strings(url, shown, amqp, storage, as_json=options.as_json)

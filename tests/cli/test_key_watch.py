@@ -102,8 +102,22 @@ def test_a_file_that_is_gone_is_logged_and_changes_nothing(watched: Watched, cap
     assert watched.look() == [["b"]]
 
 
+def test_a_new_file_with_the_keys_that_are_used_is_no_change(
+    tmp_path: Path, watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "later"
+    watch = KeyFileWatch(path, interval=3600)
+    # A gateway creates the file at its first start, after the watch.
+    os.link(watched.path, path)
+    watch.start(watched.replace, [AccessKey.parse("a:first:Manage")])
+    watch.look(watched.replace)
+    watch.end()
+    assert (watched.names, caplog.records) == ([], [])
+
+
 def test_the_thread_notices_a_change_and_ends(watched: Watched) -> None:
-    watched.watch.start(watched.replace)
+    watched.watch.start(watched.replace, [AccessKey.parse("a:first:Manage")])
     watched.put("b:second:Manage")
     eventually(lambda: watched.names == [["b"]])
     watched.watch.end()
