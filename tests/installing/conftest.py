@@ -41,7 +41,7 @@ class Environment:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=100,
+            timeout=250,
             check=False,
         )
         assert ran.returncode == status, f"{command}\n{ran.stdout}"
