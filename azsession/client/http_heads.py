@@ -84,6 +84,9 @@ class ResponseHeaders(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
     def get(self, name: str, default: Any = None) -> Any:
         return self._values.get(name.lower(), default)
 

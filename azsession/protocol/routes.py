@@ -60,6 +60,9 @@ class Operation(Enum):
     METRICS = "metrics"
     BACKUP = "backup"
 
+    # The hash of `Enum` is a function in Python, and each request looks for its operation in several tables.
+    __hash__ = object.__hash__
+
 
 @attrs.frozen
 class Route:
@@ -386,7 +389,7 @@ def route_of(lock_id: str) -> str:
 
 def message_path(lock_token: str) -> str:
     """Return the segments after a session's path for the message with this lock token."""
-    return f"/messages/{quote(lock_token, safe='')}"
+    return f"/messages/{lock_token if _is_guid(lock_token) else quote(lock_token, safe='')}"
 
 
 def format_timeout(timeout: float) -> str:
