@@ -6,6 +6,8 @@ import os
 import socket
 import ssl
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 import attrs
 import certifi
@@ -84,7 +86,20 @@ def open_stream(address: Address, timeout: float) -> Stream:
         reason = type(error).__name__
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted ({error.verify_message})"
-        raise ConnectionFailedError(f"{address.host}:{address.port} cannot be reached: {reason}") from error
+        raise ConnectionFailedError(f"{address.host}:{address.port} cannot be reached{_by(address)}: {reason}") from error
+
+
+def _by(address: Address) -> str:
+    """Return which proxy of the environment websocket-client uses for an address, for error messages."""
+    name = "https_proxy" if address.tls else "http_proxy"
+    try:
+        proxy = urlsplit(os.environ.get(name) or os.environ.get(name.upper()) or "")
+    except ValueError:
+        return f" through the proxy in {name}, which is no URL"
+    if not address.websocket or not proxy.hostname or proxy_bypass(address.host):
+        return ""
+    # Without the user and the password.
+    return f" through the proxy {proxy.scheme}://{proxy.netloc.rpartition('@')[2]}"
 
 
 def _tls_context(address: Address) -> ssl.SSLContext:
@@ -171,7 +186,7 @@ class _WebSocket:
         except websocket.WebSocketException as error:
             # The text of the error may contain headers, and so secrets.
             raise ConnectionFailedError(
-                f"{address.host}:{address.port} did not accept a WebSocket connection: {type(error).__name__}"
+                f"{address.host}:{address.port} did not accept a WebSocket connection{_by(address)}: {type(error).__name__}"
             ) from error
         connected: Any = self._websocket.sock
         self._stream = _Socket(connected)

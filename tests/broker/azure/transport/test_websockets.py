@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from azsession import ConnectionFailedError, Message, ServiceBusProvider
 from ....conftest import eventually
 from ....namespaces import Namespace
 from ....namespaces.choice import namespace_on
+from ....support.plain_server import PlainServer
 from ..holders import QUEUE
 from .websocket_bridge import Bridge
 
@@ -135,5 +137,40 @@ def test_a_server_with_another_subprotocol_is_refused(plain: Namespace) -> None:
         with (
             ServiceBusProvider.from_connection_string(string, transport="amqp-websockets", retry_attempts=0) as provider,
             pytest.raises(ConnectionFailedError, match="did not accept a WebSocket connection"),
+        ):
+            provider.send_message(QUEUE, Message("x", session_id="s1"))
+
+
+def test_a_proxy_that_gives_no_connection_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as closed, PlainServer() as refusing:
+        closed.bind(("127.0.0.1", 0))  # It does not listen.
+        port = closed.getsockname()[1]
+        for place in (f"127.0.0.1:{port}", refusing.url.removeprefix("http://")):
+            monkeypatch.setenv("https_proxy", f"http://user:secret@{place}")
+            with (
+                ServiceBusProvider.from_connection_string(
+                    "Endpoint=sb://myns.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=k",
+                    transport="amqp-websockets",
+                    retry_attempts=0,
+                ) as provider,
+                pytest.raises(ConnectionFailedError, match=f"443 .* through the proxy http://{place}: ") as caught,
+            ):
+                provider.send_message(QUEUE, Message("x", session_id="s1"))
+            assert "secret" not in str(caught.value)
+
+
+def test_no_proxy_is_named_for_a_host_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        string = f"Endpoint=sb://127.0.0.1:{closed.getsockname()[1]};SharedAccessKeyName=n;SharedAccessKey=k"
+        with (
+            ServiceBusProvider.from_connection_string(
+                f"{string};UseDevelopmentEmulator=true", transport="amqp-websockets", retry_attempts=0
+            ) as provider,
+            pytest.raises(ConnectionFailedError, match="cannot be reached: "),
         ):
             provider.send_message(QUEUE, Message("x", session_id="s1"))
