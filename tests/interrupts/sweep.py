@@ -53,6 +53,19 @@ def _exits(code: CodeType) -> frozenset[int]:
 
 
 @cache
+def _rounds(code: CodeType) -> frozenset[int]:
+    """Return where the loops of a function that are written in one line begin their next round.
+
+    Python 3.12 reports the line again there, and skips the ``with`` around the loop if a tracer raises an exception then. It
+    does not skip it for the exception of a signal handler, which `BytecodeInterrupter` raises there.
+    """
+    found = list(dis.get_instructions(code))
+    lines = {each.offset: each.positions.lineno for each in found if each.positions is not None}
+    jumps = [(each.offset, each.argval) for each in found if each.opname == "JUMP_BACKWARD"]
+    return frozenset(place for jump in jumps if lines.get(jump[0]) == lines.get(jump[1]) for place in jump)
+
+
+@cache
 def _signal_points(code: CodeType) -> frozenset[int]:
     """Return the instructions of a function before which CPython handles signals: those after a call, a start and a loop."""
     found = list(dis.get_instructions(code))
@@ -95,7 +108,7 @@ class Interrupter:
         # Python closes an interrupted generator, and ignores an exception there and in `__del__`.
         if not code.co_filename.startswith(PACKAGE) or is_generator_of_broker or code.co_name == "__del__":
             return None
-        if event == "line" and frame.f_lasti not in _exits(frame.f_code):
+        if event == "line" and frame.f_lasti not in _exits(code) | _rounds(code):
             self._pass(frame, f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno} {frame.f_code.co_name}")
         return self._trace
 

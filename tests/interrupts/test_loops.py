@@ -7,12 +7,15 @@ it finds such a loop with every version of Python.
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ..support.paths import ROOT
+from . import sweep
 
 PACKAGE = ROOT / "azsession"
 #: Code that runs in other threads only, or in processes that end at a signal.
@@ -102,3 +105,13 @@ def test_a_loop_at_risk_is_found(around: str, loop: str) -> None:
 def test_other_loops_are_allowed(loop: str) -> None:
     assert loops_at_risk(f"def f():\n with lock:\n  {loop}") == []
     assert loops_at_risk(f"def f():\n try:\n  {loop}\n except ValueError:\n  d()") == []
+
+
+@pytest.mark.parametrize("loop", ["found = [str(each) for each in range(3)]", "for each in range(3): str(each)"])
+def test_a_sweep_interrupts_no_loop_in_one_line_where_a_tracer_would_skip_the_statement_around_it(loop: str) -> None:
+    lock = threading.Lock()
+    names: dict[str, Any] = {"lock": lock}
+    exec(compile(f"def call():\n with lock:\n  {loop}\n return True", f"{sweep.PACKAGE}/call.py", "exec"), names)
+    for at in range(1, 10):
+        assert sweep.Interrupter(at).run(names["call"]) in (None, True)
+        assert not lock.locked(), at
