@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from functools import partial
-
-from .store import run_many
 
 #: Remembered entries are in two tables that alternate after this number of seconds. An entry lives for one to two periods.
 SETTLED_SECONDS = 300.0
@@ -18,7 +15,7 @@ class Remembered:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._run = connection.execute
-        self._many = partial(run_many, connection)
+        self._many = connection.executemany
         #: The present tables by name, and until when they are; see `_current_table`.
         self._current: dict[str, tuple[int, float]] = {}
 

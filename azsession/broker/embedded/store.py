@@ -12,7 +12,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from .database_file import ACTIVE, DEAD, DEFERRED, INCREMENTAL, SCHEDULED, is_mostly_free
@@ -46,22 +45,20 @@ def within_step(rows: Iterable[R], size: Callable[[R], int]) -> list[R]:
     return taken
 
 
-def run_many(connection: sqlite3.Connection, statement: str, rows: Iterable[Sequence[object]]) -> None:
-    """Run a statement for each row. `executemany` takes longer for one row, and also for none."""
-    every = rows if isinstance(rows, list) else list(rows)
-    if len(every) == 1:
-        connection.execute(statement, every[0])
-    elif every:
-        connection.executemany(statement, every)
-
-
 class Store:
     """The statements, grouped by purpose. Each method runs one or a few statements. The caller has begun a transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._run = connection.execute
-        self._many = partial(run_many, connection)
+
+    def _many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run a statement for each row. `executemany` takes longer for one row, and also for none."""
+        every = rows if isinstance(rows, list) else list(rows)
+        if len(every) == 1:
+            self._run(statement, every[0])
+        elif every:
+            self._connection.executemany(statement, every)
 
     # Queues
 
