@@ -10,7 +10,9 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
 from typing import TypeVar
 from uuid import UUID
 
@@ -26,6 +28,8 @@ MAX_MESSAGE_ID_LENGTH = 128
 MAX_QUEUE_NAME_LENGTH = 260
 #: The most characters in a dead-letter reason or description.
 MAX_REASON_LENGTH = 4096
+#: The most characters in the name of a host (RFC 1035, 2.3.4).
+MAX_HOST_NAME_LENGTH = 253
 #: The highest sequence number (64 bits; partitioned entities use the first 16 bits for the partition).
 MAX_SEQUENCE_NUMBER = 2**63 - 1
 
@@ -76,6 +80,20 @@ def check_queue_name(name: object) -> str:
             "site1/events/subscriptions/audit"
         )
     return name
+
+
+def check_host_name(name: object) -> str:
+    """Return the name of a host, or its IP address without brackets."""
+    if isinstance(name, str):
+        with suppress(ValueError):
+            ip_address(name)
+            return name
+        if len(name) <= MAX_HOST_NAME_LENGTH and all(re.match(_SEGMENT, part) for part in name.removesuffix(".").split(".")):
+            return name
+    raise ValidationError(
+        f"{shown(name)} is not the name of a host: it is for example sessions.example.com or an IP address, without http://, "
+        "brackets, port and path"
+    )
 
 
 def check_lock_token(token: object) -> str:

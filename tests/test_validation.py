@@ -15,6 +15,7 @@ from azsession import ValidationError
 from azsession.validation import (
     check_attributes,
     check_count,
+    check_host_name,
     check_instant,
     check_queue_name,
     check_session_id,
@@ -213,3 +214,36 @@ def test_an_unknown_name_suggests_the_name_that_looks_most_like_it() -> None:
     known = ["session_timeout", "request_timeout", "retry_attempts"]
     assert did_you_mean("sesion_timeout", known) == "'sesion_timeout'; did you mean 'session_timeout'?"
     assert did_you_mean("colour", known) == "'colour'; there are session_timeout, request_timeout, retry_attempts"
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "sessions.example.com", "Sessions.Example.com.", "a_b", "127.0.0.1", "::1", "fe80::1"]
+)
+def test_a_host_has_a_name_or_an_address(name: str) -> None:
+    assert check_host_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "http://x",
+        "x/",
+        "x:80",
+        "[::1]",
+        "a..b",
+        ".a",
+        "a b",
+        "a\n",
+        "x@y",
+        "münchen.de",
+        "a" * 254,
+        "a." * 150,
+        None,
+        5,
+        b"x",
+    ],
+)
+def test_an_invalid_host_name_is_refused(name: Any) -> None:
+    with pytest.raises(ValidationError, match="is not the name of a host"):
+        check_host_name(name)

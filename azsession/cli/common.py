@@ -25,7 +25,7 @@ from ..config import ENV_CONNECTION_STRING, ENV_GATEWAY_URL, ENV_NAMESPACE, Serv
 from ..errors import ConfigurationError, QueueError, ValidationError, revised
 from ..messages import PeekedMessage
 from ..protocol.attributes import to_json
-from ..validation import MAX_SEQUENCE_NUMBER, check_queue_name, check_session_id
+from ..validation import MAX_SEQUENCE_NUMBER, check_host_name, check_queue_name, check_session_id
 from .log_output import is_json, logger
 
 #: Messages in one request. Bounds the memory that a command needs.
@@ -48,9 +48,10 @@ def _checked(check: Callable[[object], str]) -> Callable[[str], str]:
     return convert
 
 
-#: The types of arguments and options that name a queue or a session.
+#: The types of arguments and options that name a queue, a session or a host.
 QUEUE: Callable[[str], str] = _checked(check_queue_name)
 SESSION: Callable[[str], str] = _checked(check_session_id)
+HOST: Callable[[str], str] = _checked(check_host_name)
 
 
 class MissingCommandError(click.UsageError):

@@ -17,7 +17,7 @@ from ..client.backends import AZURE_BODY_SIZE, AZURE_MESSAGE_SIZE
 from ..config import ENV_CONNECTION_STRING, ServiceBusConfig, is_loopback
 from ..errors import ConfigurationError
 from .address import WILDCARDS, public_url
-from .common import QUEUE, checked_options, note
+from .common import HOST, QUEUE, checked_options, note
 from .data_folder import data_file, key_file_of, key_file_of_namespace
 from .log_output import log_options
 from .process import StopSignals, raise_open_file_limit
@@ -130,6 +130,7 @@ class Storage:
 @click.option(
     "--hostname",
     "hostnames",
+    type=HOST,
     multiple=True,
     metavar="NAME",
     help="Name that clients use for the gateway, if it differs from the address, for example behind a proxy or with --host "

@@ -19,9 +19,10 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 
 import attrs
 
-from ..errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError
+from ..errors import AuthenticationFailedError, ConfigurationError, PermissionDeniedError, ValidationError
 from ..protocol.routes import Operation
 from ..protocol.sas import SCHEME, verify_token
+from ..validation import check_host_name
 from .access_keys import AccessKey, right_for
 
 #: Characters that URL parsers drop, or that end the path. A URL with one could cover more paths than it seems to.
@@ -82,11 +83,14 @@ class Guard:
         hosts: Host names that tokens may be for, besides the host name in the request.
 
     Raises:
-        ConfigurationError: Two keys have the same name.
+        ConfigurationError: Two keys have the same name, or a host name is malformed.
     """
 
     def __init__(self, keys: Iterable[AccessKey], hosts: Iterable[str] = ()) -> None:
-        self._hosts = frozenset(host.lower() for host in hosts)
+        try:
+            self._hosts = frozenset(check_host_name(host).lower() for host in hosts)
+        except ValidationError as error:
+            raise ConfigurationError(str(error)) from None
         self._lock = threading.Lock()  # Guards changes of the attributes below.
         #: The keys by name. `replace_keys` puts another dictionary here, and never changes one.
         self._keys: Mapping[str, AccessKey] = _by_name(keys)

@@ -72,8 +72,9 @@ class GatewayService:
 
     Raises:
         ConfigurationError: The address is not loopback and has neither TLS nor `insecure`, the certificate or its key
-            cannot be used, two keys have the same name, there is a port for metrics but there are no metrics, or there is a
-            port for AMQP but the package websockets, a part of the extra ``server``, is not installed.
+            cannot be used, two keys have the same name, a host name is malformed, there is a port for metrics but there are
+            no metrics, or there is a port for AMQP but the package websockets, a part of the extra ``server``, is not
+            installed.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ import trustme
 from azsession import Message, ServiceBusProvider
 from azsession.protocol.sas import generate_sas_token
 
-from ..support.processes import Served, assert_one_line, run_here
+from ..support.processes import Served, assert_one_line, run, run_here
 from .helpers import SECRET
 
 
@@ -44,6 +44,20 @@ def test_hostname_makes_tokens_for_that_name_valid_behind_a_proxy() -> None:
         assert (status("queues.example"), status("elsewhere.example")) == (200, 401)
 
 
+@pytest.mark.parametrize("name", ["http://queues.example", "queues.example:80", "[::1]", "a/b", ""])
+def test_a_wrong_hostname_is_refused_before_anything_happens(tmp_path: Path, name: str) -> None:
+    ended = run_here("serve", "--data", tmp_path / "new.db", "--port", "0", "--hostname", name)
+    assert_one_line(ended, "'--hostname'", f"{name!r} is not the name of a host", "sessions.example.com", status=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_connection_strings_name_an_address_that_was_given_as_hostname(tmp_path: Path) -> None:
+    with Served("--memory", "--amqp-port", "0", "--json", "--hostname", "::1", cwd=tmp_path) as served:
+        said = json.loads(served.line)
+    assert said["connection_string"].startswith("Endpoint=http://[::1]:")
+    assert said["amqp_connection_string"].startswith("Endpoint=sb://[::1]:")
+
+
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path, Path]:
     """Files with a certificate for localhost, its private key, and the certificate of its authority."""
@@ -71,3 +85,15 @@ def test_with_tls_the_connection_string_names_a_host_of_the_certificate(
         got = run_here("receive", "q", "--json", "--complete", "--ca-bundle", trusted, connection_string=served.line)
         assert json.loads(got.stdout)["body"] == "x"
         assert_one_line(run_here("sessions", "q", connection_string=served.line), "https://localhost", "certificate")
+
+
+def test_a_certificate_with_a_wrong_key_says_what_is_wrong(tmp_path: Path, certificate: tuple[Path, Path, Path]) -> None:
+    chain, key, trusted = certificate
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate")
+    other = tmp_path / "other.pem"
+    trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(str(other))
+    tls = ("serve", "--memory", "--port", "0", "--tls-cert")
+    assert_one_line(run(*tls, chain, "--tls-key", other), str(other), "the key is that of another certificate")
+    for wrong in ((chain, text), (text, key), (key, trusted)):
+        assert_one_line(run(*tls, wrong[0], "--tls-key", wrong[1]), *map(str, wrong), "PEM format")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from azure.servicebus._pyamqp.utils import generate_sas_token
@@ -262,3 +263,9 @@ def test_a_key_is_current_until_it_is_revoked_or_has_another_secret() -> None:
     for keys, found in (([limited], limited), ([AccessKey("key", "other")], None), ([], None)):
         guard.replace_keys(keys)
         assert guard.current(KEY) is found
+
+
+@pytest.mark.parametrize("host", ["https://known.example", "known.example:443", 5])
+def test_a_malformed_host_name_is_refused(host: Any) -> None:
+    with pytest.raises(ConfigurationError, match="is not the name of a host"):
+        Guard([KEY], ["known.example", host])

@@ -83,7 +83,7 @@ def create_app(
         The application. It never raises for a request.
 
     Raises:
-        ConfigurationError: Two keys have the same name.
+        ConfigurationError: Two keys have the same name, or a host name is malformed.
     """
     guard = keys if keys is None or isinstance(keys, Guard) else Guard(keys, hosts)
     if metrics is not None:

@@ -185,8 +185,13 @@ def tls_context(cert: str | Path | None, key: str | Path | None, *, alpn: str | 
         context.set_alpn_protocols([alpn])
     try:
         context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"the TLS certificate or key cannot be used: {error}") from error
+    except ssl.SSLError as error:
+        # The other reasons of OpenSSL, for example "PEM lib", do not say which file is wrong, or why.
+        is_other_key = error.reason == "KEY_VALUES_MISMATCH"
+        why = "the key is that of another certificate" if is_other_key else "both must be files in the PEM format"
+        raise ConfigurationError(f"the TLS certificate {cert} with the key {key} cannot be used: {why}") from error
+    except OSError as error:
+        raise ConfigurationError(f"the TLS certificate {cert} or the key {key} cannot be read: {error.strerror}") from error
     return context
 
 
