@@ -244,7 +244,8 @@ class ServiceBusConfig:
         tls = scheme == "https" or (scheme == "sb" and not (amqp and is_emulator))
         if not tls and not amqp and not self.allow_insecure_http and not is_loopback(host):
             raise ConfigurationError(
-                f"http://{host} would carry tokens in the clear: use https, or set allow_insecure_http=True"
+                f"http://{host} would carry tokens in the clear: use https, or allow it with "
+                "allow_insecure_http=True (--allow-insecure-http)"
             )
         shown = f"[{host}]" if ":" in host else host
         base = f"{'https' if tls else 'http'}://{shown}{'' if port is None else f':{port}'}"

@@ -34,7 +34,8 @@ class MetricsPort:
         try:
             server, thread = start_http_server(port, host, registry)
         except (OSError, OverflowError) as error:
-            raise ConfigurationError(f"the metrics cannot listen on {host} port {port}: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"the metrics cannot listen on {host} port {port}: {reason}") from error
         self._server = server
         self._thread: threading.Thread = thread
         shown = f"[{host}]" if ":" in host else host

@@ -222,8 +222,12 @@ def _show_in_full(columns: Sequence[str], rows: Iterable[Sequence[str]], right: 
 
 
 def show_instant(instant: datetime | None) -> str:
-    """Return an instant in the local time zone, to the second."""
-    return "" if instant is None else f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
+    """Return an instant in the local time zone, to the second. Outside of the calendar there, it is in its own time zone."""
+    if instant is None:
+        return ""
+    with suppress(ValueError, OverflowError):
+        instant = instant.astimezone()
+    return f"{instant:%Y-%m-%d %H:%M:%S}"
 
 
 def show_body(message: PeekedMessage) -> str:

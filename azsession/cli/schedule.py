@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 import click
@@ -11,6 +12,17 @@ from ..messages import Message
 from ..validation import MAX_SEQUENCE_NUMBER
 from .common import QUEUE, SESSION, Connect, checked_options, client_options, show_instant, show_json
 
+_FORMATS = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S")
+
+
+def _instant(text: str) -> datetime:
+    """Return the time in the option ``--at``, as UTC."""
+    for each in _FORMATS:
+        # The first and the last day of the calendar can be outside of it in UTC.
+        with suppress(ValueError, OverflowError):
+            return datetime.strptime(text, each).astimezone(timezone.utc)
+    raise click.BadParameter(f"{text!r} is not a time of the form 2030-01-31T09:30:00 or 2030-01-31T09:30:00+0100")
+
 
 @click.command(short_help="Send a message that becomes available later.")
 @click.argument("queue", type=QUEUE)
@@ -19,8 +31,10 @@ from .common import QUEUE, SESSION, Connect, checked_options, client_options, sh
 @click.option("--in", "delay", type=click.FloatRange(0, 1e9), metavar="SECONDS", help="Make it available after this time.")
 @click.option(
     "--at",
-    type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S"]),
-    help="Make it available at this time, in the local time zone unless it has one.",
+    type=_instant,
+    metavar="TIME",
+    help="Make it available at this time, for example 2030-01-31T09:30:00, in the local time zone unless it has one, for "
+    "example 2030-01-31T09:30:00+0100.",
 )
 @client_options
 def schedule(
@@ -32,7 +46,7 @@ def schedule(
     """
     if (delay is None) == (at is None):
         raise click.UsageError("give either --in or --at")
-    when = datetime.now(timezone.utc) + timedelta(seconds=delay or 0.0) if at is None else at.astimezone()
+    when = datetime.now(timezone.utc) + timedelta(seconds=delay or 0.0) if at is None else at
     with checked_options():
         message = Message(body, session_id=session_id, scheduled_enqueue_time=when)
     with connect() as provider:

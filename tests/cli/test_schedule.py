@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from azsession import Message, ServiceBusProvider
 from azsession.testing import AzsessionServer
 
-from ..support.processes import assert_one_line, run_here
+from ..support.processes import assert_one_line, environment, run_here
 
 
 def test_a_message_is_scheduled_shown_and_cancelled(
@@ -65,3 +67,31 @@ def test_a_session_and_a_queue_are_purged(azsession_server: AzsessionServer, azs
 )
 def test_wrong_usage_is_refused(words: tuple[str, ...], why: str) -> None:
     assert_one_line(run_here(*words), why, status=2)
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["yesterday", "2030-01-31", "", "2030-02-31T00:00:00", "0001-01-01T00:00:00+1400", "9999-12-31T23:59:59-1200"],
+)
+def test_a_time_that_is_malformed_or_outside_of_the_calendar_is_wrong_usage(
+    azsession_server: AzsessionServer, azsession_provider: ServiceBusProvider, at: str
+) -> None:
+    text = azsession_server.connection_string
+    ended = run_here("schedule", "q", "--body", "x", "--session-id", "s", "--at", at, connection_string=text)
+    assert_one_line(ended, f"{at!r} is not a time of the form 2030-01-31T09:30:00", status=2)
+    assert azsession_provider.list_queues() == []
+
+
+@pytest.mark.parametrize(
+    ("zone", "at"), [("Asia/Tokyo", datetime.max), ("America/New_York", datetime.min), ("UTC", datetime.max)]
+)
+def test_a_time_outside_of_the_local_calendar_is_shown_in_its_own_time_zone(zone: str, at: datetime) -> None:
+    code = (
+        "from datetime import datetime, timezone; from azsession.cli.common import show_instant; "
+        f"print(show_instant(datetime.fromisoformat({at.isoformat()!r}).replace(tzinfo=timezone.utc)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment(TZ=zone), capture_output=True, text=True, check=False
+    )
+    # The C library of some systems leaves the zeros of a short year out.
+    assert (ended.stdout.strip().zfill(19), ended.stderr) == (at.isoformat(" ", "seconds"), "")
