@@ -1,7 +1,7 @@
 """Single sends per second to a broker with a data file, from 16 threads and from one. Each is on disk when it returns.
 
-Sends that arrive together share one commit. They are measured in the process of the broker, and through a gateway in another
-process. Each thread sends to a session of its own.
+Sends that come together share requests and commits. They are measured in the process of the broker, and through a gateway in
+another process. Each thread sends to a session of its own.
 
 The benchmark also shows how many sends share a commit, the processor time of a send in each process, and the highest ratio
 that these times allow. The threads of a Python process run one at a time, apart from system calls and SQLite. So 16 threads

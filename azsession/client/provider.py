@@ -313,10 +313,11 @@ class ServiceBusProvider(DeadLetterMethods, QueueMethods):
         return self.send_messages(queue_name, message if isinstance(message, Message) else [message])[0]
 
     def send_messages(self, queue_name: str, messages: Iterable[Message] | Message) -> list[str]:
-        """Send messages, in their order, in as few requests as their sizes allow.
+        """Send messages, in their order, in as few requests as their sizes allow. Blocks until they are stored.
 
         The server accepts all messages of a request or none of them. If a later request fails, the error's `accepted` says
-        how many messages the earlier requests sent: the first `accepted` of `messages`.
+        how many messages the earlier requests sent: the first `accepted` of `messages`. Single messages that several threads
+        send to a queue at the same time share requests.
 
         Args:
             queue_name: The queue, or the topic.

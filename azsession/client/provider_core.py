@@ -16,7 +16,7 @@ from ..config import ServiceBusConfig
 from ..errors import ConfigurationError
 from ..messages import ReceiptHandle
 from ..telemetry import Telemetry
-from . import handover
+from . import handover, operations
 from .accepting import Acceptance
 from .call import Call
 from .cancellation import PendingCalls
@@ -24,6 +24,7 @@ from .holder import RELEASE_PATIENCE, LockOptions
 from .lock_handle import LockHandle
 from .server_connection import ServerConnection
 from .session import OnLockLost, SessionClient, holder_of, make_client
+from .shared_sends import SharedSends
 from .transport import Transport
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class ProviderCore:
         place: Where the server is, as `repr` shows it. By default the connection's URL, or ``sb://host`` for AMQP.
 
     Attributes:
+        sends: Sends messages that several threads send at the same time. `None` straight on Azure, where the broker sends the
+            messages of all threads on one link, without waiting for those before.
         pending: The calls of the provider itself that wait. `close` cancels them.
         closed: Whether the provider was closed.
     """
@@ -48,6 +51,7 @@ class ProviderCore:
         self.telemetry: Telemetry = connection.telemetry
         self.place: str = place or f"at {_shown_url(connection)}"
         self.pending: PendingCalls = PendingCalls()
+        self.sends: SharedSends | None = self._new_sends()
         self.closed: bool = False
         self._has_ended = False
         #: Threads that give back what an interrupted call was granted. Operations of a set are atomic.
@@ -183,9 +187,13 @@ class ProviderCore:
                 thread.join(2 * RELEASE_PATIENCE)
             self._background.discard(thread)
 
+    def _new_sends(self) -> SharedSends | None:
+        return None if self.config.uses_amqp else SharedSends(operations.send, self.transport.send)
+
     def after_fork(self) -> None:
         """In a forked child: leave the parent's waits to the parent."""
         self.pending = PendingCalls()
+        self.sends = self._new_sends()
         self._waits = set()
         self._background = set()
 

@@ -34,7 +34,13 @@ def send_messages(core: ProviderCore, queue_name: str, messages: Iterable[Messag
         core.check_open()
         with core.telemetry.send("send", queue_name, named, is_batch=not isinstance(messages, Message)) as operation:
             core.transport.require_v1("send messages")
-            _send_traced(operation, named, lambda envelope: core.transport.send(operations.send(queue_name, envelope)))
+
+            def send(items: Sequence[bytes]) -> int:
+                if len(items) == 1 and core.sends is not None and core.sends.send(queue_name, items[0]):
+                    return 1
+                return _send_part(lambda envelope: core.transport.send(operations.send(queue_name, envelope)), items)
+
+            _send_traced(operation, named, send)
     return [str(message.message_id) for message in named]
 
 
@@ -56,7 +62,7 @@ def schedule_messages(core: ProviderCore, queue_name: str, messages: Iterable[Me
 
         with core.telemetry.send("schedule", queue_name, named, is_batch=not isinstance(messages, Message)) as operation:
             core.transport.require_v1("schedule messages")
-            _send_traced(operation, named, send)
+            _send_traced(operation, named, lambda items: _send_part(send, items))
     return numbers
 
 
@@ -64,7 +70,7 @@ def _listed(messages: Iterable[Message] | Message) -> list[Message]:
     return [messages] if isinstance(messages, Message) else as_list(messages, "messages")
 
 
-def _send_traced(operation: SendOperation, messages: Sequence[Message], send: Callable[[bytes], object]) -> None:
+def _send_traced(operation: SendOperation, messages: Sequence[Message], send: Callable[[Sequence[bytes]], int]) -> None:
     """Send messages with their trace contexts, or without them if only these make them too large."""
     try:
         _send_all(operation.to_send, send)
@@ -74,12 +80,12 @@ def _send_traced(operation: SendOperation, messages: Sequence[Message], send: Ca
         _send_all(messages, send)
 
 
-def _send_all(messages: Sequence[Message], send: Callable[[bytes], object]) -> None:
+def _send_all(messages: Sequence[Message], send: Callable[[Sequence[bytes]], int]) -> None:
     items = [encode_item(message) for message in messages]
     accepted = start = 0
     try:
         for part in _divide(items):
-            accepted += _send_part(send, part)
+            accepted += send(part)
             start += len(part)
     except QueueError as error:
         accepted += error.accepted

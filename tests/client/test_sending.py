@@ -10,9 +10,10 @@ import attrs
 import pytest
 
 from azsession import ConnectionFailedError, Message, MessageTooLargeError, QueueError, ThrottledError, ValidationError
-from azsession.client import sending
+from azsession.client import operations, sending
 from azsession.client.call import Call
 from azsession.client.sending import send_messages, with_id
+from azsession.client.shared_sends import SharedSends
 from azsession.telemetry import SendOperation, Telemetry
 
 
@@ -27,6 +28,10 @@ class Core:
     @property
     def transport(self) -> Core:
         return self
+
+    @property
+    def sends(self) -> SharedSends:
+        return SharedSends(operations.send, self.send)
 
     def check_open(self) -> None:
         pass

@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 from ... import interrupts
 from ...errors import ProviderError, QueueError
 from ...protocol.error_codes import SERVER_BUSY
+from ...reentry import Reentry, is_method_in
 from ..clock import Clock
-from .jobs import Job, JobFuture, Transaction, Unfinished, WithdrawnError
-from .reentry import Reentry, handler_error, is_method_in
+from .jobs import Job, JobFuture, Transaction, Unfinished, WithdrawnError, handler_error
 from .storage_errors import storage_error
 
 T = TypeVar("T")

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Generic, TypeVar, cast
 
+from ...errors import ProviderError
 from ...futures import Future
+from ...protocol.error_codes import SERVER_BUSY
 
 T = TypeVar("T")
 
@@ -208,3 +210,9 @@ class Job(Generic[T]):
             self.future.set_result(cast("T", self.result))
         # The job may stay referenced, for example by the heap of deadlines. It must not keep messages in memory.
         self.work = self.result = None
+
+
+def handler_error() -> ProviderError:
+    """Return the error for a signal handler that interrupted the thread that runs or queues jobs."""
+    text = "a signal handler cannot wait for this broker, because it interrupted an operation of the broker"
+    return ProviderError(text, code=SERVER_BUSY, is_transient=True)

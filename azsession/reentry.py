@@ -1,8 +1,8 @@
 """Tells whether a thread is inside certain methods of an object already, because a signal handler interrupted one of them.
 
-`GroupCommit` uses it: a handler must not wait for another thread that needs a lock of the interrupted method. The stack tells
-this at every instant, but searching a deep stack takes longer than most jobs. So the methods also mark their thread before
-they take the lock. Without a mark, the stack is not searched. A mark alone does not decide: an interrupt can leave one.
+`GroupCommit` and `SharedSends` use it: a handler must not wait for a thread that needs a lock of the interrupted method. The
+stack tells this at every instant, but searching a deep stack takes longer than most methods. So the methods also mark their
+thread before they take the lock. Without a mark, the thread is not inside. An interrupt can leave a mark: the stack decides.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from __future__ import annotations
 from _thread import get_ident
 from collections.abc import Container
 from types import CodeType, FrameType
-
-from ...errors import ProviderError
-from ...protocol.error_codes import SERVER_BUSY
 
 
 class Reentry:
@@ -44,9 +41,3 @@ def is_method_in(frame: FrameType | None, owner: object, codes: Container[CodeTy
             return True
         frame = frame.f_back
     return False
-
-
-def handler_error() -> ProviderError:
-    """Return the error for a signal handler that interrupted one of the methods."""
-    text = "a signal handler cannot wait for this broker, because it interrupted an operation of the broker"
-    return ProviderError(text, code=SERVER_BUSY, is_transient=True)

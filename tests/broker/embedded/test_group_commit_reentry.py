@@ -1,4 +1,4 @@
-"""`Reentry`: the threads that are inside `GroupCommit`, and stacks that are searched only then."""
+"""The marks of the threads that are inside `GroupCommit`, and stacks that are searched only then; see `reentry`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,8 @@ from azsession import ProviderError
 from azsession.broker.embedded import group_commit
 from azsession.broker.embedded.group_commit import GroupCommit
 from azsession.broker.embedded.jobs import Job, Transaction
-from azsession.broker.embedded.reentry import Reentry
 
 from .commit_helpers import Connection, insert, stored
-from .helpers import Background
-
-
-def test_only_the_outermost_of_two_calls_gets_the_mark() -> None:
-    reentry = Reentry()
-    assert [reentry.mark(), reentry.mark()] == [True, False]
-    reentry.unmark()
-    assert reentry.mark()
-
-
-def test_a_mark_is_of_its_thread() -> None:
-    reentry = Reentry()
-    assert reentry.mark()
-    assert Background(reentry.mark).result()
 
 
 def test_a_job_without_a_mark_searches_no_stack(group: GroupCommit, monkeypatch: pytest.MonkeyPatch) -> None:
