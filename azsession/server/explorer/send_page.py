@@ -119,7 +119,10 @@ def _time(text: str) -> datetime | None:
         return None
     try:
         # The field of a form has no time zone. The page says that it is UTC.
-        return datetime.fromisoformat(text.strip().removesuffix("Z")).replace(tzinfo=timezone.utc)
+        found = datetime.fromisoformat(text.strip().removesuffix("Z"))
+        if found.tzinfo is not None:
+            raise ValueError("the time has an offset")
+        return found.replace(tzinfo=timezone.utc)
     except ValueError:
         raise ValidationError(f"the time must have the form 2026-03-01T12:30, in UTC, and not {text[:80]!r}") from None
 

@@ -64,6 +64,7 @@ def test_a_form_that_is_sent_twice_sends_one_message(site: Site, visitor: Visito
         ("time_to_live", "0", "time_to_live"),
         ("time_to_live", "-1", "number of seconds"),
         ("scheduled", "tomorrow", "2026-03-01T12:30"),
+        ("scheduled", "2026-03-01T12:30+02:00", "2026-03-01T12:30, in UTC"),
         ("attributes", "novalue", "Line 1 of the attributes"),
         ("attributes", "a=1\na=2", "is there twice"),
         ("attributes", "=1", "Line 1 of the attributes"),
