@@ -62,6 +62,10 @@ class Broker(abc.ABC):
             ProviderError: A later attempt of the same request replaced this one.
         """
 
+    def take_offered(self, request: ReceiveRequest) -> Delivery | None:
+        """Return the result of a receive whose message is at hand, without work of another thread. `None`: call `receive`."""
+        return None
+
     @abc.abstractmethod
     def accept(self, request: AcceptRequest, *, context: CallContext = BLOCKING) -> Future[Delivery | None]:
         """Take the lock of a session, and receive messages that are there if the request asks for messages.

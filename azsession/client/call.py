@@ -118,6 +118,8 @@ class Call(Generic[T]):
         retry_within: Seconds after the first failure in which the call is retried, if less than the configuration's.
         max_response_size: The largest body of a response, in bytes.
         success_statuses: The statuses that `read` accepts.
+        completes: The session and the lock token of a message, if the request completes it and does nothing else. A server in
+            this process then needs no encoded request.
         sink: Takes the body of a success, which can be larger than memory. `None`: the response has the body.
         in_flight: The attempt that is running. `Transport` sets it.
         stopped: Ends the pauses between attempts when it is set. `PendingCalls` sets it.
@@ -138,6 +140,7 @@ class Call(Generic[T]):
     retry_within: float | None = None
     max_response_size: int = MAX_RESPONSE_SIZE
     success_statuses: frozenset[int] = frozenset({200, 201, 204})
+    completes: tuple[SessionTarget, str] | None = attrs.field(default=None, repr=False)
     sink: ResponseSink | None = None
     in_flight: RequestInFlight | None = None
     stopped: Event | None = None

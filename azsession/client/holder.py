@@ -329,6 +329,15 @@ class Holder:
         self.refresh(grant)
         return grant
 
+    def take_offered(self, request_id: str) -> LockGrant | None:
+        """Return the lock and a message that needs no request; `None` if it needs one. See `Transport.take_offered`."""
+        if self.lock.stage is not Stage.HELD:
+            return None
+        grant = self.transport.take_offered(self.target(), request_id)
+        if grant is not None:
+            self.refresh(grant)
+        return grant
+
     def send(self, call: Call[T], pending: PendingCalls | None = None) -> T:
         """Send a call that only the holder may make. The lock is lost if the response says so."""
         try:

@@ -11,7 +11,7 @@ import io
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from contextlib import suppress
@@ -24,7 +24,7 @@ from requests.utils import get_encoding_from_headers
 
 from .. import forks, interrupts
 from ..broker.base import Broker
-from ..broker.calls import CallContext, wait_for
+from ..broker.calls import CallContext, ReceiveRequest, wait_for
 from ..errors import ConfigurationError, ProviderError, QueueError
 from ..events import Event
 from ..futures import Future as OwnFuture
@@ -33,7 +33,10 @@ from ..protocol.error_codes import SERVER_BUSY
 from ..server.answer import Answer
 from ..server.dispatch import MAX_BODY_SIZE, MAX_MESSAGE_SIZE, Gateway
 from ..server.request import Headers
+from .call import SessionTarget
 from .cancellation import CancelledError, RequestInFlight, current_request
+from .client_name import client_name
+from .responses import LockGrant, own_messages
 
 T = TypeVar("T")
 
@@ -198,6 +201,37 @@ class InProcessAdapter(BaseAdapter):
             requests.ConnectionError: Another thread ended the wait.
             ConfigurationError: The adapter is closed, or the broker belongs to the parent process.
         """
+        return self._carry_out(
+            lambda context, wait: self._gateway.handle(method, target, Headers(headers.items()), body, context, wait),
+            timeout,
+            in_flight,
+        )
+
+    def complete(self, session: SessionTarget, token: str, timeout: float | None, in_flight: RequestInFlight) -> Answer:
+        """Complete a message, and answer as `ask` does. Blocks.
+
+        Args:
+            session: The session of the message.
+            token: The lock token.
+            timeout: See `ask`.
+            in_flight: See `ask`.
+
+        Raises:
+            requests.ReadTimeout, requests.ConnectionError, ConfigurationError: See `ask`.
+        """
+        return self._carry_out(
+            lambda context, wait: self._gateway.complete(session.entity, session.session_id, token, context, wait),
+            timeout,
+            in_flight,
+        )
+
+    def _carry_out(
+        self,
+        work: Callable[[CallContext, Callable[[Future[Any]], Any]], Answer],
+        timeout: float | None,
+        in_flight: RequestInFlight,
+    ) -> Answer:
+        """Return the answer of the gateway. `work` gets the context of the broker's operation, and a function that waits."""
         in_flight.tracked = True
         if in_flight.cancelled:
             raise requests.ConnectionError(CancelledError("the request was cancelled"))
@@ -210,14 +244,7 @@ class InProcessAdapter(BaseAdapter):
                 raise ConfigurationError(self._refusal)
             # From here on the request may take effect, also if it has no answer.
             in_flight.written = True
-            answer = self._gateway.handle(
-                method,
-                target,
-                Headers(headers.items()),
-                body,
-                CallContext(deadline=deadline),
-                lambda future: own.wait(future, in_flight),
-            )
+            answer = work(CallContext(deadline=deadline), lambda future: own.wait(future, in_flight))
         except FutureCancelledError:
             raise requests.ConnectionError(CancelledError("the request was cancelled")) from None
         finally:
@@ -229,6 +256,33 @@ class InProcessAdapter(BaseAdapter):
         if is_empty and deadline is not None and time.monotonic() >= deadline:
             raise requests.ReadTimeout(f"{self.url}: read timed out")
         return answer
+
+    def take_offered(self, session: SessionTarget, request_id: str) -> LockGrant | None:
+        """Return the lock and the message of a receive, if the broker has the message at hand. Does not block.
+
+        Args:
+            session: The session, which the caller holds.
+            request_id: The request id of the receive.
+        """
+        if self._refusal is not None:
+            return None
+        sent_at = time.monotonic()
+        request = ReceiveRequest(
+            session.entity,
+            session.session_id,
+            session.lock_id,
+            max_count=1,
+            timeout=0.0,
+            request_id=request_id,
+            holds_lock=True,
+            client=client_name(),
+        )
+        delivery = self._broker.take_offered(request)
+        if delivery is None:
+            return None
+        lasts = delivery.lock_expires_in
+        messages = own_messages(delivery.messages, session, lasts)
+        return LockGrant(session.session_id, messages, sent_at, lasts, 0.0, combines=True)
 
     def _response_to(self, request: requests.PreparedRequest, answer: Answer) -> requests.Response:
         response = requests.Response()

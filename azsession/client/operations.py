@@ -146,7 +146,7 @@ def release(session: SessionTarget) -> Call[None]:
 def complete(session: SessionTarget, token: str) -> Call[None]:
     """Return the call that completes a message."""
     call = _settlement(session, "DELETE", message_path(token))
-    call.repeatable = True
+    call.repeatable, call.completes = True, (session, token)
     return call
 
 

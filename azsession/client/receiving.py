@@ -13,6 +13,7 @@ from ..telemetry import Operation
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count
 from . import fetched_ahead, operations
 from .holder import Holder
+from .responses import LockGrant
 from .running_receive import Receive
 from .session_lock import Stage
 
@@ -180,27 +181,35 @@ def _receive_once(holder: Holder, count: int | None, timeout: float, *, taken: i
     deadline = time.monotonic() + timeout
     while True:
         request_id, is_again = lock.request_id()
-        try:
-            call = operations.receive(
-                holder.target(),
-                count,
-                timeout,
-                holder.options.session_timeout,
-                request_id,
-                has_lock=lock.stage is Stage.HELD,
-                taken=taken,
-            )
-            grant = holder.send_for_lock(call)
-        except BaseException:
-            if not holder.transport.may_speak_v1:
-                lock.forget_request(request_id)
-            raise
+        grant = holder.take_offered(request_id) if count == 1 else None
+        if grant is None:
+            grant = _request(holder, count, timeout, request_id, taken)
         lock.register(grant.messages, request_id)
         # The lock can have been lost, or the session closed, while the response was on its way.
         holder.check()
         if grant.messages or not is_again:
             return list(grant.messages)
         timeout = max(0.0, deadline - time.monotonic())
+
+
+def _request(holder: Holder, count: int | None, timeout: float, request_id: str, taken: int | None) -> LockGrant:
+    """Send one request for messages."""
+    lock = holder.lock
+    try:
+        call = operations.receive(
+            holder.target(),
+            count,
+            timeout,
+            holder.options.session_timeout,
+            request_id,
+            has_lock=lock.stage is Stage.HELD,
+            taken=taken,
+        )
+        return holder.send_for_lock(call)
+    except BaseException:
+        if not holder.transport.may_speak_v1:
+            lock.forget_request(request_id)
+        raise
 
 
 def receive_deferred(holder: Holder, sequence_numbers: Sequence[int]) -> list[ReceivedMessage]:

@@ -37,12 +37,13 @@ from ..telemetry import Telemetry
 from ..token_cache import TokenCache
 from ..tokens import Token
 from . import operations, request_log
-from .call import Call, ServerResponse
+from .call import Call, ServerResponse, SessionTarget
 from .cancellation import PendingCalls, RequestInFlight, ResponseTooLargeError
 from .http_exchange import HttpExchange
 from .network_errors import NETWORK_ERRORS, clock_hint, failure_of
 from .redacted import Redacted
 from .response_sink import copy_file
+from .responses import LockGrant
 from .retry import FailedAttemptError, retry_call
 
 if TYPE_CHECKING:
@@ -128,6 +129,22 @@ class Transport:
             return self._send(call)
         finally:
             pending.discard(call)
+
+    def take_offered(self, session: SessionTarget, request_id: str) -> LockGrant | None:
+        """Return the result of a receive of one message that needs no request. Does not block.
+
+        A broker in this process can have the message at hand: AMQP brings it with the settlement of the message before.
+
+        Args:
+            session: The session, which the caller holds.
+            request_id: The request id of the receive. A request with the same id gets the same message again.
+
+        Returns:
+            The lock and the message; `None` if a request is needed.
+        """
+        if self._in_process is None or request_log.is_on():
+            return None
+        return self._in_process.take_offered(session, request_id)
 
     def _send(self, call: Call[T]) -> T:
         started = time.monotonic()
@@ -245,7 +262,10 @@ class Transport:
         sent_at, older = time.monotonic(), interrupts.handled()
         try:
             if self._in_process is not None:
-                answer = self._in_process.ask(call.method, target, call.headers, call.body or b"", timeout, in_flight)
+                if call.completes is None:
+                    answer = self._in_process.ask(call.method, target, call.headers, call.body or b"", timeout, in_flight)
+                else:
+                    answer = self._in_process.complete(*call.completes, timeout, in_flight)
                 if answer.download is not None and call.sink is not None:
                     copy_file(answer.download.file, call.sink)
                 body = answer.body or b""

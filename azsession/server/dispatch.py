@@ -15,7 +15,7 @@ import attrs
 
 from .. import interrupts
 from ..broker.base import Broker
-from ..broker.calls import CallContext, wait_for
+from ..broker.calls import CallContext, Disposition, Settlement, wait_for
 from ..errors import MessageTooLargeError, QueueError, ValidationError
 from ..protocol.routes import NoRouteError, Operation, Route, parse_route
 from ..protocol.wire import MalformedError
@@ -25,6 +25,7 @@ from .authorization import OPEN, Guard
 from .fields import read_fields
 from .handlers import Handlers
 from .request import Headers, Request
+from .session_handlers import settled
 
 #: Default limits in bytes: the body of a request, and the body of one message.
 MAX_BODY_SIZE = 16 * 1024 * 1024
@@ -78,6 +79,7 @@ class Gateway:
         handlers = Handlers(broker, max_message_size, metrics)
         self.answer: Callable[[Request], Answer | PendingAnswer[Any]] = handlers.answer
         self._guard = guard
+        self._broker = broker
 
     def handle(
         self,
@@ -112,6 +114,26 @@ class Gateway:
         except (QueueError, MalformedError, NoRouteError) as error:
             interrupts.let_pass(error, older)
             return error_answer(error, method)
+
+    def complete(
+        self, entity: str, session_id: str, lock_token: str, context: CallContext, wait: Callable[[Future[Any]], Any]
+    ) -> Answer:
+        """Answer a request of this process to complete a message, without the steps that read a request. Blocks.
+
+        Args:
+            entity: The queue or subscription.
+            session_id: The session.
+            lock_token: The lock token of the message.
+            context: How the broker is called. It blocks.
+            wait: Waits for the broker's result.
+        """
+        older = interrupts.handled()
+        try:
+            settlement = Settlement(lock_token, Disposition.COMPLETE)
+            return settled(wait(self._broker.settle(entity, session_id, [settlement], context=context)))
+        except QueueError as error:
+            interrupts.let_pass(error, older)
+            return error_answer(error, "DELETE")
 
     def admit(
         self,

@@ -129,13 +129,9 @@ class SessionHandlers:
         delay = request.delay if disposition is Disposition.ABANDON else 0.0
         settlement = Settlement(route.lock_token, disposition, reason, description, delay)
 
-        def make(codes: list[str | None]) -> Answer:
-            code = codes[0]
-            if code is not None:
-                raise not_settled(code)
-            return Answer(204)
-
-        return PendingAnswer(self._broker.settle(route.entity, route.session_id, [settlement], context=request.context), make)
+        return PendingAnswer(
+            self._broker.settle(route.entity, route.session_id, [settlement], context=request.context), settled
+        )
 
     def _settle(self, request: Request) -> PendingAnswer[Any]:
         settlements = read_settlements(json_object(request.body))
@@ -201,6 +197,18 @@ _DISPOSITIONS = {
 }
 #: The body of most answers to settlements. It is not encoded each time.
 _NONE_FAILED = b'{"failed":[]}'
+
+
+def settled(codes: Sequence[str | None]) -> Answer:
+    """Return the answer to a request that settles one message.
+
+    Raises:
+        InvalidReceiptError: The message could not be settled.
+    """
+    code = codes[0]
+    if code is not None:
+        raise not_settled(code)
+    return Answer(204)
 
 
 def _log_lock(request: Request, what: str, session_id: str) -> None:

@@ -118,6 +118,9 @@ class AzureBroker(Broker):
 
     # Sessions
 
+    def take_offered(self, request: ReceiveRequest) -> Delivery | None:
+        return self._receiver.take_offered(request)
+
     def receive(self, request: ReceiveRequest, *, context: CallContext = BLOCKING) -> Future[Delivery]:
         delivery = self._receiver.take_offered(request)
         if delivery is not None:
