@@ -131,17 +131,17 @@ def _size32(buf: bytes, pos: int) -> tuple[int, int, int]:
     return count, pos + 8, pos + 4 + size
 
 
-def _check_compound(buf: bytes, count: int, pos: int, end: int, depth: int) -> None:
-    if end > len(buf) or count > end - pos:
-        raise MalformedFrameError(f"a list, map or array of {count} elements does not fit into the bytes there are")
+def _not_fitting(count: int, depth: int) -> MalformedFrameError:
     if depth >= _MAX_DEPTH:
-        raise MalformedFrameError(f"values are nested more than {_MAX_DEPTH} deep")
+        return MalformedFrameError(f"values are nested more than {_MAX_DEPTH} deep")
+    return MalformedFrameError(f"a list, map or array of {count} elements does not fit into the bytes there are")
 
 
 def _list(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
     def read(buf: bytes, pos: int, depth: int) -> tuple[list[Any], int]:
         count, pos, end = bounds(buf, pos)
-        _check_compound(buf, count, pos, end, depth)
+        if end > len(buf) or count > end - pos or depth >= _MAX_DEPTH:
+            raise _not_fitting(count, depth)
         values: list[Any] = []
         depth += 1
         for _ in range(count):
@@ -171,7 +171,8 @@ def _map(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
 
     def read(buf: bytes, pos: int, depth: int) -> tuple[dict[Any, Any], int]:
         count, pos, end = bounds(buf, pos)
-        _check_compound(buf, count, pos, end, depth)
+        if end > len(buf) or count > end - pos or depth >= _MAX_DEPTH:
+            raise _not_fitting(count, depth)
         if count % 2:
             raise MalformedFrameError(f"a map has {count} items: its last key has no value")
         values = {}
@@ -202,7 +203,8 @@ def _map(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
 def _array(bounds: Callable[[bytes, int], tuple[int, int, int]]) -> _Reader:
     def read(buf: bytes, pos: int, depth: int) -> tuple[list[Any], int]:
         count, pos, end = bounds(buf, pos)
-        _check_compound(buf, min(count, 1), pos, end, depth)
+        if end > len(buf) or min(count, 1) > end - pos or depth >= _MAX_DEPTH:
+            raise _not_fitting(count, depth)
         if not count:
             return [], end
         descriptor, described = None, buf[pos] == 0
@@ -337,6 +339,10 @@ def code_of(descriptor: Any) -> int:
 def exactly(values: Sequence[Any], count: int) -> Sequence[Any]:
     """Return exactly `count` fields: fields missing at the end are null (§1.4)."""
     length = len(values)
-    if length == count:
-        return values
-    return [*values[:count], *[None] * (count - length)]
+    if length >= count:
+        return values if length == count else values[:count]
+    return [*values, *_NULLS[length:count]]
+
+
+#: As many nulls as a performative or section has fields at most.
+_NULLS = (None,) * 16

@@ -22,6 +22,8 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 
 #: Characters from which the number of values is limited.
 _LARGE = 256 * 1024
+#: Characters of a text that may be parsed in one step if it has few values.
+_WHOLE = 4 * _LARGE
 #: Characters in which an element is looked for as a whole. They hold too few values to take long.
 _WINDOW = 8 * 1024
 #: The most digits of a whole number. Python needs quadratic time to parse a number.
@@ -50,7 +52,7 @@ def parse_json(data: str | bytes) -> Any:
         RecursionError: The text has too many arrays or objects inside each other.
     """
     text = data if isinstance(data, str) else _decode(data)
-    return _BoundedParser(text).value() if len(text) > _LARGE else _JSON.decode(text)
+    return _JSON.decode(text) if _is_quick(text) else _BoundedParser(text).value()
 
 
 def json_items(data: bytes) -> Iterator[Any]:
@@ -61,7 +63,7 @@ def json_items(data: bytes) -> Iterator[Any]:
         RecursionError: The text has too many arrays or objects inside each other.
     """
     text = _decode(data)
-    if len(text) > _LARGE:
+    if not _is_quick(text):
         yield from _BoundedParser(text).items()
         return
     items = _JSON.decode(text)
@@ -78,7 +80,15 @@ def json_object_with_items(data: bytes, items: str) -> Any:
         RecursionError: The text has too many arrays or objects inside each other.
     """
     text = _decode(data)
-    return _BoundedParser(text, items).value() if len(text) > _LARGE else _JSON.decode(text)
+    return _JSON.decode(text) if _is_quick(text) else _BoundedParser(text, items).value()
+
+
+def _is_quick(text: str) -> bool:
+    """Return whether a text may be parsed in one step: it is short, or surely has at most `MAX_VALUES` values."""
+    if len(text) <= _LARGE:
+        return True
+    # Each value but the first comes behind one of these characters. Those inside strings count, too.
+    return len(text) <= _WHOLE and text.count(",") + text.count("[") + text.count("{") < MAX_VALUES
 
 
 def _decode(data: bytes) -> str:

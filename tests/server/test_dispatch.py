@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from azsession.broker.calls import BLOCKING, CallContext
+from azsession.broker.calls import BLOCKING, CallContext, wait_for
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.errors import AuthenticationFailedError, ValidationError
 from azsession.messages import ReceivedMessage
@@ -68,6 +68,23 @@ def test_handle_answers_errors_instead_of_raising_them(open_gateway: Gateway) ->
     assert error_of(ask(open_gateway, "PATCH", "/q")) == (405, "NotSupported")
     assert error_of(ask(open_gateway, "GET", "/missing")) == (404, "EntityNotFound")
     assert error_of(ask(open_gateway, "POST", "/q/messages", b"x" * 101, ONE_SESSION)) == (413, "MessageTooLarge")
+
+
+def test_complete_answers_like_the_request_of_the_protocol(open_gateway: Gateway) -> None:
+    for _ in range(2):
+        ask(open_gateway, "POST", "/q/messages", b"x", ONE_SESSION)
+    answer = ask(open_gateway, "DELETE", "/q/sessions/s/messages/head?timeout=0&max=2")
+    assert answer.messages is not None
+    first, second = [message.receipt.handle for message in answer.messages if isinstance(message, ReceivedMessage)]
+    assert ask(open_gateway, "POST", f"/q/sessions/s/messages/{second}/$defer").status == 204
+
+    def completed(entity: str, token: str) -> Answer:
+        return open_gateway.complete(entity, "s", token, BLOCKING, wait_for)
+
+    assert (completed("q", first), completed("q", first)) == (Answer(204), Answer(204))
+    for entity, token in (("q", second), ("q", "unknown"), ("missing", first)):
+        assert completed(entity, token) == ask(open_gateway, "DELETE", f"/{entity}/sessions/s/messages/{token}")
+        assert completed(entity, token).status >= 400
 
 
 def test_admit_checks_the_token_before_it_tells_what_is_wrong_with_the_path(broker: EmbeddedBroker) -> None:

@@ -284,9 +284,10 @@ class PendingReceives:
 
     def withdraw_offer(self) -> None:
         """End the offer of a message. If a receive has taken the message, it was handed out."""
-        offer, self._offer = self._offer, None
+        offer = self._offer
         if offer is None:
             return
+        self._offer = None
         self._offers.remove(offer)
         request = offer.withdraw()
         if request is not None:

@@ -133,7 +133,11 @@ class SettlementHistory:
     def add(self, settlements: Iterable[Settlement]) -> None:
         """Remember settlements, and forget the oldest past the limits."""
         now = time.monotonic()
-        self._settled.update({settlement.lock_token: (settlement.disposition, now) for settlement in settlements})
+        known: tuple[Disposition, float] | None = None
+        for settlement in settlements:
+            if known is None or known[0] is not settlement.disposition:
+                known = (settlement.disposition, now)  # One object for all messages that were settled together.
+            self._settled[settlement.lock_token] = known
         if now < self._cleaned + 1.0 and len(self._settled) <= MAX_SETTLED:
             return
         self._cleaned = now

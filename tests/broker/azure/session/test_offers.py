@@ -18,6 +18,8 @@ from azsession.broker.azure import AzureBroker
 from azsession.broker.azure.session.offers import Offer
 from azsession.broker.azure.session.unsettled import UnsettledMessage
 from azsession.broker.calls import Delivery, Disposition, ReceiveRequest, Settlement, wait_for
+from azsession.client.call import SessionTarget
+from azsession.client.inprocess import InProcessAdapter
 
 from ....conftest import eventually
 from ..holders import QUEUE, Holder, completed, connection_of, held_again, send, texts
@@ -94,6 +96,28 @@ def test_the_next_receive_after_a_completion_needs_nothing_of_the_loops_thread(
     assert texts(list(third.result(10).messages)) == ["3"]
     assert holder.complete(message) == [None]
     assert completed(namespace) == ["1", "2"]
+
+
+def test_a_client_in_this_process_takes_the_message_without_a_request(broker: AzureBroker, holder: OneByOne) -> None:
+    adapter = InProcessAdapter(broker, "http://localhost")
+    session = SessionTarget(QUEUE, "s1", holder.lock_id, "route")
+    with busy(broker):
+        grant = adapter.take_offered(session, "same")
+        assert adapter.take_offered(session, "other") is None
+    assert grant is not None
+    (message,) = grant.messages
+    assert (message.text(), message.receipt.route, message.session_id) == ("2", "route", "s1")
+    assert grant.duration is not None
+    assert 0 < grant.duration <= 60
+    # A request with the same id, after an interrupt, gets the same message.
+    assert holder.one("same").receipt.handle == message.receipt.handle
+    assert holder.one().text() == "3"
+
+
+def test_an_adapter_that_is_closed_offers_nothing(broker: AzureBroker, holder: OneByOne) -> None:
+    adapter = InProcessAdapter(broker, "http://localhost")
+    adapter.close()
+    assert adapter.take_offered(SessionTarget(QUEUE, "s1", holder.lock_id, "route"), "same") is None
 
 
 def test_a_repeated_receive_gets_the_message_that_the_first_attempt_took(broker: AzureBroker, holder: OneByOne) -> None:
