@@ -6,6 +6,7 @@ message (`complete_message`) or all of them (`complete_messages`).
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,17 +28,19 @@ SIZE, WARM = 256, 20
 Work = Callable[[int], None]
 
 
-def _measure(count: int, opened: Callable[[], AbstractContextManager[Work]]) -> Callable[[], float]:
+def _measure(count: int, opened: Callable[[], AbstractContextManager[Work]], spent: list[float]) -> Callable[[], float]:
     """Return a function that opens a session, works on `count` messages, and returns messages per second.
 
-    One session is open at a time: the threads of the SDK's receivers would slow the others down.
+    It adds the microseconds of processor time that this process took for each message to `spent`. One session is open at a
+    time: the threads of the SDK's receivers would slow the others down.
     """
 
     def measure() -> float:
         with opened() as work:
             work(WARM)
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             work(count)
+            spent.append((time.process_time() - used) / count * 1e6)
             return count / (time.perf_counter() - began)
 
     return measure
@@ -139,18 +142,21 @@ def main() -> None:
             "gateway_batch": lambda: ours("gateway_batch", remote, options.batch),
             "gateway_large": lambda: ours("gateway_large", remote, options.large),
         }
-        measures = {}
+        measures, spent = {}, {name: list[float]() for name in work}
         for name, opened in work.items():
             count = options.single if name.endswith("single") else options.messages
             # A receiver may prefetch messages beyond a round.
             fill(provider, name, (options.rounds + 1) * (count + WARM) + options.batch, SIZE)
-            measures[name] = _measure(count, opened)
+            measures[name] = _measure(count, opened, spent[name])
         for measure in measures.values():
             measure()
         found = interleaved(options.rounds, **measures)
         remote.close()
         client.close()
     _show(found, options.server, options.rounds, options.batch, options.large)
+    print("\nprocessor time of this process for each message (medians; on a busy machine it varies less than the rates)")
+    for name, each in spent.items():
+        print(f"  {name:<20} {statistics.median(each[1:]):.0f} us")
 
 
 def _show(found: dict[str, float], server: str, rounds: int, batch: int, large: int) -> None:
