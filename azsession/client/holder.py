@@ -194,8 +194,10 @@ class Holder:
             if interrupts.raised_by_handler(error):
                 raise
             has_answered = not isinstance(error, ConnectionFailedError)
-            # A server that has shown no dialect yet can be one of the plain dialect, which has no release.
-            level = logging.WARNING if self.transport.speaks_v1 or not has_answered else logging.DEBUG
+            # A server that has shown no dialect yet can be one of the plain dialect, which has no release. A queue that does
+            # not exist has no locks.
+            may_last = self.transport.speaks_v1 and not isinstance(error, QueueNotFoundError)
+            level = logging.WARNING if may_last or not has_answered else logging.DEBUG
             text = "%s could not be released, its lock lasts until it expires: %s"
             logger.log(level, text, self.lock.name, error, **self.about)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from azsession import ServiceBusProvider, SessionClient, SessionLockedError, SessionNotFoundError
+from azsession import QueueNotFoundError, ServiceBusProvider, SessionClient, SessionLockedError, SessionNotFoundError
 from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
@@ -93,3 +93,10 @@ def test_an_expired_lock_that_another_client_took_is_lost(azsession_server: Azse
                 first.renew_session_lock()
         first.close()
     assert lost == ["s1"]
+
+
+def test_closing_a_session_of_a_missing_queue_does_not_warn_that_its_lock_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    with ServiceBusProvider.embedded(auto_create=False) as provider, caplog.at_level("WARNING", "azsession"):
+        with provider.create_session_client("orders", "s1") as session, pytest.raises(QueueNotFoundError):
+            session.receive_message(timeout=0)
+        assert caplog.messages == []
