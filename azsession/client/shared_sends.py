@@ -2,7 +2,8 @@
 
 A send that finds fewer than `MAX_RUNNING` requests under way is sent at once, by its own thread. Later ones wait until one of
 these requests ends. Then the thread of the first one leads: it sends the messages of all that wait, in one request. So a
-single thread never waits for another, and the more threads send, the more sends a request has.
+single thread never waits for another, and the more threads send, the more sends a request has. If there are many, one request
+is under way at a time.
 
 A signal handler can raise an exception in any of these threads. If it interrupts the thread that leads, another thread
 repeats the same request, with the same request id. So the messages of the other callers are neither lost nor doubled.
@@ -109,17 +110,19 @@ class _Line:
     Attributes:
         leaders: The sends whose threads send a request, or will.
         waiting: The sends that wait for them.
+        is_crowded: The last request had many messages. Then one request at a time has more of them, and so has each commit.
     """
 
-    __slots__ = ("leaders", "waiting")
+    __slots__ = ("is_crowded", "leaders", "waiting")
 
     def __init__(self) -> None:
         self.leaders: set[_Send] = set()
         self.waiting: deque[_Send] = deque()
+        self.is_crowded: bool = False
 
     def join(self, own: _Send) -> bool:
         """Add a send. Return whether its thread leads."""
-        leads = len(self.leaders) < MAX_RUNNING
+        leads = len(self.leaders) < (1 if self.is_crowded else MAX_RUNNING)
         (self.leaders.add if leads else self.waiting.append)(own)
         return leads
 
@@ -130,14 +133,15 @@ class _Line:
         self._remove(own)
         return True
 
-    def fitting(self, own: _Send) -> list[_Send]:
-        """Return a send that leads, and those behind it that fit into its request."""
+    def gather(self, own: _Send) -> list[_Send]:
+        """Return the sends of the next request: one that leads, and those behind it that fit."""
         taken, size = [own], len(own.item)
         for send in self.waiting:
             size += len(send.item)
             if size > MAX_SIZE or len(taken) == MAX_BATCH:
                 break
             taken.append(send)
+        self.is_crowded = len(taken) > MAX_RUNNING
         return taken
 
     def take(self, request: _Request) -> None:
@@ -153,7 +157,9 @@ class _Line:
             self.take(own.request)
         if own.heir not in self.leaders:
             heirs = [] if own.request is None else own.request.heirs()
-            own.heir = next(iter([*heirs, *self.waiting]), None)
+            # The other leader passes the lead on to those that wait.
+            waiting = [] if self.is_crowded and self.leaders - {own} else self.waiting
+            own.heir = next(iter([*heirs, *waiting]), None)
         if own.heir is not None:
             self.leaders.add(own.heir)
             self._remove(own.heir)
@@ -222,6 +228,7 @@ class SharedSends:
         if not own.wake.acquire(timeout=PATIENCE):
             with self._lock:
                 has_left = line.leave(own)
+                line.is_crowded = False  # Let the next send go beside a request that takes so long.
             if has_left:
                 return False
             own.wake.acquire()
@@ -232,7 +239,7 @@ class SharedSends:
         older = interrupts.handled()
         if own.request is None:
             with self._lock:
-                own.request = _Request(line.fitting(own))
+                own.request = _Request(line.gather(own))
                 line.take(own.request)
         request = own.request
         call = request.call = request.call or self._make(queue_name, request.body())

@@ -20,7 +20,7 @@ from azsession import (
 from azsession.client import operations, shared_sends
 from azsession.client.call import Call
 from azsession.client.provider import core_of
-from azsession.client.shared_sends import MAX_OWN_SIZE, MAX_RUNNING, MAX_SIZE, SharedSends
+from azsession.client.shared_sends import MAX_OWN_SIZE, MAX_RUNNING, MAX_SIZE, SharedSends, _Line, _Request, _Send
 from azsession.protocol import REQUEST_ID_HEADER
 from tests.broker.embedded.helpers import Background
 from tests.conftest import eventually
@@ -109,6 +109,38 @@ def test_sends_that_wait_share_the_next_request(server: Server) -> None:
     server.check_idle()
 
 
+def test_among_many_threads_one_request_is_under_way_at_a_time() -> None:
+    line, sends = _Line(), [_Send(b"%d" % number) for number in range(12)]
+
+    def lead(send: _Send) -> int:
+        send.request = _Request(line.gather(send))
+        line.take(send.request)
+        return len(send.request.sends)
+
+    def end(send: _Send) -> None:
+        assert send.request is not None
+        send.request.end(send, None)
+        line.pass_on(send)
+
+    assert [line.join(send) for send in sends[:2]] == [True, True]
+    assert [lead(send) for send in sends[:2]] == [1, 1]
+    assert [line.join(send) for send in sends[2:8]] == [False] * 6
+    end(sends[0])
+    assert line.leaders == {sends[1], sends[2]}, "few send yet, as far as is known"
+    assert lead(sends[2]) == 6
+    assert [line.join(send) for send in sends[8:]] == [False] * 4
+    end(sends[1])
+    assert line.leaders == {sends[2]}, "those that wait get the lead from the other leader"
+    end(sends[2])
+    assert line.leaders == {sends[8]}
+    assert lead(sends[8]) == 4
+    end(sends[8])
+    assert line.join(sends[0])
+    assert not line.join(sends[1])
+    assert lead(sends[0]) == 2
+    assert line.join(sends[2]), "few send again"
+
+
 def test_sends_to_other_queues_do_not_wait(server: Server) -> None:
     running = server.occupy()
     other = Background(lambda: server.sends.send("other", b"1"))
@@ -143,8 +175,11 @@ def test_a_large_send_gets_a_request_of_its_own(server: Server) -> None:
 
 def test_a_send_does_not_wait_long_for_a_server_that_does_not_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     running = server.occupy()
+    line = server.sends._lines["q"]
+    line.is_crowded = True
     monkeypatch.setattr(shared_sends, "PATIENCE", 0.01)
     assert not server.sends.send("q", b"1")
+    assert not line.is_crowded, "later sends can go beside the request that takes so long"
     server.free.set()
     assert all(send.result() for send in running)
     assert b"[1]" not in server.began
