@@ -165,7 +165,10 @@ class Mix:
         if prefetch == 0:
             return self._open().receive_message(timeout=timeout)
         self._messages = self._open().messages(timeout, prefetch)
-        return next(self._messages, None)
+        # Not with `next`: Python handles signals when it returns, so that an alarm could lose a message that was handed out.
+        for message in self._messages:
+            return message
+        return None
 
     def _send(self) -> None:
         number, self._next = self._next, self._next + 1
