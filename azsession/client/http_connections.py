@@ -38,7 +38,7 @@ _PASSED_BY = Methods(
     *((http.client.HTTPConnection, name) for name in ("putrequest", "putheader", "endheaders", "getresponse")),
 )
 #: The `id` of the connection that this thread has put into a pool last, until it takes one again.
-returned = threading.local()
+returned: threading.local = threading.local()
 
 
 class TrackedConnection:
@@ -262,6 +262,8 @@ def _urllib3_response(
 
 
 class TrackedTLSConnection(TrackedConnection):
+    opening: socket.socket | None = None
+
     def connect(self) -> None:
         try:
             super().connect()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import lru_cache
 from urllib.parse import quote, unquote
@@ -61,7 +61,7 @@ class Operation(Enum):
     BACKUP = "backup"
 
     # The hash of `Enum` is a function in Python, and each request looks for its operation in several tables.
-    __hash__ = object.__hash__
+    __hash__: Callable[[Operation], int] = object.__hash__  # type: ignore[assignment]  # For mypy, it is a bound method.
 
 
 @attrs.frozen
