@@ -36,6 +36,7 @@ from .holdings import (
     find_holdings,
     find_settlings,
     is_any_in,
+    put_in_order,
 )
 from .rules import Rules, Violation
 
@@ -61,7 +62,7 @@ class _Check:
         self._downs = [event.at for event in history.events if event.name == "gateway-down"]
         self._link_downs = [event.at for event in history.events if event.name == "link-down"]
         for sequence, delivered in self._deliveries.items():
-            self._put_in_order(delivered, self._settlings.get(sequence, []))
+            put_in_order(delivered, self._is_reversed)
             for delivery in delivered:
                 self._copies[delivery.message].add(sequence)
                 self._session_of[sequence] = delivery.receive.session
@@ -222,15 +223,14 @@ class _Check:
                         "undone", f"number {sequence} was completed, but then was delivered to {delivery.receive.holder}"
                     )
 
-    def _put_in_order(self, deliveries: list[Delivery], settlings: list[Operation]) -> None:
-        """Exchange neighbours that can have come in either order, if their delivery counts or their causes tell the order."""
-        for at, (before, after) in enumerate(pairwise(list(deliveries))):
-            before = deliveries[at]
-            if not after.may_come_before(before) or before.count < after.count:
-                continue
-            is_reversed = not self._is_explained(before, after, settlings) and self._is_explained(after, before, settlings)
-            if before.count > after.count or is_reversed:
-                deliveries[at : at + 2] = after, before
+    def _is_reversed(self, before: Delivery, after: Delivery) -> bool:
+        """Return whether two deliveries came in the other order: they can have, and their counts or their causes tell it."""
+        if not after.may_come_before(before) or before.count < after.count:
+            return False
+        settlings = self._settlings.get(before.sequence, [])
+        return before.count > after.count or (
+            not self._is_explained(before, after, settlings) and self._is_explained(after, before, settlings)
+        )
 
     def _is_explained(self, before: Delivery, after: Delivery, settlings: list[Operation]) -> bool:
         began, ended = before.since, after.receive.end

@@ -17,7 +17,7 @@ from itertools import pairwise
 import attrs
 
 from .history import OK, History, Operation
-from .holdings import NEVER, Delivery, Holding, is_any_in
+from .holdings import NEVER, Delivery, Holding, is_any_in, put_in_order
 from .rules import Rules, Violation
 
 #: The reason of a message that was dead-lettered because too many deliveries failed.
@@ -97,7 +97,8 @@ class DeliveryCounts:
         """Yield the delivery counts, and the dead letters, that no failed deliveries explain."""
         limit = next((event.fields["max_delivery_count"] for event in self._events if event.name == "left"), None)
         for sequence, found in self._deliveries.items():
-            deliveries = self._in_order(found)
+            deliveries = list(found)
+            put_in_order(deliveries, self._is_reversed)
             name = f"number {sequence} of {deliveries[0].receive.session}"
             first = deliveries[0]
             failed = self._failed_before(first.message, first.receive.session, first.receive)
@@ -116,18 +117,13 @@ class DeliveryCounts:
                 yield Violation("count", f"{name} was delivered more than {limit} times")
         yield from self._dead_letters()
 
-    def _in_order(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Return the deliveries with those neighbours exchanged whose counts are equal, if these permit only the other order.
+    def _is_reversed(self, before: Delivery, after: Delivery) -> bool:
+        """Return whether two deliveries with the same count came in the other order, because only this explains the count.
 
-        Such neighbours can have come in either order. For example, the response to the first one was delayed, and the second
-        one was abandoned before the response arrived.
+        For example, the response to the first one was delayed, and the second one was abandoned before the response arrived.
         """
-        ordered = list(deliveries)
-        for at in range(len(ordered) - 1):
-            before, after = ordered[at : at + 2]
-            if before.count == after.count and after.may_come_before(before) and not self._permits(before, after):
-                ordered[at : at + 2] = (after, before) if self._permits(after, before) else (before, after)
-        return ordered
+        can_be = before.count == after.count and after.may_come_before(before)
+        return can_be and not self._permits(before, after) and self._permits(after, before)
 
     def _permits(self, before: Delivery, after: Delivery) -> bool:
         """Return whether the number of deliveries that failed in between permits the count of the later delivery."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Callable
 
 import attrs
 
@@ -95,6 +96,15 @@ def find_deliveries(history: History) -> dict[int, list[Delivery]]:
     for each in found.values():
         each.sort(key=lambda delivery: delivery.until)
     return found
+
+
+def put_in_order(deliveries: list[Delivery], is_reversed: Callable[[Delivery, Delivery], bool]) -> None:
+    """Move each delivery in front of its neighbour, and of the next one, as long as `is_reversed` is true for the two."""
+    for last in range(1, len(deliveries)):
+        at = last
+        while at and is_reversed(deliveries[at - 1], deliveries[at]):
+            deliveries[at - 1 : at + 1] = deliveries[at], deliveries[at - 1]
+            at -= 1
 
 
 def find_settlings(history: History) -> dict[int, list[Operation]]:

@@ -229,3 +229,12 @@ def test_a_delivery_whose_response_was_delayed_can_have_come_before_one_that_was
     forged.receive("p.1", ("a", 1, 1), at=(4.2, 9)).add("accept", "q.1", at=(5.5, 6)).receive("q.1", ("a", 1, 1), at=(6.2, 7))
     forged.settle("abandon", "q.1", 1, at=(7.2, 7.8)).event("lost", holder="p.1", left=0.0).close("q.1", lock_until=100.0)
     assert counts(forged, AZURE) == [2]
+
+
+def test_a_delivery_whose_response_was_delayed_can_have_come_before_several_others() -> None:
+    forged = Forged().send("a").accept("p.1").event("gateway-down", how="killed")
+    forged.receive("p.1", ("a", 1, 1), at=(4.2, 12)).add("accept", "q.1", at=(5.5, 6)).receive(
+        "q.1", ("a", 1, 2), at=(6.2, 7)
+    )
+    forged.settle("defer", "q.1", 1, at=(7.2, 7.4)).receive("q.1", ("a", 1, 2), name="receive_deferred", at=(7.5, 8))
+    assert forged.settle("complete", "q.1", 1, at=(8.2, 9)).close("p.1").kinds() == []
