@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from ...broker.base import Broker
 from ..acceptor import Acceptor
@@ -96,7 +97,13 @@ class Endpoint:
         connection = self.new_connection()
         task = asyncio.get_running_loop().create_task(self._open(sock, connection))
         self._opening[connection] = task
-        task.add_done_callback(lambda _: self._opening.pop(connection, None))
+        task.add_done_callback(partial(self._on_opened, sock, connection))
+
+    def _on_opened(self, sock: socket.socket, connection: Connection, task: asyncio.Task[None]) -> None:
+        self._opening.pop(connection, None)
+        if task.cancelled():
+            # A task that is cancelled before its first step does not close the socket itself.
+            sock.close()
 
     async def _open(self, sock: socket.socket, connection: Connection) -> None:
         seconds = None if self._tls is None else limits.HANDSHAKE_TIMEOUT

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from azure.servicebus import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusError
@@ -13,6 +15,23 @@ from azsession.server import GatewayService
 
 from ...support.sdk import sockets_closed
 from .conftest import ROOT
+from .test_connections import endpoint_of
+
+
+def test_a_connection_that_arrives_while_the_gateway_stops_is_closed() -> None:
+    with GatewayService(EmbeddedBroker(), [ROOT], amqp_port=0) as service, ExitStack() as stack:
+        client, accepted = map(stack.enter_context, socket.socketpair())
+
+        async def arrive() -> None:
+            endpoint = endpoint_of(service)
+            endpoint._on_socket(accepted)
+            await endpoint.stop()
+
+        assert service._loop is not None
+        asyncio.run_coroutine_threadsafe(arrive(), service._loop).result(10)
+        client.settimeout(10)
+        assert client.recv(1) == b""
+        assert accepted.fileno() == -1
 
 
 def test_a_receiver_with_credit_does_not_hold_up_the_end() -> None:
