@@ -222,16 +222,12 @@ def _short_header(encoded: bytes) -> Sequence[Any]:
     return tuple(exactly(READERS[encoded[0]](encoded, 1, 0)[0], 5))
 
 
-#: The fields of sections that a message does not have.
-_NO_HEADER, _NO_PROPERTIES = (None,) * 5, (None,) * 13
-
-
 def _assembled(sections: Mapping[int, Any], data: bytes | None, value: Any) -> AmqpMessage:
     """Return the message that has these sections, and this body."""
-    durable, priority, ttl, _, count = exactly(sections.get(HEADER, _NO_HEADER), 5)
+    durable, priority, ttl, _, count = exactly(sections.get(HEADER, ()), 5)
     (
         message_id, _, to, subject, reply_to, correlation_id, content_type, _, expiry, created, group, _, reply_group
-    ) = exactly(sections.get(PROPERTIES, _NO_PROPERTIES), 13)  # fmt: skip
+    ) = exactly(sections.get(PROPERTIES, ()), 13)  # fmt: skip
     return AmqpMessage(
         durable,
         priority,

@@ -73,6 +73,12 @@ class Server:
         line = self.sends._lines.get("q")
         return 0 if line is None else len(line.waiting)
 
+    def check_taken_once(self, wanted: set[bytes], where: object) -> None:
+        """Check that the requests have these messages, and none twice."""
+        found = [item for body in self.bodies() for item in body[1:-1].split(b",")]
+        assert len(found) == len(set(found)), where
+        assert set(found) >= wanted, where
+
     def check_idle(self, where: object = None) -> None:
         """Check that no send waits or leads."""
         line = self.sends._lines["q"]
@@ -290,9 +296,7 @@ def test_a_thread_that_leads_alone_can_be_interrupted_anywhere(server: Server) -
         interrupter.run(lambda: server.sends.send("q", b"1"))
         assert all(send.result() for send in waiting), interrupter.where
         assert server.start(b"4").result(), interrupter.where  # The mark of this thread can have stayed.
-        found = sorted(b"".join(server.bodies()).replace(b"[", b"").replace(b"]", b",").split(b",")[:-1])
-        assert len(found) == len(set(found)), interrupter.where
-        assert set(found) >= ({b"2", b"3", b"4"} if waiting else {b"4"}), interrupter.where
+        server.check_taken_once({b"2", b"3", b"4"} if waiting else {b"4"}, interrupter.where)
         server.check_idle(interrupter.where)
         return interrupter.where is not None
 
@@ -318,9 +322,7 @@ def test_a_thread_that_waits_and_then_leads_others_can_be_interrupted_anywhere(s
         has_ended.set()
         others.result()
         assert all(send.result() for send in [running, *behind]), interrupter.where
-        found = sorted(b"".join(server.bodies()).replace(b"[", b"").replace(b"]", b",").split(b",")[:-1])
-        assert len(found) == len(set(found)), interrupter.where
-        assert set(found) >= {b"2", b"3"}, interrupter.where
+        server.check_taken_once({b"2", b"3"}, interrupter.where)
         server.check_idle(interrupter.where)
         return interrupter.where is not None
 

@@ -134,8 +134,7 @@ class Channel:
         self._links.pop(link.handle, None)
         heapq.heappush(self._free, link.handle)
         link.channel = None
-        for number in [number for number, (owner, _) in self._sent.items() if owner is link]:
-            self._sent.pop(number)[1](number, None, error)
+        self._on_sent([number for number, (owner, _) in self._sent.items() if owner is link], None, error)
         self._on_settled([number for number, (owner, _) in self._settling.items() if owner is link], None, error)
         self._connection.on_room()
 
@@ -168,11 +167,13 @@ class Channel:
             return
         unsettled = self._sent if disposition.is_receiver else self._settling
         numbers = amqp.numbers_between(unsettled, disposition.first, disposition.last) or []
-        if not disposition.is_receiver:
-            self._on_settled(numbers, disposition.state, disposition.error)
-            return
+        report = self._on_sent if disposition.is_receiver else self._on_settled
+        report(numbers, disposition.state, disposition.error)
+
+    def _on_sent(self, numbers: Iterable[int], state: str | None, error: Condition | None) -> None:
+        """Report the result of deliveries that were sent, one by one."""
         for number in numbers:
-            self._sent.pop(number)[1](number, disposition.state, disposition.error)
+            self._sent.pop(number)[1](number, state, error)
 
     def _on_settled(self, numbers: Iterable[int], state: str | None, error: Condition | None) -> None:
         """Report the result of deliveries that were settled: in one call for those that were settled together."""
