@@ -20,6 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.util import Timeout
 
 from ..errors import ConfigurationError
+from ..proxies import check_proxy, variable_of, without_password
 from . import cancellation
 from .cancellation import RequestInFlight, ResponseTooLargeError, current_request
 from .http_connections import WholeResponse
@@ -291,7 +292,7 @@ def track_connections(http: requests.Session, url: str, proxies: Mapping[str, st
     Connections that were opened before are not used again: they are not tracked.
 
     Raises:
-        ConfigurationError: The proxy is a SOCKS proxy, and the package for it is not installed.
+        ConfigurationError: The proxy is not a URL that can be used, or is a SOCKS proxy whose package is not installed.
     """
     adapter = http.get_adapter(url)
     if not isinstance(adapter, HTTPAdapter):
@@ -299,6 +300,9 @@ def track_connections(http: requests.Session, url: str, proxies: Mapping[str, st
     managers: list[Any] = [getattr(adapter, "poolmanager", None)]
     proxy = select_proxy(url, dict(proxies))
     if proxy:
+        given = proxy in http.proxies.values()
+        source = None if given else variable_of(proxy, url.partition(":")[0])
+        check_proxy(proxy, source or ("the `proxies` of the requests.Session" if given else "the settings of the system"))
         try:
             managers.append(adapter.proxy_manager_for(prepend_scheme_if_needed(proxy, "http")))
         except requests.exceptions.InvalidSchema as error:
@@ -318,12 +322,6 @@ def proxy_of(url: str, proxies: Mapping[str, str]) -> str | None:
     """Return the proxy for a URL, as messages name it."""
     proxy: str | None = select_proxy(url, dict(proxies))
     return without_password(proxy) if proxy else None
-
-
-def without_password(proxy: str) -> str:
-    """Return the URL of a proxy without user and password."""
-    scheme, separator, rest = proxy.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def drop_inherited(http: requests.Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from azsession import ConnectionFailedError, ProviderError, ServiceBusConfig
+from azsession import ConfigurationError, ConnectionFailedError, ProviderError, ServiceBusConfig
 from azsession.client.call import Call
 from azsession.client.transport import Transport
 from azsession.token_cache import TokenCache
@@ -114,6 +115,28 @@ def test_a_proxy_of_the_environment_does_not_see_requests_to_this_machine(
         server.next(answer(200))
         plain(server, http).send(call())
         assert (server.requests(), proxy.seen) == (["GET /q"], [])
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", None])
+@pytest.mark.parametrize(
+    "proxy", ["http://user:hunter2@h:99999", "http://user:hunter2@", "http://hunter2 h", "ftp://hunter2@h"]
+)
+def test_a_malformed_proxy_is_named_by_its_source_alone(
+    variable: str | None, proxy: str, http: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    if variable is None:
+        http.proxies = {"https": proxy}
+    else:
+        monkeypatch.setenv(variable, proxy)
+    source = variable or "the `proxies` of the requests.Session"
+    # It is an error of the configuration, which no retry repairs.
+    with pytest.raises(ConfigurationError, match=f"^the proxy in {source} .*: use a URL like http://") as caught:
+        secure(http, retry_attempts=5).send(call())
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in shown
 
 
 def test_an_error_of_a_proxy_names_the_proxy(http: requests.Session) -> None:

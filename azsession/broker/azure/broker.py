@@ -39,7 +39,7 @@ from .scheduling import MessageScheduler
 from .sending import MessageSender
 from .session.registry import SessionRegistry
 from .session_listing import SessionLister
-from .transport.stream import Address
+from .transport.stream import Address, check_environment
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -70,7 +70,8 @@ class AzureBroker(Broker):
         credential: Authenticates instead of the configuration's key.
 
     Raises:
-        ConfigurationError: Neither the configuration nor `credential` can authenticate, or `ca_bundle` cannot be read.
+        ConfigurationError: Neither the configuration nor `credential` can authenticate, `ca_bundle` cannot be read, or the
+            proxy of the environment is not a URL that can be used.
     """
 
     def __init__(self, config: ServiceBusConfig, credential: TokenCredential | None = None) -> None:
@@ -78,6 +79,7 @@ class AzureBroker(Broker):
         address = Address(
             config.host, config.port, tls=config.tls, websocket=config.uses_websockets, ca_bundle=config.ca_bundle
         )
+        check_environment(address)
         tokens = TokenCache(source_of(config, credential))
         self._namespace = Namespace(address, tokens, timeout=max(1.0, config.request_timeout))
         # The key of a single entity is valid for that entity only.

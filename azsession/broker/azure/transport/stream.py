@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 from urllib.request import proxy_bypass
 
 import attrs
@@ -14,6 +13,7 @@ import certifi
 
 from ...._extras import need
 from ....errors import ConfigurationError, ConnectionFailedError
+from ....proxies import check_proxy, without_password
 
 #: How many bytes are read at once.
 READ_SIZE = 256 * 1024
@@ -89,17 +89,30 @@ def open_stream(address: Address, timeout: float) -> Stream:
         raise ConnectionFailedError(f"{address.host}:{address.port} cannot be reached{_by(address)}: {reason}") from error
 
 
+def _proxy(address: Address) -> tuple[str, str] | None:
+    """Return the environment variable with the proxy that websocket-client uses for an address, and its value, or `None`."""
+    lower = "https_proxy" if address.tls else "http_proxy"
+    name = lower if lower in os.environ else lower.upper()
+    value = os.environ.get(name)
+    return (name, value) if address.websocket and value and not proxy_bypass(address.host) else None
+
+
+def check_environment(address: Address) -> None:
+    """Return if the proxy of the environment can be used for an address, or if none is needed.
+
+    Raises:
+        ConfigurationError: Its URL is malformed.
+    """
+    proxy = _proxy(address)
+    if proxy is not None:
+        # websocket-client connects without the proxy if its URL has no scheme.
+        check_proxy(proxy[1], proxy[0], {"http", "https"}, default="")
+
+
 def _by(address: Address) -> str:
-    """Return which proxy of the environment websocket-client uses for an address, for error messages."""
-    name = "https_proxy" if address.tls else "http_proxy"
-    try:
-        proxy = urlsplit(os.environ.get(name) or os.environ.get(name.upper()) or "")
-    except ValueError:
-        return f" through the proxy in {name}, which is no URL"
-    if not address.websocket or not proxy.hostname or proxy_bypass(address.host):
-        return ""
-    # Without the user and the password.
-    return f" through the proxy {proxy.scheme}://{proxy.netloc.rpartition('@')[2]}"
+    """Return which proxy is used for an address, for error messages."""
+    proxy = _proxy(address)
+    return "" if proxy is None else f" through the proxy {without_password(proxy[1])}"
 
 
 def _tls_context(address: Address) -> ssl.SSLContext:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from azsession import ConnectionFailedError, Message, ServiceBusProvider
+from azsession import ConfigurationError, ConnectionFailedError, Message, ServiceBusProvider
 
 from ....conftest import eventually
 from ....namespaces import Namespace
@@ -159,6 +159,19 @@ def test_a_proxy_that_gives_no_connection_is_named_without_its_password(monkeypa
             ):
                 provider.send_message(QUEUE, Message("x", session_id="s1"))
             assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://user:secret@h:99999", "http://user:secret", "secret.invalid:3128", "ftp://secret@h"]
+)
+def test_a_malformed_proxy_is_refused_without_showing_it(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    string = "Endpoint=sb://myns.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=k"
+    with pytest.raises(ConfigurationError, match=r"^the proxy in HTTPS_PROXY .*: use a URL like http://") as caught:
+        ServiceBusProvider.from_connection_string(string, transport="amqp-websockets")
+    assert "secret" not in str(caught.value)
 
 
 def test_no_proxy_is_named_for_a_host_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
