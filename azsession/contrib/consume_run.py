@@ -42,9 +42,9 @@ def run_processor(
     """Run a processor until SIGTERM or Ctrl-C. Blocks.
 
     Args:
-        queue: The queue's name, for the first line.
+        queue: The queue's name, for the line that announces it.
         make_processor: Returns the processor.
-        note: Called with the first line.
+        note: Called with each line before the run.
         show: Called with the counts at the end.
         watch: Returns a context in which the processor runs, for example a live view.
         metrics_host: The address of `metrics_port`.
@@ -60,9 +60,10 @@ def run_processor(
         raise ConsumeError(str(error), USED_WRONGLY) from error
     except QueueError as error:
         raise ConsumeError(str(error), FAILED) from error
-    note(f"consuming {queue}; Ctrl-C ends it")
     try:
         with _metrics_served(processor, metrics_host, metrics_port, note), watch(processor):
+            # Only now: a port may be taken.
+            note(f"consuming {queue}; Ctrl-C ends it")
             processor.run()
     except QueueError as error:
         raise ConsumeError(str(error), FAILED) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -74,7 +76,7 @@ def test_metrics_are_served_while_the_processor_runs() -> None:
         provider.send_message("orders", Message("x", session_id="s"))
 
         def handle(message: ReceivedMessage, session: SessionClient) -> None:
-            texts.append(requests.get(shown[1].removeprefix("metrics "), timeout=10).text)
+            texts.append(requests.get(shown[0].removeprefix("metrics "), timeout=10).text)
 
         def make() -> SessionProcessor:
             return SessionProcessor(provider, "orders", handle, until_empty=True)
@@ -83,7 +85,7 @@ def test_metrics_are_served_while_the_processor_runs() -> None:
     assert 'azsession_processor_sessions_open{queue="orders"} 1.0' in texts[0]
     assert "process_cpu_seconds_total" in texts[0]
     with pytest.raises(requests.ConnectionError):
-        requests.get(shown[1].removeprefix("metrics "), timeout=10)
+        requests.get(shown[0].removeprefix("metrics "), timeout=10)
 
 
 @pytest.mark.parametrize("port", [-1, 70000])
@@ -91,6 +93,22 @@ def test_a_port_that_no_system_has_is_a_failure(port: int) -> None:
     with pytest.raises(ConsumeError, match="cannot listen") as caught:
         run_processor("orders", Processor, note=print, show=print, metrics_port=port)
     assert caught.value.status == 1
+
+
+def test_a_failure_before_the_run_comes_before_the_queue_is_announced() -> None:
+    @contextmanager
+    def watch(_: object) -> Iterator[None]:
+        raise ConfigurationError("the port of the probes is taken")
+        yield
+
+    shown: list[object] = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConsumeError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            run_processor("orders", Processor, note=shown.append, show=shown.append, metrics_port=port)
+    with pytest.raises(ConsumeError, match="the port of the probes is taken"):
+        run_processor("orders", Processor, note=shown.append, show=shown.append, watch=watch)
+    assert shown == []
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 session was released"), (2, "2 sessions were released")])
