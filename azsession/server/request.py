@@ -169,14 +169,16 @@ class Request:
             raise ValidationError(f"{name} must be a whole number from {lowest} to {highest}, not {text[:80]!r}")
         return int(text)
 
-    @property
-    def taken(self) -> int | None:
-        """The number of messages that the client uses at once, of those that it receives; `None` for all.
+    def taken(self, max_count: int) -> int | None:
+        """Return the number of messages that the client uses at once, of those that it receives; `None` for all.
+
+        Args:
+            max_count: The largest number of messages that the client receives.
 
         Raises:
-            ValidationError: It is not a number of messages.
+            ValidationError: It is not a whole number from 1 to `max_count`.
         """
-        return self.number("taken", 1, MAX_BATCH, lowest=1) if "taken" in self.query else None
+        return self.number("taken", 1, max_count, lowest=1) if "taken" in self.query else None
 
     def json(self) -> Mapping[str, Any]:
         """Return the body as a JSON object. For bodies that do not describe messages.

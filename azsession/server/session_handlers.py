@@ -84,14 +84,15 @@ class SessionHandlers:
     def _accept(self, request: Request) -> PendingAnswer[Any]:
         session_id = request.json().get("SessionId")
         with_messages = "max" in request.query
+        max_count = request.number("max", 1, MAX_BATCH, lowest=1)
         wanted = AcceptRequest(
             request.route.entity,
             None if session_id is None else check_session_id(session_id),
             request.lock_id,
             timeout=request.timeout,
             request_id=request.request_id,
-            max_count=request.number("max", 1, MAX_BATCH, lowest=1) if with_messages else None,
-            taken=request.taken,
+            max_count=max_count if with_messages else None,
+            taken=request.taken(max_count),
             client=request.client,
         )
         broker = self._broker
@@ -225,13 +226,14 @@ def _holder(request: Request) -> tuple[str, str, str]:
 
 def _receive_request(request: Request, timeout: float) -> ReceiveRequest:
     """Return the receive that a request asks for."""
+    max_count = request.number("max", 1, MAX_BATCH, lowest=1)
     return ReceiveRequest(
         *_holder(request),
-        max_count=request.number("max", 1, MAX_BATCH, lowest=1),
+        max_count=max_count,
         timeout=timeout,
         request_id=request.request_id,
         holds_lock=request.headers.get(LOCK_HELD_HEADER) == "1",
-        taken=request.taken,
+        taken=request.taken(max_count),
         client=request.client,
     )
 

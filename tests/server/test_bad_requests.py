@@ -108,6 +108,8 @@ def test_bad_broker_properties_are_refused(gateway: Gateway, queue: str, propert
         "timeout=0&max=-1",
         "timeout=0&max=many",
         "timeout=0&max=",
+        "timeout=0&taken=2",
+        "timeout=0&max=3&taken=4",
         "timeout=%FF",
         "timeout=%d9%a3",
         "&".join(f"a{number}=1" for number in range(100)),

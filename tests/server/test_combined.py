@@ -143,7 +143,7 @@ def test_messages_of_an_accept_that_are_fetched_ahead_count_no_delivery(side: Si
     assert next_messages(side) == [("1", 2), ("2", 1), ("3", 1)]
 
 
-@pytest.mark.parametrize("query", ["max=0", "max=1001", "max=x", "max=5&taken=0", "max=5&taken=1001"])
+@pytest.mark.parametrize("query", ["max=0", "max=1001", "max=x", "max=5&taken=0", "max=5&taken=6", "taken=2"])
 def test_an_accept_with_a_wrong_number_takes_no_session(side: Side, query: str) -> None:
     side.send("a", "1")
     refused, _ = side.accept(query)
@@ -230,7 +230,7 @@ def test_without_a_number_nothing_is_received(side: Side) -> None:
     assert holder.receive().body == b"2"
 
 
-@pytest.mark.parametrize("query", ["max=0", "max=1001", "max=1&taken=0"])
+@pytest.mark.parametrize("query", ["max=0", "max=1001", "max=1&taken=0", "max=3&taken=4"])
 def test_a_wrong_number_settles_nothing(side: Side, query: str) -> None:
     side.send("a", "1")
     reply, holder = side.accept("max=1")
