@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import traceback
@@ -147,6 +148,21 @@ def test_an_invalid_session_id_from_a_server_is_refused() -> None:
                 pytest.raises(ProviderError, match="malformed response"),
             ):
                 provider.create_session_client("orders", accept_timeout=0)
+
+
+def test_messages_beyond_the_number_that_was_asked_for_are_kept_in_their_order() -> None:
+    """The server has locked them for this client."""
+    headers = {"Azsession-Protocol": "1", "Content-Type": "application/vnd.microsoft.servicebus.json"}
+    items = [{"Body": body, "BrokerProperties": {"LockToken": body, "SessionId": "s1"}} for body in "abcd"]
+    with PlainServer() as server:
+        server.next(answer(201, headers, json.dumps(items).encode()), *[answer(204, headers)] * 3)
+        with (
+            ServiceBusProvider.from_connection_string(server.connection_string, retry_attempts=0) as provider,
+            provider.create_session_client("orders", "s1", auto_renew=False) as session,
+        ):
+            received = [session.receive_messages(2, timeout=0), [session.receive_message(timeout=0)]]
+            received += [session.receive_messages(2, timeout=0)]
+            assert [[message and message.body for message in part] for part in received] == [[b"a", b"b"], [b"c"], [b"d"]]
 
 
 # Tokens that cannot be sent as a header
