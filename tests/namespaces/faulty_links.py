@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from azsession import amqp
-from azsession.amqp import Disposition, Request, Transfer
+from azsession.amqp import Disposition, Flow, Request, Transfer
 from azsession.server.amqp.attaching import ManagementResponses, RefusedLink
 from azsession.server.amqp.cbs import TokenRequests
 from azsession.server.amqp.conditions import RefusedError
@@ -70,6 +70,9 @@ class FaultySender(_Faulty, Sender):
 
 
 class FaultySessionReceiver(_Faulty, SessionReceiver):
+    def on_flow(self, flow: Flow) -> None:
+        super().on_flow(flow._replace(drain=False) if flow.drain and faults_of(self).swallows("drain") else flow)
+
     def on_disposition(self, deliveries: Sequence[tuple[int, str]], disposition: Disposition) -> None:
         faults = faults_of(self)
         refusal = faults.refusal_of("disposition")

@@ -196,6 +196,8 @@ class Receives(AnyLink):
     """A client's receiver."""
 
     box: Box | None = None
+    #: A drain is not answered: see `swallow`.
+    ignores_drain = False
 
     def __init__(self, peer: Peer, impl: Any, link: Any, path: str, queue: Queue) -> None:
         super().__init__(peer, impl, link, path)
@@ -217,6 +219,10 @@ class Receives(AnyLink):
         return bool(lib.pn_link_credit(self.impl) > 0)
 
     def flow(self) -> None:
+        if not lib.pn_link_get_drain(self.impl):
+            self.ignores_drain = False
+        elif self.server.swallowed("drain"):
+            self.ignores_drain = True
         self.send()
 
     def send(self) -> None:
@@ -234,7 +240,7 @@ class Receives(AnyLink):
                 credit -= 1
                 self._transfer(message, queue)
             self.server.dirty(self.peer)
-        if lib.pn_link_get_drain(impl) and credit > 0:
+        if lib.pn_link_get_drain(impl) and credit > 0 and not self.ignores_drain:
             lib.pn_link_drained(impl)
             self.server.dirty(self.peer)
 

@@ -22,7 +22,7 @@ from .authorized_connection import AuthorizedConnection, address_of
 from .error_mapping import error_of
 from .namespace import Namespace
 from .operation import Operation
-from .session.pending_receives import DRAIN_TIMEOUT
+from .session.drain_watch import ANSWER_TIMEOUT
 from .transport.links import Receiver, Settled
 from .transport.loop import Loop
 from .transport.task import WithdrawnError, done_within
@@ -220,7 +220,7 @@ class _DeadLetterSearch(Receiver):
         """
         if self.attached and self.credit:
             self.drain()
-            self._loop.later(DRAIN_TIMEOUT, self._release_and_detach)
+            self._loop.later(ANSWER_TIMEOUT, self._release_and_detach)
         else:
             self._release_and_detach()
 

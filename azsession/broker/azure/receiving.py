@@ -20,9 +20,9 @@ from .error_mapping import error_of
 from .namespace import CONNECT_TIMEOUT, Namespace
 from .operation import Operation
 from .received_messages import ReceivedMessages
+from .session.drain_watch import LATE_TIMEOUT
 from .session.held_session import HeldSession
 from .session.pending_receive import PendingReceive
-from .session.pending_receives import DRAIN_TIMEOUT
 from .session.registry import SessionRegistry
 from .session.requests import OnAnswer
 from .session.state import SessionState
@@ -109,8 +109,13 @@ class SessionReceiver:
             operation.take_slot()
         if not await done_within(receive.future, max(0.0, deadline - time.monotonic())):
             session.receives.expire(receive)
-            # Azure answers which messages are there. A session that is being opened or relocked takes its own time.
-            await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
+            await self._wait_for_answer(receive, operation)
+
+    async def _wait_for_answer(self, receive: PendingReceive, operation: Operation, seconds: float | None = None) -> None:
+        """Wait until Azure has said which messages are there, at most `seconds` beyond the time in which it is late."""
+        # A session that is being opened or relocked takes its own time.
+        limit = self._namespace.timeout if seconds is None else seconds
+        await self._namespace.wait(receive.future, operation, limit + LATE_TIMEOUT)
 
     async def receive_deferred(
         self, entity: str, session_id: str, lock_id: str, sequence_numbers: Sequence[int], operation: Operation
@@ -237,10 +242,10 @@ class SessionReceiver:
     async def _first_messages(
         self, session: HeldSession, request: ReceiveRequest, operation: Operation
     ) -> Sequence[ReceivedMessage]:
-        """Return messages that are there; none if Azure fails now, because the session is granted already."""
+        """Return messages that are there; none if Azure fails or is late now, because the session is granted already."""
         receive = self.begin(session, request)
         try:
-            found = await self.finish(session, receive, operation)
+            found = await self.finish(session, receive, operation, LATE_TIMEOUT)
             operation.commit()
         except SupersededError:
             raise
@@ -257,16 +262,17 @@ class SessionReceiver:
         session.receive(receive)
         return receive
 
-    async def finish(self, session: HeldSession, receive: PendingReceive, operation: Operation) -> ReceivedMessages:
-        """Return the messages of a receive that `begin` began.
+    async def finish(
+        self, session: HeldSession, receive: PendingReceive, operation: Operation, seconds: float | None = None
+    ) -> ReceivedMessages:
+        """Return the messages of a receive that `begin` began. Wait for Azure's `timeout`, or for about `seconds`.
 
         Raises:
             SessionNotFoundError: The lock is lost.
             ProviderError: A later attempt of the same request replaced this one.
             QueueError: Another error of Azure.
         """
-        # Azure answers which messages are there. A session that is being relocked takes its own time.
-        await self._namespace.wait(receive.future, operation, self._namespace.timeout + DRAIN_TIMEOUT)
+        await self._wait_for_answer(receive, operation, seconds)
         return ReceivedMessages(session, receive.future.result())
 
     async def _wait_until_opened(self, session: HeldSession, seconds: float, operation: Operation) -> bool:

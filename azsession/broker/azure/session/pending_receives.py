@@ -24,7 +24,8 @@ from ....errors import QueueError
 from ...calls import SupersededError
 from ..answer_size import fitting
 from ..transport.links import Receiver
-from ..transport.loop import Loop, Timer
+from ..transport.loop import Loop
+from .drain_watch import DrainedSession, DrainWatch
 from .offers import Offer, OfferingLock, Offers
 from .pending_receive import Patience, PendingReceive
 from .returns import ReturnedMessages
@@ -34,8 +35,6 @@ from .unsettled import UnsettledMessage, UnsettledMessages
 MAX_RESULTS = 32
 #: Receives of one session without messages that are remembered.
 MAX_EMPTY = 64
-#: Seconds to wait for Azure's answer to a drain, and to the return of messages. Then receives go on without it.
-DRAIN_TIMEOUT = 2.0
 
 
 class ReceivingLock(OfferingLock, Protocol):
@@ -45,7 +44,7 @@ class ReceivingLock(OfferingLock, Protocol):
         """Set the timer of the lock again: a receive began or ended, so that the lock needs a renewal or needs none."""
 
 
-class ReceivingSession(Protocol):
+class ReceivingSession(DrainedSession, Protocol):
     """The session, as its receives see it."""
 
     entity: str
@@ -61,10 +60,6 @@ class ReceivingSession(Protocol):
     @property
     def link(self) -> Receiver | None:
         """The link, while the lock is known to be held by it."""
-
-    @property
-    def attached_link(self) -> Receiver | None:
-        """The link, while it is attached, also while the session is being checked."""
 
     @property
     def is_stopping(self) -> bool:
@@ -94,13 +89,13 @@ class PendingReceives:
         #: Messages that came and were not handed out. The first one may be offered.
         self._came: deque[UnsettledMessage] = deque()
         self._offer: Offer | None = None
-        self._drain_timer: Timer | None = None
+        self._drain = DrainWatch(session, loop, self.serve)
         self._serve_is_scheduled = False
         #: The last receive asked for one message, and got it.
         self._takes_one_by_one = False
         #: Messages that may come although no receive waits for them.
         self._fetch_ahead = 0
-        self._returned = ReturnedMessages(session, loop, DRAIN_TIMEOUT, self.serve)
+        self._returned = ReturnedMessages(session, loop, self.serve)
         #: No message is handed out or requested.
         self._is_paused = False
         #: Run when no message is ready, and none is on its way.
@@ -226,7 +221,11 @@ class PendingReceives:
         if self._is_paused:
             for receive in [one for one in self._receives if one.patience is not Patience.WAITS]:
                 self._resolve(receive, [])
-        if link is None or link.draining or self._returned or self._is_paused:
+        if link is None or self._returned or self._is_paused:
+            return
+        if link.draining:
+            if self._drain.is_late and not self._when_cleared:
+                self._hand_out_ready()
             return
         while self._receives and len(self._ready) >= self._receives[0].max_count:
             self._hand_out(self._receives[0])
@@ -236,7 +235,7 @@ class PendingReceives:
             link.give_credit(wanted)
         if link.credit and self._has_enough(link):
             # A drain takes the rest of the credit back, after the messages that are there.
-            self._drain(link)
+            self._drain.drain(link)
         elif self._came and self._takes_one_by_one and not self._receives and not self._when_cleared:
             self._offer = Offer(self._session, self._came[0], {*self._results, *self._empty})
             self._offers.put(self._offer)
@@ -246,6 +245,13 @@ class PendingReceives:
         if not self._receives:
             return link.credit > self._fetch_ahead
         return bool(self._ready) or any(one.patience is not Patience.WAITS for one in self._receives)
+
+    def _hand_out_ready(self) -> None:
+        """Hand out the messages that came, before it is known whether more come. If the broker stops, end other receives."""
+        while self._receives and self._ready:
+            self._hand_out(self._receives[0])
+        for receive in list(self._receives) if self._session.is_stopping else []:
+            self._resolve(receive, [])
 
     def _hand_out(self, receive: PendingReceive) -> None:
         ready = self._ready
@@ -297,24 +303,9 @@ class PendingReceives:
             self._session.client = request.client or self._session.client
             self._session.is_shared = True
 
-    def _drain(self, link: Receiver) -> None:
-        self._stop_drain_timer()
-        self._drain_timer = self._loop.later(DRAIN_TIMEOUT, lambda: self._on_drain_timeout(link))
-        link.drain()
-
-    def _on_drain_timeout(self, link: Receiver) -> None:
-        if link is self._session.attached_link and link.draining:
-            link.draining = False
-            self.on_drained()
-
-    def _stop_drain_timer(self) -> None:
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-            self._drain_timer = None
-
     def on_drained(self) -> None:
         """Azure has sent all messages that it has: end the receives that can have one, and those whose time is up."""
-        self._stop_drain_timer()
+        self._drain.end()
         if self._when_cleared:
             self.return_ready()
             callbacks, self._when_cleared = self._when_cleared, []
@@ -355,7 +346,7 @@ class PendingReceives:
             return
         self._when_cleared.append(then)
         if not link.draining:
-            self._drain(link)
+            self._drain.drain(link)
 
     def take_ready(self) -> list[UnsettledMessage]:
         """Return the ready messages, and forget them."""
@@ -387,5 +378,5 @@ class PendingReceives:
         self._fetch_ahead = 0
         # Settlements among these are sent when the lock was taken again.
         self._when_cleared.clear()
-        self._stop_drain_timer()
+        self._drain.end()
         self._returned.forget()

@@ -1,7 +1,7 @@
 """Messages on their way back to Azure. `PendingReceives` returns messages that were fetched ahead with it.
 
 They are returned as *released* (AMQP 1.0 §3.4.4), which does not count as a delivery. Until Azure has confirmed it, later
-messages would overtake them.
+messages would overtake them. A link that does not confirm it in time is given up: its end returns all messages.
 
 Everything here runs in the loop's thread.
 """
@@ -14,6 +14,7 @@ from typing import Protocol
 from .... import amqp
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
+from .drain_watch import ANSWER_TIMEOUT
 from .unsettled import UnsettledMessage
 
 
@@ -24,6 +25,9 @@ class ReturningSession(Protocol):
     def attached_link(self) -> Receiver | None:
         """The link, while it is attached, also while the session is being checked."""
 
+    def give_link_up(self) -> None:
+        """Let the link go, and take the lock by another one."""
+
 
 class ReturnedMessages:
     """The messages of one session that were returned, and whose return Azure has not confirmed.
@@ -31,14 +35,12 @@ class ReturnedMessages:
     Args:
         session: The session.
         loop: The loop that owns the session.
-        patience: Seconds to wait for Azure's answers.
-        on_all: Called when all messages are back, or after `patience` seconds.
+        on_all: Called when all messages are back.
     """
 
-    def __init__(self, session: ReturningSession, loop: Loop, patience: float, on_all: Callable[[], object]) -> None:
+    def __init__(self, session: ReturningSession, loop: Loop, on_all: Callable[[], object]) -> None:
         self._session = session
         self._loop = loop
-        self._patience = patience
         self._on_all = on_all
         self._deliveries: set[int] = set()
         self._timer: Timer | None = None
@@ -54,7 +56,7 @@ class ReturnedMessages:
         for delivery_id in reversed(deliveries):
             link.settle(delivery_id, delivery_id, amqp.RELEASED, lambda numbers, *_: self._on_returned(link, numbers))
         self._stop_timer()
-        self._timer = self._loop.later(self._patience, self._end)
+        self._timer = self._loop.later(ANSWER_TIMEOUT, lambda: self._unanswered(link))
 
     def _on_returned(self, link: Receiver, delivery_ids: Iterable[int]) -> None:
         if link is self._session.attached_link and self._deliveries:
@@ -66,8 +68,12 @@ class ReturnedMessages:
         self.forget()
         self._on_all()
 
+    def _unanswered(self, link: Receiver) -> None:
+        if link is self._session.attached_link:
+            self._session.give_link_up()
+
     def forget(self) -> None:
-        """Wait for no answer: the link is gone, or did not answer in time."""
+        """Wait for no answer: the link is gone."""
         self._stop_timer()
         self._deliveries.clear()
 

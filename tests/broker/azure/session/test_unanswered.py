@@ -22,7 +22,6 @@ def hasty(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azu
     """A broker with short timeouts."""
     monkeypatch.setattr("azsession.broker.azure.session.relock.VERIFY_TIMEOUT", 0.3)
     monkeypatch.setattr("azsession.broker.azure.session.opening.ANSWER_TIME", 0.2)
-    monkeypatch.setattr("azsession.broker.azure.session.pending_receives.DRAIN_TIMEOUT", 0.3)
     with broker_on(namespace, request_timeout=1.0) as broker:
         yield broker
 
