@@ -16,7 +16,7 @@ from azsession.protocol.sas import generate_sas_token
 from azsession.server import AccessKey, GatewayService
 
 #: Seconds that a test waits for a frame.
-PATIENCE = 10.0
+PATIENCE = 30.0
 WINDOW = 100_000
 _numbers = itertools.count()
 
@@ -58,9 +58,9 @@ class RawClient:
                 self._splitter.awaits_header = is_outcome
         return self._items.pop(0)
 
-    def expect(self, code: int) -> Any:
+    def expect(self, code: int, patience: float = PATIENCE) -> Any:
         """Return the next performative of a kind. Others in between are dropped."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             item = self.next()
             assert item is not None, f"the connection ended before a frame 0x{code:02x}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,7 +19,7 @@ from azsession.queues import QueueSettings
 from azsession.server import GatewayService
 from tests.conftest import eventually
 
-from ..raw import KEYS, Gateway, SteppedClock, acceptors, fresh_id, serving, tls_client, waiters
+from ..raw import KEYS, Gateway, Holder, Reply, SteppedClock, acceptors, fresh_id, serving, tls_client, waiters
 
 Connect = Callable[[bytes], socket.socket]
 
@@ -52,31 +51,34 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Gat
         yield Gateway(plain, SteppedClock()), connect
 
 
-def aborted_poll(gateway: Gateway, connect: Connect, queue: str, seconds: float) -> None:
-    """Wait for a message for 10 seconds, but close the connection after `seconds`, as ``curl --max-time`` does."""
-    path = f"/{queue}/sessions/s/messages/head?timeout=10"
+def aborted_poll(gateway: Gateway, connect: Connect, queue: str) -> None:
+    """Begin to wait for a message, but close the connection soon, as ``curl --max-time`` does."""
+    path = f"/{queue}/sessions/s/messages/head?timeout=100"
     with connect(gateway.head("DELETE", path, {"Azsession-Lock-Id": fresh_id()})):
         eventually(lambda: waiters(gateway, queue, "s") == 1)
-        threading.Event().wait(seconds)
+
+
+def received(holder: Holder) -> Reply:
+    """Return the answer to a receive, when the session is free."""
+    replies: list[Reply] = []
+    eventually(lambda: replies.append(holder.receive()) or replies[-1].status != 423)
+    return replies[-1]
 
 
 def test_an_aborted_poll_frees_the_session(served: tuple[Gateway, Connect]) -> None:
     gateway, connect = served
-    queue = gateway.queue(lock_duration=2)
-    began = time.monotonic()
-    aborted_poll(gateway, connect, queue, 1.0)
-    other = gateway.holder(queue, "s", fresh_id())
-    eventually(lambda: other.receive().status == 204)
-    assert time.monotonic() < began + 2.5
+    queue = gateway.queue(lock_duration=300)
+    aborted_poll(gateway, connect, queue)
+    assert received(gateway.holder(queue, "s", fresh_id())).status == 204
 
 
 def test_a_message_that_is_sent_after_an_aborted_poll_is_delivered_once(served: tuple[Gateway, Connect]) -> None:
     gateway, connect = served
-    queue = gateway.queue(lock_duration=2)
-    aborted_poll(gateway, connect, queue, 0.1)
+    queue = gateway.queue(lock_duration=300)
+    aborted_poll(gateway, connect, queue)
     gateway.send(queue, "s", "one")
-    received = gateway.holder(queue, "s", fresh_id()).receive("timeout=3")
-    assert (received.body, received.properties["DeliveryCount"]) == (b"one", 1)
+    reply = received(gateway.holder(queue, "s", fresh_id()))
+    assert (reply.body, reply.properties["DeliveryCount"]) == (b"one", 1)
 
 
 class LateBroker(EmbeddedBroker):
@@ -134,7 +136,7 @@ def test_a_session_that_an_absent_client_accepted_is_released() -> None:
                 eventually(lambda: acceptors(gateway, queue) == 1)
             # The end of the connection and the message arrive at almost the same time.
             gateway.send(queue, f"s{number}", "x")
-            present = gateway.ask("POST", f"/{queue}/sessions?timeout=5", {}, {"Azsession-Lock-Id": fresh_id()})
+            present = gateway.ask("POST", f"/{queue}/sessions?timeout=15", {}, {"Azsession-Lock-Id": fresh_id()})
             assert present.json["SessionId"] == f"s{number}"
 
 

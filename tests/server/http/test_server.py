@@ -22,7 +22,7 @@ from azsession.server.http import limits
 from tests.conftest import eventually
 from tests.support.paths import ROOT
 
-from ..raw import KEYS, Gateway, SteppedClock, acceptors, fresh_id, in_thread, read_reply, serving, waiters
+from ..raw import KEYS, Gateway, SteppedClock, acceptors, connections, fresh_id, in_thread, read_reply, serving, waiters
 
 # Clients that go away
 
@@ -107,12 +107,14 @@ def test_requests_can_be_pipelined(gateway: Gateway, queue: str) -> None:
 # Slow and silent clients
 
 
-def test_slow_clients_block_no_others_and_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEADER_DEADLINE", 1.0)
+def test_slow_clients_block_no_others_and_are_disconnected() -> None:
     with serving(max_waiting=64) as gateway, ExitStack() as stack:
-        slow = [stack.enter_context(gateway.open_socket(b"GET /healthz HTTP/1.1\r\nX-Slow: ")) for _ in range(40)]
-        body = gateway.head("POST", "/q/messages", {"Content-Length": "1000"})
-        slow.append(stack.enter_context(gateway.open_socket(body + b"a bit")))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(limits, "HEADER_DEADLINE", 1.0)
+            slow = [stack.enter_context(gateway.open_socket(b"GET /healthz HTTP/1.1\r\nX-Slow: ")) for _ in range(40)]
+            body = gateway.head("POST", "/q/messages", {"Content-Length": "1000"})
+            slow.append(stack.enter_context(gateway.open_socket(body + b"a bit")))
+            eventually(lambda: connections(gateway) == 41)
         ended = threading.Event()
 
         def trickle() -> None:
