@@ -6,7 +6,10 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
+import attrs
+
 from azsession import Message, ReceivedMessage, ServiceBusProvider, SessionClient
+from azsession.testing import AzsessionServer
 
 QUEUE = "orders"
 
@@ -57,6 +60,12 @@ class Gate:
 
 def send(provider: ServiceBusProvider, session_id: str, texts: Iterable[str], queue: str = QUEUE) -> None:
     provider.send_messages(queue, [Message(text, session_id=session_id) for text in texts])
+
+
+def lengthen_locks(server: AzsessionServer, queue: str = QUEUE) -> None:
+    """Let the next locks of a queue last long. Without it, a slow machine could lose these, too."""
+    known = server._service.broker._core.queues[queue]  # type: ignore[attr-defined]
+    known.settings = attrs.evolve(known.settings, lock_duration=60)
 
 
 def left(provider: ServiceBusProvider, queue: str = QUEUE) -> int:

@@ -49,7 +49,9 @@ def test_the_work_of_processors_is_reported_by_queue() -> None:
         assert found[f"sessions_open {queue}"] == found[f"sessions_parked {queue}"] == 0
         assert found[f"handler_duration_seconds_count {queue}"] == found[f"handler_duration_seconds_bucket {queue} +Inf"] == 4
         assert found[f"handler_duration_seconds_sum {queue}"] >= 0.04
-        assert found[f"handler_duration_seconds_bucket {queue} 0.01"] == 2
+        # The two calls that wait are above the first bound; on a busy machine, the others can be, too.
+        assert found[f"handler_duration_seconds_bucket {queue} 0.01"] <= 2
+        assert found[f"handler_duration_seconds_bucket {queue} 300.0"] == 4
 
 
 def test_sessions_in_progress_are_reported() -> None:

@@ -19,7 +19,7 @@ from azsession.testing import AzsessionServer
 
 from ..conftest import eventually
 from .front import Front, Reported, Sessions, first_alone, processing, until_failed
-from .helpers import QUEUE, Seen, left, locked, send
+from .helpers import QUEUE, Seen, left, lengthen_locks, locked, send
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -146,11 +146,12 @@ def test_all_messages_of_a_request_that_fails_are_reported(provider: ServiceBusP
 def test_messages_whose_lock_is_lost_are_reported_and_come_again(
     azsession_server: AzsessionServer, front: Front, provider: ServiceBusProvider, quick: None
 ) -> None:
-    azsession_server.create_queue("short", lock_duration=1)
+    azsession_server.create_queue("short", lock_duration=2)
     reported = Reported()
 
     def lose(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "2" and seen.count == 2:
+            lengthen_locks(azsession_server, "short")
             eventually(lambda: session.is_lock_lost and locked(provider, "short") == [])
             front.open_gate.set()
 

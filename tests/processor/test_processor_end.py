@@ -94,7 +94,6 @@ def test_run_passes_the_error_to_the_hook_and_raises_it_without_a_log_line(
 def test_a_wrong_key_ends_the_processor_after_some_time(
     azsession_server: AzsessionServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(permanence, "REFUSED_PATIENCE", 1.0)
     text = f"Endpoint={azsession_server.url}/;SharedAccessKeyName=nobody;SharedAccessKey=bm8="
     reports: Reports = queue.SimpleQueue()
     with ServiceBusProvider.from_connection_string(text) as provider:
@@ -105,6 +104,7 @@ def test_a_wrong_key_ends_the_processor_after_some_time(
         # The first refusal is reported at once, and the end when it comes.
         assert type(reports.get(timeout=60)[0]) is AuthenticationFailedError
         assert "ends: " not in caplog.text
+        monkeypatch.setattr(permanence, "REFUSED_PATIENCE", 0.0)
         assert type(reports.get(timeout=60)[0]) is AuthenticationFailedError
         with pytest.raises(AuthenticationFailedError):
             processor.stop()
