@@ -30,7 +30,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: Seconds that `eventually` waits. `python -m tests.mutation` waits less, because a mutant fails often.
-PATIENCE = float(os.environ.get("AZSESSION_TEST_PATIENCE", "10"))
+PATIENCE = float(os.environ.get("AZSESSION_TEST_PATIENCE", "30"))
 
 #: 329 GitHub webhooks in 70 sessions, interleaved.
 WEBHOOKS = Path(__file__).parent / "data" / "github-webhooks.jsonl"

@@ -116,12 +116,13 @@ def test_an_exception_of_a_handler_in_a_callback_is_raised_and_the_callback_is_r
     def first(_: Future[int]) -> None:
         calls.append("first")
         if len(calls) == 1:
-            time.sleep(20)
+            with alarm(0.1, handler):
+                time.sleep(20)
 
     future: Future[int] = Future()
     future.add_done_callback(first)
     future.add_done_callback(lambda _: calls.append("second"))
-    with pytest.raises(AlarmError), alarm(0.1, handler):
+    with pytest.raises(AlarmError):
         future.set_result(1)
     assert future.result() == 1
     future.finish()

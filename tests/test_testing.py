@@ -56,7 +56,7 @@ def test_the_code_under_test_connects_by_itself(azsession_server, monkeypatch):
 
 def test_users_can_use_the_fixtures_without_setup(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(USERS_TESTS)
-    result = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", timeout=60)
+    result = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", timeout=100)
     result.assert_outcomes(passed=6)
     assert result.ret == 0
 
@@ -74,14 +74,14 @@ def test_a_failing_test_of_a_user_ends_while_a_receive_waits(pytester: pytest.Py
         """
     )
     # The waiting receive raises an exception when the server stops, and nothing catches it.
-    result = pytester.runpytest_subprocess("-W", "ignore", "-p", "no:cacheprovider", timeout=30)
+    result = pytester.runpytest_subprocess("-W", "ignore", "-p", "no:cacheprovider", timeout=100)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*nothing came*"])
 
 
 def test_pytest_lists_the_fixtures_with_descriptions(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("")
-    shown = pytester.runpytest_subprocess("--fixtures", "-p", "no:cacheprovider", timeout=30).stdout
+    shown = pytester.runpytest_subprocess("--fixtures", "-p", "no:cacheprovider", timeout=100).stdout
     shown.fnmatch_lines(["azsession_server*", "*real socket*"])
     shown.fnmatch_lines(["azsession_provider*", "*azsession_server*"])
 
@@ -144,14 +144,14 @@ def test_the_server_responds_while_many_receives_wait(azsession_server: Azsessio
 
 
 def test_a_queue_can_have_a_short_lock_duration(azsession_server: AzsessionServer) -> None:
-    azsession_server.create_queue("short", lock_duration=1)
+    azsession_server.create_queue("short", lock_duration=3)
     lost = threading.Event()
     with azsession_server.provider() as provider:
         provider.send_message("short", Message("one", session_id="s"))
         with provider.create_session_client("short", "s", auto_renew=False, on_lock_lost=lambda *_: lost.set()) as session:
             message = session.receive_message()
             assert message is not None
-            assert lost.wait(10)
+            assert lost.wait(30)
             with pytest.raises(SessionNotFoundError):
                 session.complete_message(message)
 

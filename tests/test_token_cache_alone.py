@@ -217,7 +217,7 @@ def test_a_wait_ends_in_time_and_says_how_long_it_was() -> None:
         began = time.monotonic()
         with pytest.raises(AuthenticationFailedError, match=rf"^the source gave no token within {timeout:g} s$"):
             cache.token("https://a", timeout)
-        assert timeout <= time.monotonic() - began < timeout + 5
+        assert timeout <= time.monotonic() - began < timeout + 15
     source.gate.set()
     assert token(cache, "https://a") == "a1"
     assert source.asked == [("a", False)]

@@ -44,7 +44,8 @@ def test_two_processes_handle_webhooks_in_order_although_one_is_killed(
 ) -> None:
     report = tmp_path / "report"
     with Served("--data", tmp_path / "data.db") as server, ServiceBusProvider.from_connection_string(server.line) as provider:
-        provider.create_queue(QUEUE, QueueSettings(lock_duration=2))
+        # The lock ends some seconds after the kill. A renewal comes in its middle, also on a slow machine.
+        provider.create_queue(QUEUE, QueueSettings(lock_duration=8))
         provider.send_messages(QUEUE, [Message(json.dumps(event), session_id=event["session_id"]) for event in webhooks])
         options = ("--max-concurrent-sessions", "16", "--prefetch", "3", "--settle-in-background", str(in_background))
         victim = consume(server.line, report, "webhook", *options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

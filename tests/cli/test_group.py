@@ -196,7 +196,7 @@ def test_an_unreachable_gateway_prints_one_line() -> None:
 def test_ctrl_c_stops_a_waiting_receive_with_status_130_and_no_traceback(azsession_server: AzsessionServer) -> None:
     process = start("receive", "q", "s", "--timeout", "50", connection_string=azsession_server.connection_string)
     watched = psutil.Process(process.pid)
-    eventually(lambda: any(found.status == psutil.CONN_ESTABLISHED for found in watched.net_connections("tcp")))
+    eventually(lambda: any(found.status == psutil.CONN_ESTABLISHED for found in watched.net_connections("tcp")), seconds=60)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err.strip()) == (130, "", "")

@@ -22,12 +22,19 @@ from azsession import (
     QueueError,
     ServiceBusProvider,
 )
+from azsession.cli import key as key_command
 from azsession.cli.keyfile import edit_keys, read_keys, write_keys
 from azsession.server import AccessKey
 
 from ..conftest import eventually
 from ..support.processes import COMMAND, Served, assert_one_line, environment, run, run_here
 from .helpers import SECRET, key_of
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer until a gateway has noticed a change: it can be slow on a busy machine."""
+    monkeypatch.setattr(key_command, "PATIENCE", 60.0)
 
 
 @pytest.fixture
@@ -141,7 +148,8 @@ def test_without_a_known_gateway_it_says_to_change_the_url(keys: Path) -> None:
     assert "put the URL of the gateway in the place of http://127.0.0.1:8720" in ended.stderr
 
 
-def test_a_gateway_with_keys_of_its_command_line_is_named(keys: Path) -> None:
+def test_a_gateway_with_keys_of_its_command_line_is_named(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_command, "PATIENCE", 0.5)
     with Served("--memory", "--key", f"own:{SECRET}:Manage") as served:
         ended = run_here("key", "add", "app", "--rights", "Send", "--key-file", keys, connection_string=served.line)
     assert ended.returncode == 0
@@ -227,7 +235,7 @@ def test_an_editor_that_is_killed_leaves_the_old_keys_and_no_lock(keys: Path) ->
     waiting.start()
     editor.send_signal(signal.SIGKILL)
     editor.communicate()
-    waiting.join(10)
+    waiting.join(60)
     assert [key.name for key in read_keys(keys)] == ["root", "later"]
 
 

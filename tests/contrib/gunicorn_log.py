@@ -14,7 +14,7 @@ def complaints(log: str) -> list[str]:
 
 
 def assert_workers_settle_for_each_other(access_log: str, take_path: str) -> None:
-    """Check that three workers handed messages out, and that one settled a message which another had received.
+    """Check that several workers handed messages out, and that one settled a message which another had received.
 
     Args:
         access_log: The log of the requests, in the form of `ACCESS`.
@@ -28,5 +28,5 @@ def assert_workers_settle_for_each_other(access_log: str, take_path: str) -> Non
             took[tag] = worker
         else:
             settled[tag].add(worker)
-    assert len(set(took.values())) == 3
+    assert len(set(took.values())) >= 2
     assert any(workers - {took[tag]} for tag, workers in settled.items())

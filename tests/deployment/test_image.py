@@ -121,7 +121,7 @@ def image() -> Iterator[Image]:
             (root / name).mkdir()
         context(root / "src")
         built = subprocess.run(
-            ["bash", "-euc", build_command(root)], capture_output=True, text=True, timeout=110, check=False
+            ["bash", "-euc", build_command(root)], capture_output=True, text=True, timeout=250, check=False
         )
         assert built.returncode == 0, built.stdout + built.stderr
         shutil.copy(EXAMPLES / "handlers.py", root / "app")

@@ -173,7 +173,7 @@ class PageRun:
             def is_empty() -> bool:
                 return all(provider.get_queue(queue.name).active_count == 0 for queue in provider.list_queues())
 
-            eventually(is_empty, "messages are left in the queues", seconds=30)
+            eventually(is_empty, "messages are left in the queues", seconds=60)
         self._output = ""
         while self._background:
             process = self._background.pop()

@@ -82,7 +82,7 @@ def test_the_python_of_the_pages_is_formatted_and_clean(tmp_path: Path) -> None:
             [sys.executable, "-m", "ruff", *command, *options, str(tmp_path)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr

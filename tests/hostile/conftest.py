@@ -43,7 +43,7 @@ def connect(proxy: FaultyProxy) -> Iterator[Callable[..., ServiceBusProvider]]:
     made: list[ServiceBusProvider] = []
 
     def make(**fields: Any) -> ServiceBusProvider:
-        config = {"request_timeout": 5, "retry_attempts": 0, "retry_deadline": 5, **fields}
+        config = {"request_timeout": 30, "retry_attempts": 0, "retry_deadline": 30, **fields}
         made.append(ServiceBusProvider.from_connection_string(proxy.connection_string, **config))
         made[-1].list_sessions("known")
         return made[-1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
 
 from azsession import Message, ReceivedMessage, ServiceBusProvider, SessionClient
+from azsession.client.provider import core_of
 
 _numbers = itertools.count(1)
 
@@ -41,6 +43,18 @@ def new_context(provider: ServiceBusProvider, queue: str) -> Context:
     assert message is not None
     assert message.body == b"first"
     return Context(provider, queue, session, message)
+
+
+@contextmanager
+def answers_within(context: Context, seconds: float) -> Iterator[None]:
+    """Let the provider wait only so long for answers. All else has the usual time, which a busy machine needs."""
+    transport: Any = core_of(context.provider).transport
+    usual = transport._config
+    transport._config = attrs.evolve(usual, request_timeout=seconds)
+    try:
+        yield
+    finally:
+        transport._config = usual
 
 
 Operation = Callable[[Context], Callable[[], object]]

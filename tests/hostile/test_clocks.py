@@ -40,7 +40,7 @@ class Machines:
         self.client = stack.enter_context(client_process(self.connection_string, "s1", clock))
         self.short = stack.enter_context(client_process(self.connection_string, "s1", clock, "short"))
         self.other = stack.enter_context(ServiceBusProvider.from_connection_string(self.connection_string, retry_attempts=1))
-        self.other.create_queue("short", QueueSettings(lock_duration=1))
+        self.other.create_queue("short", QueueSettings(lock_duration=3))
 
     def step(self, *, gateway: float, clients: float) -> None:
         self.gateway.step(gateway)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows does no
 
 @pytest.fixture(scope="module")
 def connection_string(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with gateway_process(tmp_path_factory.mktemp("stopped"), lock_duration=1, steps=False) as (_, connection_string):
+    with gateway_process(tmp_path_factory.mktemp("stopped"), lock_duration=3, steps=False) as (_, connection_string):
         yield connection_string
 
 

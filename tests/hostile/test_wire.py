@@ -11,7 +11,7 @@ import pytest
 
 from azsession import ConnectionFailedError, MessageTooLargeError, ProviderError, QueueError
 
-from .operations import ALL, Prepare
+from .operations import ALL, Prepare, answers_within
 from .servers import GATEWAYS, FaultyProxy, ScriptedAnswer, http_answer, raw
 
 KEPT_HEAD = b"HTTP/1.1 200 OK\r\nAzsession-Protocol: 1\r\n"
@@ -136,11 +136,11 @@ ENDLESS = {
 
 @pytest.mark.parametrize("case", ENDLESS)
 def test_the_client_stops_reading_an_endless_answer(case: str, proxy: FaultyProxy, prepare: Prepare) -> None:
-    context = prepare(request_timeout=1)
+    context = prepare()
     proxy.script(ScriptedAnswer(ENDLESS[case]))
-    with pytest.raises(ConnectionFailedError):
+    with answers_within(context, 1.0), pytest.raises(ConnectionFailedError):
         context.session.complete_message(context.message)
-    assert proxy.client_left.acquire(timeout=10)  # The client closed the connection.
+    assert proxy.client_left.acquire(timeout=30)  # The client closed the connection.
     context.session.complete_message(context.message)
 
 
@@ -151,7 +151,7 @@ def test_an_error_with_an_endless_body_is_an_error(status: int, proxy: FaultyPro
     proxy.script(ScriptedAnswer(after(head, b"x" * 65536)))
     with pytest.raises(ProviderError):
         context.session.complete_message(context.message)
-    assert proxy.client_left.acquire(timeout=10)
+    assert proxy.client_left.acquire(timeout=30)
     context.session.complete_message(context.message)
 
 
@@ -168,27 +168,28 @@ TRICKLES = {
 
 @pytest.mark.parametrize("case", TRICKLES)
 def test_a_slow_answer_times_out(case: str, proxy: FaultyProxy, prepare: Prepare) -> None:
-    context = prepare(request_timeout=0.5)
+    context = prepare()
     began = time.monotonic()
     proxy.script(ScriptedAnswer(TRICKLES[case]))
-    with pytest.raises(ConnectionFailedError, match="timed out"):
+    with answers_within(context, 0.5), pytest.raises(ConnectionFailedError, match="timed out"):
         context.session.complete_message(context.message)
     assert 0.4 < time.monotonic() - began < 30  # Without a timeout it would never end.
-    assert proxy.client_left.acquire(timeout=10)
+    assert proxy.client_left.acquire(timeout=30)
     context.session.complete_message(context.message)
 
 
 def test_a_large_answer_may_take_longer_than_the_timeout_while_it_arrives(proxy: FaultyProxy, prepare: Prepare) -> None:
-    context = prepare(request_timeout=0.5)
+    context = prepare()
 
     def answer(original: bytes) -> Iterator[bytes]:
         yield HEAD + b"Content-Length: %d\r\n\r\n" % (20 * 32768)
         for _ in range(20):
-            time.sleep(0.05)
+            time.sleep(0.2)
             yield b"x" * 32768
 
     proxy.script(ScriptedAnswer(answer))
-    state = context.session.get_session_state()
+    with answers_within(context, 3.0):
+        state = context.session.get_session_state()
     assert state is not None
     assert len(state) == 20 * 32768
 

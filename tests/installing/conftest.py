@@ -24,7 +24,7 @@ class Environment:
     """
 
     def __init__(self, folder: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=100)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=250)
         self.bin = folder / "bin"
 
     def run(self, command: str, cwd: Path, *, status: int = 0) -> str:

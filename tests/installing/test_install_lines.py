@@ -67,6 +67,7 @@ def test_the_page_about_installing_lists_every_extra_for_users() -> None:
     assert all(extra == other for extra, other in rows)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("place", [place for place in FROM_CLONE if not DEVELOPERS & set(re.findall(r"\w+", place))])
 def test_pip_resolves_each_install_line_in_a_clone(place: str, clone: Path, untouched: Environment) -> None:
     said = untouched.run(f"pip install --dry-run {place}", clone)

@@ -69,7 +69,7 @@ def test_a_session_lock_is_renewed_and_its_state_is_kept(client: ServiceBusClien
 
 
 def test_an_expired_session_lock_is_lost(client: ServiceBusClient, namespace: Namespace) -> None:
-    namespace.create_queue("short", lock_duration=1.0)
+    namespace.create_queue("short", lock_duration=3.0)
     put(namespace, "short", ("1", "s"))
     with session(client, "short") as receiver:
         (received,) = receive(receiver, 1)
@@ -190,8 +190,8 @@ def test_a_session_id_that_is_not_text_is_refused(client: ServiceBusClient, queu
 
 @stand_in_only("locks that credit does not keep")
 def test_a_lock_is_kept_while_its_link_has_credit(client: ServiceBusClient, namespace: Namespace) -> None:
-    namespace.create_queue("kept", lock_duration=0.4)
-    namespace.create_queue("strict", lock_duration=0.4, credit_keeps_lock=False)
+    namespace.create_queue("kept", lock_duration=2.0)
+    namespace.create_queue("strict", lock_duration=2.0, credit_keeps_lock=False)
     for name in ("kept", "strict"):
         put(namespace, name, ("1", "s"))
     with session(client, "kept", prefetch_count=10) as waiting:
@@ -205,7 +205,7 @@ def test_a_lock_is_kept_while_its_link_has_credit(client: ServiceBusClient, name
 
 
 def test_a_lock_expires_after_its_link_has_used_its_credit(client: ServiceBusClient, namespace: Namespace) -> None:
-    namespace.create_queue("spent", lock_duration=1.0)
+    namespace.create_queue("spent", lock_duration=3.0)
     put(namespace, "spent", ("1", "s"))
     with session(client, "spent") as receiver:
         receive(receiver, 1)

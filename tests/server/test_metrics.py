@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from azsession import ConfigurationError, Message, QueueSettings, ValidationError
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.server import AccessKey, GatewayMetrics, GatewayService, Right
+from azsession.server import metrics as metrics_module
 
 from ..broker.embedded.helpers import HandClock
 from ..conftest import eventually
@@ -170,10 +171,11 @@ def test_requests_waits_and_connections_are_counted(gateway: Gateway) -> None:
     queue = gateway.queue()
     before = scrape(gateway)
     holder = gateway.holder(queue, "s", fresh_id())
+    began = time.monotonic()
     assert holder.receive("timeout=0.2").status == 204
+    elapsed = time.monotonic() - began
     answer = in_thread(lambda: gateway.ask("POST", f"/{queue}/sessions?timeout=30", {}, {"Azsession-Lock-Id": fresh_id()}))
-    while not acceptors(gateway, queue):
-        pass
+    eventually(lambda: acceptors(gateway, queue))
     while_waiting = scrape(gateway)
     assert value(while_waiting, "gateway_waiting_requests", operation="accept") == 1
     assert (value(while_waiting, "gateway_connections") or 0) >= 2
@@ -189,8 +191,9 @@ def test_requests_waits_and_connections_are_counted(gateway: Gateway) -> None:
         value(samples, f"gateway_{name}_duration_seconds_sum", operation="receive") or 0.0 for name in ("wait", "request")
     )
     # The wait is not part of the duration.
-    assert waited + took >= 0.2
-    assert waited > took > 0
+    assert 0.2 <= waited + took <= elapsed
+    assert waited > 0.1
+    assert took > 0
     assert value(samples, "gateway_request_duration_seconds_count", operation="receive") == 1
     assert value(before, "gateway_requests_total", operation="receive", status="204") is None
 
@@ -232,7 +235,7 @@ def test_the_age_of_the_oldest_message_is_in_seconds() -> None:
     broker.send("q", [Message("x", session_id="s")]).result()
     with GatewayService(broker, [PROMETHEUS], metrics=GatewayMetrics()) as service:
         samples = scrape(Gateway(service, SteppedClock()))
-    assert 100 <= (value(samples, "queue_oldest_message_age_seconds", queue="q") or 0) < 110
+    assert 100 <= (value(samples, "queue_oldest_message_age_seconds", queue="q") or 0) < 300
 
 
 def test_a_broker_that_fails_is_down_and_the_rest_is_reported(gateway: Gateway) -> None:
@@ -295,9 +298,10 @@ def test_two_gateways_of_a_process_have_their_own_metrics() -> None:
             GatewayService(EmbeddedBroker(), [MANAGE], metrics=one._metrics)
 
 
-def test_scrapes_at_one_time_count_once(gateway: Gateway) -> None:
+def test_scrapes_at_one_time_count_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = gateway.service._metrics
     assert metrics is not None
+    monkeypatch.setattr(metrics_module, "SCRAPE_SECONDS", 60.0)
     with ThreadPoolExecutor(8) as threads:
         futures = {id(future) for future in threads.map(lambda _: metrics.scrape(), range(32))}
     assert len(futures) == 1

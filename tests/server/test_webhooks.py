@@ -189,7 +189,8 @@ def test_webhooks_are_consumed_in_order_and_once(stack: ExitStack, tmp_path: Pat
 
 @pytest.mark.timeout(120)
 def test_killing_a_consumer_loses_no_message(stack: ExitStack, tmp_path: Path, webhooks: list[dict[str, Any]]) -> None:
-    scene = Scene(stack, tmp_path, lock_duration=2)
+    # The locks end some seconds after the kill. A renewal comes in the middle of a lock, also on a slow machine.
+    scene = Scene(stack, tmp_path, lock_duration=8)
     scene.send(webhooks)
     scene.start_consumers(delay=0.05)
     victim = scene.consumers[0]

@@ -73,7 +73,7 @@ def token(namespace: StandIn, path: str, seconds: float = 3600, name: str = "Roo
 class Client:
     """A connection with its own `$cbs`."""
 
-    def __init__(self, namespace: StandIn, timeout: float = 5) -> None:
+    def __init__(self, namespace: StandIn, timeout: float = 30) -> None:
         self.namespace = namespace
         self.connection = BlockingConnection(
             f"amqp://127.0.0.1:{namespace.port}", timeout=timeout, allowed_mechs="ANONYMOUS", reconnect=False
@@ -118,6 +118,16 @@ def connected(namespace: StandIn, **options: Any) -> Iterator[Client]:
             client.connection.close()
 
 
+@contextmanager
+def short_patience(client: Client) -> Iterator[None]:
+    """Wait only a second for answers."""
+    usual, client.connection.timeout = client.connection.timeout, 1.0
+    try:
+        yield
+    finally:
+        client.connection.timeout = usual
+
+
 def put(namespace: StandIn, *names: str) -> None:
     namespace.put("orders", [Message(body=name, id=name, group_id=name).encode() for name in names])
 
@@ -128,7 +138,7 @@ def test_links_are_detached_with_the_given_condition(namespace: StandIn) -> None
         assert namespace.detach_links("orders", "a", "com.microsoft:server-busy", "later") == 1
         assert namespace.locked_sessions("orders") == set()
         with pytest.raises(LinkDetached, match="server-busy"):
-            receiver.receive(5)
+            receiver.receive(30)
 
 
 def test_dropped_connections_release_their_sessions_at_once(namespace: StandIn) -> None:
@@ -147,16 +157,16 @@ def test_polite_drops_send_a_close_frame(namespace: StandIn) -> None:
         receiver = client.session("a")
         namespace.drop_connections(polite=True)
         with pytest.raises(ConnectionException, match="amqp:connection:forced"):
-            receiver.receive(5)
+            receiver.receive(30)
     eventually(lambda: namespace.connections() == 0)
 
 
 def test_delayed_answers_are_sent_when_the_delay_ends(namespace: StandIn) -> None:
-    with connected(namespace, timeout=0.3) as client:
+    with connected(namespace) as client:
         namespace.delay(60)
-        with pytest.raises(Timeout):
+        with short_patience(client), pytest.raises(Timeout):
             client.session("a")
-        assert namespace.locked_sessions("orders") == {"a"}
+        eventually(lambda: namespace.locked_sessions("orders") == {"a"})
         namespace.delay(0)
         client.session("b")
     eventually(lambda: not namespace.locked_sessions("orders"))
@@ -185,16 +195,16 @@ def test_the_next_operation_is_refused(namespace: StandIn, operation: str) -> No
 
 
 def test_a_swallowed_operation_takes_effect_without_an_answer(namespace: StandIn) -> None:
-    with connected(namespace, timeout=0.3) as client:
+    with connected(namespace) as client:
         sender = client.connection.create_sender("orders")
         namespace.swallow("send")
-        with pytest.raises(Timeout):
+        with short_patience(client), pytest.raises(Timeout):
             sender.send(Message(body="x", group_id="s"))
-        assert namespace.counts("orders").active == 1
+        eventually(lambda: namespace.counts("orders").active == 1)
         namespace.swallow("attach")
-        with pytest.raises(Timeout):
+        with short_patience(client), pytest.raises(Timeout):
             client.session("s")
-        assert namespace.locked_sessions("orders") == {"s"}
+        eventually(lambda: namespace.locked_sessions("orders") == {"s"})
 
 
 def test_expired_tokens_end_links_and_a_new_token_allows_new_ones(namespace: StandIn) -> None:
@@ -202,19 +212,34 @@ def test_expired_tokens_end_links_and_a_new_token_allows_new_ones(namespace: Sta
         receiver = client.session("a")
         namespace.expire_tokens()
         with pytest.raises(LinkDetached, match="ExpiredToken"):
-            receiver.receive(5)
+            receiver.receive(30)
         with pytest.raises(LinkDetached, match="unauthorized-access"):
             client.session("a")
         assert client.authorize() == 202
         client.session("a")
 
 
+def session_until_expiry(client: Client, seconds: float) -> BlockingReceiver | None:
+    """Take a session with a token that expires after some seconds; return `None` if that took longer."""
+    ends = int(time.time() + seconds)
+    try:
+        if client.authorize(text=token(client.namespace, "orders", seconds)) == 202:
+            return client.session("a")
+    except LinkDetached:
+        pass
+    assert time.time() > ends
+    return None
+
+
 def test_a_token_that_expires_ends_its_links(namespace: StandIn) -> None:
     with connected(namespace) as client:
-        assert client.authorize(text=token(namespace, "orders", 1.9)) == 202
-        receiver = client.session("a")
+        for seconds in (1.9, 8, 32):  # A machine that was too slow gets more time.
+            receiver = session_until_expiry(client, seconds)
+            if receiver is not None:
+                break
+        assert receiver is not None, "every token expired before its link was attached"
         with pytest.raises(LinkDetached, match="ExpiredToken"):
-            receiver.receive(5)
+            receiver.receive(60)
 
 
 def test_expired_tokens_and_tokens_for_other_entities_are_refused(namespace: StandIn) -> None:
@@ -370,4 +395,4 @@ def test_the_stand_in_runs_as_a_process() -> None:
         answer = json.loads(process.stdout.readline())
         assert answer["connection_string"].startswith(f"Endpoint=sb://127.0.0.1:{answer['port']}")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0

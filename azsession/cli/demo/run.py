@@ -29,8 +29,8 @@ from .verdict import REASON, Leftover, ObservedDelivery, Record
 
 QUEUE = "demo"
 #: Duration of a session's lock in seconds, and the longer time that the slow message takes. Renewals keep its lock.
-LOCK_DURATION = 2.0
-SLOW = 4.5
+LOCK_DURATION = 5.0
+SLOW = 5.5
 #: Seconds that each other message takes at most, and that all of them take together, roughly.
 PACE = 0.08
 DURATION = 3.5

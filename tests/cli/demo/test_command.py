@@ -64,7 +64,7 @@ def test_the_demo_delivers_the_webhooks_of_a_file_in_order(webhooks: list[dict[s
         assert session["order"] == sorted(session["order"])
         assert session["deliveries"] == session["sent"] + session["abandoned"]
         assert session["completed"] + session["dead_lettered"] == session["sent"]
-    assert max(session["renewals"] for session in result["sessions"]) >= 2
+    assert max(session["renewals"] for session in result["sessions"]) >= 1
     assert [letter["reason"] for letter in result["dead_letters"]] == [REASON]
 
 

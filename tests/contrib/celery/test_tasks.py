@@ -24,6 +24,7 @@ from azsession.contrib.celery import session_task
 from azsession.testing import AzsessionServer
 
 from ...conftest import eventually
+from ...processor.helpers import lengthen_locks
 from .conftest import RunTasks
 from .workers import QUEUE, is_free, left, send
 
@@ -223,12 +224,13 @@ def test_a_message_whose_lock_was_lost_is_not_counted_and_is_redelivered(
 
     def outlive_the_lock(message: ReceivedMessage, session: SessionClient) -> None:
         if message.text() == "1" and message.delivery_count == 1:
+            lengthen_locks(azsession_server)
             eventually(lambda: session.is_lock_lost)
             # The client considers the lock lost a little before the server does.
             eventually(lambda: azsession_provider.list_sessions(QUEUE)[0].locked_until is None)
             lost.set()
 
-    azsession_server.create_queue(QUEUE, lock_duration=1)
+    azsession_server.create_queue(QUEUE, lock_duration=2)
     seen = Seen(outlive_the_lock)
     task = make(app, seen, max_renewal=0, prefetch=1)
     send(azsession_provider, "a", "12")

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.filterwarnings(f"ignore:{KOMBUS}")
 
 @pytest.fixture
 def place(tmp_path: Path, azsession_server: AzsessionServer) -> Place:
-    azsession_server.create_queue(QUEUE, lock_duration=3)
+    # The lock ends some seconds after a kill. A renewal comes in its middle, also on a slow machine.
+    azsession_server.create_queue(QUEUE, lock_duration=8)
     return Place(tmp_path, azsession_server)
 
 

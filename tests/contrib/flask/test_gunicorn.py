@@ -28,13 +28,13 @@ class Worker:
     """Gets messages in one request and settles each in another request, on a new connection.
 
     Attributes:
-        done: The positions of the settled webhooks, by session, in the order in which they were settled.
+        done: The positions of the settled webhooks, by session, each with the time before it was settled.
         settled: Released for each settled webhook.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self.done: dict[str, list[int]] = defaultdict(list)
+        self.done: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self.settled = threading.Semaphore(0)
 
     def work(self, name: int, enough: threading.Event) -> None:
@@ -48,12 +48,13 @@ class Worker:
             assert given.status_code == 200, given.text
             work = given.json()
             for each in work["messages"]:
+                began = time.monotonic()
                 answer = requests.post(f"{self._url}/done{tag}", json={"receipt": each["receipt"]}, timeout=30)
                 if answer.status_code == 410:
                     # The lock expired because this machine is slow. The rest is redelivered.
                     break
                 assert answer.status_code == 204, answer.text
-                self.done[work["session"]].append(each["payload"]["position"])
+                self.done[work["session"]].append((began, each["payload"]["position"]))
                 self.settled.release()
 
 
@@ -92,7 +93,7 @@ def test_any_worker_can_settle_a_message_that_another_worker_received(tmp_path: 
             assert all_done
             assert len(server.see()) == 3
             assert server.end() == 0
-        assert worker.done == expected
+        assert {name: [place for _, place in sorted(places)] for name, places in worker.done.items()} == expected
         assert provider.list_sessions("webhooks") == []
         assert provider.dead_letters("webhooks") == []
         for queue, session_id in [("kept", "kept"), *(("webhooks", session_id) for session_id in expected)]:

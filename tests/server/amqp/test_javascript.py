@@ -21,6 +21,9 @@ PACKAGE = "@azure/service-bus@7"
 #: The environment variable that makes a missing package a failure.
 REQUIRED = "AZSESSION_REQUIRE_NPM"
 
+#: npm downloads the SDK.
+pytestmark = pytest.mark.timeout(500)
+
 
 def _unavailable(why: str) -> None:
     if os.environ.get(REQUIRED):
@@ -47,10 +50,10 @@ def project(node: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     npm = node.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     try:
         command = [str(node), str(npm), "install", "--no-audit", "--no-fund", "--loglevel", "error", PACKAGE]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=80)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
         problem = done.stderr[-300:] if done.returncode else ""
     except subprocess.TimeoutExpired:
-        problem = "npm did not end within 80 seconds"
+        problem = "npm did not end within 200 seconds"
     if problem:
         _unavailable(f"needs {PACKAGE}, and npm could not install it: {problem}")
     return folder
@@ -72,7 +75,7 @@ def test_the_javascript_sdk_uses_sessions_over_websockets(tmp_path: Path, node: 
 def use_sessions(command: list[str], project: Path, **environment: str) -> None:
     """Run the script, and check that it did everything."""
     env = {**os.environ, **environment}
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, env=env)
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200, env=env)
     checks = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"after {checks}: {done.stderr[-2000:]}"
     assert checks == [

@@ -42,7 +42,7 @@ def test_a_waiting_accept_gets_the_session_of_a_new_message(
 def test_an_expired_session_lock_is_lost_and_its_deliveries_count(
     client: ServiceBusClient, provider: ServiceBusProvider, new_queue: Callable[..., str]
 ) -> None:
-    queue = new_queue(lock_duration=1)
+    queue = new_queue(lock_duration=3)
     send(client, queue, message("1"))
     with session(client, queue) as receiver:
         (received,) = receive(receiver, 1)
@@ -66,11 +66,11 @@ def _can_receive(client: object) -> bool:
 def test_a_lock_is_kept_while_its_link_has_credit(
     client: ServiceBusClient, provider: ServiceBusProvider, new_queue: Callable[..., str]
 ) -> None:
-    queue = new_queue(lock_duration=1)
+    queue = new_queue(lock_duration=5)
     send(client, queue, message("1"))
     with session(client, queue, prefetch_count=10) as receiver:
         receive(receiver, 1)
-        assert receiver.receive_messages(1, max_wait_time=2.5) == []
+        assert receiver.receive_messages(1, max_wait_time=6) == []
         with provider.create_session_client(queue, "s") as other, pytest.raises(SessionLockedError):
             other.receive_message(timeout=0)
 

@@ -26,7 +26,7 @@ def download_tests(folder: Path) -> Path:
     options = ["--no-deps", "--no-binary", _PACKAGE, "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", *options, wanted], capture_output=True, text=True, timeout=40
+            [sys.executable, "-m", "pip", "download", *options, wanted], capture_output=True, text=True, timeout=200
         )
         problem = done.stderr.strip() if done.returncode else ""
     except subprocess.TimeoutExpired:

@@ -68,7 +68,7 @@ def test_sigterm_lets_handlers_finish_and_returns_the_other_messages(scene: Scen
     for session_id in ("a", "b", "c"):
         scene.send(session_id, "1", "2", "3")
     with scene.consume("wait", "--max-concurrent-sessions", "2") as consumer:
-        eventually(lambda: len(scene.report()) == 2, lambda: consumer.err, seconds=30)
+        eventually(lambda: len(scene.report()) == 2, lambda: consumer.err, seconds=60)
         consumer.process.send_signal(signal.SIGTERM)
         # The consumer waits for the two handlers, and begins no other message.
         with pytest.raises(subprocess.TimeoutExpired):
@@ -88,7 +88,7 @@ def test_sigterm_lets_handlers_finish_and_returns_the_other_messages(scene: Scen
 def test_after_the_grace_period_or_a_second_signal_a_session_is_released_under_its_handler(scene: Scene, again: bool) -> None:
     scene.send("a", "1", "2")
     with scene.consume("wait", "--grace-period", "60" if again else "0.2") as consumer:
-        eventually(lambda: len(scene.report()) == 1, lambda: consumer.err, seconds=30)
+        eventually(lambda: len(scene.report()) == 1, lambda: consumer.err, seconds=60)
         consumer.process.send_signal(signal.SIGTERM)
         if again:
             with pytest.raises(subprocess.TimeoutExpired):
@@ -104,7 +104,7 @@ def test_handlers_and_hooks_begin_with_fresh_database_connections(scene: Scene) 
     scene.send("a", "good", "bad", "worse", "best")
     hooks = [f"--{hook.replace('_', '-')}={HANDLERS}.{name}" for hook, name in HOOKS.items()]
     with scene.consume("judge", "--prefetch", "2", "--session-id", "a", *hooks) as consumer:
-        eventually(lambda: "fresh a best" in scene.report(), lambda: consumer.err, seconds=30)
+        eventually(lambda: "fresh a best" in scene.report(), lambda: consumer.err, seconds=60)
         assert consumer.end(signal.SIGINT) == 0
         assert "q: 3 messages of 2 sessions done, 1 failed, 1 dead-lettered" in consumer.out
     told = [line for line in scene.report() if line.split()[0] in ("fresh", "stale", "ValueError")]
