@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from ...errors import ConfigurationError
@@ -21,6 +22,10 @@ SCHEMA_VERSION = 6
 
 ACTIVE, DEFERRED, SCHEDULED, DEAD = range(4)
 STATE_NAMES = ("Active", "Deferred", "Scheduled", "DeadLettered")
+
+#: SQLite copies its log into the file when the log has this many pages (4 MB), or on a small disk fewer. Before, the log and
+#: the copied pages can need this part of the disk's free space.
+LOG_PAGES, MIN_LOG_PAGES, LOG_SHARE = 1000, 32, 1 / 8
 
 #: A file with at most this number of free pages (8 MB) is not shrunk.
 MIN_FREE_PAGES = 2048
@@ -210,7 +215,7 @@ def open_database(path: Path | None) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise ConfigurationError(f"{shown} {_reason(error, path)}") from error
     try:
-        _prepare(connection)
+        _prepare(connection, path)
     except sqlite3.Error as error:
         connection.close()
         raise ConfigurationError(f"{shown} {_reason(error, path)}") from error
@@ -300,7 +305,7 @@ def _check(connection: sqlite3.Connection, shown: str) -> None:
         raise ConfigurationError(f"{shown} is damaged ({damage.splitlines()[-1]}); it was not changed")
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path | None) -> None:
     run = connection.execute
     run("PRAGMA locking_mode=EXCLUSIVE")
     if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
@@ -330,6 +335,19 @@ def _prepare(connection: sqlite3.Connection) -> None:
     run("BEGIN IMMEDIATE")
     run(f"PRAGMA user_version={SCHEMA_VERSION}")
     run("COMMIT")
+    if path is not None:
+        _bound_log(connection, path)
+
+
+def _bound_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Let SQLite copy its log into the file before the log fills a small disk. On a full disk, nothing can be copied."""
+    run = connection.execute
+    (page_size,) = run("PRAGMA page_size").fetchone()
+    share = int(shutil.disk_usage(path.resolve().parent).free * LOG_SHARE) // page_size
+    run(f"PRAGMA wal_autocheckpoint={min(LOG_PAGES, max(MIN_LOG_PAGES, share))}")
+    with suppress(sqlite3.Error):
+        # The pages of the tables.
+        run("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def is_mostly_free(connection: sqlite3.Connection) -> bool:

@@ -27,7 +27,7 @@ from ...protocol.error_codes import SERVER_BUSY
 from ...reentry import Reentry, is_method_in
 from ..clock import Clock
 from .jobs import Job, JobFuture, Transaction, Unfinished, WithdrawnError, handler_error
-from .storage_errors import storage_error
+from .storage_errors import failure_of
 
 T = TypeVar("T")
 
@@ -359,7 +359,7 @@ class GroupCommit:
             interrupts.persist(tx.finish if tx.is_committed else lambda: self._roll_back(tx))
             if tx.is_committed or not isinstance(error, Exception):
                 raise
-            return done or jobs, storage_error(error) if isinstance(error, sqlite3.Error) else error
+            return done or jobs, failure_of(error, self._connection)
         return done, None
 
     def _run_jobs(self, jobs: Sequence[Job[Any]], done: list[Job[Any]], tx: Transaction, until: float) -> None:

@@ -1,11 +1,26 @@
-"""The errors of SQLite as errors that callers of the embedded broker get. `GroupCommit` calls `storage_error`."""
+"""The errors of SQLite as errors that callers of the embedded broker get. `GroupCommit` calls `failure_of`."""
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 
 from ...errors import ProviderError
 from ...protocol.error_codes import SERVER_BUSY
+
+
+def failure_of(error: Exception, connection: sqlite3.Connection) -> Exception:
+    """Return the error that the callers of a transaction get. It was rolled back.
+
+    If the disk is full, copy the log into the file, so that later transactions use the space of the log again. SQLite itself
+    does so only after a commit.
+    """
+    if not isinstance(error, sqlite3.Error):
+        return error
+    if "full" in str(error).lower():
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    return storage_error(error)
 
 
 def storage_error(error: sqlite3.Error) -> ProviderError:

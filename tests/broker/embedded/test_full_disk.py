@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -142,6 +145,33 @@ def test_only_the_operation_without_space_fails_in_a_shared_transaction(path: Pa
         assert peek(broker) == ["b", "small"]
     with EmbeddedBroker(path) as broker:
         assert peek(broker) == ["b", "small"]
+
+
+# SQLite's log
+
+
+def test_the_log_of_a_small_disk_stays_small_while_messages_come_and_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log would fill the disk, although nothing is stored."""
+    usage = shutil.disk_usage(path.parent)._replace(free=3_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with EmbeddedBroker(path, queues=["q"]) as broker:
+        for _ in range(60):
+            send(broker, BIG)
+            settle(broker, COMPLETE, *receive(broker, "A"))
+        files = [path, path.with_name(f"{path.name}-wal")]
+        assert sum(file.stat().st_size for file in files) < 2_000_000
+
+
+def test_the_log_is_used_again_after_the_disk_was_full(path: Path, tmp_path: Path) -> None:
+    with EmbeddedBroker(path, queues=["q"]) as broker:
+        disk = Disk(broker)
+        send(broker, "a")
+        disk.fill()
+        with pytest.raises(ProviderError, match="full"):
+            send(broker, BIG)
+        # The file alone has all messages, so nothing in the log is needed.
+        with closing(sqlite3.connect(shutil.copy(path, tmp_path / "alone.db"))) as alone:
+            assert alone.execute("SELECT count(*) FROM messages").fetchone() == (1,)
 
 
 def test_a_broker_is_ready_unless_its_file_cannot_be_written(tmp_path: Path) -> None:
