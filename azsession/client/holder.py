@@ -33,9 +33,10 @@ from ..validation import check_flag, seconds
 from . import operations
 from .call import Call, SessionTarget
 from .cancellation import PendingCalls
+from .lock_term import LockExpiredError
 from .responses import LockGrant
 from .server_connection import ServerConnection
-from .session_lock import LockExpiredError, SessionLock, Stage
+from .session_lock import SessionLock, Stage
 from .transport import Transport
 
 logger: SessionLogger = get_logger(__name__)

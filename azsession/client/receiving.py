@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -13,6 +14,7 @@ from ..telemetry import Operation
 from ..validation import MAX_BATCH, MAX_SEQUENCE_NUMBER, as_list, check_count
 from . import fetched_ahead, operations
 from .holder import Holder
+from .in_flight import hand_out
 from .responses import LockGrant
 from .running_receive import Receive
 from .session_lock import Stage
@@ -24,7 +26,8 @@ TRANSIT_TIME = 1.0
 
 
 # A signal handler can raise an exception at any place. The functions below return messages from a `try`, so that a message
-# that came in is kept for the next receive until nothing is left to interrupt but the return itself.
+# that came in is kept for the next receive until nothing is left to interrupt but the return itself. `hand_out` also keeps it
+# if the return is interrupted.
 
 
 def receive_one(holder: Holder, timeout: float) -> ReceivedMessage | None:
@@ -34,7 +37,8 @@ def receive_one(holder: Holder, timeout: float) -> ReceivedMessage | None:
         with _operation(holder, is_batch=False) as operation:
             messages = _receive(holder, running, 1, timeout)
             operation.messages(messages)
-            return messages[0] if messages else None
+        hand_out(messages, sys._getframe(1), holder.lock)
+        return messages[0] if messages else None
     except BaseException:
         holder.lock.undo_receive(running)
         raise
@@ -58,7 +62,8 @@ def receive(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]
         with _operation(holder, is_batch=True) as operation:
             messages = _receive(holder, running, count, timeout)
             operation.messages(messages)
-            return messages
+        hand_out(messages, sys._getframe(1), holder.lock)
+        return messages
     except BaseException:
         holder.lock.undo_receive(running)
         raise
@@ -118,24 +123,43 @@ def _merged(holder: Holder, messages: list[ReceivedMessage], count: int) -> list
     return messages[:count]
 
 
-def iterate(holder: Holder, timeout: float, prefetch: int) -> Iterator[ReceivedMessage]:
-    """Yield messages until `timeout` seconds pass without one."""
-    while True:
-        running = holder.lock.begin_receive()
+class MessageIterator(Iterator[ReceivedMessage]):
+    """Returns messages until `timeout` seconds pass without one. After an error, it can go on."""
+
+    __slots__ = ("_holder", "_prefetch", "_running", "_timeout")
+
+    def __init__(self, holder: Holder, timeout: float, prefetch: int) -> None:
+        self._holder: Holder | None = holder
+        self._timeout = timeout
+        self._prefetch = prefetch
+        self._running: Receive | None = None
+
+    def __next__(self) -> ReceivedMessage:
+        holder = self._holder
+        if holder is None:
+            raise StopIteration
+        running = self._running = holder.lock.begin_receive()
         try:
             with _operation(holder, is_batch=False) as operation:
-                messages = _receive(holder, running, 1, timeout, prefetch)
+                messages = _receive(holder, running, 1, self._timeout, self._prefetch)
                 operation.messages(messages)
-            if not messages:
-                return
-            running.next_count, running.yielded = prefetch, messages[0].receipt.handle
-            yield messages[0]
-        except GeneratorExit:
-            running.has_ended = True
-            raise  # The caller has got the message.
+            if messages:
+                running.next_count, running.yielded = self._prefetch, messages[0].receipt.handle
+                hand_out(messages, sys._getframe(1), holder.lock)
+                # Keep no reference to the message. Nothing can be interrupted from here on.
+                running.arrived = []
+                return messages[0]
         except BaseException:
             holder.lock.undo_receive(running)
             raise
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the loop. A settlement of its last message fetches no message then."""
+        if self._running is not None:
+            self._running.has_ended = True
+        self._holder = self._running = None
 
 
 def _fetch(holder: Holder, count: int, timeout: float) -> list[ReceivedMessage]:

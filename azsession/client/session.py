@@ -203,7 +203,7 @@ class SessionClient(SettlingMethods):
     def messages(
         self, timeout: float | timedelta = 30, prefetch: int = 10, **others: Unpack[NoArguments]
     ) -> Iterator[ReceivedMessage]:
-        """Iterate over the messages of the session, in order. Each step blocks.
+        """Iterate over the messages of the session, in order. Each step blocks. After an error, the iteration can go on.
 
         Args:
             timeout: Seconds (or a timedelta), 0 or more, to wait for each message. The iteration ends when none came.
@@ -222,7 +222,7 @@ class SessionClient(SettlingMethods):
         """
         refuse(others, "messages")
         check_count(prefetch, "prefetch")
-        return receiving.iterate(self._holder, seconds(timeout, "timeout"), prefetch)
+        return receiving.MessageIterator(self._holder, seconds(timeout, "timeout"), prefetch)
 
     def receive_deferred_messages(self, sequence_numbers: Sequence[int]) -> list[ReceivedMessage]:
         """Receive deferred messages: all of them, or none and an error. Takes the lock if it is not held yet. Blocks.

@@ -21,8 +21,9 @@ from ..protocol.routes import route_of
 from .background import BackgroundSettlements
 from .fetch_turns import FetchTurns
 from .ids import new_id
+from .in_flight import InFlight
 from .lock_origin import LockOrigin
-from .lock_term import Term
+from .lock_term import LockExpiredError, Term
 from .redacted import Redacted
 from .running_receive import Receive
 
@@ -69,6 +70,8 @@ class SessionLock:
         #: `True` after the lock was handed over: another process may hold it, too.
         self.is_shared: bool = False
         self.fetches: FetchTurns = FetchTurns()
+        #: The messages that were handed out last, until a settlement shows that the caller has got them.
+        self.in_flight: InFlight | None = None
         #: The settlements that a `SessionProcessor` sends from other threads, if there are any.
         self.background: BackgroundSettlements | None = None
         self._origin = LockOrigin()
@@ -325,6 +328,8 @@ class SessionLock:
             (known.session_id, known.queue_name),
         ):
             raise InvalidReceiptError(f"the receipt is not from {self.name}, or its message is already settled")
+        if self.in_flight is not None and self.in_flight.token == receipt.handle:
+            self.in_flight = None
         return Redacted(receipt.handle)
 
     def forget(self, token: str) -> None:
@@ -384,15 +389,3 @@ class SessionLock:
         """The first message that was fetched ahead."""
         with self._guard:
             return self._ahead[0] if self._ahead else None
-
-
-class LockExpiredError(Exception):
-    """`SessionLock.check` found that the lock expired. Internal: the caller reports the loss and raises `error`.
-
-    Attributes:
-        error: The error for the user.
-    """
-
-    def __init__(self, error: SessionNotFoundError) -> None:
-        super().__init__(str(error))
-        self.error = error

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from azsession import ReceiptHandle, SessionNotFoundError, UnsupportedOperationError
-from azsession.client.session_lock import LockExpiredError, SessionLock, Stage
+from azsession.client.lock_term import LockExpiredError
+from azsession.client.session_lock import SessionLock, Stage
 from azsession.protocol.error_codes import SESSION_LOCK_LOST
 from azsession.protocol.routes import route_of
 

@@ -165,10 +165,7 @@ class Mix:
         if prefetch == 0:
             return self._open().receive_message(timeout=timeout)
         self._messages = self._open().messages(timeout, prefetch)
-        # Not with `next`: Python handles signals when it returns, so that an alarm could lose a message that was handed out.
-        for message in self._messages:
-            return message
-        return None
+        return next(self._messages, None)
 
     def _send(self) -> None:
         number, self._next = self._next, self._next + 1
