@@ -12,11 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import context, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanKind, Status, StatusCode
 
+from ..messages import Message, PeekedMessage
+from ..protocol.routes import Operation
 from .conventions import ERROR_TYPE, OPERATION_NAME
 from .instruments import has_tracer_provider, instruments, log_failure
 from .message_context import EMPTY, PROPAGATOR, TRACE_PARENT, TRACE_STATE
+from .spans import links_to
 
 
 class GatewayTelemetry:
@@ -45,9 +49,17 @@ class GatewayTelemetry:
             return None
 
     def amqp_operation(
-        self, operation: str, queue_name: str, client: Sequence[Any] | None, seconds: float, status: int
+        self,
+        operation: str,
+        queue_name: str,
+        client: Sequence[Any] | None,
+        seconds: float,
+        status: int,
+        messages: Sequence[Message | PeekedMessage] = (),
     ) -> None:
         """Make the span of an operation over AMQP that has just ended.
+
+        AMQP has no trace context of an operation, as ``traceparent`` of a request. Messages have those of their senders.
 
         Args:
             operation: The name of the operation.
@@ -55,6 +67,7 @@ class GatewayTelemetry:
             client: The client's host and port, if they are known.
             seconds: How long the operation lasted.
             status: The status that an answer over HTTP would have.
+            messages: The messages that were sent or received.
         """
         if not self._is_on and not has_tracer_provider():
             return
@@ -70,8 +83,9 @@ class GatewayTelemetry:
             if client:
                 attributes.update({"client.address": str(client[0]), "client.port": int(client[1])})
             began = time.time_ns() - int(seconds * 1e9)
+            parent, links = _origins(operation, messages)
             span = self._instruments.tracer.start_span(
-                f"AMQP {operation}", EMPTY, SpanKind.SERVER, attributes, start_time=began
+                f"AMQP {operation}", parent, SpanKind.SERVER, attributes, links=links, start_time=began
             )
             if status >= 400:
                 span.set_attribute(ERROR_TYPE, str(status))
@@ -133,6 +147,17 @@ class RequestSpan:
                 span.set_attribute("error.type", "client gone" if status is None else str(status))
                 span.set_status(Status(StatusCode.ERROR))
         span.end()
+
+
+def _origins(operation: str, messages: Sequence[Message | PeekedMessage]) -> tuple[Context, list[Link]]:
+    """Return the context of the parent of a span, and links to the contexts of messages.
+
+    The send of one message continues its trace. Other spans are linked to the messages, as the conventions for messaging say.
+    """
+    links = links_to(messages, with_attributes=len(messages) > 1)
+    if operation == Operation.SEND.value and len(messages) == 1 and links:
+        return trace.set_span_in_context(NonRecordingSpan(links[0].context), EMPTY), []
+    return EMPTY, links
 
 
 def _trace_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

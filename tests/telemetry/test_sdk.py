@@ -11,6 +11,7 @@ from azure.servicebus import ServiceBusClient
 from azsession import Message, ServiceBusProvider
 from azsession.server import GatewayService
 
+from ..conftest import eventually
 from ..server.amqp.conftest import client, new_queue, queue, service, sid
 from ..support.sdk import message, send, session
 from .exported import Exported, ids, link_of
@@ -37,6 +38,30 @@ def test_a_message_of_the_sdk_is_linked_to_the_span_of_its_sender(
     assert {"Diagnostic-Id", "traceparent"} <= set(received.attributes)
     created = telemetry.span("ServiceBus.message").get_span_context()
     assert ids(link_of(telemetry.span(f"receive {queue}"))) == ids(created)
+
+
+def test_the_endpoint_continues_the_trace_of_a_message_and_links_those_of_several(
+    client: ServiceBusClient, service: GatewayService, queue: str, sid: str, telemetry: Exported
+) -> None:
+    send(client, queue, message("one", sid))
+    (single,) = telemetry.spans("ServiceBus.message")
+    send(client, queue, message("two", sid), message("three", sid))
+    with session(client, queue, sid) as receiver:
+        got: list[object] = []
+        while len(got) < 3:
+            got += receiver.receive_messages(3, max_wait_time=10)
+    eventually(lambda: len(telemetry.spans("AMQP send")) == 2)
+    alone, batch = telemetry.spans("AMQP send")
+    assert ids(alone.parent) == ids(single.get_span_context())
+    assert alone.links == ()
+    created = [ids(span.get_span_context()) for span in telemetry.spans("ServiceBus.message")]
+    assert batch.parent is None
+    assert [ids(link.context) for link in batch.links] == created[1:]
+    assert {link.attributes["messaging.message.id"] for link in batch.links} == {each.message_id for each in got[1:]}
+    eventually(lambda: sum(len(span.links) for span in telemetry.spans("AMQP receive")) == 3)
+    received = telemetry.spans("AMQP receive")
+    assert [ids(link.context) for span in received for link in span.links] == created
+    assert {span.parent for span in received} == {None}
 
 
 def test_the_sdk_links_a_message_to_the_span_of_azsession(

@@ -12,6 +12,7 @@ from ... import amqp
 from ...amqp import Attach, Condition, Disposition, Flow, Transfer
 from ...errors import QueueError
 from ...logs import SessionLogger, get_logger
+from ...messages import Message, PeekedMessage
 from ...protocol.routes import Operation, Route
 from ..access_keys import AccessKey
 from .broker_calls import when_done
@@ -145,14 +146,25 @@ class Link:
     def _name(self) -> Hashable:
         return self.channel.connection.claims.container_id, self.attach.name, self.attach.is_receiver, self.path
 
-    def report(self, operation: Operation | None, status: int, began: float, *, waited: float = 0.0, **about: Any) -> None:
+    def report(
+        self,
+        operation: Operation | None,
+        status: int,
+        began: float,
+        *,
+        waited: float = 0.0,
+        messages: Sequence[Message | PeekedMessage] = (),
+        **about: Any,
+    ) -> None:
         """Report an operation of the client that has ended; see `Reporter.operation`. `about` has fields of its route."""
         connection = self.channel.connection
         if not connection.services.reporter.is_on:
             return
         route = None if operation is None else Route(operation, self.entity, **about)
         key = None if self._claimed is None else self._claimed[0].name
-        connection.services.reporter.operation(route, status, began, key=key, client=connection.client, waited=waited)
+        connection.services.reporter.operation(
+            route, status, began, key=key, client=connection.client, waited=waited, messages=messages
+        )
 
     async def prepare(self) -> None:
         """Do what the link needs before it is granted. Raises `RefusedError` or `QueueError` if it is refused."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ...logs import SessionLogger, get_logger
+from ...messages import Message, PeekedMessage
 from ...protocol.routes import Operation, Route
 from ...telemetry import gateway_telemetry
 from ..http import access_log
@@ -54,6 +55,7 @@ class Reporter:
         key: str | None,
         client: Sequence[Any] | None,
         waited: float = 0.0,
+        messages: Sequence[Message | PeekedMessage] = (),
     ) -> None:
         """Report an operation that has ended.
 
@@ -64,6 +66,7 @@ class Reporter:
             key: The name of the client's key, if it is known.
             client: The client's host and port, if they are known.
             waited: Seconds that the operation waited for a message or a session.
+            messages: The messages that were sent or received.
         """
         if access_log.is_on():
             access_log.amqp_operation(route, key, client, status, began)
@@ -71,7 +74,8 @@ class Reporter:
         if self._metrics is not None:
             self._metrics.request(name, status, max(0.0, seconds - waited))
         if self._telemetry is not None:
-            self._telemetry.amqp_operation(name, "" if route is None else route.entity, client, seconds, status)
+            entity = "" if route is None else route.entity
+            self._telemetry.amqp_operation(name, entity, client, seconds, status, messages)
 
     @contextmanager
     def waiting(self, operation: Operation, future: Future[Any]) -> Iterator[Wait]:

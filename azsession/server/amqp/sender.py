@@ -9,6 +9,7 @@ from typing import Any
 
 from ...amqp import BATCH_FORMAT, Transfer, Ulong
 from ...errors import QueueError
+from ...messages import Message
 from ...protocol.routes import Operation
 from .broker_calls import CONTEXT, when_done
 from .conditions import INTERNAL, RefusedError, refusal_of
@@ -34,9 +35,10 @@ class Sender(IncomingLink):
 
     def take(self, first: Transfer, payload: bytes, *, is_settled: bool) -> None:
         began = time.monotonic()
+        messages: Sequence[Message] = []
 
         def answer(refusal: RefusedError | None) -> None:
-            self.report(Operation.SEND, 201 if refusal is None else refusal.status, began)
+            self.report(Operation.SEND, 201 if refusal is None else refusal.status, began, messages=messages)
             self.answered(first, len(payload), refusal, is_settled=is_settled)
 
         try:

@@ -210,7 +210,8 @@ class SessionReceiver(OutgoingLink):
         finally:
             self._receiving = None
         self.renewed(delivery.lock_expires_in)
-        self.report(Operation.RECEIVE, 201 if delivery.messages else 204, began, waited=waiting.seconds, **self.about)
+        received, status = delivery.messages, 201 if delivery.messages else 204
+        self.report(Operation.RECEIVE, status, began, waited=waiting.seconds, messages=received, **self.about)
         await self._send(list(delivery.messages))
         if is_draining and self.is_draining and len(delivery.messages) < self._wanted:
             self.drained()
