@@ -1,9 +1,14 @@
-"""Sessions of requests for tests: one for each way in which `HttpExchange` sends a request. And transports with them."""
+"""Sessions of requests for tests: one for each way in which `HttpExchange` sends a request. And transports with them.
+
+The fixtures are for the modules that import them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import requests
 
 from azsession import ServiceBusConfig
@@ -38,6 +43,13 @@ def new_session(way: str) -> requests.Session:
 WAYS = ("session", "adapter", "pool")
 
 
+@pytest.fixture(params=WAYS)
+def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
+    """A session of each way."""
+    with new_session(request.param) as http:
+        yield http
+
+
 def made(url: str, http: requests.Session, **fields: Any) -> Transport:
     """Return a transport to a server."""
     text = f"Endpoint={url}/;SharedAccessKeyName=n;SharedAccessKey=k"
@@ -62,3 +74,13 @@ def headers_of(server: PlainServer, transport: Transport, **fields: Any) -> dict
     server.next(answer(200))
     transport.send(call(**fields))
     return server.seen[-1].headers
+
+
+@pytest.fixture
+def transport(server: PlainServer, http: requests.Session) -> Transport:
+    """A transport that has sent a request."""
+    transport = made(server.url, http)
+    server.next(answer(200))
+    transport.send(call())
+    server.seen.clear()
+    return transport

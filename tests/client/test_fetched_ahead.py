@@ -53,12 +53,6 @@ class Traffic:
 
 
 @pytest.fixture
-def http() -> Iterator[requests.Session]:
-    with requests.Session() as http:
-        yield http
-
-
-@pytest.fixture
 def traffic(http: requests.Session) -> Traffic:
     return Traffic(http)
 

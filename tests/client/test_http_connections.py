@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 import time
-from collections.abc import Iterator
 from http.client import HTTPConnection as StandardConnection
 from typing import Any
 
@@ -24,13 +23,9 @@ from azsession.client.transport import Transport
 
 from ..concurrency.servers import Acceptor
 from ..support.plain_server import Fate, PlainServer, answer
-from .http_sessions import WAYS, new_session
+from .http_sessions import http, new_session
 
-
-@pytest.fixture(params=WAYS)
-def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
-    with new_session(request.param) as http:
-        yield http
+__all__ = ["http"]
 
 
 def call(method: str = "DELETE", **fields: Any) -> Call[ServerResponse]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,25 +26,11 @@ from azsession.server import AccessKey, GatewayService
 from azsession.telemetry import Telemetry
 
 from ..support.plain_server import Fate, PlainServer, answer
-from .http_sessions import WAYS, call, headers_of, made, new_session
+from .http_sessions import call, headers_of, http, made, new_session, transport
+
+__all__ = ["http", "transport"]
 
 TOKEN = "SharedAccessSignature sr="
-
-
-@pytest.fixture(params=WAYS)
-def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
-    with new_session(request.param) as http:
-        yield http
-
-
-@pytest.fixture
-def transport(server: PlainServer, http: requests.Session) -> Transport:
-    """A transport that has sent a request."""
-    transport = made(server.url, http)
-    server.next(answer(200))
-    transport.send(call())
-    server.seen.clear()
-    return transport
 
 
 def called_by(work: Callable[[], object], *functions: Any) -> list[bool]:

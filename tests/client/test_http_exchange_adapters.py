@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,25 +17,11 @@ from azsession.client.transport import Transport
 
 from ..conftest import eventually
 from ..support.plain_server import NEVER, PlainServer, answer
-from .http_sessions import WAYS, call, headers_of, made, new_session
+from .http_sessions import call, headers_of, http, transport
+
+__all__ = ["http", "transport"]
 
 TOKEN = "SharedAccessSignature sr="
-
-
-@pytest.fixture(params=WAYS)
-def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
-    with new_session(request.param) as http:
-        yield http
-
-
-@pytest.fixture
-def transport(server: PlainServer, http: requests.Session) -> Transport:
-    """A transport that has sent a request."""
-    transport = made(server.url, http)
-    server.next(answer(200))
-    transport.send(call())
-    server.seen.clear()
-    return transport
 
 
 class _Fixed(HTTPAdapter):

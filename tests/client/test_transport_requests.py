@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from email.utils import format_datetime
@@ -32,7 +31,9 @@ from azsession.tokens import Token
 
 from ..conftest import eventually
 from ..support.plain_server import CLOSED_BEFORE, NEVER, PlainServer, answer
-from .http_sessions import WAYS, new_session
+from .http_sessions import http
+
+__all__ = ["http"]
 
 V1 = {"Azsession-Protocol": "1"}
 
@@ -59,12 +60,6 @@ class Tokens:
         if self.error is not None:
             raise self.error
         return Token(f"token {number}", time.time() + 3600)
-
-
-@pytest.fixture(params=WAYS)
-def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
-    with new_session(request.param) as http:
-        yield http
 
 
 def made(server: PlainServer, http: requests.Session, tokens: Tokens | None = None, **fields: Any) -> Transport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,9 @@ from azsession.token_cache import TokenCache
 from azsession.tokens import SasKey
 
 from ..support.plain_server import PlainServer, answer
-from .http_sessions import WAYS, new_session
+from .http_sessions import http
+
+__all__ = ["http"]
 
 
 class Recorder(HTTPAdapter):
@@ -33,12 +34,6 @@ class Recorder(HTTPAdapter):
         response.status_code, response._content = 204, b""
         response.request, response.url = request, request.url or ""
         return response
-
-
-@pytest.fixture(params=WAYS)
-def http(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
-    with new_session(request.param) as http:
-        yield http
 
 
 @pytest.fixture
