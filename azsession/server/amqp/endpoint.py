@@ -55,7 +55,7 @@ class Endpoint:
         self._is_stopping = False
         self._acceptor: Acceptor | None = None
         #: The accepted connections that are not open yet, and the tasks that open them: over TLS, with the handshake.
-        self._opening: dict[Connection, asyncio.Task[None]] = {}
+        self._opening: dict[Connection, asyncio.Task[object]] = {}
         self._emptied: asyncio.Future[None] | None = None
         self._connections: set[Connection] = set()
 
@@ -94,27 +94,22 @@ class Endpoint:
         if not self.has_room():
             sock.close()
             return
-        connection = self.new_connection()
-        task = asyncio.get_running_loop().create_task(self._open(sock, connection))
-        self._opening[connection] = task
+        connection, loop = self.new_connection(), asyncio.get_running_loop()
+        seconds = None if self._tls is None else limits.HANDSHAKE_TIMEOUT
+        task = self._opening[connection] = loop.create_task(
+            loop.connect_accepted_socket(lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=seconds)
+        )
         task.add_done_callback(partial(self._on_opened, sock, connection))
 
-    def _on_opened(self, sock: socket.socket, connection: Connection, task: asyncio.Task[None]) -> None:
+    def _on_opened(self, sock: socket.socket, connection: Connection, task: asyncio.Task[object]) -> None:
         self._opening.pop(connection, None)
-        if task.cancelled():
-            # A task that is cancelled before its first step does not close the socket itself.
-            sock.close()
-
-    async def _open(self, sock: socket.socket, connection: Connection) -> None:
-        seconds = None if self._tls is None else limits.HANDSHAKE_TIMEOUT
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=seconds
-            )
-        except BaseException as error:
-            sock.close()
-            if not isinstance(error, OSError):  # The client went away, sent something else than TLS, or was too slow.
-                raise
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            return
+        sock.close()
+        # `OSError`: the client went away, sent something else than TLS, or was too slow.
+        if not isinstance(error, (OSError, asyncio.CancelledError)):
+            raise error  # The event loop logs it.
 
     async def stop(self) -> None:
         """Close the connections, and wait until they are gone."""
