@@ -181,12 +181,21 @@ class Guard:
         """
         scheme, _, credentials = (authorization or "").partition(" ")
         if scheme.lower() == "basic":
-            key = self.sign_in(*basic_credentials(credentials))
+            name, secret = basic_credentials(credentials)
+            if not name:
+                raise AuthenticationFailedError("Authorization: Basic has no name of a key: send a key's name as the user")
+            key = self.sign_in(name, secret)
             require(key, operation, "")
             return key
         if scheme.lower() == "bearer":
             authorization = f"{SCHEME} {credentials}"
-        return self.check(authorization, host, resource, operation)
+        try:
+            return self.check(authorization, host, resource, operation)
+        except AuthenticationFailedError as error:
+            raise AuthenticationFailedError(
+                "the request needs the name and the secret of a key with the right Metrics as user and password "
+                f"(Authorization: Basic), or a token. For a token, {error}"
+            ) from None
 
     def sign_in(self, name: str, secret: str) -> AccessKey:
         """Return the key with a name and a secret. For clients that send the key itself and no token.

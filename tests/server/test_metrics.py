@@ -100,13 +100,25 @@ def test_name_and_secret_are_accepted_for_the_metrics_only(gateway: Gateway) -> 
         f"Bearer {PROMETHEUS.key}",
     ],
 )
-def test_other_credentials_get_the_usual_refusal(gateway: Gateway, authorization: str) -> None:
+def test_other_credentials_are_refused_and_not_shown(gateway: Gateway, authorization: str) -> None:
     refused = gateway.ask("GET", "/metrics", token=authorization)
-    usual = gateway.ask("GET", "/nowhere", token="")
     assert refused.status == 401
     if "Basic" not in authorization:
-        assert refused.body == usual.body
+        assert refused.body == gateway.ask("GET", "/metrics", token="Bearer sr=x&sig=x&se=x&skn=prometheus").body
     assert PROMETHEUS.key.encode() not in refused.body
+
+
+def test_a_refusal_says_what_is_needed(gateway: Gateway) -> None:
+    def refusal(authorization: str) -> str:
+        return str(gateway.ask("GET", "/metrics", token=authorization).json["error"]["message"])
+
+    needed = refusal("")
+    assert "the name and the secret of a key with the right Metrics as user and password (Authorization: Basic)" in needed
+    assert "SharedAccessSignature that is not expired" in needed
+    for nameless in ("Basic", "Basic !", basic("", PROMETHEUS.key)):
+        assert refusal(nameless) == "Authorization: Basic has no name of a key: send a key's name as the user"
+    for wrong in (basic("nobody", "x"), basic("prometheus", "x")):
+        assert refusal(wrong) == "the gateway has no key with this name and this secret"
 
 
 def test_a_queue_called_metrics_is_used_with_a_tilde(gateway: Gateway) -> None:
