@@ -11,6 +11,7 @@ repeats the same request, with the same request id. So the messages of the other
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from contextlib import suppress
 
 from .. import interrupts
 from ..errors import ConnectionFailedError, MessageTooLargeError, QueueError, ValidationError, revised
-from ..reentry import Reentry
+from ..reentry import Reentry, is_method_in
 from ..validation import MAX_BATCH
 from .call import Call
 
@@ -200,13 +201,18 @@ class SharedSends:
         Raises:
             QueueError: The server refused the request, or did not answer.
         """
-        if len(item) > MAX_OWN_SIZE or not self._reentry.mark():
+        if len(item) > MAX_OWN_SIZE:
             return False
+        is_outermost = self._reentry.mark()
         try:
+            is_outermost = is_outermost or not is_method_in(sys._getframe(1), self, _WITH_LOCK)
+            if not is_outermost:
+                return False
             own = _Send(item)
             self._share(queue_name, own)
         finally:
-            self._reentry.unmark()
+            if is_outermost:
+                self._reentry.unmark()
         if own.error is not None and not own.is_refused:
             raise own.error from own.error.__cause__
         return own.is_over and not own.is_refused
@@ -265,3 +271,7 @@ class SharedSends:
                 own.heir.let_go_on()
             if own.request is not None:
                 own.request.wake()
+
+
+#: The method that takes the lock; see `reentry`.
+_WITH_LOCK = frozenset([SharedSends.send.__code__])

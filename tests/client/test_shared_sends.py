@@ -295,7 +295,8 @@ def test_a_thread_that_leads_alone_can_be_interrupted_anywhere(server: Server) -
         interrupter = BytecodeInterrupter(at)
         interrupter.run(lambda: server.sends.send("q", b"1"))
         assert all(send.result() for send in waiting), interrupter.where
-        assert server.start(b"4").result(), interrupter.where  # The mark of this thread can have stayed.
+        assert server.sends.send("q", b"4"), interrupter.where
+        assert not server.sends._reentry._threads, interrupter.where
         server.check_taken_once({b"2", b"3", b"4"} if waiting else {b"4"}, interrupter.where)
         server.check_idle(interrupter.where)
         return interrupter.where is not None
@@ -340,6 +341,12 @@ def test_a_signal_handler_can_send_anywhere_in_a_send_of_its_thread(server: Serv
         return handler.where is not None
 
     _sweep(scenario)
+
+
+def test_a_mark_that_an_interrupt_left_refuses_nothing_and_is_removed(server: Server) -> None:
+    server.sends._reentry.mark()
+    assert server.sends.send("q", b"1")
+    assert not server.sends._reentry._threads
 
 
 def test_a_forked_child_shares_with_no_thread_of_its_parent() -> None:
