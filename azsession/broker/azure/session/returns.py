@@ -9,9 +9,11 @@ Everything here runs in the loop's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from .... import amqp
+from ....amqp import Condition
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
 from .drain_watch import ANSWER_TIMEOUT
@@ -54,12 +56,17 @@ class ReturnedMessages:
         deliveries = [message.delivery_id for message in messages if message.delivery_id is not None]
         self._deliveries.update(deliveries)
         for delivery_id in reversed(deliveries):
-            link.settle(delivery_id, delivery_id, amqp.RELEASED, lambda numbers, *_: self._on_returned(link, numbers))
+            link.settle(delivery_id, delivery_id, amqp.RELEASED, partial(self._on_returned, link))
         self._stop_timer()
         self._timer = self._loop.later(ANSWER_TIMEOUT, lambda: self._unanswered(link))
 
-    def _on_returned(self, link: Receiver, delivery_ids: Iterable[int]) -> None:
-        if link is self._session.attached_link and self._deliveries:
+    def _on_returned(self, link: Receiver, delivery_ids: Iterable[int], state: str | None, error: Condition | None) -> None:
+        if link is not self._session.attached_link or not self._deliveries:
+            return
+        if error is not None and state is not None:
+            # Azure refused it, for example because it was busy, and the link cannot settle the delivery again.
+            self._session.give_link_up()
+        else:
             self._deliveries.difference_update(delivery_ids)
             if not self._deliveries:
                 self._end()

@@ -39,6 +39,9 @@ class SettlingSession(Protocol):
     def send_request(self, operation: str, body: dict[str, Any], on_answer: OnAnswer) -> None:
         """Send a request about the session to the management node, by the present link."""
 
+    def give_link_up(self) -> None:
+        """Let the link go, and take the lock by another one."""
+
 
 @attrs.define(eq=False)
 class UnsettledMessage:
@@ -52,6 +55,8 @@ class UnsettledMessage:
         settlement: The settlement that Azure has not confirmed.
         answers: How many results of receives contain it. A repeated receive has it in its result again.
         ahead: Whether it was fetched ahead and its holder does not use it yet, so that its delivery must not count.
+        was_refused: Azure refused a settlement by the link, for example because it was busy. The delivery has ended by that
+            (AMQP 1.0 §2.6.12), so that the link takes no other settlement of it.
         azure_token: The lock token that Azure knows.
     """
 
@@ -62,6 +67,7 @@ class UnsettledMessage:
     settlement: PendingSettlement | None = None
     answers: int = 0
     ahead: bool = False
+    was_refused: bool = False
     azure_token: str = attrs.Factory(lambda self: self.token, takes_self=True)
     _message: AmqpMessage | None = attrs.field(default=None, repr=False)
     _sequence_number: int | None = attrs.field(default=None, repr=False)
@@ -101,6 +107,7 @@ class UnsettledMessage:
     def redelivered_as(self, delivery: UnsettledMessage) -> None:
         """Note that the same message came again, by a new link or with a new lock token."""
         self.delivery_id, self.link, self.azure_token = delivery.delivery_id, delivery.link, delivery.azure_token
+        self.was_refused = False
 
 
 class UnsettledMessages:
@@ -249,10 +256,10 @@ class UnsettledMessages:
         Without a link nothing is sent: the session calls again when the lock was taken again, or `end` when it is lost.
         """
         run: list[UnsettledMessage] = []
-        by_number: list[UnsettledMessage] = []
+        by_request: list[UnsettledMessage] = []
         for message in messages:
-            if message.delivery_id is None:
-                by_number.append(message)
+            if message.delivery_id is None or message.was_refused:
+                by_request.append(message)
                 continue
             if run and not _continues(run[-1], message):
                 self._send_run(run)
@@ -260,8 +267,8 @@ class UnsettledMessages:
             run.append(message)
         if run:
             self._send_run(run)
-        for message in by_number:
-            self._send_by_number(message)
+        for message in by_request:
+            self._send_by_request(message)
 
     def _send_run(self, run: Sequence[UnsettledMessage]) -> None:
         link = self._session.link
@@ -289,12 +296,20 @@ class UnsettledMessages:
             self.confirm(present)
             return
         for message in present:
+            message.was_refused = True
             self._on_refused(message, error)
 
-    def _send_by_number(self, message: UnsettledMessage) -> None:
-        """Settle a message that was received by its sequence number: the management node takes these settlements."""
+    def _send_by_request(self, message: UnsettledMessage) -> None:
+        """Settle a message that its link cannot settle: the management node takes these settlements, as for Azure's SDKs.
+
+        It has no status for a release. A message that was received by its sequence number is deferred again. The others come
+        again uncounted by another link, which then releases them.
+        """
         session, settlement, link = self._session, message.settlement, self._session.link
         if settlement is None or link is None:
+            return
+        if message.delivery_id is not None and settlement.settlement.disposition is Disposition.RELEASE:
+            session.give_link_up()
             return
 
         def answered(answer: Response | Condition) -> None:

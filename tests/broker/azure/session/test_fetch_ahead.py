@@ -74,6 +74,20 @@ def test_an_abandoned_message_comes_before_the_one_that_was_fetched_ahead(
         assert [(message.text(), message.delivery_count) for message in got] == [("1", 2), ("2", 1)]
 
 
+def test_no_message_overtakes_the_abandoned_one_if_azure_is_too_busy_to_take_the_fetched_one_back(
+    namespace: Namespace, provider: ServiceBusProvider
+) -> None:
+    fill(provider, "orders", 3)
+    with provider.create_session_client("orders", "s") as session:
+        first, second = take(session), take(session)
+        session.complete_message(first)
+        eventually(lambda: namespace.counts("orders").locked == 2)
+        namespace.refuse("disposition", "com.microsoft:server-busy")
+        session.abandon_message(second)
+        got = [take(session) for _ in range(2)]
+        assert [(message.text(), message.delivery_count) for message in got] == [("1", 2), ("2", 1)]
+
+
 def test_a_message_that_is_abandoned_at_once_comes_before_the_one_on_its_way(provider: ServiceBusProvider) -> None:
     for _ in range(20):
         fill(provider, "orders", 3)

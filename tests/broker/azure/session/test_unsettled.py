@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
+
+from azsession import ThrottledError
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition
 
@@ -11,6 +14,9 @@ from ....conftest import eventually
 from ....namespaces import Namespace
 from ....server.raw import Gateway
 from ..holders import QUEUE, Holder, completed, in_thread, send
+
+#: The settlements after which the message comes again, with its delivery count.
+RETURNING = {Disposition.ABANDON: [("a", 2)], Disposition.RELEASE: [("a", 1)]}
 
 
 def test_a_repeated_settlement_succeeds_and_a_different_one_is_a_conflict(namespace: Namespace, broker: AzureBroker) -> None:
@@ -48,3 +54,48 @@ def test_a_different_settlement_is_a_conflict_over_http(gateway: Gateway) -> Non
     assert [holder.complete(token).status for _ in range(2)] == [204, 204]
     reply = holder.abandon(token)
     assert (reply.status, reply.code) == (409, "Conflict")
+
+
+@pytest.mark.parametrize("how", [each for each in Disposition if each is not Disposition.TAKE])
+def test_a_settlement_that_azure_refused_as_busy_can_be_repeated(
+    namespace: Namespace, broker: AzureBroker, how: Disposition
+) -> None:
+    """Azure has settled the delivery with its refusal, so that the link cannot settle it again."""
+    holder = Holder(broker)
+    send(broker, "a", "b")
+    first = holder.take()
+    namespace.refuse("disposition", "com.microsoft:server-busy")
+    with pytest.raises(ThrottledError):
+        holder.settle(*first, how=how)
+    assert in_thread(lambda: holder.settle(*first, how=how)).result(10) == [None]
+    rest = [(message.text(), message.delivery_count) for message in holder.take(2 if how in RETURNING else 1)]
+    assert rest == [*RETURNING.get(how, []), ("b", 1)]
+
+
+def test_a_settlement_that_azure_refused_as_busy_again_and_again_can_be_repeated(
+    namespace: Namespace, broker: AzureBroker
+) -> None:
+    holder = Holder(broker)
+    send(broker, "a")
+    messages = holder.take()
+    for operation in ("disposition", "update-disposition", "update-disposition"):
+        namespace.refuse(operation, "com.microsoft:server-busy")
+        with pytest.raises(ThrottledError):
+            holder.complete(*messages)
+    assert holder.complete(*messages) == [None]
+    assert completed(namespace) == ["a"]
+
+
+def test_after_a_refusal_a_message_that_came_by_a_new_link_is_settled_by_it(
+    namespace: Namespace, broker: AzureBroker
+) -> None:
+    holder = Holder(broker)
+    send(broker, "a")
+    messages = holder.take()
+    namespace.refuse("disposition", "com.microsoft:server-busy")
+    with pytest.raises(ThrottledError):
+        holder.complete(*messages)
+    namespace.detach_links(QUEUE)
+    assert holder.complete(*messages) == [None]
+    assert namespace.log["update-disposition"] == 0
+    assert completed(namespace) == ["a"]
