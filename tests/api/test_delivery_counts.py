@@ -115,7 +115,7 @@ def test_a_message_whose_lock_always_expires_is_dead_lettered_alone(
 def test_a_lock_that_expires_counts_the_messages_in_use_and_not_those_fetched_ahead(
     arrangement: Arrangement, provider: ServiceBusProvider
 ) -> None:
-    queue = arrangement.queue(lock_duration=2)
+    queue = arrangement.queue(lock_duration=4)
     send(provider, queue, *"abcdef")
     session = provider.create_session_client(queue, "s1", auto_renew=False)
     messages = session.messages(timeout=5)

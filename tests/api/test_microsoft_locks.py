@@ -25,13 +25,13 @@ def test_a_renewal_moves_the_expiry_and_an_expired_lock_settles_nothing(
     arrangement: Arrangement, provider: ServiceBusProvider, sid: str
 ) -> None:
     """renew_client_locks: messages have no lock but the session's; what was completed in time stays completed."""
-    queue = arrangement.queue(lock_duration=2)
+    queue = arrangement.queue(lock_duration=4)
     send(provider, queue, *"abc", session_id=sid)
     session = provider.create_session_client(queue, sid, auto_renew=False)
     first, second, third = take_many(session, 3)
     before = session.session_expires_at
     eventually(lambda: session.renew_session_lock() >= before + 0.2 * SECOND)
-    assert session.session_expires_at <= datetime.now(timezone.utc) + 2 * SECOND
+    assert session.session_expires_at <= datetime.now(timezone.utc) + 4 * SECOND
     session.complete_message(first)
     session.complete_message(second)
     eventually(lambda: datetime.now(timezone.utc) > session.session_expires_at)
@@ -45,19 +45,19 @@ def test_an_automatic_renewal_lasts_as_long_as_it_should(
     arrangement: Arrangement, provider: ServiceBusProvider, sid: str
 ) -> None:
     """with_autolockrenew and with_auto_autolockrenew: held beyond its duration, then lost, and told once."""
-    queue = arrangement.queue(lock_duration=2)
+    queue = arrangement.queue(lock_duration=3)
     send(provider, queue, "0", "1", session_id=sid)
     told: list[Exception] = []
     with provider.create_session_client(
-        queue, sid, max_renewal=3, on_lock_lost=lambda _client, error: told.append(error)
+        queue, sid, max_renewal=4.5, on_lock_lost=lambda _client, error: told.append(error)
     ) as session:
         first, second = take_many(session, 2)
         start = time.monotonic()
-        eventually(lambda: time.monotonic() - start > 2.2)
+        eventually(lambda: time.monotonic() - start > 3.3)
         session.complete_message(first)
         assert told == []
         eventually(lambda: told, "the lock was not lost")
-        assert time.monotonic() - start >= 3
+        assert time.monotonic() - start >= 4.5
         with pytest.raises(SessionNotFoundError):
             session.complete_message(second)
         with pytest.raises(SessionNotFoundError):
@@ -67,7 +67,7 @@ def test_an_automatic_renewal_lasts_as_long_as_it_should(
 
 def test_the_end_of_a_session_is_no_lost_lock(arrangement: Arrangement, provider: ServiceBusProvider, sid: str) -> None:
     """with_autolockrenew: closing ends the renewal, and no lost lock is reported."""
-    queue = arrangement.queue(lock_duration=1)
+    queue = arrangement.queue(lock_duration=3)
     told = threading.Event()
     with provider.create_session_client(queue, sid, on_lock_lost=lambda _client, _error: told.set()) as session:
         send(provider, queue, "x", session_id=sid)
@@ -91,7 +91,7 @@ def test_a_message_whose_lock_expired_comes_again_with_a_higher_count(
     arrangement: Arrangement, provider: ServiceBusProvider, sid: str
 ) -> None:
     """message_expiry: settling and renewing raise, and the next holder completes the message."""
-    queue = arrangement.queue(lock_duration=1)
+    queue = arrangement.queue(lock_duration=3)
     send(provider, queue, "Testing expired messages", session_id=sid)
     session = provider.create_session_client(queue, sid, auto_renew=False)
     message = take(session)

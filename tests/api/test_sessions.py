@@ -256,7 +256,7 @@ def test_a_lock_expires_after_max_renewal(arrangement: Arrangement, provider: Se
 
 
 def test_a_lock_that_is_not_renewed_is_lost_to_its_holder(arrangement: Arrangement, provider: ServiceBusProvider) -> None:
-    queue = arrangement.queue(lock_duration=1)
+    queue = arrangement.queue(lock_duration=3)
     send(provider, queue, *"abcd")
     told: list[tuple[SessionClient, SessionNotFoundError]] = []
     session = provider.create_session_client(

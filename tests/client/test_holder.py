@@ -24,7 +24,7 @@ def test_an_expired_lock_is_reported_once_and_ends_all_calls(auto_renew: bool) -
             session = provider.create_session_client(
                 "orders",
                 "s1",
-                session_timeout=0.3,
+                session_timeout=1.0,
                 auto_renew=auto_renew,
                 on_lock_lost=lambda client, error: lost.append((client, error)),
             )

@@ -255,7 +255,7 @@ def test_closing_ends_a_waiting_receive_of_any_session_of_requests(kind: str) ->
         began = time.monotonic()
         client.close_session()
         thread.join(20)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert [type(error) for error in errors] == [SessionNotFoundError]
 
 

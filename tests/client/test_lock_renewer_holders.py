@@ -116,7 +116,7 @@ def test_a_renewal_that_raises_is_logged_and_repeated_after_a_pause(
     lock.failure = failure
     renewer.watch(lock)
     eventually(lambda: len(lock.renewed) == 2)
-    assert 0.5 <= lock.renewed[1] - lock.renewed[0] < 5
+    assert lock.renewed[1] - lock.renewed[0] >= 0.5
     (record,) = caplog.records
     assert (record.message, record.levelno) == ("a session lock could not be renewed yet", logging.ERROR)
     assert record.exc_info is not None
@@ -160,7 +160,7 @@ def test_a_lock_whose_due_time_cannot_be_asked_for_is_logged_and_renewed_later(
     began = time.monotonic()
     renewer.watch(lock)
     eventually(lambda: lock.renewed)
-    assert 0.5 <= lock.renewed[0] - began < 5
+    assert lock.renewed[0] - began >= 0.5
     (record,) = caplog.records
     assert record.message == "a session lock could not be handed to a thread that renews it"
 

@@ -33,10 +33,18 @@ def test_the_client_never_believes_in_a_later_expiry_than_the_server(azsession_s
 def test_the_expiry_counts_from_the_time_when_the_request_was_sent() -> None:
     with PlainServer() as server, ServiceBusProvider.from_connection_string(server.connection_string) as provider:
         session = provider.create_session_client("orders", "s1", session_timeout=5, auto_renew=False)
-        before = datetime.now(timezone.utc)
-        threading.Timer(0.5, server.put, ("orders", "s1", b"late")).start()
+        before_the_answer: list[datetime] = []
+
+        def put_later() -> None:
+            eventually(lambda: server.seen)
+            before_the_answer.append(datetime.now(timezone.utc))
+            server.put("orders", "s1", b"late")
+
+        thread = threading.Thread(target=put_later)
+        thread.start()
         take(session)
-        assert session.session_expires_at < before + timedelta(seconds=5.4)
+        thread.join()
+        assert session.session_expires_at < before_the_answer[0] + timedelta(seconds=5)
         session.close()
 
 

@@ -56,7 +56,7 @@ provider.close()
 
 
 def test_only_the_parent_renews_its_session(azsession_server: AzsessionServer) -> None:
-    azsession_server.create_queue("q", lock_duration=1)
+    azsession_server.create_queue("q", lock_duration=3)
     run(
         """
 provider.send_message("q", Message(b"1", session_id="parents"))
@@ -69,13 +69,13 @@ def child():
     assert threading.active_count() == 1, threading.enumerate()
     with provider.create_session_client("q", "childs") as childs:
         childs.receive_message(timeout=0)
-        time.sleep(2.5)
+        time.sleep(5)
         childs.receive_message(timeout=0)
         assert not childs.is_lock_lost
         refused(SessionNotFoundError, parents.receive_message)
 
 children = [fork(child)]
-time.sleep(2.5)
+time.sleep(5)
 assert not parents.is_lock_lost
 parents.receive_message(timeout=0)
 join(*children)
@@ -86,7 +86,7 @@ provider.close()
 
 
 def test_a_child_does_not_keep_the_session_of_a_parent_that_died(azsession_server: AzsessionServer) -> None:
-    azsession_server.create_queue("q", lock_duration=1)
+    azsession_server.create_queue("q", lock_duration=3)
     run(
         """
 ready, go = os.pipe()
@@ -100,7 +100,7 @@ def parent():
         with provider.create_session_client("q", "childs") as childs:
             childs.receive_message(timeout=0)
             os.write(go, b"x")
-            time.sleep(2)
+            time.sleep(5)
             with provider.create_session_client("q", "s") as other:
                 other.receive_message(timeout=0)
             childs.receive_message(timeout=0)

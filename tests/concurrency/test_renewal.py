@@ -132,8 +132,8 @@ def test_the_renewer_sleeps_while_no_lock_is_due() -> None:
 
 
 def test_a_closed_client_is_not_renewed() -> None:
-    with RenewalServer(lasts=1) as server, connect(server) as provider:
-        closed, other = opened(provider, "closed", 1), opened(provider, "other", 1)
+    with RenewalServer(lasts=2.5) as server, connect(server) as provider:
+        closed, other = opened(provider, "closed", 2.5), opened(provider, "other", 2.5)
         eventually(lambda: renewed(server, closed, 1))
         closed.close()
         so_far, seen = server.requests["closed"], server.count.get("other", 0)
@@ -142,8 +142,8 @@ def test_a_closed_client_is_not_renewed() -> None:
 
 
 def test_a_lock_expires_after_max_renewal() -> None:
-    with RenewalServer(lasts=1) as server, connect(server) as provider:
-        limited, other = opened(provider, "limited", 1, max_renewal=0.8), opened(provider, "other", 1)
+    with RenewalServer(lasts=3) as server, connect(server) as provider:
+        limited, other = opened(provider, "limited", 3, max_renewal=2.4), opened(provider, "other", 3)
         eventually(lambda: limited.is_lock_lost)
         assert renewed(server, limited, 1)
         assert not other.is_lock_lost
@@ -167,7 +167,7 @@ def test_a_pending_renewal_does_not_keep_a_client_alive() -> None:
             eventually(lambda: gc.collect() >= 0 and client() is None, "something keeps the client alive")
             eventually(lambda: gc.collect() >= 0 and holder() is None, "something keeps the holder alive")
         assert warned == [ResourceWarning]
-        other = opened(provider, "other", 1)
+        other = opened(provider, "other", 3)
         eventually(lambda: renewed(server, other, 1))
         assert server.requests["forgotten"] == 1
 
@@ -178,10 +178,10 @@ def test_callbacks_that_raise_system_exit_do_not_end_the_workers() -> None:
         sys.exit(1)
 
     left: list[str] = []
-    with RenewalServer(lasts=1) as server, connect(server) as provider:
+    with RenewalServer(lasts=3) as server, connect(server) as provider:
         clients = [opened(provider, f"s{n}", 0.2, auto_renew=False, on_lock_lost=leave) for n in range(40)]
         eventually(lambda: len(left) == len(clients))
-        client = opened(provider, "other", 1)
+        client = opened(provider, "other", 3)
         eventually(lambda: renewed(server, client, 1))
 
 
@@ -200,7 +200,7 @@ def relay_to(server: AzsessionServer) -> Relay:
 def test_a_lock_survives_a_short_outage(
     azsession_server: AzsessionServer, caplog: pytest.LogCaptureFixture, gone: str
 ) -> None:
-    azsession_server.create_queue("orders", lock_duration=2.5)
+    azsession_server.create_queue("orders", lock_duration=5)
     lost: list[object] = []
     with relay_to(azsession_server) as relay, relayed(azsession_server, relay) as provider:
         provider.send_message("orders", Message(b"0", session_id="s"))

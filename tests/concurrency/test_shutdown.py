@@ -84,7 +84,7 @@ def complaints(stderr: str) -> list[str]:
 
 
 _UNDER_WAY = """
-clients = [opened(f"s{n}", session_timeout=1.5) for n in range(5)]
+clients = [opened(f"s{n}", session_timeout=3) for n in range(5)]
 waiting = opened("waiting")
 
 
@@ -104,7 +104,7 @@ until(lambda: any(map(waits, clients)))
 
 @pytest.fixture
 def silent_server() -> Iterator[RenewalServer]:
-    with RenewalServer(lasts=2) as server:
+    with RenewalServer(lasts=3) as server:
         server.silent |= {f"s{n}" for n in range(5)}
         yield server
 

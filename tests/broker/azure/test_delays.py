@@ -17,8 +17,8 @@ from .holders import QUEUE, Holder, broker_on, send, texts
 
 @pytest.fixture
 def short_locks(namespace: Namespace) -> str:
-    """A queue whose locks last a second."""
-    namespace.create_queue("short", lock_duration=1)
+    """A queue whose locks last two seconds."""
+    namespace.create_queue("short", lock_duration=2)
     return "short"
 
 
@@ -36,16 +36,16 @@ def test_the_lock_is_kept_for_longer_than_it_lasts(namespace: Namespace, short_l
         message = session.receive_message(timeout=10)
         assert message is not None
         began = time.monotonic()
-        session.abandon_message(message, delay=3)
+        session.abandon_message(message, delay=6)
         if is_closed:
             session.close_session()
         with pytest.raises(NoSessionAvailableError):
-            other.create_session_client(short_locks, accept_timeout=2)
+            other.create_session_client(short_locks, accept_timeout=3)
         with other.create_session_client(short_locks, accept_timeout=20) as following:
             again = following.receive_message(timeout=10)
             assert again is not None
             assert (again.text(), again.delivery_count) == ("a", 2)
-        assert time.monotonic() - began >= 3
+        assert time.monotonic() - began >= 6
         session.close_session()
 
 

@@ -198,8 +198,7 @@ def test_a_lock_is_kept_and_its_end_never_late_while_the_clock_is_behind(
             assert end is not None
             assert until <= end + 0.05
             time.sleep(0.05)
-            if time.monotonic() - started > 2.75:
-                assert namespace.log["renew-session-lock"] > 0
+        assert namespace.log["renew-session-lock"] > 0
         assert not session.is_lock_lost
         session.renew_session_lock()
 

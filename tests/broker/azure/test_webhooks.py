@@ -148,6 +148,7 @@ class Scene:
     def _cause_faults(self) -> None:
         choose = self._random
         while not self._calm.wait(choose.uniform(0.005, 0.05)):
+            before = len(self.namespace.completed(QUEUE))
             fault = choose.choices(["session", "expire", "links", "drop", "close"], [6, 1, 2, 1, 1])[0]
             if fault in ("session", "expire"):
                 locked = sorted(self.namespace.locked_sessions(QUEUE))
@@ -157,6 +158,9 @@ class Scene:
                 self.faults += self.namespace.detach_links(QUEUE)
             else:
                 self.faults += self.namespace.drop_connections(polite=fault == "close")
+            # On a busy machine, a connection that lives for a short time only would never be of use.
+            while len(self.namespace.completed(QUEUE)) == before and not self._calm.wait(0.005):
+                pass
 
     def _cause_fault_in_session(self, fault: str, session_id: str) -> None:
         if fault == "session":

@@ -29,4 +29,4 @@ def lose_link(request: pytest.FixtureRequest) -> Callable[[Namespace], object]:
 @pytest.fixture(autouse=True)
 def _slow_relock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a holder whose first attempt was refused wait before the second, so that another holder can be first."""
-    monkeypatch.setattr(relock, "RELOCK_PAUSE", 0.8)
+    monkeypatch.setattr(relock, "RELOCK_PAUSE", 1.6)

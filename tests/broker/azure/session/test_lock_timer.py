@@ -95,23 +95,23 @@ def test_the_lock_of_an_accepted_session_expires_without_a_receive(namespace: Na
 
 
 def test_a_waiting_receive_keeps_the_lock(namespace: Namespace, broker: AzureBroker) -> None:
-    namespace.create_queue(QUEUE, lock_duration=1.0)
+    namespace.create_queue(QUEUE, lock_duration=3.0)
     first, accepted = Holder(broker), Holder(broker)
     send(broker, "a", session_id="s2")
     assert accepted.accept_next() == "s2"
     (a,) = accepted.take()
-    waits = [in_thread(partial(one.receive, timeout=2.5)) for one in (first, accepted)]
-    assert [waiting.result(10) for waiting in waits] == [[], []]
+    waits = [in_thread(partial(one.receive, timeout=7.0)) for one in (first, accepted)]
+    assert [waiting.result(20) for waiting in waits] == [[], []]
     assert namespace.log["renew-session-lock"] >= 4
     assert accepted.complete(a) == [None]
     assert first.renew() > 0
 
 
 def test_failed_renewals_are_repeated_before_the_lock_expires(namespace: Namespace, broker: AzureBroker) -> None:
-    namespace.create_queue(QUEUE, lock_duration=1.5)
+    namespace.create_queue(QUEUE, lock_duration=4.0)
     holder = Holder(broker)
-    waiting = in_thread(lambda: holder.receive(timeout=2.5))
+    waiting = in_thread(lambda: holder.receive(timeout=5.0))
     eventually(lambda: waits_in(holder) and namespace.locked_sessions(QUEUE))
     namespace.refuse("renew-session-lock", "com.microsoft:server-busy", 2)
-    assert waiting.result(10) == []
+    assert waiting.result(20) == []
     assert holder.renew() > 0

@@ -139,12 +139,12 @@ def test_messages_that_were_not_handed_out_come_once_and_in_order_after_the_link
 
 
 def test_a_lock_is_renewed_for_a_waiting_receive_after_it_was_taken_again(namespace: Namespace, broker: AzureBroker) -> None:
-    namespace.create_queue(QUEUE, lock_duration=1.0)
+    namespace.create_queue(QUEUE, lock_duration=3.0)
     holder = Holder(broker)
-    waiting = in_thread(lambda: holder.receive(timeout=2.5))
+    waiting = in_thread(lambda: holder.receive(timeout=5.0))
     eventually(lambda: waits_in(holder) and "s1" in namespace.locked_sessions(QUEUE))
     namespace.detach_links(QUEUE)
-    assert waiting.result(10) == []
+    assert waiting.result(20) == []
     assert holder.renew() > 0
 
 
@@ -318,7 +318,10 @@ def test_calls_from_many_threads_in_one_session_survive_lost_links(namespace: Na
 
     def trouble() -> None:
         while not ended.wait(0.02):
+            before = len(completed(namespace))
             namespace.detach_links(QUEUE)
+            # On a busy machine, links that live for a short time only would never be of use.
+            eventually(lambda before=before: ended.is_set() or len(completed(namespace)) > before, seconds=30)  # type: ignore[misc]
 
     making = in_thread(trouble)
     consuming = [in_thread(consume) for _ in range(4)]

@@ -22,7 +22,7 @@ def hasty(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azu
     """A broker with short timeouts."""
     monkeypatch.setattr("azsession.broker.azure.session.relock.VERIFY_TIMEOUT", 0.3)
     monkeypatch.setattr("azsession.broker.azure.session.opening.ANSWER_TIME", 0.2)
-    with broker_on(namespace, request_timeout=1.0) as broker:
+    with broker_on(namespace, request_timeout=2.0) as broker:
         yield broker
 
 
