@@ -11,6 +11,7 @@ import requests
 
 from azsession import Message, ServiceBusConfig, ServiceBusProvider
 
+from ..support.ports import free_port
 from ..support.processes import Served, assert_one_line, run, run_here
 from .helpers import SECRET
 
@@ -82,8 +83,7 @@ def test_a_restart_with_the_same_data_keeps_messages_and_key(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
 def test_serve_starts_again_at_once_on_the_port_it_just_used(kill: bool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     for _ in range(3):
         # The last --port counts.
         with Served("--memory", "--port", str(port)) as served, socket.create_connection(("127.0.0.1", port)) as sock:

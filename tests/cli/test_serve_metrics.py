@@ -8,6 +8,7 @@ from pathlib import Path
 
 import requests
 
+from ..support.ports import free_port
 from ..support.processes import Served, assert_one_line, run
 
 
@@ -35,7 +36,6 @@ def test_a_port_for_metrics_that_is_in_use_ends_the_command(tmp_path: Path) -> N
 
 
 def test_a_free_port_is_served_without_a_key(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number = free.getsockname()[1]
+    number = free_port()
     with Served("--memory", "--no-amqp", "--metrics-port", str(number), cwd=tmp_path):
         assert "azsession_broker_up 1.0" in requests.get(f"http://127.0.0.1:{number}/metrics", timeout=10).text

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..support.ports import free_port
+
 KEY = "SharedAccessKeyName=k;SharedAccessKey=bm90IGEgc2VjcmV0"
 
 
@@ -46,11 +48,13 @@ class Acceptor:
         return f"Endpoint={self.url}/;{KEY}"
 
     def listen(self) -> None:
+        if not self._port:
+            # While the port is closed, nobody else takes it.
+            self._port = free_port()
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self._port))
         listener.listen(256)
-        self._port = listener.getsockname()[1]
         self._listener = listener
         self._spawn(self._accept, listener)
 

@@ -51,7 +51,9 @@ class BrowserThread:
             # Chromium has no sandbox for root.
             flags = ["--no-sandbox"] if os.geteuid() == 0 else []
             self._browser = self._playwright.chromium.launch(
-                executable_path=require_chromium(), args=[*flags, "--disable-dev-shm-usage", "--no-proxy-server"]
+                executable_path=require_chromium(),
+                args=[*flags, "--disable-dev-shm-usage", "--no-proxy-server"],
+                timeout=100_000,
             )
         return self._browser
 

@@ -103,7 +103,7 @@ class Windows:
         """
         size = {"width": width, "height": height}
         context = self._thread.browser().new_context(viewport=size, reduced_motion="reduce", **options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         if options.get("java_script_enabled", True):
             context.add_init_script(_WATCH)
         self._contexts.append(context)

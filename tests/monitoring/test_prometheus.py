@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from azsession.server import AccessKey, GatewayMetrics, GatewayService
 
 from ..conftest import eventually
 from ..support.paths import ROOT
+from ..support.ports import free_port
 from ..support.prometheus import require
 
 MONITORING = ROOT / "examples" / "deployment" / "monitoring"
@@ -61,8 +61,7 @@ def test_promtool_finds_no_fault_in_the_configuration_and_the_alerts(tmp_path: P
 @contextmanager
 def prometheus(folder: Path) -> Iterator[str]:
     """Run Prometheus with the configuration in a folder. Yield its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         require("prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",

@@ -26,6 +26,7 @@ from azsession.testing import AzsessionServer
 
 from ..concurrency.servers import Relay, hang_up, pump
 from ..conftest import eventually
+from ..support.ports import free_port
 from ..support.processes import Served
 from .helpers import QUEUE, Gate, Seen, left, locked, send
 
@@ -278,9 +279,7 @@ def test_the_processor_continues_after_the_server_restarts_with_the_same_file(tm
     data = tmp_path / "data.db"
     gate = Gate()
     errors: list[BaseException] = []
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = str(sock.getsockname()[1])
+    port = str(free_port())
     with Served("--data", data, "--queue", QUEUE, "--port", port) as first:
         string = first.line
         with ServiceBusProvider.from_connection_string(string) as provider:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import requests
 
 from ..support.paths import ROOT
+from ..support.ports import free_port
 
 CONFIG = ROOT / "docs" / "nginx.conf"
 #: If this variable is set, the tests with nginx fail without nginx instead of being skipped.
@@ -66,9 +66,7 @@ class Nginx:
         place.mkdir()
         # If root starts nginx, its workers run as the user nobody, which cannot write here.
         (place / "nginx.conf").write_text(("user root;\n" if os.geteuid() == 0 else "") + _MAIN)
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
         config = adapted(CONFIG.read_text(encoding="utf-8"), self.port, gateways)
         if normalizing:
             assert "proxy_pass http://azsession;" in config

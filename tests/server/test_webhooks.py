@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -23,6 +22,7 @@ from azsession import Message, ServiceBusProvider
 
 from ..conftest import eventually, whole_lines
 from ..support.paths import ROOT
+from ..support.ports import free_port
 from .consumer_process import PREFETCH, THREADS
 from .gateway_process import QUEUE
 
@@ -88,9 +88,7 @@ class Scene:
         self._place = place
         self._lock_duration = lock_duration
         self.consumers: list[Child] = []
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self._port = sock.getsockname()[1]
+        self._port = free_port()
         self.connection_string = ""
         self.gateway = self.start_gateway()
         self.provider = stack.enter_context(ServiceBusProvider.from_connection_string(self.connection_string))

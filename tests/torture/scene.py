@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from azsession import PeekedMessage, QueueSettings, ServiceBusProvider
 from azsession.errors import QueueError
 
 from ..support.paths import ROOT
+from ..support.ports import free_port
 from . import clockshim
 from .disk import SmallDisk
 from .history import Recorder
@@ -287,10 +287,3 @@ class Scene:
         self._log.close()
         if self.disk is not None:
             self.disk.close()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

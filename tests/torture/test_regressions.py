@@ -15,8 +15,8 @@ from azsession.errors import ConnectionFailedError, SessionNotFoundError
 from azsession.server import AccessKey, GatewayService
 from azsession.testing import AzsessionServer
 
+from ..support.ports import free_port
 from .proxy import Proxy
-from .scene import free_port
 
 
 class Scripted(Proxy):

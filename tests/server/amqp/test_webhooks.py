@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import threading
 import time
 from collections import Counter, defaultdict
@@ -24,6 +23,7 @@ from azure.servicebus.exceptions import ServiceBusError
 from azsession import QueueError, ServiceBusProvider
 
 from ...conftest import eventually
+from ...support.ports import free_port
 from ...support.processes import Served
 from ...support.sdk import sockets_closed
 
@@ -38,12 +38,6 @@ class Report:
     done: list[tuple[str, int]] = attrs.field(factory=list)
     by: Counter[str] = attrs.field(factory=Counter)
     over: threading.Event = attrs.field(factory=threading.Event)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def with_the_sdk(connection_string: str, report: Report) -> None:

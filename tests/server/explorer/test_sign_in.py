@@ -12,6 +12,8 @@ import requests
 import trustme
 
 from azsession.server import AccessKey, GatewayService
+from azsession.server.explorer import sign_in
+from azsession.server.explorer.throttle import Throttle
 
 from .visitor import KEYS, LISTEN, ROOT, Site, Visitor, csrf_of, serving
 
@@ -50,13 +52,16 @@ def test_a_wrong_key_is_refused_without_a_cookie_and_without_the_secret(site: Si
     assert visitor.get("queues").status_code == 303
 
 
-def test_guesses_are_bounded_and_a_right_key_waits_too(site: Site) -> None:
-    visitor = Visitor(site)
-    codes = [visitor.sign_in("root", f"guess {number}").status_code for number in range(12)]
-    assert codes == [403] * 10 + [429] * 2
-    answer = visitor.sign_in(ROOT.name, ROOT.key)
-    assert answer.status_code == 429
-    assert 0 < int(answer.headers["Retry-After"]) <= 6
+def test_guesses_are_bounded_and_a_right_key_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The clock stands still: the allowance does not fill up again meanwhile.
+    monkeypatch.setattr(sign_in, "Throttle", lambda: Throttle(lambda: 1000.0))
+    with serving() as site:
+        visitor = Visitor(site)
+        codes = [visitor.sign_in("root", f"guess {number}").status_code for number in range(12)]
+        assert codes == [403] * 10 + [429] * 2
+        answer = visitor.sign_in(ROOT.name, ROOT.key)
+        assert answer.status_code == 429
+        assert 0 < int(answer.headers["Retry-After"]) <= 6
 
 
 def cookies_of(answer: requests.Response) -> SimpleCookie:
