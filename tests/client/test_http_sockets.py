@@ -134,7 +134,7 @@ def test_closing_ends_a_wait_for_a_tls_handshake() -> None:
             thread, errors = _in_thread(lambda: client.receive_message(timeout=300))
             assert server.asked.acquire(timeout=20)
             client.close_session()
-            thread.join(8)
+            thread.join(20)
             assert not thread.is_alive(), "the handshake was waited for until it timed out"
     assert [type(error) for error in errors] == [SessionNotFoundError]
 

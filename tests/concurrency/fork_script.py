@@ -9,7 +9,7 @@ _TOOLS = '''
 import faulthandler, gc, os, signal, sys, threading, time, traceback
 # A process that hangs prints where, and is killed. A forked child sets its own alarm.
 faulthandler.register(signal.SIGALRM, chain=True)
-signal.alarm(30)
+signal.alarm(100)
 from azsession import *
 from azsession.client.session import holder_of
 
@@ -32,7 +32,7 @@ def fork(work, leave=os._exit):
     pid = os.fork()
     if pid:
         return pid
-    signal.alarm(20)
+    signal.alarm(80)
     status = 1
     try:
         work()

@@ -62,8 +62,8 @@ def test_a_lock_is_renewed_as_soon_as_a_thread_can_be_started(monkeypatch: pytes
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_late)
-    with RenewalServer(lasts=2) as server, connect(server) as provider:
-        client = opened(provider, "s", 2)
+    with RenewalServer(lasts=4) as server, connect(server) as provider:
+        client = opened(provider, "s", 4)
         eventually(lambda: renewed(server, client, 2), seconds=30)
         assert len(refused) == 3
         assert not client.is_lock_lost
@@ -73,10 +73,10 @@ def test_renewals_without_an_answer_do_not_delay_others() -> None:
     lost: list[str] = []
     silent = {f"silent{n}" for n in range(8)}
     names = sorted(silent | {f"s{n}" for n in range(30)})
-    with RenewalServer(lasts=2) as server, connect(server) as provider:
+    with RenewalServer(lasts=4) as server, connect(server) as provider:
         server.silent |= silent
         clients = [
-            opened(provider, name, 2, on_lock_lost=lambda client, error: lost.append(client.session_id)) for name in names
+            opened(provider, name, 4, on_lock_lost=lambda client, error: lost.append(client.session_id)) for name in names
         ]
         others = [client for client in clients if client.session_id not in silent]
         eventually(lambda: server.late or all(renewed(server, client, 2) for client in others), seconds=60)
@@ -88,14 +88,14 @@ def test_renewals_without_an_answer_do_not_delay_others() -> None:
 
 
 def test_a_session_that_is_received_from_needs_no_renewal() -> None:
-    with RenewalServer(lasts=2) as server, connect(server) as provider:
-        idle, busy = opened(provider, "idle", 2), opened(provider, "busy", 2)
+    with RenewalServer(lasts=5) as server, connect(server) as provider:
+        idle, busy = opened(provider, "idle", 5), opened(provider, "busy", 5)
 
         def both_locks_would_have_been_renewed() -> bool:
             assert busy.receive_message(timeout=0) is None
             return renewed(server, idle, 2)
 
-        eventually(both_locks_would_have_been_renewed)
+        eventually(both_locks_would_have_been_renewed, seconds=30)
         assert "busy" not in server.requests
         assert not busy.is_lock_lost
 

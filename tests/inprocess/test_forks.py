@@ -11,7 +11,7 @@ import pytest
 
 _SCRIPT = """
 import gc, json, os, signal, sys, threading, time
-signal.alarm(40)
+signal.alarm(100)
 from azsession import *
 from azsession.client.provider import core_of
 path = sys.argv[1] or None
@@ -29,7 +29,7 @@ while len(core_of(provider).connection.clients()) < 2:
 read, write = os.pipe()
 child = os.fork()
 if child == 0:
-    signal.alarm(20)
+    signal.alarm(80)
     said = []
     def attempt(call):
         began = time.monotonic()
