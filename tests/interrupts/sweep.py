@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures._base
 import dis
 import http.cookiejar
-import inspect
 import itertools
 import os
 import queue
@@ -104,9 +103,8 @@ class Interrupter:
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
-        is_generator_of_broker = code.co_flags & inspect.CO_GENERATOR and f"{PACKAGE}/broker" in code.co_filename
-        # Python closes an interrupted generator, and ignores an exception there and in `__del__`.
-        if not code.co_filename.startswith(PACKAGE) or is_generator_of_broker or code.co_name == "__del__":
+        # Python ignores an exception in `__del__`.
+        if not code.co_filename.startswith(PACKAGE) or code.co_name == "__del__":
             return None
         if event == "line" and frame.f_lasti not in _exits(code) | _rounds(code):
             self._pass(frame, f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno} {frame.f_code.co_name}")
@@ -140,8 +138,6 @@ class BytecodeInterrupter(Interrupter):
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
         if code.co_name == "__del__" or (not code.co_filename.startswith(PACKAGE) and code.co_filename not in LIBRARY):
-            return None
-        if code.co_flags & inspect.CO_GENERATOR and f"{PACKAGE}/broker" in code.co_filename:
             return None
         frame.f_trace = self._trace  # Without it, Python 3.13 ignores the next line.
         frame.f_trace_opcodes, frame.f_trace_lines = True, False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from contextlib import closing
+from itertools import chain
 
 from .core import Core
 from .database_file import ACTIVE
@@ -29,8 +30,8 @@ def take_rows(core: Core, tx: Transaction, queue: Queue, lock: SessionLock, max_
     session, now = found[0], core.clock.now()
     if queue.settings.sessions_expire_together:
         _expire_together(core, lock, session, now)
-    # Closed here, not by a finalizer, in which Python ignores the exception of a signal handler.
-    with closing(_candidates(core, lock, session)) as rows:
+    with closing(core.store.active_after(session, lock.cursor)) as behind:
+        rows = chain(_returned(core, lock), behind)
         taken, expired, poisonous, is_complete = _select(queue, lock, rows, max_count, now)
     if expired or poisonous:
         core.due.remove_expired(tx, expired)
@@ -69,8 +70,8 @@ def _select(
     return taken, expired, poisonous, True
 
 
-def _candidates(core: Core, lock: SessionLock, session: int) -> Generator[Row | None, None, None]:
-    """Yield the messages that a receive may deliver, in order: abandoned ones, then those behind the last delivered one.
+def _returned(core: Core, lock: SessionLock) -> Generator[Row | None, None, None]:
+    """Yield the abandoned messages, in order. They come before those behind the last delivered one.
 
     Yield `None` if many abandoned messages are gone, for example because they have expired: the step ends.
     """
@@ -84,8 +85,6 @@ def _candidates(core: Core, lock: SessionLock, session: int) -> Generator[Row | 
             gone += 1
             if gone >= STEP_ROWS:
                 yield None
-    with closing(core.store.active_after(session, lock.cursor)) as rows:
-        yield from rows
 
 
 def _move_past(lock: SessionLock, row: Row) -> None:

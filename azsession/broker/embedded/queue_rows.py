@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from functools import partial
 
 from .database_file import DEAD
-from .store import JOINED
+from .query_rows import Rows
+from .store import JOINED, with_name
 from .stored_message import Row
 
 #: Messages of which one step looks at the status, without their bodies. Many dead letters in a row need several steps.
@@ -29,9 +30,7 @@ class QueueRows:
         keys = [key for key, status in found if status != DEAD]
         return keys, found[-1][0] + 1 if len(found) == SCANNED else None
 
-    def messages(self, keys: Sequence[int]) -> Generator[tuple[str, Row], None, None]:
-        """Yield messages with their session ids, in order. Each step reads one message."""
+    def messages(self, keys: Sequence[int]) -> Rows[tuple[str, Row]]:
+        """Return messages with their session ids, in order. Each step reads one message."""
         query = f"SELECT {JOINED} WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key"  # noqa: S608 - constants
-        with closing(self._run(query, (json.dumps(keys),))) as found:
-            for row in found:
-                yield row[0], Row(*row[1:])
+        return Rows(self._run(query, (json.dumps(keys),)), partial(map, with_name))

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import starmap
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from .database_file import ACTIVE, DEAD, DEFERRED, INCREMENTAL, SCHEDULED, is_mostly_free
 from .message_keys import SEQUENCE_BITS, SEQUENCE_MASK, message_key
+from .query_rows import Rows
 from .stored_message import Row
 
 R = TypeVar("R")
@@ -31,6 +35,11 @@ _COLUMNS = "key, status, enqueued, expires, reason, description, properties, bod
 _FROM = f"SELECT {_COLUMNS} FROM messages LEFT JOIN deliveries USING (key)"
 #: A message with the id of its session in front.
 JOINED = f"name, {_COLUMNS} FROM messages JOIN sessions ON sessions.id = session LEFT JOIN deliveries USING (key)"
+
+
+def with_name(row: tuple[Any, ...]) -> tuple[str, Row]:
+    """Return the session id and the message of a row of a query for `JOINED`."""
+    return row[0], Row(*row[1:])
 
 
 def within_step(rows: Iterable[R], size: Callable[[R], int]) -> list[R]:
@@ -166,14 +175,10 @@ class Store:
         """Note that no session is locked."""
         self._run("UPDATE sessions SET locked = 0 WHERE locked = 1")
 
-    def free_sessions(self, queue: int) -> Generator[str, None, None]:
-        """Yield the unlocked sessions with active messages, ordered by their first message."""
-        found = self._each(
-            "SELECT name FROM sessions WHERE queue = ? AND head IS NOT NULL AND locked = 0 ORDER BY head", (queue,)
-        )
-        with closing(found):
-            for row in found:
-                yield row[0]
+    def free_sessions(self, queue: int) -> Rows[str]:
+        """Return the unlocked sessions with active messages, ordered by their first message."""
+        query = "SELECT name FROM sessions WHERE queue = ? AND head IS NOT NULL AND locked = 0 ORDER BY head"
+        return Rows(self._run(query, (queue,)), partial(map, itemgetter(0)))
 
     def state(self, queue: int, name: str) -> bytes | None:
         row = self._run("SELECT state FROM sessions WHERE queue = ? AND name = ?", (queue, name)).fetchone()
@@ -187,23 +192,16 @@ class Store:
 
     # Receiving
 
-    def active_after(self, session: int, key: int) -> Generator[Row, None, None]:
-        """Yield the active messages of a session after `key`, in order. Each step reads one message."""
+    def active_after(self, session: int, key: int) -> Rows[Row]:
+        """Return the active messages of a session after `key`, in order. Each step reads one message."""
         return self._rows(f"{_FROM} WHERE session = ? AND status = 0 AND key > ? ORDER BY key", (session, key))
 
-    def of_status(self, session: int, status: int, key: int) -> Generator[Row, None, None]:
-        """Yield the messages of a session with one status, from `key`, in order. Each step reads one message."""
+    def of_status(self, session: int, status: int, key: int) -> Rows[Row]:
+        """Return the messages of a session with one status, from `key`, in order. Each step reads one message."""
         return self._rows(f"{_FROM} WHERE session = ? AND status = ? AND key >= ? ORDER BY key", (session, status, key))
 
-    def _rows(self, query: str, arguments: Sequence[object]) -> Generator[Row, None, None]:
-        with closing(self._each(query, arguments)) as found:
-            for row in found:
-                yield Row(*row)
-
-    def _each(self, query: str, arguments: Sequence[object]) -> Generator[Any, None, None]:
-        """Yield the rows of a query. Each step reads one row."""
-        with closing(self._run(query, arguments)) as cursor:
-            yield from cursor
+    def _rows(self, query: str, arguments: Sequence[object]) -> Rows[Row]:
+        return Rows(self._run(query, arguments), partial(starmap, Row))
 
     def message(self, key: int) -> Row | None:
         row = self._run(f"{_FROM} WHERE key = ?", (key,)).fetchone()
@@ -304,17 +302,17 @@ class Store:
         """Make a scheduled message active under a new sequence number."""
         self._run("UPDATE messages SET key = ?, status = 0, enqueued = ?, due = NULL WHERE key = ?", (new_key, now, key))
 
-    def expired(self, now: float, except_queues: Sequence[int] = ()) -> Generator[tuple[int, int, int], None, None]:
-        """Yield key, session row id and body size of expired active messages, in order of their expiry."""
-        return self._each(
+    def expired(self, now: float, except_queues: Sequence[int] = ()) -> sqlite3.Cursor:
+        """Return key, session row id and body size of expired active messages, in order of their expiry."""
+        return self._run(
             f"SELECT key, session, length(body) FROM messages WHERE expires <= ? AND status = {ACTIVE} "
             f"AND key >> {SEQUENCE_BITS} NOT IN (SELECT value FROM json_each(?)) ORDER BY expires",
             (now, json.dumps(except_queues)),
         )
 
-    def expired_in(self, session: int, now: float) -> Generator[tuple[int], None, None]:
-        """Yield the keys of a session's expired active messages, in order of their expiry."""
-        return self._each(
+    def expired_in(self, session: int, now: float) -> sqlite3.Cursor:
+        """Return the keys of a session's expired active messages, in order of their expiry."""
+        return self._run(
             f"SELECT key FROM messages WHERE session = ? AND expires <= ? AND status = {ACTIVE} ORDER BY expires",
             (session, now),
         )
@@ -352,15 +350,13 @@ class Store:
 
     # Dead letters
 
-    def dead(self, queue: int, from_sequence: int, session_id: str | None = None) -> Generator[tuple[str, Row], None, None]:
-        """Yield dead letters of a queue with their session ids, ordered by sequence number. Each step reads one message."""
-        found = self._each(
+    def dead(self, queue: int, from_sequence: int, session_id: str | None = None) -> Rows[tuple[str, Row]]:
+        """Return dead letters of a queue with their session ids, ordered by sequence number. Each step reads one message."""
+        found = self._run(
             f"SELECT {JOINED} WHERE status = {DEAD} AND key >= ? AND key < ? AND name = ifnull(?, name) ORDER BY key",
             (message_key(queue, max(0, min(from_sequence, SEQUENCE_MASK))), message_key(queue + 1, 0), session_id),
         )
-        with closing(found):
-            for row in found:
-                yield row[0], Row(*row[1:])
+        return Rows(found, partial(map, with_name))
 
     def resubmit(self, key: int, new_key: int, now: float, expires: float | None) -> None:
         """Turn a dead letter into a new active message."""
