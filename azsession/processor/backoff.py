@@ -39,17 +39,23 @@ class Backoff:
                 self._failed.popitem(last=False)
         return pause
 
+    def restart(self, session_id: str, pause: float) -> None:
+        """Begin the pause of a session again, because the broker has begun it only now."""
+        with self._lock:
+            known = self._failed.get(session_id)
+            if known is not None:
+                self._failed[session_id] = (known[0], time.monotonic() + pause)
+
     def succeeded(self, session_id: str) -> None:
         """Forget the failures of the session."""
         if self._failed:
             with self._lock:
                 self._failed.pop(session_id, None)
 
-    def is_pending(self) -> bool:
-        """Return whether the pause of a session has not ended yet, by the broker's time: it may come again."""
-        now = time.monotonic()
+    def was_pending(self, instant: float) -> bool:
+        """Return whether the broker may have held back a session at an instant of the monotonic clock."""
         with self._lock:
-            return any(due + BROKER_MARGIN > now for _, due in self._failed.values())
+            return any(due + BROKER_MARGIN > instant for _, due in self._failed.values())
 
     def due(self, session_id: str) -> float | None:
         """Return when the pause of the session ends, on the monotonic clock; `None` if its latest message did not fail."""

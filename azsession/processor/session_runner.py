@@ -328,11 +328,9 @@ class SessionRunner:
                 delayed = delayed and self._delays and holder_of(session).transport.speaks_v1
                 session.abandon_message(message, delay=pause if delayed else None)
         except QueueError as error:
-            logger.info(
-                "could not abandon a failed message; it returns when its session is released: %s",
-                error,
-                **_about(session, message),
-            )
+            text = "could not abandon a failed message; it returns when its session is released: %s"
+            logger.info(text, error, **_about(session, message))
+        self._backoff.restart(session.session_id, pause)
 
     def report_end(self, error: BaseException, *, is_raised: bool) -> None:
         """Pass the error that ends the processor to the `on_error` hook.

@@ -197,11 +197,12 @@ class Slots:
     def _run_slot(self) -> None:
         failures = 0
         while self._wait_for_room():
-            if self._options.until_empty and self._source.is_drained:
-                if not self._backoff.is_pending():
+            empty_since = self._source.empty_since() if self._options.until_empty else None
+            if empty_since is not None:
+                if not self._backoff.was_pending(empty_since):
                     self.begin_stop()
                     return
-                # The broker holds a session back whose message failed. It comes again.
+                # A session whose message failed seemed empty, because the broker held it back.
                 self._source.doubt()
             try:
                 taken = self._take()

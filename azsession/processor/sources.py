@@ -45,9 +45,11 @@ class TakenSession:
 class Source(Protocol):
     """Gives sessions to the slots. Thread-safe."""
 
-    @property
-    def is_drained(self) -> bool:
-        """Whether no session had a message since the last one was given back. Known only if the source stops when empty."""
+    def empty_since(self) -> float | None:
+        """Return since when no session had a message, on the monotonic clock; `None` if this is not known.
+
+        It is known only of a source that stops when empty, and only until a session is taken.
+        """
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         """Return a session, or `None` if there is none yet. Blocks.
@@ -105,10 +107,12 @@ class NextAvailableSessions:
         self._changes = 0
         #: After a request found nothing: the requests that may have got a session before it. `None` after a change.
         self._in_doubt: set[int] | None = None
+        #: When that request began.
+        self._asked_at = 0.0
 
-    @property
-    def is_drained(self) -> bool:
-        return self._in_doubt is not None and not self._in_doubt
+    def empty_since(self) -> float | None:
+        with self._lock:
+            return self._asked_at if self._in_doubt is not None and not self._in_doubt else None
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         # At the start and after an error, the first answer shows that the broker can be reached. It must come soon.
@@ -125,7 +129,7 @@ class NextAvailableSessions:
 
     def _accept(self, wait: float) -> TakenSession | None:
         with self._lock:
-            number, before = next(self._numbers), self._changes
+            number, before, began = next(self._numbers), self._changes, time.monotonic()
             self._asking.add(number)
         session, is_answered = None, False
         try:
@@ -143,7 +147,7 @@ class NextAvailableSessions:
                     self._in_doubt.discard(number)
                 elif self._taken == 0 and self._changes == before:
                     # No slot had a session meanwhile, whose handler could have sent messages.
-                    self._in_doubt = set(self._asking)
+                    self._in_doubt, self._asked_at = set(self._asking), began
         return None if session is None else TakenSession(session, asked=self._prefetch)
 
     def give_back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
@@ -192,28 +196,28 @@ class ListedSessions:
         self._times_empty: dict[str, int] = {}
         self._wait = LONG_POLL if len(self._due) <= slots and not until_empty else 0.0
         self._count = len(self._due)
-        #: The sessions that were found empty, or held by another client, since the last one that had a message.
-        self._empty: set[str] = set()
+        #: When the sessions were taken that were found empty, or held by another client, since the last one with a message.
+        self._empty: dict[str, float] = {}
         #: How often a session had a message, whose handler may have sent messages to other sessions.
         self._changes = 0
-        #: The value of `_changes` when each session was taken. One that is given back as empty may have got a message since.
-        self._taken_at: dict[str, int] = {}
+        #: When each session was taken, and the value of `_changes`. An empty one may have got a message since.
+        self._taken_at: dict[str, tuple[float, int]] = {}
 
-    @property
-    def is_drained(self) -> bool:
-        return len(self._empty) == self._count
+    def empty_since(self) -> float | None:
+        with self._lock:
+            return min(self._empty.values()) if len(self._empty) == self._count else None
 
     def take(self, sleep: Callable[[float], object]) -> TakenSession | None:
         while True:
             with self._lock:
                 found = heapq.heappop(self._due) if self._due else None
                 due, _, session_id = found or (0.0, 0, "")
-                later = max(due, self._backoff.due(session_id) or 0.0)
-                pause = later - time.monotonic()
+                later, now = max(due, self._backoff.due(session_id) or 0.0), time.monotonic()
+                pause = later - now
                 if found is not None and pause > 0:
                     heapq.heappush(self._due, (later, next(self._numbers), session_id))
                 elif found is not None:
-                    self._taken_at[session_id] = self._changes
+                    self._taken_at[session_id] = now, self._changes
             if found is None:
                 # Other slots have all sessions of the list.
                 sleep(EMPTY_PAUSES[1])
@@ -232,11 +236,12 @@ class ListedSessions:
     def give_back(self, session_id: str, *, handled: bool, locked_for: float | None) -> None:
         due = time.monotonic()
         with self._lock:
+            taken_at, changes = self._taken_at[session_id]
             if handled:
                 self._empty.clear()
                 self._changes += 1
-            elif self._taken_at.get(session_id) == self._changes:
-                self._empty.add(session_id)
+            elif changes == self._changes:
+                self._empty[session_id] = taken_at
             if locked_for is not None:
                 due += min(max(locked_for, EMPTY_PAUSES[0]), LOCKED_PAUSE)
             elif handled:

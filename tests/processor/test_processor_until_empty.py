@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
 from azsession import QueueSettings, ReceivedMessage, ServiceBusProvider, SessionClient, SessionProcessor, ValidationError
 from azsession.processor import backoff
+from azsession.processor.backoff import BROKER_MARGIN
 from azsession.processor.sources import SHORT_POLL
 
 from ..conftest import eventually
+from .front import Front
 from .helpers import QUEUE, Gate, Seen, left, locked, send
 
 
@@ -66,6 +69,26 @@ def test_a_failed_message_is_tried_again_before_the_end(provider: ServiceBusProv
     SessionProcessor(provider, QUEUE, seen, session_ids=session_ids, on_error=lambda *_: None, until_empty=True).run()
     assert seen.by_session["a"] == ["bad", "bad", "good"]
     assert left(provider) == 0
+
+
+@pytest.mark.parametrize("session_ids", [None, ["a"]])
+def test_a_session_whose_failed_message_was_abandoned_slowly_is_waited_for(
+    front: Front, monkeypatch: pytest.MonkeyPatch, session_ids: list[str] | None
+) -> None:
+    # The abandon takes longer than the pause that it begins. The pause lasts longer than a request waits for a session.
+    pause = 2.0 * SHORT_POLL
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", pause)
+
+    def fail_once(message: ReceivedMessage, session: SessionClient) -> None:
+        if message.delivery_count == 1:
+            front.open_gate.clear()
+            threading.Timer(pause + 2.0 * BROKER_MARGIN, front.open_gate.set).start()
+            raise ZeroDivisionError
+
+    send(front.provider, "a", ["bad"])
+    seen = Seen(fail_once)
+    SessionProcessor(front.provider, QUEUE, seen, session_ids=session_ids, on_error=lambda *_: None, until_empty=True).run()
+    assert seen.by_session["a"] == ["bad", "bad"]
 
 
 @pytest.mark.parametrize("session_ids", [None, ["a"]])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from azsession import (
     ServiceBusProvider,
     SessionProcessor,
 )
+from azsession.client.provider import core_of
 from azsession.processor.backoff import Backoff
-from azsession.processor.sources import ListedSessions
+from azsession.processor.sources import ListedSessions, NextAvailableSessions
 
 from ..conftest import eventually
+from .front import Front
 from .helpers import QUEUE, Seen, locked, send
 
 
@@ -65,7 +68,29 @@ def test_a_listed_session_that_was_empty_before_another_one_was_handled_is_looke
     source.give_back("b", handled=False, locked_for=None)
     assert source.take(time.sleep) is not None
     source.give_back("a", handled=False, locked_for=None)
-    assert not source.is_drained
+    assert source.empty_since() is None
     eventually(lambda: source.take(time.sleep) is not None)
     source.give_back("b", handled=False, locked_for=None)
-    assert source.is_drained
+    assert source.empty_since() is not None
+
+
+def test_sessions_are_empty_since_the_time_when_they_were_asked_for_messages(front: Front) -> None:
+    # A session that the broker held back at that time can have messages.
+    core = core_of(front.provider)
+    available = NextAvailableSessions(front.provider, QUEUE, None, core.new_waits(), until_empty=True)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(available.take, time.sleep)
+        eventually(lambda: "accept" in front.requests)
+        asked_at = time.monotonic()
+        assert asking.result(30) is None
+    empty_since = available.empty_since()
+    assert empty_since is not None
+    assert empty_since <= asked_at
+
+    listed = ListedSessions(front.provider, QUEUE, None, ["a"], 1, Backoff(), until_empty=True)
+    assert listed.take(time.sleep) is not None
+    taken_at = time.monotonic()
+    listed.give_back("a", handled=False, locked_for=None)
+    empty_since = listed.empty_since()
+    assert empty_since is not None
+    assert empty_since <= taken_at
