@@ -108,6 +108,9 @@ class Work:
     def _send(self) -> None:
         choice = random.Random(threading.get_ident())
         kinds, weights = list(KINDS), list(KINDS.values())
+        # A short run on a busy machine has each kind, too.
+        for kind in kinds:
+            self._send_some(self._provider, choice, [kind])
         while not self._no_more.wait(choice.uniform(0.5, 1.5) * 2 * 3 / self._rate):
             # Three messages in each round: one alone, two in a batch.
             self._send_some(self._provider, choice, choice.choices(kinds, weights, k=1))
