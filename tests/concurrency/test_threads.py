@@ -106,6 +106,8 @@ def test_32_threads_share_one_client(azsession_server: AzsessionServer) -> None:
     with azsession_server.provider() as provider:
         _send(provider, [("s", name) for name in names])
         client = provider.create_session_client("q", "s")
+        # It takes the lock. A renewal that came to the server before the first receive would find none.
+        assert client.get_session_state() is None
 
         def hammer(seed: int) -> None:
             chance = random.Random(seed)
