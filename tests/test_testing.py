@@ -116,7 +116,7 @@ def test_the_server_stops_after_its_test(pytester: pytest.Pytester) -> None:
     before = set(threading.enumerate())
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:randomly")
     result.assert_outcomes(passed=1)
-    assert set(threading.enumerate()) <= before
+    eventually(lambda: set(threading.enumerate()) <= before)
     where = urlsplit((pytester.path / "url").read_text())
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((where.hostname, where.port), timeout=5)

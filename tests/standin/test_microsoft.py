@@ -19,7 +19,7 @@ from tests.standin.require import require_standin
 from tests.support.paths import ROOT
 
 #: The tests' clock runs faster by this factor, since some of them wait for four minutes.
-FACTOR = 8
+FACTOR = 6
 #: How many of the tests must pass. One cannot: test_next_available_session_timeout_value expects that an accept takes more
 #: than 65 seconds, but since azure-servicebus 7.15.0, `receive_messages(max_wait_time=5)` also ends the accept after 5.
 LEAST, ALL = 34, 36

@@ -112,7 +112,7 @@ def install(standin: StandIn, one_session: bool = False) -> None:
     _Credential.token = staticmethod(getattr(standin, "token", lambda: "good"))
     tools.get_credential = _Credential  # type: ignore[attr-defined]
     # The lock of a session begins before the one of a message that is waited for, so it is as long as Azure allows.
-    preparers, made = ModuleType("servicebus_preparer"), _Preparers(standin, "PT5M" if one_session else "PT30S")
+    preparers, made = ModuleType("servicebus_preparer"), _Preparers(standin, "PT5M" if one_session else "PT1M")
     names = {"ResourceGroup": made.group, "Namespace": made.namespace, "Queue": made.queue}
     for name, maker in {**names, "Topic": made.topic, "Subscription": made.subscription}.items():
         setattr(preparers, f"ServiceBus{name}Preparer", maker)
