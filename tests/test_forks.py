@@ -28,7 +28,7 @@ def test_a_fork_waits_for_an_import_at_first_use() -> None:
     child = os.fork()
     if child == 0:
         # No other thread holds the lock here, and this one can take it.
-        os._exit(0 if finish.is_set() and forks.import_lock.acquire(timeout=5) else 1)
+        os._exit(0 if finish.is_set() and forks.import_lock.acquire(timeout=30) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     thread.join(20)
     timer.join(20)

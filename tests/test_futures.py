@@ -49,7 +49,7 @@ def is_free(condition: threading.Condition) -> bool:
         return taken
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(take).result(10)
+        return pool.submit(take).result(30)
 
 
 def test_an_interrupt_does_not_leave_a_condition_taken() -> None:

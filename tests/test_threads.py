@@ -18,7 +18,7 @@ def test_a_started_thread_has_started() -> None:
     thread = threading.Thread(target=lambda: None)
     threads.start(thread)
     assert thread.ident is not None
-    thread.join(10)
+    thread.join(30)
 
 
 def test_the_error_of_a_start_reaches_the_caller() -> None:
@@ -26,7 +26,7 @@ def test_the_error_of_a_start_reaches_the_caller() -> None:
     threads.start(thread)
     with pytest.raises(RuntimeError, match="once"):
         threads.start(thread)
-    thread.join(10)
+    thread.join(30)
 
 
 def test_an_interrupted_start_raises_the_exception_and_the_thread_runs() -> None:
@@ -46,10 +46,10 @@ def test_an_interrupted_start_raises_the_exception_and_the_thread_runs() -> None
         except AlarmError:
             interrupted += 1
         else:
-            assert done.wait(10)
+            assert done.wait(30)
         if thread.ident is not None:
-            assert done.wait(10)
-            thread.join(10)
+            assert done.wait(30)
+            thread.join(30)
     assert interrupted > 0
     eventually(lambda: threading.active_count() < before + 20)
 

@@ -31,7 +31,7 @@ class SlowSetting:
         self.reads += 1
         setting = read(self.value, STYLE)
         self.began.set()
-        assert self.go.wait(10)
+        assert self.go.wait(30)
         return setting
 
 
@@ -40,7 +40,7 @@ def test_threads_that_ask_while_another_makes_the_provider_get_the_same() -> Non
     process = ProcessProvider(setting.read)
     with ThreadPoolExecutor(4) as threads:
         futures = [threads.submit(process.get) for _ in range(4)]
-        assert setting.began.wait(10)
+        assert setting.began.wait(30)
         setting.go.set()
         assert len({id(future.result()) for future in futures}) == 1
     assert setting.reads == 1
@@ -52,12 +52,12 @@ def test_close_waits_for_a_thread_that_makes_the_provider() -> None:
     process = ProcessProvider(setting.read)
     with ThreadPoolExecutor(2) as threads:
         making = threads.submit(process.get)
-        assert setting.began.wait(10)
+        assert setting.began.wait(30)
         closing = threads.submit(process.close)
         setting.value = {"embedded": "memory"}
         setting.go.set()
-        closing.result(10)
-        stale: ServiceBusProvider = making.result(10)
+        closing.result(30)
+        stale: ServiceBusProvider = making.result(30)
     with pytest.raises(ConfigurationError, match="closed"):
         stale.create_session_client("q", "s")
     assert "embedded" in repr(process.get())
@@ -88,7 +88,7 @@ def test_an_interrupt_while_the_provider_is_made_leaves_nothing_behind() -> None
         process = ProcessProvider(setting.read)
         Interrupter(at).run(process.get)
         with ThreadPoolExecutor(1) as threads:
-            assert threads.submit(process.get).result(10) is process.get()
+            assert threads.submit(process.get).result(30) is process.get()
         process.close()
 
 
@@ -116,6 +116,6 @@ def test_after_an_interrupt_another_thread_makes_the_provider(name: str) -> None
     found: list[ServiceBusProvider] = []
     thread = threading.Thread(target=lambda: found.append(process.get()), daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(30)
     assert found == [process.get()]
     process.close()

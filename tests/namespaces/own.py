@@ -86,7 +86,7 @@ class OwnNamespace:
         async def call() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(call(), _started(self._service._loop)).result(10)
+        return asyncio.run_coroutine_threadsafe(call(), _started(self._service._loop)).result(30)
 
     # Keys
 

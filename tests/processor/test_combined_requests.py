@@ -107,7 +107,7 @@ def test_a_processor_that_stops_settles_the_message_in_hand_with_the_release(
     send(provider, "a", ["1", "2", "3"])
     front.provider.list_sessions(QUEUE)
     with processing(front, gate, 0) as processor:
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(30)
         stopping = threading.Thread(target=processor.stop)
         stopping.start()
         eventually(lambda: "stopping" in repr(processor))

@@ -43,7 +43,7 @@ def test_a_processor_that_stops_confirms_what_it_has_handled(provider: ServiceBu
     send(provider, "a", ["1", "2", "3", "4"])
     front.open_gate.clear()
     with processing(front, seen, 10) as processor:
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(30)
         stopping = threading.Thread(target=processor.stop)
         stopping.start()
         eventually(lambda: "stopping" in repr(processor))

@@ -53,7 +53,7 @@ def test_an_example_of_the_page_runs(
                 os.kill(os.getpid(), signal.SIGTERM)
 
     # Names that hide those of the builtins.
-    exec(compile(source, str(PAGE), "exec"), {"print": note, "input": lambda prompt: both.wait(10)})
+    exec(compile(source, str(PAGE), "exec"), {"print": note, "input": lambda prompt: both.wait(30)})
     assert printed[:2] == [("a", "1"), ("a", "2")]
     assert left(azsession_provider) == 0
     if "messages_done" in source:

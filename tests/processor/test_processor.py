@@ -41,13 +41,13 @@ def test_stop_lets_the_running_handler_finish_and_returns_the_other_messages(azs
     seen = Seen(gate)
     processor = SessionProcessor(provider, QUEUE, seen)
     processor.start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(30)
     ended: list[bool] = []
     stopper = threading.Thread(target=lambda: ended.append(processor.stop()))
     stopper.start()
     eventually(lambda: "stopping" in repr(processor))
     gate.opened.set()
-    stopper.join(10)
+    stopper.join(30)
     assert ended == [True]
     assert (seen.by_session["a"], left(provider), locked(provider)) == (["1"], 2, [])
     assert threads() == []
@@ -79,7 +79,7 @@ def test_a_handler_that_outlasts_the_grace_period_loses_its_session(azsession_pr
         provider, QUEUE, gate, grace_period=0.1, on_error=lambda error, *_: errors.append(str(error))
     )
     processor.start()
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(30)
     assert processor.stop() is False
     assert (left(provider), locked(provider)) == (2, [])
     gate.opened.set()
@@ -168,7 +168,7 @@ def test_run_outside_the_main_thread_sets_no_signal_handlers(azsession_provider:
     eventually(lambda: "running" in repr(processor))
     assert signal.getsignal(signal.SIGTERM) is before
     processor.stop()
-    runner.join(10)
+    runner.join(30)
     assert not runner.is_alive()
 
 
@@ -249,7 +249,7 @@ def test_a_processor_is_ready_while_the_broker_answers(
             processor = SessionProcessor(provider, QUEUE, Seen(), on_error=lambda *_: failed.set())
             assert not processor.is_ready
             with processor:
-                assert failed.wait(10)
+                assert failed.wait(30)
                 assert not processor.is_ready
                 relay.listen()
                 eventually(lambda: processor.is_ready)
@@ -269,7 +269,7 @@ def test_the_processor_stops_while_the_broker_is_unreachable(azsession_server: A
             processor.start()
             eventually(lambda: relay.accepted > 0)
             relay.refuse()
-            assert failed.wait(10)
+            assert failed.wait(30)
             began = time.monotonic()
             assert processor.stop()
             assert time.monotonic() - began < 10
@@ -286,7 +286,7 @@ def test_the_processor_continues_after_the_server_restarts_with_the_same_file(tm
             send(provider, "a", ["1", "2", "3"])
             seen = Seen(lambda message, session: gate() if message.text() == "2" else None)
             with SessionProcessor(provider, QUEUE, seen, on_error=lambda error, *_: errors.append(error)) as processor:
-                assert gate.reached.wait(10)
+                assert gate.reached.wait(30)
                 first.end()
                 with Served("--data", data, "--port", port):
                     gate.opened.set()

@@ -42,7 +42,7 @@ def test_an_empty_session_is_released_at_once(provider: ServiceBusProvider) -> N
     closed = threading.Event()
     send(provider, "a", ["1"])
     with SessionProcessor(provider, QUEUE, Seen(), on_session_closed=lambda session: closed.set()):
-        assert closed.wait(10)
+        assert closed.wait(30)
         with provider.create_session_client(QUEUE, "a") as mine:
             assert mine.receive_message(timeout=0) is None
 

@@ -31,7 +31,7 @@ def test_the_end_is_told_once_by_the_last_thread() -> None:
 def test_a_thread_that_ends_before_the_others_start_does_not_tell_the_end() -> None:
     ends: list[bool] = []
     threads = SlotThreads(lambda error: None, lambda: ends.append(True))
-    threads.start(lambda: None).join(10)
+    threads.start(lambda: None).join(30)
     assert ends == []
     threads.release()
     assert ends == [True]
@@ -45,7 +45,7 @@ def test_the_exception_of_a_thread_is_told() -> None:
     def work() -> None:
         raise error
 
-    threads.start(work).join(10)
+    threads.start(work).join(30)
     assert failed == [error]
 
 
@@ -62,7 +62,7 @@ def test_a_thread_that_cannot_start_is_not_counted(monkeypatch: pytest.MonkeyPat
 def test_it_knows_its_own_threads() -> None:
     owns: list[bool] = []
     threads = SlotThreads(lambda error: None, lambda: None)
-    threads.start(lambda: owns.append(threads.owns_current_thread())).join(10)
+    threads.start(lambda: owns.append(threads.owns_current_thread())).join(30)
     assert owns == [True]
     assert not threads.owns_current_thread()
 
@@ -71,4 +71,4 @@ def test_a_forked_child_gets_another_lock() -> None:
     threads = SlotThreads(lambda error: None, lambda: None)
     with threads._lock:  # As a thread that does not exist in the child would hold it.
         threads.after_fork()
-        threads.start(lambda: None).join(10)
+        threads.start(lambda: None).join(30)

@@ -21,7 +21,7 @@ def test_a_key_is_read_without_a_line_end_and_the_terminal_is_restored(monkeypat
         with Keys() as keys:
             assert not termios.tcgetattr(slave)[3] & termios.ICANON
             os.write(master, b"q")
-            assert keys.wait(10) == "q"
+            assert keys.wait(30) == "q"
             assert keys.wait(0.01) == ""
         assert termios.tcgetattr(slave) == before
     os.close(master)

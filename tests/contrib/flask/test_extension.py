@@ -63,7 +63,7 @@ def test_threads_that_ask_at_the_same_time_get_the_same_provider(app: Flask) -> 
 
     def ask() -> ServiceBusProvider:
         with app.app_context():
-            together.wait(10)
+            together.wait(30)
             return app_provider(app)
 
     with ThreadPoolExecutor(8) as pool:
@@ -154,7 +154,7 @@ def test_each_call_of_a_handler_has_its_own_context_which_ends_before_its_messag
         provider, processor = AzSession().provider, AzSession().processor("orders", handle, on_session_closed=closed)
     provider.send_messages("orders", [Message(text, session_id="1") for text in "abc"])
     with processor:
-        assert all_done.wait(10)
+        assert all_done.wait(30)
     assert handled == [(text, False, app.name) for text in "abc"]
     assert torn_down == [("a", 3), (("b", DeadLetter), 2), ("c", 1)]
     assert (left(provider), provider.get_queue("orders").dead_letter_count) == (0, 1)
@@ -178,7 +178,7 @@ def test_on_error_has_a_context_and_the_failed_message_is_redelivered(app: Flask
         processor, provider = AzSession().processor("orders", handle, on_error=report), AzSession().provider
     provider.send_message("orders", Message("paid", session_id="1"))
     with processor:
-        assert done.wait(10)
+        assert done.wait(30)
         eventually(lambda: left(provider) == 0)
     assert reported == [f"{app.name}: not yet"]
 

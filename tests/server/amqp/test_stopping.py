@@ -28,7 +28,7 @@ def test_a_connection_that_arrives_while_the_gateway_stops_is_closed() -> None:
             await endpoint.stop()
 
         assert service._loop is not None
-        asyncio.run_coroutine_threadsafe(arrive(), service._loop).result(10)
+        asyncio.run_coroutine_threadsafe(arrive(), service._loop).result(30)
         client.settimeout(10)
         assert client.recv(1) == b""
         assert accepted.fileno() == -1
