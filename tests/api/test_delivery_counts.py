@@ -51,7 +51,7 @@ def receive_when_free(session: SessionClient) -> ReceivedMessage | None:
 def send_short_lived(provider: ServiceBusProvider, queue: str) -> None:
     """Send a message with a short time to live to ``s1``, and then one to the session ``other``."""
     for session_id in ("s1", "other"):
-        provider.send_message(queue, Message("short", session_id=session_id, time_to_live=1.5))
+        provider.send_message(queue, Message("short", session_id=session_id, time_to_live=2.5))
 
 
 def wait_until_expired(provider: ServiceBusProvider, queue: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timezone
 
 import pytest
 
@@ -42,10 +43,13 @@ def test_one_expired_message_expires_its_session_when_it_is_received(provider: S
 
 
 def test_deferred_messages_do_not_expire_with_their_session(provider: ServiceBusProvider, queue: str) -> None:
-    provider.send_message(queue, Message("deferred", session_id="s", time_to_live=0.2))
+    provider.send_message(queue, Message("deferred", session_id="s", time_to_live=2.5))
     with provider.create_session_client(queue, "s") as session:
         message = take(session)
         session.defer_message(message)
+    expiry = message.expires_at
+    assert expiry is not None
+    eventually(lambda: datetime.now(timezone.utc) > expiry)
     send_three(provider, queue)
     with provider.create_session_client(queue, "s") as session:
         assert session.receive_message(timeout=0) is None

@@ -40,8 +40,8 @@ def test_scheduled_messages_are_not_available_before_their_time(provider: Servic
 
 def test_scheduled_messages_arrive_in_the_order_of_their_times(provider: ServiceBusProvider, queue: str) -> None:
     start = now()
-    provider.schedule_messages(queue, messages("b"), start + timedelta(seconds=1.5))
-    provider.schedule_messages(queue, messages("a"), start + timedelta(seconds=1))
+    provider.schedule_messages(queue, messages("b"), start + timedelta(seconds=3.5))
+    provider.schedule_messages(queue, messages("a"), start + timedelta(seconds=3))
     with provider.create_session_client(queue, "s1") as session:
         assert session.receive_message(timeout=0) is None
         assert [message.text() for message in take_many(session, 2)] == ["a", "b"]

@@ -190,10 +190,10 @@ def test_a_broker_is_ready_unless_its_file_cannot_be_written(tmp_path: Path) -> 
 def test_waits_end_after_their_timeouts_while_the_disk_fails(path: Path) -> None:
     with EmbeddedBroker(path) as broker:
         broker.create_queue("q", QueueSettings(dead_letter_on_expiration=True)).result()
-        send(broker, "a", session="expiring", time_to_live=0.2)
+        send(broker, "a", session="expiring", time_to_live=1.0)
         waiting = [
             broker.accept(AcceptRequest("q", "other", "A", timeout=600), context=NO_WAIT),
-            broker.receive(ReceiveRequest("q", "s", "B", max_count=1, timeout=0.5), context=NO_WAIT),
+            broker.receive(ReceiveRequest("q", "s", "B", max_count=1, timeout=2.5), context=NO_WAIT),
         ]
         assert waiting[0].result(10) is not None
         broker._core.perform(lambda tx: tx.after_commit(lambda: broker._core.connection.execute("PRAGMA query_only=ON")))

@@ -140,7 +140,7 @@ def test_the_lock_is_lost_if_an_unsettled_message_expired_while_the_link_was_los
     namespace: Namespace, broker: AzureBroker
 ) -> None:
     holder = Holder(broker)
-    send(broker, "a", time_to_live=timedelta(milliseconds=200))
+    send(broker, "a", time_to_live=timedelta(seconds=3))
     (a,) = holder.take()
 
     def is_lost() -> bool:
