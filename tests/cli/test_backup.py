@@ -89,7 +89,7 @@ def test_a_full_disk_at_the_gateway_is_reported_and_leaves_nothing(served: Serve
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_is_ended_leaves_a_whole_backup_or_none(served: Served, folder: Path, number: int) -> None:
     process = start("backup", folder / "copy.db", connection_string=served.line)
-    eventually(lambda: names(folder))
+    eventually(lambda: names(folder), seconds=60)
     process.send_signal(number)
     process.communicate(timeout=60)
     left = names(folder)

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from azsession.cli import key_watch
 from azsession.cli.key_watch import KeyFileWatch
 from azsession.server import AccessKey
 
 from ..conftest import eventually
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return the records of the module. Threads of earlier tests can log, too."""
+    return [record for record in caplog.records if record.name == key_watch.__name__]
 
 
 class Watched:
@@ -86,7 +92,7 @@ def test_a_file_that_cannot_be_used_is_logged_once_and_changes_nothing(
     os.replace(new, watched.path)
     watched.look()
     assert watched.look() == []
-    [record] = caplog.records
+    [record] = logged(caplog)
     assert (record.levelno, why in record.getMessage()) == (logging.ERROR, True)
     assert "the gateway keeps its keys" in record.getMessage()
     watched.put("b:second:Manage")
@@ -97,7 +103,7 @@ def test_a_file_that_is_gone_is_logged_and_changes_nothing(watched: Watched, cap
     watched.path.unlink()
     watched.look()
     assert watched.look() == []
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert [record.levelno for record in logged(caplog)] == [logging.ERROR]
     watched.put("b:second:Manage")
     assert watched.look() == [["b"]]
 
@@ -113,7 +119,7 @@ def test_a_new_file_with_the_keys_that_are_used_is_no_change(
     watch.start(watched.replace, [AccessKey.parse("a:first:Manage")])
     watch.look(watched.replace)
     watch.end()
-    assert (watched.names, caplog.records) == ([], [])
+    assert (watched.names, logged(caplog)) == ([], [])
 
 
 def test_the_thread_notices_a_change_and_ends(watched: Watched) -> None:

@@ -61,7 +61,11 @@ def test_a_deleted_queue_is_reported_when_a_background_processor_ends(
         error, session, message = reports.get(timeout=60)
     assert (type(error), message) == (QueueNotFoundError, None)
     assert reports.empty()
-    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    records = [
+        record
+        for record in caplog.records
+        if record.levelno == logging.ERROR and record.name.startswith("azsession.processor")
+    ]
     assert [record.getMessage() for record in records] == [f"the session processor of {QUEUE!r} ends: {error}"]
     with pytest.raises(QueueNotFoundError):
         processor.stop()

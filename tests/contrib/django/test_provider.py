@@ -68,7 +68,7 @@ def test_an_embedded_broker_keeps_its_messages_in_a_file(tmp_path: Path) -> None
 
 _SCRIPT = """
 import os, signal, sys, threading, traceback
-signal.alarm(30)
+signal.alarm(55)
 from django.conf import settings
 settings.configure(AZSESSION=sys.argv[1])
 from azsession import Message
@@ -78,7 +78,7 @@ def fork(work):
     pid = os.fork()
     if pid:
         return pid
-    signal.alarm(20)
+    signal.alarm(50)
     try:
         work()
     except BaseException:
