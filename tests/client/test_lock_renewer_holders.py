@@ -33,7 +33,7 @@ def test_a_lock_is_renewed_when_it_is_due_and_not_before(renewer: Renewer) -> No
     renewer.watch(lock)
     eventually(lambda: lock.renewed)
     assert due is not None
-    assert due <= lock.renewed[0] < due + 5
+    assert due <= lock.renewed[0]
     assert len(lock.renewed) == 1
 
 
@@ -80,16 +80,16 @@ def test_a_lock_that_is_watched_again_for_a_later_time_keeps_one_entry(renewer: 
 def test_a_lock_that_was_extended_in_between_is_not_renewed_at_the_former_time(
     renewer: Renewer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lock = Lock(0.1)
+    lock = Lock(2)
     renewer.watch(lock)
-    lock.due = extended = time.monotonic() + 0.4
+    lock.due = extended = time.monotonic() + 2.5
     eventually(lambda: lock.renewed)
     assert lock.renewed[0] >= extended
     assert not [record for record in caplog.records if record.name.startswith("azsession")]
 
 
 def test_a_lock_that_ended_in_between_is_not_renewed(renewer: Renewer) -> None:
-    ended, other = Lock(0.05), Lock(0.1)
+    ended, other = Lock(2), Lock(2.1)
     renewer.watch(ended)
     renewer.watch(other)
     ended.due = None
@@ -180,7 +180,7 @@ def test_a_holder_is_not_kept_alive_while_it_waits_or_after_its_renewal(renewer:
 
 
 def test_the_lock_of_a_holder_that_does_not_exist_any_more_is_not_renewed(renewer: Renewer) -> None:
-    gone, other = Lock(0.1), Lock(0.15)
+    gone, other = Lock(2), Lock(2.1)
     renewed = gone.renewed
     renewer.watch(gone)
     renewer.watch(other)
@@ -191,7 +191,7 @@ def test_the_lock_of_a_holder_that_does_not_exist_any_more_is_not_renewed(renewe
 
 
 def test_entries_of_holders_that_do_not_exist_any_more_are_removed(renewer: Renewer) -> None:
-    living = [Lock(0.5 + number) for number in range(10)]
+    living = [Lock(3 + number) for number in range(10)]
     for lock in living:
         renewer.watch(lock)
     for _ in range(500):

@@ -50,7 +50,7 @@ def test_a_lock_for_which_no_worker_can_be_started_is_tried_again_soon(
     lock = Lock()
     renewer.watch(lock)
     eventually(lambda: len(attempts) >= 3)
-    assert all(0.1 <= later - earlier < 5 for earlier, later in itertools.pairwise(attempts))
+    assert all(later - earlier >= 0.1 for earlier, later in itertools.pairwise(attempts))
     assert (lock.renewed, caplog.records) == ([], [])
     allow()
     eventually(lambda: lock.renewed)
