@@ -283,13 +283,14 @@ def _through(proxy: str, **fields: Any) -> ServiceBusProvider:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_dead_proxy_is_named_without_its_password(scheme: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    with (
-        _through(f"http://user:hunter2@127.0.0.1:{port}", scheme=scheme) as provider,
-        pytest.raises(ConnectionFailedError, match=f"the proxy http://127.0.0.1:{port} gave no connection") as caught,
-    ):
-        provider.list_sessions("q")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # It does not listen, and nobody else takes its port.
+        port = closed.getsockname()[1]
+        with (
+            _through(f"http://user:hunter2@127.0.0.1:{port}", scheme=scheme) as provider,
+            pytest.raises(ConnectionFailedError, match=f"the proxy http://127.0.0.1:{port} gave no connection") as caught,
+        ):
+            provider.list_sessions("q")
     assert "hunter2" not in str(caught.value)
     assert "user" not in str(caught.value)
     assert not caught.value.maybe_delivered
