@@ -139,6 +139,7 @@ class MessageIterator(Iterator[ReceivedMessage]):
         if holder is None:
             raise StopIteration
         running = self._running = holder.lock.begin_receive()
+        messages: Sequence[ReceivedMessage] = ()
         try:
             with _operation(holder, is_batch=False) as operation:
                 messages = _receive(holder, running, 1, self._timeout, self._prefetch)
@@ -146,11 +147,10 @@ class MessageIterator(Iterator[ReceivedMessage]):
             if messages:
                 running.next_count, running.yielded = self._prefetch, messages[0].receipt.handle
                 hand_out(messages, sys._getframe(1), holder.lock)
-                # Keep no reference to the message. Nothing can be interrupted from here on.
-                running.arrived = []
+                running.arrived = []  # Keep no reference to the message.
                 return messages[0]
         except BaseException:
-            holder.lock.undo_receive(running)
+            holder.lock.undo_receive(running, messages)
             raise
         self.close()
         raise StopIteration

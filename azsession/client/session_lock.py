@@ -232,12 +232,17 @@ class SessionLock:
         self._receives[receive.thread] = weakref.ref(receive)
         return receive
 
-    def undo_receive(self, receive: Receive) -> None:
-        """Note that a receive was interrupted or failed. The messages that it did not return come first in the next one."""
+    def undo_receive(self, receive: Receive, returned: Sequence[ReceivedMessage] = ()) -> None:
+        """Note that a receive was interrupted or failed. The messages that it did not return come first in the next one.
+
+        Args:
+            receive: The receive. `arrived` has its messages.
+            returned: Messages that it was about to return.
+        """
         receive.has_ended = True
         self.fetches.end(receive.turn)  # An interrupt can have come just before its end.
         with self._guard:
-            for request_id, messages in receive.arrived:
+            for request_id, messages in [*receive.arrived, ("", returned)]:
                 self._put_back(request_id, messages)
 
     def _put_back(self, request_id: str, messages: Sequence[ReceivedMessage]) -> None:

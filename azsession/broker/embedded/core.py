@@ -183,11 +183,12 @@ class Core:
             return
 
         def stop(tx: Transaction) -> None:
-            self.stopping = True
             for lock in self.locks:
                 lock.wake_waiters()
             for queue in self.queues.values():
                 queue.acceptors.wake_all()
+            # At the end: after an interrupt, a second call wakes the others.
+            self.stopping = True
 
         self.check_process()
         self.commits.run(stop, durable=False)

@@ -43,6 +43,8 @@ from .helpers import (
     settle,
     settle_and_receive,
     undo_accept,
+    waiting_accept,
+    waiting_receive,
 )
 from .model import check_counters
 
@@ -313,3 +315,16 @@ def test_a_signal_handler_does_not_wait_for_the_broker_while_its_thread_passes_t
     assert not group.is_inside()
     group.lead()
     assert job.future.result(0) is None
+
+
+def test_closing_that_was_interrupted_at_any_place_ends_waiting_calls_when_it_is_repeated() -> None:
+    for place in itertools.count(1, 2):
+        broker = EmbeddedBroker(auto_create=True)
+        waiting = [waiting_receive(broker, "B", session="other"), waiting_accept(broker, "C")]
+        was_interrupted = interrupted(broker.close, place, TimeLimitError)
+        broker.close()
+        for call in waiting:
+            with suppress(QueueError):
+                call.result(20)
+        if not was_interrupted:
+            return
