@@ -158,7 +158,8 @@ def test_an_error_that_quotes_a_request_cannot_inject_into_a_response(
         assert reply.headers["Injected"] is None
         assert not re.search(rb"[\x00-\x1f\x7f]", reply.body)
     for record in caplog.records:
-        assert not re.search(r"[\x00-\x1f\x7f]", record.getMessage())
+        if record.name.startswith("azsession"):
+            assert not re.search(r"[\x00-\x1f\x7f]", record.getMessage())
 
 
 # From the client to the server

@@ -57,7 +57,7 @@ def test_a_malformed_context_is_none(attributes: dict[str, Any], caplog: pytest.
     caplog.set_level(logging.DEBUG)
     assert context_of(attributes) is None
     # A sender could flood the log.
-    assert not [record for record in caplog.records if record.name.startswith("azsession")]
+    assert not [record for record in caplog.records if record.name.startswith("azsession.telemetry")]
 
 
 def test_the_state_of_a_trace_is_written_and_attributes_of_the_caller_stay() -> None:
