@@ -218,12 +218,12 @@ def process(provider: ServiceBusProvider, secrets: Secrets) -> None:
     processor = SessionProcessor(provider, QUEUE, handle, on_error=lambda error, *_: show_error(error))
     processor.start()
     print(processor)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while processor.stats.messages_done < 2 or processor.stats.messages_dead_lettered < 1:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     print(processor.stats)
-    processor.stop(10)
+    processor.stop(60)
 
 
 def main(folder: str) -> None:

@@ -24,6 +24,10 @@ _LOGGED = (
 )
 
 
+#: The first test runs many processes.
+pytestmark = pytest.mark.timeout(500)
+
+
 @attrs.frozen
 class Run:
     """The output of the processes of one run by its origin, and the secrets that they used."""
@@ -85,7 +89,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             text=True,
             capture_output=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            timeout=PATIENCE,
+            timeout=4 * PATIENCE,
             check=False,
         )
         assert program.stdout.endswith("all of it was done\n"), program.stderr[-3000:]
