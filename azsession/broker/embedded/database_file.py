@@ -343,8 +343,9 @@ def _bound_log(connection: sqlite3.Connection, path: Path) -> None:
     """Let SQLite copy its log into the file before the log fills a small disk. On a full disk, nothing can be copied."""
     run = connection.execute
     (page_size,) = run("PRAGMA page_size").fetchone()
-    share = int(shutil.disk_usage(path.resolve().parent).free * LOG_SHARE) // page_size
-    run(f"PRAGMA wal_autocheckpoint={min(LOG_PAGES, max(MIN_LOG_PAGES, share))}")
+    share = shutil.disk_usage(path.resolve().parent).free * LOG_SHARE / page_size
+    pages = int(min(LOG_PAGES, max(MIN_LOG_PAGES, share)))
+    run(f"PRAGMA wal_autocheckpoint={pages}")
     with suppress(sqlite3.Error):
         # The pages of the tables.
         run("PRAGMA wal_checkpoint(PASSIVE)")
