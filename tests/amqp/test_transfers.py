@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from azsession import amqp
 from azsession.amqp.decoding import READERS
 from azsession.amqp.performatives import TRANSFER
-from azsession.amqp.transfers import any_transfer
+from azsession.amqp.transfers import any_transfer, usual_transfer
 
 NULL, TRUE, FALSE = b"\x40", b"\x41", b"\x42"
 TAG = b"\xa0\x10" + bytes(range(16))
@@ -62,6 +62,60 @@ def test_a_transfer_of_any_form_is_read(fields: Sequence[bytes], count: int, wid
 def test_the_usual_form_is_read() -> None:
     frame = frame_of([b"\x43", b"\x52\x07", TAG, b"\x43", FALSE, TRUE])
     assert amqp.decode_frame(frame) == (TRANSFER, amqp.Transfer(0, 7, bytes(range(16)), 0, False, True, False, PAYLOAD))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("flags", [(False, False, False), (True, False, False), (False, True, False), (False, False, True)])
+def test_each_flag_is_read(flags: tuple[bool, bool, bool], wide: bool) -> None:
+    settled, more, aborted = [TRUE if flag else FALSE for flag in flags]
+    frame = frame_of([b"\x43", b"\x52\x07", TAG, NULL, settled, more, NULL, NULL, NULL, aborted], wide=wide)
+    assert amqp.decode_frame(frame) == (TRANSFER, amqp.Transfer(0, 7, bytes(range(16)), None, *flags, PAYLOAD))
+
+
+@pytest.mark.parametrize("number", [b"\x43", b"\x70\xff\xff\xff\xff"])
+def test_all_numbers_of_handles_and_deliveries_take_the_short_way(number: bytes) -> None:
+    frame = frame_of([number, number, TAG])
+    read = usual_transfer(frame, 4)
+    assert read is not None
+    assert read.handle == read.delivery_id == int.from_bytes(number[1:], "big")
+
+
+@pytest.mark.parametrize("payload", [PAYLOAD, b""])
+@pytest.mark.parametrize("count", range(3, 11))
+def test_the_usual_form_takes_the_short_way(count: int, payload: bytes) -> None:
+    fields = [b"\x70\xff\xff\xff\xff", b"\x52\x07", TAG, b"\x43", FALSE, TRUE, NULL, NULL, NULL, TRUE]
+    frame = frame_of(fields[:count]).removesuffix(PAYLOAD) + payload
+    read = usual_transfer(frame, 4)
+    assert read is not None
+    assert (TRANSFER, read) == expected(frame)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [b"\x43", b"\x43"],
+        [NULL, b"\x43", TAG],
+        [TRUE, b"\x43", TAG],
+        [b"\x54\xff", b"\x43", TAG],
+        [b"\x80\x00\x00\x00\x01\x00\x00\x00\x00", b"\x43", TAG],
+        [b"\x43", NULL, TAG],
+        [b"\x43", FALSE, TAG],
+        [b"\x43", b"\x54\xff", TAG],
+        [b"\x43", b"\x80\x00\x00\x00\x01\x00\x00\x00\x00", TAG],
+        [b"\x43", b"\x43", NULL],
+        [b"\x43", b"\x43", b"\xa1\x01x"],
+        [NULL, NULL, NULL],
+    ],
+)
+def test_another_form_takes_the_long_way(fields: Sequence[bytes]) -> None:
+    assert usual_transfer(frame_of(fields) + b"\xa0\x01x", 4) is None
+
+
+def test_a_list_of_a_wrong_size_takes_the_long_way() -> None:
+    frame = bytearray(frame_of([b"\x43", b"\x52\x07", TAG]))
+    for size in (frame[4] - 1, len(frame) - 4):
+        frame[4] = size
+        assert usual_transfer(bytes(frame), 4) is None
 
 
 @pytest.mark.parametrize("cut", range(3, 30))
