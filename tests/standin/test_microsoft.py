@@ -20,14 +20,19 @@ from tests.support.paths import ROOT
 
 #: The tests' clock runs faster by this factor, since some of them wait for four minutes.
 FACTOR = 6
-#: How many of the tests must pass. One cannot: test_next_available_session_timeout_value expects that an accept takes more
-#: than 65 seconds, but since azure-servicebus 7.15.0, `receive_messages(max_wait_time=5)` also ends the accept after 5.
-LEAST, ALL = 34, 36
-
-
-#: The same for the tests of queues. One cannot pass: test_queue_operation_negative replaces a method of the SDK by a function
-#: that lacks `await_outcome`, which azure-servicebus 7.15.0 passes.
-LEAST_OF_QUEUES = 42
+#: How many tests there are, and those that fail with any server, with the reason and a part of the error.
+ALL = 36
+FAILING = {
+    # It expects that an accept takes more than 65 seconds, but since azure-servicebus 7.15.0,
+    # `receive_messages(max_wait_time=5)` also ends the accept after 5.
+    "next_available_session_timeout_value": "AssertionError",
+}
+#: The same for the tests of queues.
+ALL_OF_QUEUES = 44
+FAILING_OF_QUEUES = {
+    # It replaces a method of the SDK by a function that lacks this argument, which azure-servicebus 7.15.0 passes.
+    "queue_operation_negative": "got an unexpected keyword argument 'await_outcome'",
+}
 
 
 @pytest.mark.timeout(500)
@@ -35,20 +40,36 @@ LEAST_OF_QUEUES = 42
 def test_microsofts_session_tests_pass(tmp_path: Path, server: str) -> None:
     if server == "stand-in":
         require_standin()
-    ended, failed, report = run(download_tests(tmp_path), *(["--own"] if server == "own endpoint" else []))
-    assert len(ended) >= ALL, f"only {len(ended)} of {ALL} tests ended\n{report}"
-    assert len(ended) - len(failed) >= LEAST, f"{len(failed)} of {len(ended)} tests failed\n{report}"
+    options = ["--own"] if server == "own endpoint" else []
+    ended = check(download_tests(tmp_path), FAILING, *options)
+    assert len(ended) == ALL
 
 
 @pytest.mark.timeout(500)
 def test_microsofts_queue_tests_pass_on_queues_with_sessions(tmp_path: Path) -> None:
     tests = download_tests(tmp_path)
     there = set(re.findall(r"^    def test_(\w+)", (tests / "test_queues.py").read_text("utf-8"), re.MULTILINE))
-    ended, failed, report = run(tests, "--own", "--queues")
+    ended = check(tests, FAILING_OF_QUEUES, "--own", "--queues")
     # Each test runs, or it is said why it cannot.
     assert ended.isdisjoint(NOT_APPLICABLE)
-    assert ended | set(NOT_APPLICABLE) == there, report
-    assert len(ended) - len(failed) >= LEAST_OF_QUEUES, f"{len(failed)} of {len(ended)} tests failed\n{report}"
+    assert ended | set(NOT_APPLICABLE) == there
+    assert len(ended) == ALL_OF_QUEUES
+
+
+def check(tests: Path, failing: dict[str, str], *options: str) -> set[str]:
+    """Run Microsoft's tests, check that exactly these fail, with these errors, and return the names of all.
+
+    Another test that fails runs once more, alone: some have short waits, which a busy machine exceeds with all together.
+    """
+    ended, failed, report = run(tests, *options)
+    for name in set(failed) - set(failing):
+        _, again, report_again = run(tests, *options, "--only", f"test_{name}")
+        report += f"\nalone:\n{report_again}"
+        if name not in again:
+            del failed[name]
+    assert set(failed) == set(failing), report
+    assert all(text in failed[name] for name, text in failing.items()), report
+    return ended
 
 
 def run(tests: Path, *options: str) -> tuple[set[str], dict[str, str], str]:

@@ -53,6 +53,10 @@ class Datetime(_DATETIME, metaclass=_Type):
     def now(cls, tz: datetime.tzinfo | None = None) -> Any:
         return _DATETIME.fromtimestamp(time.time(), tz)
 
+    @classmethod
+    def utcnow(cls) -> Any:
+        return cls.now(datetime.timezone.utc).replace(tzinfo=None)
+
 
 class _DatetimeModule(ModuleType):
     datetime = Datetime
