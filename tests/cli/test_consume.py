@@ -62,7 +62,8 @@ def test_two_processes_handle_webhooks_in_order_although_one_is_killed(
                 process.kill()
                 process.communicate()
         assert (other.returncode, locked(provider)) == (0, [])
-        assert err == f"consuming {QUEUE}; Ctrl-C ends it\n"
+        # On a slow machine, the numbers of the first minute are there, too.
+        assert [line for line in err.splitlines() if " a second" not in line] == [f"consuming {QUEUE}; Ctrl-C ends it"]
         assert provider.get_queue(QUEUE).dead_letter_count == 0
     handled = [(pid, session_id, int(position)) for pid, _, session_id, position, _ in lines(report)]
     assert json.loads(out)["messages_done"] == len([1 for pid, *_ in handled if pid == str(other.pid)])

@@ -62,7 +62,8 @@ Operation = Callable[[Context], Callable[[], object]]
 
 def _receive(context: Context) -> Callable[[], object]:
     def receive() -> object:
-        found = context.session.receive_message(timeout=0)
+        # The message is there. A receive is repeated only within its time.
+        found = context.session.receive_message(timeout=60)
         assert found is not None
         assert found.body == b"second"
         return found
@@ -72,7 +73,7 @@ def _receive(context: Context) -> Callable[[], object]:
 
 def _receive_many(context: Context) -> Callable[[], object]:
     def receive() -> object:
-        found = context.session.receive_messages(10, timeout=0)
+        found = context.session.receive_messages(10, timeout=60)
         assert [message.body for message in found] == [b"second"]
         return found
 
@@ -96,7 +97,7 @@ def _accept(context: Context) -> Callable[[], object]:
     context.provider.send_message(queue, Message("only", session_id="next"))
 
     def accept() -> object:
-        session = context.provider.create_session_client(queue, accept_timeout=5, auto_renew=False)
+        session = context.provider.create_session_client(queue, accept_timeout=60, auto_renew=False)
         context.opened.append(session)
         assert session.session_id == "next"
         return session

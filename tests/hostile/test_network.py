@@ -91,7 +91,7 @@ def test_an_unknown_host_name_is_a_connection_failure_and_is_looked_up_again(
     failure: Exception, resolver: Resolver, named: SessionClient
 ) -> None:
     resolver.failures = [failure] * 3
-    error = fails(lambda: named.receive_message(timeout=5))
+    error = fails(lambda: named.receive_message(timeout=60))
     assert not error.maybe_delivered
     assert resolver.requests == 3
     assert not named.is_lock_lost
@@ -101,7 +101,7 @@ def test_a_request_that_is_not_idempotent_is_retried_if_only_the_name_lookup_fai
     resolver: Resolver, named: SessionClient
 ) -> None:
     resolver.failures = [NO_RESOLVER, NO_NAME]
-    message = named.receive_message(timeout=5)
+    message = named.receive_message(timeout=60)
     assert message is not None
     assert message.body == b"paid"
 
