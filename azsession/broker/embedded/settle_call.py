@@ -100,8 +100,9 @@ class SettleCall:
         key = token_key(queue.id, settlement.lock_token)
         before = None if key is None else self._core.remembered.settled_disposition(key, settlement.lock_token)
         if before is None:
-            earlier = next((one for one, _ in done if one.lock_token == settlement.lock_token), None)
-            before = None if earlier is None else earlier.disposition.value
+            # Taking is no settlement.
+            earlier = (one.disposition for one, _ in done if one.lock_token == settlement.lock_token)
+            before = next((one.value for one in earlier if one is not Disposition.TAKE), None)
         if before is None:
             return SESSION_LOCK_LOST if lock is None else MESSAGE_LOCK_LOST
         return None if before == settlement.disposition.value else CONFLICT

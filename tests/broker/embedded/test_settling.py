@@ -11,7 +11,21 @@ from azsession.broker.calls import Disposition, Settlement
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.broker.embedded.store import STEP_BYTES
 
-from .helpers import ABANDON, COMPLETE, DEAD_LETTER, DEFER, HandClock, JobLog, bodies, peek, receive, send, settle
+from .helpers import (
+    ABANDON,
+    COMPLETE,
+    DEAD_LETTER,
+    DEFER,
+    RELEASE,
+    TAKE,
+    HandClock,
+    JobLog,
+    bodies,
+    peek,
+    receive,
+    send,
+    settle,
+)
 
 
 def test_one_settle_can_have_different_dispositions(broker: EmbeddedBroker) -> None:
@@ -51,6 +65,14 @@ def test_a_lock_token_settles_nothing_in_another_session(broker: EmbeddedBroker)
     receive(broker, "B", session="other")
     assert settle(broker, COMPLETE, message, session="other") == ["MessageLockLost"]
     assert peek(broker) == ["a"]
+
+
+@pytest.mark.parametrize("kind", [COMPLETE, ABANDON, DEFER, DEAD_LETTER])
+def test_the_same_settlement_twice_after_a_message_was_taken_succeeds(broker: EmbeddedBroker, kind: Disposition) -> None:
+    send(broker, "a")
+    token = receive(broker)[0].receipt.handle
+    settlements = [Settlement(token, one, None, None) for one in (TAKE, kind, kind, RELEASE)]
+    assert broker.settle("q", "s", settlements).result() == [None, None, None, "Conflict"]
 
 
 def test_an_abandoned_message_is_received_before_later_ones(broker: EmbeddedBroker) -> None:
