@@ -10,6 +10,7 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -74,14 +75,22 @@ class Future(concurrent.futures.Future[T]):
                 return
         self._notify(fn)
 
+    def cancel(self) -> bool:
+        """Cancel the future. Return `False` if it has a result or is running. After an interrupt, a second call continues."""
+        is_cancelled = super().cancel()
+        if is_cancelled:
+            self.finish()
+        return is_cancelled
+
     def finish(self) -> None:
-        """Run the callbacks of a future with a result that an interrupt left out. For the thread that set the result."""
+        """Run the callbacks of a future with a result that an interrupt left out. Several threads may call it."""
         self._invoke_callbacks()
 
     def _invoke_callbacks(self) -> None:
-        while self._done_callbacks:
-            self._notify(self._done_callbacks[0])
-            self._done_callbacks.pop(0)
+        for fn in self._done_callbacks.copy():
+            self._notify(fn)
+            with suppress(ValueError):  # Another thread has removed it.
+                self._done_callbacks.remove(fn)
 
     def _notify(self, fn: Callable[[Any], object]) -> None:
         older = interrupts.handled()

@@ -16,7 +16,10 @@ import pytest
 
 from azsession.futures import Condition, Future, wait_all
 
+from .broker.embedded.helpers import Background
+from .conftest import eventually
 from .interrupts.conftest import InterruptError, alarm
+from .interrupts.sweep import BytecodeInterrupter
 
 
 @contextmanager
@@ -150,3 +153,33 @@ def test_a_result_that_does_not_come_in_time_is_a_timeout() -> None:
     # In Python 3.10 it is not the built-in one.
     with pytest.raises(concurrent.futures.TimeoutError):
         Future[int]().result(0.05)
+
+
+def test_a_cancel_that_was_interrupted_anywhere_wakes_waiting_threads_when_it_is_repeated() -> None:
+    def scenario(at: int) -> bool:
+        future: Future[None] = Future()
+        waiting = Background(lambda: future.wait(60))
+        eventually(lambda: future._done_callbacks)
+        interrupter = BytecodeInterrupter(at)
+        interrupter.run(future.cancel)
+        future.cancel()
+        assert waiting.result(30), interrupter.where
+        return interrupter.where is not None
+
+    assert all(scenario(at) for at in range(1, 10))
+
+
+def test_callbacks_that_two_threads_run_are_all_called() -> None:
+    called: list[int] = []
+    future: Future[None] = Future()
+
+    def first(_: object) -> None:
+        called.append(1)
+        if len(called) == 1:
+            future.finish()  # As another thread would.
+
+    future.add_done_callback(first)
+    future.add_done_callback(lambda _: called.append(2))
+    future.set_result(None)
+    assert called.count(2) >= 1
+    assert future._done_callbacks == []

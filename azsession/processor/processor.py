@@ -43,13 +43,12 @@ class _Lifecycle:
         self._stats = ProcessorStats()
         forks.register(self)
 
-    def begin(self, create: Callable[[], Slots]) -> Slots:
-        """Create the slots. Raise `ConfigurationError` if the processor is running."""
+    def begin(self, slots: Slots) -> None:
+        """Note the slots of a run. Raise `ConfigurationError` if the processor is running."""
         with self._lock:
             if self.slots is not None:
                 raise ConfigurationError("the session processor is already running")
-            self.slots = create()
-            return self.slots
+            self.slots = slots
 
     def end(self, slots: Slots) -> None:
         """Forget the slots and keep their stats."""
@@ -211,8 +210,9 @@ class SessionProcessor:
             ValidationError: The server refused a request as malformed.
             KeyboardInterrupt: The handler raised it. `SystemExit` is raised likewise.
         """
-        slots, grace = self._create_slots(), 0.0
+        slots, grace = Slots(self._provider, self._options), 0.0
         try:
+            self._lifecycle.begin(slots)
             # Set the signal handlers before a message handler can run, because a message handler may send a signal.
             with _noted_signals(slots.wakeups) as arrived:
                 slots.start(in_background=False)
@@ -220,7 +220,7 @@ class SessionProcessor:
                 self._wait_for_end(slots, arrived)
             grace = 0.0
         finally:
-            self._finish(slots, grace)
+            self._finish_own(slots, grace)
         if slots.error is not None:
             raise slots.error
 
@@ -248,15 +248,13 @@ class SessionProcessor:
             ConfigurationError: The processor is already running, or the provider is closed.
             RuntimeError: The system cannot start a thread.
         """
-        slots = self._create_slots()
+        slots = Slots(self._provider, self._options)
         try:
+            self._lifecycle.begin(slots)
             slots.start(in_background=True)
         except BaseException:
-            self._finish(slots, 0.0)
+            self._finish_own(slots, 0.0)
             raise
-
-    def _create_slots(self) -> Slots:
-        return self._lifecycle.begin(lambda: Slots(self._provider, self._options))
 
     def stop(self, timeout: float | timedelta | None = None) -> bool:
         """Stop the processor: let running handlers finish, return other messages to the queue and release all sessions.
@@ -287,6 +285,11 @@ class SessionProcessor:
         if slots.error is not None:
             raise slots.error
         return ended
+
+    def _finish_own(self, slots: Slots, wait: float) -> None:
+        """End a run, unless the processor was running already."""
+        if self._lifecycle.slots in (None, slots):
+            self._finish(slots, wait)
 
     def _finish(self, slots: Slots, wait: float) -> bool:
         slots.begin_stop()

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 
+from .. import interrupts
 from ..client.cancellation import PendingCalls
 from ..client.provider import ServiceBusProvider, core_of
 from ..client.session import SessionClient
@@ -107,10 +108,10 @@ class Slots:
         Args:
             in_background: Nobody waits for `done`, so an error that ends the slots must be logged.
         """
-        self._in_background = in_background
-        name = self._options.queue_name
-        logger.info("the session processor of %r starts with %d slots", name, self._slot_count, queue=name)
         try:
+            self._in_background = in_background
+            name = self._options.queue_name
+            logger.info("the session processor of %r starts with %d slots", name, self._slot_count, queue=name)
             for _ in range(self._slot_count):
                 self._threads.start(self._run_slot)
         except RuntimeError as error:  # The system has no more threads, or the interpreter is shutting down.
@@ -124,7 +125,7 @@ class Slots:
                 queue=self._options.queue_name,
             )
         finally:
-            self._threads.release()
+            interrupts.persist(self._threads.release)
 
     def begin_stop(self) -> None:
         """Pass no further message to the handler, and end all waits. Do not wait for the threads."""

@@ -10,6 +10,7 @@ from azsession.processor.slot_threads import SlotThreads
 
 from ..client.renewals import refuse
 from ..conftest import eventually
+from ..interrupts.sweep import BytecodeInterrupter
 from .helpers import Gate
 
 
@@ -57,6 +58,22 @@ def test_a_thread_that_cannot_start_is_not_counted(monkeypatch: pytest.MonkeyPat
         threads.start(lambda: None)
     threads.release()
     assert ends == [True]
+
+
+def test_a_start_that_is_interrupted_anywhere_counts_the_thread_only_if_it_works() -> None:
+    def scenario(at: int) -> bool:
+        worked: list[bool] = []
+        ended = threading.Event()
+        threads = SlotThreads(lambda error: None, ended.set)
+        interrupter = BytecodeInterrupter(at)
+        interrupter.run(lambda: threads.start(lambda: worked.append(True)))
+        threads.release()
+        assert ended.wait(30), interrupter.where
+        threads.join()
+        assert worked or interrupter.where is not None
+        return interrupter.where is not None
+
+    assert all(scenario(at) for at in range(1, 20))
 
 
 def test_it_knows_its_own_threads() -> None:
