@@ -111,11 +111,11 @@ def test_a_second_gateway_continues_the_sessions_of_a_killed_gateway(
     with ThreadPoolExecutor(8) as pool:
         working = [pool.submit(workers.work) for _ in range(8)]
         try:
-            eventually(lambda: len(workers.completed) >= 100, seconds=30)
+            eventually(lambda: len(workers.completed) >= 100, seconds=60)
             first.process.kill()
             first.wait()
             workers._lines.append(second.line)
-            eventually(lambda: namespace.counts(QUEUE).active == 0, lambda: str(namespace.counts(QUEUE)), seconds=30)
+            eventually(lambda: namespace.counts(QUEUE).active == 0, lambda: str(namespace.counts(QUEUE)), seconds=60)
         finally:
             workers.ended.set()
         for each in working:

@@ -17,6 +17,9 @@ import azsession
 from ..support.paths import ROOT
 from ..support.processes import environment
 
+#: Building the site takes long on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
 #: The files and folders from which the site is built.
 SOURCES = (
     *(".mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "azsession", "docs", "examples"),
@@ -35,7 +38,7 @@ def build(place: Path, site: Path) -> tuple[int, list[str]]:
         env=environment(NO_MKDOCS_2_WARNING="1"),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     return ended.returncode, [line for line in ended.stderr.splitlines() if not line.startswith("INFO ")]

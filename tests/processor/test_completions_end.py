@@ -134,7 +134,7 @@ def test_a_child_that_a_handler_forked_completes_its_message_itself(provider: Se
     send(provider, "a", ["1", "2", "3"])
     front.open_gate.clear()
     with processing(front, fork, 5, on_session_closed=end_child) as processor:
-        eventually(lambda: processor.stats.messages_done == 3, seconds=30)
+        eventually(lambda: processor.stats.messages_done == 3, seconds=60)
     assert statuses[-1][1] == 0
     assert left(provider) == 0
 

@@ -290,7 +290,7 @@ def test_the_processor_continues_after_the_server_restarts_with_the_same_file(tm
                 first.end()
                 with Served("--data", data, "--port", port):
                     gate.opened.set()
-                    eventually(lambda: processor.stats.messages_done == 3, seconds=30)
+                    eventually(lambda: processor.stats.messages_done == 3, seconds=60)
                     assert left(provider) == 0
                     # The restart ended the lock, so the unsettled message was redelivered, before the later one.
                     assert seen.by_session["a"] == ["1", "2", "2", "3"]

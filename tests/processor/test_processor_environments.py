@@ -90,7 +90,7 @@ def test_sessions_on_azure_are_handled_in_order(in_background: int) -> None:
             seen = Seen()
             options: dict[str, Any] = {"max_concurrent_sessions": 3, "prefetch": 4, "settle_in_background": in_background}
             with SessionProcessor(provider, "orders", seen, **options) as processor:
-                eventually(lambda: processor.stats.messages_done == 42, seconds=30)
+                eventually(lambda: processor.stats.messages_done == 42, seconds=60)
                 eventually(lambda: processor.stats.sessions_open == 0)
             assert all(seen.by_session[f"s{number}"] == [str(n) for n in range(7)] for number in range(6))
             assert seen.most_of_one == 1

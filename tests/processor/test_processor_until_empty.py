@@ -144,12 +144,12 @@ def test_the_processor_waits_for_a_handler_that_runs_and_takes_its_next_messages
     assert gate.reached.wait(30)
     began = processor.stats.seconds_waited
     # The other slots ask for sessions again and again meanwhile, and find none.
-    eventually(lambda: processor.stats.seconds_waited - began > 4, seconds=30)
+    eventually(lambda: processor.stats.seconds_waited - began > 4, seconds=60)
     assert "running" in repr(processor)
     send(provider, "b", ["later"])
     eventually(lambda: seen.by_session["b"] == ["later"])
     gate.opened.set()
-    eventually(lambda: processor.stats.messages_done == 2 and "stopping" in repr(processor), seconds=30)
+    eventually(lambda: processor.stats.messages_done == 2 and "stopping" in repr(processor), seconds=60)
     assert processor.stop()
 
 

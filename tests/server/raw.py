@@ -264,7 +264,7 @@ def in_thread(call: Callable[[], Any]) -> Callable[[], Any]:
     thread.start()
 
     def result() -> Any:
-        thread.join(20.0)
+        thread.join(60.0)
         assert not thread.is_alive(), "the call did not return in time"
         if errors:
             raise errors[0]

@@ -330,12 +330,12 @@ def test_webhooks_arrive_in_order_and_none_is_lost_when_a_gateway_dies(
         with ThreadPoolExecutor(WORKERS) as pool:
             working = [pool.submit(workers.work) for _ in range(WORKERS)]
             try:
-                eventually(lambda: len(workers.received) >= 80, seconds=30)
+                eventually(lambda: len(workers.received) >= 80, seconds=60)
                 if killed:
                     first.process.kill()
                     first.wait()
                 counts = scene.namespace.counts
-                eventually(lambda: counts(QUEUE).active == 0, lambda: f"{counts(QUEUE)} {working}", seconds=30)
+                eventually(lambda: counts(QUEUE).active == 0, lambda: f"{counts(QUEUE)} {working}", seconds=60)
             finally:
                 workers.ended.set()
             for each in working:

@@ -16,6 +16,9 @@ import pytest
 
 from tests.support.paths import ROOT
 
+#: mypy and pyright read many files.
+pytestmark = pytest.mark.timeout(400)
+
 HERE = Path(__file__).parent
 FILES = [str(HERE / name) for name in ("accepted.py", "rejected.py")]
 

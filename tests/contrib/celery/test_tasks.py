@@ -95,7 +95,7 @@ def test_a_failure_costs_the_messages_that_were_fetched_with_it_no_delivery(
     send(azsession_provider, "a", "1234")
     task.delay("a")
     run_tasks()
-    eventually(lambda: left(azsession_provider) == 0, seconds=30)
+    eventually(lambda: left(azsession_provider) == 0, seconds=60)
     assert seen.all == [f"a{number}" for number in "11223344"]
     assert azsession_provider.dead_letters(QUEUE) == []
 
