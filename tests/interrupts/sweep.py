@@ -51,6 +51,13 @@ def _exits(code: CodeType) -> frozenset[int]:
     return frozenset(exits)
 
 
+def _lines(found: list[dis.Instruction]) -> dict[int, int | None]:
+    """Return the line of each instruction. Python 3.10 does not know it."""
+    if sys.version_info < (3, 11):
+        return {}
+    return {each.offset: each.positions.lineno for each in found if each.positions is not None}
+
+
 @cache
 def _rounds(code: CodeType) -> frozenset[int]:
     """Return where the loops of a function that are written in one line begin their next round.
@@ -59,9 +66,9 @@ def _rounds(code: CodeType) -> frozenset[int]:
     does not skip it for the exception of a signal handler, which `BytecodeInterrupter` raises there.
     """
     found = list(dis.get_instructions(code))
-    lines = {each.offset: each.positions.lineno for each in found if each.positions is not None}
+    lines = _lines(found)
     jumps = [(each.offset, each.argval) for each in found if each.opname == "JUMP_BACKWARD"]
-    return frozenset(place for jump in jumps if lines.get(jump[0]) == lines.get(jump[1]) for place in jump)
+    return frozenset(place for jump in jumps if lines and lines.get(jump[0]) == lines.get(jump[1]) for place in jump)
 
 
 @cache
