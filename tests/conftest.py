@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 pytest_plugins = ["pytester"]
 
@@ -22,6 +23,10 @@ settings.register_profile(
     "azsession", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("azsession")
+if "CI" in os.environ:
+    # Hypothesis draws some values from the constants of the loaded modules, which depend on the tests that ran before in the
+    # same process. There is no setting for it.
+    providers.is_local_module_file = lambda path: False  # type: ignore[attr-defined]
 
 # A background job of a shell ignores SIGINT, and under nohup SIGHUP. So would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

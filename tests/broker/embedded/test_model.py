@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
@@ -292,3 +294,23 @@ def test_the_broker_equals_the_model(part: int) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="the examples are the same each time in CI only")
+def test_the_examples_do_not_depend_on_the_modules_that_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+
+    @settings(max_examples=200, derandomize=True, database=None)
+    @given(st.integers())
+    def collect(number: int) -> None:
+        found.append(number)
+
+    collect()
+    before, found = found, []
+    (tmp_path / "many_constants.py").write_text(
+        f"NUMBERS = {[1_000_003 * number for number in range(100)]}", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("many_constants")
+    collect()
+    assert found == before
