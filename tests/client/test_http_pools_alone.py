@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,15 +66,30 @@ def test_a_read_ends_after_its_timeout(pool: Any, server: PlainServer) -> None:
     assert pool.pool.qsize() == 1, "another connection can take its place"
 
 
-def test_a_connection_comes_back_once(pool: Any) -> None:
+def test_a_write_ends_after_its_timeout(server: PlainServer) -> None:
+    pool = new_pool(server)
+    ours, silent = socket.socketpair()
+    with ours, silent:
+        connection = pool._get_conn()
+        connection.sock = ours
+        pool._put_conn(connection)
+        body = b"x" * 50_000_000
+        with pytest.raises(ProtocolError) as caught:
+            pool.ask("POST", "/x", body, {"Content-Length": str(len(body))}, (0.2, 20.0), **READING)
+    assert isinstance(caught.value.args[1], TimeoutError)
+
+
+def test_a_connection_comes_back_once(server: PlainServer) -> None:
     """An interrupt can come after a connection was put back, and `urlopen` then puts it back again."""
-    before = pool.pool.qsize()
-    connection = pool._get_conn()
+    pool = new_pool(server, maxsize=2)
+    connection, other = pool._get_conn(), pool._get_conn()
     connection.in_flight = object()
     for again in (connection, connection, None):
         pool._put_conn(again)
-        assert pool.pool.qsize() == before
+        assert pool.pool.qsize() == 1
     assert connection.in_flight is None, "a late cancel must not end the next request"
+    pool._put_conn(other)
+    assert pool.pool.qsize() == 2
 
 
 def test_connections_and_places_of_lost_ones_come_back(server: PlainServer) -> None:
