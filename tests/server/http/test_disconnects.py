@@ -7,12 +7,15 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trustme
 
+from azsession import Message
 from azsession.broker.calls import BLOCKING, CallContext, Delivery, ReceiveRequest
 from azsession.broker.embedded import EmbeddedBroker
 from azsession.queues import QueueSettings
@@ -24,12 +27,21 @@ from ..raw import KEYS, Gateway, Holder, Reply, SteppedClock, acceptors, fresh_i
 Connect = Callable[[bytes], socket.socket]
 
 
+@attrs.frozen
+class Served:
+    """A broker's gateway for the test's own requests, which use TCP, and the service that `connect` connects to."""
+
+    gateway: Gateway
+    service: GatewayService
+    connect: Connect
+
+
 @pytest.fixture(params=["tcp", "tls"])
-def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Gateway, Connect]]:
-    """A gateway, and a function that opens a connection to it and sends bytes. Its own requests use TCP."""
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    """A gateway. `connect` opens a connection and sends bytes."""
     if request.param == "tcp":
         with serving() as gateway:
-            yield gateway, gateway.open_socket
+            yield Served(gateway, gateway.service, gateway.open_socket)
         return
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
@@ -48,36 +60,70 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Gat
             sock.sendall(data)
             return sock
 
-        yield Gateway(plain, SteppedClock()), connect
+        yield Served(Gateway(plain, SteppedClock()), encrypted, connect)
 
 
-def aborted_poll(gateway: Gateway, connect: Connect, queue: str) -> None:
-    """Begin to wait for a message, but close the connection soon, as ``curl --max-time`` does."""
-    path = f"/{queue}/sessions/s/messages/head?timeout=100"
-    with connect(gateway.head("DELETE", path, {"Azsession-Lock-Id": fresh_id()})):
-        eventually(lambda: waiters(gateway, queue, "s") == 1)
+@contextmanager
+def polling(served: Served, queue: str, session_id: str = "s") -> Iterator[str]:
+    """Wait for a message, and yield the lock id. Close the connection soon, as ``curl --max-time`` does."""
+    lock_id = fresh_id()
+    path = f"/{queue}/sessions/{session_id}/messages/head?timeout=100"
+    with served.connect(served.gateway.head("DELETE", path, {"Azsession-Lock-Id": lock_id})):
+        eventually(lambda: waiters(served.gateway, queue, session_id) == 1)
+        yield lock_id
 
 
-def received(holder: Holder) -> Reply:
-    """Return the answer to a receive, when the session is free."""
+def hold_loop(service: GatewayService) -> threading.Event:
+    """Let the event loop of a service stand still until the result is set."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        go_on.wait(30)
+
+    assert service._loop is not None
+    service._loop.call_soon_threadsafe(hold)
+    assert held.wait(30)
+    return go_on
+
+
+def received(holder: Holder, status: int) -> Reply:
+    """Receive until the answer has a status, and return it."""
     replies: list[Reply] = []
-    eventually(lambda: replies.append(holder.receive()) or replies[-1].status != 423)
+    eventually(lambda: replies.append(holder.receive()) or replies[-1].status == status)
     return replies[-1]
 
 
-def test_an_aborted_poll_frees_the_session(served: tuple[Gateway, Connect]) -> None:
-    gateway, connect = served
+def test_an_aborted_poll_frees_the_session(served: Served) -> None:
+    gateway = served.gateway
     queue = gateway.queue(lock_duration=300)
-    aborted_poll(gateway, connect, queue)
-    assert received(gateway.holder(queue, "s", fresh_id())).status == 204
+    with polling(served, queue):
+        pass
+    received(gateway.holder(queue, "s", fresh_id()), 204)
 
 
-def test_a_message_that_is_sent_after_an_aborted_poll_is_delivered_once(served: tuple[Gateway, Connect]) -> None:
-    gateway, connect = served
+def test_a_message_that_comes_together_with_the_end_of_its_poll_is_delivered_once(served: Served) -> None:
+    gateway = served.gateway
     queue = gateway.queue(lock_duration=300)
-    aborted_poll(gateway, connect, queue)
+    for session_id in map(str, range(10)):
+        with polling(served, queue, session_id) as lock_id:
+            go_on = hold_loop(served.service)
+        # The broker passes the message to the poll, while the end of its connection waits to be read.
+        gateway.service.broker.send(queue, [Message("one", session_id=session_id)]).result()
+        go_on.set()
+        # The lock stays until it expires, because it was granted with the message.
+        reply = received(gateway.holder(queue, session_id, lock_id), 201)
+        assert (reply.body, reply.properties["DeliveryCount"]) == (b"one", 1)
+
+
+def test_a_message_that_is_sent_after_an_aborted_poll_is_delivered_once(served: Served) -> None:
+    gateway = served.gateway
+    queue = gateway.queue(lock_duration=300)
+    with polling(served, queue):
+        pass
+    eventually(lambda: waiters(gateway, queue, "s") == 0)
     gateway.send(queue, "s", "one")
-    reply = received(gateway.holder(queue, "s", fresh_id()))
+    reply = received(gateway.holder(queue, "s", fresh_id()), 201)
     assert (reply.body, reply.properties["DeliveryCount"]) == (b"one", 1)
 
 
@@ -116,15 +162,8 @@ def test_messages_of_an_answer_that_cannot_be_written_are_given_back() -> None:
         eventually(lambda: len(service._listener.connections) == 0)
         broker.go_on()
         # The holder is the same, so that its lock does not matter.
-        first: list[Any] = []
-
-        def has_received() -> bool:
-            reply = holder.receive()
-            first.append(reply)
-            return reply.status == 201
-
-        eventually(has_received)
-        assert (first[-1].body, first[-1].properties["DeliveryCount"]) == (b"one", 1)
+        reply = received(holder, 201)
+        assert (reply.body, reply.properties["DeliveryCount"]) == (b"one", 1)
 
 
 def test_a_session_that_an_absent_client_accepted_is_released() -> None:
