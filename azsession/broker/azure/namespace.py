@@ -98,12 +98,15 @@ class Namespace:
         if ready is not None:
             return ready
         try:
-            connection = await self.wait(self._join_or_open(), operation, 3 * CONNECT_TIMEOUT)
-            await self._authorize(connection, entity, operation)
+            while True:
+                connection = await self.wait(self._join_or_open(), operation, 3 * CONNECT_TIMEOUT)
+                await self._authorize(connection, entity, operation)
+                # Others may have waited for the same connection, and have filled it.
+                if not connection.transport.is_full:
+                    return connection
         except ConnectionFailedError as error:
             # No request was sent yet, so that nothing can have taken effect, even where an answer is missing.
             raise ConnectionFailedError(str(error), code=error.code) from error.__cause__
-        return connection
 
     def ready_connection(self, entity: str) -> AuthorizedConnection | None:
         """Return a connection with room, authorized for an entity, if there is one."""

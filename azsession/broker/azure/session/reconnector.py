@@ -83,10 +83,8 @@ class Reconnector:
                     (refused if self._namespace.is_connected else self._unreachable).fail()
                     continue
                 self._unreachable.succeed()
-                sessions = list(waiting)
-                waiting.clear()
-                for session in sessions:
-                    _relock(session, connection)
+                while waiting and not connection.transport.is_full:
+                    _relock(waiting.pop(), connection)
         finally:
             del self._waiting[entity]
 

@@ -11,6 +11,7 @@ import pytest
 
 from azsession import Message, ProviderError, ServiceBusProvider, SessionClient
 from azsession.broker.azure import namespace as namespace_module
+from azsession.broker.azure.session import relock
 
 from ....conftest import eventually
 from ....namespaces import Namespace
@@ -94,12 +95,28 @@ def test_sessions_accepted_at_the_same_time_all_find_room(server: str) -> None:
     with namespace_on(server, handle_max=15, channel_max=0) as namespace:
         namespace.create_queue(QUEUE)
         with (
-            ServiceBusProvider.from_connection_string(namespace.connection_string) as provider,
+            ServiceBusProvider.from_connection_string(namespace.connection_string, retry_attempts=0) as provider,
             ThreadPoolExecutor(32) as pool,
         ):
             clients = [provider.create_session_client(QUEUE, f"s{number}") for number in range(60)]
             assert list(pool.map(lambda client: client.receive_message(timeout=0), clients)) == [None] * 60
             assert len(namespace.locked_sessions(QUEUE)) == 60
+
+
+def test_sessions_of_a_lost_connection_all_find_room_at_once(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A session without room would wait so long before its next attempt.
+    monkeypatch.setattr(relock, "RELOCK_PAUSE", 60.0)
+    monkeypatch.setattr(relock, "MAX_RELOCK_PAUSE", 60.0)
+    with namespace_on(server, handle_max=15, channel_max=0) as namespace:
+        namespace.create_queue(QUEUE)
+        with (
+            ServiceBusProvider.from_connection_string(namespace.connection_string, request_timeout=20) as provider,
+            ThreadPoolExecutor(30) as pool,
+        ):
+            clients = [provider.create_session_client(QUEUE, f"s{number}") for number in range(30)]
+            for _ in range(2):
+                assert list(pool.map(lambda client: client.receive_message(timeout=0), clients)) == [None] * 30
+                namespace.drop_connections()
 
 
 @pytest.mark.parametrize("max_frame_size", [1024, 65536])
