@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -53,7 +54,17 @@ class RequestInFlight:
         takes_whole: The code that sends the request takes a `http_connections.WholeResponse`.
     """
 
-    __slots__ = ("_connection", "_end_wait", "cancelled", "deadline", "max_body_size", "takes_whole", "tracked", "written")
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_end_wait",
+        "cancelled",
+        "deadline",
+        "max_body_size",
+        "takes_whole",
+        "tracked",
+        "written",
+    )
 
     def __init__(self, deadline: float | None = None, max_body_size: int = sys.maxsize) -> None:
         self.deadline: float | None = deadline
@@ -144,14 +155,23 @@ class PendingCalls:
 #: Guards `in_flight` of all connections, and `cancelled` of all requests. A forked child replaces it. A signal handler may
 #: cancel a request while its thread holds the lock.
 connection_owners: threading.RLock = threading.RLock()
-#: `request` is the request that the thread sends.
-current: threading.local = threading.local()
+#: `request` refers to the request that the thread sends.
+_current: threading.local = threading.local()
 
 
 def current_request() -> RequestInFlight | None:
     """Return the request that this thread sends over HTTP, if any."""
-    request: RequestInFlight | None = getattr(current, "request", None)
-    return request
+    reference: weakref.ref[RequestInFlight] | None = getattr(_current, "request", None)
+    return None if reference is None else reference()
+
+
+def set_current_request(request: RequestInFlight | None) -> None:
+    """Note the request that this thread sends.
+
+    An interrupt can come before the sender notes its end. The owner of a given `requests.Session` may use its connections for
+    other requests then, whose time that request must not limit. So this keeps no request that nobody else has.
+    """
+    _current.request = None if request is None else weakref.ref(request)
 
 
 def socket_of(sock: object) -> socket.socket | None:

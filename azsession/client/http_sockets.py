@@ -21,8 +21,7 @@ from urllib3.util import Timeout
 
 from ..errors import ConfigurationError
 from ..proxies import check_proxy, variable_of, without_password
-from . import cancellation
-from .cancellation import RequestInFlight, ResponseTooLargeError, current_request
+from .cancellation import RequestInFlight, ResponseTooLargeError, current_request, set_current_request
 from .http_connections import WholeResponse
 from .http_pools import TrackedPool, forget_inherited, tracked
 from .response_sink import ResponseSink
@@ -130,7 +129,7 @@ def send_prepared(
     settings["stream"] = True
     # A signal handler that makes a request may have interrupted another request of this thread.
     before = current_request()
-    cancellation.current.request = in_flight
+    set_current_request(in_flight)
     try:
         if adapter is None:
             with free_cookies(http):
@@ -147,7 +146,7 @@ def send_prepared(
                 response.close()
             raise
     finally:
-        cancellation.current.request = before
+        set_current_request(before)
 
 
 def send_with_pool(
@@ -178,7 +177,7 @@ def send_with_pool(
     method, target, headers, body = request
     in_flight.takes_whole = sink is None
     before = current_request()
-    cancellation.current.request = in_flight
+    set_current_request(in_flight)
     try:
         reading = {"preload_content": False, "decode_content": False}
         response: BaseHTTPResponse | WholeResponse | None = None
@@ -207,7 +206,7 @@ def send_with_pool(
             response.close()
             raise
     finally:
-        cancellation.current.request = before
+        set_current_request(before)
 
 
 def keep_cookies(http: requests.Session, request: requests.PreparedRequest, raw: Any) -> None:

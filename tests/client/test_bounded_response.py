@@ -38,12 +38,12 @@ def response_to(request: RequestInFlight, *parts: bytes | float, close: bool = T
 
     thread = threading.Thread(target=serve)
     thread.start()
-    cancellation.current.request = request
+    cancellation.set_current_request(request)
     try:
         with BoundedResponse(client) as response:
             yield response
     finally:
-        cancellation.current.request = None
+        cancellation.set_current_request(None)
         client.close()
         thread.join(20)
         server.close()
@@ -79,7 +79,8 @@ def _make_until(line: int, response: BoundedResponse, sock: socket.socket) -> bo
             raise _InterruptError
         return trace
 
-    cancellation.current.request = request()
+    made = request()
+    cancellation.set_current_request(made)
     sys.settrace(trace)
     try:
         response.__init__(sock)  # type: ignore[misc]
@@ -87,7 +88,7 @@ def _make_until(line: int, response: BoundedResponse, sock: socket.socket) -> bo
         return True
     finally:
         sys.settrace(None)
-        cancellation.current.request = None
+        cancellation.set_current_request(None)
     return False
 
 

@@ -170,11 +170,11 @@ def test_a_response_that_is_read_at_once_has_all_attributes_of_urllib3s(server: 
         in_flight = RequestInFlight(time.monotonic() + 20)
         in_flight.takes_whole = True
         server.next(answer(200, {"X-A": "b"}, b"abc"))
-        cancellation.current.request = in_flight
+        cancellation.set_current_request(in_flight)
         try:
             response: Any = pool.urlopen("GET", "/x", headers=dict(http.headers.items()), preload_content=False)
         finally:
-            cancellation.current.request = None
+            cancellation.set_current_request(None)
         assert isinstance(response, WholeResponse)
         assert (response.status, response.body, response.headers["x-a"]) == (200, b"abc", "b")
         assert (response.reason, response.data, response.version, response.geturl()) == ("Scripted", b"abc", 11, "/x")

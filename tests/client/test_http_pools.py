@@ -41,9 +41,9 @@ _ANSWERS = {
 def in_flight() -> Iterator[RequestInFlight]:
     request = RequestInFlight(time.monotonic() + 20)
     request.takes_whole = True
-    cancellation.current.request = request
+    cancellation.set_current_request(request)
     yield request
-    cancellation.current.request = None
+    cancellation.set_current_request(None)
 
 
 @pytest.mark.parametrize("kind", _ANSWERS)

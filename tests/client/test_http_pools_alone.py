@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,8 @@ import pytest
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import EmptyPoolError, ProtocolError
 
+from azsession.client import cancellation
+from azsession.client.cancellation import RequestInFlight
 from azsession.client.http_pools import ConnectionQueue, tracked
 
 from ..support.plain_server import NEVER, PlainServer, answer
@@ -120,3 +124,11 @@ def test_a_signal_handler_can_use_the_queue_inside_one_of_its_methods() -> None:
         assert connections.get(block=False) == 1
     with pytest.raises(queue.Empty):
         connections._get()
+
+
+def test_a_request_that_was_interrupted_does_not_limit_the_next_one_of_the_thread(server: PlainServer) -> None:
+    """The signal can come before the sender notes the end. Another user of the connections has no request in flight."""
+    cancellation.set_current_request(RequestInFlight(deadline=time.monotonic() - 1.0))
+    server.next(answer(200))
+    with closing(new_pool(server)) as pool:
+        assert pool.urlopen("GET", "/x").status == 200
