@@ -83,11 +83,16 @@ class DeliveryCounts:
         kills = set(self._kills)
         self._other_downs = [at for at in self._downs if at not in kills]
         self._unseen: dict[str, list[Operation]] = defaultdict(list)
-        #: Accepts without an answer. They may have fetched messages of any session.
-        self._unseen_accepts = [one for one in history.operations if one.fetches and not one.session]
+        #: Accepts without an answer, and those whose first attempt the end of the gateway may have cut off. They may have
+        #: fetched messages of any session.
+        self._unseen_accepts = [one for one in history.operations if one.fetches and self._may_have_got_another_session(one)]
         for one in history.operations:
             if one.fetches or (one.name in ("receive", "receive_deferred") and self._may_hide_messages(one)):
                 self._unseen[one.session].append(one)
+
+    def _may_have_got_another_session(self, accept: Operation) -> bool:
+        """Return whether an accept may have got another session than its answer says. Other operations do not."""
+        return accept.name == "accept" and (not accept.session or is_any_in(self._downs, accept.begin, accept.end))
 
     def _may_hide_messages(self, receive: Operation) -> bool:
         """Return whether the holder may have messages in its hand that the receive did not return."""

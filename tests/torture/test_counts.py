@@ -238,3 +238,12 @@ def test_a_delivery_whose_response_was_delayed_can_have_come_before_several_othe
     )
     forged.settle("defer", "q.1", 1, at=(7.2, 7.4)).receive("q.1", ("a", 1, 2), name="receive_deferred", at=(7.5, 8))
     assert forged.settle("complete", "q.1", 1, at=(8.2, 9)).close("p.1").kinds() == []
+
+
+def test_a_message_that_came_with_the_lost_first_attempt_of_an_accept_may_count_before_it_is_seen() -> None:
+    # The gateway was killed before it answered with the session. The accept was repeated, and got another session.
+    killed = Forged().send("a").event("gateway-down", how="killed")
+    assert counts(killed.copy().add("accept", "q.1", "t", at=(2, 5), prefetch=3)) == [1, 2]
+    assert counts(killed.copy().add("accept", "q.1", "t", at=(2, 5))) == [1]
+    assert counts(killed.copy().add("accept", "q.1", "t", at=(4, 5), prefetch=3)) == [1]
+    assert counts(Forged().send("a").add("accept", "q.1", "t", at=(2, 5), prefetch=3)) == [1]
