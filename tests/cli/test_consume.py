@@ -22,7 +22,7 @@ from ..conftest import eventually, whole_lines
 from ..processor.helpers import QUEUE, left, locked, send
 from ..support.paths import ROOT
 from ..support.processes import COMMAND, PATIENCE, Served, assert_one_line, environment, run, run_here
-from ..support.told import WHEN_STOPPING
+from ..support.told import tell_when_stopping
 
 
 def consume(connection_string: str, report: Path, handler: str, *options: str, **streams: Any) -> subprocess.Popen[str]:
@@ -98,7 +98,7 @@ def test_a_signal_lets_the_running_handler_finish_and_returns_the_other_messages
         process.send_signal(number)
         # The process starts no further handler.
         assert process.poll() is None
-        (tmp_path / "report.go").write_text(WHEN_STOPPING)
+        tell_when_stopping(report)
         out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (0, "orders: 1 message of 1 session done\n")
     assert err == f"consuming {QUEUE}; Ctrl-C ends it\n"

@@ -12,6 +12,13 @@ from pathlib import Path
 WHEN_STOPPING = "when the processor stops"
 
 
+def tell_when_stopping(report: Path) -> None:
+    """Let the handler that writes a report go on when its processor stops. The handler never sees an empty file."""
+    draft = report.with_name(f"{report.name}.draft")
+    draft.write_text(WHEN_STOPPING, encoding="utf-8")
+    draft.rename(f"{report}.go")
+
+
 def wait_until_told() -> None:
     """Wait for the file ``$REPORT.go``, and with the text `WHEN_STOPPING` also until the processor of this process stops."""
     file = Path(os.environ["REPORT"] + ".go")

@@ -19,7 +19,7 @@ from azsession.testing import AzsessionServer
 from ...conftest import eventually, whole_lines
 from ...support.paths import ROOT
 from ...support.processes import PATIENCE, environment
-from ...support.told import WHEN_STOPPING
+from ...support.told import tell_when_stopping
 from .consuming import create_app
 
 QUEUE = "orders"
@@ -77,7 +77,7 @@ def test_sigterm_lets_the_handler_finish_and_returns_the_other_messages(
         eventually(lambda: lines(report), seconds=60)
         process.terminate()
         assert process.poll() is None
-        (tmp_path / "report.go").write_text(WHEN_STOPPING)
+        tell_when_stopping(report)
         out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, f"consuming {QUEUE}; Ctrl-C ends it\n")
     assert out == "orders: 1 message of 1 session done\n"
