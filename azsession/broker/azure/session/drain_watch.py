@@ -21,12 +21,12 @@ LATE_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 20.0
 
 
-class DrainedSession(Protocol):
-    """The session whose link is drained."""
+class SessionWithLink(Protocol):
+    """The session, as `DrainWatch` and `ReturnedMessages` see it."""
 
     @property
     def attached_link(self) -> Receiver | None:
-        """The link, while it is attached."""
+        """The link, while it is attached, also while the session is being checked."""
 
     def give_link_up(self) -> None:
         """Let the link go, and take the lock by another one."""
@@ -44,7 +44,7 @@ class DrainWatch:
         is_late: Whether an answer is awaited that takes long.
     """
 
-    def __init__(self, session: DrainedSession, loop: Loop, on_late: Callable[[], object]) -> None:
+    def __init__(self, session: SessionWithLink, loop: Loop, on_late: Callable[[], object]) -> None:
         self._session = session
         self._loop = loop
         self._on_late = on_late

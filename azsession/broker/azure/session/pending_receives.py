@@ -25,7 +25,7 @@ from ...calls import SupersededError
 from ..answer_size import fitting
 from ..transport.links import Receiver
 from ..transport.loop import Loop
-from .drain_watch import DrainedSession, DrainWatch
+from .drain_watch import DrainWatch, SessionWithLink
 from .offers import Offer, OfferingLock, Offers
 from .pending_receive import Patience, PendingReceive
 from .returns import ReturnedMessages
@@ -44,7 +44,7 @@ class ReceivingLock(OfferingLock, Protocol):
         """Set the timer of the lock again: a receive began or ended, so that the lock needs a renewal or needs none."""
 
 
-class ReceivingSession(DrainedSession, Protocol):
+class ReceivingSession(SessionWithLink, Protocol):
     """The session, as its receives see it."""
 
     entity: str

@@ -10,25 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
 
 from .... import amqp
 from ....amqp import Condition
 from ..transport.links import Receiver
 from ..transport.loop import Loop, Timer
-from .drain_watch import ANSWER_TIMEOUT
+from .drain_watch import ANSWER_TIMEOUT, SessionWithLink
 from .unsettled import UnsettledMessage
-
-
-class ReturningSession(Protocol):
-    """The session whose messages are returned."""
-
-    @property
-    def attached_link(self) -> Receiver | None:
-        """The link, while it is attached, also while the session is being checked."""
-
-    def give_link_up(self) -> None:
-        """Let the link go, and take the lock by another one."""
 
 
 class ReturnedMessages:
@@ -40,7 +28,7 @@ class ReturnedMessages:
         on_all: Called when all messages are back.
     """
 
-    def __init__(self, session: ReturningSession, loop: Loop, on_all: Callable[[], object]) -> None:
+    def __init__(self, session: SessionWithLink, loop: Loop, on_all: Callable[[], object]) -> None:
         self._session = session
         self._loop = loop
         self._on_all = on_all
