@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from azsession import ThrottledError
+from azsession import ReceivedMessage, ThrottledError
 from azsession.broker.azure import AzureBroker
 from azsession.broker.calls import Disposition
 
@@ -17,6 +17,19 @@ from ..holders import QUEUE, Holder, completed, in_thread, send
 
 #: The settlements after which the message comes again, with its delivery count.
 RETURNING = {Disposition.ABANDON: [("a", 2)], Disposition.RELEASE: [("a", 1)]}
+
+
+def refuse_as_busy(
+    namespace: Namespace,
+    holder: Holder,
+    messages: list[ReceivedMessage],
+    operation: str = "disposition",
+    how: Disposition = Disposition.COMPLETE,
+) -> None:
+    """Settle messages while Azure is too busy for an operation."""
+    namespace.refuse(operation, "com.microsoft:server-busy")
+    with pytest.raises(ThrottledError):
+        holder.settle(*messages, how=how)
 
 
 def test_a_repeated_settlement_succeeds_and_a_different_one_is_a_conflict(namespace: Namespace, broker: AzureBroker) -> None:
@@ -64,9 +77,7 @@ def test_a_settlement_that_azure_refused_as_busy_can_be_repeated(
     holder = Holder(broker)
     send(broker, "a", "b")
     first = holder.take()
-    namespace.refuse("disposition", "com.microsoft:server-busy")
-    with pytest.raises(ThrottledError):
-        holder.settle(*first, how=how)
+    refuse_as_busy(namespace, holder, first, how=how)
     assert in_thread(lambda: holder.settle(*first, how=how)).result(10) == [None]
     rest = [(message.text(), message.delivery_count) for message in holder.take(2 if how in RETURNING else 1)]
     assert rest == [*RETURNING.get(how, []), ("b", 1)]
@@ -79,9 +90,7 @@ def test_a_settlement_that_azure_refused_as_busy_again_and_again_can_be_repeated
     send(broker, "a")
     messages = holder.take()
     for operation in ("disposition", "update-disposition", "update-disposition"):
-        namespace.refuse(operation, "com.microsoft:server-busy")
-        with pytest.raises(ThrottledError):
-            holder.complete(*messages)
+        refuse_as_busy(namespace, holder, messages, operation)
     assert holder.complete(*messages) == [None]
     assert completed(namespace) == ["a"]
 
@@ -92,9 +101,7 @@ def test_after_a_refusal_a_message_that_came_by_a_new_link_is_settled_by_it(
     holder = Holder(broker)
     send(broker, "a")
     messages = holder.take()
-    namespace.refuse("disposition", "com.microsoft:server-busy")
-    with pytest.raises(ThrottledError):
-        holder.complete(*messages)
+    refuse_as_busy(namespace, holder, messages)
     namespace.detach_links(QUEUE)
     assert holder.complete(*messages) == [None]
     assert namespace.log["update-disposition"] == 0
