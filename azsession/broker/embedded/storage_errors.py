@@ -20,10 +20,10 @@ def failure_of(error: Exception, connection: sqlite3.Connection) -> Exception:
     if "full" in str(error).lower():
         with suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-    return storage_error(error)
+    return _storage_error(error)
 
 
-def storage_error(error: sqlite3.Error) -> ProviderError:
+def _storage_error(error: sqlite3.Error) -> ProviderError:
     """Return the error for a failure of SQLite. The transaction was rolled back."""
     text = str(error).lower()
     if "full" in text:

@@ -22,7 +22,7 @@ ANSWER_TIMEOUT = 20.0
 
 
 class SessionWithLink(Protocol):
-    """The session, as `DrainWatch` and `ReturnedMessages` see it."""
+    """The session, as `DrainWatch`, `ReturnedMessages` and `Verification` see it."""
 
     @property
     def attached_link(self) -> Receiver | None:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from .... import amqp
 from ....amqp import Condition, Response
 from ..transport.links import Receiver
+from .drain_watch import SessionWithLink
 from .pending_receives import PendingReceives
 from .requests import KnownState, OnAnswer
 from .unsettled import UnsettledMessage, UnsettledMessages, messages_by_number
@@ -27,21 +28,14 @@ from .unsettled import UnsettledMessage, UnsettledMessages, messages_by_number
 _MESSAGE_NOT_FOUND = "com.microsoft:message-not-found"
 
 
-class VerifiedSession(Protocol):
+class VerifiedSession(SessionWithLink, Protocol):
     """The session, as the check sees it."""
-
-    @property
-    def attached_link(self) -> Receiver | None:
-        """The link, while it is attached."""
 
     def send_request(self, operation: str, body: dict[str, Any], on_answer: OnAnswer) -> None:
         """Send a request about the session to the management node, by the present link."""
 
     def lose(self, why: str) -> None:
         """End the session: its lock is lost."""
-
-    def give_link_up(self) -> None:
-        """Let the link go, and take the lock by another one."""
 
     def on_verified(self) -> None:
         """The check found nothing that another holder changed."""
